@@ -1,0 +1,51 @@
+//! The commands: one file each; this one only parses and dispatches.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::interrupt::Interrupt;
+
+/// Style-ambiguity training for image generators, with sandboxed classifier plugins.
+#[derive(Debug, Parser)]
+#[command(name = "host", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    /// Flags that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Compute threads [default: all cores]
+    #[arg(long, global = true, value_name = "N", help_heading = "Global")]
+    pub threads: Option<usize>,
+    /// Say more on stderr (-vv: still more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global")]
+    pub verbose: u8,
+    /// Say only warnings and errors on stderr, without progress bars
+    #[arg(short, long, global = true, help_heading = "Global")]
+    pub quiet: bool,
+}
+
+/// What a command is given besides its own arguments.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The global flags.
+    pub global: Global,
+    /// Set by Ctrl-C.
+    pub interrupt: Interrupt,
+}
+
+/// All commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {}
+
+impl Command {
+    /// Runs the command.
+    pub fn run(self, _context: &Context) -> anyhow::Result<()> {
+        match self {}
+    }
+}

@@ -1,0 +1,41 @@
+//! Ctrl-C: the first one asks long work to stop at its next safe point, the second one ends the process at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The error that long work returns once it has stopped safely; the binary exits with 130 on it.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted; {kept}")]
+pub struct Interrupted {
+    /// What is kept and how to go on: "the last checkpoint is …; go on with `host train --resume …`".
+    pub kept: String,
+}
+
+/// Whether somebody asked to stop; cheap to clone and to ask.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// An interrupt that SIGINT, SIGTERM and SIGHUP set. Call it once in a process, from `main`.
+    pub fn on_signals() -> Result<Self, ctrlc::Error> {
+        let interrupt = Self::default();
+        let flag = interrupt.clone();
+        ctrlc::set_handler(move || {
+            if flag.0.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+            eprintln!("\nstopping at the next safe point (Ctrl-C again stops at once) …");
+        })?;
+        Ok(interrupt)
+    }
+
+    /// Whether to stop.
+    pub fn requested(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Asks to stop, as a signal does.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,46 @@
+//! The binary `host`: parse, log, dispatch, print the error.
+
+use std::process::ExitCode;
+
+use ambiguity_host::cli::{Cli, Context};
+use ambiguity_host::interrupt::{Interrupt, Interrupted};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match (cli.global.quiet, cli.global.verbose) {
+        (true, _) => "warn",
+        (false, 0) => "info",
+        (false, 1) => "debug",
+        (false, _) => "trace",
+    };
+    let filter = EnvFilter::try_from_env("HOST_LOG").unwrap_or_else(|_| {
+        EnvFilter::new(format!("warn,ambiguity_host={level},ambiguity_models={level},torch_ext={level}"))
+    });
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .init();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Interrupted>() => {
+            eprintln!("{error:#}");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let threads = cli.global.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    tch::set_num_threads(i32::try_from(threads)?);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let context = Context { global: cli.global, interrupt: Interrupt::on_signals()? };
+    cli.command.run(&context)
+}

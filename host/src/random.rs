@@ -1,0 +1,36 @@
+//! Seeds by name: each use of randomness has a generator of its own, seeded by a hash of what it is for, so that
+//! merging rows, resuming and several processes change nothing.
+
+use sha2::{Digest, Sha256};
+
+/// What a generator is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The choice of a prompt.
+    Prompt,
+    /// The initial latents.
+    Latents,
+    /// The sampler's noise at its steps.
+    StepNoise,
+    /// The choice of timesteps to train on, and other draws of an update.
+    Update,
+    /// Fresh LoRA or network weights.
+    Weights,
+    /// The monitor's fixed prompts and noise.
+    Monitor,
+    /// The choice of training data (a batch of paintings, an augmentation).
+    Data,
+}
+
+/// The seed of one generator, from (run seed, epoch, sample or step index, purpose).
+pub fn derive_seed(seed: u64, epoch: u64, index: u64, purpose: Purpose) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update(b"ambiguity");
+    for part in [seed, epoch, index, purpose as u64] {
+        hash.update(part.to_le_bytes());
+    }
+    let digest = hash.finalize();
+    let mut bytes = [0u8; 8];
+    bytes.copy_from_slice(&digest[..8]);
+    u64::from_le_bytes(bytes)
+}

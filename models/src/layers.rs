@@ -1,0 +1,162 @@
+//! The layers that every network here is made of; field names are the checkpoint's names.
+
+use tch::Tensor;
+
+use crate::error::Result;
+use crate::params::{Init, Params};
+
+/// `torch.nn.Linear`, with room for one LoRA adapter.
+#[derive(Debug)]
+pub struct Linear {
+    /// [out, in].
+    pub weight: Tensor,
+    /// [out].
+    pub bias: Option<Tensor>,
+    /// Low-rank addition, where one is attached.
+    pub adapter: Option<Adapter>,
+    /// The full checkpoint name, without `.weight`.
+    pub name: String,
+}
+
+/// y += scale · (x Aᵀ) Bᵀ (Hu et al., LoRA, arXiv 2106.09685).
+#[derive(Debug)]
+pub struct Adapter {
+    /// `lora_A`, [rank, in], f32.
+    pub a: Tensor,
+    /// `lora_B`, [out, rank], f32.
+    pub b: Tensor,
+    /// alpha / rank, times the user's own factor; 0 switches the adapter off.
+    pub scale: f64,
+}
+
+impl Linear {
+    /// Reads or makes `weight` and, with `bias`, `bias`.
+    pub fn new(p: &Params, n_in: i64, n_out: i64, bias: bool) -> Result<Self> {
+        let bound = 1.0 / (n_in as f64).sqrt();
+        Self::with_init(p, n_in, n_out, bias, Init::Uniform { bound })
+    }
+
+    /// As [`Linear::new`] with another initialisation of the weight.
+    pub fn with_init(p: &Params, n_in: i64, n_out: i64, bias: bool, init: Init) -> Result<Self> {
+        let weight = p.tensor("weight", &[n_out, n_in], init)?;
+        let bias = bias.then(|| p.tensor("bias", &[n_out], Init::Zeros)).transpose()?;
+        Ok(Self { weight, bias, adapter: None, name: p.path().to_owned() })
+    }
+
+    /// [.., in] to [.., out].
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let y = x.linear(&self.weight, self.bias.as_ref());
+        match &self.adapter {
+            Some(adapter) if adapter.scale != 0.0 => y + adapter.forward(x),
+            _ => y,
+        }
+    }
+}
+
+impl Adapter {
+    /// The low-rank addition alone, in the type of `x`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let kind = x.kind();
+        let down = x.linear(&self.a.to_kind(kind), None::<&Tensor>);
+        down.linear(&self.b.to_kind(kind), None::<&Tensor>) * self.scale
+    }
+}
+
+/// `torch.nn.Conv2d`.
+#[derive(Debug)]
+pub struct Conv2d {
+    /// [out, in, k, k].
+    pub weight: Tensor,
+    /// [out].
+    pub bias: Option<Tensor>,
+    stride: i64,
+    padding: i64,
+}
+
+impl Conv2d {
+    /// A square kernel `k` with a bias, as diffusers has it.
+    pub fn new(p: &Params, n_in: i64, n_out: i64, k: i64, stride: i64, padding: i64) -> Result<Self> {
+        Self::with_bias(p, n_in, n_out, k, stride, padding, true)
+    }
+
+    /// A square kernel `k`, with or without a bias.
+    pub fn with_bias(p: &Params, n_in: i64, n_out: i64, k: i64, stride: i64, padding: i64, bias: bool) -> Result<Self> {
+        let bound = 1.0 / ((n_in * k * k) as f64).sqrt();
+        let weight = p.tensor("weight", &[n_out, n_in, k, k], Init::Uniform { bound })?;
+        let bias = bias.then(|| p.tensor("bias", &[n_out], Init::Zeros)).transpose()?;
+        Ok(Self { weight, bias, stride, padding })
+    }
+
+    /// [n, in, h, w] to [n, out, h', w'].
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.conv2d(&self.weight, self.bias.as_ref(), self.stride, self.padding, 1, 1)
+    }
+}
+
+/// `torch.nn.GroupNorm`, affine.
+#[derive(Debug)]
+pub struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: i64,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// `groups` over `channels`.
+    pub fn new(p: &Params, groups: i64, channels: i64, eps: f64) -> Result<Self> {
+        let weight = p.tensor("weight", &[channels], Init::Ones)?;
+        let bias = p.tensor("bias", &[channels], Init::Zeros)?;
+        Ok(Self { weight, bias, groups, eps })
+    }
+
+    /// Same shape as `x`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+}
+
+/// `torch.nn.LayerNorm` over the last axis, affine.
+#[derive(Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Over a last axis of length `width`.
+    pub fn new(p: &Params, width: i64, eps: f64) -> Result<Self> {
+        let weight = p.tensor("weight", &[width], Init::Ones)?;
+        let bias = p.tensor("bias", &[width], Init::Zeros)?;
+        Ok(Self { weight, bias, eps })
+    }
+
+    /// Same shape as `x`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+}
+
+/// `torch.nn.Embedding`.
+#[derive(Debug)]
+pub struct Embedding {
+    weight: Tensor,
+}
+
+impl Embedding {
+    /// `n` rows of `width`.
+    pub fn new(p: &Params, n: i64, width: i64, std: f64) -> Result<Self> {
+        Ok(Self { weight: p.tensor("weight", &[n, width], Init::Normal { mean: 0.0, std })? })
+    }
+
+    /// Integer indices of any shape to [.., width].
+    pub fn forward(&self, ids: &Tensor) -> Tensor {
+        Tensor::embedding(&self.weight, ids, -1, false, false)
+    }
+
+    /// The whole table, [n, width].
+    pub fn table(&self) -> &Tensor {
+        &self.weight
+    }
+}

@@ -1,0 +1,8 @@
+//! Networks on libtorch: functions of tensors, which know nothing of files but the names in a checkpoint.
+
+pub mod error;
+pub mod layers;
+pub mod params;
+pub mod safetensors;
+
+pub use error::{Error, Result};
