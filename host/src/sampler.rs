@@ -179,34 +179,46 @@ pub trait NoiseSource {
     fn step(&mut self, step_idx: usize, rows: Range<usize>) -> Result<Tensor>;
 }
 
-/// Noise of every sample from two generators of its own, so that the size of a call changes nothing.
+/// Noise of every sample from generators of its own, so that the size of a call changes nothing.
 #[derive(Debug)]
 pub struct SeededNoise {
     shape: [i64; 3],
-    seeds: Vec<(u64, u64)>,
+    seeds: Vec<Seeds>,
     generators: Vec<Option<Generator>>,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Seeds {
+    initial: u64,
+    /// None: the steps go on with the generator of the initial noise, as diffusers does.
+    steps: Option<u64>,
+}
+
 impl SeededNoise {
-    /// One (initial, steps) pair of seeds a sample; `shape` is [c, h, w].
-    pub fn new(shape: [i64; 3], seeds: Vec<(u64, u64)>) -> Self {
-        let generators = seeds.iter().map(|_| None).collect();
-        Self { shape, seeds, generators }
+    /// One seed a sample, used as diffusers uses it: the initial noise, then that of the steps. `shape` is [c, h, w].
+    pub fn of_seeds(shape: [i64; 3], seeds: Vec<u64>) -> Self {
+        Self::new(shape, seeds.into_iter().map(|initial| Seeds { initial, steps: None }).collect())
     }
 
     /// The noise of `n` samples of an epoch.
     pub fn of_epoch(shape: [i64; 3], seed: u64, epoch: u64, n: usize) -> Self {
-        let seeds = (0..n as u64).map(|i| {
-            (derive_seed(seed, epoch, i, Purpose::Latents), derive_seed(seed, epoch, i, Purpose::StepNoise))
+        let seeds = (0..n as u64).map(|i| Seeds {
+            initial: derive_seed(seed, epoch, i, Purpose::Latents),
+            steps: Some(derive_seed(seed, epoch, i, Purpose::StepNoise)),
         });
         Self::new(shape, seeds.collect())
     }
 
     /// The noise of the monitor's fixed samples.
     pub fn of_monitor(shape: [i64; 3], seed: u64, n: usize) -> Self {
-        let seeds = (0..n as u64)
-            .map(|i| (derive_seed(seed, 0, i, Purpose::Monitor), derive_seed(seed, 1, i, Purpose::Monitor)));
+        let seeds =
+            (0..n as u64).map(|i| Seeds { initial: derive_seed(seed, 0, i, Purpose::Monitor), steps: None });
         Self::new(shape, seeds.collect())
+    }
+
+    fn new(shape: [i64; 3], seeds: Vec<Seeds>) -> Self {
+        let generators = seeds.iter().map(|_| None).collect();
+        Self { shape, seeds, generators }
     }
 }
 
@@ -214,9 +226,10 @@ impl NoiseSource for SeededNoise {
     fn initial(&mut self, rows: Range<usize>) -> Result<Tensor> {
         let mut noise = Vec::with_capacity(rows.len());
         for row in rows {
-            let (initial, steps) = self.seeds[row];
-            noise.push(Generator::cpu(initial)?.normal(&self.shape)?);
-            self.generators[row] = Some(Generator::cpu(steps)?);
+            let seeds = self.seeds[row];
+            let mut generator = Generator::cpu(seeds.initial)?;
+            noise.push(generator.normal(&self.shape)?);
+            self.generators[row] = Some(seeds.steps.map_or(Ok(generator), Generator::cpu)?);
         }
         Ok(Tensor::stack(&noise, 0))
     }

@@ -33,11 +33,11 @@ use crate::sampler::{Denoiser, Sampler, SeededNoise, TextStates, Trajectories};
 
 pub use record::{EpochRecord, MonitorRecord, Seconds, TrainedRecord};
 pub use score::{Scorer, Scores};
-pub use setup::{Start, encoders, model_folder};
+pub use setup::{Start, check_resumable, encoders, model_folder, native_size};
 
 use record::Progress;
 
-/// The largest |ratio − | of a first update that f32 arithmetic explains.
+/// The largest |ratio − 1| of a first update that f32 arithmetic explains.
 const MAX_RATIO_ERROR: f64 = 1e-5;
 /// Rewards that spread less than this are all the same.
 const MIN_REWARD_STD: f64 = 1e-9;

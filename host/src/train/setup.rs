@@ -94,6 +94,24 @@ pub fn model_folder(path: &str) -> Result<PathBuf> {
     }
 }
 
+/// The width and height in pixels that a diffusers folder's model was made for, from its configurations.
+pub fn native_size(folder: &Path) -> Result<u32> {
+    let read = |part: &str| -> Result<serde_json::Value> {
+        let path = folder.join(part).join("config.json");
+        let text = fs_err::read_to_string(&path)?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
+    };
+    let sample_size = read("unet")?["sample_size"].as_u64();
+    let n_levels = read("vae")?["block_out_channels"].as_array().map(Vec::len);
+    match (sample_size, n_levels) {
+        (Some(latents), Some(levels)) if levels > 0 => Ok(u32::try_from(latents << (levels - 1))?),
+        _ => bail!(
+            "{} does not say its picture size (unet sample_size, vae block_out_channels): give width and height",
+            folder.display()
+        ),
+    }
+}
+
 /// The encoders that a run's plugins may ask for.
 pub fn encoders(config: &Config, device: Device) -> Result<Encoders> {
     let mut encoders = Encoders::new(device);
