@@ -39,11 +39,6 @@ impl JsonObject {
         Self { path: self.path.clone(), prefix: self.name(key), map: Map::new() }
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The value of `key`, unless absent or `null`.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|value| !value.is_null())

@@ -39,8 +39,7 @@ fn windows(size: usize, new_size: usize) -> Vec<Window> {
             let first = (center - support + 0.5).max(0.0) as usize;
             let end = ((center + support + 0.5) as usize).min(size);
             let inverse = 1.0 / filter_scale;
-            let mut weights: Vec<f64> =
-                (first..end).map(|x| cubic((x as f64 - center + 0.5) * inverse)).collect();
+            let mut weights: Vec<f64> = (first..end).map(|x| cubic((x as f64 - center + 0.5) * inverse)).collect();
             let sum: f64 = weights.iter().sum();
             if sum != 0.0 {
                 weights.iter_mut().for_each(|w| *w /= sum);

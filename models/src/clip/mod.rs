@@ -29,6 +29,7 @@ pub use vision::{ProjectedVision, VisionTransformer};
 use crate::error::Result;
 use crate::layers::Linear;
 use crate::params::{Init, Params};
+use crate::safetensors::digest_safetensors;
 use text::projection;
 
 /// Both towers and their projections into the joint space (`CLIPModel`).
@@ -72,6 +73,11 @@ impl Clip {
         let clip = Self::new(&p, &config)?;
         p.finish()?;
         Ok(clip)
+    }
+
+    /// What tells this encoder's weights from others': [`digest_safetensors`] of the folder's model.safetensors.
+    pub fn digest(dir: &Path) -> Result<String> {
+        digest_safetensors(&dir.join("model.safetensors"))
     }
 
     /// Normalised pixels [n, 3, s, s] to raw embeddings [n, projection]; see [`VisionTransformer::forward`].

@@ -25,8 +25,7 @@ impl TextTransformer {
     /// Reads or makes a `CLIPTextModel` at the root of a checkpoint: names below `text_model.`, or, as transformers 5
     /// has them in memory, without it.
     pub fn new(p: &Params, config: &TextConfig) -> Result<Self> {
-        let bare = !p.has("text_model.embeddings.token_embedding.weight")
-            && p.has("embeddings.token_embedding.weight");
+        let bare = !p.has("text_model.embeddings.token_embedding.weight") && p.has("embeddings.token_embedding.weight");
         if bare { Self::at(p, config) } else { Self::at(&p.at("text_model"), config) }
     }
 

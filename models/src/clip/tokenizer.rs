@@ -25,8 +25,7 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 /// What stands behind the last symbol of a word in the vocabulary.
 const END_OF_WORD: &str = "</w>";
 /// A word, by CLIP's `SimpleTokenizer`.
-const WORD: &str =
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+const WORD: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 /// Longest text of CLIP itself, for folders that don't say.
 const DEFAULT_MAX_LENGTH: usize = 77;
 
@@ -142,7 +141,8 @@ impl Tokenizer {
         let lines: String = self.merges.iter().map(|(a, b)| format!("{a} {b}\n")).collect();
         write_atomically(&dir.join("merges.txt"), format!("#version: 0.2\n{lines}").as_bytes())?;
         let path = dir.join("tokenizer.json");
-        let whole = self.inner.to_string(true).map_err(|e| Error::Config { path: path.clone(), message: e.to_string() })?;
+        let whole =
+            self.inner.to_string(true).map_err(|e| Error::Config { path: path.clone(), message: e.to_string() })?;
         write_atomically(&path, whole.as_bytes())?;
         let config = json!({
             "tokenizer_class": "CLIPTokenizer",

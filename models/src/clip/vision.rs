@@ -28,8 +28,7 @@ impl VisionTransformer {
     /// Reads or makes a `CLIPVisionModel` at the root of a checkpoint: names below `vision_model.`, or, as transformers
     /// 5 has them in memory, without it.
     pub fn new(p: &Params, config: &VisionConfig) -> Result<Self> {
-        let bare =
-            !p.has("vision_model.embeddings.class_embedding") && p.has("embeddings.class_embedding");
+        let bare = !p.has("vision_model.embeddings.class_embedding") && p.has("embeddings.class_embedding");
         if bare { Self::at(p, config) } else { Self::at(&p.at("vision_model"), config) }
     }
 
