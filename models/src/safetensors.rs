@@ -39,14 +39,18 @@ pub fn read_safetensors_with_metadata(path: &Path) -> Result<(NamedTensors, Hash
 
 /// Writes tensors (made contiguous, brought to the CPU) and metadata to `path` through a temporary file beside it.
 pub fn write_safetensors(path: &Path, tensors: &NamedTensors, metadata: &[(&str, &str)]) -> Result<()> {
-    let bytes = encode_safetensors(path, tensors, metadata)?;
+    write_atomically(path, &encode_safetensors(path, tensors, metadata)?)
+}
+
+/// Writes a file through a temporary one beside it, so that an interrupted write leaves the old file or none.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
     let written = (|| {
         let mut file = File::create(&temporary)?;
-        file.write_all(&bytes)?;
+        file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)
     })();
