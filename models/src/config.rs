@@ -33,6 +33,11 @@ impl ConfigFile {
         Error::Config { path: self.path.clone(), message: format!("`{key}` {message}") }
     }
 
+    /// Whether `key` stands there as null, for the one key where that differs from being absent.
+    pub fn is_null(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(Value::is_null)
+    }
+
     /// The value of `key`, or none where it is absent or null.
     pub fn optional<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         match self.values.get(key) {

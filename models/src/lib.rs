@@ -10,4 +10,7 @@ pub mod unet;
 pub mod vae;
 pub mod weights;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::{Error, Result};

@@ -26,7 +26,9 @@ impl ResnetBlock {
         Ok(Self {
             norm1: GroupNorm::new(&p.at("norm1"), groups, n_in, eps)?,
             conv1: Conv2d::new(&p.at("conv1"), n_in, n_out, 3, 1, 1)?,
-            time_emb_proj: time_width.map(|width| Linear::new(&p.at("time_emb_proj"), width, n_out, true)).transpose()?,
+            time_emb_proj: time_width
+                .map(|width| Linear::new(&p.at("time_emb_proj"), width, n_out, true))
+                .transpose()?,
             norm2: GroupNorm::new(&p.at("norm2"), groups, n_out, eps)?,
             conv2: Conv2d::new(&p.at("conv2"), n_out, n_out, 3, 1, 1)?,
             conv_shortcut: (n_in != n_out)

@@ -84,6 +84,9 @@ impl UNetConfig {
         for (key, allowed) in fixed_keys() {
             file.only(key, allowed)?;
         }
+        if file.is_null("mid_block_type") {
+            return Err(file.error("mid_block_type", "is null, only \"UNetMidBlock2DCrossAttn\" is supported"));
+        }
         let act_fn: String = file.get("act_fn", "silu".to_owned())?;
         if !["silu", "swish"].contains(&act_fn.as_str()) {
             return Err(file.error("act_fn", format!("is \"{act_fn}\", only \"silu\" is supported")));
@@ -143,7 +146,10 @@ impl UNetConfig {
                 return Some(("block_out_channels", format!("holds {channels}, which {groups} groups do not divide")));
             }
             if channels % heads != 0 {
-                return Some(("attention_head_dim", format!("holds {heads}, which does not divide {channels} channels")));
+                return Some((
+                    "attention_head_dim",
+                    format!("holds {heads}, which does not divide {channels} channels"),
+                ));
             }
         }
         for (key, kernel) in [("conv_in_kernel", self.conv_in_kernel), ("conv_out_kernel", self.conv_out_kernel)] {

@@ -59,7 +59,12 @@ impl UNet {
             up_blocks: (0..channels.len())
                 .map(|i| UpBlock::new(&p.at("up_blocks").at(i), i, config))
                 .collect::<Result<_>>()?,
-            conv_norm_out: GroupNorm::new(&p.at("conv_norm_out"), config.norm_num_groups, channels[0], config.norm_eps)?,
+            conv_norm_out: GroupNorm::new(
+                &p.at("conv_norm_out"),
+                config.norm_num_groups,
+                channels[0],
+                config.norm_eps,
+            )?,
             conv_out: Conv2d::new(&p.at("conv_out"), channels[0], config.out_channels, kernel_out, 1, kernel_out / 2)?,
         })
     }
