@@ -1,9 +1,12 @@
 //! Networks on libtorch: functions of tensors, which know nothing of files but the names in a checkpoint.
 
-mod config;
+pub mod clip;
+mod diffusers;
 pub mod error;
+mod json;
 pub mod layers;
 pub mod params;
+pub mod resize;
 pub mod safetensors;
 pub mod scheduler;
 pub mod unet;

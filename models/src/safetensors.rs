@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 use ::safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use memmap2::Mmap;
+use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
+use crate::json::write_atomically;
 use crate::params::NamedTensors;
 
 /// All tensors of a file, on the CPU, in the file's own types.
@@ -42,25 +43,6 @@ pub fn write_safetensors(path: &Path, tensors: &NamedTensors, metadata: &[(&str,
     write_atomically(path, &encode_safetensors(path, tensors, metadata)?)
 }
 
-/// Writes a file through a temporary one beside it, so that an interrupted write leaves the old file or none.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-    let written = (|| {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    })();
-    written.map_err(|source| {
-        // The error that matters is the first one; the temporary file may not even exist.
-        drop(std::fs::remove_file(&temporary));
-        io(source)
-    })
-}
-
 /// The bytes of a safetensors file; `path` only names it in errors.
 pub fn encode_safetensors(path: &Path, tensors: &NamedTensors, metadata: &[(&str, &str)]) -> Result<Vec<u8>> {
     let bad = |message: String| Error::Safetensors { path: path.to_owned(), message };
@@ -82,6 +64,35 @@ pub fn encode_safetensors(path: &Path, tensors: &NamedTensors, metadata: &[(&str
     let metadata = (!metadata.is_empty())
         .then(|| metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect());
     serialize(views, metadata).map_err(|e| bad(e.to_string()))
+}
+
+/// What a network's weights are, whatever file they lie in: the sha256, in hex, over all tensors in order of their names.
+///
+/// Each one adds its name, a zero byte, its type as the format writes it (`F32`), a zero byte, its number of axes, their
+/// lengths, the length of its data (u64, little endian), and its data. Metadata and the order in the file don't count.
+pub fn digest_safetensors(path: &Path) -> Result<String> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let bad = |message: String| Error::Safetensors { path: path.to_owned(), message };
+    let file = File::open(path).map_err(io)?;
+    // SAFETY: as in `read_safetensors_with_metadata`.
+    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+    let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(e.to_string()))?;
+    let mut tensors = tensors.tensors();
+    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut hash = Sha256::new();
+    for (name, view) in &tensors {
+        hash.update(name.as_bytes());
+        hash.update(b"\0");
+        hash.update(format!("{:?}", view.dtype()).as_bytes());
+        hash.update(b"\0");
+        hash.update((view.shape().len() as u64).to_le_bytes());
+        for &length in view.shape() {
+            hash.update((length as u64).to_le_bytes());
+        }
+        hash.update((view.data().len() as u64).to_le_bytes());
+        hash.update(view.data());
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn kind_of(dtype: Dtype) -> Option<Kind> {

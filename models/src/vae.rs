@@ -6,8 +6,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-use crate::config::{ConfigFile, DIFFUSERS_VERSION, write_json};
+use crate::diffusers::DIFFUSERS_VERSION;
 use crate::error::{Error, Result};
+use crate::json::{JsonObject, write_json};
 use crate::layers::{Conv2d, GroupNorm, Linear};
 use crate::params::Params;
 use crate::unet::{Downsample, ResnetBlock, Upsample, multi_head_attention};
@@ -51,7 +52,7 @@ impl VaeConfig {
     /// Reads a `config.json`. Absent keys have diffusers' defaults; a value that would need another network than is
     /// built here is an error that names the key.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = ConfigFile::read(path)?;
+        let file = JsonObject::read(path)?;
         file.only("_class_name", json!("AutoencoderKL"))?;
         for key in ["latents_mean", "latents_std", "shift_factor"] {
             file.only(key, Value::Null)?;
@@ -72,12 +73,12 @@ impl VaeConfig {
             }
         }
         let config = Self {
-            in_channels: file.positive("in_channels", 3)?,
-            out_channels: file.positive("out_channels", 3)?,
-            layers_per_block: file.positive("layers_per_block", 1)?,
-            latent_channels: file.positive("latent_channels", 4)?,
-            norm_num_groups: file.positive("norm_num_groups", 32)?,
-            sample_size: file.positive("sample_size", 32)?,
+            in_channels: file.size("in_channels", 3)?,
+            out_channels: file.size("out_channels", 3)?,
+            layers_per_block: file.size("layers_per_block", 1)?,
+            latent_channels: file.size("latent_channels", 4)?,
+            norm_num_groups: file.size("norm_num_groups", 32)?,
+            sample_size: file.size("sample_size", 32)?,
             scaling_factor: file.get("scaling_factor", 0.18215)?,
             force_upcast: file.get("force_upcast", true)?,
             use_quant_conv: file.get("use_quant_conv", true)?,

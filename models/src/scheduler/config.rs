@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-use crate::config::{ConfigFile, DIFFUSERS_VERSION, write_json};
+use crate::diffusers::DIFFUSERS_VERSION;
 use crate::error::{Error, Result};
+use crate::json::{JsonObject, write_json};
 
 /// How β grows with the timestep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,7 +117,7 @@ impl SchedulerConfig {
     /// Reads a `scheduler_config.json` of DDIM or of a scheduler that DDIM can stand in for. Absent keys have DDIM's
     /// defaults, but `clip_sample` is false where another scheduler's file lacks it: those never clip.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = ConfigFile::read(path)?;
+        let file = JsonObject::read(path)?;
         let class: String = file.get("_class_name", "DDIMScheduler".to_owned())?;
         if !COMPATIBLE.contains(&class.as_str()) {
             return Err(file.error("_class_name", format!("is \"{class}\", from which no DDIM sampler can be built")));
@@ -124,7 +125,7 @@ impl SchedulerConfig {
         file.only("thresholding", json!(false))?;
         let default = Self::diffusers_default();
         let config = Self {
-            num_train_timesteps: file.positive("num_train_timesteps", default.num_train_timesteps)?,
+            num_train_timesteps: file.size("num_train_timesteps", default.num_train_timesteps)?,
             beta_start: file.get("beta_start", default.beta_start)?,
             beta_end: file.get("beta_end", default.beta_end)?,
             beta_schedule: file.get("beta_schedule", default.beta_schedule)?,

@@ -5,8 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::config::{ConfigFile, DIFFUSERS_VERSION, write_json};
+use crate::diffusers::DIFFUSERS_VERSION;
 use crate::error::Result;
+use crate::json::{JsonObject, write_json};
 
 /// A stage on the way down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +80,7 @@ impl UNetConfig {
     /// Reads a `config.json`. Absent keys have diffusers' defaults; a value that would need another network than is
     /// built here is an error that names the key.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = ConfigFile::read(path)?;
+        let file = JsonObject::read(path)?;
         file.only("_class_name", json!("UNet2DConditionModel"))?;
         for (key, allowed) in fixed_keys() {
             file.only(key, allowed)?;
@@ -98,24 +99,24 @@ impl UNetConfig {
         let default_up = vec![Up::Plain, Up::CrossAttention, Up::CrossAttention, Up::CrossAttention];
         let config = Self {
             sample_size: file.optional("sample_size")?,
-            in_channels: file.positive("in_channels", 4)?,
-            out_channels: file.positive("out_channels", 4)?,
+            in_channels: file.size("in_channels", 4)?,
+            out_channels: file.size("out_channels", 4)?,
             down_block_types: file.get("down_block_types", default_down)?,
             up_block_types: file.get("up_block_types", default_up)?,
             layers_per_block: file.per_block("layers_per_block", n, 2)?,
             transformer_layers_per_block: file.per_block("transformer_layers_per_block", n, 1)?,
             attention_heads: file.per_block("attention_head_dim", n, 8)?,
-            cross_attention_dim: file.positive("cross_attention_dim", 1280)?,
+            cross_attention_dim: file.size("cross_attention_dim", 1280)?,
             use_linear_projection: file.get("use_linear_projection", false)?,
             upcast_attention: file.get("upcast_attention", false)?,
-            norm_num_groups: file.positive("norm_num_groups", 32)?,
+            norm_num_groups: file.size("norm_num_groups", 32)?,
             norm_eps: file.get("norm_eps", 1e-5)?,
             downsample_padding: file.get("downsample_padding", 1)?,
             flip_sin_to_cos: file.get("flip_sin_to_cos", true)?,
             freq_shift: file.get("freq_shift", 0.0)?,
             time_embedding_dim: file.optional("time_embedding_dim")?,
-            conv_in_kernel: file.positive("conv_in_kernel", 3)?,
-            conv_out_kernel: file.positive("conv_out_kernel", 3)?,
+            conv_in_kernel: file.size("conv_in_kernel", 3)?,
+            conv_out_kernel: file.size("conv_out_kernel", 3)?,
             block_out_channels,
         };
         match config.fault() {
