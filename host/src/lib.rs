@@ -4,5 +4,6 @@ pub mod cli;
 pub mod data;
 pub mod interrupt;
 pub mod plugin;
+pub mod progress;
 pub mod random;
 pub mod run;
