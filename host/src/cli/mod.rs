@@ -1,10 +1,13 @@
 //! The commands: one file each; this one only parses and dispatches.
 
 pub mod art;
+pub mod sample;
+pub mod train;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::interrupt::Interrupt;
+use crate::progress::Progress;
 
 /// Style-ambiguity training for image generators, with sandboxed classifier plugins.
 #[derive(Debug, Parser)]
@@ -37,6 +40,8 @@ pub struct Global {
 pub struct Context {
     /// The global flags.
     pub global: Global,
+    /// Bars and lines on stderr.
+    pub progress: Progress,
     /// Set by Ctrl-C.
     pub interrupt: Interrupt,
 }
@@ -46,6 +51,10 @@ pub struct Context {
 pub enum Command {
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Art(art::ArtArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Sample(sample::SampleArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Train(Box<train::TrainArgs>),
 }
 
 impl Command {
@@ -53,6 +62,8 @@ impl Command {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::Art(args) => args.run(context),
+            Self::Sample(args) => args.run(context),
+            Self::Train(args) => args.run(context),
         }
     }
 }

@@ -276,6 +276,13 @@ impl RunDir {
         grids(&self.path)
     }
 
+    /// Writes `reward.png`: the curve, see [`curve::Curve`].
+    pub fn save_curve(&mut self, picture: &RgbImage) -> Result<PathBuf> {
+        let path = self.path.join(CURVE);
+        files::write_atomic(&path, &encode_png(&path, picture)?)?;
+        Ok(path)
+    }
+
     /// Writes `before-after.png`: pictures from the same noise, untrained and trained, see [`grid::compare`].
     pub fn save_before_after(&mut self, picture: &RgbImage) -> Result<PathBuf> {
         let path = self.path.join(BEFORE_AFTER);

@@ -12,7 +12,7 @@ use super::{Entry, Lora, shapes};
 use crate::error::{Error, Result};
 use crate::json::JsonObject;
 use crate::params::NamedTensors;
-use crate::safetensors::{read_safetensors_with_metadata, write_safetensors};
+use crate::safetensors::{encode_safetensors, read_safetensors_with_metadata, write_safetensors};
 use crate::unet::UNet;
 
 /// The name diffusers gives the file.
@@ -27,6 +27,18 @@ impl Lora {
     /// Writes the adapter, f32, with rank and alpha in the metadata that diffusers reads.
     pub fn save(&self, path: &Path) -> Result<()> {
         let tensors: NamedTensors = self.parameters().into_iter().collect();
+        write_safetensors(path, &tensors, &[("format", "pt"), (METADATA_KEY, &self.metadata())])
+    }
+
+    /// The bytes that [`Lora::save`] writes.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let tensors: NamedTensors = self.parameters().into_iter().collect();
+        let metadata = [("format", "pt"), (METADATA_KEY, &*self.metadata())];
+        encode_safetensors(Path::new(LORA_FILE), &tensors, &metadata)
+    }
+
+    /// peft's configuration of the adapter, as JSON with diffusers' prefix.
+    fn metadata(&self) -> String {
         let (rank, alpha) = self.rank_and_alpha();
         let mut config = Map::new();
         let mut put = |key: &str, value: Value| config.insert(format!("unet.{key}"), value);
@@ -48,8 +60,7 @@ impl Lora {
         put("rank_pattern", Value::Object(rank_pattern));
         put("target_modules", json!(self.targets));
         put("use_rslora", json!(self.is_rank_stabilised()));
-        let config = serde_json::to_string_pretty(&config).expect("a JSON value always serialises");
-        write_safetensors(path, &tensors, &[("format", "pt"), (METADATA_KEY, &config)])
+        serde_json::to_string_pretty(&config).expect("a JSON value always serialises")
     }
 
     fn is_rank_stabilised(&self) -> bool {
