@@ -1,4 +1,77 @@
 //! The commands: one file each; this one only parses and dispatches.
 
-            Self::Doctor(args) => args.run(context),
+pub mod art;
+pub mod completions;
+pub mod doctor;
+pub mod sample;
+pub mod train;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::interrupt::Interrupt;
+use crate::progress::Progress;
+
+/// Style-ambiguity training for image generators, with sandboxed classifier plugins.
+#[derive(Debug, Parser)]
+#[command(name = "host", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    /// Flags that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Compute threads [default: all cores]
+    #[arg(long, global = true, value_name = "N", help_heading = "Global")]
+    pub threads: Option<usize>,
+    /// Say more on stderr (-vv: still more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global")]
+    pub verbose: u8,
+    /// Say only warnings and errors on stderr, without progress bars
+    #[arg(short, long, global = true, help_heading = "Global")]
+    pub quiet: bool,
+}
+
+/// What a command is given besides its own arguments.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The global flags.
+    pub global: Global,
+    /// Bars and lines on stderr.
+    pub progress: Progress,
+    /// Set by Ctrl-C.
+    pub interrupt: Interrupt,
+}
+
+/// All commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Art(art::ArtArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Completions(completions::CompletionsArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Doctor(doctor::DoctorArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Sample(sample::SampleArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Train(Box<train::TrainArgs>),
+}
+
+impl Command {
+    /// Runs the command.
+    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Self::Art(args) => args.run(context),
             Self::Completions(args) => args.run(context),
+            Self::Doctor(args) => args.run(context),
+            Self::Sample(args) => args.run(context),
+            Self::Train(args) => args.run(context),
+        }
+    }
+}
