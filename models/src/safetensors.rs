@@ -63,7 +63,8 @@ pub fn encode_safetensors(path: &Path, tensors: &NamedTensors, metadata: &[(&str
     let mut buffers = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let tensor = tensor.detach().f_to_device(Device::Cpu)?.f_contiguous()?;
-        let dtype = dtype_of(tensor.kind()).ok_or_else(|| bad(format!("tensor `{name}` has type {:?}", tensor.kind())))?;
+        let dtype =
+            dtype_of(tensor.kind()).ok_or_else(|| bad(format!("tensor `{name}` has type {:?}", tensor.kind())))?;
         let mut data = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
         tensor.f_copy_data_u8(&mut data, tensor.numel())?;
         let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
