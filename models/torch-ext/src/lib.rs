@@ -1,1 +1,70 @@
-//! (being written)
+//! What `tch` lacks of libtorch, by a small C++ shim: generators of one's own with PyTorch's numbers, a fused AdamW
+//! whose state can be saved, gradient clipping that returns the norm, autocast with a type on any device, channels-last
+//! memory, and CUDA loaded at run time so that one binary serves CPU and GPU. C++ exceptions arrive as [`Error`].
+//!
+//! ```
+//! use tch::{Kind, Tensor, Device};
+//! use torch_ext::{AdamW, AdamWConfig, Generator, clip_grad_norm};
+//!
+//! let mut generator = Generator::cpu(7)?;
+//! let weight = generator.normal(&[4, 3])?.set_requires_grad(true);
+//! let config = AdamWConfig { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, weight_decay: 1e-2, epsilon: 1e-8 };
+//! let mut optimizer = AdamW::new(vec![("weight".to_owned(), weight.shallow_clone())], config)?;
+//! weight.square().sum(Kind::Float).backward();
+//! let norm = clip_grad_norm([&weight], 1.0)?;
+//! assert!(norm.double_value(&[]) > 1.0);
+//! optimizer.step()?;
+//! optimizer.zero_grad();
+//! assert_eq!(optimizer.state().len(), 3);
+//! # Ok::<(), torch_ext::Error>(())
+//! ```
+//!
+//! # Layout
+//! [`Generator`] (generator.rs), [`AdamW`] (optim.rs), [`clip_grad_norm`] (grad.rs), [`autocast()`] (autocast.rs),
+//! [`channels_last`] (memory_format.rs), [`cuda`] (cuda.rs); ffi.rs declares what shim.cpp defines.
+
+mod autocast;
+pub mod cuda;
+mod error;
+mod ffi;
+mod generator;
+mod grad;
+mod memory_format;
+mod optim;
+#[cfg(test)]
+mod reference;
+
+use std::path::PathBuf;
+
+pub use autocast::autocast;
+pub use error::{Error, Result};
+pub use generator::Generator;
+pub use grad::clip_grad_norm;
+pub use memory_format::channels_last;
+pub use optim::{AdamW, AdamWConfig};
+
+/// The version of the libtorch that this process runs, as `2.11.0`.
+pub fn torch_version() -> String {
+    // SAFETY: the out pointer is `string`'s own.
+    let config = ffi::string(|out| unsafe { ffi::ext_config(out) }).ok().flatten().unwrap_or_default();
+    let version = config.split_once("TORCH_VERSION=").map_or("unknown", |(_, rest)| rest);
+    version.split([',', '\n', ' ']).next().unwrap_or(version).to_owned()
+}
+
+/// The file of the libtorch_cpu that this process runs, where the dynamic linker can tell.
+pub fn library_path() -> Option<PathBuf> {
+    // SAFETY: the out pointer is `string`'s own.
+    ffi::string(|out| unsafe { ffi::ext_library_path(out) }).ok().flatten().map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loaded_libtorch_is_2_11_and_has_a_path() {
+        assert!(torch_version().starts_with("2.11."), "{}", torch_version());
+        let path = library_path().unwrap();
+        assert!(path.is_file() && path.to_string_lossy().contains("libtorch"), "{}", path.display());
+    }
+}

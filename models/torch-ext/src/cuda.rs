@@ -1,0 +1,111 @@
+//! CUDA at run time: one binary, which needs no CUDA library until somebody asks for a CUDA device.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY};
+use tch::Device;
+
+use crate::error::{Error, Result};
+use crate::library_path;
+
+const NAME: &str = "libtorch_cuda.so";
+
+/// Loads libtorch's CUDA half, once. It must come before the first `tch::Cuda` call of the process: libtorch looks for
+/// CUDA once and remembers that there was none. Where that cannot be ruled out, call this first thing.
+///
+/// An error leaves the CPU working.
+pub fn load() -> Result<()> {
+    // The dynamic linker's own table is as global; this only remembers its answer.
+    static LOADED: OnceLock<Result<()>> = OnceLock::new();
+    LOADED.get_or_init(open).clone()
+}
+
+fn open() -> Result<()> {
+    // The one beside the libtorch_cpu that runs here comes first, since the two must be of one build.
+    let beside = library_path().and_then(|path| Some(path.parent()?.join(NAME))).filter(|path| path.is_file());
+    let path = beside.unwrap_or_else(|| PathBuf::from(NAME));
+    // SAFETY: the initialisers of libtorch_cuda register its operators and are meant to run at any time.
+    match unsafe { Library::open(Some(&path), RTLD_LAZY | RTLD_GLOBAL) } {
+        Ok(library) => {
+            // It registered functions with libtorch_cpu, so it stays until the process ends.
+            std::mem::forget(library);
+            Ok(())
+        }
+        Err(error) => Err(explain(&path, &error)),
+    }
+}
+
+fn explain(path: &Path, error: &libloading::Error) -> Error {
+    let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    Error::new(format!(
+        "CUDA is not available: {} does not load ({cause}); `make setup-cuda` brings libtorch's CUDA libraries, or let \
+         LD_LIBRARY_PATH name the torch/lib folder of a Python torch 2.11 with CUDA 13",
+        path.display()
+    ))
+}
+
+/// The device that a user names: `cpu`, `cuda` (the first one) or `cuda:N`. CUDA is loaded when asked for, and the
+/// device must exist.
+pub fn device(spec: &str) -> Result<Device> {
+    let index = match spec.split_once(':') {
+        None if spec == "cpu" => return Ok(Device::Cpu),
+        None if spec == "cuda" => 0,
+        Some(("cuda", index)) => index.parse::<usize>().map_err(|_| unknown(spec))?,
+        _ => return Err(unknown(spec)),
+    };
+    load()?;
+    let count = tch::Cuda::device_count();
+    if count <= 0 {
+        return Err(Error::new(format!(
+            "device {spec}: CUDA is loaded but sees no GPU: is the NVIDIA driver (580 or newer) installed, and does \
+             `nvidia-smi` list a GPU?"
+        )));
+    }
+    if index >= usize::try_from(count).unwrap_or(0) {
+        return Err(Error::new(format!(
+            "device {spec} is not there: the highest of the {count} is cuda:{}",
+            count - 1
+        )));
+    }
+    Ok(Device::Cuda(index))
+}
+
+fn unknown(spec: &str) -> Error {
+    Error::new(format!("unknown device `{spec}`: it is cpu, cuda or cuda:N"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Kind, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn the_cpu_needs_nothing_and_nonsense_is_refused() {
+        assert_eq!(device("cpu").unwrap(), Device::Cpu);
+        for bad in ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "mps"] {
+            let text = device(bad).unwrap_err().to_string();
+            assert_eq!(text, format!("unknown device `{bad}`: it is cpu, cuda or cuda:N"));
+        }
+    }
+
+    /// Holds with and without a GPU: a device, or a sentence that says what to do and a CPU that goes on working.
+    #[test]
+    fn cuda_is_there_or_says_why_not() {
+        match device("cuda") {
+            Ok(found) => {
+                assert_eq!(found, Device::Cuda(0));
+                assert_eq!((Tensor::ones([2], (Kind::Float, found)) * 2.0).sum(Kind::Float).double_value(&[]), 4.0);
+                assert!(device("cuda:4096").unwrap_err().to_string().contains("is not there"));
+            }
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("make setup-cuda") || text.contains("nvidia-smi"), "{text}");
+                assert!(!text.contains('\n'), "{text}");
+                assert_eq!(load().err(), load().err());
+            }
+        }
+        assert_eq!(Tensor::ones([2], (Kind::Float, Device::Cpu)).sum(Kind::Float).double_value(&[]), 2.0);
+    }
+}

@@ -1,0 +1,127 @@
+//! The functions of shim.cpp; null is success, anything else a message to be taken with [`check`].
+
+use std::ffi::{CStr, c_char};
+use std::ptr::null_mut;
+
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+use crate::error::{Error, Result};
+
+#[repr(C)]
+pub(crate) struct CGenerator {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
+pub(crate) struct CAutocastState {
+    _opaque: [u8; 0],
+}
+
+pub(crate) type Message = *mut c_char;
+
+unsafe extern "C" {
+    fn ext_free_message(message: Message);
+    pub(crate) fn ext_config(out: *mut Message) -> Message;
+    pub(crate) fn ext_library_path(out: *mut Message) -> Message;
+    pub(crate) fn ext_generator_new(seed: u64, out: *mut *mut CGenerator) -> Message;
+    pub(crate) fn ext_generator_free(generator: *mut CGenerator);
+    pub(crate) fn ext_generator_normal(
+        generator: *mut CGenerator,
+        shape: *const i64,
+        dims: usize,
+        out: *mut *mut C_tensor,
+    ) -> Message;
+    pub(crate) fn ext_generator_uniform(
+        generator: *mut CGenerator,
+        shape: *const i64,
+        dims: usize,
+        out: *mut *mut C_tensor,
+    ) -> Message;
+    pub(crate) fn ext_generator_permutation(generator: *mut CGenerator, n: i64, out: *mut *mut C_tensor) -> Message;
+    pub(crate) fn ext_generator_integers(
+        generator: *mut CGenerator,
+        low: i64,
+        high: i64,
+        shape: *const i64,
+        dims: usize,
+        out: *mut *mut C_tensor,
+    ) -> Message;
+    pub(crate) fn ext_generator_state(generator: *const CGenerator, out: *mut *mut C_tensor) -> Message;
+    pub(crate) fn ext_generator_set_state(generator: *mut CGenerator, state: *const C_tensor) -> Message;
+    pub(crate) fn ext_adamw_step(
+        parameters: *const *const C_tensor,
+        exp_avgs: *const *const C_tensor,
+        exp_avg_sqs: *const *const C_tensor,
+        steps: *const *const C_tensor,
+        count: usize,
+        learning_rate: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        epsilon: f64,
+    ) -> Message;
+    pub(crate) fn ext_clear_gradient(tensor: *const C_tensor) -> Message;
+    pub(crate) fn ext_clip_grad_norm(
+        parameters: *const *const C_tensor,
+        count: usize,
+        max_norm: f64,
+        out: *mut *mut C_tensor,
+    ) -> Message;
+    pub(crate) fn ext_autocast_enter(device_type: i8, dtype: i8, out: *mut *mut CAutocastState) -> Message;
+    pub(crate) fn ext_autocast_leave(state: *mut CAutocastState) -> Message;
+    pub(crate) fn ext_channels_last(tensor: *const C_tensor, out: *mut *mut C_tensor) -> Message;
+}
+
+/// Copies a C string of the shim and frees it; null gives nothing.
+///
+/// # Safety
+/// `message` is null or a string that a function of the shim has just handed out.
+unsafe fn take(message: Message) -> Option<String> {
+    if message.is_null() {
+        return None;
+    }
+    // SAFETY: by this function's contract it is a NUL-terminated string, read before it is freed, once.
+    unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        ext_free_message(message);
+        Some(text)
+    }
+}
+
+/// Turns what a function of the shim returned into a result.
+///
+/// # Safety
+/// `message` is what a function of the shim has just returned.
+pub(crate) unsafe fn check(message: Message) -> Result<()> {
+    // SAFETY: the same contract.
+    match unsafe { take(message) } {
+        None => Ok(()),
+        Some(text) => Err(Error::from_libtorch(&text)),
+    }
+}
+
+/// Calls a function of the shim that hands out a tensor.
+pub(crate) fn tensor(call: impl FnOnce(*mut *mut C_tensor) -> Message) -> Result<Tensor> {
+    let mut out: *mut C_tensor = null_mut();
+    // SAFETY: `call` returns what the shim returned; on success `out` is an at::Tensor that we now own.
+    unsafe {
+        check(call(&mut out))?;
+        Ok(Tensor::from_ptr(out))
+    }
+}
+
+/// Calls a function of the shim that hands out a string, or null.
+pub(crate) fn string(call: impl FnOnce(*mut Message) -> Message) -> Result<Option<String>> {
+    let mut out: Message = null_mut();
+    // SAFETY: `call` returns what the shim returned; on success `out` is null or a string that we now own.
+    unsafe {
+        check(call(&mut out))?;
+        Ok(take(out))
+    }
+}
+
+/// The pointers of some tensors, valid as long as the tensors are.
+pub(crate) fn pointers<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<*const C_tensor> {
+    tensors.into_iter().map(Tensor::as_ptr).collect()
+}

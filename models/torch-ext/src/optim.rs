@@ -1,0 +1,291 @@
+//! AdamW ("Decoupled Weight Decay Regularization", Loshchilov and Hutter, arXiv:1711.05101) by libtorch's fused
+//! operation, which updates all parameters in one call, with its state readable and writable.
+
+use std::collections::{BTreeMap, HashSet};
+
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::error::{Error, Result};
+use crate::ffi;
+
+/// The constants of AdamW, named as in the run configuration.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWConfig {
+    /// Step size.
+    pub learning_rate: f64,
+    /// Decay of the mean of the gradients.
+    pub beta1: f64,
+    /// Decay of the mean of their squares.
+    pub beta2: f64,
+    /// Share of a parameter that is taken off at each step, times the learning rate.
+    pub weight_decay: f64,
+    /// Added to the denominator.
+    pub epsilon: f64,
+}
+
+/// AdamW over named f32 parameters of one device. The parameters are shared with whoever made them, as all tch
+/// tensors are: a step changes them in place.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    parameters: Vec<(String, Tensor)>,
+    exp_avgs: Vec<Tensor>,
+    exp_avg_sqs: Vec<Tensor>,
+    steps: Vec<Tensor>,
+}
+
+impl AdamW {
+    /// A fresh optimizer. Each parameter must be an f32 leaf that takes gradients, all on one device, each name once.
+    pub fn new(parameters: Vec<(String, Tensor)>, config: AdamWConfig) -> Result<Self> {
+        let mut names = HashSet::new();
+        for (name, tensor) in &parameters {
+            let refuse = |what: String| Err(Error::new(format!("parameter `{name}` {what}")));
+            if !names.insert(name) {
+                return refuse("is there twice".to_owned());
+            }
+            if !tensor.defined() {
+                return refuse("is an undefined tensor".to_owned());
+            }
+            if tensor.kind() != Kind::Float {
+                return refuse(format!("has type {:?}, the optimizer takes Float", tensor.kind()));
+            }
+            if !tensor.requires_grad() || !tensor.is_leaf() {
+                return refuse("is not a leaf that takes gradients".to_owned());
+            }
+            let (device, wanted) = (tensor.device(), parameters[0].1.device());
+            if device != wanted {
+                return refuse(format!("is on {device:?}, `{}` on {wanted:?}", parameters[0].0));
+            }
+        }
+        let zeros = || parameters.iter().map(|(_, tensor)| Ok(tensor.detach().f_zeros_like()?)).collect::<Result<_>>();
+        let (exp_avgs, exp_avg_sqs) = (zeros()?, zeros()?);
+        let steps = parameters
+            .iter()
+            .map(|(_, tensor)| Ok(Tensor::f_zeros([], (Kind::Float, tensor.device()))?))
+            .collect::<Result<_>>()?;
+        Ok(Self { config, parameters, exp_avgs, exp_avg_sqs, steps })
+    }
+
+    /// Drops all gradients, so that a parameter that the next backward pass does not reach is left alone.
+    pub fn zero_grad(&mut self) {
+        for (_, tensor) in &self.parameters {
+            // SAFETY: the tensor lives through the call.
+            let cleared = unsafe { ffi::check(ffi::ext_clear_gradient(tensor.as_ptr())) };
+            cleared.expect("dropping the gradient of a defined tensor allocates nothing and checks nothing");
+        }
+    }
+
+    /// One update; parameters without a gradient are skipped, and so are their moments and step counts.
+    pub fn step(&mut self) -> Result<()> {
+        let parameters = ffi::pointers(self.parameters.iter().map(|(_, tensor)| tensor));
+        let exp_avgs = ffi::pointers(&self.exp_avgs);
+        let exp_avg_sqs = ffi::pointers(&self.exp_avg_sqs);
+        let steps = ffi::pointers(&self.steps);
+        let AdamWConfig { learning_rate, beta1, beta2, weight_decay, epsilon } = self.config;
+        // SAFETY: four arrays of the same length, whose tensors live through the call.
+        unsafe {
+            ffi::check(ffi::ext_adamw_step(
+                parameters.as_ptr(),
+                exp_avgs.as_ptr(),
+                exp_avg_sqs.as_ptr(),
+                steps.as_ptr(),
+                parameters.len(),
+                learning_rate,
+                beta1,
+                beta2,
+                weight_decay,
+                epsilon,
+            ))
+        }
+    }
+
+    /// Sets the step size of the next steps.
+    pub fn set_learning_rate(&mut self, learning_rate: f64) {
+        self.config.learning_rate = learning_rate;
+    }
+
+    /// The constants, with the learning rate as it is now.
+    pub fn config(&self) -> AdamWConfig {
+        self.config
+    }
+
+    /// The parameters, in the order they came.
+    pub fn parameters(&self) -> &[(String, Tensor)] {
+        &self.parameters
+    }
+
+    /// Copies of all state: `NAME.exp_avg`, `NAME.exp_avg_sq` (shaped as the parameter) and `NAME.step` (a scalar),
+    /// f32 on the parameters' device. The parameters themselves are not part of it.
+    pub fn state(&self) -> BTreeMap<String, Tensor> {
+        self.slots().into_iter().map(|(name, tensor)| (name, tensor.copy())).collect()
+    }
+
+    /// Goes back to a state that [`AdamW::state`] gave. Nothing changes unless all names and shapes are right.
+    pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        let slots = self.slots();
+        for (name, slot) in &slots {
+            let found = state.get(name).ok_or_else(|| Error::new(format!("optimizer state lacks `{name}`")))?;
+            if found.size() != slot.size() || found.kind() != Kind::Float {
+                return Err(Error::new(format!(
+                    "optimizer state `{name}` is {:?} {:?}, this optimizer wants Float {:?}",
+                    found.kind(),
+                    found.size(),
+                    slot.size()
+                )));
+            }
+        }
+        if let Some(unknown) = state.keys().find(|name| !slots.iter().any(|(slot, _)| slot == *name)) {
+            return Err(Error::new(format!(
+                "optimizer state has `{unknown}`, which no parameter of this optimizer has"
+            )));
+        }
+        for (name, slot) in slots {
+            no_grad(|| slot.shallow_clone().f_copy_(&state[&name]))?;
+        }
+        Ok(())
+    }
+
+    /// The device of the parameters, if there are any.
+    pub fn device(&self) -> Option<Device> {
+        self.parameters.first().map(|(_, tensor)| tensor.device())
+    }
+
+    fn slots(&self) -> Vec<(String, &Tensor)> {
+        let mut slots = Vec::with_capacity(3 * self.parameters.len());
+        for (i, (name, _)) in self.parameters.iter().enumerate() {
+            slots.push((format!("{name}.exp_avg"), &self.exp_avgs[i]));
+            slots.push((format!("{name}.exp_avg_sq"), &self.exp_avg_sqs[i]));
+            slots.push((format!("{name}.step"), &self.steps[i]));
+        }
+        slots
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::{Reference, relative_error};
+
+    const CONFIG: AdamWConfig =
+        AdamWConfig { learning_rate: 3e-3, beta1: 0.9, beta2: 0.99, weight_decay: 1e-2, epsilon: 1e-8 };
+    const NAMES: [&str; 5] = ["weight", "bias", "scalar", "late", "skipped"];
+
+    fn fresh(reference: &Reference) -> AdamW {
+        let leaf =
+            |name: &&str| ((*name).to_owned(), reference.get(&format!("adamw.start.{name}")).set_requires_grad(true));
+        AdamW::new(NAMES.iter().map(leaf).collect(), CONFIG).unwrap()
+    }
+
+    /// Steps `from..to` of the schedule in make_torch_ext.py.
+    fn run(optimizer: &mut AdamW, reference: &Reference, from: i64, to: i64) {
+        for step in from..to {
+            optimizer.zero_grad();
+            for (name, tensor) in optimizer.parameters() {
+                if name != "skipped" && !(name == "late" && step < 5) {
+                    // The gradient of Σ w·g with regard to w is g.
+                    let gradient = reference.get(&format!("adamw.gradients.{name}")).get(step);
+                    (tensor * gradient).sum(Kind::Float).backward();
+                }
+            }
+            if step == 15 {
+                optimizer.set_learning_rate(1e-3);
+            }
+            optimizer.step().unwrap();
+        }
+    }
+
+    #[test]
+    fn twenty_steps_match_pytorchs_fused_adamw() {
+        let reference = Reference::load();
+        let mut optimizer = fresh(&reference);
+        run(&mut optimizer, &reference, 0, 20);
+        let state = optimizer.state();
+        for (name, tensor) in optimizer.parameters() {
+            let error = relative_error(tensor, &reference.get(&format!("adamw.end.{name}")));
+            assert!(error <= 1e-6, "{name}: {error:e}");
+            for key in ["exp_avg", "exp_avg_sq", "step"] {
+                let ours = &state[&format!("{name}.{key}")];
+                if name == "skipped" {
+                    assert_eq!(ours.abs().sum(Kind::Double).double_value(&[]), 0.0, "{name}.{key}");
+                } else {
+                    let error = relative_error(ours, &reference.get(&format!("adamw.state.{name}.{key}")));
+                    assert!(error <= 1e-6, "{name}.{key}: {error:e}");
+                }
+            }
+        }
+        assert_eq!(state["late.step"].double_value(&[]), 15.0);
+    }
+
+    #[test]
+    fn going_on_from_a_saved_state_is_bit_exact() {
+        let reference = Reference::load();
+        let mut through = fresh(&reference);
+        run(&mut through, &reference, 0, 10);
+        let saved = through.state();
+        let parameters: Vec<_> = through
+            .parameters()
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.detach().copy().set_requires_grad(true)))
+            .collect();
+        run(&mut through, &reference, 10, 20);
+
+        let mut resumed = AdamW::new(parameters, CONFIG).unwrap();
+        resumed.load_state(&saved).unwrap();
+        run(&mut resumed, &reference, 10, 20);
+        for ((name, a), (_, b)) in through.parameters().iter().zip(resumed.parameters()) {
+            assert!(a == b, "{name}");
+        }
+        assert!(through.state() == resumed.state());
+        assert!(saved != through.state(), "a saved state is a copy");
+    }
+
+    #[test]
+    fn a_foreign_state_is_refused_by_name_and_changes_nothing() {
+        let reference = Reference::load();
+        let mut optimizer = fresh(&reference);
+        run(&mut optimizer, &reference, 0, 2);
+        let good = optimizer.state();
+        let check = |optimizer: &mut AdamW, state: &BTreeMap<String, Tensor>, words: &[&str]| {
+            let text = optimizer.load_state(state).unwrap_err().to_string();
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        };
+        let copy = || good.iter().map(|(name, tensor)| (name.clone(), tensor.zeros_like())).collect::<BTreeMap<_, _>>();
+
+        let mut state = copy();
+        state.remove("weight.exp_avg_sq");
+        check(&mut optimizer, &state, &["lacks `weight.exp_avg_sq`"]);
+        let mut state = copy();
+        state.insert("weight.exp_avg".to_owned(), Tensor::zeros([5, 7], (Kind::Float, Device::Cpu)));
+        check(&mut optimizer, &state, &["`weight.exp_avg`", "[5, 7]", "[7, 5]"]);
+        let mut state = copy();
+        state.insert("bias.step".to_owned(), Tensor::zeros([], (Kind::Int64, Device::Cpu)));
+        check(&mut optimizer, &state, &["`bias.step`", "Int64"]);
+        let mut state = copy();
+        state.insert("other.step".to_owned(), Tensor::zeros([], (Kind::Float, Device::Cpu)));
+        check(&mut optimizer, &state, &["has `other.step`"]);
+        assert!(optimizer.state() == good);
+    }
+
+    #[test]
+    fn unfit_parameters_are_refused_by_name() {
+        let leaf = |kind| Tensor::zeros([2], (kind, Device::Cpu)).set_requires_grad(true);
+        let check = |parameters: Vec<(&str, Tensor)>, words: &str| {
+            let parameters = parameters.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
+            let text = AdamW::new(parameters, CONFIG).unwrap_err().to_string();
+            assert!(text.contains(words), "{text}");
+        };
+        check(vec![("w", leaf(Kind::Double))], "`w` has type Double");
+        check(vec![("w", Tensor::zeros([2], (Kind::Float, Device::Cpu)))], "`w` is not a leaf");
+        check(vec![("w", leaf(Kind::Float) * 2.0)], "`w` is not a leaf");
+        check(vec![("w", leaf(Kind::Float)), ("w", leaf(Kind::Float))], "`w` is there twice");
+        check(vec![("w", Tensor::new())], "`w` is an undefined tensor");
+    }
+
+    #[test]
+    fn a_step_without_any_gradient_does_nothing() {
+        let reference = Reference::load();
+        let mut optimizer = fresh(&reference);
+        optimizer.step().unwrap();
+        assert!(optimizer.state() == fresh(&reference).state());
+    }
+}

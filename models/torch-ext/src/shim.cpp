@@ -1,0 +1,205 @@
+// The C side of this crate: each function catches every exception and returns its message (to be freed with
+// ext_free_message), or null when all went well. A tensor crosses as at::Tensor*, as it does in torch-sys; a tensor
+// that is handed out is owned by whoever receives it.
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Version.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/randperm.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <dlfcn.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace {
+
+char* copy_message(const std::string& text) {
+  char* copy = static_cast<char*>(std::malloc(text.size() + 1));
+  if (copy != nullptr) std::memcpy(copy, text.c_str(), text.size() + 1);
+  return copy;
+}
+
+template <typename F>
+char* guarded(F&& body) noexcept {
+  try {
+    body();
+    return nullptr;
+  } catch (const c10::Error& error) {
+    return copy_message(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return copy_message(error.what());
+  } catch (...) {
+    return copy_message("unknown C++ exception");
+  }
+}
+
+at::IntArrayRef shape_of(const int64_t* shape, size_t dims) { return at::IntArrayRef(shape, dims); }
+
+at::Tensor* hand_out(at::Tensor tensor) { return new at::Tensor(std::move(tensor)); }
+
+at::TensorOptions float_options() { return at::TensorOptions().dtype(at::kFloat); }
+
+at::TensorOptions long_options() { return at::TensorOptions().dtype(at::kLong); }
+
+struct AutocastState {
+  at::DeviceType device;
+  bool enabled;
+  at::ScalarType dtype;
+};
+
+}  // namespace
+
+extern "C" {
+
+void ext_free_message(char* message) { std::free(message); }
+
+char* ext_config(char** out) {
+  return guarded([&] { *out = copy_message(at::show_config()); });
+}
+
+// The file of the libtorch_cpu that this process runs, or null when the dynamic linker cannot say.
+char* ext_library_path(char** out) {
+  return guarded([&] {
+    Dl_info info;
+    auto* function = reinterpret_cast<void*>(&at::show_config);
+    *out = dladdr(function, &info) != 0 && info.dli_fname != nullptr ? copy_message(info.dli_fname) : nullptr;
+  });
+}
+
+char* ext_generator_new(uint64_t seed, at::Generator** out) {
+  return guarded([&] { *out = new at::Generator(at::detail::createCPUGenerator(seed)); });
+}
+
+void ext_generator_free(at::Generator* generator) { delete generator; }
+
+char* ext_generator_normal(at::Generator* generator, const int64_t* shape, size_t dims, at::Tensor** out) {
+  return guarded([&] { *out = hand_out(at::randn(shape_of(shape, dims), *generator, float_options())); });
+}
+
+char* ext_generator_uniform(at::Generator* generator, const int64_t* shape, size_t dims, at::Tensor** out) {
+  return guarded([&] { *out = hand_out(at::rand(shape_of(shape, dims), *generator, float_options())); });
+}
+
+char* ext_generator_permutation(at::Generator* generator, int64_t n, at::Tensor** out) {
+  return guarded([&] { *out = hand_out(at::randperm(n, *generator, long_options())); });
+}
+
+char* ext_generator_integers(at::Generator* generator, int64_t low, int64_t high, const int64_t* shape, size_t dims,
+                             at::Tensor** out) {
+  return guarded(
+      [&] { *out = hand_out(at::randint(low, high, shape_of(shape, dims), *generator, long_options())); });
+}
+
+char* ext_generator_state(const at::Generator* generator, at::Tensor** out) {
+  return guarded([&] { *out = hand_out(generator->get_state()); });
+}
+
+char* ext_generator_set_state(at::Generator* generator, const at::Tensor* state) {
+  return guarded([&] { generator->set_state(*state); });
+}
+
+// The parameters whose gradient is undefined are left out, with their moments and their step count.
+char* ext_adamw_step(const at::Tensor* const* parameters, const at::Tensor* const* exp_avgs,
+                     const at::Tensor* const* exp_avg_sqs, const at::Tensor* const* steps, size_t count,
+                     double learning_rate, double beta1, double beta2, double weight_decay, double epsilon) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    std::vector<at::Tensor> p, g, m, v, t;
+    for (size_t i = 0; i < count; ++i) {
+      const at::Tensor& gradient = parameters[i]->grad();
+      if (!gradient.defined()) continue;
+      p.push_back(*parameters[i]);
+      g.push_back(gradient);
+      m.push_back(*exp_avgs[i]);
+      v.push_back(*exp_avg_sqs[i]);
+      t.push_back(*steps[i]);
+    }
+    if (p.empty()) return;
+    at::_foreach_add_(t, 1);
+    at::_fused_adamw_(p, g, m, v, {}, t, learning_rate, beta1, beta2, weight_decay, epsilon, /*amsgrad=*/false,
+                      /*maximize=*/false);
+  });
+}
+
+char* ext_clear_gradient(const at::Tensor* tensor) {
+  return guarded([&] {
+    if (tensor->grad().defined()) tensor->mutable_grad() = at::Tensor();
+  });
+}
+
+char* ext_clip_grad_norm(const at::Tensor* const* parameters, size_t count, double max_norm, at::Tensor** out) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    // Gradients by device, since a foreach operation wants one device.
+    std::map<std::pair<int, int>, std::vector<at::Tensor>> groups;
+    for (size_t i = 0; i < count; ++i) {
+      const at::Tensor& gradient = parameters[i]->grad();
+      if (!gradient.defined()) continue;
+      const at::Device device = gradient.device();
+      groups[{static_cast<int>(device.type()), static_cast<int>(device.index())}].push_back(gradient);
+    }
+    if (groups.empty()) {
+      *out = hand_out(at::zeros({}, float_options()));
+      return;
+    }
+    const at::Device first = groups.begin()->second.front().device();
+    std::vector<at::Tensor> norms;
+    for (const auto& group : groups) {
+      for (const at::Tensor& norm : at::_foreach_norm(group.second, 2)) {
+        norms.push_back(norm.to(at::TensorOptions().device(first).dtype(at::kFloat)));
+      }
+    }
+    const at::Tensor total = at::linalg_vector_norm(at::stack(norms), 2);
+    const at::Tensor scale = at::Tensor((total + 1e-6).reciprocal() * max_norm).clamp_max(1.0);
+    for (auto& group : groups) {
+      at::_foreach_mul_(group.second, scale.to(group.second.front().device()));
+    }
+    *out = hand_out(total);
+  });
+}
+
+char* ext_autocast_enter(int8_t device_type, int8_t dtype, AutocastState** out) {
+  return guarded([&] {
+    const auto device = static_cast<at::DeviceType>(device_type);
+    const auto kind = static_cast<at::ScalarType>(dtype);
+    *out = new AutocastState{device, at::autocast::is_autocast_enabled(device),
+                             at::autocast::get_autocast_dtype(device)};
+    at::autocast::set_autocast_dtype(device, kind);
+    at::autocast::set_autocast_enabled(device, kind != at::kFloat);
+    at::autocast::increment_nesting();
+  });
+}
+
+char* ext_autocast_leave(AutocastState* state) {
+  return guarded([&] {
+    if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+    at::autocast::set_autocast_enabled(state->device, state->enabled);
+    at::autocast::set_autocast_dtype(state->device, state->dtype);
+    delete state;
+  });
+}
+
+char* ext_channels_last(const at::Tensor* tensor, at::Tensor** out) {
+  return guarded([&] { *out = hand_out(tensor->contiguous(at::MemoryFormat::ChannelsLast)); });
+}
+
+}  // extern "C"
