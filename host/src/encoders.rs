@@ -1,5 +1,7 @@
 //! Encoders: pictures and texts to embeddings, for plugins that ask for them by name.
 
+mod clip;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Debug, Formatter};
 use std::path::{Path, PathBuf};
@@ -7,6 +9,8 @@ use std::sync::Arc;
 
 use image::RgbImage;
 use ndarray::{Array2, Axis};
+
+pub use self::clip::ClipEncoder;
 
 /// The name of the small CLIP that ships.
 pub const SHIPPED: &str = "tiny-art";
@@ -48,7 +52,9 @@ pub trait Encoder {
 #[derive(Debug, thiserror::Error)]
 pub enum EncoderError {
     /// Nobody said where the encoder is.
-    #[error("there is no encoder `{name}`; say where it is with --encoder {name}=DIR or `[encoders] {name} = \"DIR\"` (known: {known})")]
+    #[error(
+        "there is no encoder `{name}`; say where it is with --encoder {name}=DIR or `[encoders] {name} = \"DIR\"` (known: {known})"
+    )]
     Unknown {
         /// The name asked for.
         name: String,
@@ -176,7 +182,8 @@ impl Encoders {
             self.texts.clear();
         }
         let key = |text: &String| (name.clone(), text.clone());
-        let mut fresh: Vec<String> = texts.iter().filter(|text| !self.texts.contains_key(&key(text))).cloned().collect();
+        let mut fresh: Vec<String> =
+            texts.iter().filter(|text| !self.texts.contains_key(&key(text))).cloned().collect();
         fresh.sort();
         fresh.dedup();
         let encoder = self.get(&name)?;

@@ -2,6 +2,9 @@
 
 pub mod cli;
 pub mod data;
+pub mod encoders;
+pub mod files;
+pub mod home;
 pub mod interrupt;
 pub mod plugin;
 pub mod random;

@@ -7,8 +7,10 @@ use crate::error::{Error, Result};
 use crate::host;
 
 /// The baked asset `manifest.json`: what `host plugin fit` and `host plugin build` write into a template component.
+///
+/// What is missing is empty, and what is not known is passed over: a plugin's author may bake in as little as a title.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default)]
 pub struct Manifest {
     /// The plugin's short name.
     pub name: String,
@@ -37,12 +39,29 @@ pub struct Manifest {
 
 /// An encoder by name and by what it is: embeddings of other weights mean something else, and are refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EncoderPin {
     /// The name that the run knows it by.
     pub name: String,
     /// sha256 over its weights, in hex.
     pub digest: String,
+}
+
+impl Default for Manifest {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            version: String::new(),
+            title: String::new(),
+            authors: vec![],
+            licence: String::new(),
+            media: vec![],
+            styles: vec![],
+            encoder: None,
+            temperature: 1.0,
+            normalize: false,
+            k: None,
+        }
+    }
 }
 
 impl Manifest {

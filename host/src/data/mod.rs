@@ -1,1 +1,3 @@
-//! (being written)
+//! What goes in: folders of pictures.
+
+pub mod images;

@@ -78,8 +78,18 @@ mod tests {
         let cases: [((usize, usize, &[f32]), _, _, _); 5] = [
             ((1, 2, &[0.5, 0.5]), (2, 2), None, "it gave 1 x 2 probabilities for 2 samples x 2 styles"),
             ((2, 2, &[0.5, 0.5]), (2, 2), None, "it gave 2 numbers as a matrix of 2 x 2"),
-            ((1, 2, &[f32::NAN, 0.5]), (1, 2), Some(0), "the probability of style 0 is NaN: it must be finite and not negative"),
-            ((2, 1, &[1.0, -1.0]), (2, 1), Some(1), "the probability of style 0 is -1: it must be finite and not negative"),
+            (
+                (1, 2, &[f32::NAN, 0.5]),
+                (1, 2),
+                Some(0),
+                "the probability of style 0 is NaN: it must be finite and not negative",
+            ),
+            (
+                (2, 1, &[1.0, -1.0]),
+                (2, 1),
+                Some(1),
+                "the probability of style 0 is -1: it must be finite and not negative",
+            ),
             ((1, 2, &[0.5, 0.6]), (1, 2), Some(0), "its probabilities sum to 1.100000, they must sum to 1"),
         ];
         for (matrix, shape, sample, text) in cases {

@@ -70,7 +70,9 @@ pub enum Fault {
         limit: usize,
     },
     /// The plugin asks for something that no plugin gets.
-    #[error("it imports `{import}`: a plugin gets no files, clock, network or randomness, only the interfaces of ambiguity:plugin; {remedy}")]
+    #[error(
+        "it imports `{import}`: a plugin gets no files, clock, network or randomness, only the interfaces of ambiguity:plugin; {remedy}"
+    )]
     Import {
         /// The import.
         import: String,
@@ -78,7 +80,9 @@ pub enum Fault {
         remedy: &'static str,
     },
     /// The component is no plugin.
-    #[error("it is a component but no style classifier: it exports {exports}, not `ambiguity:plugin/classifier`; build it for the world `plugin` of wit/plugin.wit")]
+    #[error(
+        "it is a component but no style classifier: it exports {exports}, not `ambiguity:plugin/classifier`; build it for the world `plugin` of wit/plugin.wit"
+    )]
     WrongWorld {
         /// What it exports.
         exports: String,
@@ -117,7 +121,9 @@ pub enum Fault {
         encoder: String,
     },
     /// The encoder under that name has other weights than the one that the plugin was fitted with.
-    #[error("it was fitted with encoder `{encoder}` of digest {fitted}, the `{encoder}` here has {found}; name the right one with --encoder {encoder}=DIR, or fit the plugin again")]
+    #[error(
+        "it was fitted with encoder `{encoder}` of digest {fitted}, the `{encoder}` here has {found}; name the right one with --encoder {encoder}=DIR, or fit the plugin again"
+    )]
     EncoderDigest {
         /// The encoder's name.
         encoder: String,
@@ -162,7 +168,9 @@ pub enum Fault {
         functions: Vec<String>,
     },
     /// The plugin wanted more memory than it may have.
-    #[error("it wanted {wanted_mib} MiB of memory, the limit is {limit_mib} MiB; raise `plugin.memory_mib` if it needs that much")]
+    #[error(
+        "it wanted {wanted_mib} MiB of memory, the limit is {limit_mib} MiB; raise `plugin.memory_mib` if it needs that much"
+    )]
     Memory {
         /// What it wanted in all.
         wanted_mib: usize,

@@ -24,14 +24,7 @@ pub struct Limits {
 impl Default for Limits {
     /// The one place where the defaults stand.
     fn default() -> Self {
-        Self {
-            timeout_ms: 10_000,
-            fuel: 2_000_000_000,
-            memory_mib: 256,
-            stack_kib: 1024,
-            file_mib: 64,
-            styles: 10_000,
-        }
+        Self { timeout_ms: 10_000, fuel: 2_000_000_000, memory_mib: 256, stack_kib: 1024, file_mib: 64, styles: 10_000 }
     }
 }
 
