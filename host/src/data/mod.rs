@@ -1,4 +1,4 @@
-<<<<<<< HEAD
+//! What a run is made of: prompts, image folders, the procedural paintings.
 
 pub mod art;
 pub mod images;
