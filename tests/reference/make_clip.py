@@ -5,7 +5,7 @@
 Writes, beside itself: clip_quick.safetensors, clip_gelu.safetensors, clip_text.safetensors, clip_vision.safetensors (random
 small networks, their config.json in the metadata, inputs and outputs), resize.safetensors, clip_preprocess.safetensors and
 clip_tokenizer.json. With --shared, the tokenizer's cases on CLIP's own vocabulary and on the prototype's, and
-clip_paintings.safetensors, are made as well; without it, they are left as they are.
+clip_prototype.safetensors, are made as well; without it, they are left as they are.
 """
 
 import argparse
@@ -212,16 +212,20 @@ def tokenizer(shared):
     path.write_text("{\n" + lines + "\n}\n")
 
 
-def paintings(shared):
-    """The prototype's embeddings of JPEG files, decoded by Pillow."""
+def prototype(shared):
+    """The prototype's embeddings of texts, and of JPEG files decoded by Pillow."""
     model = CLIPModel.from_pretrained(shared / "tiny-art/prototype/clip").eval()
     processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
     files = sorted((shared / "paintings").glob("*.jpg"))
     pixels = processor([Image.open(file).convert("RGB") for file in files], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         embeddings = model.get_image_features(pixel_values=pixels).pooler_output
+        ids = torch.tensor(ids_of(CLIPTokenizer.from_pretrained(shared / "tiny-art/prototype/diffusion/tokenizer")))
+        text_embeds = model.get_text_features(ids).pooler_output
+        states = CLIPTextModel.from_pretrained(shared / "tiny-art/prototype/diffusion/text_encoder").eval()(ids).pooler_output
     names = json.dumps([file.name for file in files])
-    save_file({"embeddings": embeddings}, HERE / "clip_paintings.safetensors", {"files": names})
+    tensors = {"image_embeds": embeddings, "text_embeds": text_embeds, "encoder_pooled": states}
+    save_file(tensors, HERE / "clip_prototype.safetensors", {"files": names})
 
 
 if __name__ == "__main__":
@@ -237,4 +241,4 @@ if __name__ == "__main__":
     preprocess()
     tokenizer(shared)
     if shared:
-        paintings(shared)
+        prototype(shared)

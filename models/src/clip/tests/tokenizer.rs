@@ -5,11 +5,15 @@ use crate::clip::{PadRule, Tokenizer};
 use crate::error::Error;
 
 /// `clip_tokenizer.json`: texts, the ids that transformers gives them, and a small vocabulary.
-struct Cases(serde_json::Value);
+pub(super) struct Cases(serde_json::Value);
 
 impl Cases {
-    fn read() -> Self {
+    pub(super) fn read() -> Self {
         Self(serde_json::from_slice(&std::fs::read(reference_file("clip_tokenizer.json")).unwrap()).unwrap())
+    }
+
+    pub(super) fn texts(&self) -> Vec<String> {
+        serde_json::from_value(self.0["texts"].clone()).unwrap()
     }
 
     fn small(&self, pad: PadRule) -> Tokenizer {
@@ -19,7 +23,7 @@ impl Cases {
     }
 
     fn check(&self, key: &str, tokenizer: &Tokenizer) {
-        let texts: Vec<String> = serde_json::from_value(self.0["texts"].clone()).unwrap();
+        let texts = self.texts();
         let wanted: Vec<Vec<i64>> = serde_json::from_value(self.0[key].clone()).unwrap();
         assert_eq!(texts.len(), wanted.len());
         for (text, wanted) in texts.iter().zip(&wanted) {
