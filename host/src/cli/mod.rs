@@ -3,6 +3,7 @@
 pub mod art;
 pub mod completions;
 pub mod doctor;
+pub mod plugin;
 pub mod sample;
 pub mod train;
 
@@ -58,6 +59,8 @@ pub enum Command {
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Doctor(doctor::DoctorArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Plugin(plugin::PluginArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Sample(sample::SampleArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Train(Box<train::TrainArgs>),
@@ -70,6 +73,7 @@ impl Command {
             Self::Art(args) => args.run(context),
             Self::Completions(args) => args.run(context),
             Self::Doctor(args) => args.run(context),
+            Self::Plugin(args) => args.run(context),
             Self::Sample(args) => args.run(context),
             Self::Train(args) => args.run(context),
         }
