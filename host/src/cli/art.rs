@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Context;
 use crate::data::art::{STYLES, SUBJECTS, contact_sheet, write_folder};
@@ -40,38 +39,32 @@ impl ArtArgs {
     pub fn run(self, context: &Context) -> Result<()> {
         if let Some(file) = &self.grid {
             let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-            ensure!(parent.is_none_or(|parent| parent.is_dir()), "there is no folder for {}: make it first", file.display());
+            ensure!(
+                parent.is_none_or(|parent| parent.is_dir()),
+                "there is no folder for {}: make it first",
+                file.display()
+            );
             let sheet = contact_sheet(self.size, self.seed);
             let partial = file.with_extension("partial.png");
             sheet.save(&partial).with_context(|| format!("writing {}", partial.display()))?;
             fs_err::rename(&partial, file)?;
-            eprintln!("{}: {} styles × {} subjects at {} px", file.display(), STYLES.len(), SUBJECTS.len(), self.size);
+            context.progress.println(format!(
+                "{}: {} styles × {} subjects at {} px",
+                file.display(),
+                STYLES.len(),
+                SUBJECTS.len(),
+                self.size
+            ));
         }
         let Some(out) = &self.out else { return Ok(()) };
-        let bar = if context.global.quiet {
-            ProgressBar::hidden()
-        } else {
-            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5))
-        };
-        bar.set_style(
-            ProgressStyle::with_template("{bar:30} {pos}/{len} paintings, {per_sec}, {eta} left")
-                .expect("the template is well-formed"),
-        );
-        let written = write_folder(
-            out,
-            self.per_class as usize,
-            self.size,
-            self.seed,
-            |done, total| {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-            },
-            &context.interrupt,
-        );
-        bar.finish_and_clear();
+        let total = STYLES.len() as u64 * u64::from(self.per_class);
+        let bar = context.progress.bar("painting", total, "paintings");
+        let written =
+            write_folder(out, self.per_class as usize, self.size, self.seed, |_, _| bar.inc(1), &context.interrupt);
+        bar.finish();
         let written = written?;
         let seconds = written.time.max(Duration::from_millis(1)).as_secs_f64();
-        eprintln!(
+        context.progress.println(format!(
             "{}: {} paintings of {} px ({} styles × {}) and captions.jsonl in {seconds:.1} s, {:.0} a second",
             out.display(),
             written.paintings,
@@ -79,7 +72,7 @@ impl ArtArgs {
             STYLES.len(),
             self.per_class,
             written.paintings as f64 / seconds,
-        );
+        ));
         Ok(())
     }
 }
