@@ -14,7 +14,9 @@ pub enum Error {
         source_name: String,
     },
     /// The checkpoint holds tensors that the network, as configured, has no place for.
-    #[error("{source_name} holds {count} tensor(s) this network does not have, the first is `{name}`: do its config.json and its weights belong together?")]
+    #[error(
+        "{source_name} holds {count} tensor(s) this network does not have, the first is `{name}`: do its config.json and its weights belong together?"
+    )]
     UnknownTensor {
         /// Full checkpoint name of the first one in order.
         name: String,

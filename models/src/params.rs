@@ -80,13 +80,7 @@ impl Params {
     }
 
     fn new(source: Source, source_name: &str, device: Device, kind: Kind) -> Self {
-        let store = Store {
-            source,
-            source_name: source_name.to_owned(),
-            device,
-            kind,
-            taken: NamedTensors::new(),
-        };
+        let store = Store { source, source_name: source_name.to_owned(), device, kind, taken: NamedTensors::new() };
         Self { store: Rc::new(RefCell::new(store)), path: String::new() }
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use ::safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use memmap2::Mmap;
+use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
@@ -63,7 +64,8 @@ pub fn encode_safetensors(path: &Path, tensors: &NamedTensors, metadata: &[(&str
     let mut buffers = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let tensor = tensor.detach().f_to_device(Device::Cpu)?.f_contiguous()?;
-        let dtype = dtype_of(tensor.kind()).ok_or_else(|| bad(format!("tensor `{name}` has type {:?}", tensor.kind())))?;
+        let dtype =
+            dtype_of(tensor.kind()).ok_or_else(|| bad(format!("tensor `{name}` has type {:?}", tensor.kind())))?;
         let mut data = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
         tensor.f_copy_data_u8(&mut data, tensor.numel())?;
         let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
@@ -77,6 +79,35 @@ pub fn encode_safetensors(path: &Path, tensors: &NamedTensors, metadata: &[(&str
     let metadata = (!metadata.is_empty())
         .then(|| metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect());
     serialize(views, metadata).map_err(|e| bad(e.to_string()))
+}
+
+/// What a network's weights are, whatever file they lie in: the sha256, in hex, over all tensors in order of their names.
+///
+/// Each one adds its name, a zero byte, its type as the format writes it (`F32`), a zero byte, its number of axes, their
+/// lengths, the length of its data (u64, little endian), and its data. Metadata and the order in the file don't count.
+pub fn digest_safetensors(path: &Path) -> Result<String> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let bad = |message: String| Error::Safetensors { path: path.to_owned(), message };
+    let file = File::open(path).map_err(io)?;
+    // SAFETY: as in `read_safetensors_with_metadata`.
+    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+    let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(e.to_string()))?;
+    let mut tensors = tensors.tensors();
+    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut hash = Sha256::new();
+    for (name, view) in &tensors {
+        hash.update(name.as_bytes());
+        hash.update(b"\0");
+        hash.update(format!("{:?}", view.dtype()).as_bytes());
+        hash.update(b"\0");
+        hash.update((view.shape().len() as u64).to_le_bytes());
+        for &length in view.shape() {
+            hash.update((length as u64).to_le_bytes());
+        }
+        hash.update((view.data().len() as u64).to_le_bytes());
+        hash.update(view.data());
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn kind_of(dtype: Dtype) -> Option<Kind> {

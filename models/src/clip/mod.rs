@@ -1,0 +1,97 @@
+//! CLIP (Radford et al., Learning Transferable Visual Models From Natural Language Supervision, arXiv 2103.00020), read
+//! from the folders that transformers and diffusers write.
+//!
+//! # Layout
+//! - [`config`]: config.json
+//! - [`text`], [`vision`]: the two towers
+//! - [`tokenizer`]: texts to token ids
+//! - [`preprocess`]: images to pixels
+
+pub mod config;
+mod encoder;
+pub mod preprocess;
+#[cfg(test)]
+mod tests;
+pub mod text;
+pub mod tokenizer;
+pub mod vision;
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+pub use config::{Activation, ClipConfig, TextConfig, VisionConfig};
+pub use preprocess::Preprocessor;
+pub use text::{ProjectedText, TextTransformer};
+pub use tokenizer::{PadRule, Tokenizer};
+pub use vision::{ProjectedVision, VisionTransformer};
+
+use crate::error::Result;
+use crate::layers::Linear;
+use crate::params::{Init, Params};
+use crate::safetensors::digest_safetensors;
+use text::projection;
+
+/// Both towers and their projections into the joint space (`CLIPModel`).
+#[derive(Debug)]
+pub struct Clip {
+    /// The text tower.
+    pub text: TextTransformer,
+    /// The image tower.
+    pub vision: VisionTransformer,
+    /// What it was built from.
+    pub config: ClipConfig,
+    /// ln of the inverse temperature, a scalar tensor.
+    pub logit_scale: Tensor,
+    /// [projection, hidden], without a bias.
+    pub text_projection: Linear,
+    /// [projection, hidden], without a bias.
+    pub visual_projection: Linear,
+}
+
+impl Clip {
+    /// Reads the tensors from a checkpoint, or makes them with transformers' initialisation.
+    pub fn new(p: &Params, config: &ClipConfig) -> Result<Self> {
+        let (text, vision) = (&config.text_config, &config.vision_config);
+        Ok(Self {
+            logit_scale: p.tensor("logit_scale", &[], Init::Constant(config.logit_scale_init_value))?,
+            text: TextTransformer::at(&p.at("text_model"), text)?,
+            vision: VisionTransformer::at(&p.at("vision_model"), vision)?,
+            text_projection: projection(&p.at("text_projection"), text.hidden_size, config.projection_dim)?,
+            visual_projection: projection(&p.at("visual_projection"), vision.hidden_size, config.projection_dim)?,
+            config: config.clone(),
+        })
+    }
+
+    /// Loads a folder's config.json and model.safetensors.
+    ///
+    /// # Errors
+    /// Names the file and the key or tensor that is missing, unknown or of another shape.
+    pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self> {
+        let config = ClipConfig::read(&dir.join("config.json"))?;
+        let p = Params::load(&dir.join("model.safetensors"), device, kind)?;
+        let clip = Self::new(&p, &config)?;
+        p.finish()?;
+        Ok(clip)
+    }
+
+    /// What tells this encoder's weights from others': [`digest_safetensors`] of the folder's model.safetensors.
+    pub fn digest(dir: &Path) -> Result<String> {
+        digest_safetensors(&dir.join("model.safetensors"))
+    }
+
+    /// Normalised pixels [n, 3, s, s] to raw embeddings [n, projection]; see [`VisionTransformer::forward`].
+    pub fn embed_images(&self, pixels: &Tensor) -> Tensor {
+        self.visual_projection.forward(&self.vision.forward(pixels))
+    }
+
+    /// Token ids, i64 [n, len], to raw embeddings [n, projection]; see [`TextTransformer::hidden_states`].
+    pub fn embed_texts(&self, ids: &Tensor) -> Tensor {
+        self.text_projection.forward(&self.text.hidden_states(ids).1)
+    }
+
+    /// The inverse temperature that cosine similarities are multiplied by.
+    pub fn logit_scale_exp(&self) -> f64 {
+        self.logit_scale.double_value(&[]).exp()
+    }
+}

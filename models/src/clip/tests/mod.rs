@@ -1,0 +1,1 @@
+//! Parity with transformers and Pillow, by reference tensors.

@@ -1,0 +1,142 @@
+//! Configuration files of the Hub, read key by key, so that every complaint names the file and the key.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// One JSON object of a configuration file; `null` counts as absent.
+pub(crate) struct JsonObject {
+    path: PathBuf,
+    prefix: String,
+    map: Map<String, Value>,
+}
+
+impl JsonObject {
+    /// The file's top-level object.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let bad = |message: String| Error::Config { path: path.to_owned(), message };
+        match serde_json::from_slice(&bytes).map_err(|e| bad(format!("not valid JSON: {e}")))? {
+            Value::Object(map) => Ok(Self { path: path.to_owned(), prefix: String::new(), map }),
+            other => Err(bad(format!("a JSON object was expected, found {}", kind_name(&other)))),
+        }
+    }
+
+    /// The file's top-level object, or `None` if there is no such file.
+    pub fn read_if_present(path: &Path) -> Result<Option<Self>> {
+        match Self::read(path) {
+            Ok(object) => Ok(Some(object)),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An object with no keys, for an absent part whose keys all have defaults.
+    pub fn empty(&self, key: &str) -> Self {
+        Self { path: self.path.clone(), prefix: self.name(key), map: Map::new() }
+    }
+
+    /// The value of `key`, unless absent or `null`.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// All keys and values.
+    pub fn entries(&self) -> &Map<String, Value> {
+        &self.map
+    }
+
+    /// The error that `key` is wrong in some way.
+    pub fn error(&self, key: &str, message: impl std::fmt::Display) -> Error {
+        Error::Config { path: self.path.clone(), message: format!("key `{}` {message}", self.name(key)) }
+    }
+
+    /// A nested object.
+    pub fn object(&self, key: &str) -> Result<Option<Self>> {
+        self.typed(key, "an object", |value| {
+            value.as_object().map(|map| Self { path: self.path.clone(), prefix: self.name(key), map: map.clone() })
+        })
+    }
+
+    /// A whole number.
+    pub fn int(&self, key: &str) -> Result<Option<i64>> {
+        self.typed(key, "a whole number", Value::as_i64)
+    }
+
+    /// A whole number of at least 1, `default` when absent.
+    pub fn size(&self, key: &str, default: i64) -> Result<i64> {
+        match self.int(key)? {
+            None => Ok(default),
+            Some(n) if n >= 1 => Ok(n),
+            Some(n) => Err(self.error(key, format!("must be at least 1, found {n}"))),
+        }
+    }
+
+    /// A number.
+    pub fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.typed(key, "a number", Value::as_f64)
+    }
+
+    /// `true` or `false`.
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(default))
+    }
+
+    /// A string.
+    pub fn text(&self, key: &str) -> Result<Option<String>> {
+        self.typed(key, "a string", |value| value.as_str().map(str::to_owned))
+    }
+
+    /// Three numbers, one a colour channel.
+    pub fn rgb(&self, key: &str) -> Result<Option<[f64; 3]>> {
+        self.typed(key, "a list of three numbers", |value| {
+            let numbers: Option<Vec<f64>> = value.as_array()?.iter().map(Value::as_f64).collect();
+            numbers?.try_into().ok()
+        })
+    }
+
+    fn typed<T>(&self, key: &str, wanted: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        match read(value) {
+            Some(typed) => Ok(Some(typed)),
+            None => Err(self.error(key, format!("must be {wanted}, found {}", kind_name(value)))),
+        }
+    }
+
+    fn name(&self, key: &str) -> String {
+        if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) }
+    }
+}
+
+fn kind_name(value: &Value) -> String {
+    match value {
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Writes pretty JSON with a final newline.
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    write_atomically(path, format!("{value:#}\n").as_bytes())
+}
+
+/// Writes `bytes` to a temporary file beside `path` and renames it.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let written = (|| {
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    })();
+    written.map_err(|source| {
+        // The error that matters is the first one; the temporary file may not even exist.
+        drop(std::fs::remove_file(&temporary));
+        Error::Io { path: path.to_owned(), source }
+    })
+}
