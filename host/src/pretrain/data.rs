@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 use torch_ext::Generator;
 
 use super::Session;
-use crate::data::art::{CaptionKind, STYLES, SUBJECTS, caption, paint, variants};
+use crate::data::art::{CAPTION_VARIANTS, CaptionKind, STYLES, SUBJECTS, caption, paint};
 use crate::interrupt::Interrupted;
 use crate::random::{Purpose, derive_seed};
 
@@ -124,22 +124,19 @@ pub struct Captions {
     subject: Block,
 }
 
-/// Where the captions of a kind begin, and how many ways there are to say one.
+/// The row where the captions of a kind begin.
 #[derive(Clone, Copy, Debug)]
-struct Block {
-    first: usize,
-    variants: usize,
-}
+struct Block(usize);
 
 impl Captions {
     /// All of them.
     pub fn new(tokenizer: &Tokenizer) -> Self {
         let mut texts = Vec::new();
         let mut block = |kind: CaptionKind, n: usize, pair: fn(usize) -> (usize, usize)| {
-            let block = Block { first: texts.len(), variants: variants(kind) };
+            let block = Block(texts.len());
             for i in 0..n {
                 let (style, subject) = pair(i);
-                texts.extend((0..block.variants).map(|variant| caption(style, subject, kind, variant)));
+                texts.extend((0..CAPTION_VARIANTS).map(|variant| caption(style, subject, kind, variant)));
             }
             block
         };
@@ -178,8 +175,8 @@ impl Captions {
 
 impl Block {
     fn row(self, i: usize, draw: f64) -> i64 {
-        let variant = ((draw * self.variants as f64) as usize).min(self.variants - 1);
-        (self.first + i * self.variants + variant) as i64
+        let variant = ((draw * CAPTION_VARIANTS as f64) as u64).min(CAPTION_VARIANTS - 1);
+        (self.0 as u64 + i as u64 * CAPTION_VARIANTS + variant) as i64
     }
 }
 

@@ -133,6 +133,13 @@ impl Session<'_> {
     }
 }
 
+/// Writes a small file through a temporary one beside it.
+fn write_text(path: &Path, text: &str) -> Result<()> {
+    let temporary = path.with_extension("tmp");
+    fs_err::write(&temporary, text)?;
+    Ok(fs_err::rename(&temporary, path)?)
+}
+
 /// Trains the stages one after the other and gives the figures of each.
 pub fn run(stages: &[Stage], session: &Session) -> Result<Vec<(Stage, Figures)>> {
     fs_err::create_dir_all(session.out)?;
