@@ -1,0 +1,187 @@
+//! `host sample`: pictures from a model, with or without a LoRA.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use ambiguity_models::lora::Lora;
+use ambiguity_models::params::NamedTensors;
+use ambiguity_models::pipeline::{Pipeline, images_u8};
+use ambiguity_models::safetensors::{read_safetensors, write_safetensors};
+use ambiguity_models::scheduler::{Ddim, LastStep};
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use tch::{Kind, Tensor, no_grad};
+
+use super::Context;
+use crate::interrupt::Interrupted;
+use crate::progress::Progress;
+use crate::run::new_folder;
+use crate::sampler::{Denoiser, NoiseSource, Sampler, SeededNoise, TextStates};
+use crate::train::{model_folder, native_size, rgb_images};
+
+/// Latents decoded at once.
+const DECODE_SLICE: i64 = 8;
+
+/// Draw pictures with DDIM, with or without a trained LoRA.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  host sample --model tiny-art --prompt \"painting of a woman\" --count 8 --out pictures
+  host sample --model tiny-art --lora runs/demo --prompt \"painting of a woman\" --count 8 --out trained")]
+pub struct SampleArgs {
+    /// A diffusers folder, or the name of a shipped model
+    #[arg(long, value_name = "DIR|NAME")]
+    model: String,
+    /// A LoRA: a run's or checkpoint's folder, or a pytorch_lora_weights.safetensors
+    #[arg(long, value_name = "DIR|FILE")]
+    lora: Option<PathBuf>,
+    /// Factor on the LoRA's addition
+    #[arg(long, value_name = "S", default_value_t = 1.0, requires = "lora")]
+    lora_scale: f64,
+    /// What to draw; may be repeated
+    #[arg(long = "prompt", value_name = "TEXT", required = true, num_args = 1..)]
+    prompts: Vec<String>,
+    /// What guidance leads away from
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    negative_prompt: String,
+    /// DDIM steps
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    steps: usize,
+    /// 0: deterministic; 1: as much noise as DDPM
+    #[arg(long, value_name = "ETA", default_value_t = 0.0)]
+    eta: f64,
+    /// Classifier-free guidance; 1 or less: none
+    #[arg(long, value_name = "G", default_value_t = 5.0)]
+    guidance: f64,
+    /// Picture i has seed N + i
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Pictures of each prompt
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    count: usize,
+    /// Pixels [default: the model's own size]
+    #[arg(long, value_name = "PX")]
+    width: Option<u32>,
+    /// Pixels [default: the model's own size]
+    #[arg(long, value_name = "PX")]
+    height: Option<u32>,
+    /// Initial latents: safetensors, key `latents`, f32 [n, c, h, w], standard normal
+    #[arg(long, value_name = "FILE")]
+    latents: Option<PathBuf>,
+    /// Noise of the steps at eta > 0: safetensors, key `noise`, f32 [steps, n, c, h, w]
+    #[arg(long, value_name = "FILE")]
+    noise: Option<PathBuf>,
+    /// UNet rows a call
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    micro_batch: usize,
+    /// cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: String,
+    /// A new folder for 0000.png …
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Write sample.safetensors too: latents, images, trajectory, and log_probs at eta > 0
+    #[arg(long)]
+    tensors: bool,
+}
+
+impl SampleArgs {
+    /// Runs the command.
+    pub fn run(self, context: &Context) -> Result<()> {
+        ensure!((0.0..=1.0).contains(&self.eta), "--eta {} must lie between 0 and 1", self.eta);
+        ensure!(self.count > 0 && self.steps > 0 && self.micro_batch > 0, "--count, --steps and --micro-batch must be at least 1");
+        let device = torch_ext::cuda::device(&self.device)?;
+        let folder = model_folder(&self.model)?;
+        let size = native_size(&folder)?;
+        let (width, height) = (self.width.unwrap_or(size), self.height.unwrap_or(size));
+        let mut pipeline = Pipeline::load(&folder, device, Kind::Float)?;
+        let shape = pipeline.latent_shape(i64::from(width), i64::from(height)).context("--width and --height")?;
+        let ddim = Ddim::new(&pipeline.scheduler, self.steps).context("--steps")?;
+        if let Some(lora) = &self.lora {
+            let file = if lora.is_dir() { lora.join("pytorch_lora_weights.safetensors") } else { lora.clone() };
+            let mut lora = Lora::load(&mut pipeline.unet, &file)?;
+            lora.set_scale(self.lora_scale);
+        }
+        let n = self.prompts.len() * self.count;
+        let mut noise = self.noise_source(shape, n)?;
+        new_folder(&self.out)?;
+
+        let mut table = vec![self.negative_prompt.clone()];
+        table.extend(self.prompts.iter().cloned());
+        let text = TextStates::encode(&pipeline, &table)?;
+        let prompts: Vec<usize> = (0..n).map(|i| 1 + i / self.count).collect();
+        let sampler = Sampler {
+            denoiser: Denoiser { unet: &pipeline.unet, text: &text, guidance: self.guidance },
+            ddim: &ddim,
+            eta: self.eta,
+            last_step: LastStep::Final,
+            micro_batch: self.micro_batch,
+            device,
+        };
+        let bar = Progress::new(context.global.quiet).bar("sampling", (n * self.steps) as u64, "steps");
+        let sampled = sampler.sample(&prompts, &mut noise, &context.interrupt, &mut |rows| bar.inc(rows as u64))?;
+        bar.finish();
+        let Some(trajectories) = sampled else {
+            return Err(Interrupted { kept: "no picture was written".to_owned() }.into());
+        };
+        let images = no_grad(|| pipeline.decode(&trajectories.last(), DECODE_SLICE))?;
+        for (i, image) in rgb_images(&images_u8(&images))?.iter().enumerate() {
+            let path = self.out.join(format!("{i:04}.png"));
+            image.save(&path).with_context(|| path.display().to_string())?;
+        }
+        if self.tensors {
+            let mut tensors = NamedTensors::new();
+            tensors.insert("latents".to_owned(), trajectories.last());
+            tensors.insert("images".to_owned(), (images / 2 + 0.5).clamp(0.0, 1.0));
+            tensors.insert("trajectory".to_owned(), trajectories.latents);
+            if let Some(log_probs) = trajectories.log_probs {
+                tensors.insert("log_probs".to_owned(), log_probs);
+            }
+            write_safetensors(&self.out.join("sample.safetensors"), &tensors, &[])?;
+        }
+        println!("{n} pictures of {width}×{height} in {}", self.out.display());
+        Ok(())
+    }
+
+    /// Noise from seeds, or from the files named.
+    fn noise_source(&self, shape: [i64; 3], n: usize) -> Result<SampleNoise> {
+        let [c, h, w] = shape;
+        let initial = self.latents.as_deref().map(|path| tensor_of(path, "latents", &[n as i64, c, h, w])).transpose()?;
+        let steps = self.steps as i64;
+        let noise = self.noise.as_deref().map(|path| tensor_of(path, "noise", &[steps, n as i64, c, h, w])).transpose()?;
+        let seeds = (0..n as u64).map(|i| self.seed.wrapping_add(i)).collect();
+        Ok(SampleNoise { seeded: SeededNoise::of_seeds(shape, seeds), initial, noise })
+    }
+}
+
+/// Given noise where there is some, else that of the seeds.
+struct SampleNoise {
+    seeded: SeededNoise,
+    initial: Option<Tensor>,
+    noise: Option<Tensor>,
+}
+
+impl NoiseSource for SampleNoise {
+    fn initial(&mut self, rows: Range<usize>) -> Result<Tensor> {
+        let seeded = self.seeded.initial(rows.clone())?;
+        Ok(self.initial.as_ref().map_or(seeded, |given| given.narrow(0, rows.start as i64, rows.len() as i64)))
+    }
+
+    fn step(&mut self, step_idx: usize, rows: Range<usize>) -> Result<Tensor> {
+        match &self.noise {
+            Some(given) => Ok(given.select(0, step_idx as i64).narrow(0, rows.start as i64, rows.len() as i64)),
+            None => self.seeded.step(step_idx, rows),
+        }
+    }
+}
+
+fn tensor_of(path: &Path, key: &str, shape: &[i64]) -> Result<Tensor> {
+    let mut tensors = read_safetensors(path)?;
+    let tensor = tensors.remove(key).with_context(|| format!("{} has no tensor `{key}`", path.display()))?;
+    ensure!(
+        tensor.size() == shape,
+        "`{key}` in {} has shape {:?}, this call wants {shape:?}",
+        path.display(),
+        tensor.size()
+    );
+    Ok(tensor.to_kind(Kind::Float))
+}

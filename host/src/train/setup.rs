@@ -1,0 +1,263 @@
+//! A configuration to a trainer at its first epoch, or where a checkpoint left off.
+
+use std::path::{Path, PathBuf};
+
+use ambiguity_models::lora::{Lora, LoraSpec};
+use ambiguity_models::params::NamedTensors;
+use ambiguity_models::pipeline::Pipeline;
+use ambiguity_models::safetensors::{encode_safetensors, read_safetensors_with_metadata};
+use ambiguity_models::scheduler::Ddim;
+use anyhow::{Context as _, Result, bail, ensure};
+use tch::Device;
+use torch_ext::{AdamW, AdamWConfig};
+
+use super::{LORA_FILE, Progress, STATE_FILE, Scorer, Trainer};
+use crate::config::Config;
+use crate::data::prompts::PromptSet;
+use crate::encoders::Encoders;
+use crate::home::home;
+use crate::interrupt::Interrupt;
+use crate::progress::Progress as ProgressBars;
+use crate::random::{Purpose, derive_seed};
+use crate::run::{PluginsLock, RunDir};
+use crate::sampler::TextStates;
+
+/// Keys that a resumed run may change: they alter what is kept or how fast it goes, not what is learnt.
+const FREE_KEYS: [&str; 14] = [
+    "run.device",
+    "model.path",
+    "encoders",
+    "train.epochs",
+    "train.micro_batch",
+    "sample.micro_batch",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "monitor.every",
+    "monitor.on_collapse",
+    "monitor.min_diversity",
+    "plugin.timeout_ms",
+    "plugin.memory_mib",
+    "plugin.max_skipped",
+];
+
+/// Where a run begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// In a new folder.
+    New(PathBuf),
+    /// In a run's folder, at a checkpoint's epoch or at the newest one.
+    Resume {
+        /// The run's folder.
+        folder: PathBuf,
+        /// The checkpoint's epoch; the newest if none.
+        epoch: Option<u64>,
+    },
+}
+
+impl Start {
+    /// `--resume` with what may follow it: a run's folder, a checkpoint's folder, or nothing for the newest run.
+    pub fn resume(target: Option<&Path>) -> Result<Self> {
+        let Some(target) = target else {
+            let newest = RunDir::newest_under(Path::new("runs"));
+            let folder = newest.context("there is no run under ./runs to resume: name its folder, --resume DIR")?;
+            return Ok(Self::Resume { folder, epoch: None });
+        };
+        if target.join("config.toml").is_file() {
+            return Ok(Self::Resume { folder: target.to_owned(), epoch: None });
+        }
+        let epoch = target.file_name().and_then(|name| name.to_str()?.strip_prefix("epoch-")?.parse().ok());
+        let folder = target.parent().and_then(Path::parent);
+        match (epoch, folder) {
+            (Some(epoch), Some(folder)) if target.is_dir() => {
+                let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+                Ok(Self::Resume { folder: folder.to_owned(), epoch: Some(epoch) })
+            }
+            _ => bail!(
+                "{} is neither a run's folder (it has no config.toml) nor a checkpoint (checkpoints/epoch-NNNN)",
+                target.display()
+            ),
+        }
+    }
+}
+
+/// The folder of a model: an existing folder, or a shipped model's name.
+pub fn model_folder(path: &str) -> Result<PathBuf> {
+    ensure!(!path.is_empty(), "no model: name a diffusers folder with --model, or take --preset tiny-art");
+    let folder = Path::new(path);
+    if folder.is_dir() {
+        return Ok(folder.to_owned());
+    }
+    let shipped = home().map(|home| home.join("models/weights").join(path).join("diffusion"));
+    match shipped {
+        Some(shipped) if !path.contains(['/', '\\']) && shipped.is_dir() => Ok(shipped),
+        _ => bail!("there is no model {path}: it is neither a folder nor the name of a shipped model (tiny-art)"),
+    }
+}
+
+/// The width and height in pixels that a diffusers folder's model was made for, from its configurations.
+pub fn native_size(folder: &Path) -> Result<u32> {
+    let read = |part: &str| -> Result<serde_json::Value> {
+        let path = folder.join(part).join("config.json");
+        let text = fs_err::read_to_string(&path)?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
+    };
+    let sample_size = read("unet")?["sample_size"].as_u64();
+    let n_levels = read("vae")?["block_out_channels"].as_array().map(Vec::len);
+    match (sample_size, n_levels) {
+        (Some(latents), Some(levels)) if levels > 0 => Ok(u32::try_from(latents << (levels - 1))?),
+        _ => bail!(
+            "{} does not say its picture size (unet sample_size, vae block_out_channels): give width and height",
+            folder.display()
+        ),
+    }
+}
+
+/// The encoders that a run's plugins may ask for.
+pub fn encoders(config: &Config, device: Device) -> Result<Encoders> {
+    let mut encoders = Encoders::new(device);
+    for (name, folder) in &config.encoders {
+        encoders.add(name, Path::new(folder))?;
+    }
+    Ok(encoders)
+}
+
+/// Refuses a resumed run whose configuration differs in a key that decides what is learnt.
+pub fn check_resumable(before: &Config, now: &Config) -> Result<()> {
+    let (before, now) = (toml::Table::try_from(before)?, toml::Table::try_from(now)?);
+    for (section, values) in &now {
+        let Some(values) = values.as_table() else { continue };
+        for (key, value) in values {
+            let path = format!("{section}.{key}");
+            if FREE_KEYS.contains(&path.as_str()) || FREE_KEYS.contains(&section.as_str()) {
+                continue;
+            }
+            let old = before.get(section).and_then(|section| section.get(key));
+            ensure!(
+                old == Some(value),
+                "{path} is {value}, but the run was begun with {}: start a new run, or leave the key as it was",
+                old.map_or_else(|| "nothing".to_owned(), ToString::to_string)
+            );
+        }
+    }
+    Ok(())
+}
+
+impl Trainer {
+    /// Loads plugins, model and adapter, and makes or reopens the run's folder, in this order: nothing is written
+    /// before everything was found to be good.
+    pub fn new(config: Config, start: &Start, bars: ProgressBars, interrupt: Interrupt) -> Result<Self> {
+        let device = torch_ext::cuda::device(&config.run.device)?;
+        let scorer = Scorer::load(&config, encoders(&config, device)?)?;
+        let folder = model_folder(&config.model.path)?;
+        let mut pipeline = Pipeline::load(&folder, device, config.model.dtype.kind())?;
+        let (width, height) = (i64::from(config.sample.width), i64::from(config.sample.height));
+        let latent_shape = pipeline.latent_shape(width, height).context("sample.width and sample.height")?;
+        let ddim = Ddim::new(&pipeline.scheduler, config.sample.steps).context("sample.steps")?;
+        let prompts = PromptSet::new(&config.prompts)?;
+        let text = TextStates::encode(&pipeline, prompts.all())?;
+        let spec = LoraSpec { rank: config.lora.rank, alpha: config.lora.alpha, targets: config.lora.targets.clone() };
+        let lora = Lora::attach(&mut pipeline.unet, &spec, derive_seed(config.run.seed, 0, 0, Purpose::Weights))?;
+        let optimizer = AdamW::new(
+            lora.parameters(),
+            AdamWConfig {
+                learning_rate: config.train.learning_rate,
+                beta1: config.train.beta1,
+                beta2: config.train.beta2,
+                weight_decay: config.train.weight_decay,
+                epsilon: config.train.epsilon,
+            },
+        )?;
+        tracing::info!(
+            "{}: LoRA of rank {} on {} layers, {} parameters",
+            folder.display(),
+            spec.rank,
+            lora.parameters().len() / 2,
+            lora.n_parameters()
+        );
+        let lock = PluginsLock { plugin: scorer.locked() };
+        let run = match start {
+            Start::New(folder) => RunDir::create(folder, &config.to_toml()?, &lock)?,
+            Start::Resume { folder, .. } => {
+                let run = RunDir::open(folder)?;
+                run.check_lock(&lock)?;
+                run
+            }
+        };
+        let mut trainer = Self {
+            config,
+            pipeline,
+            lora,
+            optimizer,
+            average: None,
+            ddim,
+            text,
+            prompts,
+            scorer,
+            device,
+            latent_shape,
+            run,
+            progress: Progress::default(),
+            bars,
+            interrupt,
+            unsaved: None,
+        };
+        if trainer.config.train.ema > 0.0 {
+            trainer.average = Some(trainer.lora_values());
+        }
+        trainer.run.keep_checkpoints(trainer.config.checkpoint.keep);
+        if let Start::Resume { epoch, .. } = start {
+            trainer.restore(*epoch)?;
+        }
+        Ok(trainer)
+    }
+
+    fn restore(&mut self, epoch: Option<u64>) -> Result<()> {
+        let checkpoints = self.run.checkpoints()?;
+        let found = match epoch {
+            Some(epoch) => {
+                let found = checkpoints.into_iter().find(|(found, _)| *found == epoch);
+                Some(found.with_context(|| format!("{} has no checkpoint of epoch {epoch}", self.run.path().display()))?)
+            }
+            None => checkpoints.into_iter().max(),
+        };
+        let Some((epoch, folder)) = found else {
+            tracing::info!("no checkpoint yet: {} starts again from its first epoch", self.run.path().display());
+            return Ok(self.run.rewind(0)?);
+        };
+        self.lora.load_file(&folder.join(LORA_FILE))?;
+        let state_path = folder.join(STATE_FILE);
+        let (tensors, metadata) = read_safetensors_with_metadata(&state_path)?;
+        let progress = metadata.get("progress").with_context(|| format!("{} has no progress", state_path.display()))?;
+        self.progress = serde_json::from_str(progress).with_context(|| state_path.display().to_string())?;
+        self.optimizer.load_state(&with_prefix_removed(&tensors, "optimizer."))?;
+        if let Some(average) = &mut self.average {
+            for (name, value) in with_prefix_removed(&tensors, "average.") {
+                let own = average.get_mut(&name).with_context(|| format!("{}: unknown tensor {name}", state_path.display()))?;
+                *own = value.to_device(self.device);
+            }
+        }
+        self.run.rewind(epoch)?;
+        let lora = self.lora_bytes()?;
+        self.run.publish(LORA_FILE, &lora)?;
+        tracing::info!("resumed after epoch {epoch} from {}", folder.display());
+        Ok(())
+    }
+
+    /// Optimizer, average and counters, as one safetensors file.
+    pub(super) fn state_bytes(&self) -> Result<Vec<u8>> {
+        let mut tensors = NamedTensors::new();
+        for (name, tensor) in self.optimizer.state() {
+            tensors.insert(format!("optimizer.{name}"), tensor);
+        }
+        for (name, tensor) in self.average.iter().flatten() {
+            tensors.insert(format!("average.{name}"), tensor.shallow_clone());
+        }
+        let progress = serde_json::to_string(&self.progress)?;
+        Ok(encode_safetensors(Path::new(STATE_FILE), &tensors, &[("progress", &progress)])?)
+    }
+}
+
+fn with_prefix_removed(tensors: &NamedTensors, prefix: &str) -> NamedTensors {
+    let strip = |(name, tensor): (&String, &tch::Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.shallow_clone()));
+    tensors.iter().filter_map(strip).collect()
+}

@@ -1,0 +1,8 @@
+//! End to end: the built binary, the built plugins and the shipped model, as a user has them.
+
+mod bad_input;
+mod cli;
+mod sample;
+mod support;
+mod tidy;
+mod train;

@@ -1,0 +1,70 @@
+//! What the tests share: the workspace's folders and a way to run the binary.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The workspace's root.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace")
+}
+
+/// The built binary, beside this test's own executable.
+pub fn host_binary() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has an executable");
+    let profile = test.ancestors().nth(2).expect("target/release/deps/TEST");
+    let host = profile.join("host");
+    assert!(host.is_file(), "{} is not built: run `cargo build --release` first", host.display());
+    host
+}
+
+/// What a call of the binary gave.
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs `host` in `folder` on one thread, quietly, and without what the caller's environment may say.
+pub fn host(folder: &Path, arguments: &[&str]) -> Ran {
+    let output = command(folder, arguments).output().expect("the binary starts");
+    ran(&output)
+}
+
+/// The command that [`host`] runs.
+pub fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(host_binary());
+    command.current_dir(folder).args(["--threads", "1"]).args(arguments);
+    command.env("AMBIGUITY_HOME", root()).env("XDG_DATA_HOME", folder).env("XDG_CACHE_HOME", folder.join("cache"));
+    command.env_remove("HOST_LOG").env("COLUMNS", "100").env("NO_COLOR", "1");
+    command
+}
+
+fn ran(output: &Output) -> Ran {
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Runs `host` and wants it to succeed.
+pub fn host_ok(folder: &Path, arguments: &[&str]) -> Ran {
+    let ran = host(folder, arguments);
+    assert_eq!(ran.code, 0, "host {}\n{}\n{}", arguments.join(" "), ran.stdout, ran.stderr);
+    ran
+}
+
+/// The settings of a training run that takes seconds.
+pub fn tiny_run() -> Vec<&'static str> {
+    vec![
+        "--preset=tiny-art",
+        "--plugin=kmeans_image",
+        "--set=sample.steps=4",
+        "--set=sample.batch_size=4",
+        "--set=sample.batches_per_epoch=2",
+        "--set=train.batch_size=4",
+        "--set=train.epochs=2",
+        "--set=monitor.count=4",
+        "--set=monitor.every=1",
+    ]
+}

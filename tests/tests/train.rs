@@ -1,0 +1,127 @@
+//! Training: two epochs, a resume that is bit-equal, a Ctrl-C that loses nothing, and what a run's folder holds.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ambiguity_models::safetensors::read_safetensors;
+use serde_json::Value;
+
+use crate::support::{command, host, host_ok, tiny_run};
+
+fn metrics(run: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
+
+/// Metrics without what no two runs share.
+fn timeless(run: &Path) -> Vec<Value> {
+    let mut lines = metrics(run);
+    for line in &mut lines {
+        let line = line.as_object_mut().expect("an object");
+        line.remove("seconds");
+        line.remove("images_per_second");
+    }
+    lines
+}
+
+fn assert_same_tensors(a: &Path, b: &Path) {
+    let (a_tensors, b_tensors) = (read_safetensors(a).expect("readable"), read_safetensors(b).expect("readable"));
+    assert_eq!(a_tensors.keys().collect::<Vec<_>>(), b_tensors.keys().collect::<Vec<_>>());
+    for (name, tensor) in &a_tensors {
+        assert!(tensor.equal(&b_tensors[name]), "{name} differs between {} and {}", a.display(), b.display());
+    }
+}
+
+fn assert_same_run(a: &Path, b: &Path) {
+    assert_eq!(timeless(a), timeless(b));
+    for file in [
+        "pytorch_lora_weights.safetensors",
+        "best/pytorch_lora_weights.safetensors",
+        "checkpoints/epoch-0002/pytorch_lora_weights.safetensors",
+        "checkpoints/epoch-0002/state.safetensors",
+    ] {
+        assert_same_tensors(&a.join(file), &b.join(file));
+    }
+}
+
+#[test]
+fn a_run_resumed_is_a_run_never_stopped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut whole = tiny_run();
+    whole.extend(["train", "--out=whole"]);
+    whole.rotate_right(2);
+    host_ok(folder.path(), &whole);
+    let whole = folder.path().join("whole");
+
+    let lines = metrics(&whole);
+    assert_eq!(lines.iter().map(|line| line["epoch"].as_u64()).collect::<Vec<_>>(), [Some(0), Some(1), Some(2)]);
+    assert!(lines[0]["monitor"]["reward_mean"].is_f64() && lines[0].get("reward_mean").is_none());
+    for line in &lines[1..] {
+        for key in ["reward_mean", "reward_std", "reward_min", "reward_max", "approx_kl", "clip_fraction", "grad_norm"] {
+            assert!(line[key].is_f64(), "{key} in {line}");
+        }
+        let error = line["ratio_error"].as_f64().expect("a number");
+        assert!(error < 1e-5, "the sampler and the update disagree by {error}");
+        assert!(line["seconds"]["sample"].is_f64() && line["images_per_second"].as_f64() > Some(0.0));
+    }
+    for file in ["config.toml", "plugins.lock", "report.html", "samples/epoch-0000.png", "samples/epoch-0002.png",
+        "before-after.png", "reward.png"]
+    {
+        assert!(whole.join(file).is_file(), "{file} is missing");
+    }
+
+    // The same again, in two parts.
+    let mut half = vec!["train", "--out=parts"];
+    half.extend(tiny_run());
+    half.push("--set=train.epochs=1");
+    host_ok(folder.path(), &half);
+    host_ok(folder.path(), &["train", "--resume=parts", "--set=train.epochs=2"]);
+    assert_same_run(&whole, &folder.path().join("parts"));
+
+    // And from an earlier checkpoint: what came after it is replayed.
+    host_ok(folder.path(), &["train", "--resume=parts/checkpoints/epoch-0001"]);
+    assert_same_run(&whole, &folder.path().join("parts"));
+}
+
+#[test]
+fn resume_refuses_another_recipe() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut start = vec!["train", "--out=run"];
+    start.extend(tiny_run());
+    start.push("--set=train.epochs=1");
+    host_ok(folder.path(), &start);
+    let ran = host(folder.path(), &["train", "--resume=run", "--set=train.learning_rate=1e-5"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("train.learning_rate is 1e-5, but the run was begun with 0.004"), "{}", ran.stderr);
+}
+
+#[test]
+fn ctrl_c_keeps_what_is_finished() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut arguments = vec!["train", "--out=run"];
+    arguments.extend(tiny_run());
+    arguments.push("--set=train.epochs=500");
+    let child = command(folder.path(), &arguments)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let run = folder.path().join("run");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !run.join("checkpoints/epoch-0001/state.safetensors").is_file() {
+        assert!(Instant::now() < deadline, "no checkpoint came");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+    assert!(kill.success());
+    let output = child.wait_with_output();
+    let output = output.expect("the child ends");
+    assert_eq!(output.status.code(), Some(130));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("go on with `host train --resume run`"), "{stderr}");
+    // What was finished goes on.
+    let epochs = metrics(&run).len();
+    let more = format!("--set=train.epochs={epochs}");
+    host_ok(folder.path(), &["train", "--resume", "run", &more]);
+    assert_eq!(metrics(&run).len(), epochs + 1);
+}
