@@ -30,36 +30,47 @@ pub struct Adapter {
 }
 
 impl Linear {
-    /// Reads or makes `weight` and, with `bias`, `bias`.
+    /// Reads or makes `weight` and, with `bias`, `bias`; fresh ones as PyTorch does, both uniform on ±1/√in.
     pub fn new(p: &Params, n_in: i64, n_out: i64, bias: bool) -> Result<Self> {
-        let bound = 1.0 / (n_in as f64).sqrt();
-        Self::with_init(p, n_in, n_out, bias, Init::Uniform { bound })
+        let init = fan_in_uniform(n_in);
+        Self::build(p, n_in, n_out, bias, init, init)
     }
 
-    /// As [`Linear::new`] with another initialisation of the weight.
+    /// As [`Linear::new`] with another initialisation of the weight, and a bias that starts at zero.
     pub fn with_init(p: &Params, n_in: i64, n_out: i64, bias: bool, init: Init) -> Result<Self> {
-        let weight = p.tensor("weight", &[n_out, n_in], init)?;
-        let bias = bias.then(|| p.tensor("bias", &[n_out], Init::Zeros)).transpose()?;
+        Self::build(p, n_in, n_out, bias, init, Init::Zeros)
+    }
+
+    fn build(p: &Params, n_in: i64, n_out: i64, bias: bool, weight_init: Init, bias_init: Init) -> Result<Self> {
+        let weight = p.tensor("weight", &[n_out, n_in], weight_init)?;
+        let bias = bias.then(|| p.tensor("bias", &[n_out], bias_init)).transpose()?;
         Ok(Self { weight, bias, adapter: None, name: p.path().to_owned() })
     }
 
-    /// [.., in] to [.., out].
+    /// [.., in] to [.., out], in the type of `x`. With a narrower type than f32 the sum with the adapter's part is
+    /// still taken in f32, as peft does.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let y = x.linear(&self.weight, self.bias.as_ref());
         match &self.adapter {
-            Some(adapter) if adapter.scale != 0.0 => y + adapter.forward(x),
+            Some(adapter) if adapter.scale != 0.0 => (y + adapter.forward(x)).to_kind(x.kind()),
             _ => y,
         }
     }
 }
 
 impl Adapter {
-    /// The low-rank addition alone, in the type of `x`.
+    /// The low-rank addition alone, computed and returned in f32: a factor rounded to bf16 would lose the small steps
+    /// that training takes. The scale is applied to the narrow middle, where it costs least.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let kind = x.kind();
-        let down = x.linear(&self.a.to_kind(kind), None::<&Tensor>);
-        down.linear(&self.b.to_kind(kind), None::<&Tensor>) * self.scale
+        let down = x.to_kind(self.a.kind()).linear(&self.a, None::<&Tensor>);
+        let down = if self.scale == 1.0 { down } else { down * self.scale };
+        down.linear(&self.b, None::<&Tensor>)
     }
+}
+
+/// The default initialisation of PyTorch's linear and convolution layers, for weights and biases alike.
+fn fan_in_uniform(fan_in: i64) -> Init {
+    Init::Uniform { bound: 1.0 / (fan_in as f64).sqrt() }
 }
 
 /// `torch.nn.Conv2d`.
@@ -81,9 +92,9 @@ impl Conv2d {
 
     /// A square kernel `k`, with or without a bias.
     pub fn with_bias(p: &Params, n_in: i64, n_out: i64, k: i64, stride: i64, padding: i64, bias: bool) -> Result<Self> {
-        let bound = 1.0 / ((n_in * k * k) as f64).sqrt();
-        let weight = p.tensor("weight", &[n_out, n_in, k, k], Init::Uniform { bound })?;
-        let bias = bias.then(|| p.tensor("bias", &[n_out], Init::Zeros)).transpose()?;
+        let init = fan_in_uniform(n_in * k * k);
+        let weight = p.tensor("weight", &[n_out, n_in, k, k], init)?;
+        let bias = bias.then(|| p.tensor("bias", &[n_out], init)).transpose()?;
         Ok(Self { weight, bias, stride, padding })
     }
 

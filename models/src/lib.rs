@@ -1,11 +1,19 @@
 //! Networks on libtorch: functions of tensors, which know nothing of files but the names in a checkpoint.
 
 pub mod clip;
+mod diffusers;
 pub mod error;
 mod json;
 pub mod layers;
 pub mod params;
 pub mod resize;
 pub mod safetensors;
+pub mod scheduler;
+pub mod unet;
+pub mod vae;
+pub mod weights;
+
+#[cfg(test)]
+mod tests;
 
 pub use error::{Error, Result};

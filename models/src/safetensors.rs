@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 use ::safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
@@ -11,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
+use crate::json::write_atomically;
 use crate::params::NamedTensors;
 
 /// All tensors of a file, on the CPU, in the file's own types.
@@ -40,22 +40,7 @@ pub fn read_safetensors_with_metadata(path: &Path) -> Result<(NamedTensors, Hash
 
 /// Writes tensors (made contiguous, brought to the CPU) and metadata to `path` through a temporary file beside it.
 pub fn write_safetensors(path: &Path, tensors: &NamedTensors, metadata: &[(&str, &str)]) -> Result<()> {
-    let bytes = encode_safetensors(path, tensors, metadata)?;
-    let io = |source| Error::Io { path: path.to_owned(), source };
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-    let written = (|| {
-        let mut file = File::create(&temporary)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    })();
-    written.map_err(|source| {
-        // The error that matters is the first one; the temporary file may not even exist.
-        drop(std::fs::remove_file(&temporary));
-        io(source)
-    })
+    write_atomically(path, &encode_safetensors(path, tensors, metadata)?)
 }
 
 /// The bytes of a safetensors file; `path` only names it in errors.

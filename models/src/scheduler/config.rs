@@ -1,0 +1,259 @@
+//! `scheduler_config.json`: the noise schedule that a model was trained with.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor};
+
+use crate::diffusers::DIFFUSERS_VERSION;
+use crate::error::{Error, Result};
+use crate::json::{JsonObject, write_json};
+
+/// How β grows with the timestep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BetaSchedule {
+    /// Evenly.
+    Linear,
+    /// Evenly in √β: latent diffusion's.
+    ScaledLinear,
+    /// Nichol and Dhariwal's cosine (arXiv 2102.09672).
+    #[serde(rename = "squaredcos_cap_v2")]
+    SquaredCosine,
+}
+
+/// What the network predicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PredictionType {
+    /// The noise.
+    Epsilon,
+    /// The clean sample.
+    Sample,
+    /// √ᾱ ε − √(1−ᾱ) x₀ (Salimans and Ho, arXiv 2202.00512): SD 2.1 at 768.
+    VPrediction,
+}
+
+/// Which timesteps are visited (Lin et al., arXiv 2305.08891, table 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimestepSpacing {
+    /// Even steps from `steps_offset` up.
+    Leading,
+    /// Even steps from the last timestep down.
+    Trailing,
+    /// Evenly spread, both ends included.
+    Linspace,
+}
+
+/// What a [`Ddim`](super::Ddim) is built from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SchedulerConfig {
+    /// Timesteps the network was trained on.
+    pub num_train_timesteps: i64,
+    /// First β.
+    pub beta_start: f64,
+    /// Last β.
+    pub beta_end: f64,
+    /// How β grows between them.
+    pub beta_schedule: BetaSchedule,
+    /// Every β, instead of the three above.
+    pub trained_betas: Option<Vec<f64>>,
+    /// Whether the predicted clean sample is clamped.
+    pub clip_sample: bool,
+    /// The clamp's bound.
+    pub clip_sample_range: f64,
+    /// Whether plain sampling's last step goes to ᾱ = 1, and not to ᾱ₀.
+    pub set_alpha_to_one: bool,
+    /// Added to the timesteps of leading spacing.
+    pub steps_offset: i64,
+    /// What the network predicts.
+    pub prediction_type: PredictionType,
+    /// Which timesteps are visited.
+    pub timestep_spacing: TimestepSpacing,
+    /// Whether the β are rescaled so that the last ᾱ is 0 (Lin et al., arXiv 2305.08891, algorithm 1).
+    pub rescale_betas_zero_snr: bool,
+}
+
+/// The schedulers whose configuration says all that DDIM needs, as diffusers' `from_config` takes them.
+const COMPATIBLE: [&str; 15] = [
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "DDPMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DPMSolverSDEScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "LCMScheduler",
+];
+
+impl SchedulerConfig {
+    /// The defaults of diffusers' `DDIMScheduler`, for absent keys.
+    pub fn diffusers_default() -> Self {
+        Self {
+            num_train_timesteps: 1000,
+            beta_start: 0.0001,
+            beta_end: 0.02,
+            beta_schedule: BetaSchedule::Linear,
+            trained_betas: None,
+            clip_sample: true,
+            clip_sample_range: 1.0,
+            set_alpha_to_one: true,
+            steps_offset: 0,
+            prediction_type: PredictionType::Epsilon,
+            timestep_spacing: TimestepSpacing::Leading,
+            rescale_betas_zero_snr: false,
+        }
+    }
+
+    /// Reads a `scheduler_config.json` of DDIM or of a scheduler that DDIM can stand in for. Absent keys have DDIM's
+    /// defaults, but `clip_sample` is false where another scheduler's file lacks it: those never clip.
+    pub fn read(path: &Path) -> Result<Self> {
+        let file = JsonObject::read(path)?;
+        let class: String = file.get("_class_name", "DDIMScheduler".to_owned())?;
+        if !COMPATIBLE.contains(&class.as_str()) {
+            return Err(file.error("_class_name", format!("is \"{class}\", from which no DDIM sampler can be built")));
+        }
+        file.only("thresholding", json!(false))?;
+        let default = Self::diffusers_default();
+        let config = Self {
+            num_train_timesteps: file.size("num_train_timesteps", default.num_train_timesteps)?,
+            beta_start: file.get("beta_start", default.beta_start)?,
+            beta_end: file.get("beta_end", default.beta_end)?,
+            beta_schedule: file.get("beta_schedule", default.beta_schedule)?,
+            trained_betas: file.optional("trained_betas")?,
+            clip_sample: file.get("clip_sample", class == "DDIMScheduler")?,
+            clip_sample_range: file.get("clip_sample_range", default.clip_sample_range)?,
+            set_alpha_to_one: file.get("set_alpha_to_one", default.set_alpha_to_one)?,
+            steps_offset: file.get("steps_offset", default.steps_offset)?,
+            prediction_type: file.get("prediction_type", default.prediction_type)?,
+            timestep_spacing: file.get("timestep_spacing", default.timestep_spacing)?,
+            rescale_betas_zero_snr: file.get("rescale_betas_zero_snr", default.rescale_betas_zero_snr)?,
+        };
+        match config.fault() {
+            Some((key, message)) => Err(file.error(key, message)),
+            None => Ok(config),
+        }
+    }
+
+    fn fault(&self) -> Option<(&'static str, String)> {
+        let n = self.num_train_timesteps;
+        if let Some(betas) = &self.trained_betas
+            && betas.len() as i64 != n
+        {
+            return Some(("trained_betas", format!("has {} entries for {n} timesteps", betas.len())));
+        }
+        if self.rescale_betas_zero_snr && self.prediction_type == PredictionType::Epsilon {
+            let message = "is true, which leaves nothing to predict noise from: v_prediction or sample is wanted";
+            return Some(("rescale_betas_zero_snr", message.to_owned()));
+        }
+        None
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        match self.fault() {
+            Some((key, message)) => Err(Error::Input(format!("scheduler configuration: `{key}` {message}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// ᾱ of every training timestep. The f32 arithmetic is diffusers', for these very numbers are what models were
+    /// trained with.
+    pub(super) fn alphas_cumprod(&self) -> Result<Vec<f64>> {
+        let n = self.num_train_timesteps;
+        let even = |from: f64, to: f64| Tensor::f_linspace(from, to, n, (Kind::Float, Device::Cpu));
+        let betas = match (&self.trained_betas, self.beta_schedule) {
+            (Some(betas), _) => Tensor::f_from_slice(betas)?.f_to_kind(Kind::Float)?,
+            (None, BetaSchedule::Linear) => even(self.beta_start, self.beta_end)?,
+            (None, BetaSchedule::ScaledLinear) => even(self.beta_start.sqrt(), self.beta_end.sqrt())?.f_square()?,
+            (None, BetaSchedule::SquaredCosine) => {
+                let level = |i: i64| {
+                    let t = i as f64 / n as f64;
+                    ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2)
+                };
+                let betas: Vec<f64> = (0..n).map(|i| (1.0 - level(i + 1) / level(i)).min(0.999)).collect();
+                Tensor::f_from_slice(&betas)?.f_to_kind(Kind::Float)?
+            }
+        };
+        let betas = if self.rescale_betas_zero_snr { rescale_zero_terminal_snr(&betas)? } else { betas };
+        let alphas_cumprod = betas.f_neg()?.f_add_scalar(1.0)?.f_cumprod(0, Kind::Float)?;
+        Ok(Vec::<f64>::try_from(alphas_cumprod.f_to_kind(Kind::Double)?)?)
+    }
+
+    /// The timesteps of `steps` steps, noisiest first.
+    pub(super) fn timesteps(&self, steps: usize) -> Result<Vec<i64>> {
+        let n = self.num_train_timesteps;
+        if steps == 0 || steps as i64 > n {
+            return Err(Error::Input(format!("{steps} sampling steps: from 1 to {n} are possible")));
+        }
+        let timesteps: Vec<i64> = match self.timestep_spacing {
+            TimestepSpacing::Leading => {
+                let stride = n / steps as i64;
+                (0..steps as i64).rev().map(|i| i * stride + self.steps_offset).collect()
+            }
+            TimestepSpacing::Trailing => {
+                let stride = n as f64 / steps as f64;
+                (0..steps).map(|i| (n as f64 - i as f64 * stride).round_ties_even() as i64 - 1).collect()
+            }
+            TimestepSpacing::Linspace => {
+                let stride = (n - 1) as f64 / (steps as f64 - 1.0).max(1.0);
+                (0..steps).rev().map(|i| (i as f64 * stride).round_ties_even() as i64).collect()
+            }
+        };
+        match timesteps.iter().find(|&&t| !(0..n).contains(&t)) {
+            Some(t) => Err(Error::Input(format!(
+                "{steps} sampling steps with steps_offset {} lead to timestep {t} of {n}: take fewer steps",
+                self.steps_offset
+            ))),
+            None => Ok(timesteps),
+        }
+    }
+
+    /// The configuration as diffusers' `DDIMScheduler` writes it.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "_class_name": "DDIMScheduler",
+            "_diffusers_version": DIFFUSERS_VERSION,
+            "beta_end": self.beta_end,
+            "beta_schedule": self.beta_schedule,
+            "beta_start": self.beta_start,
+            "clip_sample": self.clip_sample,
+            "clip_sample_range": self.clip_sample_range,
+            "dynamic_thresholding_ratio": 0.995,
+            "num_train_timesteps": self.num_train_timesteps,
+            "prediction_type": self.prediction_type,
+            "rescale_betas_zero_snr": self.rescale_betas_zero_snr,
+            "sample_max_value": 1.0,
+            "set_alpha_to_one": self.set_alpha_to_one,
+            "steps_offset": self.steps_offset,
+            "thresholding": false,
+            "timestep_spacing": self.timestep_spacing,
+            "trained_betas": self.trained_betas,
+        })
+    }
+
+    /// Writes `scheduler_config.json` into `dir`.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        write_json(&dir.join("scheduler_config.json"), &self.to_json())
+    }
+}
+
+/// β whose last ᾱ is 0 and whose first is unchanged.
+fn rescale_zero_terminal_snr(betas: &Tensor) -> Result<Tensor> {
+    let sqrt = betas.f_neg()?.f_add_scalar(1.0)?.f_cumprod(0, Kind::Float)?.f_sqrt()?;
+    let (first, last) = (sqrt.f_get(0)?, sqrt.f_get(-1)?);
+    let shifted = sqrt.f_sub(&last)?.f_mul(&first.f_div(&first.f_sub(&last)?)?)?;
+    let cumprod = shifted.f_square()?;
+    let n = cumprod.size1()?;
+    let ratios = cumprod.f_narrow(0, 1, n - 1)?.f_div(&cumprod.f_narrow(0, 0, n - 1)?)?;
+    let alphas = Tensor::f_cat(&[cumprod.f_narrow(0, 0, 1)?, ratios], 0)?;
+    Ok(alphas.f_neg()?.f_add_scalar(1.0)?)
+}

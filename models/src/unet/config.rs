@@ -1,0 +1,255 @@
+//! `UNet2DConditionModel`'s configuration, checked.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::diffusers::DIFFUSERS_VERSION;
+use crate::error::Result;
+use crate::json::{JsonObject, write_json};
+
+/// A stage on the way down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DownBlockType {
+    /// Residual blocks, each followed by self- and cross-attention.
+    #[serde(rename = "CrossAttnDownBlock2D")]
+    CrossAttention,
+    /// Residual blocks alone.
+    #[serde(rename = "DownBlock2D")]
+    Plain,
+}
+
+/// A stage on the way up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpBlockType {
+    /// Residual blocks, each followed by self- and cross-attention.
+    #[serde(rename = "CrossAttnUpBlock2D")]
+    CrossAttention,
+    /// Residual blocks alone.
+    #[serde(rename = "UpBlock2D")]
+    Plain,
+}
+
+/// What a [`UNet`](super::UNet) is built from. Lists have one entry per stage, from the finest down.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UNetConfig {
+    /// Side of the latents it was trained on; a default for sampling, not a limit.
+    pub sample_size: Option<i64>,
+    /// Channels of the latents that go in.
+    pub in_channels: i64,
+    /// Channels that come out.
+    pub out_channels: i64,
+    /// Channels of each stage.
+    pub block_out_channels: Vec<i64>,
+    /// Kinds of the stages on the way down.
+    pub down_block_types: Vec<DownBlockType>,
+    /// Kinds of the stages on the way up, from the coarsest.
+    pub up_block_types: Vec<UpBlockType>,
+    /// Residual blocks of each stage on the way down; on the way up there is one more.
+    pub layers_per_block: Vec<i64>,
+    /// Transformer blocks in each attention of each stage.
+    pub transformer_layers_per_block: Vec<i64>,
+    /// Attention heads of each stage. diffusers calls this `attention_head_dim`, by an old mistake it keeps.
+    pub attention_heads: Vec<i64>,
+    /// Width of the text embeddings.
+    pub cross_attention_dim: i64,
+    /// Whether attention's input and output projections are linear layers (SD 2) or 1×1 convolutions (SD 1).
+    pub use_linear_projection: bool,
+    /// Whether attention is computed in f32 whatever the weights' type (SD 2.1 overflows f16 otherwise).
+    pub upcast_attention: bool,
+    /// Groups of every GroupNorm.
+    pub norm_num_groups: i64,
+    /// Epsilon of the residual blocks' GroupNorms.
+    pub norm_eps: f64,
+    /// Padding of the stride-2 convolutions: 1, or 0 for one row and column at the far side only.
+    pub downsample_padding: i64,
+    /// Whether the timestep's sinusoids come cosine first.
+    pub flip_sin_to_cos: bool,
+    /// Shift of the frequencies' divisor.
+    pub freq_shift: f64,
+    /// Width of the time embedding where it is not 4 × the first stage's channels.
+    pub time_embedding_dim: Option<i64>,
+    /// Kernel of the first convolution.
+    pub conv_in_kernel: i64,
+    /// Kernel of the last convolution.
+    pub conv_out_kernel: i64,
+}
+
+impl UNetConfig {
+    /// Reads a `config.json`. Absent keys have diffusers' defaults; a value that would need another network than is
+    /// built here is an error that names the key.
+    pub fn read(path: &Path) -> Result<Self> {
+        let file = JsonObject::read(path)?;
+        file.only("_class_name", json!("UNet2DConditionModel"))?;
+        for (key, allowed) in fixed_keys() {
+            file.only(key, allowed)?;
+        }
+        if file.is_null("mid_block_type") {
+            return Err(file.error("mid_block_type", "is null, only \"UNetMidBlock2DCrossAttn\" is supported"));
+        }
+        let act_fn: String = file.get("act_fn", "silu".to_owned())?;
+        if !["silu", "swish"].contains(&act_fn.as_str()) {
+            return Err(file.error("act_fn", format!("is \"{act_fn}\", only \"silu\" is supported")));
+        }
+        let block_out_channels: Vec<i64> = file.get("block_out_channels", vec![320, 640, 1280, 1280])?;
+        let n = block_out_channels.len();
+        use {DownBlockType as Down, UpBlockType as Up};
+        let default_down = vec![Down::CrossAttention, Down::CrossAttention, Down::CrossAttention, Down::Plain];
+        let default_up = vec![Up::Plain, Up::CrossAttention, Up::CrossAttention, Up::CrossAttention];
+        let config = Self {
+            sample_size: file.optional("sample_size")?,
+            in_channels: file.size("in_channels", 4)?,
+            out_channels: file.size("out_channels", 4)?,
+            down_block_types: file.get("down_block_types", default_down)?,
+            up_block_types: file.get("up_block_types", default_up)?,
+            layers_per_block: file.per_block("layers_per_block", n, 2)?,
+            transformer_layers_per_block: file.per_block("transformer_layers_per_block", n, 1)?,
+            attention_heads: file.per_block("attention_head_dim", n, 8)?,
+            cross_attention_dim: file.size("cross_attention_dim", 1280)?,
+            use_linear_projection: file.get("use_linear_projection", false)?,
+            upcast_attention: file.get("upcast_attention", false)?,
+            norm_num_groups: file.size("norm_num_groups", 32)?,
+            norm_eps: file.get("norm_eps", 1e-5)?,
+            downsample_padding: file.get("downsample_padding", 1)?,
+            flip_sin_to_cos: file.get("flip_sin_to_cos", true)?,
+            freq_shift: file.get("freq_shift", 0.0)?,
+            time_embedding_dim: file.optional("time_embedding_dim")?,
+            conv_in_kernel: file.size("conv_in_kernel", 3)?,
+            conv_out_kernel: file.size("conv_out_kernel", 3)?,
+            block_out_channels,
+        };
+        match config.fault() {
+            Some((key, message)) => Err(file.error(key, message)),
+            None => Ok(config),
+        }
+    }
+
+    /// What makes the parts not fit together: the key in diffusers' words, and why.
+    pub(super) fn fault(&self) -> Option<(&'static str, String)> {
+        let n = self.block_out_channels.len();
+        if n == 0 {
+            return Some(("block_out_channels", "is empty".to_owned()));
+        }
+        let lengths = [
+            ("down_block_types", self.down_block_types.len()),
+            ("up_block_types", self.up_block_types.len()),
+            ("layers_per_block", self.layers_per_block.len()),
+            ("transformer_layers_per_block", self.transformer_layers_per_block.len()),
+            ("attention_head_dim", self.attention_heads.len()),
+        ];
+        if let Some((key, length)) = lengths.into_iter().find(|&(_, length)| length != n) {
+            return Some((key, format!("has {length} entries for {n} blocks")));
+        }
+        for (&channels, &heads) in self.block_out_channels.iter().zip(&self.attention_heads) {
+            if channels <= 0 || channels % self.norm_num_groups != 0 {
+                let groups = self.norm_num_groups;
+                return Some(("block_out_channels", format!("holds {channels}, which {groups} groups do not divide")));
+            }
+            if channels % heads != 0 {
+                return Some((
+                    "attention_head_dim",
+                    format!("holds {heads}, which does not divide {channels} channels"),
+                ));
+            }
+        }
+        for (key, kernel) in [("conv_in_kernel", self.conv_in_kernel), ("conv_out_kernel", self.conv_out_kernel)] {
+            if kernel % 2 == 0 {
+                return Some((key, format!("is {kernel}, an odd number is wanted")));
+            }
+        }
+        if ![0, 1].contains(&self.downsample_padding) {
+            return Some(("downsample_padding", format!("is {}, only 0 and 1 are supported", self.downsample_padding)));
+        }
+        None
+    }
+
+    /// Width of the time embedding.
+    pub fn time_embedding_width(&self) -> i64 {
+        self.time_embedding_dim.unwrap_or(4 * self.block_out_channels[0])
+    }
+
+    /// The configuration as diffusers writes it, every key of its constructor included.
+    pub fn to_json(&self) -> Value {
+        let mut map = serde_json::Map::new();
+        map.insert("_class_name".to_owned(), json!("UNet2DConditionModel"));
+        map.insert("_diffusers_version".to_owned(), json!(DIFFUSERS_VERSION));
+        let own = [
+            ("act_fn", json!("silu")),
+            ("attention_head_dim", one_or_many(&self.attention_heads)),
+            ("block_out_channels", json!(self.block_out_channels)),
+            ("conv_in_kernel", json!(self.conv_in_kernel)),
+            ("conv_out_kernel", json!(self.conv_out_kernel)),
+            ("cross_attention_dim", json!(self.cross_attention_dim)),
+            ("down_block_types", json!(self.down_block_types)),
+            ("downsample_padding", json!(self.downsample_padding)),
+            ("flip_sin_to_cos", json!(self.flip_sin_to_cos)),
+            ("freq_shift", whole_or_float(self.freq_shift)),
+            ("in_channels", json!(self.in_channels)),
+            ("layers_per_block", one_or_many(&self.layers_per_block)),
+            ("norm_eps", json!(self.norm_eps)),
+            ("norm_num_groups", json!(self.norm_num_groups)),
+            ("out_channels", json!(self.out_channels)),
+            ("sample_size", json!(self.sample_size)),
+            ("time_embedding_dim", json!(self.time_embedding_dim)),
+            ("transformer_layers_per_block", one_or_many(&self.transformer_layers_per_block)),
+            ("up_block_types", json!(self.up_block_types)),
+            ("upcast_attention", json!(self.upcast_attention)),
+            ("use_linear_projection", json!(self.use_linear_projection)),
+        ];
+        let mut keys: Vec<(&str, Value)> = own.into_iter().chain(fixed_keys()).collect();
+        keys.sort_by_key(|(key, _)| *key);
+        map.extend(keys.into_iter().map(|(key, value)| (key.to_owned(), value)));
+        Value::Object(map)
+    }
+
+    /// Writes `config.json` into `dir`.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        write_json(&dir.join("config.json"), &self.to_json())
+    }
+}
+
+/// Keys that change the network, each with the one value that is built here.
+fn fixed_keys() -> [(&'static str, Value); 26] {
+    [
+        ("addition_embed_type", Value::Null),
+        ("addition_time_embed_dim", Value::Null),
+        ("attention_type", json!("default")),
+        ("center_input_sample", json!(false)),
+        ("class_embed_type", Value::Null),
+        ("class_embeddings_concat", json!(false)),
+        ("cross_attention_norm", Value::Null),
+        ("dropout", json!(0.0)),
+        ("dual_cross_attention", json!(false)),
+        ("encoder_hid_dim", Value::Null),
+        ("encoder_hid_dim_type", Value::Null),
+        ("mid_block_only_cross_attention", Value::Null),
+        ("mid_block_scale_factor", json!(1)),
+        ("mid_block_type", json!("UNetMidBlock2DCrossAttn")),
+        ("num_attention_heads", Value::Null),
+        ("num_class_embeds", Value::Null),
+        ("only_cross_attention", json!(false)),
+        ("projection_class_embeddings_input_dim", Value::Null),
+        ("resnet_out_scale_factor", json!(1.0)),
+        ("resnet_skip_time_act", json!(false)),
+        ("resnet_time_scale_shift", json!("default")),
+        ("reverse_transformer_layers_per_block", Value::Null),
+        ("time_cond_proj_dim", Value::Null),
+        ("time_embedding_act_fn", Value::Null),
+        ("time_embedding_type", json!("positional")),
+        ("timestep_post_act", Value::Null),
+    ]
+}
+
+/// One number where all blocks agree, as most published configurations have it.
+fn one_or_many(values: &[i64]) -> Value {
+    match values {
+        [first, rest @ ..] if rest.iter().all(|value| value == first) => json!(first),
+        _ => json!(values),
+    }
+}
+
+/// Published configurations write `0` and not `0.0`.
+fn whole_or_float(value: f64) -> Value {
+    if value.fract() == 0.0 { json!(value as i64) } else { json!(value) }
+}

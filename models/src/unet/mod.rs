@@ -1,0 +1,141 @@
+//! Stable Diffusion's denoiser, diffusers' `UNet2DConditionModel` (Rombach et al., High-Resolution Image Synthesis
+//! with Latent Diffusion Models, arXiv 2112.10752), for SD 1.x, SD 2.x and smaller ones of the same make.
+
+mod attention;
+mod blocks;
+mod config;
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+pub(crate) use attention::multi_head_attention;
+use blocks::{DownBlock, MidBlock, UpBlock};
+pub(crate) use blocks::{Downsample, ResnetBlock, Upsample};
+pub use config::{DownBlockType, UNetConfig, UpBlockType};
+
+use crate::error::{Error, Result};
+use crate::layers::{Conv2d, GroupNorm, Linear};
+use crate::params::Params;
+use crate::weights::{DIFFUSERS_STEM, load_folder};
+
+/// Predicts noise (or velocity) in latents from the timestep and the text.
+#[derive(Debug)]
+pub struct UNet {
+    config: UNetConfig,
+    frequencies: Tensor,
+    conv_in: Conv2d,
+    time_embedding: [Linear; 2],
+    down_blocks: Vec<DownBlock>,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl UNet {
+    /// Builds the network from the parameters at `p`.
+    pub fn new(p: &Params, config: &UNetConfig) -> Result<Self> {
+        if let Some((key, message)) = config.fault() {
+            return Err(Error::Input(format!("UNet configuration: `{key}` {message}")));
+        }
+        let channels = &config.block_out_channels;
+        let time_width = config.time_embedding_width();
+        let (kernel_in, kernel_out) = (config.conv_in_kernel, config.conv_out_kernel);
+        let p_time = p.at("time_embedding");
+        let conv_in = Conv2d::new(&p.at("conv_in"), config.in_channels, channels[0], kernel_in, 1, kernel_in / 2)?;
+        Ok(Self {
+            config: config.clone(),
+            frequencies: frequencies(config)?.f_to_device(conv_in.weight.device())?,
+            conv_in,
+            time_embedding: [
+                Linear::new(&p_time.at("linear_1"), channels[0], time_width, true)?,
+                Linear::new(&p_time.at("linear_2"), time_width, time_width, true)?,
+            ],
+            down_blocks: (0..channels.len())
+                .map(|i| DownBlock::new(&p.at("down_blocks").at(i), i, config))
+                .collect::<Result<_>>()?,
+            mid_block: MidBlock::new(&p.at("mid_block"), config)?,
+            up_blocks: (0..channels.len())
+                .map(|i| UpBlock::new(&p.at("up_blocks").at(i), i, config))
+                .collect::<Result<_>>()?,
+            conv_norm_out: GroupNorm::new(
+                &p.at("conv_norm_out"),
+                config.norm_num_groups,
+                channels[0],
+                config.norm_eps,
+            )?,
+            conv_out: Conv2d::new(&p.at("conv_out"), channels[0], config.out_channels, kernel_out, 1, kernel_out / 2)?,
+        })
+    }
+
+    /// Reads a `unet` folder: config.json and its weights, converted to `kind`.
+    pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self> {
+        let config = UNetConfig::read(&dir.join("config.json"))?;
+        let params = load_folder(dir, DIFFUSERS_STEM, device, kind)?;
+        let unet = Self::new(&params, &config)?;
+        params.finish()?;
+        Ok(unet)
+    }
+
+    /// `latents` [n, in_channels, h, w], `timesteps` [n] (whole numbers or f32) and `text` [n, length,
+    /// cross_attention_dim] to [n, out_channels, h, w]; all tensors on the network's device. Latents and text are
+    /// converted to the weights' type, in which the result comes.
+    pub fn forward(&self, latents: &Tensor, timesteps: &Tensor, text: &Tensor) -> Tensor {
+        let kind = self.kind();
+        let time = self.embed_timesteps(timesteps).silu();
+        let text = text.to_kind(kind);
+        let mut skips = vec![self.conv_in.forward(&latents.to_kind(kind))];
+        for block in &self.down_blocks {
+            block.forward(&mut skips, &time, &text);
+        }
+        let mut x = self.mid_block.forward(skips.last().expect("the way down left feature maps"), &time, &text);
+        for block in &self.up_blocks {
+            x = block.forward(x, &mut skips, &time, &text);
+        }
+        self.conv_out.forward(&self.conv_norm_out.forward(&x).silu())
+    }
+
+    /// [n] to [n, time width].
+    fn embed_timesteps(&self, timesteps: &Tensor) -> Tensor {
+        let angles = timesteps.to_kind(Kind::Float).unsqueeze(1) * &self.frequencies;
+        let (sin, cos) = (angles.sin(), angles.cos());
+        let waves = if self.config.flip_sin_to_cos { [cos, sin] } else { [sin, cos] };
+        let mut embedded = Tensor::cat(&waves, 1);
+        if self.config.block_out_channels[0] % 2 == 1 {
+            embedded = embedded.constant_pad_nd([0, 1]);
+        }
+        let [linear_1, linear_2] = &self.time_embedding;
+        linear_2.forward(&linear_1.forward(&embedded.to_kind(self.kind())).silu())
+    }
+
+    /// What it was built from.
+    pub fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    /// The type of the weights.
+    pub fn kind(&self) -> Kind {
+        self.conv_in.weight.kind()
+    }
+
+    /// The device of the weights.
+    pub fn device(&self) -> Device {
+        self.conv_in.weight.device()
+    }
+
+    /// Visits every linear layer, each of which knows its checkpoint name, always in the same order.
+    pub fn linears_mut(&mut self, f: &mut dyn FnMut(&mut Linear)) {
+        self.time_embedding.iter_mut().for_each(&mut *f);
+        self.down_blocks.iter_mut().for_each(|block| block.linears_mut(f));
+        self.mid_block.linears_mut(f);
+        self.up_blocks.iter_mut().for_each(|block| block.linears_mut(f));
+    }
+}
+
+/// Angular frequencies of the sinusoids, [channels / 2], in f32 step by step as `get_timestep_embedding` has it.
+fn frequencies(config: &UNetConfig) -> Result<Tensor> {
+    let half = config.block_out_channels[0] / 2;
+    let ramp = Tensor::f_arange(half, (Kind::Float, Device::Cpu))?;
+    Ok(ramp.f_mul_scalar(-(10_000f64.ln()))?.f_div_scalar(half as f64 - config.freq_shift)?.f_exp()?)
+}
