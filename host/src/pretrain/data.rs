@@ -1,7 +1,7 @@
 //! Paintings in memory and captions as token ids.
 
 use ambiguity_models::clip::Tokenizer;
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 use torch_ext::Generator;
@@ -129,8 +129,8 @@ pub struct Captions {
 struct Block(usize);
 
 impl Captions {
-    /// All of them.
-    pub fn new(tokenizer: &Tokenizer) -> Self {
+    /// All of them; an error if one does not fit into the tokenizer's length.
+    pub fn new(tokenizer: &Tokenizer) -> Result<Self> {
         let mut texts = Vec::new();
         let mut block = |kind: CaptionKind, n: usize, pair: fn(usize) -> (usize, usize)| {
             let block = Block(texts.len());
@@ -144,7 +144,13 @@ impl Captions {
         let style = block(CaptionKind::Style, STYLES.len(), |style| (style, 0));
         let subject = block(CaptionKind::Subject, SUBJECTS.len(), |subject| (0, subject));
         texts.push(String::new());
-        Self { ids: tokenizer.encode_batch(&texts), full, style, subject }
+        let ids = tokenizer.encode_batch(&texts);
+        let last = ids.select(1, -1);
+        let end = tokenizer.id("<|endoftext|>").map_or(-1, i64::from);
+        let n_cut = last.ne(end).sum(Kind::Int64).int64_value(&[]);
+        // A text that fills every position has lost its tail, for the tokenizer ends each one by an end token.
+        ensure!(n_cut == 0, "{n_cut} captions are longer than {} tokens", tokenizer.max_length());
+        Ok(Self { ids, full, style, subject })
     }
 
     /// The row of the empty caption.

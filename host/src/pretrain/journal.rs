@@ -33,9 +33,9 @@ impl Figures {
         self.0.get(name).and_then(Value::as_f64)
     }
 
-    /// A text by its name.
-    pub fn text(&self, name: &str) -> Option<&str> {
-        self.0.get(name).and_then(Value::as_str)
+    /// As a JSON object.
+    pub fn into_json(self) -> Value {
+        Value::Object(self.0)
     }
 }
 
