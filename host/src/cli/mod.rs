@@ -1,5 +1,7 @@
 //! The commands: one file each; this one only parses and dispatches.
 
+pub mod art;
+
 use clap::{Args, Parser, Subcommand};
 
 use crate::interrupt::Interrupt;
@@ -41,11 +43,16 @@ pub struct Context {
 
 /// All commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {}
+pub enum Command {
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Art(art::ArtArgs),
+}
 
 impl Command {
     /// Runs the command.
-    pub fn run(self, _context: &Context) -> anyhow::Result<()> {
-        match self {}
+    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Self::Art(args) => args.run(context),
+        }
     }
 }

@@ -1,1 +1,3 @@
-//! (being written)
+//! What a run is made of: prompts, image folders, the procedural paintings.
+
+pub mod art;

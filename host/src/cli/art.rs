@@ -1,0 +1,85 @@
+//! `host art`: the procedural paintings as a folder of PNGs with captions, or as one contact sheet.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::Context;
+use crate::data::art::{STYLES, SUBJECTS, contact_sheet, write_folder};
+
+/// Paint the 27 styles × 8 subjects: a folder of PNGs with captions, or a contact sheet.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  host art --out paintings --per-class 64             27 folders of 64 paintings, and captions.jsonl
+  host art --grid sheet.png --size 128                every style and subject on one sheet
+
+The same seed gives the same bytes on every machine and with any number of threads.")]
+pub struct ArtArgs {
+    /// A new or empty folder for STYLE/NNNN.png and captions.jsonl
+    #[arg(long, value_name = "DIR", required_unless_present = "grid")]
+    out: Option<PathBuf>,
+    /// A PNG with every style (a row) and subject, one painting each
+    #[arg(long, value_name = "FILE")]
+    grid: Option<PathBuf>,
+    /// Paintings of each style, the subjects in turn
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    per_class: u32,
+    /// Pixels a side
+    #[arg(long, value_name = "PX", default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=1024))]
+    size: u32,
+    /// Other seeds give other paintings
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+impl ArtArgs {
+    /// Runs the command.
+    pub fn run(self, context: &Context) -> Result<()> {
+        if let Some(file) = &self.grid {
+            let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+            ensure!(parent.is_none_or(|parent| parent.is_dir()), "there is no folder for {}: make it first", file.display());
+            let sheet = contact_sheet(self.size, self.seed);
+            let partial = file.with_extension("partial.png");
+            sheet.save(&partial).with_context(|| format!("writing {}", partial.display()))?;
+            fs_err::rename(&partial, file)?;
+            eprintln!("{}: {} styles × {} subjects at {} px", file.display(), STYLES.len(), SUBJECTS.len(), self.size);
+        }
+        let Some(out) = &self.out else { return Ok(()) };
+        let bar = if context.global.quiet {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5))
+        };
+        bar.set_style(
+            ProgressStyle::with_template("{bar:30} {pos}/{len} paintings, {per_sec}, {eta} left")
+                .expect("the template is well-formed"),
+        );
+        let written = write_folder(
+            out,
+            self.per_class as usize,
+            self.size,
+            self.seed,
+            |done, total| {
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+            },
+            &context.interrupt,
+        );
+        bar.finish_and_clear();
+        let written = written?;
+        let seconds = written.time.max(Duration::from_millis(1)).as_secs_f64();
+        eprintln!(
+            "{}: {} paintings of {} px ({} styles × {}) and captions.jsonl in {seconds:.1} s, {:.0} a second",
+            out.display(),
+            written.paintings,
+            self.size,
+            STYLES.len(),
+            self.per_class,
+            written.paintings as f64 / seconds,
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! Styles at the edge of the figure: abstract expressionism, action painting, color field, minimalism, new realism.
+//!
+//! In all of them the subject's silhouette stays: it is carried by a mass of colour, not by drawing.
+
+use super::canvas::{Canvas, Rgb, hex, lift, mix};
+use super::outline::{Outline, Point};
+use super::rng::{Noise, Rng, cos, sin, smoothstep};
+use super::scene::{Layer, Role, Scene};
+use super::tools::{Palette, lay_in_layer, mottle, silhouette, wander, wobble};
+
+/// Slabs of house paint: raw ochre and rose behind, the subject in gestures of black, red and white.
+pub fn abstract_expressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
+    let palette = Palette::any(
+        &[[0xe4d4b0, 0xc8a468, 0xf8f0dc, 0xb82818, 0xe8a820, 0x141214], [0xe0d0bc, 0xd89c90, 0xf8f0e0, 0x2c4c80, 0xe85820, 0x161416]],
+        0.035,
+        rng,
+    );
+    canvas.clear(palette.sky());
+    let tones = [palette.ground(), hex(0x8c9898), mix(palette.sky(), hex(0xffffff), 0.5), mix(palette.accent(), palette.sky(), 0.45)];
+    for (k, &tone) in tones.iter().cycle().take(7).enumerate() {
+        let start = [rng.range(-0.1, 0.5), (k as f32 + 0.5) / 7.0 + 0.06 * rng.bell()];
+        let heading = rng.range(-0.08, 0.08);
+        let slab = wander(rng, start, heading, 4, 0.15, 0.04);
+        let width = rng.range(0.055, 0.1);
+        canvas.fill(&Outline::ribbon(&slab, width, width * rng.range(0.6, 1.0)), tone);
+    }
+    for shape in scene.shapes.iter().filter(|shape| shape.layer == Layer::Figure) {
+        let loose = wobble(&shape.outline, rng, 0.12, 0.02);
+        canvas.fill(&loose, palette.of(shape.role));
+    }
+    // Gestures: a loaded brush goes round the large masses, overshooting.
+    for shape in scene.shapes.iter().filter(|shape| shape.layer == Layer::Figure) {
+        let [left, top, right, bottom] = shape.outline.bounds();
+        if (right.min(1.0) - left.max(0.0)).min(bottom.min(1.0) - top.max(0.0)) < 0.12 {
+            continue;
+        }
+        let points = shape.outline.points(0.07);
+        let n = points.len();
+        let (from, part) = (rng.below(n), n * 2 / 3);
+        let stroke: Vec<Point> = (0..=part)
+            .map(|k| {
+                let [x, y] = points[(from + k) % n];
+                [x + 0.014 * rng.bell(), y + 0.014 * rng.bell()]
+            })
+            .collect();
+        canvas.sweep(&stroke, 0.032, 0.012, palette.dark());
+    }
+    for _ in 0..3 {
+        let (start, heading) = ([rng.range(0.0, 1.0), rng.range(0.0, 1.0)], rng.unit());
+        let colour = rng.pick(&[palette.dark(), palette.accent(), palette.main()]);
+        let stroke = wander(rng, start, heading, 3, 0.1, 0.1);
+        canvas.sweep(&stroke, rng.range(0.025, 0.035), 0.012, colour);
+    }
+}
+
+/// Skeins of enamel: the subject poured in solid black and colour, drips and splashes across everything.
+pub fn action_painting(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
+    let palette = Palette::any(
+        &[[0xece4d0, 0xdcd0b4, 0xc8b088, 0x34383c, 0xd03820, 0x101014], [0xe8e4dc, 0xd4d0c8, 0xb4bcc4, 0x283c68, 0xe8b020, 0x101014]],
+        0.03,
+        rng,
+    );
+    canvas.clear(palette.sky());
+    lay_in_layer(canvas, scene, &palette, Layer::Ground);
+    mottle(canvas, rng, 6, 0.04);
+    let enamels = [palette.accent(), hex(0x8c9090), palette.main(), hex(0xe8b838)];
+    let pour = |canvas: &mut Canvas, rng: &mut Rng, colour: Rgb, radius: f32| {
+        let (start, heading) = ([rng.unit(), rng.unit()], rng.unit());
+        let skein = wander(rng, start, heading, 13, 0.065, 0.13);
+        canvas.sweep(&skein, radius, radius * 0.8, colour);
+        for k in 0..3 {
+            let [x, y] = skein[3 + 4 * k];
+            canvas.disc([x + 0.07 * rng.bell(), y + 0.07 * rng.bell()], rng.range(0.016, 0.032), colour);
+        }
+    };
+    for k in 0..6 {
+        pour(canvas, rng, enamels[k % 4], 0.021);
+    }
+    for shape in scene.shapes.iter().filter(|shape| shape.layer == Layer::Figure) {
+        let poured = wobble(&shape.outline, rng, 0.08, 0.022);
+        canvas.fill(&poured, palette.of(shape.role));
+        // Splashes fly off the edge.
+        let points = shape.outline.points(0.1);
+        for _ in 0..2 {
+            let [x, y] = points[rng.below(points.len())];
+            canvas.disc([x + 0.06 * rng.bell(), y + 0.06 * rng.bell()], rng.range(0.016, 0.03), palette.of(shape.role));
+        }
+    }
+    for k in 0..5 {
+        let colour = [hex(0xf8f4e8), palette.accent(), hex(0xf8f4e8), palette.dark(), hex(0xe8b838)][k];
+        pour(canvas, rng, colour, 0.018);
+    }
+}
+
+/// Two or three breathing fields of near hues; the subject is a field among them.
+pub fn color_field(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
+    // Border, upper field, lower field, then the subject's two.
+    let choices: [[u32; 5]; 6] = [
+        [0x7a1420, 0xd83a20, 0xa81c28, 0xffb850, 0x3c0814],
+        [0x141c50, 0x2c50b0, 0x1c3080, 0xa8d0f4, 0x0c0c30],
+        [0xb86c10, 0xf8c820, 0xe89018, 0x7c1c14, 0xfff0a0],
+        [0x341448, 0x7c3c94, 0x50206c, 0xf494b4, 0x180828],
+        [0x0c2c24, 0x2c7458, 0x184c40, 0xd8d878, 0x04140c],
+        [0xd8c8b0, 0xf0e0c8, 0xe0a890, 0x8c2430, 0x40204c],
+    ];
+    let [border, upper, lower, first, second] = rng.pick(&choices).map(|code| {
+        let tone = 0.035 * rng.bell();
+        let colour = hex(code);
+        [0, 1, 2].map(|channel| colour[channel] + tone + 0.03 * rng.bell())
+    });
+    let split = if scene.horizon < 0.95 { scene.horizon.clamp(0.55, 0.8) } else { rng.range(0.58, 0.72) };
+    let breath = Noise::new(rng, 4);
+    let field = |x: f32, y: f32, top: f32, bottom: f32| {
+        let inside = (x - 0.06).min(0.94 - x).min(y - top).min(bottom - y) + 0.006 * breath.at(x, y);
+        smoothstep(-0.02, 0.03, inside)
+    };
+    canvas.shade(|x, y, _| {
+        let colour = mix(border, upper, field(x, y, 0.06, split - 0.015));
+        let colour = mix(colour, lower, field(x, y, split + 0.015, 0.94));
+        lift(colour, 0.025 * breath.at(y, x))
+    });
+    let mut masses = [canvas.coverage(std::iter::empty()), canvas.coverage(std::iter::empty())];
+    let _ = &mut masses;
+    let light = |role: Role| matches!(role, Role::Main | Role::Dark);
+    let under = canvas.copy();
+    for shape in scene.shapes.iter().filter(|shape| shape.layer == Layer::Figure) {
+        canvas.fill(&shape.outline, if light(shape.role) { second } else { first });
+    }
+    canvas.blur(0.013);
+    let whole = silhouette(canvas, scene, 0.03);
+    canvas.shade(|x, y, colour| mix(under.sample(x, y), colour, smoothstep(0.0, 0.2, whole.at(x, y))));
+}
+
+/// One flat silhouette on white, one thin plane under it; what is inside is left out or cut out.
+pub fn minimalism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
+    let white = [[0.96, 0.955, 0.94], [0.93, 0.93, 0.93], [0.965, 0.95, 0.92]][rng.below(3)];
+    let colour = rng.pick(&[hex(0x181818), hex(0xc82420), hex(0x1c40a8), hex(0xe8b010), hex(0x2c6c54)]);
+    let colour = [0, 1, 2].map(|channel| colour[channel] + 0.03 * rng.bell());
+    scene.bend(|[x, y]| [0.5 + (x - 0.5) * 0.84, 0.5 + (y - 0.5) * 0.84]);
+    canvas.clear(white);
+    let ground = mix(white, hex(0x9c9c9c), 0.35);
+    canvas.fill(&Outline::rect(-0.1, scene.horizon.min(0.9), 1.1, 1.1), ground);
+    for shape in &scene.shapes {
+        match (shape.layer, shape.role) {
+            (Layer::Figure, Role::Light) => canvas.fill(&shape.outline, mix(colour, white, 0.55)),
+            (Layer::Figure, _) => canvas.fill(&shape.outline, colour),
+            _ => {}
+        }
+    }
+}
+
+/// Torn posters, layer under layer: strips of loud paper with white torn edges, the subject printed across them.
+pub fn new_realism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
+    let palette = Palette::any(
+        &[[0xd8d0c0, 0xa8a090, 0xfaf0dc, 0xe03c50, 0xf8d020, 0x202024], [0xd0d4d8, 0x989c98, 0xf8f0e0, 0x1c50c8, 0xf07020, 0x202024]],
+        0.03,
+        rng,
+    );
+    let rough = Noise::new(rng, 9);
+    let papers = [palette.sky(), hex(0x88b0b8), palette.ground(), hex(0xe0b888), hex(0xc8c4a0)];
+    let torn = hex(0xf8f6ee);
+    let count = 4;
+    let edges: Vec<(f32, f32)> = (1..count).map(|k| ((k as f32 + 0.4 * rng.bell()) / count as f32, rng.range(-0.25, 0.25))).collect();
+    let first = rng.below(papers.len());
+    // Which strip, and how far inside it.
+    let strip = |x: f32, y: f32| {
+        let mut place = 0;
+        let mut edge = 1.0f32;
+        for (k, &(at, lean)) in edges.iter().enumerate() {
+            let d = x - at - lean * (y - 0.5) - 0.03 * rough.at(x, y);
+            if d > 0.0 {
+                place = k + 1;
+            }
+            edge = edge.min(d.abs());
+        }
+        (place, edge)
+    };
+    canvas.shade(|x, y, _| papers[(first + strip(x, y).0) % papers.len()]);
+    for shape in &scene.shapes {
+        let colour = palette.of(shape.role);
+        if shape.layer == Layer::Ground {
+            canvas.fill_with(&shape.outline, |_, _, under| mix(under, hex(0x707070), 0.5));
+            continue;
+        }
+        canvas.fill_with(&shape.outline, |x, y, _| {
+            let (place, _) = strip(x, y);
+            if place % 2 == 0 { colour } else { [colour[2] * 0.8 + 0.1, colour[0] * 0.7 + 0.1, colour[1] * 0.8 + 0.15] }
+        });
+    }
+    canvas.shade(|x, y, colour| {
+        let (_, edge) = strip(x, y);
+        mix(colour, torn, smoothstep(0.028, 0.016, edge))
+    });
+    // A scrap torn off at a corner shows the wall.
+    for _ in 0..2 {
+        let (x, y) = (if rng.chance(0.5) { rng.range(-0.02, 0.1) } else { rng.range(0.9, 1.02) }, rng.range(0.05, 0.95));
+        let turn = rng.unit();
+        let scrap: Vec<Point> = (0..9)
+            .map(|k| {
+                let (angle, r) = (turn + k as f32 / 9.0, rng.range(0.09, 0.16));
+                [x + r * cos(angle), y + r * sin(angle)]
+            })
+            .collect();
+        let scrap = Outline::polygon(&scrap);
+        canvas.fill(&scrap, papers[rng.below(papers.len())]);
+        canvas.stroke(&scrap, 0.03, torn);
+    }
+}
