@@ -4,5 +4,6 @@ pub mod cli;
 pub mod data;
 pub mod interrupt;
 pub mod plugin;
+pub mod pretrain;
 pub mod random;
 pub mod run;

@@ -1,6 +1,7 @@
 //! The commands: one file each; this one only parses and dispatches.
 
 pub mod art;
+pub mod pretrain;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -46,6 +47,8 @@ pub struct Context {
 pub enum Command {
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Art(art::ArtArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Pretrain(pretrain::PretrainArgs),
 }
 
 impl Command {
@@ -53,6 +56,7 @@ impl Command {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::Art(args) => args.run(context),
+            Self::Pretrain(args) => args.run(context),
         }
     }
 }
