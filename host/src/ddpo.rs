@@ -6,6 +6,7 @@
 
 use ambiguity_models::lora::Lora;
 use ambiguity_models::scheduler::{Ddim, LastStep};
+use ambiguity_models::unet::UNet;
 use anyhow::Result;
 use serde::Serialize;
 use tch::{Kind, Tensor, no_grad};
@@ -14,7 +15,7 @@ use torch_ext::{AdamW, Generator, clip_grad_norm};
 use crate::config::{TimestepChoice, Train};
 use crate::interrupt::Interrupt;
 use crate::random::{Purpose, derive_seed};
-use crate::sampler::{Denoiser, Trajectories};
+use crate::sampler::{Denoiser, TextStates, Trajectories};
 
 /// What an epoch of updates was like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -36,10 +37,14 @@ pub struct UpdateStatistics {
 }
 
 /// One epoch's updates.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Ddpo<'a> {
-    /// The network, with the guidance that sampled.
-    pub denoiser: Denoiser<'a>,
+    /// The network; the reference of the KL divergence is the same one with its adapter off.
+    pub unet: &'a mut UNet,
+    /// Text states by prompt index.
+    pub text: &'a TextStates,
+    /// The guidance that sampled.
+    pub guidance: f64,
     /// The adapter that learns.
     pub lora: &'a Lora,
     /// The steps that were sampled.
@@ -77,7 +82,7 @@ impl Ddpo<'_> {
     ///
     /// Returns `None` if interrupted: the adapter and the optimizer are then between two states.
     pub fn train_epoch(
-        &self,
+        &mut self,
         optimizer: &mut AdamW,
         trajectories: &Trajectories,
         advantages: &[Option<f64>],
@@ -129,6 +134,10 @@ impl Ddpo<'_> {
         Ok(Some(totals.statistics()))
     }
 
+    fn denoiser(&self) -> Denoiser<'_> {
+        Denoiser { unet: self.unet, text: self.text, guidance: self.guidance }
+    }
+
     /// The steps of one sample that are trained on.
     fn timesteps(&self, generator: &mut Generator) -> Result<Vec<usize>> {
         let n_steps = self.ddim.timesteps().len();
@@ -142,7 +151,7 @@ impl Ddpo<'_> {
 
     /// Adds the gradient of some rows, each with this weight in the loss.
     fn accumulate(
-        &self,
+        &mut self,
         trajectories: &Trajectories,
         advantages: &[Option<f64>],
         rows: &[Row],
@@ -165,23 +174,26 @@ impl Ddpo<'_> {
         let steps: Vec<usize> = rows.iter().map(|row| row.step).collect();
         let timesteps: Vec<i64> = steps.iter().map(|&step| self.ddim.timesteps()[step]).collect();
         let timesteps = Tensor::from_slice(&timesteps).to_device(device);
+        let steps: Vec<i64> = steps.iter().map(|&step| step as i64).collect();
+        let steps = Tensor::from_slice(&steps).to_device(device);
         let prompts: Vec<usize> = rows.iter().map(|row| trajectories.prompts[row.sample]).collect();
         let of_rows: Vec<f32> =
             rows.iter().map(|row| advantages[row.sample].expect("rows are of samples that have one") as f32).collect();
         let advantages = Tensor::from_slice(&of_rows).to_device(device);
 
-        let output = self.denoiser.predict(&latents, &timesteps, &prompts);
-        let posterior = self.ddim.posterior(&output, &steps, &latents, self.eta, LastStep::Stochastic)?;
-        let log_ratio = posterior.log_prob(&next_latents) - old_log_probs;
+        let output = self.denoiser().predict(&latents, &timesteps, &prompts);
+        let last = LastStep::Stochastic;
+        let log_ratio = self.ddim.log_prob(&output, &steps, &latents, &next_latents, self.eta, last) - old_log_probs;
         let ratio = log_ratio.exp();
         let range = self.config.clip_range;
         let clamped = ratio.clamp(1.0 - range, 1.0 + range);
         let objective = (&ratio * &advantages).minimum(&(clamped * &advantages));
         let mut loss = -objective.sum(Kind::Float);
         if self.config.kl > 0.0 {
-            let reference = no_grad(|| self.lora.disabled(|| self.denoiser.predict(&latents, &timesteps, &prompts)));
-            let reference = self.ddim.posterior(&reference, &steps, &latents, self.eta, LastStep::Stochastic)?;
-            let kl = posterior.kl_divergence(&reference).sum(Kind::Float);
+            self.lora.enable(self.unet, false);
+            let reference = no_grad(|| self.denoiser().predict(&latents, &timesteps, &prompts));
+            self.lora.enable(self.unet, true);
+            let kl = self.ddim.kl_divergence(&output, &reference, &steps, &latents, self.eta, last).sum(Kind::Float);
             loss += &kl * self.config.kl;
             totals.kl += kl.detach();
         }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use ambiguity_host::cli::{Cli, Context};
 use ambiguity_host::interrupt::{Interrupt, Interrupted};
+use ambiguity_host::progress::Progress;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -15,16 +16,17 @@ fn main() -> ExitCode {
         (false, 1) => "debug",
         (false, _) => "trace",
     };
+    let progress = Progress::new(cli.global.quiet);
     let filter = EnvFilter::try_from_env("HOST_LOG").unwrap_or_else(|_| {
         EnvFilter::new(format!("warn,ambiguity_host={level},ambiguity_models={level},torch_ext={level}"))
     });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(progress.clone())
         .with_target(false)
         .without_time()
         .init();
-    match run(cli) {
+    match run(cli, progress) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
             eprintln!("{error:#}");
@@ -37,10 +39,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli, progress: Progress) -> anyhow::Result<()> {
     let threads = cli.global.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     tch::set_num_threads(i32::try_from(threads)?);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    let context = Context { global: cli.global, interrupt: Interrupt::on_signals()? };
+    let context = Context { global: cli.global, progress, interrupt: Interrupt::on_signals()? };
     cli.command.run(&context)
 }

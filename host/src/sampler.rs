@@ -101,7 +101,7 @@ pub struct Sampler<'a> {
     pub ddim: &'a Ddim,
     /// Noise of the steps.
     pub eta: f64,
-    /// How the last step is taken: stochastic for DDPO, as diffusers does for plain sampling.
+    /// Stochastic for DDPO, [`LastStep::FinalAlpha`] for plain sampling.
     pub last_step: LastStep,
     /// UNet rows a call.
     pub micro_batch: usize,
@@ -161,7 +161,7 @@ impl Sampler<'_> {
             let output = no_grad(|| self.denoiser.predict(current, &timesteps, prompts));
             let step_noise =
                 if self.eta > 0.0 { Some(noise.step(step_idx, range.clone())?.f_to_device(self.device)?) } else { None };
-            let step = self.ddim.step(&output, step_idx, current, self.eta, step_noise.as_ref(), self.last_step)?;
+            let step = self.ddim.step(&output, step_idx, current, self.eta, step_noise.as_ref(), self.last_step);
             latents.push(step.prev_sample);
             log_probs.extend(step.log_prob);
             done(range.len());

@@ -141,6 +141,22 @@ impl Ddim {
         normal_log_prob(&rows, &self.mean(&rows, model_output, sample), prev_sample)
     }
 
+    /// The KL divergence between the steps that two outputs lead to, averaged over the elements, [n], f32: they share
+    /// their variance, so it is (μ − μ')² / 2σ². Gradients reach `model_output`.
+    pub fn kl_divergence<'a>(
+        &self,
+        model_output: &Tensor,
+        reference_output: &Tensor,
+        steps: impl Into<StepIndex<'a>>,
+        sample: &Tensor,
+        eta: f64,
+        last: LastStep,
+    ) -> Tensor {
+        let rows = self.rows(steps.into(), eta, last, sample.device());
+        let reference = self.mean(&rows, reference_output, sample).detach();
+        -mean_square(&(self.mean(&rows, model_output, sample) - reference)) * rows.flat(LOG_PROB_SCALE)
+    }
+
     /// Noise added to clean latents at training timesteps [n], i64: √ᾱ x + √(1−ᾱ) ε.
     pub fn add_noise(&self, clean: &Tensor, noise: &Tensor, timesteps: &Tensor) -> Tensor {
         let table = self.table(TableKey::AddNoise(clean.device()));
@@ -282,12 +298,17 @@ impl Rows {
     }
 }
 
-/// Mean over the elements of log N(prev; mean, std²), [n]. The average is taken in two stages, so that no batch size
-/// makes libtorch split a row's sum among threads: a row's number is the same in any batch.
+/// Mean over the elements of log N(prev; mean, std²), [n].
 fn normal_log_prob(rows: &Rows, mean: &Tensor, prev_sample: &Tensor) -> Tensor {
-    let squares = (prev_sample.detach().to_kind(Kind::Float) - mean).square();
-    let averages = squares.mean_dim([-1].as_slice(), false, Kind::Float).flatten(1, -1);
-    averages.mean_dim([-1].as_slice(), false, Kind::Float) * rows.flat(LOG_PROB_SCALE) + rows.flat(LOG_PROB_OFFSET)
+    let difference = prev_sample.detach().to_kind(Kind::Float) - mean;
+    mean_square(&difference) * rows.flat(LOG_PROB_SCALE) + rows.flat(LOG_PROB_OFFSET)
+}
+
+/// Mean over the elements of x², [n, c, h, w] to [n]. The average is taken in two stages, so that no batch size makes
+/// libtorch split a row's sum among threads: a row's number is the same in any batch.
+fn mean_square(x: &Tensor) -> Tensor {
+    let averages = x.square().mean_dim([-1].as_slice(), false, Kind::Float).flatten(1, -1);
+    averages.mean_dim([-1].as_slice(), false, Kind::Float)
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ fn a_run_resumed_is_a_run_never_stopped() {
         assert!(line["seconds"]["sample"].is_f64() && line["images_per_second"].as_f64() > Some(0.0));
     }
     for file in ["config.toml", "plugins.lock", "report.html", "samples/epoch-0000.png", "samples/epoch-0002.png",
-        "before-after.png", "reward.png"]
+        "before-after.png", "reward-curve.png"]
     {
         assert!(whole.join(file).is_file(), "{file} is missing");
     }

@@ -2,10 +2,13 @@
 
 pub mod art;
 pub mod pretrain;
+pub mod sample;
+pub mod train;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::interrupt::Interrupt;
+use crate::progress::Progress;
 
 /// Style-ambiguity training for image generators, with sandboxed classifier plugins.
 #[derive(Debug, Parser)]
@@ -38,6 +41,8 @@ pub struct Global {
 pub struct Context {
     /// The global flags.
     pub global: Global,
+    /// Bars and lines on stderr.
+    pub progress: Progress,
     /// Set by Ctrl-C.
     pub interrupt: Interrupt,
 }
@@ -49,6 +54,9 @@ pub enum Command {
     Art(art::ArtArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Pretrain(pretrain::PretrainArgs),
+    Sample(sample::SampleArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Train(Box<train::TrainArgs>),
 }
 
 impl Command {
@@ -57,6 +65,8 @@ impl Command {
         match self {
             Self::Art(args) => args.run(context),
             Self::Pretrain(args) => args.run(context),
+            Self::Sample(args) => args.run(context),
+            Self::Train(args) => args.run(context),
         }
     }
 }

@@ -8,7 +8,6 @@ use clap::{Args, ValueEnum};
 use super::Context;
 use crate::pretrain::config::PretrainConfig;
 use crate::pretrain::{Session, Stage, run};
-use crate::progress::Progress;
 
 /// Train the small models that ship, from the procedural paintings
 #[derive(Args, Debug)]
@@ -63,7 +62,7 @@ impl PretrainArgs {
             resume: self.resume,
             threads,
             interrupt: &context.interrupt,
-            progress: &Progress::new(context.global.quiet),
+            progress: &context.progress,
         };
         let stages = match self.what {
             What::Clip => vec![Stage::Clip],

@@ -14,8 +14,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::Context;
 use crate::interrupt::Interrupted;
-use crate::progress::Progress;
-use crate::run::new_folder;
+use crate::files::new_folder;
 use crate::sampler::{Denoiser, NoiseSource, Sampler, SeededNoise, TextStates};
 use crate::train::{model_folder, native_size, rgb_images};
 
@@ -94,12 +93,12 @@ impl SampleArgs {
         let size = native_size(&folder)?;
         let (width, height) = (self.width.unwrap_or(size), self.height.unwrap_or(size));
         let mut pipeline = Pipeline::load(&folder, device, Kind::Float)?;
-        let shape = pipeline.latent_shape(i64::from(width), i64::from(height)).context("--width and --height")?;
+        let [h, w] = pipeline.latent_size(i64::from(width), i64::from(height)).context("--width and --height")?;
+        let shape = [pipeline.unet.config().in_channels, h, w];
         let ddim = Ddim::new(&pipeline.scheduler, self.steps).context("--steps")?;
         if let Some(lora) = &self.lora {
             let file = if lora.is_dir() { lora.join("pytorch_lora_weights.safetensors") } else { lora.clone() };
-            let mut lora = Lora::load(&mut pipeline.unet, &file)?;
-            lora.set_scale(self.lora_scale);
+            Lora::load(&mut pipeline.unet, &file)?.set_scale(&mut pipeline.unet, self.lora_scale);
         }
         let n = self.prompts.len() * self.count;
         let mut noise = self.noise_source(shape, n)?;
@@ -113,17 +112,17 @@ impl SampleArgs {
             denoiser: Denoiser { unet: &pipeline.unet, text: &text, guidance: self.guidance },
             ddim: &ddim,
             eta: self.eta,
-            last_step: LastStep::Final,
+            last_step: LastStep::FinalAlpha,
             micro_batch: self.micro_batch,
             device,
         };
-        let bar = Progress::new(context.global.quiet).bar("sampling", (n * self.steps) as u64, "steps");
+        let bar = context.progress.bar("sampling", (n * self.steps) as u64, "steps");
         let sampled = sampler.sample(&prompts, &mut noise, &context.interrupt, &mut |rows| bar.inc(rows as u64))?;
         bar.finish();
         let Some(trajectories) = sampled else {
             return Err(Interrupted { kept: "no picture was written".to_owned() }.into());
         };
-        let images = no_grad(|| pipeline.decode(&trajectories.last(), DECODE_SLICE))?;
+        let images = no_grad(|| pipeline.decode(&trajectories.last(), DECODE_SLICE));
         for (i, image) in rgb_images(&images_u8(&images))?.iter().enumerate() {
             let path = self.out.join(format!("{i:04}.png"));
             image.save(&path).with_context(|| path.display().to_string())?;

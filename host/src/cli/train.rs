@@ -9,8 +9,7 @@ use toml::Value;
 
 use super::Context;
 use crate::config::{Config, Layer, preset_names, resolve};
-use crate::progress::Progress;
-use crate::run::default_folder;
+use crate::run::{RunInfo, default_folder, unix_seconds};
 use crate::train::{Outcome, Start, Trainer, check_resumable, model_folder, native_size};
 
 /// Models up to this many pixels are small ones, trained by the small preset unless another is named.
@@ -65,15 +64,22 @@ pub struct TrainArgs {
 impl TrainArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
-        let (config, start) = match &self.resume {
+        let (config, start, preset) = match &self.resume {
             Some(target) => self.resumed(Start::resume(target.as_deref())?)?,
             None => self.fresh()?,
         };
         if self.dry_run {
             return describe(&config, self.json);
         }
-        let bars = Progress::new(context.global.quiet);
-        let trainer = Trainer::new(config, &start, bars, context.interrupt.clone())?;
+        let info = RunInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: unix_seconds(SystemTime::now()),
+            preset,
+            model: config.model.path.clone(),
+            device: config.run.device.clone(),
+            threads: usize::try_from(tch::get_num_threads())?,
+        };
+        let trainer = Trainer::new(config, &start, info, context)?;
         let folder = trainer.folder().to_owned();
         let outcome = trainer.run()?;
         if self.json {
@@ -84,7 +90,7 @@ impl TrainArgs {
         Ok(())
     }
 
-    fn fresh(&self) -> Result<(Config, Start)> {
+    fn fresh(&self) -> Result<(Config, Start, Option<String>)> {
         let mut layers = Vec::new();
         let preset = match (&self.preset, &self.model, &self.config) {
             (Some(preset), _, _) => preset.clone(),
@@ -116,10 +122,10 @@ impl TrainArgs {
                 default_folder(Path::new("runs"), &stem, SystemTime::now())
             }
         };
-        Ok((config, Start::New(out)))
+        Ok((config, Start::New(out), Some(preset)))
     }
 
-    fn resumed(&self, start: Start) -> Result<(Config, Start)> {
+    fn resumed(&self, start: Start) -> Result<(Config, Start, Option<String>)> {
         let Start::Resume { folder, .. } = &start else { bail!("only a run's folder can be resumed") };
         let path = folder.join("config.toml");
         let before = Config::read(&path)?;
@@ -128,7 +134,7 @@ impl TrainArgs {
         layers.extend(self.layers()?);
         let now = resolve("paper-512", &layers)?;
         check_resumable(&before, &now)?;
-        Ok((now, start))
+        Ok((now, start, None))
     }
 
     /// What stands over the preset: the file, then the flags, then `--set`.
@@ -220,7 +226,7 @@ fn summary(outcome: &Outcome, folder: &Path) -> String {
     let folder = folder.display();
     text.push_str(&format!("LoRA:         {folder}/pytorch_lora_weights.safetensors\n"));
     text.push_str(&format!("before/after: {folder}/before-after.png\n"));
-    text.push_str(&format!("curve:        {folder}/reward.png\n"));
+    text.push_str(&format!("curve:        {folder}/reward-curve.png\n"));
     text.push_str(&format!("report:       {folder}/report.html\n"));
     text
 }

@@ -270,10 +270,10 @@ pub enum OnCollapse {
 pub struct PluginLimits {
     /// Wall clock of a call.
     pub timeout_ms: u64,
-    /// Fuel of a call.
+    /// Fuel for each sample of a call.
     pub fuel: u64,
     /// Linear memory of an instance.
-    pub memory_mib: u64,
+    pub memory_mib: usize,
     /// What a failing plugin does.
     pub on_error: OnError,
     /// Share of an epoch's samples that may be skipped.
@@ -322,7 +322,7 @@ impl Config {
         positive("checkpoint.every", checkpoint.every as usize)?;
         positive("lora.rank", usize::try_from(lora.rank).unwrap_or(0))?;
         positive("plugin.timeout_ms", plugin.timeout_ms as usize)?;
-        positive("plugin.memory_mib", plugin.memory_mib as usize)?;
+        positive("plugin.memory_mib", plugin.memory_mib)?;
         within("sample.eta", sample.eta, 0.0, 1.0)?;
         ensure!(sample.eta > 0.0, "sample.eta is 0, but DDPO learns from the sampler's noise: set it above 0 (1 is DDPM)");
         within("sample.guidance", sample.guidance, 0.0, 1000.0)?;

@@ -1,3 +1,4 @@
 //! What a run is made of: prompts, image folders, the procedural paintings.
 
 pub mod art;
+pub mod prompts;

@@ -28,7 +28,8 @@ use crate::interrupt::{Interrupt, Interrupted};
 use crate::plugin::Sample;
 use crate::progress::{Bar, Progress as ProgressBars};
 use crate::reward::{Summary, advantages, combine, paired_rise, standard_error};
-use crate::run::{Cell, RunDir};
+use crate::run::curve::{Ceiling, Curve};
+use crate::run::{Cell, RunDir, grid};
 use crate::sampler::{Denoiser, Sampler, SeededNoise, TextStates, Trajectories};
 
 pub use record::{EpochRecord, MonitorRecord, Seconds, TrainedRecord};
@@ -47,8 +48,10 @@ const MAX_DROPPED_STEPS: usize = 3;
 const DECODE_SLICE: i64 = 16;
 /// Pictures in a grid.
 const GRID_CELLS: usize = 32;
-/// Name of the adapter's file, as diffusers has it.
-const LORA_FILE: &str = "pytorch_lora_weights.safetensors";
+/// Pictures in the comparison of before and after.
+const COMPARED: usize = 16;
+/// Name of the adapter's file.
+const LORA_FILE: &str = ambiguity_models::lora::LORA_FILE;
 /// Name of the optimizer's and counters' file.
 const STATE_FILE: &str = "state.safetensors";
 
@@ -95,7 +98,6 @@ impl Trainer {
         let mut first = self.recorded_monitor(0)?;
         if first.is_none() {
             let monitor = self.monitor(0)?;
-            self.progress.first_diversity = Some(monitor.diversity);
             self.run.append_metrics(&EpochRecord {
                 epoch: 0,
                 trained: None,
@@ -104,7 +106,8 @@ impl Trainer {
             })?;
             first = Some(monitor);
         }
-        let first = first.expect("it was just measured");
+        let first = first.expect("it was recorded or just measured");
+        self.progress.first_diversity = Some(first.diversity);
         let mut last = first.clone();
         let mut collapsed = false;
         let bar = self.epoch_bar();
@@ -203,7 +206,11 @@ impl Trainer {
 
     fn save_unsaved(&mut self) -> Result<()> {
         if let Some((epoch, files)) = self.unsaved.take() {
-            self.run.save_checkpoint(epoch, &files)?;
+            let keep = match self.config.checkpoint.keep {
+                0 => usize::MAX,
+                keep => keep,
+            };
+            self.run.save_checkpoint(epoch, &files, keep)?;
         }
         Ok(())
     }
@@ -238,7 +245,7 @@ impl Trainer {
     }
 
     fn decode(&self, trajectories: &Trajectories) -> Result<Vec<Arc<RgbImage>>> {
-        let images = no_grad(|| self.pipeline.decode(&trajectories.last(), DECODE_SLICE))?;
+        let images = no_grad(|| self.pipeline.decode(&trajectories.last(), DECODE_SLICE));
         rgb_images(&images_u8(&images))
     }
 
@@ -279,8 +286,10 @@ impl Trainer {
         advantages: &[Option<f64>],
         meter: &mut Meter<'_>,
     ) -> Result<Option<UpdateStatistics>> {
-        let ddpo = Ddpo {
-            denoiser: Denoiser { unet: &self.pipeline.unet, text: &self.text, guidance: self.config.sample.guidance },
+        let mut ddpo = Ddpo {
+            unet: &mut self.pipeline.unet,
+            text: &self.text,
+            guidance: self.config.sample.guidance,
             lora: &self.lora,
             ddim: &self.ddim,
             eta: self.config.sample.eta,
@@ -389,7 +398,7 @@ impl Trainer {
     fn monitor(&mut self, epoch: u64) -> Result<MonitorRecord> {
         let (prompts, images) = self.monitor_images()?;
         let samples = self.samples(&prompts, &images, epoch);
-        let scores = self.scorer.score(samples)?;
+        let (scores, diversity) = self.scorer.score_and_diversity(samples)?;
         let rewards = scores.weighted_sum();
         let summary = Summary::of(&rewards);
         let mean = |values: &[f64]| Summary::of(values).mean;
@@ -398,7 +407,7 @@ impl Trainer {
             reward_sem: standard_error(summary.std, rewards.len() as f64),
             entropy: mean(&scores.entropy),
             top_probability: mean(&scores.top_probability),
-            diversity: self.scorer.diversity(&images)?,
+            diversity,
             rewards: rewards.clone(),
         };
         let cells: Vec<Cell> = scores.kept.iter().zip(&rewards).take(GRID_CELLS).map(|(&i, &reward)| {
@@ -409,9 +418,14 @@ impl Trainer {
     }
 
     fn cell(&self, prompt: usize, image: &Arc<RgbImage>, reward: f64) -> Cell {
-        let prompt = &self.prompts.all()[prompt];
-        let title = if prompt.is_empty() { "(no prompt)".to_owned() } else { prompt.clone() };
-        Cell { image: RgbImage::clone(image), title, value: Some(reward) }
+        Cell { image: RgbImage::clone(image), title: self.title(prompt).to_owned(), value: Some(reward) }
+    }
+
+    fn title(&self, prompt: usize) -> &str {
+        match self.prompts.all()[prompt].as_str() {
+            "" => "(no prompt)",
+            prompt => prompt,
+        }
     }
 
     fn monitor_images(&mut self) -> Result<(Vec<usize>, Vec<Arc<RgbImage>>)> {
@@ -435,16 +449,26 @@ impl Trainer {
     /// The untrained and the trained model's pictures of the same prompts and noise, and the curve.
     fn save_comparison(&mut self, first: &MonitorRecord, last: &MonitorRecord) -> Result<()> {
         let (prompts, after) = self.monitor_images()?;
-        self.lora.set_enabled(false);
+        self.lora.enable(&mut self.pipeline.unet, false);
         let before = self.monitor_images();
-        self.lora.set_enabled(true);
+        self.lora.enable(&mut self.pipeline.unet, true);
         let (_, before) = before?;
-        let cells = |images: &[Arc<RgbImage>], rewards: &[f64]| -> Vec<Cell> {
-            images.iter().zip(&prompts).zip(rewards).map(|((image, &prompt), &reward)| self.cell(prompt, image, reward)).collect()
+        let pictures = |images: Vec<Arc<RgbImage>>| -> Vec<RgbImage> {
+            images.into_iter().take(COMPARED).map(Arc::unwrap_or_clone).collect()
         };
-        let (before, after) = (cells(&before, &first.rewards), cells(&after, &last.rewards));
-        self.run.save_comparison(&before, &after)?;
-        self.run.save_curve(self.scorer.ceiling())
+        let titles: Vec<&str> = prompts.iter().map(|&prompt| self.title(prompt)).collect();
+        let rewards: Vec<(f64, f64)> = first.rewards.iter().copied().zip(last.rewards.iter().copied()).collect();
+        let picture = grid::compare(&pictures(before), &pictures(after), &titles, &rewards);
+        self.run.save_before_after(&picture)?;
+        let history = self.run.history()?;
+        let curve = Curve {
+            title: format!("Style ambiguity by {}", self.scorer.names().join(" and ")),
+            history: &history,
+            ceiling: Some(Ceiling { reward: self.scorer.ceiling(), formula: self.scorer.ceiling_formula() }),
+            min_diversity: Some(self.config.monitor.min_diversity),
+        };
+        self.run.save_curve(&curve.to_rgb())?;
+        Ok(())
     }
 
     fn recorded_monitor(&self, epoch: u64) -> Result<Option<MonitorRecord>> {
@@ -473,8 +497,8 @@ impl Trainer {
 
     fn epoch_bar(&self) -> Bar {
         let total = self.config.train.epochs * self.config.sample.per_epoch() as u64;
-        let bar = self.bars.bar("training", total, "images");
-        bar.inc(self.progress.epoch * self.config.sample.per_epoch() as u64);
+        let mut bar = self.bars.bar("training", total, "images");
+        bar.skip(self.progress.epoch * self.config.sample.per_epoch() as u64);
         bar
     }
 }

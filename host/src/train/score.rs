@@ -1,14 +1,11 @@
 //! Pictures to rewards: every classifier of the run over the same batches, encoders run once a batch.
 
-use std::sync::Arc;
-
 use anyhow::{Context as _, Result, bail};
-use image::RgbImage;
 use ndarray::{Array2, Axis, concatenate};
 
 use crate::config::{Config, OnError, RewardPlugin};
 use crate::encoders::Encoders;
-use crate::plugin::{Batch, Classifier, Limits, PluginHost, Sample};
+use crate::plugin::{Batch, Classifier, Limits, PluginHost, Sample, cache_folder};
 use crate::reward::{PluginRewards, ambiguity, entropy, top_probability};
 use crate::run::LockedPlugin;
 
@@ -52,7 +49,7 @@ impl Scorer {
             memory_mib: config.plugin.memory_mib,
             ..Limits::default()
         };
-        let host = PluginHost::new(limits, PluginHost::default_cache())?;
+        let host = PluginHost::new(limits, cache_folder())?;
         let mut classifiers = Vec::new();
         for plugin in &config.reward.plugin {
             let classifier = host.load(&plugin.source, plugin.config.clone())?;
@@ -89,12 +86,7 @@ impl Scorer {
         self.classifiers.iter().map(lock).collect()
     }
 
-    /// The number of styles of the first plugin: the reward's ceiling is −ln of it.
-    pub fn n_styles(&self) -> usize {
-        self.classifiers[0].1.description().styles.len()
-    }
-
-    /// The sum of the weights: the ceiling of the weighted sum is this times −ln N where all plugins have N styles.
+    /// The highest that the weighted sum of rewards can be.
     pub fn ceiling(&self) -> f64 {
         let of = |(plugin, classifier): &(RewardPlugin, Box<dyn Classifier>)| {
             -plugin.weight * (classifier.description().styles.len() as f64).ln()
@@ -102,8 +94,39 @@ impl Scorer {
         self.classifiers.iter().map(of).sum()
     }
 
+    /// How the ceiling comes about, in signs.
+    pub fn ceiling_formula(&self) -> String {
+        let of = |(plugin, classifier): &(RewardPlugin, Box<dyn Classifier>)| {
+            let n = classifier.description().styles.len();
+            if plugin.weight == 1.0 { format!("−ln {n}") } else { format!("−{} ln {n}", plugin.weight) }
+        };
+        self.classifiers.iter().map(of).collect::<Vec<_>>().join(" ")
+    }
+
     /// Scores pictures batch by batch.
     pub fn score(&mut self, samples: Vec<Sample>) -> Result<Scores> {
+        self.score_batches(samples, &mut |_, _| Ok(()))
+    }
+
+    /// Scores pictures, and measures their diversity: the mean pairwise 1 − cos of their embeddings by the run's first
+    /// image encoder.
+    pub fn score_and_diversity(&mut self, samples: Vec<Sample>) -> Result<(Scores, f64)> {
+        let encoder = self.diversity_encoder.clone();
+        let mut chunks = Vec::new();
+        let scores = self.score_batches(samples, &mut |batch, encoders| {
+            let embedding = batch.embedding(&encoder, encoders);
+            chunks.push(embedding.with_context(|| format!("the monitor measures diversity with encoder {encoder}"))?);
+            Ok(())
+        })?;
+        let views: Vec<_> = chunks.iter().map(|chunk| chunk.view()).collect();
+        Ok((scores, mean_pairwise_distance(&concatenate(Axis(0), &views)?)))
+    }
+
+    fn score_batches(
+        &mut self,
+        samples: Vec<Sample>,
+        look: &mut dyn FnMut(&mut Batch, &mut Encoders) -> Result<()>,
+    ) -> Result<Scores> {
         let names = self.names();
         let mut scores = Scores {
             kept: Vec::new(),
@@ -120,7 +143,9 @@ impl Scorer {
         while samples.peek().is_some() {
             let chunk: Vec<Sample> = samples.by_ref().take(self.batch_size).collect();
             let n = chunk.len();
-            self.score_batch(start, &mut Batch::new(chunk), &mut scores)?;
+            let mut batch = Batch::new(chunk);
+            self.score_batch(start, &mut batch, &mut scores)?;
+            look(&mut batch, &mut self.encoders)?;
             start += n;
         }
         Ok(scores)
@@ -148,20 +173,8 @@ impl Scorer {
         Ok(())
     }
 
-    /// Mean pairwise 1 − cos of the embeddings of pictures, by the run's first image encoder.
-    pub fn diversity(&mut self, images: &[Arc<RgbImage>]) -> Result<f64> {
-        let mut chunks = Vec::new();
-        for chunk in images.chunks(self.batch_size) {
-            chunks.push(self.encoders.embed_images(&self.diversity_encoder, chunk).with_context(|| {
-                format!("the monitor measures diversity with encoder {}", self.diversity_encoder)
-            })?);
-        }
-        let views: Vec<_> = chunks.iter().map(|chunk| chunk.view()).collect();
-        Ok(mean_pairwise_distance(&concatenate(Axis(0), &views)?))
-    }
-
     /// Plugins' names, made different where two are the same.
-    fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         for (_, classifier) in &self.classifiers {
             let name = &classifier.description().name;

@@ -5,21 +5,20 @@ use std::path::{Path, PathBuf};
 use ambiguity_models::lora::{Lora, LoraSpec};
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::pipeline::Pipeline;
-use ambiguity_models::safetensors::{encode_safetensors, read_safetensors_with_metadata};
+use ambiguity_models::safetensors::{encode_safetensors, read_safetensors, read_safetensors_with_metadata};
 use ambiguity_models::scheduler::Ddim;
 use anyhow::{Context as _, Result, bail, ensure};
 use tch::Device;
 use torch_ext::{AdamW, AdamWConfig};
 
 use super::{LORA_FILE, Progress, STATE_FILE, Scorer, Trainer};
+use crate::cli::Context as CommandContext;
 use crate::config::Config;
 use crate::data::prompts::PromptSet;
 use crate::encoders::Encoders;
 use crate::home::home;
-use crate::interrupt::Interrupt;
-use crate::progress::Progress as ProgressBars;
 use crate::random::{Purpose, derive_seed};
-use crate::run::{PluginsLock, RunDir};
+use crate::run::{PluginsLock, RunDir, RunInfo};
 use crate::sampler::TextStates;
 
 /// Keys that a resumed run may change: they alter what is kept or how fast it goes, not what is learnt.
@@ -145,13 +144,14 @@ pub fn check_resumable(before: &Config, now: &Config) -> Result<()> {
 impl Trainer {
     /// Loads plugins, model and adapter, and makes or reopens the run's folder, in this order: nothing is written
     /// before everything was found to be good.
-    pub fn new(config: Config, start: &Start, bars: ProgressBars, interrupt: Interrupt) -> Result<Self> {
+    pub fn new(config: Config, start: &Start, info: RunInfo, context: &CommandContext) -> Result<Self> {
         let device = torch_ext::cuda::device(&config.run.device)?;
         let scorer = Scorer::load(&config, encoders(&config, device)?)?;
         let folder = model_folder(&config.model.path)?;
         let mut pipeline = Pipeline::load(&folder, device, config.model.dtype.kind())?;
         let (width, height) = (i64::from(config.sample.width), i64::from(config.sample.height));
-        let latent_shape = pipeline.latent_shape(width, height).context("sample.width and sample.height")?;
+        let [h, w] = pipeline.latent_size(width, height).context("sample.width and sample.height")?;
+        let latent_shape = [pipeline.unet.config().in_channels, h, w];
         let ddim = Ddim::new(&pipeline.scheduler, config.sample.steps).context("sample.steps")?;
         let prompts = PromptSet::new(&config.prompts)?;
         let text = TextStates::encode(&pipeline, prompts.all())?;
@@ -171,15 +171,22 @@ impl Trainer {
             "{}: LoRA of rank {} on {} layers, {} parameters",
             folder.display(),
             spec.rank,
-            lora.parameters().len() / 2,
+            lora.n_layers(),
             lora.n_parameters()
         );
-        let lock = PluginsLock { plugin: scorer.locked() };
+        let lock = PluginsLock { plugins: scorer.locked() };
         let run = match start {
-            Start::New(folder) => RunDir::create(folder, &config.to_toml()?, &lock)?,
+            Start::New(folder) => {
+                let mut run = RunDir::create(folder, &config.to_toml()?, &lock)?;
+                run.write_info(&info)?;
+                run
+            }
             Start::Resume { folder, .. } => {
                 let run = RunDir::open(folder)?;
-                run.check_lock(&lock)?;
+                if let Some(conflict) = run.plugins_lock()?.conflict(&lock) {
+                    bail!("{}: {conflict}", folder.display());
+                }
+                run.write_config(&config.to_toml()?)?;
                 run
             }
         };
@@ -197,14 +204,13 @@ impl Trainer {
             latent_shape,
             run,
             progress: Progress::default(),
-            bars,
-            interrupt,
+            bars: context.progress.clone(),
+            interrupt: context.interrupt.clone(),
             unsaved: None,
         };
         if trainer.config.train.ema > 0.0 {
             trainer.average = Some(trainer.lora_values());
         }
-        trainer.run.keep_checkpoints(trainer.config.checkpoint.keep);
         if let Start::Resume { epoch, .. } = start {
             trainer.restore(*epoch)?;
         }
@@ -212,7 +218,7 @@ impl Trainer {
     }
 
     fn restore(&mut self, epoch: Option<u64>) -> Result<()> {
-        let checkpoints = self.run.checkpoints()?;
+        let checkpoints = self.run.checkpoints();
         let found = match epoch {
             Some(epoch) => {
                 let found = checkpoints.into_iter().find(|(found, _)| *found == epoch);
@@ -224,7 +230,7 @@ impl Trainer {
             tracing::info!("no checkpoint yet: {} starts again from its first epoch", self.run.path().display());
             return Ok(self.run.rewind(0)?);
         };
-        self.lora.load_file(&folder.join(LORA_FILE))?;
+        self.lora.load_values(&read_safetensors(&folder.join(LORA_FILE))?)?;
         let state_path = folder.join(STATE_FILE);
         let (tensors, metadata) = read_safetensors_with_metadata(&state_path)?;
         let progress = metadata.get("progress").with_context(|| format!("{} has no progress", state_path.display()))?;

@@ -1,0 +1,89 @@
+//! `plugins.lock`: which plugins a run used, by digest.
+
+use serde::{Deserialize, Serialize};
+
+/// The plugins of a run, in the order of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginsLock {
+    /// One entry a plugin: `[[plugin]]`.
+    #[serde(rename = "plugin", default)]
+    pub plugins: Vec<LockedPlugin>,
+}
+
+/// One plugin of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockedPlugin {
+    /// The name by which the metrics know it.
+    pub name: String,
+    /// The path or registry reference that it was loaded from.
+    pub source: String,
+    /// The SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+    /// The interface version that it was built for, such as `0.1.0`.
+    pub interface: String,
+    /// How many styles it tells apart; the reward's ceiling is −ln of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub styles: Option<u32>,
+}
+
+impl PluginsLock {
+    /// The file's text.
+    pub fn to_toml(&self) -> String {
+        let body = toml::to_string(self).expect("strings and numbers in a flat table always serialise");
+        format!("# The plugins that this run is trained with; resuming with other bytes is refused.\n\n{body}")
+    }
+
+    /// Reads the file's text.
+    pub fn from_toml(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// Why a run with this lock must not go on with `other`, in one clause; `None` when it may.
+    ///
+    /// Names, order and digests count; a plugin may have moved.
+    pub fn conflict(&self, other: &Self) -> Option<String> {
+        let names = |lock: &Self| lock.plugins.iter().map(|plugin| plugin.name.clone()).collect::<Vec<_>>().join(", ");
+        if names(self) != names(other) {
+            return Some(format!("the run was started with the plugins {}, not {}", names(self), names(other)));
+        }
+        self.plugins.iter().zip(&other.plugins).find(|(was, is)| was.sha256 != is.sha256).map(|(was, is)| {
+            format!(
+                "the run was started with plugin {} of digest {}, but {} has {}",
+                was.name, was.sha256, is.source, is.sha256
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plugin(sha256: &str) -> PluginsLock {
+        let plugin = LockedPlugin {
+            name: "kmeans_image".into(),
+            source: "plugins/kmeans_image.wasm".into(),
+            sha256: sha256.into(),
+            interface: "0.1.0".into(),
+            styles: Some(27),
+        };
+        PluginsLock { plugins: vec![plugin] }
+    }
+
+    #[test]
+    fn the_file_is_an_array_of_tables_and_reads_back() {
+        let text = plugin("ab12").to_toml();
+        assert!(text.contains("[[plugin]]\nname = \"kmeans_image\""), "{text}");
+        assert_eq!(PluginsLock::from_toml(&text).unwrap(), plugin("ab12"));
+        assert_eq!(PluginsLock::from_toml("").unwrap(), PluginsLock::default());
+    }
+
+    #[test]
+    fn another_digest_conflicts_and_another_place_does_not() {
+        let mut moved = plugin("ab12");
+        moved.plugins[0].source = "elsewhere.wasm".into();
+        assert_eq!(plugin("ab12").conflict(&moved), None);
+        assert!(plugin("ab12").conflict(&plugin("cd34")).unwrap().contains("cd34"));
+        assert!(plugin("ab12").conflict(&PluginsLock::default()).is_some());
+    }
+}

@@ -1,0 +1,215 @@
+//! A run's folder under crashes, resumes and bad places.
+
+use image::Rgb;
+use serde_json::json;
+
+use super::*;
+
+fn new_run(folder: &Path) -> RunDir {
+    RunDir::create(&folder.join("run"), "seed = 1\n", &PluginsLock::default()).unwrap()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn cell() -> Cell {
+    Cell { image: RgbImage::from_pixel(8, 8, Rgb([9, 9, 9])), title: "a man".into(), value: Some(-3.0) }
+}
+
+#[test]
+fn a_new_run_has_its_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = new_run(folder.path());
+    assert_eq!(names(run.path()), ["checkpoints", "config.toml", "plugins.lock", "samples"]);
+    assert_eq!(run.config().unwrap(), "seed = 1\n");
+    assert_eq!(run.plugins_lock().unwrap(), PluginsLock::default());
+}
+
+#[test]
+fn an_empty_folder_is_taken_and_a_filled_one_refused_untouched() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(RunDir::create(folder.path(), "", &PluginsLock::default()).unwrap());
+    let before = names(folder.path());
+    let error = RunDir::create(folder.path(), "", &PluginsLock::default()).unwrap_err();
+    assert!(error.to_string().contains("is not empty; name another folder with --out"), "{error}");
+    assert_eq!(names(folder.path()), before);
+}
+
+#[test]
+fn an_impossible_place_is_one_clear_sentence_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = RunDir::create(&file.join("run"), "", &PluginsLock::default()).unwrap_err();
+    let expected = format!("cannot write {}: not a directory", file.join("run").display());
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(names(folder.path()), ["file"]);
+}
+
+#[test]
+fn a_folder_without_a_run_is_not_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = RunDir::open(folder.path()).unwrap_err();
+    assert!(matches!(error, RunError::NotARun(_)), "{error}");
+}
+
+#[test]
+fn two_writers_exclude_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = new_run(folder.path());
+    let path = run.path().to_owned();
+    assert!(matches!(RunDir::open(&path), Err(RunError::Busy(_))));
+    drop(run);
+    RunDir::open(&path).unwrap();
+}
+
+#[test]
+fn a_torn_last_line_is_dropped_and_not_appended_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = new_run(folder.path());
+    run.append_metrics(&json!({"epoch": 1, "reward_mean": -3.5})).unwrap();
+    let path = run.path().to_owned();
+    drop(run);
+    let metrics = path.join(METRICS);
+    let whole = fs::read_to_string(&metrics).unwrap();
+    fs::write(&metrics, format!("{whole}{{\"epoch\": 2, \"rew")).unwrap();
+
+    assert_eq!(read_metrics(&path).unwrap().len(), 1);
+    let mut run = RunDir::open(&path).unwrap();
+    run.append_metrics(&json!({"epoch": 2})).unwrap();
+    assert_eq!(fs::read_to_string(&metrics).unwrap(), format!("{whole}{{\"epoch\":2}}\n"));
+}
+
+#[test]
+fn a_damaged_line_in_the_middle_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = new_run(folder.path());
+    fs::write(run.path().join(METRICS), "{\"epoch\":0}\nnonsense\n{\"epoch\":2}\n").unwrap();
+    let error = run.read_metrics().unwrap_err().to_string();
+    assert!(error.contains("metrics.jsonl is damaged: line 2"), "{error}");
+}
+
+#[test]
+fn a_record_needs_an_epoch() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = new_run(folder.path());
+    for record in [json!({"reward_mean": 1.0}), json!({"epoch": -1}), json!([1])] {
+        assert!(matches!(run.append_metrics(&record), Err(RunError::Record)), "{record}");
+    }
+    assert!(run.read_metrics().unwrap().is_empty());
+}
+
+#[test]
+fn rewinding_drops_what_came_after_and_keeps_the_rest_byte_for_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = new_run(folder.path());
+    // A number whose shortest decimal form is long, which reading and writing again could change.
+    let first = r#"{"epoch":1,"reward_mean":-3.2958368660043291}"#;
+    fs::write(run.path().join(METRICS), format!("{first}\n")).unwrap();
+    for epoch in [2, 3] {
+        run.append_metrics(&json!({"epoch": epoch})).unwrap();
+    }
+    for epoch in 1..=3 {
+        run.save_checkpoint(epoch, &[("state.safetensors", vec![epoch as u8])], 9).unwrap();
+        run.save_grid(epoch, &[cell()]).unwrap();
+    }
+    run.rewind(1).unwrap();
+    assert_eq!(fs::read_to_string(run.path().join(METRICS)).unwrap(), format!("{first}\n"));
+    assert_eq!(names(&run.path().join(CHECKPOINTS)), ["epoch-0001"]);
+    assert_eq!(names(&run.path().join(SAMPLES)), ["epoch-0001.png"]);
+    let event_files = |run: &RunDir| names(run.path()).iter().filter(|name| name.starts_with("events.")).count();
+    assert_eq!(event_files(&run), 1);
+    run.append_metrics(&json!({"epoch": 2, "reward_mean": -3.0})).unwrap();
+    assert_eq!(event_files(&run), 2, "the replayed part goes to a file of its own");
+}
+
+#[test]
+fn checkpoints_are_pruned_to_the_newest() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = new_run(folder.path());
+    for epoch in [5, 10, 15, 20] {
+        run.save_checkpoint(epoch, &[("state.safetensors", vec![0; 10])], 2).unwrap();
+    }
+    let epochs: Vec<_> = run.checkpoints().into_iter().map(|(epoch, _)| epoch).collect();
+    assert_eq!(epochs, [15, 20]);
+    assert_eq!(names(&run.path().join(CHECKPOINTS)), ["epoch-0015", "epoch-0020"]);
+}
+
+#[test]
+fn a_crash_before_the_rename_leaves_the_checkpoint_that_was_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = new_run(folder.path());
+    run.save_checkpoint(1, &[("state.safetensors", vec![1, 1, 1])], 3).unwrap();
+    let checkpoints = run.path().join(CHECKPOINTS);
+    let path = run.path().to_owned();
+    drop(run);
+    // What a process killed in the middle of writing epoch 2, of replacing epoch 1 and of publishing leaves behind.
+    for stale in [".epoch-0002.4711.tmp", ".epoch-0001.4711.tmp"] {
+        fs::create_dir(checkpoints.join(stale)).unwrap();
+        fs::write(checkpoints.join(stale).join("state.safetensors"), [2]).unwrap();
+    }
+    fs::write(path.join(".pytorch_lora_weights.safetensors.4711.tmp"), [2]).unwrap();
+
+    let run = RunDir::open(&path).unwrap();
+    assert_eq!(run.checkpoints().len(), 1);
+    assert_eq!(fs::read(checkpoints.join("epoch-0001/state.safetensors")).unwrap(), [1, 1, 1]);
+    assert_eq!(names(&checkpoints), ["epoch-0001"], "stale temporaries are swept");
+    assert!(names(&path).iter().all(|name| !name.ends_with(".tmp")));
+}
+
+#[test]
+fn a_failed_write_leaves_the_old_checkpoint_and_no_temporary() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = new_run(folder.path());
+    run.save_checkpoint(1, &[("state.safetensors", vec![1])], 3).unwrap();
+    // The second file cannot be written: its folder does not exist.
+    let files = [("state.safetensors", vec![2]), ("missing/file", vec![2])];
+    assert!(run.save_checkpoint(1, &files, 3).is_err());
+    let checkpoints = run.path().join(CHECKPOINTS);
+    assert_eq!(names(&checkpoints), ["epoch-0001"]);
+    assert_eq!(fs::read(checkpoints.join("epoch-0001/state.safetensors")).unwrap(), [1]);
+    run.save_checkpoint(1, &[("state.safetensors", vec![3])], 3).unwrap();
+    assert_eq!(fs::read(checkpoints.join("epoch-0001/state.safetensors")).unwrap(), [3]);
+    assert_eq!(names(&checkpoints), ["epoch-0001"]);
+}
+
+#[test]
+fn publishing_makes_the_folder_and_replaces_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = new_run(folder.path());
+    for bytes in [[1], [2]] {
+        run.publish("best/pytorch_lora_weights.safetensors", &bytes).unwrap();
+    }
+    assert_eq!(fs::read(run.path().join("best/pytorch_lora_weights.safetensors")).unwrap(), [2]);
+    assert_eq!(names(&run.path().join("best")), ["pytorch_lora_weights.safetensors"]);
+}
+
+#[test]
+fn the_newest_run_is_the_one_written_to_last() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(RunDir::newest_under(folder.path()), None);
+    let [old, new] = ["b", "a"].map(|name| folder.path().join(name));
+    let mut first = RunDir::create(&old, "", &PluginsLock::default()).unwrap();
+    drop(RunDir::create(&new, "", &PluginsLock::default()).unwrap());
+    let later = SystemTime::now() + std::time::Duration::from_secs(5);
+    File::open(new.join(CONFIG)).unwrap().set_modified(later).unwrap();
+    fs::create_dir(folder.path().join("z-no-run")).unwrap();
+    assert_eq!(RunDir::newest_under(folder.path()), Some(new));
+    first.append_metrics(&json!({"epoch": 1})).unwrap();
+    File::open(old.join(METRICS)).unwrap().set_modified(later + std::time::Duration::from_secs(5)).unwrap();
+    assert_eq!(RunDir::newest_under(folder.path()), Some(old));
+}
+
+#[test]
+fn scalars_are_the_numbers_by_path() {
+    let record =
+        json!({"epoch": 3, "loss": 0.5, "monitor": {"reward_mean": -3.0, "epoch": 1}, "warnings": ["w"], "nan": null});
+    let mut scalars = Vec::new();
+    collect_scalars(&record, "", &mut scalars);
+    let expected = [("loss", 0.5), ("monitor/reward_mean", -3.0), ("monitor/epoch", 1.0)];
+    assert_eq!(scalars, expected.map(|(name, value)| (name.to_owned(), value)));
+}

@@ -1,0 +1,226 @@
+//! Low-rank adapters of a UNet's linear layers (Hu et al., LoRA, arXiv 2106.09685), in the files that diffusers and
+//! peft write and read.
+//!
+//! A [`Lora`] holds the adapter's tensors; the layers of the UNet hold the same tensors and the scale they are used at.
+
+mod file;
+mod targets;
+
+use tch::{Kind, Tensor, no_grad};
+use torch_ext::Generator;
+
+use crate::error::{Error, Result};
+use crate::layers::{Adapter, Linear};
+use crate::params::NamedTensors;
+use crate::unet::UNet;
+
+use serde::{Deserialize, Serialize};
+
+pub use file::LORA_FILE;
+pub use targets::Targets;
+
+/// What a fresh adapter is made from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoraSpec {
+    /// Inner width of every low-rank product.
+    pub rank: i64,
+    /// The product is scaled by alpha / rank.
+    pub alpha: f64,
+    /// Which linear layers are adapted.
+    pub targets: Targets,
+}
+
+/// The adapter of one layer.
+#[derive(Debug)]
+struct Entry {
+    /// The layer's checkpoint name.
+    module: String,
+    a: Tensor,
+    b: Tensor,
+    alpha: f64,
+    /// alpha / rank, or alpha / √rank where the file asks for rank-stabilised LoRA.
+    scaling: f64,
+}
+
+/// The adapters of one UNet.
+#[derive(Debug)]
+pub struct Lora {
+    entries: Vec<Entry>,
+    targets: Vec<String>,
+    factor: f64,
+    /// The layers' own weights, while the adapter is merged into them.
+    originals: Option<Vec<Tensor>>,
+}
+
+impl Lora {
+    /// Adds fresh adapters to every layer that `spec` names: A ~ N(0, 1/rank²), B = 0, so that the network's function
+    /// is unchanged at first. All are f32, require gradients and lie on the UNet's device.
+    pub fn attach(unet: &mut UNet, spec: &LoraSpec, seed: u64) -> Result<Self> {
+        if spec.rank < 1 {
+            return Err(Error::Input(format!("LoRA rank {} is below 1", spec.rank)));
+        }
+        let mut names = Vec::new();
+        unet.linears_mut(&mut |linear| names.push(linear.name.clone()));
+        let chosen = spec.targets.choose(&names)?;
+        let mut generator = Generator::cpu(seed)?;
+        let (kind, device) = (Kind::Float, unet.device());
+        let mut entries = Vec::with_capacity(chosen.len());
+        for (module, [n_out, n_in]) in shapes(unet) {
+            if !chosen.contains(&module.as_str()) {
+                continue;
+            }
+            let a = (generator.normal(&[spec.rank, n_in])? / spec.rank as f64).f_to_device(device)?;
+            let b = Tensor::f_zeros([n_out, spec.rank], (kind, device))?;
+            let (alpha, scaling) = (spec.alpha, spec.alpha / spec.rank as f64);
+            entries.push(Entry { module, a, b, alpha, scaling });
+        }
+        let targets = spec.targets.for_peft(&names);
+        Self::install(unet, entries, targets)
+    }
+
+    /// Puts the entries into their layers.
+    fn install(unet: &mut UNet, mut entries: Vec<Entry>, targets: Vec<String>) -> Result<Self> {
+        for entry in &mut entries {
+            entry.a = entry.a.f_set_requires_grad(true)?;
+            entry.b = entry.b.f_set_requires_grad(true)?;
+        }
+        let mut occupied = None;
+        unet.linears_mut(&mut |linear| {
+            if let Some(entry) = entries.iter().find(|entry| entry.module == linear.name) {
+                if linear.adapter.is_some() {
+                    occupied.get_or_insert_with(|| linear.name.clone());
+                    return;
+                }
+                let (a, b) = (entry.a.shallow_clone(), entry.b.shallow_clone());
+                linear.adapter = Some(Adapter { a, b, scale: entry.scaling });
+            }
+        });
+        match occupied {
+            Some(name) => Err(Error::Input(format!("`{name}` has an adapter already: detach that one first"))),
+            None => Ok(Self { entries, targets, factor: 1.0, originals: None }),
+        }
+    }
+
+    /// Every tensor with its name in the file, `unet.….lora_A.weight` and `unet.….lora_B.weight`, in layer order. They
+    /// are the tensors in use: changing them in place changes the network.
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        let both = |entry: &Entry| {
+            let name = |part: &str| format!("unet.{}.{part}.weight", entry.module);
+            [(name("lora_A"), entry.a.shallow_clone()), (name("lora_B"), entry.b.shallow_clone())]
+        };
+        self.entries.iter().flat_map(both).collect()
+    }
+
+    /// Number of trainable numbers.
+    pub fn n_parameters(&self) -> usize {
+        self.entries.iter().map(|entry| entry.a.numel() + entry.b.numel()).sum()
+    }
+
+    /// Number of adapted layers.
+    pub fn n_layers(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The most common rank and alpha among the layers; all have the same unless the file said otherwise.
+    pub fn rank_and_alpha(&self) -> (i64, f64) {
+        let mut counts: Vec<((i64, f64), usize)> = Vec::new();
+        for entry in &self.entries {
+            let key = (entry.a.size()[0], entry.alpha);
+            match counts.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((key, 1)),
+            }
+        }
+        let mut best = ((0, 0.0), 0);
+        for (key, count) in counts {
+            if count > best.1 {
+                best = (key, count);
+            }
+        }
+        best.0
+    }
+
+    /// Multiplies the adapter's own scale by `factor` from now on; 1 is as trained.
+    pub fn set_scale(&mut self, unet: &mut UNet, factor: f64) {
+        self.factor = factor;
+        self.enable(unet, true);
+    }
+
+    /// Switches the adapter off, for a pass through the original network, or on again.
+    pub fn enable(&self, unet: &mut UNet, on: bool) {
+        let factor = if on && self.originals.is_none() { self.factor } else { 0.0 };
+        self.visit(unet, |_, entry, linear| {
+            if let Some(adapter) = &mut linear.adapter {
+                adapter.scale = entry.scaling * factor;
+            }
+        });
+    }
+
+    /// Takes the adapter out of the layers; a merged one stays in their weights.
+    pub fn detach(self, unet: &mut UNet) {
+        self.visit(unet, |_, _, linear| linear.adapter = None);
+    }
+
+    /// Adds scale · B A to the layers' weights, in f32 and in place, and switches the adapter itself off: the same
+    /// function without the cost.
+    pub fn merge(&mut self, unet: &mut UNet) {
+        if self.originals.is_some() {
+            return;
+        }
+        let mut originals = Vec::with_capacity(self.entries.len());
+        no_grad(|| {
+            self.visit(unet, |_, entry, linear| {
+                originals.push(linear.weight.copy());
+                let delta = entry.b.matmul(&entry.a) * (entry.scaling * self.factor);
+                linear.weight.copy_(&(linear.weight.to_kind(Kind::Float) + delta));
+            });
+        });
+        self.originals = Some(originals);
+        self.enable(unet, true);
+    }
+
+    /// Undoes [`Lora::merge`], exactly: the weights are put back, not subtracted from.
+    pub fn unmerge(&mut self, unet: &mut UNet) {
+        if let Some(originals) = self.originals.take() {
+            no_grad(|| self.visit(unet, |i, _, linear| linear.weight.copy_(&originals[i])));
+            self.enable(unet, true);
+        }
+    }
+
+    /// Copies values into the adapter's tensors, by the names of [`Lora::parameters`]: a checkpoint, or an average of
+    /// weights.
+    pub fn load_values(&self, values: &NamedTensors) -> Result<()> {
+        for (name, mut tensor) in self.parameters() {
+            let value = values
+                .get(&name)
+                .ok_or_else(|| Error::MissingTensor { name: name.clone(), source_name: "the given values".to_owned() })?;
+            if value.size() != tensor.size() {
+                let (found, wanted) = (value.size(), tensor.size());
+                return Err(Error::Shape { name, source_name: "the given values".to_owned(), found, wanted });
+            }
+            no_grad(|| tensor.f_copy_(value))?;
+        }
+        Ok(())
+    }
+
+    /// Calls `f` with each entry, its index and its layer, in layer order, which is the entries' own.
+    fn visit(&self, unet: &mut UNet, mut f: impl FnMut(usize, &Entry, &mut Linear)) {
+        let mut next = 0;
+        unet.linears_mut(&mut |linear| {
+            if let Some(entry) = self.entries.get(next).filter(|entry| entry.module == linear.name) {
+                f(next, entry, linear);
+                next += 1;
+            }
+        });
+    }
+}
+
+/// Names and weight shapes of all linear layers, in order.
+fn shapes(unet: &mut UNet) -> Vec<(String, [i64; 2])> {
+    let mut shapes = Vec::new();
+    unet.linears_mut(&mut |linear| {
+        let size = linear.weight.size();
+        shapes.push((linear.name.clone(), [size[0], size[1]]));
+    });
+    shapes
+}

@@ -1,0 +1,263 @@
+//! The adapter's file, `pytorch_lora_weights.safetensors`: written as diffusers' `save_lora_weights` does, and read in
+//! that form, in peft's own and in diffusers' older ones.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use tch::{Kind, Tensor};
+
+use super::targets::ends_with;
+use super::{Entry, Lora, shapes};
+use crate::error::{Error, Result};
+use crate::json::JsonObject;
+use crate::params::NamedTensors;
+use crate::safetensors::{encode_safetensors, read_safetensors_with_metadata, write_safetensors};
+use crate::unet::UNet;
+
+/// The name diffusers gives the file.
+pub const LORA_FILE: &str = "pytorch_lora_weights.safetensors";
+/// The name peft gives the file, beside [`PEFT_CONFIG`].
+const PEFT_FILE: &str = "adapter_model.safetensors";
+const PEFT_CONFIG: &str = "adapter_config.json";
+/// The metadata entry in which diffusers keeps peft's configuration, as JSON.
+const METADATA_KEY: &str = "lora_adapter_metadata";
+
+impl Lora {
+    /// Writes the adapter, f32, with rank and alpha in the metadata that diffusers reads.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let tensors: NamedTensors = self.parameters().into_iter().collect();
+        write_safetensors(path, &tensors, &[("format", "pt"), (METADATA_KEY, &self.metadata())])
+    }
+
+    /// The bytes that [`Lora::save`] writes.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let tensors: NamedTensors = self.parameters().into_iter().collect();
+        let metadata = [("format", "pt"), (METADATA_KEY, &*self.metadata())];
+        encode_safetensors(Path::new(LORA_FILE), &tensors, &metadata)
+    }
+
+    /// peft's configuration of the adapter, as JSON with diffusers' prefix.
+    fn metadata(&self) -> String {
+        let (rank, alpha) = self.rank_and_alpha();
+        let mut config = Map::new();
+        let mut put = |key: &str, value: Value| config.insert(format!("unet.{key}"), value);
+        let mut alpha_pattern = Map::new();
+        let mut rank_pattern = Map::new();
+        for entry in &self.entries {
+            if entry.a.size()[0] != rank {
+                rank_pattern.insert(entry.module.clone(), json!(entry.a.size()[0]));
+            }
+            if entry.alpha != alpha {
+                alpha_pattern.insert(entry.module.clone(), whole_or_float(entry.alpha));
+            }
+        }
+        put("alpha_pattern", Value::Object(alpha_pattern));
+        put("bias", json!("none"));
+        put("lora_alpha", whole_or_float(alpha));
+        put("lora_dropout", json!(0.0));
+        put("r", json!(rank));
+        put("rank_pattern", Value::Object(rank_pattern));
+        put("target_modules", json!(self.targets));
+        put("use_rslora", json!(self.is_rank_stabilised()));
+        serde_json::to_string_pretty(&config).expect("a JSON value always serialises")
+    }
+
+    fn is_rank_stabilised(&self) -> bool {
+        self.entries.iter().any(|entry| {
+            let rank = entry.a.size()[0] as f64;
+            rank > 1.0 && entry.scaling != entry.alpha / rank
+        })
+    }
+
+    /// Reads an adapter (a file, or the folder of one) and adds it to the layers it names. Alpha comes from the
+    /// metadata, from peft's adapter_config.json beside the file or from `.alpha` tensors, and is else the rank. The
+    /// first tensor that has no place in this UNet is an error.
+    pub fn load(unet: &mut UNet, path: &Path) -> Result<Self> {
+        let path = &locate(path)?;
+        let (tensors, metadata) = read_safetensors_with_metadata(path)?;
+        let hints = Hints::read(path, &metadata)?;
+        let source_name = path.display().to_string();
+        let mut found = BTreeMap::<String, Found>::new();
+        for (key, tensor) in tensors {
+            let (module, part) = split_key(&key).ok_or_else(|| stray(&source_name, &key))?;
+            let found = found.entry(module).or_insert_with(|| Found { key: key.clone(), ..Found::default() });
+            match part {
+                Part::A => found.a = Some((key, tensor)),
+                Part::B => found.b = Some((key, tensor)),
+                Part::Alpha => found.alpha = Some(tensor.f_double_value(&[])?),
+            }
+        }
+        let device = unet.device();
+        let mut entries = Vec::with_capacity(found.len());
+        for (module, [n_out, n_in]) in shapes(unet) {
+            let Some(Found { key, a, b, alpha }) = found.remove(&module) else { continue };
+            let (Some((a_key, a)), Some((b_key, b))) = (a, b) else {
+                let message = format!("`{key}` lacks its other half in {source_name}");
+                return Err(Error::Input(message));
+            };
+            let rank = a.size()[0];
+            for (name, found, wanted) in [(a_key, a.size(), vec![rank, n_in]), (b_key, b.size(), vec![n_out, rank])] {
+                if found != wanted {
+                    return Err(Error::Shape { name, source_name, found, wanted });
+                }
+            }
+            let alpha = alpha.or_else(|| hints.alpha_of(&module)).unwrap_or(rank as f64);
+            let divisor = if hints.rank_stabilised { (rank as f64).sqrt() } else { rank as f64 };
+            let bring = |tensor: Tensor| tensor.f_to_device(device)?.f_to_kind(Kind::Float);
+            entries.push(Entry { module, a: bring(a)?, b: bring(b)?, alpha, scaling: alpha / divisor });
+        }
+        if let Some(left) = found.into_values().next() {
+            return Err(stray(&source_name, &left.key));
+        }
+        if entries.is_empty() {
+            return Err(Error::Input(format!("{source_name} holds no LoRA tensors")));
+        }
+        let targets = entries.iter().map(|entry| entry.module.clone()).collect();
+        Self::install(unet, entries, targets)
+    }
+}
+
+/// What a file has for one layer.
+#[derive(Default)]
+struct Found {
+    /// The first key, for errors.
+    key: String,
+    a: Option<(String, Tensor)>,
+    b: Option<(String, Tensor)>,
+    alpha: Option<f64>,
+}
+
+enum Part {
+    A,
+    B,
+    Alpha,
+}
+
+fn stray(source_name: &str, key: &str) -> Error {
+    Error::Input(format!("{source_name}: tensor `{key}` has no place among the linear layers of this UNet"))
+}
+
+/// The file itself, or the one in a folder.
+fn locate(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    [LORA_FILE, PEFT_FILE]
+        .iter()
+        .map(|name| path.join(name))
+        .find(|file| file.is_file())
+        .ok_or_else(|| Error::Input(format!("{} has neither {LORA_FILE} nor {PEFT_FILE}", path.display())))
+}
+
+/// A tensor's key to the layer's name and the tensor's part in it:
+///
+/// - `unet.X.lora_A.weight` (diffusers today), `base_model.model.X.lora_A.weight` (peft), either with an adapter's name
+///   before `weight`;
+/// - `unet.X.lora.down.weight`, `unet.X.lora_linear_layer.down.weight` (diffusers 0.18 to 0.25);
+/// - `unet.P.processor.to_q_lora.down.weight` (diffusers before), with and without `unet.`;
+/// - `X.alpha` with any of them.
+fn split_key(key: &str) -> Option<(String, Part)> {
+    let key = key.strip_prefix("base_model.model.").unwrap_or(key);
+    let key = key.strip_prefix("unet.").unwrap_or(key);
+    let (module, part) = if let Some(module) = key.strip_suffix(".alpha") {
+        (module, Part::Alpha)
+    } else {
+        let key = key.strip_suffix(".weight")?;
+        let parts = [("lora_A", true), ("lora_B", false), ("down", true), ("up", false)];
+        // peft may have the adapter's name at the end.
+        let without_name = key.rsplit_once('.').map_or("", |(rest, _)| rest);
+        let split = |key: &str| {
+            parts.iter().find_map(|&(end, is_a)| Some((key.strip_suffix(end)?.strip_suffix('.')?.len(), is_a)))
+        };
+        let (length, is_a) = split(key).or_else(|| split(without_name))?;
+        (&key[..length], if is_a { Part::A } else { Part::B })
+    };
+    let module = [".lora", ".lora_linear_layer"].iter().find_map(|end| module.strip_suffix(end)).unwrap_or(module);
+    let old = module.rsplit_once(".processor.").and_then(|(attention, rest)| Some((attention, rest.strip_suffix("_lora")?)));
+    Some(match old {
+        Some((attention, "to_out")) => (format!("{attention}.to_out.0"), part),
+        Some((attention, layer)) => (format!("{attention}.{layer}"), part),
+        None => (module.to_owned(), part),
+    })
+}
+
+/// What the file's metadata, or peft's configuration beside it, says of the scale.
+#[derive(Default)]
+struct Hints {
+    alpha: Option<f64>,
+    alpha_pattern: Vec<(String, f64)>,
+    rank_stabilised: bool,
+}
+
+impl Hints {
+    fn read(path: &Path, metadata: &HashMap<String, String>) -> Result<Self> {
+        if let Some(text) = metadata.get(METADATA_KEY) {
+            let bad = |e| Error::Safetensors { path: path.to_owned(), message: format!("`{METADATA_KEY}`: {e}") };
+            let config: Map<String, Value> = serde_json::from_str(text).map_err(bad)?;
+            return Ok(Self::from_values(|key| config.get(&format!("unet.{key}"))));
+        }
+        match JsonObject::read_if_present(&path.with_file_name(PEFT_CONFIG))? {
+            Some(config) => Ok(Self::from_values(|key| config.value(key))),
+            None => Ok(Self::default()),
+        }
+    }
+
+    fn from_values<'a>(value: impl Fn(&str) -> Option<&'a Value>) -> Self {
+        let pattern = value("alpha_pattern").and_then(Value::as_object);
+        Self {
+            alpha: value("lora_alpha").and_then(Value::as_f64),
+            alpha_pattern: pattern
+                .into_iter()
+                .flatten()
+                .filter_map(|(name, alpha)| Some((name.trim_start_matches('^').to_owned(), alpha.as_f64()?)))
+                .collect(),
+            rank_stabilised: value("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+        }
+    }
+
+    fn alpha_of(&self, module: &str) -> Option<f64> {
+        let own = self.alpha_pattern.iter().find(|(name, _)| ends_with(module, name));
+        own.map(|&(_, alpha)| alpha).or(self.alpha)
+    }
+}
+
+/// peft declares these as whole numbers and most files have them so.
+fn whole_or_float(value: f64) -> Value {
+    if value.fract() == 0.0 { json!(value as i64) } else { json!(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_every_generation_name_the_same_layer() {
+        let layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1";
+        let cases = [
+            (format!("unet.{layer}.to_q.lora_A.weight"), "to_q"),
+            (format!("unet.{layer}.to_q.lora_A.default_0.weight"), "to_q"),
+            (format!("base_model.model.{layer}.to_out.0.lora_B.weight"), "to_out.0"),
+            (format!("unet.{layer}.to_v.lora.down.weight"), "to_v"),
+            (format!("unet.{layer}.to_v.lora_linear_layer.up.weight"), "to_v"),
+            (format!("unet.{layer}.processor.to_k_lora.down.weight"), "to_k"),
+            (format!("{layer}.processor.to_out_lora.up.weight"), "to_out.0"),
+            (format!("unet.{layer}.to_k.alpha"), "to_k"),
+            (format!("unet.{layer}.processor.to_k_lora.alpha"), "to_k"),
+        ];
+        for (key, name) in cases {
+            let (module, part) = split_key(&key).expect("a known form");
+            assert_eq!(module, format!("{layer}.{name}"), "{key}");
+            let is_a = key.contains("lora_A") || key.contains("down.weight");
+            let expected = if key.ends_with("alpha") { "alpha" } else if is_a { "a" } else { "b" };
+            let found = match part {
+                Part::A => "a",
+                Part::B => "b",
+                Part::Alpha => "alpha",
+            };
+            assert_eq!(found, expected, "{key}");
+        }
+        assert!(split_key("unet.conv_in.weight").is_none());
+        assert!(split_key("unet.x.to_q.lora_magnitude_vector.weight").is_none());
+    }
+}

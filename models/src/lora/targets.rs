@@ -1,0 +1,89 @@
+//! Which linear layers an adapter is for.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Written as `"attention"`, `"attention+feed-forward"`, `"all-linear"` or a list of names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub enum Targets {
+    /// Query, key, value and output projections of self- and cross-attention.
+    Attention,
+    /// Those, and both layers of the feed-forward parts.
+    AttentionAndFeedForward,
+    /// Every linear layer of the UNet.
+    AllLinear,
+    /// Layers by name, as peft matches them: the whole name, or its end after a dot.
+    List(Vec<String>),
+}
+
+const ATTENTION: [&str; 4] = ["to_k", "to_out.0", "to_q", "to_v"];
+const FEED_FORWARD: [&str; 2] = ["ff.net.0.proj", "ff.net.2"];
+
+/// The form in configuration files.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Name(String),
+    List(Vec<String>),
+}
+
+impl TryFrom<Written> for Targets {
+    type Error = String;
+
+    fn try_from(written: Written) -> std::result::Result<Self, String> {
+        match written {
+            Written::List(names) if names.is_empty() => Err("LoRA targets are an empty list".to_owned()),
+            Written::List(names) => Ok(Self::List(names)),
+            Written::Name(name) => match name.as_str() {
+                "attention" => Ok(Self::Attention),
+                "attention+feed-forward" => Ok(Self::AttentionAndFeedForward),
+                "all-linear" => Ok(Self::AllLinear),
+                _ => Err(format!(
+                    "LoRA targets \"{name}\" are unknown: \"attention\", \"attention+feed-forward\", \"all-linear\" or a \
+                     list of layer names"
+                )),
+            },
+        }
+    }
+}
+
+impl From<Targets> for Written {
+    fn from(targets: Targets) -> Self {
+        match targets {
+            Targets::Attention => Self::Name("attention".to_owned()),
+            Targets::AttentionAndFeedForward => Self::Name("attention+feed-forward".to_owned()),
+            Targets::AllLinear => Self::Name("all-linear".to_owned()),
+            Targets::List(names) => Self::List(names),
+        }
+    }
+}
+
+impl Targets {
+    /// Names that peft matches by their end; for all layers, the layers' whole names.
+    pub(super) fn for_peft(&self, all: &[String]) -> Vec<String> {
+        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        match self {
+            Self::Attention => owned(&ATTENTION),
+            Self::AttentionAndFeedForward => [owned(&FEED_FORWARD), owned(&ATTENTION)].concat(),
+            Self::AllLinear => all.to_vec(),
+            Self::List(names) => names.clone(),
+        }
+    }
+
+    /// Those of `all` that are meant; a target that no layer answers to is an error.
+    pub(super) fn choose<'a>(&self, all: &'a [String]) -> Result<Vec<&'a str>> {
+        let targets = self.for_peft(all);
+        if let Some(stranger) = targets.iter().find(|target| !all.iter().any(|name| ends_with(name, target))) {
+            return Err(Error::Input(format!("LoRA target `{stranger}` is no linear layer of this UNet")));
+        }
+        let meant = |name: &&String| targets.iter().any(|target| ends_with(name, target));
+        Ok(all.iter().filter(meant).map(String::as_str).collect())
+    }
+}
+
+/// Whether `name` is `end`, or ends with it after a dot.
+pub(super) fn ends_with(name: &str, end: &str) -> bool {
+    name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}

@@ -1,0 +1,135 @@
+//! A folder of diffusers' `StableDiffusionPipeline` as its parts: text to latents and latents to images.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+use crate::clip::{TextConfig, TextTransformer, Tokenizer};
+use crate::error::{Error, Result};
+use crate::json::JsonObject;
+use crate::scheduler::SchedulerConfig;
+use crate::unet::UNet;
+use crate::vae::Vae;
+use crate::weights::{TRANSFORMERS_STEM, load_folder};
+
+/// Tokenizer, text encoder, denoiser, autoencoder and noise schedule that belong together.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Texts to token ids.
+    pub tokenizer: Tokenizer,
+    /// Token ids to what the UNet attends to.
+    pub text_encoder: TextTransformer,
+    /// The denoiser.
+    pub unet: UNet,
+    /// Latents to images, always in f32: f16 overflows in the published ones.
+    pub vae: Vae,
+    /// The noise schedule that the UNet was trained with.
+    pub scheduler: SchedulerConfig,
+}
+
+/// The parts in model_index.json, with the classes they may have.
+const PARTS: [(&str, &[&str]); 4] = [
+    ("text_encoder", &["CLIPTextModel"]),
+    ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
+    ("unet", &["UNet2DConditionModel"]),
+    ("vae", &["AutoencoderKL"]),
+];
+
+impl Pipeline {
+    /// Reads a folder as diffusers lays it out. UNet and text encoder have the type `kind`, the VAE is f32. Every error
+    /// names the file and the key or tensor.
+    pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self> {
+        check_index(dir)?;
+        let scheduler = SchedulerConfig::read(&dir.join("scheduler/scheduler_config.json"))?;
+        let tokenizer = Tokenizer::load(&dir.join("tokenizer"))?;
+        let text_dir = dir.join("text_encoder");
+        let text_config = TextConfig::read(&text_dir.join("config.json"))?;
+        let params = load_folder(&text_dir, TRANSFORMERS_STEM, device, kind)?;
+        let text_encoder = TextTransformer::new(&params, &text_config)?;
+        params.finish()?;
+        let unet = UNet::load(&dir.join("unet"), device, kind)?;
+        let vae = Vae::load(&dir.join("vae"), device, Kind::Float)?;
+        let pipeline = Self { tokenizer, text_encoder, unet, vae, scheduler };
+        pipeline.check_fit(dir, &text_config)?;
+        Ok(pipeline)
+    }
+
+    /// Refuses parts that are each sound but not made for each other.
+    fn check_fit(&self, dir: &Path, text: &TextConfig) -> Result<()> {
+        let (unet, vae) = (self.unet.config(), self.vae.config());
+        let pairs = [
+            ("unet/config.json", "cross_attention_dim", unet.cross_attention_dim, "text_encoder/config.json", "hidden_size", text.hidden_size),
+            ("unet/config.json", "in_channels", unet.in_channels, "vae/config.json", "latent_channels", vae.latent_channels),
+            ("unet/config.json", "out_channels", unet.out_channels, "vae/config.json", "latent_channels", vae.latent_channels),
+        ];
+        for (file, key, value, other_file, other_key, other) in pairs {
+            if value != other {
+                let message = format!("`{key}` is {value}, but `{other_key}` of {other_file} is {other}");
+                return Err(Error::Config { path: dir.join(file), message });
+            }
+        }
+        let limits = [
+            ("max_position_embeddings", text.max_position_embeddings, self.tokenizer.max_length(), "length"),
+            ("vocab_size", text.vocab_size, self.tokenizer.vocab_size(), "vocabulary"),
+        ];
+        for (key, limit, n, what) in limits {
+            if limit < n as i64 {
+                let message = format!("`{key}` is {limit}, but the tokenizer's {what} is {n}");
+                return Err(Error::Config { path: dir.join("text_encoder/config.json"), message });
+            }
+        }
+        Ok(())
+    }
+
+    /// The text encoder's states of whole prompts, [n, length, dim], in its type and on its device, without gradients.
+    pub fn encode_prompts(&self, prompts: &[&str]) -> Result<Tensor> {
+        if prompts.is_empty() {
+            return Err(Error::Input("no prompts to encode".to_owned()));
+        }
+        let ids = self.tokenizer.encode_batch(prompts);
+        Ok(tch::no_grad(|| self.text_encoder.hidden_states(&ids).0))
+    }
+
+    /// Latents as the UNet sees them, [n, c, h, w], to images [n, 3, H, W], f32, about [-1, 1], `slice` rows at a time,
+    /// which bounds the memory that the large feature maps take.
+    pub fn decode(&self, latents: &Tensor, slice: i64) -> Tensor {
+        let latents = latents.to_kind(Kind::Float) / self.vae.config().scaling_factor;
+        let images: Vec<Tensor> = latents.split(slice.max(1), 0).iter().map(|rows| self.vae.decode(rows)).collect();
+        Tensor::cat(&images, 0)
+    }
+
+    /// Height and width of the latents of an image of this size in pixels.
+    pub fn latent_size(&self, width: i64, height: i64) -> Result<[i64; 2]> {
+        let factor = self.vae.config().downscale();
+        if width < factor || height < factor || width % factor != 0 || height % factor != 0 {
+            return Err(Error::Input(format!("{width}×{height} pixels: this VAE needs multiples of {factor}")));
+        }
+        Ok([height / factor, width / factor])
+    }
+}
+
+/// Images [n, 3, H, W] about [-1, 1] to bytes [n, H, W, 3]: round-half-even of 255 · clamp(x / 2 + ½).
+pub fn images_u8(images: &Tensor) -> Tensor {
+    let unit: Tensor = images.to_kind(Kind::Float) / 2.0 + 0.5;
+    (unit.clamp(0.0, 1.0) * 255.0).round().to_kind(Kind::Uint8).permute([0, 2, 3, 1]).contiguous()
+}
+
+/// model_index.json says that the parts are those that are built here.
+fn check_index(dir: &Path) -> Result<()> {
+    let path = dir.join("model_index.json");
+    if !path.is_file() {
+        return Err(Error::Input(format!("{} has no model_index.json: it is no diffusers pipeline", dir.display())));
+    }
+    let index = JsonObject::read(&path)?;
+    index.only("_class_name", Value::from("StableDiffusionPipeline"))?;
+    for (part, classes) in PARTS {
+        let entry: Vec<Option<String>> = index.get(part, Vec::new())?;
+        match entry.get(1).and_then(Option::as_deref) {
+            Some(class) if classes.contains(&class) => {}
+            Some(class) => return Err(index.error(part, format!("is a {class}, only {} is supported", classes[0]))),
+            None => return Err(index.error(part, format!("is missing, a {} is wanted", classes[0]))),
+        }
+    }
+    Ok(())
+}
