@@ -191,6 +191,8 @@ pub struct VaeStage {
     pub per_pair: usize,
     /// Paintings in a batch.
     pub batch_size: usize,
+    /// Parts of the batch, which run side by side.
+    pub shards: usize,
     /// Channels of each stage, finest first; each stage but the last halves the side.
     pub block_out_channels: Vec<i64>,
     /// Residual blocks of a stage.
@@ -317,13 +319,18 @@ impl PretrainConfig {
             ("unet.per_pair", self.unet.per_pair),
             ("unet.batch_size", self.unet.batch_size),
             ("unet.shards", self.unet.shards),
+            ("vae.shards", self.vae.shards),
         ] {
             ensure!(value > 0, "`pretrain.{key}` must be at least 1");
         }
-        let (batch, shards) = (self.clip.batch_size, self.unet.shards);
+        let batch = self.clip.batch_size;
         ensure!(batch <= pairs, "`pretrain.clip.batch_size` is {batch}, there are {pairs} (style, subject) pairs");
-        let batch = self.unet.batch_size;
-        ensure!(batch % shards == 0, "`pretrain.unet.batch_size` is {batch}, which {shards} shards do not divide");
+        for (stage, batch, shards) in [
+            ("vae", self.vae.batch_size, self.vae.shards),
+            ("unet", self.unet.batch_size, self.unet.shards),
+        ] {
+            ensure!(batch % shards == 0, "`pretrain.{stage}.batch_size` is {batch}, which {shards} shards do not divide");
+        }
         self.check_size()?;
         let stages = self.unet.block_out_channels.len();
         for (key, length) in [

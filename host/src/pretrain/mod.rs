@@ -172,3 +172,6 @@ pub fn run(stages: &[Stage], session: &Session) -> Result<Vec<(Stage, Figures)>>
     }
     Ok(results)
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use super::config::UNetStage;
 use super::data::{Captions, N_PAIRS, Paintings, Split, style_of, subject_of};
 use super::evaluate::{Judge, Sampling, write_grid};
 use super::journal::Figures;
-use super::parallel::side_by_side;
+use super::parallel::{Replicas, over, side_by_side};
 use super::trainer::{Task, Trainer};
 use super::{Session, Stage, write_text};
 use crate::data::art::{STYLES, SUBJECTS};
@@ -34,8 +34,7 @@ struct Denoising<'a> {
     session: &'a Session<'a>,
     config: &'a UNetStage,
     unet_config: UNetConfig,
-    /// One network for each part of the batch: the same storage, gradients of their own. The first is the trainer's.
-    replicas: Vec<Replica>,
+    replicas: Replicas<UNet>,
     /// The moving average and the autoencoder, one of each for each part.
     samplers: Vec<Sampler>,
     average: NamedTensors,
@@ -50,11 +49,6 @@ struct Denoising<'a> {
 struct Sampler {
     unet: UNet,
     vae: Vae,
-}
-
-struct Replica {
-    unet: UNet,
-    tensors: NamedTensors,
 }
 
 /// What the UNet sees, computed once.
@@ -90,18 +84,17 @@ pub fn train(session: &Session) -> Result<Figures> {
     let mut vaes = (0..config.shards).map(|_| vae()).collect::<Result<Vec<_>>>()?;
     let unet_config = network(session, vaes[0].config().latent_channels, clip.config.text_config.hidden_size)?;
     let params = Params::random(session.weights_seed(Stage::UNet), Device::Cpu)?;
-    let unet = UNet::new(&params, &unet_config)?;
+    UNet::new(&params, &unet_config)?;
     let tensors = params.finish()?;
     let n_parameters: usize = tensors.values().map(|tensor| tensor.numel()).sum();
     let mut trainer = Trainer::new(session, Stage::UNet, &config.schedule, &tensors, Some(config.ema_decay))?;
-    let average = shared(trainer.average().context("the UNet is trained with a moving average")?);
-    let mut replicas = vec![Replica { unet, tensors }];
-    for _ in 1..config.shards {
-        replicas.push(Replica::of(&replicas[0].tensors, &unet_config)?);
-    }
+    let average = trainer.average().context("the UNet is trained with a moving average")?;
+    let average: NamedTensors = average.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+    let build = |params: &Params| Ok(UNet::new(params, &unet_config)?);
+    let replicas = Replicas::new(config.shards, &tensors, build)?;
     let data = Data::new(session, &clip, &tokenizer, &mut vaes)?;
     let ddim = Ddim::new(&scheduler(config), config.samples.steps)?;
-    let samplers = vaes.into_iter().map(|vae| Ok(Sampler { unet: over(&average, &unet_config)?, vae }));
+    let samplers = vaes.into_iter().map(|vae| -> Result<Sampler> { Ok(Sampler { unet: build(&over(&average))?, vae }) });
     let mut task = Denoising {
         session,
         config,
@@ -190,48 +183,6 @@ fn min_snr(ddim: &Ddim, gamma: f64) -> Tensor {
     Tensor::from_slice(&ddim.alphas_cumprod().iter().map(weight).collect::<Vec<f32>>())
 }
 
-/// The same tensors under the same names.
-fn shared(tensors: &NamedTensors) -> NamedTensors {
-    tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
-}
-
-/// A network over tensors at hand: what changes them changes it.
-fn over(tensors: &NamedTensors, config: &UNetConfig) -> Result<UNet> {
-    let params = Params::from_tensors(shared(tensors), "the trained weights", Device::Cpu, Kind::Float);
-    Ok(UNet::new(&params, config)?)
-}
-
-impl Replica {
-    /// A network over the storage of `tensors`, whose gradients are its own.
-    fn of(tensors: &NamedTensors, config: &UNetConfig) -> Result<Self> {
-        let leaf = |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.detach().set_requires_grad(true));
-        let tensors: NamedTensors = tensors.iter().map(leaf).collect();
-        Ok(Self { unet: over(&tensors, config)?, tensors })
-    }
-
-    /// The weighted loss of one part of a batch; its gradient, divided by the number of parts, is added up.
-    fn backward(&self, part: &Part, n_parts: usize) -> Result<f64> {
-        let output = self.unet.forward(&part.noisy, &part.timesteps, &part.text);
-        let errors = (output - &part.noise).square().mean_dim([1i64, 2, 3].as_slice(), false, Kind::Float);
-        let loss = (errors * &part.weights).mean(Kind::Float) / n_parts as f64;
-        loss.f_backward()?;
-        Ok(loss.double_value(&[]))
-    }
-
-    /// Adds this replica's gradients to those of `first` and drops its own.
-    fn give_gradients(&mut self, first: &NamedTensors) {
-        no_grad(|| {
-            for (name, tensor) in &mut self.tensors {
-                let own = tensor.grad();
-                if own.defined() {
-                    let _ = first[name].grad().g_add_(&own);
-                    tensor.zero_grad();
-                }
-            }
-        });
-    }
-}
-
 impl Data {
     fn new(session: &Session, clip: &Clip, tokenizer: &Tokenizer, vaes: &mut [Vae]) -> Result<Self> {
         let paintings = Paintings::render(session, Split::Training, session.config.unet.per_pair)?;
@@ -292,14 +243,11 @@ impl Task for Denoising<'_> {
     fn backward(&mut self, step: u64) -> Result<f64> {
         let n_parts = self.replicas.len();
         let parts = (0..n_parts).map(|part| self.part(step, part, n_parts)).collect::<Result<Vec<_>>>()?;
-        let losses = side_by_side(self.session.threads, &mut self.replicas, parts, |replica, part| {
-            replica.backward(&part, n_parts)
-        });
-        let (first, others) = self.replicas.split_at_mut(1);
-        for replica in others {
-            replica.give_gradients(&first[0].tensors);
-        }
-        losses.into_iter().sum()
+        self.replicas.backward(self.session.threads, parts, |unet, part| {
+            let output = unet.forward(&part.noisy, &part.timesteps, &part.text);
+            let errors = (output - part.noise).square().mean_dim([1i64, 2, 3].as_slice(), false, Kind::Float);
+            Ok((errors * part.weights).mean(Kind::Float))
+        })
     }
 
     fn evaluate(&mut self, steps: u64, last: bool) -> Result<Figures> {
