@@ -250,3 +250,6 @@ fn permutation(generator: &mut Generator, n: usize) -> Result<Vec<usize>> {
     let order: Vec<i64> = Vec::try_from(generator.permutation(n as i64)?)?;
     Ok(order.into_iter().map(|i| i as usize).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod ddpo;
+pub mod doctor;
 pub mod encoders;
 pub mod files;
 pub mod home;

@@ -24,6 +24,11 @@ pub struct TextStates {
 }
 
 impl TextStates {
+    /// States at hand, [prompts, length, width]; row 0 is what guidance leads away from.
+    pub fn new(table: Tensor) -> Self {
+        Self { table }
+    }
+
     /// Encodes `prompts`, the first of which is what guidance leads away from.
     pub fn encode(pipeline: &Pipeline, prompts: &[String]) -> Result<Self> {
         let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();

@@ -1,6 +1,8 @@
 //! The commands: one file each; this one only parses and dispatches.
 
 pub mod art;
+pub mod completions;
+pub mod doctor;
 pub mod pretrain;
 pub mod sample;
 pub mod train;
@@ -53,7 +55,12 @@ pub enum Command {
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Art(art::ArtArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Completions(completions::CompletionsArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Doctor(doctor::DoctorArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Pretrain(pretrain::PretrainArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Sample(sample::SampleArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Train(Box<train::TrainArgs>),
@@ -64,6 +71,8 @@ impl Command {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::Art(args) => args.run(context),
+            Self::Completions(args) => args.run(context),
+            Self::Doctor(args) => args.run(context),
             Self::Pretrain(args) => args.run(context),
             Self::Sample(args) => args.run(context),
             Self::Train(args) => args.run(context),

@@ -1,1 +1,138 @@
-//! (being written)
+//! Style classifiers as plugins: found, checked, run in a sandbox, and held to what they promise.
+//!
+//! [`PluginHost::load`] turns what a user calls a plugin into a [`Classifier`]; nothing above this module knows what
+//! kind of file is behind it, and nothing outside it names wasmtime. [`fit`] makes plugins without a compiler.
+//!
+//! # Layout
+//!
+//! - [`batch`]: what is classified. [`distributions`]: what comes out.
+//! - [`resolve`]: names to files. [`artifact`]: what a file is, and what is baked into it.
+//! - [`limits`], [`error`]: the sandbox's bounds, and every message.
+//! - `wasm`: WebAssembly components on wasmtime.
+//! - [`fit`]: k-means centres of embeddings, baked into a template.
+
+pub mod artifact;
+pub mod batch;
+pub mod distributions;
+pub mod error;
+pub mod fit;
+pub mod limits;
+pub mod resolve;
+mod wasm;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use self::artifact::Artifact;
+pub use self::batch::{Batch, Sample};
+pub use self::distributions::Distributions;
+pub use self::error::{Fault, PluginError};
+pub use self::limits::Limits;
+use self::wasm::Sandbox;
+use crate::encoders::Encoders;
+
+/// A loaded plugin.
+pub trait Classifier {
+    /// What it says of itself.
+    fn description(&self) -> &Description;
+    /// Which file it is.
+    fn source(&self) -> &PluginSource;
+    /// One distribution over its styles per sample. The batch keeps the embeddings that were computed for it, and the
+    /// encoders are loaded where they are first needed.
+    fn classify(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Classified, PluginError>;
+}
+
+/// What a plugin says of itself, checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Description {
+    /// A short name.
+    pub name: String,
+    /// The plugin's own version.
+    pub version: String,
+    /// The styles, in the order of a distribution's entries; at least two, all different.
+    pub styles: Vec<String>,
+    /// What it classifies: "image", "text", "audio".
+    pub media: Vec<String>,
+    /// The encoders whose embeddings it asks for.
+    pub encoders: Vec<String>,
+}
+
+/// Which file a plugin is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginSource {
+    /// The file's name without extension: what messages call it.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// sha256 of the file, in hex.
+    pub sha256: String,
+    /// The version of the plugin interface that it was built for.
+    pub interface: String,
+    /// One line for people, if it is baked in.
+    pub title: Option<String>,
+}
+
+/// What came of classifying a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Classified {
+    /// One per sample.
+    pub distributions: Distributions,
+    /// Units of fuel used, where the sandbox counts them: the same on every machine.
+    pub fuel: Option<u64>,
+    /// Wall-clock time, embeddings included where they were not there yet.
+    pub milliseconds: f64,
+}
+
+/// Loads plugins, all within the same limits.
+pub struct PluginHost {
+    sandbox: Arc<Sandbox>,
+}
+
+impl PluginHost {
+    /// A host that keeps compiled code in `cache_folder`, if given. See [`cache_folder`].
+    pub fn new(limits: Limits, cache_folder: Option<PathBuf>) -> Result<Self, PluginError> {
+        let sandbox = Sandbox::new(limits, cache_folder)
+            .map_err(|error| PluginError::new("any", Fault::Sandbox(error.root_cause().to_string())))?;
+        Ok(Self { sandbox: Arc::new(sandbox) })
+    }
+
+    /// Loads a plugin, called by a path or a name (see [`resolve::resolve`]), with the values of its configuration.
+    pub fn load(&self, reference: &str, config: BTreeMap<String, String>) -> Result<Box<dyn Classifier>, PluginError> {
+        let path = resolve::resolve(reference)?;
+        Ok(Box::new(self.sandbox.load(&resolve::short_name(reference), &path, config)?))
+    }
+}
+
+/// Where compiled plugins are kept: `XDG_CACHE_HOME`, else `~/.cache`, then `ambiguity/plugins`.
+pub fn cache_folder() -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+    Some(cache.join("ambiguity/plugins"))
+}
+
+/// A description is usable: it has a name, some styles, all different and not too many, and a medium.
+fn check_description(description: &Description, limits: &Limits) -> Result<(), Fault> {
+    let Description { name, styles, media, .. } = description;
+    let problem = if name.is_empty() {
+        "its name is empty".to_owned()
+    } else if styles.len() < 2 {
+        format!("it has {} styles, ambiguity needs at least two", styles.len())
+    } else if styles.len() > limits.styles {
+        format!("it has {} styles, the limit is {}", styles.len(), limits.styles)
+    } else if let Some(twice) = first_duplicate(styles) {
+        format!("the style `{twice}` is there twice")
+    } else if styles.iter().any(String::is_empty) {
+        "a style's name is empty".to_owned()
+    } else if media.is_empty() {
+        "it names no medium (image, text, audio)".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Fault::Description(problem))
+}
+
+fn first_duplicate(names: &[String]) -> Option<&str> {
+    let mut seen = std::collections::BTreeSet::new();
+    names.iter().map(String::as_str).find(|name| !seen.insert(*name))
+}

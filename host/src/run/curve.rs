@@ -42,7 +42,7 @@ impl Curve<'_> {
 
     /// Draws it; a picture file needs its own title, a page has one already.
     fn draw(&self, with_title: bool) -> Drawing {
-        let top = if with_title { 84.0 } else { 40.0 };
+        let top = if with_title { 108.0 } else { 66.0 };
         let with_diversity = !self.shares().is_empty();
         let reward_bottom = top + 320.0;
         let bottom = if with_diversity { reward_bottom + 168.0 } else { reward_bottom };
@@ -50,7 +50,7 @@ impl Curve<'_> {
         if with_title {
             plot.text((LEFT, 32.0), Anchor::Start, 18.0, Weight::Bold, Ink::Text, self.title.clone());
         }
-        self.legend(&mut plot, top - 22.0);
+        self.legend(&mut plot, top - 48.0);
         self.reward_panel(&mut plot, top, reward_bottom);
         if with_diversity {
             self.diversity_panel(&mut plot, reward_bottom + 58.0, bottom);
@@ -106,7 +106,7 @@ impl Curve<'_> {
         let range = shown.map_or(range, |ceiling| range.including(ceiling.reward)).padded();
         let y = |value: f64| bottom - range.share(value) * (bottom - top);
 
-        plot.panel_axis(&range, "reward", y);
+        plot.panel_axis(&range, "mean reward", y);
         if let Some(ceiling) = ceiling {
             let words = format!("ceiling {} = {}", ceiling.formula, number(ceiling.reward, 3));
             if shown.is_some() {
@@ -125,7 +125,7 @@ impl Curve<'_> {
                     words,
                 );
             } else {
-                let at = (LEFT + 8.0, top + 6.0);
+                let at = (LEFT + 8.0, top + 12.0);
                 plot.text(at, Anchor::Start, 12.5, Weight::Regular, Ink::Ceiling, format!("↑ {words}"));
             }
         }
@@ -162,7 +162,7 @@ impl Curve<'_> {
         }
         if let Some(limit) = self.min_diversity.filter(|limit| *limit > 0.0) {
             plot.line(vec![(LEFT, y(limit)), (RIGHT, y(limit))], Ink::Limit, 1.5, Some([6.0, 5.0]));
-            let at = (LEFT + 8.0, y(limit) + 16.0);
+            let at = (LEFT + 8.0, y(limit) - 7.0);
             let words = format!("limit {} %", number(limit * 100.0, 0));
             plot.text(at, Anchor::Start, 12.5, Weight::Regular, Ink::Limit, words);
         }
@@ -226,12 +226,11 @@ impl Plot {
     }
 
     fn panel_axis(&mut self, range: &Range, name: &str, y: impl Fn(f64) -> f32) {
-        let (ticks, decimals) = range.ticks(6);
+        let (ticks, decimals) = range.ticks(8);
         for tick in ticks {
             self.tick(y(tick), number(tick, decimals), false);
         }
-        let at = (LEFT - 10.0, y(range.high) - 8.0);
-        self.text(at, Anchor::End, 12.5, Weight::Regular, Ink::Muted, name.to_owned());
+        self.text((LEFT, y(range.high) - 12.0), Anchor::Start, 12.5, Weight::Regular, Ink::Muted, name.to_owned());
     }
 
     fn epoch_axis(&mut self, bottom: f32) {
@@ -323,7 +322,7 @@ mod tests {
     fn the_picture_has_its_size_and_its_inks() {
         let history = history(&[(0, -4.0, 0.5), (10, -3.7, 0.48), (20, -3.5, 0.45)]);
         let picture = curve(&history, -3.296).to_rgb();
-        assert_eq!(picture.dimensions(), (1800, 1260));
+        assert_eq!(picture.dimensions(), (1800, 1308));
         for (name, color) in
             [("reward", [0x2a, 0x5b, 0xd7]), ("ceiling", [0xb2, 0x5a, 0x00]), ("limit", [0xc0, 0x2f, 0x3c])]
         {

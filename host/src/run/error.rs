@@ -9,9 +9,12 @@ pub type Result<T, E = RunError> = std::result::Result<T, E>;
 /// What can go wrong with a run's folder.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// A new run would be mixed with something else.
-    #[error("{} is not empty; name another folder with --out, or go on with what is there by --resume", .0.display())]
+    /// What is to be written would be mixed with something else.
+    #[error("{} is not empty: name another folder with --out", .0.display())]
     NotEmpty(PathBuf),
+    /// The same, where a run stands already.
+    #[error("{run} holds a run: go on with it by --resume {run}, or name another folder with --out", run = .0.display())]
+    HoldsRun(PathBuf),
     /// The folder does not hold a run.
     #[error("{} is not a run's folder (it has no config.toml)", .0.display())]
     NotARun(PathBuf),

@@ -22,11 +22,13 @@ const GAP: u32 = 18;
 const HEADER: u32 = 60;
 /// The widest a sheet gets.
 const MAX_WIDTH: u32 = 1500;
-/// Pictures below this are scaled up by a whole factor; those above `LARGEST` are scaled down.
-const SMALLEST: u32 = 160;
+/// The narrowest, so that the header has room.
+const MIN_WIDTH: u32 = 560;
+/// Pictures above this are scaled down.
 const LARGEST: u32 = 320;
-/// Size and distance of lines of words.
+/// Sizes of rewards and of titles, and the distance of lines.
 const SIZE: f32 = 13.0;
+const TITLE_SIZE: f32 = 12.0;
 const LINE: u32 = 17;
 
 /// One picture of a contact sheet.
@@ -42,23 +44,25 @@ pub struct Cell {
 
 /// A contact sheet of an epoch: each picture with its reward and prompt under it.
 pub fn contact_sheet(epoch: u64, cells: &[Cell]) -> RgbImage {
-    let pictures: Vec<_> = cells.iter().map(|cell| Scaled::new(&cell.image)).collect();
-    let (cell_width, cell_height) = largest(pictures.iter());
-    let title_lines = 2 * u32::from(cells.iter().any(|cell| !cell.title.is_empty()));
+    let smallest = smallest_side(cells.len());
+    let pictures: Vec<_> = cells.iter().map(|cell| Scaled::new(&cell.image, smallest)).collect();
+    let (cell_width, cell_height) = largest(pictures.iter(), smallest);
+    let titles: Vec<_> = cells.iter().map(|cell| title_lines(&cell.title, cell_width)).collect();
     let value_lines = u32::from(cells.iter().any(|cell| cell.value.is_some()));
-    let words = if title_lines + value_lines > 0 { (title_lines + value_lines) * LINE + 6 } else { 0 };
+    let lines = titles.iter().map(Vec::len).max().unwrap_or(0) as u32 + value_lines;
+    let words = if lines > 0 { lines * LINE + 6 } else { 0 };
 
     let (columns, rows) = layout(cells.len() as u32, (cell_width, cell_height + words));
-    let width = 2 * MARGIN + columns * cell_width + (columns - 1) * GAP;
+    let width = (2 * MARGIN + columns * cell_width + (columns - 1) * GAP).max(MIN_WIDTH);
     let height = HEADER + rows * (cell_height + words + GAP) - GAP + MARGIN;
     let mut canvas = Canvas::new(width, height, 1.0, GROUND);
 
     let name = if epoch == 0 { "epoch 0, untrained".to_owned() } else { format!("epoch {epoch}") };
-    let values: Vec<f64> = cells.iter().filter_map(|cell| cell.value).collect();
-    let mean = mean(&values).map(|mean| format!("mean reward {}", text::number(mean, 3)));
+    let mean = mean(cells.iter().filter_map(|cell| cell.value));
+    let mean = mean.map(|mean| format!("mean reward {}", text::number(mean, 3)));
     header(&mut canvas, width, &name, &mean.unwrap_or_default());
 
-    for (i, (cell, picture)) in cells.iter().zip(&pictures).enumerate() {
+    for (i, ((cell, picture), title)) in cells.iter().zip(&pictures).zip(&titles).enumerate() {
         let x = MARGIN + (i as u32 % columns) * (cell_width + GAP);
         let y = HEADER + (i as u32 / columns) * (cell_height + words + GAP);
         canvas.picture(x, y, &picture.image, picture.factor);
@@ -68,8 +72,8 @@ pub fn contact_sheet(epoch: u64, cells: &[Cell]) -> RgbImage {
             canvas.text(at, Anchor::Start, SIZE, Weight::Bold, INK, &text::number(value, 3));
         }
         baseline += value_lines * LINE;
-        for line in text::wrap(&cell.title, SIZE - 1.0, Weight::Regular, cell_width as f32, 2) {
-            canvas.text((x as f32, baseline as f32), Anchor::Start, SIZE - 1.0, Weight::Regular, MUTED, &line);
+        for line in title {
+            canvas.text((x as f32, baseline as f32), Anchor::Start, TITLE_SIZE, Weight::Regular, MUTED, line);
             baseline += LINE;
         }
     }
@@ -78,8 +82,9 @@ pub fn contact_sheet(epoch: u64, cells: &[Cell]) -> RgbImage {
 
 /// Pictures from the same prompts and noise in two rows, `untrained` and `trained`, with the reward under each.
 ///
-/// `before`, `after` and `titles` go together by index, as do the `rewards`, (before, after), which may be empty; what
-/// one of them lacks at the end is left out. More columns than fit are continued below.
+/// `before`, `after` and `titles` go together by index, as do the `rewards`, (before, after), which may be empty. Rewards
+/// without a picture count in the header's mean, so that a few pictures can stand for all samples. More columns than fit
+/// are continued below.
 pub fn compare(
     before: &[RgbImage],
     after: &[RgbImage],
@@ -87,51 +92,52 @@ pub fn compare(
     rewards: &[(f64, f64)],
 ) -> RgbImage {
     const LABELS: u32 = 92;
-    const TITLES: u32 = 2 * LINE + 4;
     let count = before.len().min(after.len());
-    let rows = [before, after].map(|row| row[..count].iter().map(Scaled::new).collect::<Vec<_>>());
-    let (cell_width, cell_height) = largest(rows.iter().flatten());
-    let value_height = if rewards.is_empty() { 8 } else { LINE + 10 };
-    let row_height = cell_height + value_height;
-    let block_height = TITLES + 2 * row_height + GAP;
+    let smallest = smallest_side(count);
+    let rows = [before, after].map(|row| row[..count].iter().map(|image| Scaled::new(image, smallest)).collect::<Vec<_>>());
+    let (cell_width, cell_height) = largest(rows.iter().flatten(), smallest);
+    let titles: Vec<_> = (0..count).map(|i| titles.get(i).map_or(Vec::new(), |title| title_lines(title.as_ref(), cell_width))).collect();
+    let title_height = titles.iter().map(Vec::len).max().unwrap_or(0) as u32 * LINE + 4;
+    let row_height = cell_height + if rewards.is_empty() { 10 } else { LINE + 10 };
+    let block_height = title_height + 2 * row_height + GAP;
 
     let most = ((MAX_WIDTH - 2 * MARGIN - LABELS + GAP) / (cell_width + GAP)).max(1);
     let blocks = (count as u32).div_ceil(most).max(1);
     let columns = (count as u32).div_ceil(blocks).max(1);
-    let width = (2 * MARGIN + LABELS + columns * (cell_width + GAP) - GAP).max(560);
-    let mut canvas = Canvas::new(width, HEADER + blocks * block_height - GAP + MARGIN / 2, 1.0, GROUND);
+    let width = (2 * MARGIN + LABELS + columns * (cell_width + GAP) - GAP).max(MIN_WIDTH);
+    let mut canvas = Canvas::new(width, HEADER + blocks * block_height, 1.0, GROUND);
 
-    let means = mean(&rewards.iter().map(|r| r.0).collect::<Vec<_>>())
-        .zip(mean(&rewards.iter().map(|r| r.1).collect::<Vec<_>>()))
-        .map(|(from, to)| format!("mean reward {} → {}", text::number(from, 3), text::number(to, 3)));
+    let of_all = if count < rewards.len() { format!(" of all {}", rewards.len()) } else { String::new() };
+    let means = mean(rewards.iter().map(|reward| reward.0)).zip(mean(rewards.iter().map(|reward| reward.1)));
+    let means = means.map(|(from, to)| {
+        format!("mean reward{of_all}: {} → {}", text::number(from, 3), text::number(to, 3))
+    });
     header(&mut canvas, width, "same prompts, same noise", &means.unwrap_or_default());
 
-    for i in 0..count {
+    for (i, lines) in titles.iter().enumerate() {
         let (block, column) = (i as u32 / columns, i as u32 % columns);
         let x = MARGIN + LABELS + column * (cell_width + GAP);
-        let top = HEADER + block * block_height;
-        let title = titles.get(i).map_or("", AsRef::as_ref);
-        let lines = text::wrap(title, SIZE - 1.0, Weight::Regular, cell_width as f32, 2);
-        for (line, baseline) in lines.iter().rev().zip([top + TITLES - 10, top + TITLES - 10 - LINE]) {
-            canvas.text((x as f32, baseline as f32), Anchor::Start, SIZE - 1.0, Weight::Regular, MUTED, line);
+        let top = HEADER + block * block_height + title_height;
+        for (line, words) in lines.iter().rev().enumerate() {
+            let at = (x as f32, (top - 8 - line as u32 * LINE) as f32);
+            canvas.text(at, Anchor::Start, TITLE_SIZE, Weight::Regular, MUTED, words);
         }
-        for (row, (name, pictures)) in ["untrained", "trained"].iter().zip(&rows).enumerate() {
-            let y = top + TITLES + row as u32 * row_height;
+        for (row, name) in ["untrained", "trained"].into_iter().enumerate() {
+            let y = top + row as u32 * row_height;
             if column == 0 {
                 let at = ((x - 14) as f32, (y + cell_height / 2 + 5) as f32);
                 canvas.text(at, Anchor::End, SIZE, Weight::Bold, INK, name);
             }
-            canvas.picture(x, y, &pictures[i].image, pictures[i].factor);
-            if let Some(&(from, to)) = rewards.get(i) {
-                let baseline = (y + cell_height + LINE) as f32;
-                let value = text::number(if row == 0 { from } else { to }, 3);
-                canvas.text((x as f32, baseline), Anchor::Start, SIZE, Weight::Bold, INK, &value);
-                if row == 1 {
-                    let change = text::number(to - from, 3);
-                    let (change, ink) = if to >= from { (format!("+{change}"), BETTER) } else { (change, WORSE) };
-                    let right = (x + cell_width) as f32;
-                    canvas.text((right, baseline), Anchor::End, SIZE, Weight::Regular, ink, &change);
-                }
+            canvas.picture(x, y, &rows[row][i].image, rows[row][i].factor);
+            let Some(&(from, to)) = rewards.get(i) else { continue };
+            let baseline = (y + cell_height + LINE) as f32;
+            let value = text::number(if row == 0 { from } else { to }, 3);
+            canvas.text((x as f32, baseline), Anchor::Start, SIZE, Weight::Bold, INK, &value);
+            if row == 1 {
+                let change = text::number(to - from, 3);
+                let (change, ink) = if to >= from { (format!("+{change}"), BETTER) } else { (change, WORSE) };
+                let right = (x + cell_width) as f32;
+                canvas.text((right, baseline), Anchor::End, SIZE, Weight::Regular, ink, &change);
             }
         }
     }
@@ -145,10 +151,10 @@ struct Scaled<'a> {
 }
 
 impl<'a> Scaled<'a> {
-    fn new(image: &'a RgbImage) -> Self {
+    fn new(image: &'a RgbImage, smallest: u32) -> Self {
         let side = image.width().max(image.height()).max(1);
         if side <= LARGEST {
-            return Self { image: Cow::Borrowed(image), factor: SMALLEST.div_ceil(side) };
+            return Self { image: Cow::Borrowed(image), factor: smallest.div_ceil(side) };
         }
         let shrunk = |length: u32| (length * LARGEST / side).max(1);
         let small = imageops::resize(image, shrunk(image.width()), shrunk(image.height()), FilterType::CatmullRom);
@@ -160,8 +166,8 @@ impl<'a> Scaled<'a> {
     }
 }
 
-fn largest<'a>(pictures: impl Iterator<Item = &'a Scaled<'a>>) -> (u32, u32) {
-    pictures.map(Scaled::size).fold((SMALLEST, 0), |(width, height), size| (width.max(size.0), height.max(size.1)))
+fn largest<'a>(pictures: impl Iterator<Item = &'a Scaled<'a>>, smallest: u32) -> (u32, u32) {
+    pictures.map(Scaled::size).fold((smallest, 0), |(width, height), size| (width.max(size.0), height.max(size.1)))
 }
 
 /// Columns and rows for `count` cells of a size: few empty cells, and a sheet somewhat wider than high.
@@ -184,8 +190,19 @@ fn header(canvas: &mut Canvas, width: u32, left: &str, right: &str) {
     canvas.rect(MARGIN as f32, 45.0, right_edge - MARGIN as f32, 1.0, RULE);
 }
 
-fn mean(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
+    (count > 0).then(|| sum / f64::from(count))
+}
+
+/// Pictures with a shorter side than this are scaled up by a whole factor: the fewer there are, the larger they are shown.
+fn smallest_side(count: usize) -> u32 {
+    if count <= 12 { 160 } else { 128 }
+}
+
+/// A title in at most two lines.
+fn title_lines(title: &str, width: u32) -> Vec<String> {
+    text::wrap(title, TITLE_SIZE, Weight::Regular, width as f32, 2)
 }
 
 #[cfg(test)]
@@ -209,8 +226,8 @@ mod tests {
 
     #[test]
     fn small_pictures_are_scaled_up_whole_and_all_are_there() {
-        let sheet = contact_sheet(12, &cells(16, 64));
-        for i in 0..16 {
+        let sheet = contact_sheet(12, &cells(12, 64));
+        for i in 0..12 {
             assert_eq!(count_exact(&sheet, [200, 30, i]), 192 * 192, "picture {i}");
         }
         assert!(sheet.width() <= MAX_WIDTH);
@@ -221,7 +238,7 @@ mod tests {
         for (count, size) in [(1, 512), (7, 512), (5, 16), (30, 64)] {
             let sheet = contact_sheet(0, &cells(count, size));
             assert!(sheet.width() <= MAX_WIDTH && sheet.height() > HEADER, "{count} of {size}");
-            assert!(count_exact(&sheet, [200, 30, count as u8 - 1]) >= (SMALLEST * SMALLEST) as usize);
+            assert!(count_exact(&sheet, [200, 30, count as u8 - 1]) >= 128 * 128);
         }
     }
 
@@ -233,11 +250,11 @@ mod tests {
 
     #[test]
     fn a_comparison_has_both_rows_and_continues_below() {
-        let before = vec![RgbImage::from_pixel(64, 64, Rgb([255, 0, 0])); 12];
-        let after = vec![RgbImage::from_pixel(64, 64, Rgb([0, 0, 255])); 12];
-        let picture = compare(&before, &after, &["a man"; 12], &[(-4.0, -3.5); 12]);
-        assert_eq!(count_exact(&picture, [255, 0, 0]), 12 * 192 * 192);
-        assert_eq!(count_exact(&picture, [0, 0, 255]), 12 * 192 * 192);
-        assert!(picture.width() <= MAX_WIDTH);
+        let before = vec![RgbImage::from_pixel(64, 64, Rgb([255, 0, 0])); 16];
+        let after = vec![RgbImage::from_pixel(64, 64, Rgb([0, 0, 255])); 16];
+        let picture = compare(&before, &after, &["a man"; 16], &[(-4.0, -3.5); 64]);
+        assert_eq!(count_exact(&picture, [255, 0, 0]), 16 * 128 * 128);
+        assert_eq!(count_exact(&picture, [0, 0, 255]), 16 * 128 * 128);
+        assert!(picture.width() <= MAX_WIDTH && picture.height() > 4 * 128);
     }
 }

@@ -11,16 +11,14 @@ pub struct MonitorPoint {
     pub reward_mean: f64,
     /// Standard error of that mean over the samples.
     pub reward_sem: Option<f64>,
-    /// Mean paired difference from epoch 0, sample by sample (`rise_mean`).
-    pub rise_mean: Option<f64>,
-    /// Standard error of that difference (`rise_sem`).
-    pub rise_sem: Option<f64>,
     /// Mean entropy of the distributions, in nats.
     pub entropy: Option<f64>,
     /// Mean probability of a sample's likeliest style.
     pub top_probability: Option<f64>,
     /// Mean pairwise 1 − cos of the samples' embeddings.
     pub diversity: Option<f64>,
+    /// The reward of each sample, for comparing epochs sample by sample.
+    pub rewards: Vec<f64>,
 }
 
 /// What was measured while an epoch trained.
@@ -85,15 +83,15 @@ fn number(value: &Value, name: &str) -> Option<f64> {
 }
 
 fn monitor_point(epoch: u64, monitor: &Value) -> Option<MonitorPoint> {
+    let rewards = monitor.get("rewards").and_then(Value::as_array).into_iter().flatten();
     Some(MonitorPoint {
         epoch,
         reward_mean: number(monitor, "reward_mean")?,
         reward_sem: number(monitor, "reward_sem"),
-        rise_mean: number(monitor, "rise_mean"),
-        rise_sem: number(monitor, "rise_sem"),
         entropy: number(monitor, "entropy"),
         top_probability: number(monitor, "top_probability"),
         diversity: number(monitor, "diversity"),
+        rewards: rewards.filter_map(Value::as_f64).collect(),
     })
 }
 

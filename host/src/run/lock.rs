@@ -42,9 +42,12 @@ impl PluginsLock {
     ///
     /// Names, order and digests count; a plugin may have moved.
     pub fn conflict(&self, other: &Self) -> Option<String> {
-        let names = |lock: &Self| lock.plugins.iter().map(|plugin| plugin.name.clone()).collect::<Vec<_>>().join(", ");
+        let names = |lock: &Self| match &lock.plugins[..] {
+            [] => "no plugin".to_owned(),
+            plugins => plugins.iter().map(|plugin| plugin.name.as_str()).collect::<Vec<_>>().join(", "),
+        };
         if names(self) != names(other) {
-            return Some(format!("the run was started with the plugins {}, not {}", names(self), names(other)));
+            return Some(format!("the run was started with {}, not {}", names(self), names(other)));
         }
         self.plugins.iter().zip(&other.plugins).find(|(was, is)| was.sha256 != is.sha256).map(|(was, is)| {
             format!(

@@ -20,7 +20,7 @@
 //! drop(run);
 //!
 //! let mut run = RunDir::open(&path)?;
-//! let (epoch, _checkpoint) = run.checkpoints().pop().expect("saved above");
+//! let (epoch, _checkpoint) = run.checkpoints()?.pop().expect("saved above");
 //! run.rewind(epoch)?;
 //! assert_eq!(run.read_metrics()?.len(), 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -36,6 +36,7 @@ pub mod grid;
 mod history;
 mod info;
 mod lock;
+pub mod report;
 mod text;
 mod time;
 
@@ -86,10 +87,10 @@ impl RunDir {
     /// Starts a run in `path`, which may exist if it is empty, with the configuration in it and the plugins locked.
     pub fn create(path: &Path, config_toml: &str, lock: &PluginsLock) -> Result<Self> {
         let existed = path.exists();
-        if existed && fs::read_dir(path).map_err(|e| RunError::read(path, e))?.next().is_some() {
-            return Err(RunError::NotEmpty(path.to_owned()));
+        if path.join(CONFIG).exists() {
+            return Err(RunError::HoldsRun(path.to_owned()));
         }
-        fs::create_dir_all(path).map_err(|e| RunError::write(path, e))?;
+        new_folder(path)?;
         let filled = (|| {
             let run = Self::hold(path)?;
             for folder in [SAMPLES, CHECKPOINTS] {
@@ -194,10 +195,10 @@ impl RunDir {
         if kept != text {
             files::write_atomic(&path, kept.as_bytes())?;
         }
-        for (_, grid) in self.grids().into_iter().filter(|(at, _)| *at > epoch) {
+        for (_, grid) in self.grids()?.into_iter().filter(|(at, _)| *at > epoch) {
             fs::remove_file(&grid).map_err(|e| RunError::write(&grid, e))?;
         }
-        for (_, checkpoint) in self.checkpoints().into_iter().filter(|(at, _)| *at > epoch) {
+        for (_, checkpoint) in self.checkpoints()?.into_iter().filter(|(at, _)| *at > epoch) {
             files::remove_folder(&checkpoint)?;
         }
         self.events.purge_from(epoch + 1);
@@ -237,18 +238,17 @@ impl RunDir {
     pub fn save_checkpoint(&mut self, epoch: u64, files: &[(&str, Vec<u8>)], keep: usize) -> Result<PathBuf> {
         let path = self.path.join(CHECKPOINTS).join(epoch_name(epoch));
         files::write_folder_atomic(&path, files)?;
-        let checkpoints = self.checkpoints();
-        for (_, old) in checkpoints.iter().take(checkpoints.len().saturating_sub(keep.max(1))) {
+        for (_, old) in self.checkpoints()?.iter().rev().skip(keep.max(1)) {
             files::remove_folder(old)?;
         }
         Ok(path)
     }
 
     /// The checkpoints by epoch, the newest last.
-    pub fn checkpoints(&self) -> Vec<(u64, PathBuf)> {
-        let mut found = numbered(&self.path.join(CHECKPOINTS), "");
+    pub fn checkpoints(&self) -> Result<Vec<(u64, PathBuf)>> {
+        let mut found = numbered(&self.path.join(CHECKPOINTS), "")?;
         found.retain(|(_, path)| path.is_dir());
-        found
+        Ok(found)
     }
 
     /// Writes a file of the run by its name, such as `best/pytorch_lora_weights.safetensors`, all or nothing.
@@ -272,22 +272,29 @@ impl RunDir {
     }
 
     /// The contact sheets by epoch, the newest last.
-    pub fn grids(&self) -> Vec<(u64, PathBuf)> {
-        grids(&self.path)
+    pub fn grids(&self) -> Result<Vec<(u64, PathBuf)>> {
+        numbered(&self.path.join(SAMPLES), ".png")
     }
 
-    /// Writes `reward.png`: the curve, see [`curve::Curve`].
-    pub fn save_curve(&mut self, picture: &RgbImage) -> Result<PathBuf> {
-        let path = self.path.join(CURVE);
-        files::write_atomic(&path, &encode_png(&path, picture)?)?;
-        Ok(path)
-    }
-
-    /// Writes `before-after.png`: pictures from the same noise, untrained and trained, see [`grid::compare`].
+    /// Writes `before-after.png`: pictures from the same prompts and noise, untrained and trained, see [`grid::compare`].
     pub fn save_before_after(&mut self, picture: &RgbImage) -> Result<PathBuf> {
         let path = self.path.join(BEFORE_AFTER);
         files::write_atomic(&path, &encode_png(&path, picture)?)?;
         Ok(path)
+    }
+
+    /// Writes `reward-curve.png` and `report.html` from what the folder holds; returns the report's path.
+    pub fn write_report(&mut self) -> Result<PathBuf> {
+        report::write(&self.path)
+    }
+}
+
+/// Makes a folder that is to be filled; one that exists is taken if it is empty.
+fn new_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|e| RunError::write(path, e))?;
+    match fs::read_dir(path).map_err(|e| RunError::read(path, e))?.next() {
+        Some(_) => Err(RunError::NotEmpty(path.to_owned())),
+        None => Ok(()),
     }
 }
 
@@ -296,22 +303,21 @@ fn epoch_name(epoch: u64) -> String {
     format!("epoch-{epoch:04}")
 }
 
-/// The entries of `folder` named `epoch-N` and `suffix`, by number.
-fn numbered(folder: &Path, suffix: &str) -> Vec<(u64, PathBuf)> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut found: Vec<_> = entries
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            let epoch = name.to_str()?.strip_prefix("epoch-")?.strip_suffix(suffix)?.parse().ok()?;
-            Some((epoch, entry.path()))
-        })
-        .collect();
+/// The entries of `folder` named `epoch-N` and `suffix`, by number; a folder that is not there has none.
+fn numbered(folder: &Path, suffix: &str) -> Result<Vec<(u64, PathBuf)>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(RunError::read(folder, error)),
+    };
+    let number = |name: &str| name.strip_prefix("epoch-")?.strip_suffix(suffix)?.parse().ok();
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| RunError::read(folder, e))?;
+        found.extend(entry.file_name().to_str().and_then(number).map(|epoch| (epoch, entry.path())));
+    }
     found.sort();
-    found
-}
-
-fn grids(run: &Path) -> Vec<(u64, PathBuf)> {
-    numbered(&run.join(SAMPLES), ".png")
+    Ok(found)
 }
 
 fn read_lock(run: &Path) -> Result<PluginsLock> {

@@ -35,8 +35,11 @@ fn an_empty_folder_is_taken_and_a_filled_one_refused_untouched() {
     drop(RunDir::create(folder.path(), "", &PluginsLock::default()).unwrap());
     let before = names(folder.path());
     let error = RunDir::create(folder.path(), "", &PluginsLock::default()).unwrap_err();
-    assert!(error.to_string().contains("is not empty; name another folder with --out"), "{error}");
+    assert!(error.to_string().contains("holds a run: go on with it by --resume"), "{error}");
     assert_eq!(names(folder.path()), before);
+    fs::remove_file(folder.path().join(CONFIG)).unwrap();
+    let error = RunDir::create(folder.path(), "", &PluginsLock::default()).unwrap_err();
+    assert!(error.to_string().ends_with("is not empty: name another folder with --out"), "{error}");
 }
 
 #[test]
@@ -134,7 +137,7 @@ fn checkpoints_are_pruned_to_the_newest() {
     for epoch in [5, 10, 15, 20] {
         run.save_checkpoint(epoch, &[("state.safetensors", vec![0; 10])], 2).unwrap();
     }
-    let epochs: Vec<_> = run.checkpoints().into_iter().map(|(epoch, _)| epoch).collect();
+    let epochs: Vec<_> = run.checkpoints().unwrap().into_iter().map(|(epoch, _)| epoch).collect();
     assert_eq!(epochs, [15, 20]);
     assert_eq!(names(&run.path().join(CHECKPOINTS)), ["epoch-0015", "epoch-0020"]);
 }
@@ -155,7 +158,7 @@ fn a_crash_before_the_rename_leaves_the_checkpoint_that_was_there() {
     fs::write(path.join(".pytorch_lora_weights.safetensors.4711.tmp"), [2]).unwrap();
 
     let run = RunDir::open(&path).unwrap();
-    assert_eq!(run.checkpoints().len(), 1);
+    assert_eq!(run.checkpoints().unwrap().len(), 1);
     assert_eq!(fs::read(checkpoints.join("epoch-0001/state.safetensors")).unwrap(), [1, 1, 1]);
     assert_eq!(names(&checkpoints), ["epoch-0001"], "stale temporaries are swept");
     assert!(names(&path).iter().all(|name| !name.ends_with(".tmp")));

@@ -28,7 +28,6 @@ use crate::interrupt::{Interrupt, Interrupted};
 use crate::plugin::Sample;
 use crate::progress::{Bar, Progress as ProgressBars};
 use crate::reward::{Summary, advantages, combine, paired_rise, standard_error};
-use crate::run::curve::{Ceiling, Curve};
 use crate::run::{Cell, RunDir, grid};
 use crate::sampler::{Denoiser, Sampler, SeededNoise, TextStates, Trajectories};
 
@@ -446,7 +445,7 @@ impl Trainer {
         Ok((prompts, images))
     }
 
-    /// The untrained and the trained model's pictures of the same prompts and noise, and the curve.
+    /// The untrained and the trained model's pictures of the same prompts and noise.
     fn save_comparison(&mut self, first: &MonitorRecord, last: &MonitorRecord) -> Result<()> {
         let (prompts, after) = self.monitor_images()?;
         self.lora.enable(&mut self.pipeline.unet, false);
@@ -460,14 +459,6 @@ impl Trainer {
         let rewards: Vec<(f64, f64)> = first.rewards.iter().copied().zip(last.rewards.iter().copied()).collect();
         let picture = grid::compare(&pictures(before), &pictures(after), &titles, &rewards);
         self.run.save_before_after(&picture)?;
-        let history = self.run.history()?;
-        let curve = Curve {
-            title: format!("Style ambiguity by {}", self.scorer.names().join(" and ")),
-            history: &history,
-            ceiling: Some(Ceiling { reward: self.scorer.ceiling(), formula: self.scorer.ceiling_formula() }),
-            min_diversity: Some(self.config.monitor.min_diversity),
-        };
-        self.run.save_curve(&curve.to_rgb())?;
         Ok(())
     }
 

@@ -76,11 +76,13 @@ impl Scorer {
     pub fn locked(&self) -> Vec<LockedPlugin> {
         let lock = |(plugin, classifier): &(RewardPlugin, Box<dyn Classifier>)| {
             let source = classifier.source();
+            let description = classifier.description();
             LockedPlugin {
-                name: classifier.description().name.clone(),
+                name: description.name.clone(),
                 source: plugin.source.clone(),
                 sha256: source.sha256.clone(),
                 interface: source.interface.clone(),
+                styles: u32::try_from(description.styles.len()).ok(),
             }
         };
         self.classifiers.iter().map(lock).collect()
@@ -92,15 +94,6 @@ impl Scorer {
             -plugin.weight * (classifier.description().styles.len() as f64).ln()
         };
         self.classifiers.iter().map(of).sum()
-    }
-
-    /// How the ceiling comes about, in signs.
-    pub fn ceiling_formula(&self) -> String {
-        let of = |(plugin, classifier): &(RewardPlugin, Box<dyn Classifier>)| {
-            let n = classifier.description().styles.len();
-            if plugin.weight == 1.0 { format!("−ln {n}") } else { format!("−{} ln {n}", plugin.weight) }
-        };
-        self.classifiers.iter().map(of).collect::<Vec<_>>().join(" ")
     }
 
     /// Scores pictures batch by batch.

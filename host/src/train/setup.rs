@@ -218,7 +218,7 @@ impl Trainer {
     }
 
     fn restore(&mut self, epoch: Option<u64>) -> Result<()> {
-        let checkpoints = self.run.checkpoints();
+        let checkpoints = self.run.checkpoints()?;
         let found = match epoch {
             Some(epoch) => {
                 let found = checkpoints.into_iter().find(|(found, _)| *found == epoch);

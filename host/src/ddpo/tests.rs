@@ -1,0 +1,229 @@
+//! The update on a UNet of random weights, small enough to look into.
+
+use ambiguity_models::lora::{LoraSpec, Targets};
+use ambiguity_models::params::{NamedTensors, Params};
+use ambiguity_models::scheduler::{Ddim, SchedulerConfig};
+use ambiguity_models::unet::UNetConfig;
+use tch::Device;
+use torch_ext::AdamWConfig;
+
+use super::*;
+use crate::config::resolve;
+use crate::sampler::{Sampler, SeededNoise};
+
+const N_SAMPLES: usize = 8;
+const SHAPE: [i64; 3] = [4, 8, 8];
+
+/// Everything an update needs, and trajectories sampled with it.
+struct World {
+    unet: UNet,
+    lora: Lora,
+    optimizer: AdamW,
+    text: TextStates,
+    ddim: Ddim,
+    config: Train,
+    guidance: f64,
+    trajectories: Trajectories,
+}
+
+fn world(guidance: f64, change: impl FnOnce(&mut Train)) -> World {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("config.json");
+    let config = serde_json::json!({
+        "_class_name": "UNet2DConditionModel", "in_channels": 4, "out_channels": 4, "sample_size": 8,
+        "block_out_channels": [16, 32], "layers_per_block": 1, "cross_attention_dim": 16, "attention_head_dim": 2,
+        "norm_num_groups": 8, "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    });
+    std::fs::write(&path, config.to_string()).expect("writable");
+    let params = Params::random(3, Device::Cpu).expect("a generator");
+    let mut unet = UNet::new(&params, &UNetConfig::read(&path).expect("a config")).expect("a network");
+    let spec = LoraSpec { rank: 2, alpha: 2.0, targets: Targets::Attention };
+    let lora = Lora::attach(&mut unet, &spec, 4).expect("an adapter");
+    let mut generator = Generator::cpu(5).expect("a generator");
+    let text = TextStates::new(generator.normal(&[3, 4, 16]).expect("states"));
+    let scheduler = folder.path().join("scheduler_config.json");
+    let config = serde_json::json!({
+        "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000, "steps_offset": 1, "clip_sample": false, "set_alpha_to_one": false,
+        "prediction_type": "epsilon",
+    });
+    std::fs::write(&scheduler, config.to_string()).expect("writable");
+    let ddim = Ddim::new(&SchedulerConfig::read(&scheduler).expect("a config"), 4).expect("four steps");
+    let mut config = resolve("tiny-art", &[]).expect("the preset").train;
+    config.batch_size = 4;
+    config.micro_batch = 16;
+    change(&mut config);
+    let optimizer = AdamW::new(
+        lora.parameters(),
+        AdamWConfig { learning_rate: 1e-2, beta1: 0.9, beta2: 0.99, weight_decay: 0.0, epsilon: 1e-8 },
+    )
+    .expect("an optimizer");
+    let mut world = World {
+        trajectories: Trajectories { prompts: Vec::new(), latents: Tensor::new(), log_probs: None },
+        unet,
+        lora,
+        optimizer,
+        text,
+        ddim,
+        config,
+        guidance,
+    };
+    world.trajectories = world.sample();
+    world
+}
+
+impl World {
+    fn sample(&self) -> Trajectories {
+        let sampler = Sampler {
+            denoiser: Denoiser { unet: &self.unet, text: &self.text, guidance: self.guidance },
+            ddim: &self.ddim,
+            eta: 1.0,
+            last_step: LastStep::Stochastic,
+            micro_batch: 3,
+            device: Device::Cpu,
+        };
+        let prompts: Vec<usize> = (0..N_SAMPLES).map(|i| i % 3).collect();
+        let mut noise = SeededNoise::of_epoch(SHAPE, 1, 1, N_SAMPLES);
+        let sampled = sampler.sample(&prompts, &mut noise, &Interrupt::default(), &mut |_| {});
+        sampled.expect("it samples").expect("nothing interrupts")
+    }
+
+    fn train(&mut self, advantages: &[Option<f64>]) -> UpdateStatistics {
+        let mut ddpo = Ddpo {
+            unet: &mut self.unet,
+            text: &self.text,
+            guidance: self.guidance,
+            lora: &self.lora,
+            ddim: &self.ddim,
+            eta: 1.0,
+            config: &self.config,
+            n_timesteps: 4,
+        };
+        let (optimizer, trajectories) = (&mut self.optimizer, &self.trajectories);
+        let interrupt = Interrupt::default();
+        let result = ddpo.train_epoch(optimizer, trajectories, advantages, (1, 1), &interrupt, &mut |_| {}, &mut || {});
+        result.expect("it trains").expect("nothing interrupts")
+    }
+
+    fn weights(&self) -> NamedTensors {
+        self.lora.parameters().into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect()
+    }
+
+    /// Log-probability of the sampled steps of one sample under the adapter as it is now.
+    fn log_prob(&self, sample: usize) -> f64 {
+        let denoiser = Denoiser { unet: &self.unet, text: &self.text, guidance: self.guidance };
+        let mut sum = 0.0;
+        for (step, &timestep) in self.ddim.timesteps().iter().enumerate() {
+            let at = |i: usize| self.trajectories.latents.get(i as i64).narrow(0, sample as i64, 1);
+            let output = no_grad(|| {
+                let timesteps = Tensor::from_slice(&[timestep]);
+                denoiser.predict(&at(step), &timesteps, &self.trajectories.prompts[sample..=sample])
+            });
+            let last = LastStep::Stochastic;
+            sum += self.ddim.log_prob(&output, step, &at(step), &at(step + 1), 1.0, last).double_value(&[0]);
+        }
+        sum
+    }
+}
+
+fn alternating() -> Vec<Option<f64>> {
+    (0..N_SAMPLES).map(|i| Some(if i % 2 == 0 { 1.0 } else { -1.0 })).collect()
+}
+
+#[test]
+fn the_first_update_is_on_policy() {
+    for guidance in [1.0, 5.0] {
+        let statistics = world(guidance, |_| {}).train(&alternating());
+        assert!(statistics.ratio_error < 1e-5, "{statistics:?}");
+        assert!(statistics.grad_norm > 0.0 && statistics.dropped_steps == 0, "{statistics:?}");
+    }
+}
+
+#[test]
+fn what_was_rewarded_gets_likelier() {
+    let mut world = world(1.0, |config| config.clip_range = 1.0);
+    let before: Vec<f64> = (0..N_SAMPLES).map(|i| world.log_prob(i)).collect();
+    for _ in 0..3 {
+        world.train(&alternating());
+    }
+    let change = |even: bool| -> f64 {
+        let of = (0..N_SAMPLES).filter(|i| (i % 2 == 0) == even);
+        of.map(|i| world.log_prob(i) - before[i]).sum()
+    };
+    assert!(change(true) > change(false), "{} against {}", change(true), change(false));
+}
+
+#[test]
+fn the_size_of_a_call_changes_nothing() {
+    let mut large = world(5.0, |_| {});
+    let mut small = world(5.0, |config| config.micro_batch = 3);
+    large.train(&alternating());
+    small.train(&alternating());
+    for (name, tensor) in large.weights() {
+        let difference = (tensor - &small.weights()[&name]).abs().max().double_value(&[]);
+        assert!(difference < 2e-4, "{name} differs by {difference}");
+    }
+}
+
+#[test]
+fn accumulated_batches_are_one_batch() {
+    let mut whole = world(1.0, |config| config.batch_size = 8);
+    let mut parts = world(1.0, |config| config.accumulation_steps = 2);
+    whole.train(&alternating());
+    parts.train(&alternating());
+    for (name, tensor) in whole.weights() {
+        let difference = (tensor - &parts.weights()[&name]).abs().max().double_value(&[]);
+        assert!(difference < 2e-4, "{name} differs by {difference}");
+    }
+}
+
+#[test]
+fn samples_without_an_advantage_are_left_out() {
+    let mut world = world(1.0, |_| {});
+    let before = world.weights();
+    let statistics = world.train(&[None; N_SAMPLES]);
+    assert_eq!(statistics, UpdateStatistics::default());
+    assert!(world.weights().iter().all(|(name, tensor)| tensor.equal(&before[name])));
+}
+
+#[test]
+fn the_reference_is_the_network_without_its_adapter() {
+    let mut world = world(1.0, |config| config.kl = 10.0);
+    let first = world.train(&alternating());
+    let again = world.train(&alternating());
+    // B is zero at first, so the first update sees no divergence but rounding's; later ones do.
+    assert!(again.kl > first.kl && again.kl > 0.0, "{first:?} {again:?}");
+    let norms: f64 = world.weights().values().map(|tensor| tensor.norm().double_value(&[])).sum();
+    assert!(norms.is_finite());
+}
+
+#[test]
+fn an_infinite_advantage_drops_the_step() {
+    let mut world = world(1.0, |_| {});
+    let before = world.weights();
+    let statistics = world.train(&[Some(f64::INFINITY); N_SAMPLES]);
+    assert_eq!(statistics.dropped_steps, 2);
+    assert!(world.weights().iter().all(|(name, tensor)| tensor.equal(&before[name])));
+}
+
+#[test]
+fn an_interrupt_stops_between_rows() {
+    let mut world = world(1.0, |_| {});
+    let mut ddpo = Ddpo {
+        unet: &mut world.unet,
+        text: &world.text,
+        guidance: 1.0,
+        lora: &world.lora,
+        ddim: &world.ddim,
+        eta: 1.0,
+        config: &world.config,
+        n_timesteps: 4,
+    };
+    let interrupt = Interrupt::default();
+    interrupt.request();
+    let (optimizer, trajectories) = (&mut world.optimizer, &world.trajectories);
+    let result =
+        ddpo.train_epoch(optimizer, trajectories, &alternating(), (1, 1), &interrupt, &mut |_| {}, &mut || {});
+    assert!(result.expect("it stops in order").is_none());
+}

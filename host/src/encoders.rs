@@ -1,0 +1,211 @@
+//! Encoders: pictures and texts to embeddings, for plugins that ask for them by name.
+
+mod clip;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::{self, Debug, Formatter};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::RgbImage;
+use ndarray::{Array2, Axis};
+
+pub use self::clip::ClipEncoder;
+
+/// The name of the small CLIP that ships.
+pub const SHIPPED: &str = "tiny-art";
+
+/// The name by which a plugin asks for the run's default encoder.
+pub const ALIAS: &str = "clip";
+
+/// So many text embeddings are remembered; then all are forgotten. Class names come again with every batch, generated
+/// texts never do.
+const REMEMBERED_TEXTS: usize = 16_384;
+
+/// Pictures that an encoder is given at once: bounds memory, and costs no speed beyond it.
+const IMAGES_AT_ONCE: usize = 32;
+
+/// What there is to know of an encoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncoderInfo {
+    /// Length of an embedding.
+    pub dim: usize,
+    /// The factor on cosine similarities that it was trained with, already exponentiated.
+    pub logit_scale: Option<f32>,
+    /// Side of the square that it sees of a picture, in pixels.
+    pub image_size: usize,
+    /// sha256 over its weights (sorted name, dtype, shape, bytes), in hex.
+    pub digest: String,
+}
+
+/// A network that embeds pictures and texts in one space.
+pub trait Encoder {
+    /// What there is to know of it.
+    fn info(&self) -> EncoderInfo;
+    /// n × dim raw projected embeddings, not normalised.
+    fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError>;
+    /// n × dim raw projected embeddings, not normalised.
+    fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError>;
+}
+
+/// Why there is no embedding.
+#[derive(Debug, thiserror::Error)]
+pub enum EncoderError {
+    /// Nobody said where the encoder is.
+    #[error(
+        "there is no encoder `{name}`; say where it is with --encoder {name}=DIR or `[encoders] {name} = \"DIR\"` (known: {known})"
+    )]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// The names known.
+        known: String,
+    },
+    /// Its folder could not be loaded.
+    #[error("encoder `{name}` cannot be loaded from {path}: {source}", path = .path.display())]
+    Load {
+        /// The encoder.
+        name: String,
+        /// Its folder.
+        path: PathBuf,
+        /// Why.
+        source: ambiguity_models::Error,
+    },
+    /// It failed.
+    #[error("encoder failed: {0}")]
+    Run(#[from] ambiguity_models::Error),
+    /// A batch is part pictures, part not.
+    #[error("sample {sample} of the batch has no {medium} to embed")]
+    Medium {
+        /// The first sample that has none.
+        sample: usize,
+        /// What the others are.
+        medium: &'static str,
+    },
+}
+
+/// How an encoder is made of its folder.
+pub type Loader = Arc<dyn Fn(&Path) -> ambiguity_models::Result<Box<dyn Encoder>> + Send + Sync>;
+
+enum Entry {
+    Folder(PathBuf, Loader),
+    Loaded(Box<dyn Encoder>),
+}
+
+/// The encoders of a run by name; each is loaded when it is first asked for.
+#[derive(Default)]
+pub struct Encoders {
+    entries: BTreeMap<String, Entry>,
+    default: Option<String>,
+    texts: HashMap<(String, String), Vec<f32>>,
+}
+
+impl Encoders {
+    /// No encoders.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an encoder that `loader` will make of a folder; another one of that name is replaced.
+    pub fn add_folder(&mut self, name: &str, folder: &Path, loader: Loader) {
+        self.forget(name);
+        self.entries.insert(name.to_owned(), Entry::Folder(folder.to_owned(), loader));
+    }
+
+    /// Adds an encoder; another one of that name is replaced.
+    pub fn add(&mut self, name: &str, encoder: Box<dyn Encoder>) {
+        self.forget(name);
+        self.entries.insert(name.to_owned(), Entry::Loaded(encoder));
+    }
+
+    /// Makes a name the run's default encoder, the one that `clip` stands for. Without one it is the shipped encoder,
+    /// or the only one there is.
+    pub fn set_default(&mut self, name: &str) {
+        self.default = Some(name.to_owned());
+    }
+
+    /// The names, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        self.entries.keys().map(String::as_str).collect()
+    }
+
+    /// The real name behind a name or alias.
+    pub fn resolve(&self, name: &str) -> Result<String, EncoderError> {
+        if self.entries.contains_key(name) {
+            return Ok(name.to_owned());
+        }
+        let stands_for = (name == ALIAS).then(|| match &self.default {
+            Some(default) => Some(default.as_str()),
+            None if self.entries.contains_key(SHIPPED) => Some(SHIPPED),
+            None if self.entries.len() == 1 => self.entries.keys().next().map(String::as_str),
+            None => None,
+        });
+        match stands_for.flatten() {
+            Some(name) if self.entries.contains_key(name) => Ok(name.to_owned()),
+            _ => {
+                let known = if self.entries.is_empty() { "none".to_owned() } else { self.names().join(", ") };
+                Err(EncoderError::Unknown { name: name.to_owned(), known })
+            }
+        }
+    }
+
+    /// The encoder of that name or alias.
+    pub fn get(&mut self, name: &str) -> Result<&dyn Encoder, EncoderError> {
+        let name = self.resolve(name)?;
+        let entry = self.entries.get_mut(&name).expect("a resolved name has an entry");
+        if let Entry::Folder(path, loader) = entry {
+            let encoder = loader(path).map_err(|source| EncoderError::Load { name, path: path.clone(), source })?;
+            *entry = Entry::Loaded(encoder);
+        }
+        match entry {
+            Entry::Loaded(encoder) => Ok(&**encoder),
+            Entry::Folder(..) => unreachable!("it was loaded just now"),
+        }
+    }
+
+    /// n × dim raw embeddings of pictures.
+    pub fn embed_images(&mut self, name: &str, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
+        let encoder = self.get(name)?;
+        let mut embeddings = Array2::zeros((images.len(), encoder.info().dim));
+        for (images, mut rows) in
+            images.chunks(IMAGES_AT_ONCE).zip(embeddings.axis_chunks_iter_mut(Axis(0), IMAGES_AT_ONCE))
+        {
+            rows.assign(&encoder.embed_images(images)?);
+        }
+        Ok(embeddings)
+    }
+
+    /// n × dim raw embeddings of texts; (encoder, text) is remembered.
+    pub fn embed_texts(&mut self, name: &str, texts: &[String]) -> Result<Array2<f32>, EncoderError> {
+        let name = self.resolve(name)?;
+        if self.texts.len() + texts.len() > REMEMBERED_TEXTS {
+            self.texts.clear();
+        }
+        let key = |text: &String| (name.clone(), text.clone());
+        let mut fresh: Vec<String> =
+            texts.iter().filter(|text| !self.texts.contains_key(&key(text))).cloned().collect();
+        fresh.sort();
+        fresh.dedup();
+        let encoder = self.get(&name)?;
+        let dim = encoder.info().dim;
+        if !fresh.is_empty() {
+            let embeddings = encoder.embed_texts(&fresh)?;
+            self.texts.extend(fresh.iter().zip(embeddings.rows()).map(|(text, row)| (key(text), row.to_vec())));
+        }
+        let mut embeddings = Array2::zeros((texts.len(), dim));
+        for (text, mut row) in texts.iter().zip(embeddings.rows_mut()) {
+            row.assign(&ndarray::ArrayView1::from(&self.texts[&key(text)]));
+        }
+        Ok(embeddings)
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.texts.retain(|(encoder, _), _| encoder != name);
+    }
+}
+
+impl Debug for Encoders {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoders").field("names", &self.names()).field("default", &self.default).finish()
+    }
+}

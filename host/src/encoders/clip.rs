@@ -1,0 +1,82 @@
+//! CLIP folders as encoders.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ambiguity_models::clip::{Clip, Preprocessor, Tokenizer};
+use image::RgbImage;
+use ndarray::Array2;
+use tch::{Device, Kind, Tensor, no_grad};
+
+use super::{Encoder, EncoderError, EncoderInfo, Encoders, Loader, SHIPPED};
+use crate::home::home;
+
+/// A CLIP folder (config.json, model.safetensors, tokenizer, preprocessor), in f32.
+pub struct ClipEncoder {
+    clip: Clip,
+    tokenizer: Tokenizer,
+    preprocessor: Preprocessor,
+    device: Device,
+    info: EncoderInfo,
+}
+
+impl ClipEncoder {
+    /// Loads a folder.
+    pub fn load(folder: &Path, device: Device) -> ambiguity_models::Result<Self> {
+        let clip = Clip::load(folder, device, Kind::Float)?;
+        let image_size = clip.config.vision.image_size;
+        let info = EncoderInfo {
+            dim: clip.config.projection_dim as usize,
+            logit_scale: Some(clip.logit_scale_exp() as f32),
+            image_size: image_size as usize,
+            digest: Clip::digest(folder)?,
+        };
+        let tokenizer = Tokenizer::load(folder)?;
+        let preprocessor = Preprocessor::load(folder, image_size)?;
+        Ok(Self { clip, tokenizer, preprocessor, device, info })
+    }
+
+    fn array(&self, embeddings: &Tensor) -> Result<Array2<f32>, EncoderError> {
+        let rows = embeddings.size()[0] as usize;
+        let flat = embeddings.f_to_device(Device::Cpu).and_then(|t| t.f_contiguous()?.f_view([-1]));
+        let data = flat.and_then(|t| Vec::<f32>::try_from(&t)).map_err(ambiguity_models::Error::from)?;
+        Ok(Array2::from_shape_vec((rows, self.info.dim), data).expect("an encoder gives rows of its dimension"))
+    }
+}
+
+impl Encoder for ClipEncoder {
+    fn info(&self) -> EncoderInfo {
+        self.info.clone()
+    }
+
+    fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
+        let raw = images.iter().map(|image| (&image.as_raw()[..], image.width() as usize, image.height() as usize));
+        let pixels = self.preprocessor.pixels(&raw.collect::<Vec<_>>())?;
+        let pixels = pixels.f_to_device(self.device).map_err(ambiguity_models::Error::from)?;
+        self.array(&no_grad(|| self.clip.embed_images(&pixels)))
+    }
+
+    fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError> {
+        let ids = self.tokenizer.encode_batch(texts);
+        let ids = ids.f_to_device(self.device).map_err(ambiguity_models::Error::from)?;
+        self.array(&no_grad(|| self.clip.embed_texts(&ids)))
+    }
+}
+
+impl Encoders {
+    /// The encoders that ship, as far as they are there, on `device`.
+    pub fn shipped(device: Device) -> Self {
+        let mut encoders = Self::new();
+        let folder = home().map(|home| home.join("models/weights").join(SHIPPED).join("clip"));
+        if let Some(folder) = folder.filter(|folder| folder.join("config.json").is_file()) {
+            encoders.add_clip(SHIPPED, &folder, device);
+        }
+        encoders
+    }
+
+    /// Adds a CLIP folder, to be loaded when it is first asked for.
+    pub fn add_clip(&mut self, name: &str, folder: &Path, device: Device) {
+        let loader: Loader = Arc::new(move |folder| Ok(Box::new(ClipEncoder::load(folder, device)?)));
+        self.add_folder(name, folder, loader);
+    }
+}

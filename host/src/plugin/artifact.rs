@@ -1,0 +1,311 @@
+//! What a plugin's file is, read without running or compiling it: kind, interface version, imports, exports, baked
+//! assets. And how assets are baked into one.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use ambiguity_sdk::Manifest;
+use ndarray::Array2;
+use safetensors::{Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
+use wasm_encoder::{ComponentSection, CustomSection};
+use wasmparser::{Encoding, Parser, Payload, Validator};
+
+use super::error::Fault;
+use super::limits::Limits;
+
+/// The custom section in which a plugin says which interface it was built for.
+const INTERFACE_SECTION: &str = "ambiguity:interface";
+
+/// The custom sections of baked assets are called so and then by the asset's name.
+const ASSET_SECTION: &str = "ambiguity:asset/";
+
+/// The package of the interface, as import and export names have it.
+const PACKAGE: &str = "ambiguity:plugin/";
+
+/// The interfaces that a plugin may import; they are what `wit/plugin.wit` has.
+const IMPORTABLE: [&str; 6] = ["types", "samples", "encoders", "assets", "config", "log"];
+
+/// The newest interface version that this host speaks; it speaks every earlier one of the same 0.x too.
+pub const INTERFACE: (u64, u64, u64) = (0, 1, 0);
+
+/// A plugin's file, looked into.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    bytes: Arc<[u8]>,
+    /// sha256 of the file, in hex.
+    pub sha256: String,
+    /// The version of ambiguity:plugin that it was built for.
+    pub interface: String,
+    /// Names of what it imports, in order.
+    pub imports: Vec<String>,
+    /// Names of what it exports, in order.
+    pub exports: Vec<String>,
+    assets: BTreeMap<String, Range<usize>>,
+    /// What is baked into it about itself, if anything.
+    pub manifest: Option<Manifest>,
+}
+
+impl Artifact {
+    /// Reads and checks a plugin's file.
+    pub fn read(path: &Path, limits: &Limits) -> Result<Self, Fault> {
+        let io = |source| Fault::Io { path: path.to_owned(), source };
+        let size = std::fs::metadata(path).map_err(io)?.len() as usize;
+        check_size("its file", size, limits.file_mib)?;
+        Self::parse(path, std::fs::read(path).map_err(io)?)
+    }
+
+    /// Checks a plugin's bytes; `path` only names them.
+    pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, Fault> {
+        let damaged = |detail: String| Fault::Damaged { path: path.to_owned(), detail };
+        if let Some(found) = other_kind(&bytes) {
+            return Err(Fault::NotAComponent { path: path.to_owned(), found: found.to_owned() });
+        }
+        let mut artifact = Self {
+            sha256: hex(&Sha256::digest(&bytes)),
+            bytes: bytes.into(),
+            interface: String::new(),
+            imports: vec![],
+            exports: vec![],
+            assets: BTreeMap::new(),
+            manifest: None,
+        };
+        let bytes = Arc::clone(&artifact.bytes);
+        // Components and modules nest; only the outermost one's imports, exports and assets are the plugin's.
+        let mut depth = 0;
+        let mut section = None;
+        for payload in Parser::new(0).parse_all(&bytes) {
+            let payload =
+                payload.map_err(|e| damaged(format!("{} at byte {} of {}", e.message(), e.offset(), bytes.len())))?;
+            match payload {
+                Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
+                    let found = "it is a core module; link it with wasm-component-ld (a plain `cargo build` with the \
+                                 settings of `host plugin new` does), or wrap it with `wasm-tools component new`";
+                    return Err(Fault::NotAComponent { path: path.to_owned(), found: found.to_owned() });
+                }
+                Payload::Version { .. } => depth += 1,
+                Payload::End(_) => depth -= 1,
+                Payload::ComponentImportSection(imports) if depth == 1 => {
+                    for import in imports {
+                        artifact.imports.push(import.map_err(|e| damaged(e.to_string()))?.name.name.to_owned());
+                    }
+                }
+                Payload::ComponentExportSection(exports) if depth == 1 => {
+                    for export in exports {
+                        artifact.exports.push(export.map_err(|e| damaged(e.to_string()))?.name.name.to_owned());
+                    }
+                }
+                Payload::CustomSection(custom) if custom.name() == INTERFACE_SECTION => {
+                    section = Some(String::from_utf8_lossy(custom.data()).into_owned());
+                }
+                Payload::CustomSection(custom) if depth == 1 && custom.name().starts_with(ASSET_SECTION) => {
+                    let name = custom.name()[ASSET_SECTION.len()..].to_owned();
+                    let data = custom.data_offset()..custom.data_offset() + custom.data().len();
+                    if artifact.assets.insert(name.clone(), data).is_some() {
+                        return Err(damaged(format!("the asset `{name}` is there twice")));
+                    }
+                }
+                _ => {}
+            }
+        }
+        artifact.check_interface(section)?;
+        artifact.check_imports()?;
+        if !artifact.exports_interface("classifier") {
+            let exports = artifact.exports.iter().map(|export| format!("`{export}`")).collect::<Vec<_>>().join(", ");
+            return Err(Fault::WrongWorld { exports: if exports.is_empty() { "nothing".to_owned() } else { exports } });
+        }
+        if let Some(json) = artifact.asset(Manifest::ASSET) {
+            let manifest = Manifest::parse(json).map_err(|e| damaged(e.to_string()))?;
+            artifact.manifest = Some(manifest);
+        }
+        Ok(artifact)
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Names and sizes in bytes of the baked assets, sorted.
+    pub fn assets(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.assets.iter().map(|(name, range)| (name.as_str(), range.len()))
+    }
+
+    /// A baked asset as it is.
+    pub fn asset(&self, name: &str) -> Option<&[u8]> {
+        self.assets.get(name).map(|range| &self.bytes[range.clone()])
+    }
+
+    /// The matrix in a baked asset that is a safetensors file with one f32 tensor of one or two dimensions.
+    pub fn tensor(&self, name: &str) -> Result<Array2<f32>, String> {
+        let bytes = self.asset(name).ok_or_else(|| self.no_asset(name))?;
+        decode_tensor(bytes).map_err(|message| format!("asset `{name}` is no matrix: {message}"))
+    }
+
+    /// What to say about an asset that is not there.
+    pub fn no_asset(&self, name: &str) -> String {
+        let names: Vec<&str> = self.assets.keys().map(String::as_str).collect();
+        let there = if names.is_empty() { "it has none".to_owned() } else { format!("it has {}", names.join(", ")) };
+        format!(
+            "no asset `{name}` is baked into this file, {there}; a template needs `host plugin fit` or `host plugin \
+             build`, and `wasm-tools strip` drops assets"
+        )
+    }
+
+    /// Whether it can say how its distributions change with the embedding.
+    pub fn is_differentiable(&self) -> bool {
+        self.exports_interface("gradient")
+    }
+
+    /// The same file with `assets` baked in; older ones of the same name are dropped. The same assets in the same order
+    /// give the same bytes.
+    pub fn bake(component: &[u8], assets: &[(&str, Vec<u8>)]) -> Result<Vec<u8>, Fault> {
+        let invalid = |detail: String| Fault::Damaged { path: "the component to bake into".into(), detail };
+        let mut baked = component.get(..8).ok_or_else(|| invalid("it has no header".to_owned()))?.to_vec();
+        let mut depth = 0;
+        let mut start = 8;
+        for payload in Parser::new(0).parse_all(component) {
+            let payload = payload.map_err(|e| invalid(e.to_string()))?;
+            if let Payload::Version { .. } = payload {
+                depth += 1;
+            }
+            let dropped = matches!(&payload, Payload::CustomSection(custom) if depth == 1
+                && assets.iter().any(|(name, _)| custom.name().strip_prefix(ASSET_SECTION) == Some(name)));
+            // A nested component or module is a section of the outermost one, and ends where its own end is.
+            let end = match &payload {
+                Payload::End(_) => {
+                    depth -= 1;
+                    if depth == 0 {
+                        break;
+                    }
+                    None
+                }
+                Payload::ModuleSection { unchecked_range, .. } | Payload::ComponentSection { unchecked_range, .. } => {
+                    (depth == 1).then_some(unchecked_range.end)
+                }
+                other if depth == 1 => other.as_section().map(|(_, range)| range.end),
+                _ => None,
+            };
+            if let Some(end) = end {
+                if !dropped {
+                    baked.extend_from_slice(&component[start..end]);
+                }
+                start = end;
+            }
+        }
+        for (name, data) in assets {
+            let name = format!("{ASSET_SECTION}{name}");
+            CustomSection { name: name.into(), data: data.into() }.append_to_component(&mut baked);
+        }
+        Validator::new().validate_all(&baked).map_err(|e| invalid(e.to_string()))?;
+        Ok(baked)
+    }
+
+    fn exports_interface(&self, name: &str) -> bool {
+        let wanted = format!("{PACKAGE}{name}@");
+        self.exports.iter().any(|export| export.starts_with(&wanted))
+    }
+
+    /// The section's word counts; a plugin in another language may not have one, and says it in its names alone.
+    fn check_interface(&mut self, section: Option<String>) -> Result<(), Fault> {
+        let named = |names: &[String]| {
+            names.iter().find_map(|name| Some(name.strip_prefix(PACKAGE)?.split_once('@')?.1.to_owned()))
+        };
+        let Some(version) = section.or_else(|| named(&self.exports)).or_else(|| named(&self.imports)) else {
+            // No trace of the interface: what it exports instead is the better message.
+            return Ok(());
+        };
+        let (major, minor, patch) = INTERFACE;
+        let remedy = match parse_version(&version) {
+            Some((a, b, c)) if (a, b) == (major, minor) && c <= patch => {
+                self.interface = version;
+                return Ok(());
+            }
+            Some(found) if found > INTERFACE => "update the host, or build the plugin with an older SDK",
+            Some(_) => "build the plugin again with a newer SDK, or run it with an older host",
+            None => "its custom section `ambiguity:interface` is no version: build it with ambiguity-sdk",
+        };
+        Err(Fault::Interface { plugin: version, host: spoken(), remedy })
+    }
+
+    fn check_imports(&self) -> Result<(), Fault> {
+        for import in &self.imports {
+            let ours = import.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@'));
+            if ours.is_some_and(|(interface, _)| IMPORTABLE.contains(&interface)) {
+                continue;
+            }
+            let remedy = if import.starts_with("wasi:") {
+                "build it for wasm32-unknown-unknown, not for a wasi target"
+            } else {
+                "build it for the world `plugin` of wit/plugin.wit"
+            };
+            return Err(Fault::Import { import: import.clone(), remedy });
+        }
+        Ok(())
+    }
+}
+
+/// The interface versions that this host speaks, for people.
+pub fn spoken() -> String {
+    let (major, minor, patch) = INTERFACE;
+    if patch == 0 { format!("{major}.{minor}.0") } else { format!("{major}.{minor}.0 to {major}.{minor}.{patch}") }
+}
+
+/// The bytes of an asset that holds a matrix.
+pub fn encode_tensor(name: &str, tensor: &Array2<f32>) -> Vec<u8> {
+    let data: Vec<u8> = tensor.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(Dtype::F32, vec![tensor.nrows(), tensor.ncols()], &data)
+        .expect("the bytes are those of the shape");
+    safetensors::serialize([(name, view)], None).expect("one valid tensor serialises")
+}
+
+fn decode_tensor(bytes: &[u8]) -> Result<Array2<f32>, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|e| format!("not a safetensors file ({e})"))?;
+    let tensors = file.tensors();
+    let [(_, tensor)] = &tensors[..] else {
+        return Err(format!("it holds {} tensors, not one", tensors.len()));
+    };
+    if tensor.dtype() != Dtype::F32 {
+        return Err(format!("its type is {:?}, not F32", tensor.dtype()));
+    }
+    let shape = match *tensor.shape() {
+        [cols] => (1, cols),
+        [rows, cols] => (rows, cols),
+        _ => return Err(format!("its shape is {:?}, not one or two dimensions", tensor.shape())),
+    };
+    let data = tensor.data().chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect();
+    Array2::from_shape_vec(shape, data).map_err(|e| e.to_string())
+}
+
+fn check_size(what: &str, found: usize, limit_mib: usize) -> Result<(), Fault> {
+    let limit = limit_mib << 20;
+    if found > limit {
+        return Err(Fault::TooLarge { what: what.to_owned(), found, limit });
+    }
+    Ok(())
+}
+
+/// What the bytes are, if it is something that people mistake for a plugin.
+fn other_kind(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [] => Some("the file is empty"),
+        [b'\0', b'a', b's', b'm', ..] => None,
+        _ if b"\0asm".starts_with(bytes) => Some("the file is cut off within its first four bytes; get it again"),
+        [b'(', ..] => Some("it is WebAssembly text; turn it into a binary with `wasm-tools parse`"),
+        [b'<', ..] => Some("it is a web page; download the file itself"),
+        _ if bytes.starts_with(b"version https://git-lfs") => Some("it is a Git LFS pointer; run `git lfs pull`"),
+        _ => Some("it does not begin as WebAssembly does"),
+    }
+}
+
+fn parse_version(version: &str) -> Option<(u64, u64, u64)> {
+    let mut parts = version.split('.').map(|part| part.parse().ok());
+    let version = (parts.next()??, parts.next()??, parts.next()??);
+    parts.next().is_none().then_some(version)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

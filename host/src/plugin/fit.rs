@@ -1,0 +1,109 @@
+//! Plugins without a compiler: k-means centres of embeddings, baked into a template component that ships inside this
+//! program.
+
+mod kmeans;
+
+use ambiguity_sdk::Manifest;
+use ndarray::{Array2, Axis};
+
+pub use self::kmeans::{Clustering, KMeansOptions, k_means};
+use super::artifact::{Artifact, encode_tensor};
+use super::error::Fault;
+
+/// The component that classifies by baked centres: `plugins/kmeans`, as `make templates` builds it.
+pub const KMEANS_TEMPLATE: &[u8] = include_bytes!("templates/kmeans.wasm");
+
+/// Bakes centres (styles × dim) and what is to be said of them into the k-means template. The same centres and manifest
+/// give the same bytes.
+pub fn bake_k_means(manifest: &Manifest, centers: &Array2<f32>) -> Result<Vec<u8>, Fault> {
+    let assets = [("centers", encode_tensor("centers", centers)), (Manifest::ASSET, manifest.to_json())];
+    Artifact::bake(KMEANS_TEMPLATE, &assets)
+}
+
+/// Scales rows to length 1; a row of zeros stays.
+pub fn normalize_rows(points: &mut Array2<f32>) {
+    for mut row in points.rows_mut() {
+        let length = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() as f32;
+        if length > 0.0 {
+            row /= length;
+        }
+    }
+}
+
+/// What the clusters are called.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Names {
+    /// One name per cluster.
+    pub names: Vec<String>,
+    /// Whether they are those of the folders: each folder has most of one cluster.
+    pub from_folders: bool,
+    /// Per cluster, the folder that has most of it and its share.
+    pub majority: Vec<(String, f64)>,
+}
+
+/// Names clusters by the folders that their points lie in, if each cluster is mostly one folder and no two clusters are
+/// mostly the same one; else `cluster-01` and so on.
+pub fn name_clusters(labels: &[usize], folders: &[String], k: usize) -> Names {
+    let mut distinct: Vec<&String> = folders.iter().collect();
+    distinct.sort();
+    distinct.dedup();
+    let mut counts = Array2::<usize>::zeros((k, distinct.len()));
+    for (&label, folder) in labels.iter().zip(folders) {
+        let column = distinct.binary_search(&folder).expect("it was collected from these folders");
+        counts[[label, column]] += 1;
+    }
+    let majority: Vec<(String, f64)> = counts
+        .axis_iter(Axis(0))
+        .map(|row| {
+            // The first of equals, so that the answer does not depend on how they are walked.
+            let best = (0..row.len()).rev().max_by_key(|&i| row[i]).expect("there is a folder for every point");
+            (distinct[best].clone(), row[best] as f64 / row.sum().max(1) as f64)
+        })
+        .collect();
+    let mut majorities: Vec<&str> = majority.iter().map(|(folder, _)| folder.as_str()).collect();
+    majorities.sort_unstable();
+    majorities.dedup();
+    let from_folders = majorities.len() == k && distinct.len() == k && distinct.iter().all(|name| !name.is_empty());
+    let names = match from_folders {
+        true => majority.iter().map(|(folder, _)| folder.clone()).collect(),
+        false => (1..=k).map(|i| format!("cluster-{i:02}")).collect(),
+    };
+    Names { names, from_folders, majority }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folders(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn clusters_take_folder_names_only_one_to_one() {
+        let named = name_clusters(&[1, 1, 1, 0, 0], &folders(&["a", "a", "b", "b", "b"]), 2);
+        assert_eq!((named.names, named.from_folders), (folders(&["b", "a"]), true));
+        assert_eq!(named.majority[1], ("a".to_owned(), 2.0 / 3.0));
+
+        let both_a = name_clusters(&[1, 1, 0, 0, 0], &folders(&["a", "a", "a", "a", "b"]), 2);
+        assert_eq!((both_a.names, both_a.from_folders), (folders(&["cluster-01", "cluster-02"]), false));
+
+        let flat = name_clusters(&[0, 1], &folders(&["", ""]), 2);
+        assert!(!flat.from_folders);
+    }
+
+    #[test]
+    fn baking_twice_gives_the_same_bytes_and_replaces_what_was_there() {
+        let manifest = |title: &str| Manifest { title: title.to_owned(), ..Manifest::default() };
+        let centers = Array2::from_shape_fn((3, 4), |(i, j)| (i * 4 + j) as f32);
+        let once = bake_k_means(&manifest("one"), &centers).expect("the template takes assets");
+        assert_eq!(once, bake_k_means(&manifest("one"), &centers).expect("the template takes assets"));
+
+        let other = [(Manifest::ASSET, manifest("two").to_json())];
+        let twice = Artifact::bake(&once, &other).expect("a plugin takes assets");
+        let artifact = Artifact::parse("x.wasm".as_ref(), twice).expect("still a plugin");
+        assert_eq!(artifact.manifest.as_ref().map(|m| m.title.as_str()), Some("two"));
+        assert_eq!(artifact.tensor("centers").expect("a matrix"), centers);
+        assert_eq!(artifact.assets().map(|(name, _)| name).collect::<Vec<_>>(), ["centers", "manifest.json"]);
+    }
+}

@@ -1,0 +1,259 @@
+//! What a plugin can call: the imported interfaces of `wit/plugin.wit`, answered from a batch and the encoders.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ambiguity_models::resize::resize_bicubic;
+use ndarray::Array2;
+use wasmtime::component::Resource;
+
+use super::bindings::ambiguity::plugin::{assets, config, encoders, log, samples, types};
+use crate::encoders::{EncoderError, Encoders};
+use crate::plugin::artifact::Artifact;
+use crate::plugin::batch::{Batch, Sample};
+use crate::plugin::error::Fault;
+
+/// The guest's handle to the one batch of a call.
+pub enum BatchHandle {}
+
+/// A picture larger than this on a side is not resampled for a plugin: it would not fit its memory anyway.
+const MAX_SIDE: u32 = 8192;
+
+/// What stays the same for all calls of a plugin.
+pub(super) struct Facts {
+    pub(super) plugin: String,
+    pub(super) artifact: Artifact,
+    pub(super) config: BTreeMap<String, String>,
+}
+
+/// One instance's state: what it may ask about, and what is to be remembered for a message should it fail. The batch
+/// and the encoders are moved in for a call and out again after it.
+pub(super) struct Guest {
+    pub(super) facts: Arc<Facts>,
+    pub(super) batch: Batch,
+    pub(super) encoders: Encoders,
+    /// The encoders that the plugin declared; none while it describes itself.
+    pub(super) declared: Option<Arc<[String]>>,
+    pub(super) memory: MemoryCap,
+    /// The sample that it asked about last.
+    pub(super) sample: Option<usize>,
+    /// The last message that it logged as an error: a panic's, if it panicked.
+    pub(super) last_error: Option<String>,
+    /// Why the host could not answer it, if so.
+    pub(super) fault: Option<Fault>,
+    started: Instant,
+    host_time: Duration,
+}
+
+/// Counts what an instance allocates, and remembers what was denied.
+pub(super) struct MemoryCap {
+    pub(super) limit: usize,
+    pub(super) denied: Option<usize>,
+}
+
+type Answer<T> = wasmtime::Result<Result<T, String>>;
+
+impl Guest {
+    pub(super) fn new(facts: Arc<Facts>, memory_limit: usize) -> Self {
+        Self {
+            facts,
+            batch: Batch::default(),
+            encoders: Encoders::default(),
+            declared: None,
+            memory: MemoryCap { limit: memory_limit, denied: None },
+            sample: None,
+            last_error: None,
+            fault: None,
+            started: Instant::now(),
+            host_time: Duration::ZERO,
+        }
+    }
+
+    /// How long the plugin's own code has been running.
+    pub(super) fn own_time(&self) -> Duration {
+        self.started.elapsed().saturating_sub(self.host_time)
+    }
+
+    fn sample(&mut self, i: u32) -> wasmtime::Result<&Sample> {
+        self.sample = Some(i as usize);
+        let n_samples = self.batch.len();
+        self.batch.samples().get(i as usize).ok_or_else(|| {
+            let reason = format!("it asked for sample {i} of a batch of {n_samples}");
+            wasmtime::Error::new(Fault::Trap { reason, functions: vec![] })
+        })
+    }
+
+    /// Runs the host's own work, which does not count against the plugin's time.
+    fn on_host_time<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        let started = Instant::now();
+        let result = work(self);
+        self.host_time += started.elapsed();
+        result
+    }
+
+    /// Work with an encoder that the plugin declared. The plugin gets the message; the fault itself is kept, so that it
+    /// is what the user sees if the plugin then gives up.
+    fn with_encoder<T>(
+        &mut self,
+        encoder: &str,
+        work: impl FnOnce(&mut Self) -> Result<T, EncoderError>,
+    ) -> Result<T, String> {
+        let declared = match &self.declared {
+            None => return Err("there are no encoders yet while a plugin describes itself".to_owned()),
+            Some(declared) => declared.iter().any(|name| name == encoder),
+        };
+        let result = match declared {
+            true => self.on_host_time(work).map_err(Fault::Encoder),
+            false => Err(Fault::UndeclaredEncoder { encoder: encoder.to_owned() }),
+        };
+        result.map_err(|fault| {
+            let message = fault.to_string();
+            self.fault = Some(fault);
+            message
+        })
+    }
+}
+
+impl samples::HostBatch for Guest {
+    fn len(&mut self, _: Resource<BatchHandle>) -> wasmtime::Result<u32> {
+        Ok(self.batch.len() as u32)
+    }
+
+    fn prompt(&mut self, _: Resource<BatchHandle>, i: u32) -> wasmtime::Result<String> {
+        Ok(self.sample(i)?.prompt.clone())
+    }
+
+    fn metadata(&mut self, _: Resource<BatchHandle>, i: u32, key: String) -> wasmtime::Result<Option<String>> {
+        Ok(self.sample(i)?.metadata.get(&key).cloned())
+    }
+
+    fn image(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<types::Image> {
+        Ok(match &self.sample(i)?.image {
+            None => Err(format!("sample {i} is no picture")),
+            Some(image) => {
+                Ok(types::Image { width: image.width(), height: image.height(), rgb: image.as_raw().clone() })
+            }
+        })
+    }
+
+    fn image_resized(&mut self, _: Resource<BatchHandle>, i: u32, width: u32, height: u32) -> Answer<types::Image> {
+        let Some(image) = self.sample(i)?.image.clone() else {
+            return Ok(Err(format!("sample {i} is no picture")));
+        };
+        if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
+            return Ok(Err(format!("a picture of {width} x {height} cannot be made: sides go from 1 to {MAX_SIDE}")));
+        }
+        let size = [image.width(), image.height(), width, height].map(|n| n as usize);
+        let rgb = self.on_host_time(|_| resize_bicubic(image.as_raw(), size[0], size[1], size[2], size[3]));
+        Ok(Ok(types::Image { width, height, rgb }))
+    }
+
+    fn text(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<String> {
+        Ok(self.sample(i)?.text.clone().ok_or_else(|| format!("sample {i} is no text")))
+    }
+
+    fn audio(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<types::Audio> {
+        self.sample(i)?;
+        Ok(Err(format!("sample {i} is no recording")))
+    }
+
+    fn embedding(&mut self, _: Resource<BatchHandle>, encoder: String) -> Answer<types::Matrix> {
+        let embeddings = self.with_encoder(&encoder, |guest| guest.batch.embedding(&encoder, &mut guest.encoders));
+        Ok(embeddings.map(|embeddings| matrix(&embeddings)))
+    }
+
+    fn drop(&mut self, _: Resource<BatchHandle>) -> wasmtime::Result<()> {
+        Ok(())
+    }
+}
+
+impl samples::Host for Guest {}
+
+impl types::Host for Guest {}
+
+impl encoders::Host for Guest {
+    fn info(&mut self, encoder: String) -> Answer<encoders::EncoderInfo> {
+        let info = self.with_encoder(&encoder, |guest| Ok(guest.encoders.get(&encoder)?.info()));
+        Ok(info.map(|info| encoders::EncoderInfo {
+            dim: info.dim as u32,
+            logit_scale: info.logit_scale,
+            image_size: info.image_size as u32,
+            digest: info.digest,
+        }))
+    }
+
+    fn embed_texts(&mut self, encoder: String, texts: Vec<String>) -> Answer<types::Matrix> {
+        let embeddings = self.with_encoder(&encoder, |guest| guest.encoders.embed_texts(&encoder, &texts));
+        Ok(embeddings.map(|embeddings| matrix(&embeddings)))
+    }
+}
+
+impl assets::Host for Guest {
+    fn names(&mut self) -> wasmtime::Result<Vec<String>> {
+        Ok(self.facts.artifact.assets().map(|(name, _)| name.to_owned()).collect())
+    }
+
+    fn bytes(&mut self, name: String) -> Answer<Vec<u8>> {
+        let artifact = &self.facts.artifact;
+        Ok(artifact.asset(&name).map(<[u8]>::to_vec).ok_or_else(|| artifact.no_asset(&name)))
+    }
+
+    fn tensor(&mut self, name: String) -> Answer<types::Matrix> {
+        Ok(self.facts.artifact.tensor(&name).map(|tensor| matrix(&tensor)))
+    }
+}
+
+impl config::Host for Guest {
+    fn get(&mut self, key: String) -> wasmtime::Result<Option<String>> {
+        Ok(self.facts.config.get(&key).cloned())
+    }
+}
+
+impl log::Host for Guest {
+    fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
+        let plugin = &self.facts.plugin;
+        match level {
+            log::Level::Debug => tracing::debug!("plugin {plugin}: {message}"),
+            log::Level::Info => tracing::info!("plugin {plugin}: {message}"),
+            log::Level::Warn => tracing::warn!("plugin {plugin}: {message}"),
+            log::Level::Error => {
+                // If it is about to fail, the failure's message quotes this one.
+                tracing::debug!("plugin {plugin}: {message}");
+                self.last_error = Some(message);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl wasmtime::ResourceLimiter for MemoryCap {
+    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let granted = desired <= self.limit;
+        if !granted {
+            self.denied = Some(desired);
+        }
+        Ok(granted)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= 100_000)
+    }
+
+    fn instances(&self) -> usize {
+        100
+    }
+
+    fn tables(&self) -> usize {
+        100
+    }
+
+    fn memories(&self) -> usize {
+        // One is what a plugin has: a second one would double what the cap allows.
+        1
+    }
+}
+
+pub(super) fn matrix(array: &Array2<f32>) -> types::Matrix {
+    types::Matrix { rows: array.nrows() as u32, cols: array.ncols() as u32, data: array.iter().copied().collect() }
+}

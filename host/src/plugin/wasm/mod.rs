@@ -1,0 +1,213 @@
+//! Plugins as WebAssembly components in a sandbox: no WASI, a budget of fuel, a clock, a cap on memory. Every batch gets
+//! a fresh instance, so a plugin that broke off has no second chance to be wrong.
+
+mod cache;
+mod failure;
+mod guest;
+mod ticker;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wasmtime::component::{Component, HasSelf, Linker, Resource};
+use wasmtime::{Engine, Store, UpdateDeadline};
+
+use self::cache::Cache;
+use self::failure::explain;
+use self::guest::{BatchHandle, Facts, Guest};
+use self::ticker::Ticker;
+use super::artifact::Artifact;
+use super::batch::Batch;
+use super::distributions::Distributions;
+use super::error::{Fault, PluginError};
+use super::limits::Limits;
+use super::{Classified, Classifier, Description, PluginSource, check_description};
+use crate::encoders::Encoders;
+
+mod bindings {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "plugin",
+        imports: { default: trappable },
+        with: { "ambiguity:plugin/samples.batch": super::guest::BatchHandle },
+    });
+}
+
+/// What all WebAssembly plugins share: the engine, its clock, the linked interfaces, the cache of compiled code.
+pub(super) struct Sandbox {
+    engine: Engine,
+    linker: Linker<Guest>,
+    limits: Limits,
+    cache: Option<Cache>,
+    /// Kept for as long as any plugin may run.
+    _ticker: Ticker,
+}
+
+impl Sandbox {
+    pub(super) fn new(limits: Limits, cache_folder: Option<PathBuf>) -> wasmtime::Result<Self> {
+        let mut config = wasmtime::Config::new();
+        config.consume_fuel(true);
+        config.epoch_interruption(true);
+        config.max_wasm_stack(limits.stack_kib << 10);
+        // The same bits on every machine; plain NaNs are refused where they come out.
+        config.relaxed_simd_deterministic(true);
+        let engine = Engine::new(&config)?;
+        let mut linker = Linker::new(&engine);
+        bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest)?;
+        let ticker = Ticker::start(&engine)?;
+        Ok(Self { engine, linker, limits, cache: cache_folder.map(Cache::new), _ticker: ticker })
+    }
+
+    /// Compiles a plugin, checks that it fits the interface, and asks it to describe itself.
+    pub(super) fn load(
+        self: &Arc<Self>,
+        plugin: &str,
+        path: &Path,
+        config: BTreeMap<String, String>,
+    ) -> Result<WasmPlugin, PluginError> {
+        let at = |fault| PluginError::new(plugin, fault);
+        let artifact = Artifact::read(path, &self.limits).map_err(at)?;
+        let compile = || Component::from_binary(&self.engine, artifact.bytes());
+        let component = match &self.cache {
+            Some(cache) => cache.get(&self.engine, &artifact.sha256, compile),
+            None => compile(),
+        };
+        let component = component
+            .map_err(|error| at(Fault::Damaged { path: path.to_owned(), detail: error.root_cause().to_string() }))?;
+        let interface = artifact.interface.clone();
+        let link = |error: wasmtime::Error| {
+            at(Fault::Link { interface: interface.clone(), detail: error.root_cause().to_string() })
+        };
+        let pre = self.linker.instantiate_pre(&component).map_err(link)?;
+        let pre = bindings::PluginPre::new(pre).map_err(link)?;
+        let source = PluginSource {
+            name: plugin.to_owned(),
+            path: path.to_owned(),
+            sha256: artifact.sha256.clone(),
+            interface: artifact.interface.clone(),
+            title: artifact.manifest.as_ref().map(|manifest| manifest.title.clone()),
+        };
+        let mut loaded = WasmPlugin {
+            sandbox: Arc::clone(self),
+            facts: Arc::new(Facts { plugin: plugin.to_owned(), artifact, config }),
+            pre,
+            source,
+            description: Description::default(),
+            declared: Arc::new([]),
+        };
+        loaded.description = loaded.describe()?;
+        loaded.declared = loaded.description.encoders.clone().into();
+        Ok(loaded)
+    }
+}
+
+/// A plugin that is a WebAssembly component.
+pub(super) struct WasmPlugin {
+    sandbox: Arc<Sandbox>,
+    facts: Arc<Facts>,
+    pre: bindings::PluginPre<Guest>,
+    source: PluginSource,
+    description: Description,
+    declared: Arc<[String]>,
+}
+
+impl WasmPlugin {
+    fn describe(&self) -> Result<Description, PluginError> {
+        let guest = Guest::new(Arc::clone(&self.facts), self.sandbox.limits.memory_mib << 20);
+        let (result, _, _) =
+            self.call(guest, 1, |plugin, store| plugin.ambiguity_plugin_classifier().call_describe(store));
+        let at = |fault| PluginError::new(&self.facts.plugin, fault);
+        let description = result.map_err(|(_, fault)| at(fault))?.map_err(|message| at(Fault::Describe(message)))?;
+        let description = Description {
+            name: description.name,
+            version: description.version,
+            styles: description.styles,
+            media: description.media,
+            encoders: description.encoders,
+        };
+        check_description(&description, &self.sandbox.limits).map_err(at)?;
+        Ok(description)
+    }
+
+    /// Runs `work` on a fresh instance, and says what it used and what went wrong.
+    #[expect(clippy::type_complexity, reason = "a result, the guest back, and the fuel used; private")]
+    fn call<T>(
+        &self,
+        guest: Guest,
+        n_samples: usize,
+        work: impl FnOnce(&bindings::Plugin, &mut Store<Guest>) -> wasmtime::Result<T>,
+    ) -> (Result<T, (Option<usize>, Fault)>, Guest, u64) {
+        let limits = self.sandbox.limits;
+        let fuel = limits.fuel_for(n_samples);
+        let mut store = Store::new(&self.sandbox.engine, guest);
+        store.limiter(|guest| &mut guest.memory);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(move |context| {
+            if context.data().own_time() < Duration::from_millis(limits.timeout_ms) {
+                return Ok(UpdateDeadline::Continue(1));
+            }
+            Err(wasmtime::Error::new(Fault::Timeout { limit_ms: limits.timeout_ms, functions: vec![] }))
+        });
+        let result = store
+            .set_fuel(fuel)
+            .and_then(|()| self.pre.instantiate(&mut store))
+            .and_then(|instance| work(&instance, &mut store));
+        let used = fuel - store.get_fuel().unwrap_or(0);
+        let mut guest = store.into_data();
+        let result = result.map_err(|error| (guest.sample, explain(error, &mut guest, &limits, fuel)));
+        (result, guest, used)
+    }
+
+    /// The encoders that it needs are there, and the one that it was fitted with is the same.
+    fn check_encoders(&self, encoders: &mut Encoders) -> Result<(), Fault> {
+        let pinned = self.facts.artifact.manifest.as_ref().and_then(|manifest| manifest.encoder.as_ref());
+        for name in self.declared.iter() {
+            let found = encoders.get(name)?.info().digest;
+            if let Some(pin) = pinned.filter(|pin| pin.name == *name && pin.digest != found) {
+                let (encoder, fitted) = (name.clone(), pin.digest.clone());
+                return Err(Fault::EncoderDigest { encoder, fitted, found });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Classifier for WasmPlugin {
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn source(&self) -> &PluginSource {
+        &self.source
+    }
+
+    fn classify(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Classified, PluginError> {
+        let at = |(sample, fault)| PluginError { plugin: self.facts.plugin.clone(), sample, fault };
+        if batch.is_empty() {
+            let distributions = Distributions { styles: self.description.styles.len(), rows: vec![] };
+            return Ok(Classified { distributions, fuel: Some(0), milliseconds: 0.0 });
+        }
+        self.check_encoders(encoders).map_err(|fault| at((None, fault)))?;
+        let started = Instant::now();
+        let n_samples = batch.len();
+        let mut guest = Guest::new(Arc::clone(&self.facts), self.sandbox.limits.memory_mib << 20);
+        guest.batch = std::mem::take(batch);
+        guest.encoders = std::mem::take(encoders);
+        guest.declared = Some(Arc::clone(&self.declared));
+        let (result, mut guest, fuel) = self.call(guest, n_samples, |plugin, store| {
+            plugin.ambiguity_plugin_classifier().call_classify(store, Resource::new_borrow(0))
+        });
+        *batch = std::mem::take(&mut guest.batch);
+        *encoders = std::mem::take(&mut guest.encoders);
+        let matrix = result.map_err(at)?.map_err(|message| {
+            let fault = guest.fault.take().unwrap_or(Fault::Refused(message));
+            let sample = if matches!(fault, Fault::Refused(_)) { guest.sample } else { None };
+            at((sample, fault))
+        })?;
+        let shape = (matrix.rows as usize, matrix.cols as usize, &matrix.data[..]);
+        let distributions = Distributions::check(shape, (n_samples, self.description.styles.len())).map_err(at)?;
+        Ok(Classified { distributions, fuel: Some(fuel), milliseconds: started.elapsed().as_secs_f64() * 1e3 })
+    }
+}

@@ -1,0 +1,63 @@
+use serde_json::json;
+use tch::{Device, Kind, Tensor};
+
+use super::Reference;
+use crate::clip::Clip;
+use crate::params::NamedTensors;
+use crate::safetensors::{read_safetensors, write_safetensors};
+
+fn message_after(change: impl FnOnce(&mut NamedTensors)) -> String {
+    let reference = Reference::read("clip_quick.safetensors");
+    let file = reference.dir().join("model.safetensors");
+    let mut tensors = read_safetensors(&file).unwrap();
+    change(&mut tensors);
+    write_safetensors(&file, &tensors, &[]).unwrap();
+    let message = Clip::load(reference.dir(), Device::Cpu, Kind::Float).unwrap_err().to_string();
+    assert!(message.contains(&file.display().to_string()), "no file in: {message}");
+    message
+}
+
+#[test]
+fn missing_unknown_and_misshapen_tensors_are_named() {
+    let name = "vision_model.encoder.layers.1.mlp.fc2.bias";
+    let message = message_after(|tensors| drop(tensors.remove(name)));
+    assert!(message.starts_with(&format!("tensor `{name}` is missing from ")), "{message}");
+
+    let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+    let message = message_after(|tensors| drop(tensors.insert(name.to_owned(), zeros(&[31]))));
+    assert!(message.contains(name) && message.contains("[31]") && message.contains("[32]"), "{message}");
+
+    let more = "vision_model.encoder.layers.2.mlp.fc2.bias";
+    let message = message_after(|tensors| drop(tensors.insert(more.to_owned(), zeros(&[32]))));
+    assert!(message.contains("1 tensor(s)") && message.contains(more), "{message}");
+}
+
+#[test]
+fn broken_configurations_name_file_and_key() {
+    let cases = [
+        ("text_config.hidden_act", json!("swish"), "key `text_config.hidden_act` is `swish`"),
+        ("vision_config.hidden_size", json!("wide"), "key `vision_config.hidden_size` must be a whole number"),
+        ("vision_config.num_hidden_layers", json!(0), "key `vision_config.num_hidden_layers` must be at least 1"),
+        ("vision_config.patch_size", json!(64), "key `vision_config.patch_size` is 64, more than image_size 32"),
+        ("text_config.num_attention_heads", json!(5), "does not divide hidden_size 32"),
+        ("model_type", json!("blip"), "key `model_type` is `blip`"),
+        ("text_config", json!([1]), "key `text_config` must be an object, found a list"),
+    ];
+    for (key, value, wanted) in cases {
+        let reference = Reference::read("clip_quick.safetensors");
+        reference.set_config(key, value);
+        let message = Clip::load(reference.dir(), Device::Cpu, Kind::Float).unwrap_err().to_string();
+        assert!(message.contains("config.json: ") && message.contains(wanted), "{message}");
+    }
+}
+
+#[test]
+fn absent_files_are_named() {
+    let reference = Reference::read("clip_quick.safetensors");
+    let message = |name: &str| {
+        std::fs::remove_file(reference.dir().join(name)).unwrap();
+        Clip::load(reference.dir(), Device::Cpu, Kind::Float).unwrap_err().to_string()
+    };
+    assert!(message("model.safetensors").contains("model.safetensors: "));
+    assert!(message("config.json").contains("config.json: "));
+}

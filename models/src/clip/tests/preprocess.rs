@@ -1,0 +1,105 @@
+use tch::{Device, Kind, Tensor};
+
+use super::{assert_close, reference_file, shared};
+use crate::clip::{Clip, Preprocessor};
+use crate::resize::resize_bicubic;
+use crate::safetensors::{read_safetensors, read_safetensors_with_metadata};
+
+/// An image of the reference script, [h, w, 3] u8, as bytes, width and height.
+fn image(tensor: &Tensor) -> (Vec<u8>, usize, usize) {
+    let size = tensor.size();
+    (Vec::<u8>::try_from(tensor.flatten(0, 2)).unwrap(), size[1] as usize, size[0] as usize)
+}
+
+#[test]
+fn resize_is_pillows_byte_for_byte() {
+    let tensors = read_safetensors(&reference_file("resize.safetensors")).unwrap();
+    let mut checked = 0;
+    for (name, wanted) in tensors.iter().filter_map(|(k, t)| Some((k.strip_prefix("result.")?, t))) {
+        let source = name.split_once('.').unwrap().0;
+        let (rgb, width, height) = image(&tensors[&format!("source.{source}")]);
+        let (wanted, new_width, new_height) = image(wanted);
+        assert_eq!(resize_bicubic(&rgb, width, height, new_width, new_height), wanted, "{name}");
+        checked += 1;
+    }
+    assert_eq!(checked, 17);
+}
+
+#[test]
+fn pixels_match_the_image_processor() {
+    let (tensors, metadata) = read_safetensors_with_metadata(&reference_file("clip_preprocess.safetensors")).unwrap();
+    let order: Vec<String> = serde_json::from_str(&metadata["order"]).unwrap();
+    let images: Vec<_> = order.iter().map(|name| image(&tensors[&format!("source.{name}")])).collect();
+    let images: Vec<_> = images.iter().map(|(rgb, w, h)| (rgb.as_slice(), *w, *h)).collect();
+    for name in ["clip", "numbers", "padded", "stretched", "plain"] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("preprocessor_config.json"), &metadata[name]).unwrap();
+        let preprocessor = Preprocessor::load(folder.path(), 224).unwrap();
+        let wanted = &tensors[&format!("result.{name}")];
+        assert_close(name, &preprocessor.pixels(&images).unwrap(), wanted, 1e-6);
+        // What we write reads back as the same.
+        preprocessor.save(folder.path()).unwrap();
+        assert_eq!(Preprocessor::load(folder.path(), 224).unwrap(), preprocessor);
+    }
+}
+
+#[test]
+fn without_a_file_the_constants_are_clips() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(Preprocessor::load(folder.path(), 64).unwrap(), Preprocessor::clip(64));
+}
+
+#[test]
+fn differentiable_path_is_near_the_rounded_one() {
+    let tensors = read_safetensors(&reference_file("clip_preprocess.safetensors")).unwrap();
+    let preprocessor = Preprocessor::clip(32);
+    for name in ["wide", "square"] {
+        let source = &tensors[&format!("source.{name}")];
+        let (rgb, width, height) = image(source);
+        let rounded = preprocessor.pixels(&[(&rgb, width, height)]).unwrap();
+        let unit = (source.permute([2, 0, 1]).unsqueeze(0).to_kind(Kind::Float) / 255.0).set_requires_grad(true);
+        let pixels = preprocessor.pixels_from_tensor(&unit).unwrap();
+        // Within a grey level and a half, in units of the standard deviation; overshoot is clamped only in the other one.
+        let inside = rounded.abs().lt(1.4);
+        let difference = ((&pixels - &rounded).abs() * inside.to_kind(Kind::Float)).max().double_value(&[]);
+        assert!(difference < 1.5 / 255.0 / 0.26, "{name}: {difference}");
+        pixels.sum(Kind::Float).backward();
+        assert!(unit.grad().abs().sum(Kind::Float).double_value(&[]) > 0.0);
+    }
+}
+
+#[test]
+fn jpeg_embeddings_match_pillows() {
+    let Some(folder) = shared("paintings") else { return };
+    let Some(model) = shared("tiny-art/prototype/clip") else { return };
+    let (tensors, metadata) = read_safetensors_with_metadata(&reference_file("clip_prototype.safetensors")).unwrap();
+    let files: Vec<String> = serde_json::from_str(&metadata["files"]).unwrap();
+    let images: Vec<_> = files.iter().map(|f| image::open(folder.join(f)).unwrap().to_rgb8()).collect();
+    let images: Vec<_> =
+        images.iter().map(|i| (i.as_raw().as_slice(), i.width() as usize, i.height() as usize)).collect();
+    let clip = Clip::load(&model, Device::Cpu, Kind::Float).unwrap();
+    let preprocessor = Preprocessor::load(&model, clip.config.vision_config.image_size).unwrap();
+    let found = tch::no_grad(|| clip.embed_images(&preprocessor.pixels(&images).unwrap()));
+    let cosine = Tensor::cosine_similarity(&found, &tensors["image_embeds"], 1, 1e-12);
+    let worst = cosine.min().double_value(&[]);
+    assert!(worst >= 0.999, "the worst cosine of {} paintings is {worst}", files.len());
+}
+
+#[test]
+fn bad_images_and_files_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = |text: &str| {
+        std::fs::write(folder.path().join("preprocessor_config.json"), text).unwrap();
+        Preprocessor::load(folder.path(), 224).unwrap_err().to_string()
+    };
+    assert!(message(r#"{"resample": 2}"#).contains("preprocessor_config.json: key `resample` is 2"));
+    assert!(message(r#"{"size": {"height": 3}}"#).contains("key `size.width` is missing"));
+    assert!(message(r#"{"size": {"shortest_edge": 0}}"#).contains("key `size.shortest_edge` must be at least 1"));
+    assert!(message(r#"{"image_mean": [1, 2]}"#).contains("key `image_mean` must be a list of three numbers"));
+    assert!(message(r#"{"image_std": [1, 0, 1]}"#).contains("key `image_std` must not contain 0"));
+    assert!(message("{").contains("not valid JSON"));
+    let preprocessor = Preprocessor::clip(8);
+    let short = preprocessor.pixels(&[(&[0; 10], 2, 2)]).unwrap_err().to_string();
+    assert_eq!(short, "image 0 of 2x2 pixels has 10 bytes of RGB");
+    assert!(preprocessor.pixels(&[]).is_err());
+}

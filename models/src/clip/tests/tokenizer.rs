@@ -1,0 +1,119 @@
+use std::collections::BTreeMap;
+
+use super::{reference_file, shared};
+use crate::clip::{PadRule, Tokenizer};
+use crate::error::Error;
+
+/// `clip_tokenizer.json`: texts, the ids that transformers gives them, and a small vocabulary.
+pub(super) struct Cases(serde_json::Value);
+
+impl Cases {
+    pub(super) fn read() -> Self {
+        Self(serde_json::from_slice(&std::fs::read(reference_file("clip_tokenizer.json")).unwrap()).unwrap())
+    }
+
+    pub(super) fn texts(&self) -> Vec<String> {
+        serde_json::from_value(self.0["texts"].clone()).unwrap()
+    }
+
+    fn small(&self, pad: PadRule) -> Tokenizer {
+        let vocab: BTreeMap<String, u32> = serde_json::from_value(self.0["vocab"].clone()).unwrap();
+        let merges: Vec<(String, String)> = serde_json::from_value(self.0["merges"].clone()).unwrap();
+        Tokenizer::from_vocab(vocab, &merges, 20, pad).unwrap()
+    }
+
+    fn check(&self, key: &str, tokenizer: &Tokenizer) {
+        let texts = self.texts();
+        let wanted: Vec<Vec<i64>> = serde_json::from_value(self.0[key].clone()).unwrap();
+        assert_eq!(texts.len(), wanted.len());
+        for (text, wanted) in texts.iter().zip(&wanted) {
+            assert_eq!(&tokenizer.encode(text), wanted, "{key}: {text:?}");
+        }
+    }
+}
+
+fn bang() -> PadRule {
+    PadRule::Token("!".to_owned())
+}
+
+#[test]
+fn small_vocabulary_matches_transformers() {
+    let cases = Cases::read();
+    cases.check("small", &cases.small(PadRule::EndOfText));
+    cases.check("small_bang", &cases.small(bang()));
+}
+
+#[test]
+fn clip_vocabulary_matches_transformers() {
+    let Some(folder) = shared("clip-tokenizer") else { return };
+    let cases = Cases::read();
+    cases.check("clip", &Tokenizer::load(&folder).unwrap());
+    // Stable Diffusion 2's folder, whose two files name different padding tokens.
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["vocab.json", "merges.txt"] {
+        std::fs::copy(folder.join(name), copy.path().join(name)).unwrap();
+    }
+    let config = r#"{"model_max_length": 77, "pad_token": "<|endoftext|>"}"#;
+    std::fs::write(copy.path().join("tokenizer_config.json"), config).unwrap();
+    let map = r#"{"pad_token": "!", "eos_token": {"content": "<|endoftext|>"}}"#;
+    std::fs::write(copy.path().join("special_tokens_map.json"), map).unwrap();
+    cases.check("clip_bang", &Tokenizer::load(copy.path()).unwrap());
+}
+
+#[test]
+fn prototype_vocabulary_matches_transformers() {
+    let Some(folder) = shared("tiny-art/prototype/diffusion/tokenizer") else { return };
+    let cases = Cases::read();
+    cases.check("prototype", &Tokenizer::load(&folder).unwrap());
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(folder.join(name), copy.path().join(name)).unwrap();
+    }
+    cases.check("prototype", &Tokenizer::load(copy.path()).unwrap());
+}
+
+#[test]
+fn saved_tokenizer_loads_from_either_layout() {
+    let cases = Cases::read();
+    for (key, pad) in [("small", PadRule::EndOfText), ("small_bang", bang())] {
+        let folder = tempfile::tempdir().unwrap();
+        cases.small(pad).save(folder.path()).unwrap();
+        cases.check(key, &Tokenizer::load(folder.path()).unwrap());
+        std::fs::remove_file(folder.path().join("vocab.json")).unwrap();
+        std::fs::remove_file(folder.path().join("merges.txt")).unwrap();
+        cases.check(key, &Tokenizer::load(folder.path()).unwrap());
+    }
+}
+
+#[test]
+fn batch_has_one_row_a_text() {
+    let tokenizer = Cases::read().small(PadRule::EndOfText);
+    let ids = tokenizer.encode_batch(&["a photo", "cat"]);
+    assert_eq!(ids.size(), [2, 20]);
+    assert_eq!(Vec::<i64>::try_from(ids.get(1)).unwrap(), tokenizer.encode("cat"));
+    assert_eq!(tokenizer.encode_batch::<&str>(&[]).size(), [0, 20]);
+}
+
+#[test]
+fn broken_folders_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = || Tokenizer::load(folder.path()).unwrap_err().to_string();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    assert!(message().contains("no tokenizer here"), "{}", message());
+    write("vocab.json", r#"{"a": 0, "b</w>": 1, "<|endoftext|>": 2}"#);
+    assert!(message().contains("merges.txt"), "{}", message());
+    write("merges.txt", "#version: 0.2\nab</w>\n");
+    assert!(message().contains("merges.txt: line 2"), "{}", message());
+    write("merges.txt", "#version: 0.2\na b</w>\n");
+    assert!(message().contains("no special token `<|startoftext|>`"), "{}", message());
+    write("vocab.json", r#"{"a": 0, "b</w>": 1, "<|endoftext|>": 2, "<|startoftext|>": 3}"#);
+    assert!(message().contains("do not fit together"), "{}", message());
+    write("vocab.json", r#"{"a": -1}"#);
+    assert!(message().contains("vocab.json: key `a` must be a token id"), "{}", message());
+}
+
+#[test]
+fn too_short_a_length_is_refused() {
+    let error = Tokenizer::from_vocab(BTreeMap::new(), &[], 1, PadRule::EndOfText).unwrap_err();
+    assert!(matches!(error, Error::Input(message) if message.contains("at least 2")));
+}
