@@ -40,7 +40,11 @@ impl ArtArgs {
     pub fn run(self, context: &Context) -> Result<()> {
         if let Some(file) = &self.grid {
             let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-            ensure!(parent.is_none_or(|parent| parent.is_dir()), "there is no folder for {}: make it first", file.display());
+            ensure!(
+                parent.is_none_or(|parent| parent.is_dir()),
+                "there is no folder for {}: make it first",
+                file.display()
+            );
             let sheet = contact_sheet(self.size, self.seed);
             let partial = file.with_extension("partial.png");
             sheet.save(&partial).with_context(|| format!("writing {}", partial.display()))?;

@@ -4,19 +4,27 @@
 
 use super::canvas::{Canvas, Rgb, hex, lift, mix};
 use super::outline::{Outline, Point};
-use super::rng::{Noise, Rng, cos, sin, smoothstep};
+use super::rng::{Noise, Rng, smoothstep};
 use super::scene::{Layer, Role, Scene};
 use super::tools::{Palette, lay_in_layer, mottle, silhouette, wander, wobble};
 
 /// Slabs of house paint: raw ochre and rose behind, the subject in gestures of black, red and white.
 pub fn abstract_expressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0xe4d4b0, 0xc8a468, 0xf8f0dc, 0xb82818, 0xe8a820, 0x141214], [0xe0d0bc, 0xd89c90, 0xf8f0e0, 0x2c4c80, 0xe85820, 0x161416]],
+        &[
+            [0xe4d4b0, 0xc8a468, 0xf8f0dc, 0xb82818, 0xe8a820, 0x141214],
+            [0xe0d0bc, 0xd89c90, 0xf8f0e0, 0x2c4c80, 0xe85820, 0x161416],
+        ],
         0.035,
         rng,
     );
     canvas.clear(palette.sky());
-    let tones = [palette.ground(), hex(0x8c9898), mix(palette.sky(), hex(0xffffff), 0.5), mix(palette.accent(), palette.sky(), 0.45)];
+    let tones = [
+        palette.ground(),
+        hex(0x8c9898),
+        mix(palette.sky(), hex(0xffffff), 0.5),
+        mix(palette.accent(), palette.sky(), 0.45),
+    ];
     for (k, &tone) in tones.iter().cycle().take(7).enumerate() {
         let start = [rng.range(-0.1, 0.5), (k as f32 + 0.5) / 7.0 + 0.06 * rng.bell()];
         let heading = rng.range(-0.08, 0.08);
@@ -45,6 +53,7 @@ pub fn abstract_expressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut 
             .collect();
         canvas.sweep(&stroke, 0.032, 0.012, palette.dark());
     }
+    dark_details(canvas, scene, &palette, rng);
     for _ in 0..3 {
         let (start, heading) = ([rng.range(0.0, 1.0), rng.range(0.0, 1.0)], rng.unit());
         let colour = rng.pick(&[palette.dark(), palette.accent(), palette.main()]);
@@ -53,10 +62,21 @@ pub fn abstract_expressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut 
     }
 }
 
+/// Eyes and windows, as quick touches.
+fn dark_details(canvas: &mut Canvas, scene: &Scene, palette: &Palette, rng: &mut Rng) {
+    for shape in scene.shapes.iter().filter(|shape| shape.layer == Layer::Detail && shape.role == Role::Dark) {
+        let touch = wobble(&shape.outline, rng, 0.06, 0.008);
+        canvas.fill(&touch, palette.dark());
+    }
+}
+
 /// Skeins of enamel: the subject poured in solid black and colour, drips and splashes across everything.
 pub fn action_painting(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0xece4d0, 0xdcd0b4, 0xc8b088, 0x34383c, 0xd03820, 0x101014], [0xe8e4dc, 0xd4d0c8, 0xb4bcc4, 0x283c68, 0xe8b020, 0x101014]],
+        &[
+            [0xece4d0, 0xdcd0b4, 0xa88450, 0x34383c, 0xd03820, 0x101014],
+            [0xe8e4dc, 0xd4d0c8, 0x8094a8, 0x283c68, 0xe8a018, 0x101014],
+        ],
         0.03,
         rng,
     );
@@ -74,7 +94,7 @@ pub fn action_painting(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         }
     };
     for k in 0..6 {
-        pour(canvas, rng, enamels[k % 4], 0.021);
+        pour(canvas, rng, enamels[k % 4], 0.019);
     }
     for shape in scene.shapes.iter().filter(|shape| shape.layer == Layer::Figure) {
         let poured = wobble(&shape.outline, rng, 0.08, 0.022);
@@ -86,9 +106,10 @@ pub fn action_painting(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
             canvas.disc([x + 0.06 * rng.bell(), y + 0.06 * rng.bell()], rng.range(0.016, 0.03), palette.of(shape.role));
         }
     }
+    dark_details(canvas, scene, &palette, rng);
     for k in 0..5 {
         let colour = [hex(0xf8f4e8), palette.accent(), hex(0xf8f4e8), palette.dark(), hex(0xe8b838)][k];
-        pour(canvas, rng, colour, 0.018);
+        pour(canvas, rng, colour, 0.0165);
     }
 }
 
@@ -119,12 +140,9 @@ pub fn color_field(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         let colour = mix(colour, lower, field(x, y, split + 0.015, 0.94));
         lift(colour, 0.025 * breath.at(y, x))
     });
-    let mut masses = [canvas.coverage(std::iter::empty()), canvas.coverage(std::iter::empty())];
-    let _ = &mut masses;
-    let light = |role: Role| matches!(role, Role::Main | Role::Dark);
     let under = canvas.copy();
     for shape in scene.shapes.iter().filter(|shape| shape.layer == Layer::Figure) {
-        canvas.fill(&shape.outline, if light(shape.role) { second } else { first });
+        canvas.fill(&shape.outline, if matches!(shape.role, Role::Main | Role::Dark) { second } else { first });
     }
     canvas.blur(0.013);
     let whole = silhouette(canvas, scene, 0.03);
@@ -149,60 +167,57 @@ pub fn minimalism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     }
 }
 
-/// Torn posters, layer under layer: strips of loud paper with white torn edges, the subject printed across them.
+/// Torn posters, layer under layer: strips of weathered paper with white torn edges, a loud print across them that
+/// changes its inks from strip to strip.
 pub fn new_realism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
-    let palette = Palette::any(
-        &[[0xd8d0c0, 0xa8a090, 0xfaf0dc, 0xe03c50, 0xf8d020, 0x202024], [0xd0d4d8, 0x989c98, 0xf8f0e0, 0x1c50c8, 0xf07020, 0x202024]],
-        0.03,
-        rng,
-    );
+    let inks = [
+        [0xd8d0c0, 0x9c9484, 0xfaf0dc, 0xe03c50, 0xf8c818, 0x202024],
+        [0xc8ccc8, 0x908c80, 0xfcf4e4, 0x1c50c8, 0xf07020, 0x202024],
+        [0xd4c8a8, 0xa09078, 0xf8f0e0, 0x108878, 0xe83858, 0x241c28],
+    ];
+    let first = rng.below(3);
+    let prints = [first, (first + 1 + rng.below(2)) % 3].map(|k| Palette::new(inks[k], 0.03, rng));
     let rough = Noise::new(rng, 9);
-    let papers = [palette.sky(), hex(0x88b0b8), palette.ground(), hex(0xe0b888), hex(0xc8c4a0)];
+    let papers = [prints[0].sky(), hex(0xa8b4b0), hex(0xcbb08c)];
     let torn = hex(0xf8f6ee);
-    let count = 4;
-    let edges: Vec<(f32, f32)> = (1..count).map(|k| ((k as f32 + 0.4 * rng.bell()) / count as f32, rng.range(-0.25, 0.25))).collect();
-    let first = rng.below(papers.len());
-    // Which strip, and how far inside it.
+    let edges: [(f32, f32); 2] =
+        [0.34, 0.68].map(|place| (place + 0.12 * rng.bell(), rng.range(0.08, 0.25) * rng.sign()));
+    // Which strip, and how far from its torn edge.
     let strip = |x: f32, y: f32| {
         let mut place = 0;
         let mut edge = 1.0f32;
-        for (k, &(at, lean)) in edges.iter().enumerate() {
-            let d = x - at - lean * (y - 0.5) - 0.03 * rough.at(x, y);
-            if d > 0.0 {
-                place = k + 1;
-            }
+        for (at, lean) in edges {
+            let d = x - at - lean * (y - 0.5) - 0.035 * rough.at(x, y);
+            place += usize::from(d > 0.0);
             edge = edge.min(d.abs());
         }
         (place, edge)
     };
-    canvas.shade(|x, y, _| papers[(first + strip(x, y).0) % papers.len()]);
+    canvas.shade(|x, y, _| papers[strip(x, y).0]);
+    mottle(canvas, rng, 6, 0.05);
     for shape in &scene.shapes {
-        let colour = palette.of(shape.role);
+        let [one, two] = [prints[0].of(shape.role), prints[1].of(shape.role)];
         if shape.layer == Layer::Ground {
-            canvas.fill_with(&shape.outline, |_, _, under| mix(under, hex(0x707070), 0.5));
-            continue;
+            canvas.fill_with(&shape.outline, |_, _, under| mix(under, prints[0].ground(), 0.75));
+        } else {
+            canvas.fill_with(&shape.outline, |x, y, _| if strip(x, y).0 == 1 { two } else { one });
         }
-        canvas.fill_with(&shape.outline, |x, y, _| {
-            let (place, _) = strip(x, y);
-            if place % 2 == 0 { colour } else { [colour[2] * 0.8 + 0.1, colour[0] * 0.7 + 0.1, colour[1] * 0.8 + 0.15] }
-        });
     }
-    canvas.shade(|x, y, colour| {
-        let (_, edge) = strip(x, y);
-        mix(colour, torn, smoothstep(0.028, 0.016, edge))
-    });
-    // A scrap torn off at a corner shows the wall.
-    for _ in 0..2 {
-        let (x, y) = (if rng.chance(0.5) { rng.range(-0.02, 0.1) } else { rng.range(0.9, 1.02) }, rng.range(0.05, 0.95));
-        let turn = rng.unit();
-        let scrap: Vec<Point> = (0..9)
-            .map(|k| {
-                let (angle, r) = (turn + k as f32 / 9.0, rng.range(0.09, 0.16));
-                [x + r * cos(angle), y + r * sin(angle)]
-            })
-            .collect();
-        let scrap = Outline::polygon(&scrap);
-        canvas.fill(&scrap, papers[rng.below(papers.len())]);
-        canvas.stroke(&scrap, 0.03, torn);
+    canvas.shade(|x, y, colour| mix(colour, torn, smoothstep(0.028, 0.014, strip(x, y).1)));
+    // At two corners the paper has come off altogether.
+    let side = rng.sign();
+    for (right, low) in [(side > 0.0, false), (side < 0.0, true)] {
+        let corner = |u: f32, v: f32| [if right { 1.0 - u } else { u }, if low { 1.0 - v } else { v }];
+        let (wide, tall) = (rng.range(0.16, 0.26), rng.range(0.16, 0.26));
+        let scrap = Outline::polygon(&[
+            corner(-0.05, -0.05),
+            corner(wide, -0.05),
+            corner(wide * 0.75, tall * 0.4),
+            corner(wide * 0.45, tall * 0.55),
+            corner(wide * 0.3, tall * 0.9),
+            corner(-0.05, tall),
+        ]);
+        canvas.fill(&scrap, hex(0x746c60));
+        canvas.stroke(&scrap, 0.026, torn);
     }
 }

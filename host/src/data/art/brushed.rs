@@ -4,12 +4,23 @@ use super::canvas::{Canvas, Rgb, hex, mix};
 use super::outline::Point;
 use super::rng::{Noise, Rng, cos, sin, smoothstep};
 use super::scene::{Layer, Scene};
-use super::tools::{Brush, Light, Palette, brushwork, contours, lay_in, lay_in_layer, model_figure, mottle, silhouette};
+use super::tools::{
+    Brush, Light, Palette, brushwork, contours, lay_in, lay_in_layer, model_figure, mottle, silhouette,
+};
+
+/// States the subject once more, thinly, so that the brush does not swallow it.
+fn restate(canvas: &mut Canvas, scene: &Scene, base: &Canvas, strength: f32) {
+    let keep = silhouette(canvas, scene, 0.0);
+    canvas.shade(|x, y, colour| mix(colour, base.sample(x, y), strength * keep.at(x, y)));
+}
 
 /// Earth and overcast light, laid with a broad, dry brush.
 pub fn realism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0xb0ac98, 0x70603c, 0xd8a878, 0x5c4428, 0xa06030, 0x2c2218], [0xa8a89c, 0x646038, 0xd4a67c, 0x48502c, 0x9c5434, 0x302418]],
+        &[
+            [0xb0ac98, 0x70603c, 0xd8a878, 0x5c4428, 0xa06030, 0x2c2218],
+            [0xa8a89c, 0x646038, 0xd4a67c, 0x48502c, 0x9c5434, 0x302418],
+        ],
         0.03,
         rng,
     );
@@ -22,16 +33,17 @@ pub fn realism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let brush = Brush { grid: [11, 15], length: 0.13, radius: 0.036, jitter: 0.045, opacity: 0.75 };
     let turn = rng.range(-0.1, 0.1);
     brushwork(canvas, &base, &brush, rng, |x, y| [cos(turn + 0.1 * y), sin(turn + 0.12 * x)]);
-    // The subject again, thinly, so that the brush does not swallow it.
-    let keep = silhouette(canvas, scene, 0.0);
-    canvas.shade(|x, y, colour| mix(colour, base.sample(x, y), 0.6 * keep.at(x, y)));
+    restate(canvas, scene, &base, 0.6);
     mottle(canvas, rng, 7, 0.025);
 }
 
 /// Broken, luminous colour in short level touches; violet where others use black.
 pub fn impressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0xc4dcf8, 0x9cd09c, 0xffecd8, 0x8078c8, 0xff9c88, 0x5c5c9c], [0xf4dcc8, 0xa8c8d8, 0xfff0dc, 0x5890b8, 0xffa860, 0x6c5c98]],
+        &[
+            [0xb8d4f8, 0x98d094, 0xfff0dc, 0x7468c4, 0xff9078, 0x4c4c94],
+            [0xf4c8b4, 0x98c4d4, 0xfffaec, 0x4c88b8, 0xff9848, 0x5c4c94],
+        ],
         0.035,
         rng,
     );
@@ -43,12 +55,16 @@ pub fn impressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let brush = Brush { grid: [14, 22], length: 0.085, radius: 0.024, jitter: 0.085, opacity: 0.85 };
     let slope = rng.range(-0.35, 0.35);
     brushwork(canvas, &base, &brush, rng, |_, _| [1.0, slope]);
+    restate(canvas, scene, &base, 0.35);
 }
 
 /// Pure dots in rows over a light ground.
 pub fn pointillism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0xa8d0f4, 0xa4d058, 0xffd8a8, 0x3c58c4, 0xff7838, 0x50307c], [0xfce0a0, 0x7cb870, 0xffe4c8, 0xc03c78, 0xff9020, 0x2c4890]],
+        &[
+            [0xa8d0f4, 0xa4d058, 0xffd8a8, 0x3c58c4, 0xff7838, 0x50307c],
+            [0xfccc74, 0x68ac68, 0xfff4e4, 0xb83478, 0xf06820, 0x2c4890],
+        ],
         0.03,
         rng,
     );
@@ -74,13 +90,16 @@ pub fn pointillism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
 /// Thick strokes that turn round suns and heads: ultramarine, chrome yellow, emerald.
 pub fn post_impressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0x2c5cb8, 0xc8a430, 0xf8d888, 0x2c7850, 0xffdc40, 0x142450], [0x3878c0, 0x5c9040, 0xfce0a0, 0xc05820, 0xffe050, 0x182858]],
+        &[
+            [0x2c5cb8, 0xc8a430, 0xf8d888, 0x2c7850, 0xffdc40, 0x142450],
+            [0x3878c0, 0x5c9040, 0xfce0a0, 0xc05820, 0xffe050, 0x182858],
+        ],
         0.035,
         rng,
     );
     lay_in(canvas, scene, &palette);
-    contours(canvas, scene, 0.02, hex(0x141c48));
-    let centres: [Point; 3] = [[rng.range(0.1, 0.35), rng.range(0.08, 0.3)], [rng.range(0.65, 0.9), rng.range(0.1, 0.35)], scene.focus];
+    let centres: [Point; 3] =
+        [[rng.range(0.1, 0.35), rng.range(0.08, 0.3)], [rng.range(0.65, 0.9), rng.range(0.1, 0.35)], scene.focus];
     for centre in &centres[..2] {
         canvas.shade(|x, y, colour| {
             let (dx, dy) = (x - centre[0], y - centre[1]);
@@ -104,12 +123,17 @@ pub fn post_impressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng)
         }
         flow
     });
+    restate(canvas, scene, &base, 0.5);
+    contours(canvas, scene, 0.016, hex(0x182454));
 }
 
 /// Wild colour in broad patches: a pink sky, a green that is greener, outlines of blue, canvas between.
 pub fn fauvism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0xff80a8, 0x18b068, 0xffb428, 0x2858e0, 0xf02820, 0x58209c], [0xffa030, 0xf04c88, 0xf8e838, 0x10a078, 0x2850e8, 0x881c60]],
+        &[
+            [0xff80a8, 0x18b068, 0xffb428, 0x2858e0, 0xf02820, 0x58209c],
+            [0xffa030, 0xf04c88, 0xf8e838, 0x10a078, 0x2850e8, 0x881c60],
+        ],
         0.04,
         rng,
     );
@@ -121,7 +145,6 @@ pub fn fauvism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         let apart = (colour[0] - sky[0]).abs() + (colour[1] - sky[1]).abs() + (colour[2] - sky[2]).abs();
         if apart < 0.02 && patches.at(x, y) > 0.25 { other } else { colour }
     });
-    contours(canvas, scene, 0.03, hex(0x102880));
     let base = canvas.copy();
     canvas.shade(|_, _, colour| mix(colour, hex(0xfff0dc), 0.25));
     let turn = rng.unit();
@@ -130,14 +153,17 @@ pub fn fauvism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         let angle = turn + if y > 0.6 { 0.2 } else { 0.0 } + 0.12 * sin(x);
         [cos(angle), sin(angle)]
     });
-    let keep = silhouette(canvas, scene, 0.0);
-    canvas.shade(|x, y, colour| mix(colour, base.sample(x, y), 0.5 * keep.at(x, y)));
+    restate(canvas, scene, &base, 0.55);
+    contours(canvas, scene, 0.027, hex(0x182c80));
 }
 
 /// Everything sways: a sky of burning bands, bent forms, thick black contours.
 pub fn expressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0xe06020, 0x243c78, 0xf4dc60, 0x1c7c60, 0xe81830, 0x18142c], [0xd83c28, 0x403080, 0xf8e070, 0x3060c0, 0xf0a010, 0x18142c]],
+        &[
+            [0xe06020, 0x243c78, 0xf4dc60, 0x1c7c60, 0xe81830, 0x18142c],
+            [0xd83c28, 0x403080, 0xf8e070, 0x3060c0, 0xf0a010, 0x18142c],
+        ],
         0.035,
         rng,
     );
@@ -148,14 +174,22 @@ pub fn expressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let (low, high) = (mix(palette.sky(), hex(0x801830), 0.55), mix(palette.sky(), hex(0xffd850), 0.7));
     canvas.shade(|x, y, _| {
         let wave = sin(y * 5.5 + 0.28 * sin(x * 1.4 + p) + 0.22 * bend.at(x, y));
-        if wave > 0.0 { mix(palette.sky(), high, smoothstep(0.1, 0.8, wave)) } else { mix(palette.sky(), low, smoothstep(0.1, 0.8, -wave)) }
+        if wave > 0.0 {
+            mix(palette.sky(), high, smoothstep(0.1, 0.8, wave))
+        } else {
+            mix(palette.sky(), low, smoothstep(0.1, 0.8, -wave))
+        }
     });
     for shape in &scene.shapes {
         let colour = palette.of(shape.role);
         match shape.layer {
             Layer::Ground => canvas.fill_with(&shape.outline, |x, y, _| {
                 let wave = sin((x * 0.8 + y * 1.2) * 3.6 + 0.3 * bend.at(x, y) + q);
-                mix(colour, if wave > 0.0 { hex(0x5090b0) } else { hex(0x101838) }, 0.45 * smoothstep(0.1, 0.8, wave.abs()))
+                mix(
+                    colour,
+                    if wave > 0.0 { hex(0x5090b0) } else { hex(0x101838) },
+                    0.45 * smoothstep(0.1, 0.8, wave.abs()),
+                )
             }),
             Layer::Figure => {
                 canvas.fill_with(&shape.outline, |x, y, _| {

@@ -28,10 +28,8 @@ pub fn lift(a: Rgb, amount: f32) -> Rgb {
     [a[0] + amount, a[1] + amount, a[2] + amount]
 }
 
-/// Perceived lightness in [0, 1] (Rec. 601 weights).
-pub fn luma(a: Rgb) -> f32 {
-    0.299 * a[0] + 0.587 * a[1] + 0.114 * a[2]
-}
+/// How much of each neighbour a pixel takes in the last filter: softer than a box filter alone, as a lens is.
+const SOFTNESS: f32 = 0.12;
 
 /// A square canvas.
 #[derive(Debug)]
@@ -207,8 +205,29 @@ impl Canvas {
         Self { size: self.size, pixels: self.pixels.clone(), mask: self.mask.clone() }
     }
 
-    /// The finished picture in 8 bits.
-    pub fn finish(&self) -> RgbImage {
+    /// The finished picture in 8 bits, after a last anti-aliasing filter of a fixed size in pixels.
+    pub fn finish(mut self) -> RgbImage {
+        let n = self.size;
+        let filter = |before: Rgb, here: Rgb, after: Rgb| {
+            [0, 1, 2].map(|channel| here[channel] + SOFTNESS * (before[channel] - 2.0 * here[channel] + after[channel]))
+        };
+        for j in 0..n {
+            let row = j * n;
+            let mut left = self.pixels[row];
+            for i in 0..n {
+                let here = self.pixels[row + i];
+                self.pixels[row + i] = filter(left, here, self.pixels[row + (i + 1).min(n - 1)]);
+                left = here;
+            }
+        }
+        let mut above = self.pixels[..n].to_vec();
+        for j in 0..n {
+            for i in 0..n {
+                let here = self.pixels[j * n + i];
+                self.pixels[j * n + i] = filter(above[i], here, self.pixels[(j + 1).min(n - 1) * n + i]);
+                above[i] = here;
+            }
+        }
         let size = self.size as u32;
         RgbImage::from_fn(size, size, |i, j| {
             let pixel = self.pixels[j as usize * self.size + i as usize];

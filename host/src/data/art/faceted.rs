@@ -4,7 +4,7 @@ use super::canvas::{Canvas, Rgb, hex, lift, mix, scale};
 use super::outline::{Outline, Point};
 use super::rng::{Rng, cos, sin, smoothstep};
 use super::scene::{Layer, Scene};
-use super::tools::{Light, Palette, contours, lay_in, lay_in_layer, model_figure, silhouette};
+use super::tools::{Palette, contours, lay_in, lay_in_layer, vignette};
 
 /// A broken mirror: the plane cut into cells round seeds, each with a shift, a tone and a slope of its own.
 struct Facets {
@@ -86,29 +86,30 @@ fn shatter(canvas: &mut Canvas, facets: &Facets, slope: f32, edge: Rgb, width: f
 /// Ochre and slate shards: the subject is there, seen from everywhere at once.
 pub fn analytical_cubism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0x7c6c4c, 0x5c5038, 0xe0cc9c, 0xb09058, 0xd0a868, 0x2c2418], [0x70706c, 0x54544c, 0xdcd0b4, 0xa89878, 0xc8a878, 0x28282a]],
+        &[
+            [0x74654a, 0x544a36, 0xecd8a8, 0xb89860, 0xdcb470, 0x241c12],
+            [0x6a6a68, 0x4e4e48, 0xe8dcc0, 0xb4a480, 0xd4b078, 0x202022],
+        ],
         0.02,
         rng,
     );
     lay_in(canvas, scene, &palette);
     contours(canvas, scene, 0.016, hex(0x241c12));
-    let facets = Facets::new(rng, 5, 0.035, 0.05);
-    shatter(canvas, &facets, 0.9, hex(0x1c160e), 0.012, 0.6);
-    vignette_to(canvas, hex(0x4c4230));
-}
-
-fn vignette_to(canvas: &mut Canvas, colour: Rgb) {
-    super::tools::vignette(canvas, [0.5, 0.5], 0.42, 0.8, colour, 0.7);
+    let facets = Facets::new(rng, 4, 0.035, 0.045);
+    shatter(canvas, &facets, 0.8, hex(0x1c160e), 0.014, 0.5);
+    vignette(canvas, [0.5, 0.5], 0.42, 0.8, hex(0x4c4230), 0.7);
 }
 
 /// Bright planes and black lines, hue against hue.
 pub fn cubism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0x4c84b8, 0x30886c, 0xfcd89c, 0xe05428, 0xfccc30, 0x1c2848], [0x5c9c88, 0x886c9c, 0xfce0b0, 0x3058b0, 0xf06438, 0x241c40]],
+        &[
+            [0x4c84b8, 0x30886c, 0xfcd89c, 0xe05428, 0xfccc30, 0x1c2848],
+            [0x5c9c88, 0x886c9c, 0xfce0b0, 0x3058b0, 0xf06438, 0x241c40],
+        ],
         0.035,
         rng,
     );
-    lay_in_layer(canvas, scene, &palette, Layer::Ground);
     canvas.clear(palette.sky());
     lay_in_layer(canvas, scene, &palette, Layer::Ground);
     let facets = Facets::new(rng, 4, 0.0, 0.16);
@@ -118,8 +119,8 @@ pub fn cubism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         let colour = palette.of(shape.role);
         canvas.fill_with(&shape.outline, |x, y, _| {
             let cell = planes.at(x, y);
-            let turned: Rgb = [colour[0] + cell.facet.tone * 1.6, colour[1] + cell.facet.tone, colour[2] - cell.facet.tone];
-            turned
+            let tone = cell.facet.tone;
+            [colour[0] + tone * 1.6, colour[1] + tone, colour[2] - tone]
         });
         if shape.layer == Layer::Figure {
             canvas.stroke(&shape.outline, 0.026, hex(0x14101c));
@@ -130,7 +131,10 @@ pub fn cubism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
 /// Papers cut and pasted: newsprint, wood grain, wallpaper; the subject in flat halves, light and dark.
 pub fn synthetic_cubism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0xd0c098, 0x6c8468, 0xf4e8cc, 0x3c64a0, 0xd08038, 0x241e1c], [0xc8bca4, 0x8c7454, 0xf4ead0, 0x4c7858, 0xc84c38, 0x242024]],
+        &[
+            [0xd0c098, 0x6c8468, 0xf4e8cc, 0x3c64a0, 0xd08038, 0x241e1c],
+            [0xc8bca4, 0x8c7454, 0xf4ead0, 0x4c7858, 0xc84c38, 0x242024],
+        ],
         0.03,
         rng,
     );
@@ -153,13 +157,13 @@ pub fn synthetic_cubism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
                     // Columns of print.
                     let line = smoothstep(-0.2, 0.4, sin(v * 10.5));
                     let column = smoothstep(0.02, 0.035, (u + 0.02).abs());
-                    mix(hex(0xece2c8), hex(0x8c8478), 0.75 * line * column)
+                    mix(hex(0xece2c8), hex(0x9c9488), 0.75 * line * column)
                 }
-                1 => mix(hex(0xa8703c), hex(0x70441c), 0.5 + 0.5 * sin(v * 9.0 + 0.35 * sin(u * 3.0))),
+                1 => mix(hex(0xa8743f), hex(0x805428), 0.5 + 0.5 * sin(v * 9.0 + 0.35 * sin(u * 3.0))),
                 _ => plain,
             }
         });
-        canvas.stroke(&paper, 0.012, ink);
+        canvas.stroke(&paper, 0.014, hex(0x50443a));
     }
     let split = rng.range(-0.05, 0.05);
     let (focus, lean) = (scene.focus[0], rng.range(-0.3, 0.3));
@@ -173,5 +177,4 @@ pub fn synthetic_cubism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
             canvas.stroke(&shape.outline, 0.024, ink);
         }
     }
-    let _ = (Light { towards: [0.0, 0.0], depth: 0.0, warm: ink, shade: ink }, model_figure, silhouette);
 }

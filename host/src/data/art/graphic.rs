@@ -4,12 +4,15 @@ use super::canvas::{Canvas, hex, mix, scale};
 use super::outline::Outline;
 use super::rng::{Rng, cos, sin, smoothstep};
 use super::scene::{Layer, Role, Scene};
-use super::tools::{Palette, contours, frame, inked, lay_in};
+use super::tools::{Palette, frame, inked};
 
 /// A poster: an ornamented ring behind the subject, strong brown contours, muted flats, a border of leaves.
 pub fn art_nouveau(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0xe8d8a0, 0x98a068, 0xfae4c0, 0x587c50, 0xd08830, 0x6a3c20], [0xe4d4b0, 0xb09868, 0xf8e0c4, 0x4c7c80, 0xc86848, 0x5c3828]],
+        &[
+            [0xe8d8a0, 0x98a068, 0xfae4c0, 0x587c50, 0xd08830, 0x6a3c20],
+            [0xe4d4b0, 0xb09868, 0xf8e0c4, 0x4c7c80, 0xc86848, 0x5c3828],
+        ],
         0.025,
         rng,
     );
@@ -30,8 +33,16 @@ pub fn art_nouveau(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     frame(canvas, 0.0, 0.075, palette.main());
     for k in 0..8 {
         let t = (k as f32 + 0.5) / 8.0;
-        for (x, y, dx, dy) in [(t, 0.037, 1.0, 0.5), (t, 0.963, 1.0, -0.5), (0.037, t, 0.5, 1.0), (0.963, t, -0.5, 1.0)] {
-            canvas.dab([x - 0.028 * dx, y - 0.028 * dy], [x + 0.028 * dx, y + 0.028 * dy], 0.022, 0.008, palette.accent(), 1.0);
+        for (x, y, dx, dy) in [(t, 0.037, 1.0, 0.5), (t, 0.963, 1.0, -0.5), (0.037, t, 0.5, 1.0), (0.963, t, -0.5, 1.0)]
+        {
+            canvas.dab(
+                [x - 0.028 * dx, y - 0.028 * dy],
+                [x + 0.028 * dx, y + 0.028 * dy],
+                0.022,
+                0.008,
+                palette.accent(),
+                1.0,
+            );
         }
     }
     frame(canvas, 0.07, 0.085, ink);
@@ -40,7 +51,10 @@ pub fn art_nouveau(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
 /// A bright world seen with a child's eye: puffed clouds, a flowered meadow, dotted cloth, white seams.
 pub fn naive_art(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0x78c8f4, 0x58b838, 0xfcd0a0, 0xe84030, 0xfce040, 0x4c3018], [0x80d0f0, 0x70c040, 0xfcd4a8, 0x3858c8, 0xff7048, 0x503018]],
+        &[
+            [0x78c8f4, 0x58b838, 0xfcd0a0, 0xe84030, 0xfce040, 0x4c3018],
+            [0x80d0f0, 0x70c040, 0xfcd4a8, 0x3858c8, 0xff7048, 0x503018],
+        ],
         0.03,
         rng,
     );
@@ -52,7 +66,9 @@ pub fn naive_art(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         }
     }
     let seam = hex(0xfffcf2);
-    let spots: Vec<[f32; 2]> = (0..30).map(|k| [((k % 6) as f32 + 0.5 * ((k / 6) % 2) as f32 + 0.3) / 6.0, (k / 6) as f32 / 5.0 + 0.1]).collect();
+    let spots: Vec<[f32; 2]> = (0..30)
+        .map(|k| [((k % 6) as f32 + 0.5 * ((k / 6) % 2) as f32 + 0.3) / 6.0, (k / 6) as f32 / 5.0 + 0.1])
+        .collect();
     inked(canvas, scene, 0.022, seam, |canvas, shape| {
         let colour = palette.of(shape.role);
         canvas.fill(&shape.outline, colour);
@@ -91,7 +107,7 @@ pub fn pop_art(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         rng,
     );
     let (sky, focus, turn) = (palette.sky(), scene.focus, rng.unit());
-    let dot = mix(sky, hex(0xffffff), 0.8);
+    let dot = mix(sky, hex(0xffffff), 0.6);
     let burst = rng.chance(0.4);
     canvas.shade(|x, y, _| {
         let (u, v) = (x * 8.0, y * 8.0);
@@ -112,7 +128,7 @@ pub fn pop_art(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         }
     });
     let halftone = mix(palette.light(), palette.main(), 0.75);
-    inked(canvas, scene, 0.03, hex(0x08080c), |canvas, shape| {
+    inked(canvas, scene, 0.028, hex(0x18181e), |canvas, shape| {
         canvas.fill(&shape.outline, palette.of(shape.role));
         if shape.layer == Layer::Figure && shape.role == Role::Light {
             // Dots only where the shade would be.
@@ -127,19 +143,21 @@ pub fn pop_art(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
             }
         }
     });
-    frame(canvas, 0.0, 0.03, hex(0x08080c));
+    frame(canvas, 0.0, 0.034, hex(0x18181e));
 }
 
 /// A woodblock print: paper, a Prussian-blue gradation above, waves below, fine dark lines, a red seal.
 pub fn ukiyo_e(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0xf0e4c4, 0x34649c, 0xfaeccc, 0x5c7c94, 0xd04830, 0x1c2838], [0xf0e2c8, 0x2c6890, 0xf8e8cc, 0x7c8c60, 0xd85c38, 0x20283c]],
+        &[
+            [0xf0e4c4, 0x34649c, 0xfaeccc, 0x5c7c94, 0xd04830, 0x1c2838],
+            [0xf0e2c8, 0x2c6890, 0xf8e8cc, 0x7c8c60, 0xd85c38, 0x20283c],
+        ],
         0.025,
         rng,
     );
     let (paper, water) = (palette.sky(), palette.ground());
     let ink = hex(0x182030);
-    lay_in(canvas, scene, &palette);
     canvas.clear(paper);
     let band = rng.range(0.3, 0.4);
     canvas.shade(|_, y, colour| {
@@ -153,20 +171,18 @@ pub fn ukiyo_e(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
             let x = x / 0.2 + 0.5 * (row - 2.0 * (row / 2.0).floor());
             let (dx, dy) = ((x - x.floor() - 0.5) * 0.2, (row + 1.0) * 0.08 - y);
             let d = (dx * dx + dy * dy).sqrt();
-            let ring = smoothstep(0.022, 0.008, (d - 0.075).abs()).max(smoothstep(0.018, 0.006, (d - 0.025).abs()));
-            mix(water, hex(0xdce6e0), 0.75 * ring)
+            let ring = smoothstep(0.024, 0.008, (d - 0.08).abs()).max(smoothstep(0.04, 0.024, d));
+            mix(water, hex(0xdce6e0), 0.6 * ring)
         }),
         _ => {
             let colour = palette.of(shape.role);
             let [_, top, _, bottom] = shape.outline.bounds();
-            canvas.fill_with(&shape.outline, |_, y, _| {
-                scale(colour, 1.06 - 0.16 * smoothstep(top, bottom.min(1.05), y))
-            });
+            canvas
+                .fill_with(&shape.outline, |_, y, _| scale(colour, 1.06 - 0.16 * smoothstep(top, bottom.min(1.05), y)));
         }
     });
     let x = if rng.chance(0.5) { 0.85 } else { 0.04 };
     canvas.fill(&Outline::rect(x, 0.05, x + 0.11, 0.25), hex(0xc8281c));
     canvas.dab([x + 0.055, 0.09], [x + 0.055, 0.2], 0.014, 0.014, hex(0xf4dcc8), 1.0);
     canvas.dab([x + 0.033, 0.13], [x + 0.077, 0.13], 0.012, 0.012, hex(0xf4dcc8), 1.0);
-    let _ = contours;
 }

@@ -1,6 +1,6 @@
 //! The procedural paintings: 27 styles × 8 subjects, drawn as anti-aliased vectors at any size, with captions.
 //!
-//! A painting is a scene (outlines with roles, `scene`) that a style (`early`, `modern`, `brushed`, `faceted`) turns into
+//! A painting is a scene (outlines with roles, `scene`) that a style (`tonal`, `renaissance`, `graphic`, `brushed`, `faceted`, `abstracted`) turns into
 //! colour on a canvas (`canvas`). The same arguments give the same bytes on every machine and any number of threads
 //! (`rng` says how). Styles follow WikiArt's names (the paper's Table 7).
 

@@ -121,7 +121,7 @@ impl Outline {
     pub fn points(&self, step: f32) -> Vec<Point> {
         let mut points = vec![self.start];
         let mut from = self.start;
-        let mut line = |from: Point, to: Point, points: &mut Vec<Point>| {
+        let line = |from: Point, to: Point, points: &mut Vec<Point>| {
             let n = (distance(from, to) / step).ceil().max(1.0);
             for i in 1..=n as usize {
                 let t = i as f32 / n;
@@ -141,9 +141,8 @@ impl Outline {
                         let t = i as f32 / n;
                         let s = 1.0 - t;
                         let weights = [s * s * s, 3.0 * s * s * t, 3.0 * s * t * t, t * t * t];
-                        let axis = |k: usize| {
-                            from[k] * weights[0] + a[k] * weights[1] + b[k] * weights[2] + c[k] * weights[3]
-                        };
+                        let axis =
+                            |k: usize| from[k] * weights[0] + a[k] * weights[1] + b[k] * weights[2] + c[k] * weights[3];
                         points.push([axis(0), axis(1)]);
                     }
                     from = c;
@@ -159,12 +158,8 @@ impl Outline {
     pub fn bounds(&self) -> [f32; 4] {
         let mut bounds = [self.start[0], self.start[1], self.start[0], self.start[1]];
         let mut add = |point: Point| {
-            bounds = [
-                bounds[0].min(point[0]),
-                bounds[1].min(point[1]),
-                bounds[2].max(point[0]),
-                bounds[3].max(point[1]),
-            ];
+            bounds =
+                [bounds[0].min(point[0]), bounds[1].min(point[1]), bounds[2].max(point[0]), bounds[3].max(point[1])];
         };
         for segment in &self.segments {
             match *segment {

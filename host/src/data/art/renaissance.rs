@@ -3,13 +3,16 @@
 use super::canvas::{Canvas, Rgb, hex, lift, mix, scale};
 use super::outline::Outline;
 use super::rng::{Noise, Rng, cos, sin, smoothstep};
-use super::scene::{Layer, Role, Scene};
+use super::scene::{Layer, Scene};
 use super::tools::{Light, Palette, frame, lay_in_layer, model, model_figure, silhouette, vignette};
 
 /// Tempera on gold: a tooled gold ground, a halo, lapis and vermilion, under an arched frame.
 pub fn early_renaissance(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0xe0b030, 0x8a6c38, 0xf6d4a8, 0x2448a8, 0xc82c20, 0x4a2a18], [0xdcaa2c, 0x7c7440, 0xf4d0a4, 0xb82c28, 0x2850b0, 0x4c2c1c]],
+        &[
+            [0xe0b030, 0x8a6c38, 0xf6d4a8, 0x2448a8, 0xc82c20, 0x4a2a18],
+            [0xdcaa2c, 0x7c7440, 0xf4d0a4, 0xb82c28, 0x2850b0, 0x4c2c1c],
+        ],
         0.025,
         rng,
     );
@@ -53,7 +56,10 @@ pub fn early_renaissance(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) 
 /// Oil on panel: crisp light on deep green, red cloth, a window on far hills, a dark frame with a gilt slip.
 pub fn northern_renaissance(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0x1c3c2c, 0x3a3420, 0xf4dcc4, 0xb01c1c, 0xf0c040, 0x4a3428], [0x20382e, 0x40361f, 0xf2d8c0, 0x96281c, 0xe8e0d0, 0x54382a]],
+        &[
+            [0x1c3c2c, 0x3a3420, 0xf4dcc4, 0xb01c1c, 0xf0c040, 0x4a3428],
+            [0x20382e, 0x40361f, 0xf2d8c0, 0x96281c, 0xe8e0d0, 0x54382a],
+        ],
         0.025,
         rng,
     );
@@ -67,25 +73,20 @@ pub fn northern_renaissance(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rn
     canvas.fill(&Outline::rect(x0 - 0.02, 0.1, x1 + 0.02, 0.42), hex(0x6a5a40));
     canvas.fill_with(&Outline::rect(x0, 0.12, x1, 0.4), |x, y, _| {
         let hill = 0.29 + 0.02 * sin(x * 4.0);
-        if y > hill { mix(hex(0x5c8a70), hex(0x6f9cae), smoothstep(0.4, 0.29, y)) } else { mix(hex(0x7ab0d8), hex(0xe8f0e8), y * 3.2) }
+        if y > hill {
+            mix(hex(0x5c8a70), hex(0x6f9cae), smoothstep(0.4, 0.29, y))
+        } else {
+            mix(hex(0x7ab0d8), hex(0xe8f0e8), y * 3.2)
+        }
     });
     lay_in_layer(canvas, scene, &palette, Layer::Ground);
-    let light = Light { towards: [-0.8 * side, -0.55], depth: 0.72, warm: hex(0xfffaf0), shade: hex(0x100c0c) };
+    let light = Light { towards: [-0.8 * side, -0.55], depth: 0.62, warm: hex(0xfffaf0), shade: hex(0x181010) };
     for shape in &scene.shapes {
         match shape.layer {
             Layer::Ground => {}
             Layer::Figure => {
-                canvas.stroke(&shape.outline, 0.014, hex(0x140c08));
+                canvas.stroke(&shape.outline, 0.012, hex(0x1c1410));
                 model(canvas, shape, palette.of(shape.role), &light);
-                if shape.role == Role::Main || shape.role == Role::Accent {
-                    // A small highlight, as on satin.
-                    let [left, top, right, bottom] = shape.outline.bounds();
-                    let (w, h) = (right.min(1.0) - left.max(0.0), bottom.min(1.0) - top.max(0.0));
-                    if w > 0.12 && h > 0.12 {
-                        let (cx, cy) = (left.max(0.0) + w * (0.5 - 0.2 * side), top + h * 0.32);
-                        canvas.dab([cx, cy], [cx, cy + h * 0.16], 0.016, 0.012, hex(0xffe0c8), 0.55);
-                    }
-                }
             }
             Layer::Detail => canvas.fill(&shape.outline, palette.of(shape.role)),
         }
@@ -105,7 +106,11 @@ pub fn high_renaissance(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         let ridge = line - 0.1 + 0.09 * far.at(x, 0.2);
         let near = line + 0.02 + 0.07 * hills.at(x, 0.7);
         let land = mix(sky, hex(0x6f9490), smoothstep(ridge - 0.015, ridge + 0.02, y) * 0.75);
-        mix(land, mix(palette.ground(), hex(0x7a7840), smoothstep(1.0, near, y)), smoothstep(near - 0.015, near + 0.03, y))
+        mix(
+            land,
+            mix(palette.ground(), hex(0x7a7840), smoothstep(1.0, near, y)),
+            smoothstep(near - 0.015, near + 0.03, y),
+        )
     });
     lay_in_layer(canvas, scene, &palette, Layer::Ground);
     // A dusk behind the subject sets it off.
@@ -113,14 +118,17 @@ pub fn high_renaissance(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     canvas.shade(|x, y, colour| scale(colour, 1.0 - 0.25 * dusk.at(x, y)));
     let light = Light { towards: [-0.6, -0.75], depth: 0.75, warm: hex(0xfff0c8), shade: hex(0x22140a) };
     model_figure(canvas, scene, &palette, &light);
-    canvas.blur(0.014);
+    canvas.blur(0.009);
     vignette(canvas, [0.48, 0.4], 0.32, 0.82, hex(0x1c1408), 0.72);
 }
 
 /// Elongated and serpentine in acid colours: pink, chartreuse and turquoise shot with light before slate.
 pub fn mannerism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0x343a4c, 0x4c5264, 0xf8c4c8, 0x86d43c, 0x38c8d0, 0x702058], [0x3a3648, 0x545066, 0xf4d0b0, 0xf088b0, 0x98dc40, 0x1c5c74]],
+        &[
+            [0x343a4c, 0x4c5264, 0xf8c4c8, 0x86d43c, 0x38c8d0, 0x702058],
+            [0x3a3648, 0x545066, 0xf4d0b0, 0xf088b0, 0x98dc40, 0x1c5c74],
+        ],
         0.035,
         rng,
     );
@@ -132,7 +140,14 @@ pub fn mannerism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     // Folds of a hanging cloth on either side.
     for side in [0.0f32, 1.0] {
         let edge = move |x: f32| if side > 0.5 { 1.0 - x } else { x };
-        let cloth = Outline::smooth(&[[edge(-0.1), -0.1], [edge(0.16), -0.1], [edge(0.1), 0.3], [edge(0.15), 0.65], [edge(0.09), 1.1], [edge(-0.1), 1.1]]);
+        let cloth = Outline::smooth(&[
+            [edge(-0.1), -0.1],
+            [edge(0.16), -0.1],
+            [edge(0.1), 0.3],
+            [edge(0.15), 0.65],
+            [edge(0.09), 1.1],
+            [edge(-0.1), 1.1],
+        ]);
         canvas.fill_with(&cloth, |x, y, _| {
             mix(hex(0x3c1448), hex(0xc04890), 0.5 + 0.5 * cos(edge(x) * 9.0 + 0.2 * sin(y * 1.5)))
         });

@@ -9,7 +9,10 @@ use super::tools::{Light, Palette, arc, cast_shadow, lay_in_layer, model_figure,
 /// Chiaroscuro: one beam from above, warm flesh, red and gold out of near black, a curtain at the side.
 pub fn baroque(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0x2e1c10, 0x40280f, 0xf0c690, 0xa02a18, 0xe8b038, 0x3a2012], [0x281a12, 0x38240f, 0xecc088, 0x8a4a18, 0xd83a20, 0x361f14]],
+        &[
+            [0x2e1c10, 0x40280f, 0xf0c690, 0xa02a18, 0xe8b038, 0x3a2012],
+            [0x281a12, 0x38240f, 0xecc088, 0x8a4a18, 0xd83a20, 0x361f14],
+        ],
         0.03,
         rng,
     );
@@ -46,19 +49,22 @@ pub fn baroque(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
 /// Pastel and airy: powder blue and rose in an oval of cream with gilt scrolls.
 pub fn rococo(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0xbcdcec, 0xcfe0b4, 0xfff0e4, 0xee9cb8, 0xf4d070, 0xa07858], [0xc6d4f2, 0xd8e4bc, 0xfff2e8, 0xf0a890, 0x88bce0, 0x98705c]],
+        &[
+            [0xa8d0ec, 0xc4dca4, 0xfff2e6, 0xec88ac, 0xf4c858, 0x946848],
+            [0xb4c4f0, 0xd0e0ac, 0xfff4ea, 0xf09880, 0x6cacdc, 0x8c6048],
+        ],
         0.03,
         rng,
     );
     scene.bend(|[x, y]| [0.5 + (x - 0.5) * 0.88, 0.5 + (y - 0.5) * 0.88]);
     canvas.clear(palette.sky());
     let clouds = Noise::new(rng, 4);
-    canvas.shade(|x, y, colour| mix(colour, hex(0xfff4ee), smoothstep(-0.1, 0.7, clouds.at(x, y)) * 0.8));
+    canvas.shade(|x, y, colour| mix(colour, hex(0xfff4ee), smoothstep(0.0, 0.8, clouds.at(x, y)) * 0.6));
     lay_in_layer(canvas, scene, &palette, Layer::Ground);
     canvas.blur(0.012);
     let light = Light { towards: [-0.6, -0.7], depth: 0.5, warm: hex(0xffffff), shade: hex(0xa888a0) };
     model_figure(canvas, scene, &palette, &light);
-    canvas.blur(0.005);
+    canvas.blur(0.003);
     let (cream, gold) = (hex(0xfaf0dc), hex(0xcf9f48));
     let oval = |x: f32, y: f32| {
         let (dx, dy) = ((x - 0.5) / 0.475, (y - 0.5) / 0.485);
@@ -112,7 +118,7 @@ pub fn romanticism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
 
 /// Night violet, golden rings out of the focus, stars: a vision.
 pub fn symbolism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
-    let palette = Palette::new([0x2a1450, 0x182450, 0xd8b8dc, 0x6a3c9c, 0xf0c848, 0x120a28], 0.035, rng);
+    let palette = Palette::new([0x2a1450, 0x182450, 0xe4c8e4, 0x8850bc, 0xf4cc4c, 0x140a2c], 0.035, rng);
     canvas.clear(palette.sky());
     lay_in_layer(canvas, scene, &palette, Layer::Ground);
     let (focus, phase, horizon) = (scene.focus, rng.unit(), scene.horizon);
@@ -121,7 +127,7 @@ pub fn symbolism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         let d = (dx * dx + dy * dy).sqrt();
         let fade = 1.0 / (1.0 + 5.0 * d * d);
         let ring = 0.5 + 0.5 * cos(d * 7.5 + phase);
-        let ring = ring * ring * fade * if y > horizon { 0.35 } else { 0.8 };
+        let ring = ring * ring * fade * if y > horizon { 0.25 } else { 0.62 };
         mix(mix(colour, hex(0x7a3080), 0.5 * fade), hex(0xe8b040), ring)
     });
     for _ in 0..7 {
@@ -130,14 +136,17 @@ pub fn symbolism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     }
     let light = Light { towards: [-0.3, -0.9], depth: 0.6, warm: hex(0xffe8c0), shade: hex(0x140838) };
     model_figure(canvas, scene, &palette, &light);
-    canvas.blur(0.007);
+    canvas.blur(0.005);
     vignette(canvas, [0.5, 0.45], 0.4, 0.85, hex(0x0a0420), 0.6);
 }
 
 /// Cool daylight in a room: clean modelling, a window's light on the wall, one clear shadow.
 pub fn contemporary_realism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
-        &[[0xb4c2cc, 0x8a9298, 0xe2c0a4, 0x40607e, 0xc87848, 0x2c3640], [0xbcc4c0, 0x94948c, 0xe0bca0, 0x4e6c62, 0xd09048, 0x2e3230]],
+        &[
+            [0xb4c2cc, 0x8a9298, 0xe2c0a4, 0x40607e, 0xc87848, 0x2c3640],
+            [0xbcc4c0, 0x94948c, 0xe0bca0, 0x4e6c62, 0xd09048, 0x2e3230],
+        ],
         0.03,
         rng,
     );
@@ -149,7 +158,12 @@ pub fn contemporary_realism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rn
     for pane in 0..2 {
         let x = left + 0.2 * pane as f32;
         let at = |x: f32, y: f32| [if side > 0.0 { x } else { 1.0 - x }, y];
-        let light = Outline::polygon(&[at(x, top), at(x + 0.16, top + 0.03), at(x + 0.16 + slant, top + 0.5), at(x + slant, top + 0.47)]);
+        let light = Outline::polygon(&[
+            at(x, top),
+            at(x + 0.16, top + 0.03),
+            at(x + 0.16 + slant, top + 0.5),
+            at(x + slant, top + 0.47),
+        ]);
         canvas.fill_with(&light, |_, _, under| mix(under, hex(0xfffcf0), 0.62));
     }
     lay_in_layer(canvas, scene, &palette, Layer::Ground);

@@ -1,11 +1,11 @@
 //! What the styles share: palettes, laying in a scene, modelling with light, contours, brushwork, grounds and frames.
 
-use super::canvas::{Canvas, Plane, Rgb, lift, luma, mix, scale};
+use super::canvas::{Canvas, Plane, Rgb, lift, mix, scale};
 use super::outline::{Outline, Point};
 use super::rng::{Noise, Rng, cos, sin};
 use super::scene::{Layer, Role, Scene, Shape};
 
-/// One colour for each role, in the order sky, ground, light, main, accent, dark.
+/// The colours of sky, ground, light, main, accent and dark: the sky's, then one for each role.
 #[derive(Clone, Copy, Debug)]
 pub struct Palette([Rgb; 6]);
 
@@ -142,13 +142,18 @@ pub fn cast_shadow(canvas: &mut Canvas, scene: &Scene, offset: Point, softness: 
     canvas.shade(|x, y, colour| scale(colour, 1.0 - strength * plane.at(x - offset[0], y - offset[1])));
 }
 
-/// Draws the contours of subject and details.
+/// Draws the contours of the subject's larger parts, where no later part covers them.
 pub fn contours(canvas: &mut Canvas, scene: &Scene, width: f32, colour: Rgb) {
-    for shape in &scene.shapes {
-        match shape.layer {
-            Layer::Ground | Layer::Figure => canvas.stroke(&shape.outline, width, colour),
-            Layer::Detail => {}
+    let base = canvas.copy();
+    for shape in scene.shapes.iter().filter(|shape| shape.layer == Layer::Figure) {
+        canvas.fill_with(&shape.outline, |x, y, _| base.sample(x, y));
+        let [left, top, right, bottom] = shape.outline.bounds();
+        if (right - left).min(bottom - top) > 0.07 {
+            canvas.stroke(&shape.outline, width, colour);
         }
+    }
+    for shape in scene.shapes.iter().filter(|shape| shape.layer == Layer::Detail) {
+        canvas.fill_with(&shape.outline, |x, y, _| base.sample(x, y));
     }
 }
 
@@ -156,7 +161,8 @@ pub fn contours(canvas: &mut Canvas, scene: &Scene, width: f32, colour: Rgb) {
 pub fn inked(canvas: &mut Canvas, scene: &Scene, width: f32, ink: Rgb, mut fill: impl FnMut(&mut Canvas, &Shape)) {
     for shape in &scene.shapes {
         fill(canvas, shape);
-        if shape.layer != Layer::Detail {
+        let [left, top, right, bottom] = shape.outline.bounds();
+        if shape.layer != Layer::Detail && (right - left).min(bottom - top) > 0.05 {
             canvas.stroke(&shape.outline, width, ink);
         }
     }
@@ -181,14 +187,21 @@ pub struct Brush {
 ///
 /// `direction(x, y)` is a vector of any length; where base changes within a dab's length the dab is shortened, so that
 /// edges hold.
-pub fn brushwork(canvas: &mut Canvas, base: &Canvas, brush: &Brush, rng: &mut Rng, direction: impl Fn(f32, f32) -> Point) {
+pub fn brushwork(
+    canvas: &mut Canvas,
+    base: &Canvas,
+    brush: &Brush,
+    rng: &mut Rng,
+    direction: impl Fn(f32, f32) -> Point,
+) {
     let [columns, rows] = brush.grid;
     // Rows in steps of a number prime to most counts, so that neighbours overlap both ways.
     let stride = if rows % 7 == 0 { 5 } else { 7 };
     for k in 0..rows {
         let row = k * stride % rows;
         for column in 0..columns {
-            let x = (column as f32 + 0.5 + 0.45 * rng.bell() + if row % 2 == 0 { 0.25 } else { -0.25 }) / columns as f32;
+            let x =
+                (column as f32 + 0.5 + 0.45 * rng.bell() + if row % 2 == 0 { 0.25 } else { -0.25 }) / columns as f32;
             let y = (row as f32 + 0.5 + 0.45 * rng.bell()) / rows as f32;
             let [dx, dy] = direction(x, y);
             let norm = brush.length * rng.range(0.4, 0.6) / (dx * dx + dy * dy).sqrt().max(1e-4);
@@ -263,17 +276,9 @@ pub fn wander(rng: &mut Rng, start: Point, heading: f32, steps: usize, stride: f
     points
 }
 
-/// Black or white, whichever stands out from the colour.
-pub fn opposite(colour: Rgb, dark: Rgb, light: Rgb) -> Rgb {
-    if luma(colour) > 0.5 { dark } else { light }
-}
-
 /// A shape with every edge a little off, as a loaded brush leaves it.
 pub fn wobble(outline: &Outline, rng: &mut Rng, step: f32, amount: f32) -> Outline {
-    let points: Vec<Point> = outline
-        .points(step)
-        .into_iter()
-        .map(|[x, y]| [x + rng.bell() * amount, y + rng.bell() * amount])
-        .collect();
+    let points: Vec<Point> =
+        outline.points(step).into_iter().map(|[x, y]| [x + rng.bell() * amount, y + rng.bell() * amount]).collect();
     Outline::smooth(&points)
 }
