@@ -219,7 +219,7 @@ impl Ddpo<'_> {
     /// One optimizer step over the gradient that was gathered; dropped if that is not finite.
     fn step(&self, optimizer: &mut AdamW, totals: &mut Totals) -> Result<()> {
         let parameters: Vec<&Tensor> = optimizer.parameters().iter().map(|(_, tensor)| tensor).collect();
-        let norm = clip_grad_norm(&parameters, self.config.max_grad_norm)?.double_value(&[]);
+        let norm = clip_grad_norm(parameters, self.config.max_grad_norm)?.double_value(&[]);
         if norm.is_finite() {
             optimizer.step()?;
             totals.grad_norms.push(norm);

@@ -1,6 +1,6 @@
 //! Writing files whole or not at all.
 
-use std::io::Write;
+use std::io::{Error, ErrorKind, Write};
 use std::path::Path;
 
 /// Writes `bytes` to `path` through a temporary file beside it, so that there is never half a file.
@@ -14,4 +14,14 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     std::fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644)).map_err(named)?;
     file.persist(path).map_err(|error| named(error.error))?;
     Ok(())
+}
+
+/// Makes a folder for output, with its parents; one that has something in it is refused.
+pub fn new_folder(path: &Path) -> std::io::Result<()> {
+    let named = |error: Error| Error::new(error.kind(), format!("{}: {error}", path.display()));
+    if path.exists() && std::fs::read_dir(path).map_err(named)?.next().is_some() {
+        let message = format!("{} is not empty: name a new folder, so that nothing is overwritten", path.display());
+        return Err(Error::new(ErrorKind::AlreadyExists, message));
+    }
+    std::fs::create_dir_all(path).map_err(named)
 }

@@ -24,7 +24,7 @@ impl ClipEncoder {
     /// Loads a folder.
     pub fn load(folder: &Path, device: Device) -> ambiguity_models::Result<Self> {
         let clip = Clip::load(folder, device, Kind::Float)?;
-        let image_size = clip.config.vision.image_size;
+        let image_size = clip.config.vision_config.image_size;
         let info = EncoderInfo {
             dim: clip.config.projection_dim as usize,
             logit_scale: Some(clip.logit_scale_exp() as f32),

@@ -5,9 +5,6 @@ use super::error::Fault;
 /// How far a row's sum may be from 1; it is then renormalised.
 const SUM_TOLERANCE: f64 = 1e-3;
 
-/// Probabilities below this count as this in a logarithm.
-const LOG_FLOOR: f64 = 1e-12;
-
 /// One distribution over styles per sample: finite, not negative, each row summing to 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distributions {
@@ -34,16 +31,6 @@ impl Distributions {
         }
         let rows = data.chunks_exact(cols).enumerate().map(|(i, row)| check_row(row).map_err(|e| (Some(i), e)));
         Ok(Self { styles: n_styles, rows: rows.collect::<Result<_, _>>()? })
-    }
-
-    /// The style-ambiguity reward of one distribution, −CE(p, uniform) = meanᵢ log pᵢ: at most −ln n, where p is flat.
-    pub fn ambiguity(row: &[f64]) -> f64 {
-        row.iter().map(|p| p.max(LOG_FLOOR).ln()).sum::<f64>() / row.len() as f64
-    }
-
-    /// −Σ pᵢ log pᵢ of one distribution, in nats.
-    pub fn entropy(row: &[f64]) -> f64 {
-        -row.iter().map(|p| p * p.max(LOG_FLOOR).ln()).sum::<f64>()
     }
 }
 
@@ -95,13 +82,5 @@ mod tests {
         for (matrix, shape, sample, text) in cases {
             assert_eq!(message(matrix, shape), (sample, text.to_owned()));
         }
-    }
-
-    #[test]
-    fn the_flat_distribution_has_the_highest_reward() {
-        let flat = Distributions::ambiguity(&[0.25; 4]);
-        assert!((flat + 4f64.ln()).abs() < 1e-15 && (Distributions::entropy(&[0.25; 4]) - 4f64.ln()).abs() < 1e-15);
-        assert!(Distributions::ambiguity(&[0.4, 0.2, 0.2, 0.2]) < flat);
-        assert!(Distributions::ambiguity(&[1.0, 0.0]).is_finite());
     }
 }

@@ -9,6 +9,7 @@ mod score;
 mod setup;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -91,6 +92,16 @@ pub struct Outcome {
     pub collapsed: bool,
 }
 
+impl Outcome {
+    /// For `--json`.
+    pub fn to_json(&self, folder: &Path) -> serde_json::Value {
+        serde_json::json!({
+            "run": folder, "first": self.first, "last": self.last, "rise": self.rise.0, "rise_sem": self.rise.1,
+            "ceiling": self.ceiling, "collapsed": self.collapsed,
+        })
+    }
+}
+
 impl Trainer {
     /// Trains until the last epoch, a collapse that is to stop it, or an interrupt.
     pub fn run(mut self) -> Result<Outcome> {
@@ -133,7 +144,7 @@ impl Trainer {
     }
 
     /// The run's folder.
-    pub fn folder(&self) -> &std::path::Path {
+    pub fn folder(&self) -> &Path {
         self.run.path()
     }
 
@@ -200,7 +211,7 @@ impl Trainer {
         if epoch % self.config.checkpoint.every == 0 || epoch == self.config.train.epochs || collapsed {
             self.save_unsaved()?;
         }
-        self.run.publish(LORA_FILE, &lora)
+        Ok(self.run.publish(LORA_FILE, &lora)?)
     }
 
     fn save_unsaved(&mut self) -> Result<()> {

@@ -159,10 +159,10 @@ impl Scorer {
         }
         scores.kept.extend(start..start + batch.samples().len());
         for (plugin, distributions) in scores.plugins.iter_mut().zip(&classified) {
-            plugin.rewards.extend(distributions.rows().map(ambiguity));
+            plugin.rewards.extend(distributions.rows.iter().map(|row| ambiguity(row)));
         }
-        scores.entropy.extend(classified[0].rows().map(entropy));
-        scores.top_probability.extend(classified[0].rows().map(top_probability));
+        scores.entropy.extend(classified[0].rows.iter().map(|row| entropy(row)));
+        scores.top_probability.extend(classified[0].rows.iter().map(|row| top_probability(row)));
         Ok(())
     }
 

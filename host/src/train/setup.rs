@@ -113,9 +113,11 @@ pub fn native_size(folder: &Path) -> Result<u32> {
 
 /// The encoders that a run's plugins may ask for.
 pub fn encoders(config: &Config, device: Device) -> Result<Encoders> {
-    let mut encoders = Encoders::new(device);
+    let mut encoders = Encoders::shipped(device);
     for (name, folder) in &config.encoders {
-        encoders.add(name, Path::new(folder))?;
+        let folder = Path::new(folder);
+        ensure!(folder.is_dir(), "encoder {name}: there is no folder {}", folder.display());
+        encoders.add_clip(name, folder, device);
     }
     Ok(encoders)
 }

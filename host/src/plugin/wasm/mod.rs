@@ -16,7 +16,7 @@ use wasmtime::{Engine, Store, UpdateDeadline};
 
 use self::cache::Cache;
 use self::failure::explain;
-use self::guest::{BatchHandle, Facts, Guest};
+use self::guest::{Facts, Guest};
 use self::ticker::Ticker;
 use super::artifact::Artifact;
 use super::batch::Batch;
