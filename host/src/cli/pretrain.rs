@@ -55,7 +55,8 @@ impl PretrainArgs {
         let mut set = self.set;
         set.extend(self.seed.map(|seed| format!("pretrain.seed={seed}")));
         let config = PretrainConfig::resolve(self.config.as_deref(), &set)?;
-        let threads = context.global.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let threads =
+            context.global.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let session = Session {
             config: &config,
             out: &self.out,

@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use ambiguity_models::clip::{Activation, Clip, ClipConfig, PadRule, Preprocessor, TextConfig, Tokenizer, VisionConfig};
+use ambiguity_models::clip::{
+    Activation, Clip, ClipConfig, PadRule, Preprocessor, TextConfig, Tokenizer, VisionConfig,
+};
 use ambiguity_models::params::{NamedTensors, Params};
 use ambiguity_models::safetensors::write_safetensors;
 use anyhow::{Context, Result, ensure};
@@ -70,7 +72,8 @@ fn network(config: &ClipStage, size: i64, tokenizer: &Tokenizer) -> Result<ClipC
     let id = |token: &str| tokenizer.id(token).map(i64::from).with_context(|| format!("the vocabulary lacks {token}"));
     let (start, end) = (id("<|startoftext|>")?, id("<|endoftext|>")?);
     let (text, vision) = (&config.text, &config.vision);
-    for (table, width, heads) in [("text", text.hidden_size, text.heads), ("vision", vision.hidden_size, vision.heads)] {
+    for (table, width, heads) in [("text", text.hidden_size, text.heads), ("vision", vision.hidden_size, vision.heads)]
+    {
         let fits = heads > 0 && width % heads == 0;
         ensure!(fits, "`pretrain.clip.{table}.heads` is {heads}, which does not divide hidden_size {width}");
     }
@@ -168,7 +171,13 @@ impl Contrast<'_> {
     }
 }
 
-fn write(dir: &Path, config: &ClipConfig, tokenizer: &Tokenizer, tensors: &NamedTensors, kind: WeightsType) -> Result<()> {
+fn write(
+    dir: &Path,
+    config: &ClipConfig,
+    tokenizer: &Tokenizer,
+    tensors: &NamedTensors,
+    kind: WeightsType,
+) -> Result<()> {
     fs_err::create_dir_all(dir)?;
     config.write(&dir.join("config.json"))?;
     tokenizer.save(dir)?;

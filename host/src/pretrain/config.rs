@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
+use crate::config::{Layer, overlay};
 use crate::data::art::{STYLES, SUBJECTS};
 
 /// The preset that trained the models that ship.
@@ -286,15 +287,15 @@ pub struct SamplesConfig {
 impl PretrainConfig {
     /// The preset, changed by a file and then by `key=value` pairs, checked.
     pub fn resolve(file: Option<&Path>, set: &[String]) -> Result<Self> {
-        let mut table: toml::Table = PRESET.parse().expect("the preset that ships is valid TOML");
+        let preset: toml::Table = PRESET.parse().expect("the preset that ships is valid TOML");
+        let mut layers = Vec::new();
         if let Some(path) = file {
-            let text = fs_err::read_to_string(path)?;
-            let changes: toml::Table = text.parse().with_context(|| format!("{} is not valid TOML", path.display()))?;
-            merge(&mut table, changes);
+            layers.push(Layer { origin: path.display().to_string(), text: fs_err::read_to_string(path)? });
         }
-        for pair in set {
-            merge(&mut table, parse_pair(pair)?);
+        for assignment in set {
+            layers.push(Layer::set(assignment)?);
         }
+        let table = overlay(&preset, &layers)?;
         let file: File = toml::Value::Table(table).try_into().context("the pretraining configuration does not fit")?;
         file.pretrain.check()?;
         Ok(file.pretrain)
@@ -325,11 +326,13 @@ impl PretrainConfig {
         }
         let batch = self.clip.batch_size;
         ensure!(batch <= pairs, "`pretrain.clip.batch_size` is {batch}, there are {pairs} (style, subject) pairs");
-        for (stage, batch, shards) in [
-            ("vae", self.vae.batch_size, self.vae.shards),
-            ("unet", self.unet.batch_size, self.unet.shards),
-        ] {
-            ensure!(batch % shards == 0, "`pretrain.{stage}.batch_size` is {batch}, which {shards} shards do not divide");
+        for (stage, batch, shards) in
+            [("vae", self.vae.batch_size, self.vae.shards), ("unet", self.unet.batch_size, self.unet.shards)]
+        {
+            ensure!(
+                batch % shards == 0,
+                "`pretrain.{stage}.batch_size` is {batch}, which {shards} shards do not divide"
+            );
         }
         self.check_size()?;
         let stages = self.unet.block_out_channels.len();
@@ -355,33 +358,6 @@ impl PretrainConfig {
         ensure!(size % factor == 0, "`pretrain.data.size` is {size}, which VAE and UNet halve {halvings} times");
         Ok(())
     }
-}
-
-/// Writes the values of `changes` over those of `table`, key by key.
-fn merge(table: &mut toml::Table, changes: toml::Table) {
-    for (key, value) in changes {
-        match (table.get_mut(&key), value) {
-            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
-            (_, value) => drop(table.insert(key, value)),
-        }
-    }
-}
-
-/// `a.b.c=value` as nested tables; a value that is no TOML is a string.
-fn parse_pair(pair: &str) -> Result<toml::Table> {
-    let (key, value) = pair.split_once('=').with_context(|| format!("`--set {pair}` is not key=value"))?;
-    let quoted = format!("value = {value}");
-    let value = match quoted.parse::<toml::Table>() {
-        Ok(mut table) => table.remove("value").expect("the one line above sets it"),
-        Err(_) => toml::Value::String(value.to_owned()),
-    };
-    let mut parts = key.trim().rsplit('.');
-    let last = parts.next().filter(|part| !part.is_empty()).with_context(|| format!("`--set {pair}` has no key"))?;
-    let mut table = toml::Table::from_iter([(last.to_owned(), value)]);
-    for part in parts {
-        table = toml::Table::from_iter([(part.to_owned(), toml::Value::Table(table))]);
-    }
-    Ok(table)
 }
 
 #[cfg(test)]

@@ -145,11 +145,11 @@ impl Captions {
         let subject = block(CaptionKind::Subject, SUBJECTS.len(), |subject| (0, subject));
         texts.push(String::new());
         let ids = tokenizer.encode_batch(&texts);
-        let last = ids.select(1, -1);
+        // A text without padding may have lost its tail; the last token is the end token either way.
+        let last_but_one = ids.select(1, -2);
         let end = tokenizer.id("<|endoftext|>").map_or(-1, i64::from);
-        let n_cut = last.ne(end).sum(Kind::Int64).int64_value(&[]);
-        // A text that fills every position has lost its tail, for the tokenizer ends each one by an end token.
-        ensure!(n_cut == 0, "{n_cut} captions are longer than {} tokens", tokenizer.max_length());
+        let n_cut = last_but_one.ne(end).sum(Kind::Int64).int64_value(&[]);
+        ensure!(n_cut == 0, "{n_cut} captions do not fit into {} tokens with one to spare", tokenizer.max_length());
         Ok(Self { ids, full, style, subject })
     }
 
@@ -199,4 +199,52 @@ pub fn subject_texts() -> Vec<String> {
 /// The texts of all pairs, style and subject.
 pub fn full_texts() -> Vec<String> {
     (0..N_PAIRS).map(|pair| caption(style_of(pair), subject_of(pair), CaptionKind::Full, 0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::clip::tokenizer;
+    use super::*;
+
+    #[test]
+    fn augmenting_mirrors_and_shifts_within_bounds() {
+        // Each column holds its own number, so that a row tells what was done.
+        let images = Tensor::arange(8, (Kind::Float, tch::Device::Cpu)).expand([64, 3, 8, 8], false);
+        let mut generator = Generator::cpu(1).unwrap();
+        let augmented = augment(&images, 2, &mut generator).unwrap();
+        assert_eq!(augmented.size(), [64, 3, 8, 8]);
+        let (mut mirrored, mut offsets) = (0, std::collections::BTreeSet::new());
+        for i in 0..64 {
+            let row = Vec::<f32>::try_from(augmented.get(i).get(0).get(0)).unwrap();
+            let step = row[4] - row[3];
+            assert_eq!(step.abs(), 1.0, "{row:?}");
+            mirrored += i32::from(step < 0.0);
+            offsets.insert(((if step < 0.0 { 7.0 - row[3] } else { row[3] }) - 3.0) as i64);
+        }
+        assert!((16..48).contains(&mirrored), "{mirrored} of 64 are mirrored");
+        assert_eq!(offsets.into_iter().collect::<Vec<_>>(), [-2, -1, 0, 1, 2]);
+        assert_eq!(augment(&images, 0, &mut generator).unwrap().size(), images.size());
+    }
+
+    #[test]
+    fn caption_rows_are_the_captions_they_say() {
+        let tokenizer = tokenizer(16).unwrap();
+        let captions = Captions::new(&tokenizer).unwrap();
+        let ids = |row: i64| Vec::<i64>::try_from(captions.ids.get(row)).unwrap();
+        for (pair, draw) in [(0, 0.0), (107, 0.5), (215, 0.999)] {
+            let variant = (draw * CAPTION_VARIANTS as f64) as u64;
+            let (style, subject) = (style_of(pair), subject_of(pair));
+            let said = |kind| tokenizer.encode(&caption(style, subject, kind, variant));
+            assert_eq!(ids(captions.full(pair, draw)), said(CaptionKind::Full));
+            assert_eq!(ids(captions.style(style, draw)), said(CaptionKind::Style));
+            assert_eq!(ids(captions.subject(subject, draw)), said(CaptionKind::Subject));
+        }
+        assert_eq!(ids(captions.null()), tokenizer.encode(""));
+    }
+
+    #[test]
+    fn captions_that_do_not_fit_are_an_error() {
+        let error = Captions::new(&tokenizer(8).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("do not fit into 8 tokens"), "{error}");
+    }
 }

@@ -120,7 +120,8 @@ impl Sampling<'_> {
 pub fn write_grid(path: &Path, images: &Tensor, columns: usize) -> Result<()> {
     let (n, _, height, width) = images.size4()?;
     let rows = (n as usize).div_ceil(columns);
-    let mut grid = RgbImage::from_pixel((columns as i64 * width) as u32, (rows as i64 * height) as u32, image::Rgb([255; 3]));
+    let mut grid =
+        RgbImage::from_pixel((columns as i64 * width) as u32, (rows as i64 * height) as u32, image::Rgb([255; 3]));
     let bytes = (images * 255.0).round().to_kind(Kind::Uint8).permute([0, 2, 3, 1]).contiguous();
     for i in 0..n {
         let pixels = Vec::<u8>::try_from(bytes.get(i).view([-1]))?;
@@ -135,4 +136,35 @@ pub fn write_grid(path: &Path, images: &Tensor, columns: usize) -> Result<()> {
     grid.save(&temporary).with_context(|| format!("can't write {}", temporary.display()))?;
     fs_err::rename(&temporary, path)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn psnr_is_that_of_each_image_alone() {
+        let a = Tensor::zeros([2, 3, 4, 4], (Kind::Float, tch::Device::Cpu));
+        let b = Tensor::from_slice(&[0.1f32, 0.01]).view([2, 1, 1, 1]).expand([2, 3, 4, 4], false);
+        let decibels = Vec::<f32>::try_from(psnr(&a, &b)).unwrap();
+        assert!((decibels[0] - 20.0).abs() < 1e-4 && (decibels[1] - 40.0).abs() < 1e-4, "{decibels:?}");
+    }
+
+    #[test]
+    fn hits_are_images_nearest_to_their_own_text() {
+        let texts = Tensor::eye(3, (Kind::Float, tch::Device::Cpu));
+        let images = Tensor::from_slice2(&[[0.9f32, 0.1, 0.0], [0.2, 0.8, 0.0], [0.5, 0.1, 0.4]]);
+        assert_eq!(hits(&images, &texts, &[0, 1, 2]), 2.0);
+    }
+
+    #[test]
+    fn a_grid_has_its_images_in_reading_order() {
+        let images = Tensor::from_slice(&[0.0f32, 0.5, 1.0]).view([3, 1, 1, 1]).expand([3, 3, 2, 2], false);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("samples/grid.png");
+        write_grid(&path, &images, 2).unwrap();
+        let grid = image::open(&path).unwrap().to_rgb8();
+        assert_eq!(grid.dimensions(), (4, 4));
+        assert_eq!([(0, 0), (2, 0), (0, 2), (2, 2)].map(|(x, y)| grid.get_pixel(x, y).0[0]), [0, 128, 255, 255]);
+    }
 }

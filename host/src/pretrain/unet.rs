@@ -77,7 +77,8 @@ pub fn train(session: &Session) -> Result<Figures> {
     let config = &session.config.unet;
     let clip_dir = session.clip_dir();
     let vae_dir = session.diffusion_dir().join("vae");
-    let missing = |stage: &str| format!("the UNet needs the {stage} of the same folder: run `host pretrain {stage}` first");
+    let missing =
+        |stage: &str| format!("the UNet needs the {stage} of the same folder: run `host pretrain {stage}` first");
     let clip = Clip::load(&clip_dir, Device::Cpu, Kind::Float).with_context(|| missing("clip"))?;
     let tokenizer = Tokenizer::load(&clip_dir)?;
     let vae = || Vae::load(&vae_dir, Device::Cpu, Kind::Float).with_context(|| missing("vae"));
@@ -94,7 +95,8 @@ pub fn train(session: &Session) -> Result<Figures> {
     let replicas = Replicas::new(config.shards, &tensors, build)?;
     let data = Data::new(session, &clip, &tokenizer, &mut vaes)?;
     let ddim = Ddim::new(&scheduler(config), config.samples.steps)?;
-    let samplers = vaes.into_iter().map(|vae| -> Result<Sampler> { Ok(Sampler { unet: build(&over(&average))?, vae }) });
+    let samplers =
+        vaes.into_iter().map(|vae| -> Result<Sampler> { Ok(Sampler { unet: build(&over(&average))?, vae }) });
     let mut task = Denoising {
         session,
         config,
@@ -276,6 +278,14 @@ impl Task for Denoising<'_> {
     }
 }
 
+/// One timestep of `total` out of each of `n` equal ranges, in random order: less variance than independent draws.
+fn spread_timesteps(generator: &mut Generator, n: i64, total: usize) -> Result<Tensor> {
+    let order = generator.permutation(n)?.to_kind(Kind::Float);
+    let within = generator.uniform(&[n])?;
+    let timesteps = (order + within) * (total as f64 / n as f64);
+    Ok(timesteps.to_kind(Kind::Int64).clamp(0, total as i64 - 1))
+}
+
 impl Denoising<'_> {
     /// Draws one part of a batch.
     fn part(&self, step: u64, part: usize, n_parts: usize) -> Result<Part> {
@@ -285,8 +295,9 @@ impl Denoising<'_> {
         let draws = Vec::<f32>::try_from(generator.uniform(&[2 * n])?)?;
         let pairs = Vec::<i64>::try_from(indices.remainder(N_PAIRS as i64))?;
         let captions = pairs.iter().zip(draws.chunks(2));
-        let rows: Vec<i64> = captions.map(|(&pair, draws)| self.data.caption(self.config, pair as usize, draws)).collect();
-        let timesteps = self.timesteps(&mut generator, n)?;
+        let rows: Vec<i64> =
+            captions.map(|(&pair, draws)| self.data.caption(self.config, pair as usize, draws)).collect();
+        let timesteps = spread_timesteps(&mut generator, n, self.config.noise.train_timesteps)?;
         let latents = self.data.latents.index_select(0, &indices);
         let noise = generator.normal(&latents.size())?;
         Ok(Part {
@@ -298,20 +309,13 @@ impl Denoising<'_> {
         })
     }
 
-    /// One timestep out of each of `n` equal ranges, in random order: less variance than independent draws.
-    fn timesteps(&self, generator: &mut Generator, n: i64) -> Result<Tensor> {
-        let total = self.config.noise.train_timesteps as i64;
-        let order = generator.permutation(n)?.to_kind(Kind::Float);
-        let within = generator.uniform(&[n])?;
-        Ok(((order + within) * (total as f64 / n as f64)).to_kind(Kind::Int64).clamp(0, total - 1))
-    }
-
     /// The moving average's loss on held-out paintings with full captions, always on the same noise.
     fn held_out_loss(&mut self) -> Result<f64> {
-        let mut generator = Generator::cpu(derive_seed(self.session.config.seed, Stage::UNet as u64, 0, Purpose::Monitor))?;
+        let mut generator =
+            Generator::cpu(derive_seed(self.session.config.seed, Stage::UNet as u64, 0, Purpose::Monitor))?;
         let latents = &self.data.held_out;
         let n = latents.size()[0];
-        let timesteps = self.timesteps(&mut generator, n)?;
+        let timesteps = spread_timesteps(&mut generator, n, self.config.noise.train_timesteps)?;
         let noise = generator.normal(&latents.size())?;
         let noisy = self.ddim.add_noise(latents, &noise, &timesteps);
         let rows: Vec<i64> = (0..n as usize).map(|i| self.data.captions.full(i % N_PAIRS, 0.0)).collect();
@@ -356,9 +360,12 @@ impl Denoising<'_> {
         let mut images = Vec::new();
         while jobs.len() > 0 {
             let group = jobs.by_ref().take(self.samplers.len()).collect();
-            images.extend(side_by_side(self.session.threads, &mut self.samplers, group, |sampler, (noise, text, null)| {
-                sampling.images(&sampler.unet, &sampler.vae, &noise, &text, &null)
-            }));
+            images.extend(side_by_side(
+                self.session.threads,
+                &mut self.samplers,
+                group,
+                |sampler, (noise, text, null)| sampling.images(&sampler.unet, &sampler.vae, &noise, &text, &null),
+            ));
         }
         Ok(Tensor::cat(&images, 0))
     }
@@ -399,4 +406,34 @@ fn model_index(version: &Value) -> Value {
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::PretrainConfig;
+    use super::*;
+
+    #[test]
+    fn min_snr_weights_are_1_where_noise_prevails_and_gamma_over_snr_elsewhere() {
+        let config = PretrainConfig::resolve(None, &[]).unwrap().unet;
+        let ddim = Ddim::new(&scheduler(&config), 30).unwrap();
+        let weights = Vec::<f32>::try_from(min_snr(&ddim, 5.0)).unwrap();
+        assert_eq!(weights[999], 1.0);
+        let alpha = ddim.alphas_cumprod()[0];
+        assert!((f64::from(weights[0]) - 5.0 * (1.0 - alpha) / alpha).abs() < 1e-6);
+        assert!(weights.windows(2).all(|pair| pair[0] <= pair[1]));
+    }
+
+    #[test]
+    fn timesteps_are_one_out_of_each_range() {
+        let mut generator = Generator::cpu(3).unwrap();
+        let mut ranges: Vec<i64> = Vec::<i64>::try_from(spread_timesteps(&mut generator, 8, 1000).unwrap())
+            .unwrap()
+            .iter()
+            .map(|t| t / 125)
+            .collect();
+        assert_ne!(ranges, [0, 1, 2, 3, 4, 5, 6, 7]);
+        ranges.sort_unstable();
+        assert_eq!(ranges, [0, 1, 2, 3, 4, 5, 6, 7]);
+    }
 }

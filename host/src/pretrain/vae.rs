@@ -102,7 +102,8 @@ impl Task for Reconstruction<'_> {
 
     fn evaluate(&mut self, steps: u64, last: bool) -> Result<Figures> {
         // A quarter of the held-out paintings tells enough on the way.
-        let n = if last { self.held_out.len() } else { (self.held_out.len() / 4).max(N_PAIRS.min(self.held_out.len())) };
+        let n =
+            if last { self.held_out.len() } else { (self.held_out.len() / 4).max(N_PAIRS.min(self.held_out.len())) };
         let mut decibels = Vec::new();
         let mut latents = Vec::new();
         no_grad(|| {
