@@ -2,10 +2,10 @@
 //! from the folders that transformers and diffusers write.
 //!
 //! # Layout
-//! - [`config`]: config.json
-//! - [`text`], [`vision`]: the two towers
-//! - [`tokenizer`]: texts to token ids
-//! - [`preprocess`]: images to pixels
+//! - [`config`] reads config.json
+//! - [`text`] and [`vision`] are the two towers
+//! - [`tokenizer`] turns texts into token ids
+//! - [`preprocess`] turns images into pixels
 
 pub mod config;
 mod encoder;
