@@ -10,6 +10,7 @@ pub mod files;
 pub mod home;
 pub mod interrupt;
 pub mod plugin;
+pub mod pretrain;
 pub mod progress;
 pub mod random;
 pub mod reward;

@@ -4,6 +4,7 @@ pub mod art;
 pub mod completions;
 pub mod doctor;
 pub mod plugin;
+pub mod pretrain;
 pub mod sample;
 pub mod train;
 
@@ -61,6 +62,8 @@ pub enum Command {
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Plugin(plugin::PluginArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Pretrain(pretrain::PretrainArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Sample(sample::SampleArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Train(Box<train::TrainArgs>),
@@ -74,6 +77,7 @@ impl Command {
             Self::Completions(args) => args.run(context),
             Self::Doctor(args) => args.run(context),
             Self::Plugin(args) => args.run(context),
+            Self::Pretrain(args) => args.run(context),
             Self::Sample(args) => args.run(context),
             Self::Train(args) => args.run(context),
         }

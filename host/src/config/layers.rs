@@ -70,6 +70,15 @@ pub fn resolve(preset: &str, layers: &[Layer]) -> Result<Config> {
     Ok(config)
 }
 
+/// A complete table with the layers over it, in order; a key that it does not have is an error.
+pub(crate) fn overlay(known: &Table, layers: &[Layer]) -> Result<Table> {
+    let mut merged = known.clone();
+    for layer in layers {
+        merge(&mut merged, checked(layer, known)?);
+    }
+    Ok(merged)
+}
+
 fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {

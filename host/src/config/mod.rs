@@ -12,6 +12,7 @@ use ambiguity_models::lora::Targets;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use layers::overlay;
 pub use layers::{Layer, preset_names, resolve};
 
 /// Everything that decides what a run does.

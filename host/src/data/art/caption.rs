@@ -15,6 +15,9 @@ pub enum CaptionKind {
     Subject,
 }
 
+/// How many values of `variant` differ: media × forms of the style's name × templates.
+pub const CAPTION_VARIANTS: u64 = (MEDIA.len() * 2 * 3) as u64;
+
 /// A caption for one painting; `variant` chooses the medium, the style's form (slug or spoken) and the template.
 ///
 /// # Panics
@@ -56,12 +59,11 @@ fn styled(name: &str, noun: &str) -> String {
 
 /// Every caption that `caption` can give, sorted, each once.
 pub fn all_captions() -> Vec<String> {
-    let variants = (MEDIA.len() * 2 * 3) as u64;
     let mut captions = BTreeSet::new();
     for style in 0..STYLES.len() {
         for subject in 0..SUBJECTS.len() {
             for kind in [CaptionKind::Full, CaptionKind::Style, CaptionKind::Subject] {
-                captions.extend((0..variants).map(|variant| caption(style, subject, kind, variant)));
+                captions.extend((0..CAPTION_VARIANTS).map(|variant| caption(style, subject, kind, variant)));
             }
         }
     }

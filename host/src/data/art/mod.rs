@@ -24,7 +24,7 @@ use self::canvas::Canvas;
 use self::rng::Rng;
 use self::scene::Scene;
 
-pub use self::caption::{CaptionKind, all_captions, caption};
+pub use self::caption::{CAPTION_VARIANTS, CaptionKind, all_captions, caption};
 pub use self::folder::{Written, contact_sheet, write_folder};
 
 /// One of the 27 styles.
