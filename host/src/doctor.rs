@@ -81,7 +81,8 @@ impl Surroundings {
 
 /// All checks, in the order they are shown. Call it before anything else asks for CUDA.
 pub fn examine(around: &Surroundings) -> Vec<Check> {
-    let mut checks = vec![libtorch(&torch_ext::torch_version(), torch_ext::library_path().as_deref())];
+    let library = torch_ext::library_path().map(|path| path.canonicalize().unwrap_or(path));
+    let mut checks = vec![libtorch(&torch_ext::torch_version(), library.as_deref())];
     checks.extend(named_libtorch(around));
     checks.push(cuda());
     checks.push(onnx_runtime(around.deps.as_deref()));

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cli;
+mod doctor;
 mod sample;
 mod support;
 mod tidy;

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::json;
 
@@ -43,11 +43,8 @@ impl DoctorArgs {
             render(&checks)
         };
         std::io::stdout().lock().write_all(text.as_bytes())?;
-        match missing.as_slice() {
-            [] => Ok(()),
-            [one] => bail!("{one} is missing"),
-            several => bail!("{} are missing", several.join(", ")),
-        }
+        ensure!(missing.is_empty(), "not in order: {}", missing.join(", "));
+        Ok(())
     }
 }
 
