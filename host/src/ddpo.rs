@@ -105,8 +105,7 @@ impl Ddpo<'_> {
         };
         let kept: Vec<usize> = (0..advantages.len()).filter(|&i| advantages[i].is_some()).collect();
         for inner_epoch in 0..self.config.inner_epochs {
-            let mut generator =
-                Generator::cpu(derive_seed(seed, epoch, inner_epoch as u64, Purpose::Update))?;
+            let mut generator = Generator::cpu(derive_seed(seed, epoch, inner_epoch as u64, Purpose::Update))?;
             let order = permutation(&mut generator, kept.len())?;
             let batches: Vec<&[usize]> = order.chunks(self.config.batch_size).collect();
             for step_batches in batches.chunks(self.config.accumulation_steps) {
@@ -169,7 +168,8 @@ impl Ddpo<'_> {
         let flat_latents = trajectories.latents.view([-1, shape[2], shape[3], shape[4]]);
         let latents = gather(&flat_latents, 0);
         let next_latents = gather(&flat_latents, 1);
-        let old_log_probs = trajectories.log_probs.as_ref().expect("DDPO samples at eta > 0, which has log-probabilities");
+        let old_log_probs =
+            trajectories.log_probs.as_ref().expect("DDPO samples at eta > 0, which has log-probabilities");
         let old_log_probs = gather(&old_log_probs.view([-1]), 0);
         let steps: Vec<usize> = rows.iter().map(|row| row.step).collect();
         let timesteps: Vec<i64> = steps.iter().map(|&step| self.ddim.timesteps()[step]).collect();

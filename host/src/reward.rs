@@ -121,7 +121,11 @@ impl PromptStatistics {
             Some(buffer) if buffer.len() == Self::BUFFER => Summary::of(&buffer.iter().copied().collect::<Vec<_>>()),
             _ => epoch,
         };
-        prompts.iter().zip(rewards).map(|(prompt, &reward)| of_prompt(prompt).z_score(reward).clamp(-clip, clip)).collect()
+        prompts
+            .iter()
+            .zip(rewards)
+            .map(|(prompt, &reward)| of_prompt(prompt).z_score(reward).clamp(-clip, clip))
+            .collect()
     }
 }
 

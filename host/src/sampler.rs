@@ -133,7 +133,8 @@ impl Sampler<'_> {
         while start < prompts.len() {
             let range = start..(start + rows).min(prompts.len());
             start = range.end;
-            let Some((chunk_latents, chunk_log_probs)) = self.sample_chunk(prompts, range, noise, interrupt, done)? else {
+            let Some((chunk_latents, chunk_log_probs)) = self.sample_chunk(prompts, range, noise, interrupt, done)?
+            else {
                 return Ok(None);
             };
             latents.push(chunk_latents);
@@ -164,8 +165,11 @@ impl Sampler<'_> {
             let current = &latents[step_idx];
             let timesteps = Tensor::full([range.len() as i64], timestep, (Kind::Int64, self.device));
             let output = no_grad(|| self.denoiser.predict(current, &timesteps, prompts));
-            let step_noise =
-                if self.eta > 0.0 { Some(noise.step(step_idx, range.clone())?.f_to_device(self.device)?) } else { None };
+            let step_noise = if self.eta > 0.0 {
+                Some(noise.step(step_idx, range.clone())?.f_to_device(self.device)?)
+            } else {
+                None
+            };
             let step = self.ddim.step(&output, step_idx, current, self.eta, step_noise.as_ref(), self.last_step);
             latents.push(step.prev_sample);
             log_probs.extend(step.log_prob);
@@ -216,8 +220,7 @@ impl SeededNoise {
 
     /// The noise of the monitor's fixed samples.
     pub fn of_monitor(shape: [i64; 3], seed: u64, n: usize) -> Self {
-        let seeds =
-            (0..n as u64).map(|i| Seeds { initial: derive_seed(seed, 0, i, Purpose::Monitor), steps: None });
+        let seeds = (0..n as u64).map(|i| Seeds { initial: derive_seed(seed, 0, i, Purpose::Monitor), steps: None });
         Self::new(shape, seeds.collect())
     }
 

@@ -191,9 +191,10 @@ impl Lora {
     /// weights.
     pub fn load_values(&self, values: &NamedTensors) -> Result<()> {
         for (name, mut tensor) in self.parameters() {
-            let value = values
-                .get(&name)
-                .ok_or_else(|| Error::MissingTensor { name: name.clone(), source_name: "the given values".to_owned() })?;
+            let value = values.get(&name).ok_or_else(|| Error::MissingTensor {
+                name: name.clone(),
+                source_name: "the given values".to_owned(),
+            })?;
             if value.size() != tensor.size() {
                 let (found, wanted) = (value.size(), tensor.size());
                 return Err(Error::Shape { name, source_name: "the given values".to_owned(), found, wanted });

@@ -48,5 +48,8 @@ fn a_dry_run_prints_a_config_that_can_be_used() {
 fn no_plugin_is_one_sentence() {
     let folder = tempfile::tempdir().expect("a folder");
     let ran = host(folder.path(), &["train", "-q"]);
-    assert_eq!((ran.code, ran.stderr.as_str()), (1, "error: no classifier: name one with --plugin, as in --plugin kmeans_image.wasm\n"));
+    assert_eq!(
+        (ran.code, ran.stderr.as_str()),
+        (1, "error: no classifier: name one with --plugin, as in --plugin kmeans_image.wasm\n")
+    );
 }

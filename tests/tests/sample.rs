@@ -38,7 +38,8 @@ fn given_latents_and_noise_replace_the_seeds() {
     write("latents", &latents);
     write("noise", &noise);
     for (seed, out) in [("--seed=1", "a"), ("--seed=2", "b")] {
-        let mut arguments = vec!["sample", seed, "--count=2", "--eta=1", "--latents=latents", "--noise=noise", "--out", out];
+        let mut arguments =
+            vec!["sample", seed, "--count=2", "--eta=1", "--latents=latents", "--noise=noise", "--out", out];
         arguments.extend(PROMPT);
         host_ok(folder.path(), &arguments);
     }

@@ -57,16 +57,23 @@ fn a_run_resumed_is_a_run_never_stopped() {
     assert_eq!(lines.iter().map(|line| line["epoch"].as_u64()).collect::<Vec<_>>(), [Some(0), Some(1), Some(2)]);
     assert!(lines[0]["monitor"]["reward_mean"].is_f64() && lines[0].get("reward_mean").is_none());
     for line in &lines[1..] {
-        for key in ["reward_mean", "reward_std", "reward_min", "reward_max", "approx_kl", "clip_fraction", "grad_norm"] {
+        for key in ["reward_mean", "reward_std", "reward_min", "reward_max", "approx_kl", "clip_fraction", "grad_norm"]
+        {
             assert!(line[key].is_f64(), "{key} in {line}");
         }
         let error = line["ratio_error"].as_f64().expect("a number");
         assert!(error < 1e-5, "the sampler and the update disagree by {error}");
         assert!(line["seconds"]["sample"].is_f64() && line["images_per_second"].as_f64() > Some(0.0));
     }
-    for file in ["config.toml", "plugins.lock", "report.html", "samples/epoch-0000.png", "samples/epoch-0002.png",
-        "before-after.png", "reward-curve.png"]
-    {
+    for file in [
+        "config.toml",
+        "plugins.lock",
+        "report.html",
+        "samples/epoch-0000.png",
+        "samples/epoch-0002.png",
+        "before-after.png",
+        "reward-curve.png",
+    ] {
         assert!(whole.join(file).is_file(), "{file} is missing");
     }
 

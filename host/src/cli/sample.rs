@@ -13,8 +13,8 @@ use clap::Args;
 use tch::{Kind, Tensor, no_grad};
 
 use super::Context;
-use crate::interrupt::Interrupted;
 use crate::files::new_folder;
+use crate::interrupt::Interrupted;
 use crate::sampler::{Denoiser, NoiseSource, Sampler, SeededNoise, TextStates};
 use crate::train::{model_folder, native_size, rgb_images};
 
@@ -87,7 +87,10 @@ impl SampleArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         ensure!((0.0..=1.0).contains(&self.eta), "--eta {} must lie between 0 and 1", self.eta);
-        ensure!(self.count > 0 && self.steps > 0 && self.micro_batch > 0, "--count, --steps and --micro-batch must be at least 1");
+        ensure!(
+            self.count > 0 && self.steps > 0 && self.micro_batch > 0,
+            "--count, --steps and --micro-batch must be at least 1"
+        );
         let device = torch_ext::cuda::device(&self.device)?;
         let folder = model_folder(&self.model)?;
         let size = native_size(&folder)?;
@@ -144,9 +147,11 @@ impl SampleArgs {
     /// Noise from seeds, or from the files named.
     fn noise_source(&self, shape: [i64; 3], n: usize) -> Result<SampleNoise> {
         let [c, h, w] = shape;
-        let initial = self.latents.as_deref().map(|path| tensor_of(path, "latents", &[n as i64, c, h, w])).transpose()?;
+        let initial =
+            self.latents.as_deref().map(|path| tensor_of(path, "latents", &[n as i64, c, h, w])).transpose()?;
         let steps = self.steps as i64;
-        let noise = self.noise.as_deref().map(|path| tensor_of(path, "noise", &[steps, n as i64, c, h, w])).transpose()?;
+        let noise =
+            self.noise.as_deref().map(|path| tensor_of(path, "noise", &[steps, n as i64, c, h, w])).transpose()?;
         let seeds = (0..n as u64).map(|i| self.seed.wrapping_add(i)).collect();
         Ok(SampleNoise { seeded: SeededNoise::of_seeds(shape, seeds), initial, noise })
     }

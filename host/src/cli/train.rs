@@ -101,7 +101,9 @@ impl TrainArgs {
             (None, Some(model), None) => {
                 let size = native_size(&model_folder(model)?)?;
                 let preset = if size <= SMALL_MODEL_PIXELS { "tiny-art" } else { "paper-512" };
-                tracing::info!("{model} makes {size} px pictures: taking preset {preset} at that size (--preset takes another)");
+                tracing::info!(
+                    "{model} makes {size} px pictures: taking preset {preset} at that size (--preset takes another)"
+                );
                 layers.push(Layer {
                     origin: "the model's own size".to_owned(),
                     text: format!("[sample]\nwidth = {size}\nheight = {size}\n"),

@@ -206,7 +206,10 @@ mod tests {
             message("[train]\n  lerning_rate = 1e-3\n"),
             "run.toml:2:3: unknown key `train.lerning_rate`; did you mean `learning_rate`?"
         );
-        assert_eq!(message("[train]\nepochs = \"3\"\n"), "run.toml:2:10: `train.epochs` is a string, it must be a whole number");
+        assert_eq!(
+            message("[train]\nepochs = \"3\"\n"),
+            "run.toml:2:10: `train.epochs` is a string, it must be a whole number"
+        );
         assert!(message("[train\n").starts_with("run.toml: TOML parse error at line 1"));
         assert!(message("[model]\ndtype = \"f8\"\n").contains("f8"));
         assert!(message("[train]\nbatch_size = 7\n").contains("train.batch_size"));

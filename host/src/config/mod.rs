@@ -295,7 +295,8 @@ impl Config {
     /// The resolved configuration of a run's folder.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs_err::read_to_string(path)?;
-        let config: Self = toml::from_str(&text).with_context(|| format!("{} is not a run's config", path.display()))?;
+        let config: Self =
+            toml::from_str(&text).with_context(|| format!("{} is not a run's config", path.display()))?;
         config.check()?;
         Ok(config)
     }
@@ -325,7 +326,10 @@ impl Config {
         positive("plugin.timeout_ms", plugin.timeout_ms as usize)?;
         positive("plugin.memory_mib", plugin.memory_mib)?;
         within("sample.eta", sample.eta, 0.0, 1.0)?;
-        ensure!(sample.eta > 0.0, "sample.eta is 0, but DDPO learns from the sampler's noise: set it above 0 (1 is DDPM)");
+        ensure!(
+            sample.eta > 0.0,
+            "sample.eta is 0, but DDPO learns from the sampler's noise: set it above 0 (1 is DDPM)"
+        );
         within("sample.guidance", sample.guidance, 0.0, 1000.0)?;
         within("train.learning_rate", train.learning_rate, 0.0, 10.0)?;
         within("train.beta1", train.beta1, 0.0, 0.999_999)?;
@@ -373,6 +377,9 @@ fn positive(key: &str, value: usize) -> Result<()> {
 }
 
 fn within(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
-    ensure!(value.is_finite() && value >= low && value <= high, "{key} is {value}: it must lie between {low} and {high}");
+    ensure!(
+        value.is_finite() && value >= low && value <= high,
+        "{key} is {value}: it must lie between {low} and {high}"
+    );
     Ok(())
 }

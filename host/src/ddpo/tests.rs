@@ -223,7 +223,6 @@ fn an_interrupt_stops_between_rows() {
     let interrupt = Interrupt::default();
     interrupt.request();
     let (optimizer, trajectories) = (&mut world.optimizer, &world.trajectories);
-    let result =
-        ddpo.train_epoch(optimizer, trajectories, &alternating(), (1, 1), &interrupt, &mut |_| {}, &mut || {});
+    let result = ddpo.train_epoch(optimizer, trajectories, &alternating(), (1, 1), &interrupt, &mut |_| {}, &mut || {});
     assert!(result.expect("it stops in order").is_none());
 }

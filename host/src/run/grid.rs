@@ -94,9 +94,11 @@ pub fn compare(
     const LABELS: u32 = 92;
     let count = before.len().min(after.len());
     let smallest = smallest_side(count);
-    let rows = [before, after].map(|row| row[..count].iter().map(|image| Scaled::new(image, smallest)).collect::<Vec<_>>());
+    let rows =
+        [before, after].map(|row| row[..count].iter().map(|image| Scaled::new(image, smallest)).collect::<Vec<_>>());
     let (cell_width, cell_height) = largest(rows.iter().flatten(), smallest);
-    let titles: Vec<_> = (0..count).map(|i| titles.get(i).map_or(Vec::new(), |title| title_lines(title.as_ref(), cell_width))).collect();
+    let titles: Vec<_> =
+        (0..count).map(|i| titles.get(i).map_or(Vec::new(), |title| title_lines(title.as_ref(), cell_width))).collect();
     let title_height = titles.iter().map(Vec::len).max().unwrap_or(0) as u32 * LINE + 4;
     let row_height = cell_height + if rewards.is_empty() { 10 } else { LINE + 10 };
     let block_height = title_height + 2 * row_height + GAP;
@@ -109,9 +111,8 @@ pub fn compare(
 
     let of_all = if count < rewards.len() { format!(" of all {}", rewards.len()) } else { String::new() };
     let means = mean(rewards.iter().map(|reward| reward.0)).zip(mean(rewards.iter().map(|reward| reward.1)));
-    let means = means.map(|(from, to)| {
-        format!("mean reward{of_all}: {} → {}", text::number(from, 3), text::number(to, 3))
-    });
+    let means =
+        means.map(|(from, to)| format!("mean reward{of_all}: {} → {}", text::number(from, 3), text::number(to, 3)));
     header(&mut canvas, width, "same prompts, same noise", &means.unwrap_or_default());
 
     for (i, lines) in titles.iter().enumerate() {

@@ -190,7 +190,10 @@ impl Trainer {
             tracing::warn!("epoch {epoch}: {warning}");
         }
         bar.message(format!("epoch {epoch}: reward {:.4}", trained.reward_mean));
-        self.finish_epoch(EpochRecord { epoch, trained: Some(trained), monitor: monitor.clone(), warnings }, collapsed)?;
+        self.finish_epoch(
+            EpochRecord { epoch, trained: Some(trained), monitor: monitor.clone(), warnings },
+            collapsed,
+        )?;
         Ok(Some((monitor, collapsed)))
     }
 
@@ -420,9 +423,13 @@ impl Trainer {
             diversity,
             rewards: rewards.clone(),
         };
-        let cells: Vec<Cell> = scores.kept.iter().zip(&rewards).take(GRID_CELLS).map(|(&i, &reward)| {
-            self.cell(prompts[i], &images[i], reward)
-        }).collect();
+        let cells: Vec<Cell> = scores
+            .kept
+            .iter()
+            .zip(&rewards)
+            .take(GRID_CELLS)
+            .map(|(&i, &reward)| self.cell(prompts[i], &images[i], reward))
+            .collect();
         self.run.save_grid(epoch, &cells)?;
         Ok(record)
     }

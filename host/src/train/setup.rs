@@ -224,7 +224,10 @@ impl Trainer {
         let found = match epoch {
             Some(epoch) => {
                 let found = checkpoints.into_iter().find(|(found, _)| *found == epoch);
-                Some(found.with_context(|| format!("{} has no checkpoint of epoch {epoch}", self.run.path().display()))?)
+                Some(
+                    found
+                        .with_context(|| format!("{} has no checkpoint of epoch {epoch}", self.run.path().display()))?,
+                )
             }
             None => checkpoints.into_iter().max(),
         };
@@ -240,7 +243,9 @@ impl Trainer {
         self.optimizer.load_state(&with_prefix_removed(&tensors, "optimizer."))?;
         if let Some(average) = &mut self.average {
             for (name, value) in with_prefix_removed(&tensors, "average.") {
-                let own = average.get_mut(&name).with_context(|| format!("{}: unknown tensor {name}", state_path.display()))?;
+                let own = average
+                    .get_mut(&name)
+                    .with_context(|| format!("{}: unknown tensor {name}", state_path.display()))?;
                 *own = value.to_device(self.device);
             }
         }
@@ -266,6 +271,7 @@ impl Trainer {
 }
 
 fn with_prefix_removed(tensors: &NamedTensors, prefix: &str) -> NamedTensors {
-    let strip = |(name, tensor): (&String, &tch::Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.shallow_clone()));
+    let strip =
+        |(name, tensor): (&String, &tch::Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.shallow_clone()));
     tensors.iter().filter_map(strip).collect()
 }

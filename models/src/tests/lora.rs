@@ -68,7 +68,8 @@ fn what_is_saved_is_what_is_loaded() {
     assert_eq!(forward(&again, &reference), forward(&unet, &reference));
     // The tensors are those of diffusers' own file, and so is the configuration in the metadata.
     let (ours, ours_metadata) = read_safetensors_with_metadata(&path).unwrap();
-    let (theirs, theirs_metadata) = read_safetensors_with_metadata(&reference_path("diffusers_lora.safetensors")).unwrap();
+    let (theirs, theirs_metadata) =
+        read_safetensors_with_metadata(&reference_path("diffusers_lora.safetensors")).unwrap();
     assert!(ours.keys().eq(theirs.keys()));
     let config = |metadata: &HashMap<String, String>| -> serde_json::Value {
         serde_json::from_str(&metadata["lora_adapter_metadata"]).unwrap()

@@ -1,79 +1,183 @@
-//! `host plugin classify`: what a plugin says of some pictures.
+//! `host plugin classify`: what a plugin says about some files.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::data::images::{find_images, read_image};
-use crate::plugin::{Batch, Classified, Limits, PluginHost, Sample, cache_folder};
+use super::{EncoderFolder, encoders};
+use crate::cli::Context;
+use crate::data::images::read_image;
+use crate::interrupt::Interrupted;
+use crate::plugin::{Batch, Classifier, Limits, PluginHost, Sample, cache_folder};
 use crate::reward::{ambiguity, entropy};
 
-/// Styles shown of each picture.
-const SHOWN: usize = 5;
-/// Characters of a bar that is full.
-const BAR: f64 = 30.0;
-
-/// Classify pictures: the distribution over styles, and the reward that training would give.
+/// Classify pictures (or .txt files) with a plugin: each one's distribution over the styles, and its reward.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  host plugin classify kmeans_image a.png b.png\n  host plugin classify mine.wasm pictures/ --json")]
-pub(super) struct ClassifyArgs {
-    /// A plugin, by path or name
-    #[arg(value_name = "P")]
+#[command(after_help = "Examples:
+  host plugin classify kmeans_image picture.png
+  host plugin classify ./mine.wasm pictures/*.jpg --json
+  host plugin classify kmeans_large a.png --encoder clip-vit-large-patch14=models/clip-vit-large-patch14")]
+pub struct ClassifyArgs {
+    /// A plugin: a path, or a name to be looked up
     plugin: String,
-    /// Pictures, or folders of them
-    #[arg(value_name = "FILES", required = true)]
+    /// Pictures (png, jpg) or texts (.txt)
+    #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The folder of an encoder that the plugin asks for by name; may be repeated
+    /// Where an encoder is that the plugin asks for; the first one is also what `clip` stands for
     #[arg(long = "encoder", value_name = "NAME=DIR")]
-    encoders: Vec<String>,
+    encoders: Vec<EncoderFolder>,
+    /// What the plugin's configuration says
+    #[arg(long = "config", value_name = "KEY=VALUE", value_parser = key_value)]
+    config: Vec<(String, String)>,
+    /// Styles shown for each file, the likeliest first
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    top: usize,
+    /// cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: String,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
+/// Files that are classified together.
+const BATCH: usize = 32;
+
+/// Characters of a full bar.
+const BAR: usize = 32;
+
 impl ClassifyArgs {
-    pub(super) fn run(self) -> Result<()> {
-        let mut files = Vec::new();
-        for file in &self.files {
-            if file.is_dir() { files.extend(find_images(file)?) } else { files.push(file.clone()) }
-        }
-        let mut samples = Vec::with_capacity(files.len());
-        for file in &files {
-            samples.push(Sample { image: Some(Arc::new(read_image(file)?)), ..Sample::default() });
-        }
-        let mut encoders = super::encoders(&self.encoders)?;
-        let mut plugin = PluginHost::new(Limits::default(), cache_folder())?.load(&self.plugin, BTreeMap::new())?;
-        let classified = plugin.classify(&mut Batch::new(samples), &mut encoders)?;
-        let styles = &plugin.description().styles;
-        let rows = files.iter().zip(&classified.distributions.rows);
-        if self.json {
-            let samples = rows.map(|(file, row)| {
-                json!({"file": file, "distribution": row, "reward": ambiguity(row), "entropy": entropy(row)})
-            });
-            let Classified { fuel, milliseconds, .. } = &classified;
-            let document = json!({
-                "plugin": plugin.description().name, "styles": styles, "samples": samples.collect::<Vec<_>>(),
-                "fuel": fuel, "milliseconds": milliseconds,
-            });
-            println!("{}", serde_json::to_string_pretty(&document)?);
-            return Ok(());
-        }
-        let n = styles.len() as f64;
-        for (file, row) in rows {
-            let (reward, entropy) = (ambiguity(row), entropy(row));
-            println!("{}   reward {reward:.4} (highest {:.4})   entropy {entropy:.3} of {:.3}", file.display(), -n.ln(), n.ln());
-            let mut order: Vec<usize> = (0..row.len()).collect();
-            order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
-            let longest = order.iter().take(SHOWN).map(|&i| styles[i].chars().count()).max().unwrap_or(0);
-            for &i in order.iter().take(SHOWN) {
-                let bar = "█".repeat((row[i] * BAR).round() as usize);
-                println!("  {:longest$}  {:5.1} %  {bar}", styles[i], 100.0 * row[i]);
+    /// Runs the command.
+    pub fn run(self, context: &Context) -> Result<()> {
+        let device = torch_ext::cuda::device(&self.device)?;
+        let mut encoders = encoders(&self.encoders, device)?;
+        let config: BTreeMap<_, _> = self.config.into_iter().collect();
+        let mut plugin = PluginHost::new(Limits::default(), cache_folder())?.load(&self.plugin, config)?;
+        let styles = plugin.description().styles.clone();
+        let (mut samples, mut fuel, mut milliseconds) = (vec![], None, 0.0);
+        let bar = context.progress.bar("classifying", self.files.len() as u64, "files");
+        for files in self.files.chunks(BATCH) {
+            if context.interrupt.requested() {
+                return Err(Interrupted { kept: "nothing was written".to_owned() }.into());
             }
+            let read = files.iter().map(|file| read_sample(file, &*plugin)).collect::<Result<Vec<_>>>()?;
+            let classified = match plugin.classify(&mut Batch::new(read), &mut encoders) {
+                Ok(classified) => classified,
+                Err(error) => match error.sample.and_then(|i| files.get(i)) {
+                    Some(file) => return Err(error).context(file.display().to_string()),
+                    None => return Err(error.into()),
+                },
+            };
+            fuel = classified.fuel.map(|used| fuel.unwrap_or(0) + used).or(fuel);
+            milliseconds += classified.milliseconds;
+            samples.extend(files.iter().zip(classified.distributions.rows));
+            bar.inc(files.len() as u64);
+        }
+        bar.finish();
+        if self.json {
+            println!("{:#}", document(&plugin.source().name, &styles, &samples, fuel, milliseconds));
+        } else {
+            samples.iter().for_each(|(file, row)| print!("{}", bars(file, &styles, row, self.top)));
         }
         Ok(())
+    }
+}
+
+/// A file as a sample, if the plugin classifies its medium.
+fn read_sample(file: &Path, plugin: &dyn Classifier) -> Result<Sample> {
+    let is_text = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"));
+    let medium = if is_text { "text" } else { "image" };
+    let media = &plugin.description().media;
+    if !media.iter().any(|known| known == medium) {
+        bail!(
+            "{} is a {}, plugin `{}` classifies {}",
+            file.display(),
+            if is_text { "text" } else { "picture" },
+            plugin.source().name,
+            media.join(", ")
+        );
+    }
+    let mut sample = Sample::default();
+    match is_text {
+        true => {
+            let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+            sample.text = Some(text.trim_end().to_owned());
+        }
+        false => sample.image = Some(Arc::new(read_image(file)?)),
+    }
+    if let Some(name) = file.file_name() {
+        sample.metadata.insert("title".to_owned(), name.to_string_lossy().into_owned());
+    }
+    Ok(sample)
+}
+
+fn document(
+    plugin: &str,
+    styles: &[String],
+    samples: &[(&PathBuf, Vec<f64>)],
+    fuel: Option<u64>,
+    milliseconds: f64,
+) -> Value {
+    let samples = samples.iter().map(
+        |(file, row)| json!({ "file": file, "distribution": row, "reward": ambiguity(row), "entropy": entropy(row) }),
+    );
+    json!({
+        "plugin": plugin,
+        "styles": styles,
+        "samples": samples.collect::<Vec<_>>(),
+        "fuel": fuel,
+        "milliseconds": milliseconds,
+    })
+}
+
+/// One file's likeliest styles, each a bar as long as its share of the likeliest one, so that nearly flat distributions
+/// (k-means) still show their differences in figures.
+fn bars(file: &Path, styles: &[String], row: &[f64], top: usize) -> String {
+    let mut order: Vec<usize> = (0..row.len()).collect();
+    order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+    let shown = &order[..top.min(order.len())];
+    let width = shown.iter().map(|&i| styles[i].chars().count()).max().unwrap_or(0);
+    let mut text = format!(
+        "{}\n  reward {:.5} (at most {:.5}), entropy {:.5}\n",
+        file.display(),
+        ambiguity(row),
+        -(row.len() as f64).ln(),
+        entropy(row)
+    );
+    for &i in shown {
+        let length = (row[i] / row[order[0]] * BAR as f64).round() as usize;
+        text += &format!("  {:<width$}  {:>8.4} %  {}\n", styles[i], row[i] * 100.0, "█".repeat(length));
+    }
+    if shown.len() < order.len() {
+        let rest: f64 = order[shown.len()..].iter().map(|&i| row[i]).sum();
+        let others = format!("{} others", order.len() - shown.len());
+        text += &format!("  {others:<width$}  {:>8.4} %\n", rest * 100.0);
+    }
+    text
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+    pair.ok_or_else(|| "give it as KEY=VALUE".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_likeliest_styles_have_the_longest_bars() {
+        let styles = ["baroque", "cubism", "pop-art"].map(String::from);
+        insta::assert_snapshot!(bars(Path::new("a.png"), &styles, &[0.2, 0.5, 0.3], 2), @r"
+        a.png
+          reward -1.16885 (at most -1.09861), entropy 1.02965
+          cubism    50.0000 %  ████████████████████████████████
+          pop-art   30.0000 %  ███████████████████
+          1 others  20.0000 %
+        ");
     }
 }

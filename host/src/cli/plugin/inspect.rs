@@ -1,78 +1,151 @@
-//! `host plugin inspect`: what a plugin's file is and says of itself.
+//! `host plugin inspect`: what a plugin's file is, without running more of it than its own description.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::plugin::resolve::resolve;
-use crate::plugin::{Artifact, Limits, PluginError, PluginHost, cache_folder};
+use crate::cli::Context;
+use crate::plugin::{Artifact, Classifier, Limits, PluginHost, cache_folder, resolve};
 
-/// Show what a plugin is: title, authors, styles, encoders, interface, imports, assets, digest.
+/// Show what a plugin's file is: title, styles, encoders, assets, digest.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  host plugin inspect kmeans_image\n  host plugin inspect mine.wasm --json")]
-pub(super) struct InspectArgs {
-    /// A plugin, by path or name
-    #[arg(value_name = "P")]
+#[command(after_help = "Examples:
+  host plugin inspect kmeans_image
+  host plugin inspect ./mine.wasm --json")]
+pub struct InspectArgs {
+    /// A plugin: a path, or a name to be looked up
     plugin: String,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
+/// Styles in a line of the layout for people.
+const LINE: usize = 84;
+
 impl InspectArgs {
-    pub(super) fn run(self) -> Result<()> {
+    /// Runs the command.
+    pub fn run(self, _: &Context) -> Result<()> {
         let limits = Limits::default();
-        let path = resolve(&self.plugin)?;
-        let artifact = Artifact::read(&path, &limits).map_err(|fault| PluginError::new(&self.plugin, fault))?;
-        let plugin = PluginHost::new(limits, cache_folder())?.load(&self.plugin, BTreeMap::new())?;
-        let description = plugin.description();
-        let manifest = artifact.manifest.clone().unwrap_or_default();
-        let size = artifact.bytes().len();
-        if self.json {
-            let assets = artifact.assets().map(|(name, bytes)| json!({"name": name, "bytes": bytes}));
-            let document = json!({
-                "file": path, "name": description.name, "version": description.version, "title": manifest.title,
-                "authors": manifest.authors, "licence": manifest.licence, "styles": description.styles,
-                "media": description.media, "encoders": description.encoders, "encoder_digest": manifest.encoder.map(|e| e.digest),
-                "interface": artifact.interface, "differentiable": artifact.is_differentiable(),
-                "imports": artifact.imports, "exports": artifact.exports, "assets": assets.collect::<Vec<_>>(),
-                "bytes": size, "sha256": artifact.sha256,
-            });
-            println!("{}", serde_json::to_string_pretty(&document)?);
-            return Ok(());
+        let loaded = PluginHost::new(limits, cache_folder())?.load(&self.plugin, BTreeMap::new())?;
+        let path = resolve::resolve(&self.plugin)?;
+        let artifact = Artifact::read(&path, &limits)?;
+        match self.json {
+            true => println!("{:#}", document(&*loaded, &artifact)),
+            false => print!("{}", layout(&*loaded, &artifact)),
         }
-        let line = |key: &str, value: String| {
-            if !value.is_empty() {
-                println!("{key:<11}{value}");
-            }
-        };
-        line("plugin", format!("{} {}", description.name, description.version));
-        line("title", manifest.title);
-        line("authors", manifest.authors.join(", "));
-        line("licence", manifest.licence);
-        line("file", path.display().to_string());
-        line("size", format!("{size} bytes"));
-        line("sha256", artifact.sha256.clone());
-        let gradient = if artifact.is_differentiable() { ", with gradient" } else { "" };
-        line("interface", format!("ambiguity:plugin@{}{gradient}", artifact.interface));
-        line("media", description.media.join(", "));
-        line("encoders", description.encoders.join(", "));
-        if let Some(encoder) = manifest.encoder {
-            line("", format!("{} has digest {}", encoder.name, encoder.digest));
-        }
-        if let Some(k) = manifest.k {
-            let normalize = if manifest.normalize { "normalised" } else { "raw" };
-            line("k-means", format!("{k} centres of {normalize} embeddings, temperature {}", manifest.temperature));
-        }
-        line("styles", description.styles.len().to_string());
-        for styles in description.styles.chunks(4) {
-            line(" ", styles.join(", "));
-        }
-        line("imports", artifact.imports.join(", "));
-        line("exports", artifact.exports.join(", "));
-        line("assets", artifact.assets().map(|(name, n)| format!("{name} ({n} bytes)")).collect::<Vec<_>>().join(", "));
         Ok(())
+    }
+}
+
+/// Everything there is to know, as JSON.
+fn document(loaded: &dyn Classifier, artifact: &Artifact) -> Value {
+    let (description, source) = (loaded.description(), loaded.source());
+    let manifest = artifact.manifest.clone().unwrap_or_default();
+    let pin = |name: &String| manifest.encoder.as_ref().filter(|pin| pin.name == *name).map(|pin| pin.digest.clone());
+    let encoders = description.encoders.iter().map(|name| json!({ "name": name, "digest": pin(name) }));
+    json!({
+        "plugin": source.name,
+        "path": source.path,
+        "name": description.name,
+        "version": description.version,
+        "title": source.title,
+        "authors": manifest.authors,
+        "licence": manifest.licence,
+        "styles": description.styles,
+        "media": description.media,
+        "encoders": encoders.collect::<Vec<_>>(),
+        "interface": source.interface,
+        "differentiable": artifact.is_differentiable(),
+        "bytes": artifact.bytes().len(),
+        "sha256": source.sha256,
+        "assets": artifact.assets().map(|(name, bytes)| json!({ "name": name, "bytes": bytes })).collect::<Vec<_>>(),
+        "imports": artifact.imports,
+        "exports": artifact.exports,
+    })
+}
+
+/// The same for people.
+fn layout(loaded: &dyn Classifier, artifact: &Artifact) -> String {
+    let (description, source) = (loaded.description(), loaded.source());
+    let manifest = artifact.manifest.clone().unwrap_or_default();
+    let encoders = description.encoders.iter().map(|name| match &manifest.encoder {
+        Some(pin) if pin.name == *name => format!("{name} (sha256 {})", short(&pin.digest)),
+        _ => format!("{name} (any weights)"),
+    });
+    let assets = artifact.assets().map(|(name, bytes)| match artifact.tensor(name) {
+        Ok(tensor) => format!("{name} ({} x {}, {})", tensor.nrows(), tensor.ncols(), size(bytes)),
+        Err(_) => format!("{name} ({})", size(bytes)),
+    });
+    let styles = format!("{}: {}", description.styles.len(), description.styles.join(", "));
+    let gradient = if artifact.is_differentiable() { "yes" } else { "no" };
+    let mut text = format!("{} {}\n", description.name, description.version);
+    for (key, value) in [
+        ("title", source.title.clone().unwrap_or_default()),
+        ("authors", manifest.authors.join(", ")),
+        ("licence", manifest.licence.clone()),
+        ("classifies", description.media.join(", ")),
+        ("styles", styles),
+        ("encoders", encoders.collect::<Vec<_>>().join(", ")),
+        ("gradient", gradient.to_owned()),
+        ("interface", format!("ambiguity:plugin {}", source.interface)),
+        ("imports", artifact.imports.join(", ")),
+        ("exports", artifact.exports.join(", ")),
+        ("assets", assets.collect::<Vec<_>>().join(", ")),
+        ("file", format!("{} ({})", source.path.display(), size(artifact.bytes().len()))),
+        ("sha256", source.sha256.clone()),
+    ] {
+        let value = if value.is_empty() { "none".to_owned() } else { value };
+        let mut lines = wrap(&value).into_iter();
+        text += &format!("  {key:<11} {}\n", lines.next().unwrap_or_default());
+        lines.for_each(|line| text += &format!("  {:<11} {line}\n", ""));
+    }
+    text
+}
+
+/// Lines of at most so many characters, broken after commas.
+fn wrap(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for part in text.split_inclusive(", ") {
+        let line = lines.last_mut().expect("there is always a line");
+        if !line.is_empty() && line.chars().count() + part.trim_end().chars().count() > LINE {
+            *line = line.trim_end().to_owned();
+            lines.push(part.to_owned());
+        } else {
+            line.push_str(part);
+        }
+    }
+    lines
+}
+
+fn short(digest: &str) -> String {
+    match digest.get(..12) {
+        Some(start) if digest.len() > 12 => format!("{start}…"),
+        _ => digest.to_owned(),
+    }
+}
+
+/// Bytes as people say them.
+pub(super) fn size(bytes: usize) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        10_000..10_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),
+        _ => format!("{:.1} MB", bytes as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_values_break_after_commas() {
+        let styles: Vec<String> = (0..12).map(|i| format!("cluster-{i:02}")).collect();
+        let lines = wrap(&styles.join(", "));
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().all(|line| line.chars().count() <= LINE) && lines[0].ends_with(','), "{lines:?}");
+        assert_eq!([size(900), size(175_773), size(18_000_000)], ["900 bytes", "176 kB", "18.0 MB"]);
     }
 }

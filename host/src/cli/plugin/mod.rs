@@ -1,27 +1,27 @@
-//! `host plugin`: make, look into and try plugins.
+//! `host plugin …`: make, look into and run plugins.
 
 mod classify;
 mod fit;
 mod inspect;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
 use tch::Device;
 
 use super::Context;
 use crate::encoders::Encoders;
 
-/// Make, look into and try classifier plugins.
+/// Make, look into and run style classifier plugins.
 #[derive(Args, Debug)]
 pub struct PluginArgs {
     #[command(subcommand)]
-    command: PluginCommand,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum PluginCommand {
+enum Command {
     Classify(classify::ClassifyArgs),
     Fit(fit::FitArgs),
     Inspect(inspect::InspectArgs),
@@ -31,23 +31,51 @@ impl PluginArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         match self.command {
-            PluginCommand::Classify(args) => args.run(),
-            PluginCommand::Fit(args) => args.run(context),
-            PluginCommand::Inspect(args) => args.run(),
+            Command::Classify(args) => args.run(context),
+            Command::Fit(args) => args.run(context),
+            Command::Inspect(args) => args.run(context),
         }
     }
 }
 
-/// The shipped encoders and those of `--encoder NAME=DIR`.
-fn encoders(named: &[String]) -> Result<Encoders> {
-    let mut encoders = Encoders::shipped(Device::Cpu);
-    for encoder in named {
-        let (name, folder) = encoder
-            .split_once('=')
-            .with_context(|| format!("--encoder {encoder}: write NAME=DIR, as in --encoder clip=/models/clip"))?;
-        let folder = Path::new(folder);
-        ensure!(folder.is_dir(), "--encoder {encoder}: there is no folder {}", folder.display());
-        encoders.add_clip(name, folder, Device::Cpu);
+/// What `--encoder NAME=DIR` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct EncoderFolder {
+    name: String,
+    folder: PathBuf,
+}
+
+impl std::str::FromStr for EncoderFolder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, folder)) if !name.is_empty() && !folder.is_empty() => {
+                Ok(Self { name: name.to_owned(), folder: folder.into() })
+            }
+            _ => Err("give it as NAME=DIR".to_owned()),
+        }
+    }
+}
+
+/// Adds encoders to those that ship; the first one added is what `clip` stands for.
+fn encoders(folders: &[EncoderFolder], device: Device) -> Result<Encoders> {
+    let mut encoders = Encoders::shipped(device);
+    for EncoderFolder { name, folder } in folders {
+        check_encoder_folder(folder)?;
+        encoders.add_clip(name, folder, device);
+    }
+    if let Some(first) = folders.first() {
+        encoders.set_default(&first.name);
     }
     Ok(encoders)
+}
+
+/// A folder that is no CLIP's is told apart before anything is loaded.
+fn check_encoder_folder(folder: &Path) -> Result<()> {
+    ensure!(folder.is_dir(), "there is no encoder folder {}", folder.display());
+    if !folder.join("config.json").is_file() {
+        bail!("{} is no encoder folder: it has no config.json", folder.display());
+    }
+    Ok(())
 }

@@ -42,6 +42,24 @@ pub struct Clustering {
     pub iterations: usize,
 }
 
+impl Clustering {
+    /// Number of points in each cluster.
+    pub fn sizes(&self) -> Vec<usize> {
+        let mut sizes = vec![0; self.centers.nrows()];
+        self.labels.iter().for_each(|&label| sizes[label] += 1);
+        sizes
+    }
+
+    /// The same clusters, numbered so that the new cluster i is the old cluster `order[i]`.
+    pub fn reordered(mut self, order: &[usize]) -> Self {
+        let mut places = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(new, &old)| places[old] = new);
+        self.centers = self.centers.select(Axis(0), order);
+        self.labels.iter_mut().for_each(|label| *label = places[*label]);
+        self
+    }
+}
+
 /// The best of several runs of k-means over the rows of `points`; `after_run` hears the inertia of each, and says
 /// whether to go on.
 pub fn k_means(
