@@ -88,9 +88,13 @@ impl Lora {
                 Part::Alpha => found.alpha = Some(tensor.f_double_value(&[])?),
             }
         }
+        let layers = shapes(unet);
+        if let Some((_, left)) = found.iter().find(|(module, _)| !layers.iter().any(|(layer, _)| layer == *module)) {
+            return Err(stray(&source_name, &left.key));
+        }
         let device = unet.device();
         let mut entries = Vec::with_capacity(found.len());
-        for (module, [n_out, n_in]) in shapes(unet) {
+        for (module, [n_out, n_in]) in layers {
             let Some(Found { key, a, b, alpha }) = found.remove(&module) else { continue };
             let (Some((a_key, a)), Some((b_key, b))) = (a, b) else {
                 let message = format!("`{key}` lacks its other half in {source_name}");
@@ -106,9 +110,6 @@ impl Lora {
             let divisor = if hints.rank_stabilised { (rank as f64).sqrt() } else { rank as f64 };
             let bring = |tensor: Tensor| tensor.f_to_device(device)?.f_to_kind(Kind::Float);
             entries.push(Entry { module, a: bring(a)?, b: bring(b)?, alpha, scaling: alpha / divisor });
-        }
-        if let Some(left) = found.into_values().next() {
-            return Err(stray(&source_name, &left.key));
         }
         if entries.is_empty() {
             return Err(Error::Input(format!("{source_name} holds no LoRA tensors")));

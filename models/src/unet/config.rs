@@ -176,6 +176,8 @@ impl UNetConfig {
         map.insert("_diffusers_version".to_owned(), json!(DIFFUSERS_VERSION));
         let own = [
             ("act_fn", json!("silu")),
+            // Has no effect without `addition_embed_type`.
+            ("addition_embed_type_num_heads", json!(64)),
             ("attention_head_dim", one_or_many(&self.attention_heads)),
             ("block_out_channels", json!(self.block_out_channels)),
             ("conv_in_kernel", json!(self.conv_in_kernel)),

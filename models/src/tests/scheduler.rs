@@ -1,0 +1,111 @@
+use tch::Kind;
+
+use super::*;
+use crate::scheduler::{Ddim, LastStep, SchedulerConfig};
+
+const STEPS: usize = 7;
+const SCHEDULERS: [&str; 5] = ["epsilon", "v_prediction", "sample", "clipped", "zero_snr"];
+
+fn config(reference: &Reference, name: &str) -> SchedulerConfig {
+    SchedulerConfig::read(&reference.config(name)).unwrap()
+}
+
+#[test]
+fn timesteps_and_alphas_are_diffusers() {
+    let reference = Reference::read("diffusion_ddim.safetensors");
+    for name in SCHEDULERS {
+        let config = config(&reference, name);
+        for steps in [1, 7, 30, 50] {
+            let ddim = Ddim::new(&config, steps).unwrap();
+            let theirs = Vec::<i64>::try_from(reference.tensor(&format!("{name}.timesteps.{steps}"))).unwrap();
+            assert_eq!(ddim.timesteps(), theirs, "{name}, {steps} steps");
+        }
+        let ddim = Ddim::new(&config, STEPS).unwrap();
+        let theirs = reference.tensor(&format!("{name}.alphas_cumprod"));
+        assert_close(name, &Tensor::from_slice(ddim.alphas_cumprod()), theirs, 1e-7);
+    }
+}
+
+#[test]
+fn trajectories_match_diffusers() {
+    let reference = Reference::read("diffusion_ddim.safetensors");
+    let unet = reference.unet("unet", 101, Kind::Float);
+    let (noise, text, null) = (reference.tensor("noise"), reference.tensor("text"), reference.tensor("null"));
+    let both = Tensor::cat(&[null.expand([2, -1, -1], false), text.shallow_clone()], 0);
+    for name in SCHEDULERS {
+        let ddim = Ddim::new(&config(&reference, name), STEPS).unwrap();
+        for eta in [0, 1] {
+            let mut sample = reference.tensor("latents") * ddim.init_noise_sigma();
+            let mut trajectory = vec![sample.shallow_clone()];
+            for (i, &t) in ddim.timesteps().iter().enumerate() {
+                let timesteps = Tensor::full([4], t, (Kind::Int64, Device::Cpu));
+                let predicted = unet.forward(&Tensor::cat(&[&sample, &sample], 0), &timesteps, &both);
+                let (without, guided) = (predicted.narrow(0, 0, 2), predicted.narrow(0, 2, 2));
+                let predicted = &without + (guided - &without) * 2.5;
+                let noise = noise.get(i as i64);
+                let step = ddim.step(&predicted, i, &sample, f64::from(eta), Some(&noise), LastStep::FinalAlpha);
+                sample = step.prev_sample;
+                trajectory.push(sample.shallow_clone());
+            }
+            let theirs = reference.tensor(&format!("{name}.eta{eta}"));
+            assert_close(&format!("{name} at eta {eta}"), &Tensor::stack(&trajectory, 0), theirs, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn noise_is_added_as_diffusers_does() {
+    let reference = Reference::read("diffusion_ddim.safetensors");
+    let ddim = Ddim::new(&config(&reference, "epsilon"), STEPS).unwrap();
+    let input = |part: &str| reference.tensor(&format!("add_noise.{part}"));
+    let out = ddim.add_noise(input("clean"), input("noise"), input("timesteps"));
+    assert_close("add_noise", &out, input("out"), 1e-6);
+}
+
+#[test]
+fn log_probabilities_are_trls() {
+    let reference = Reference::read("diffusion_log_probs.safetensors");
+    for name in ["epsilon", "v_prediction", "clipped"] {
+        let ddim = Ddim::new(&config(&reference, name), STEPS).unwrap();
+        let input = |part: &str| reference.tensor(&format!("{name}.{part}"));
+        let steps = Tensor::arange(STEPS as i64, (Kind::Int64, Device::Cpu));
+        for (output, theirs) in [("output", "log_probs"), ("off_policy_output", "off_policy_log_probs")] {
+            let (sample, prev) = (input("sample"), input("prev_sample"));
+            let ours = ddim.log_prob(input(output), &steps, sample, prev, 1.0, LastStep::Stochastic);
+            let error = (ours - input(theirs)).abs().max().double_value(&[]);
+            assert!(error <= 1e-5, "{name}, {theirs}: {error:.2e}");
+        }
+    }
+}
+
+#[test]
+fn a_pndm_folder_becomes_ddim() {
+    let reference = Reference::read("diffusion_ddim.safetensors");
+    let config = config(&reference, "pndm");
+    assert!(!config.clip_sample);
+    let theirs = Vec::<i64>::try_from(reference.tensor("pndm.timesteps.30")).unwrap();
+    assert_eq!(Ddim::new(&config, 30).unwrap().timesteps(), theirs);
+}
+
+#[test]
+fn configuration_survives_writing_and_reading() {
+    let reference = Reference::read("diffusion_ddim.safetensors");
+    for name in SCHEDULERS {
+        let config = config(&reference, name);
+        let folder = tempfile::tempdir().unwrap();
+        config.save(folder.path()).unwrap();
+        assert_eq!(SchedulerConfig::read(&folder.path().join("scheduler_config.json")).unwrap(), config);
+    }
+}
+
+#[test]
+fn gradients_reach_the_output_and_not_the_sample_stepped_to() {
+    let reference = Reference::read("diffusion_log_probs.safetensors");
+    let ddim = Ddim::new(&config(&reference, "epsilon"), STEPS).unwrap();
+    let input = |part: &str| reference.tensor(&format!("epsilon.{part}")).copy().set_requires_grad(true);
+    let (output, sample, prev) = (input("output"), input("sample"), input("prev_sample"));
+    let steps = Tensor::arange(STEPS as i64, (Kind::Int64, Device::Cpu));
+    ddim.log_prob(&output, &steps, &sample, &prev, 1.0, LastStep::Stochastic).sum(Kind::Float).backward();
+    assert!(output.grad().abs().max().double_value(&[]) > 0.0);
+    assert!(!prev.grad().defined());
+}

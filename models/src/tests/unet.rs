@@ -1,0 +1,99 @@
+use serde_json::{Value, json};
+use tch::{Device, Kind};
+
+use super::*;
+use crate::diffusers::DIFFUSERS_VERSION;
+
+/// Names, and the seeds that the script draws their weights with.
+const UNETS: [(&str, u64); 3] = [("sd1", 100), ("sd2", 101), ("upcast", 102)];
+
+fn error_of(kind: Kind, name: &str, seed: u64) -> f64 {
+    let reference = Reference::read("diffusion_unet.safetensors");
+    let input = |part: &str| reference.tensor(&format!("{name}.{part}"));
+    let unet = reference.unet(name, seed, kind);
+    let out = unet.forward(input("latents"), input("timesteps"), input("text"));
+    assert_eq!(out.kind(), kind);
+    relative_error(&out, input("out"))
+}
+
+#[test]
+fn matches_diffusers() {
+    for (name, seed) in UNETS {
+        let error = error_of(Kind::Float, name, seed);
+        assert!(error <= 1e-5, "{name}: {error:.2e}");
+    }
+}
+
+#[test]
+fn bf16_stays_near_f32() {
+    for (name, seed) in UNETS {
+        let error = error_of(Kind::BFloat16, name, seed);
+        assert!(error <= 2e-2, "{name}: {error:.2e}");
+    }
+}
+
+#[test]
+fn configuration_survives_writing_and_reading() {
+    let reference = Reference::read("diffusion_unet.safetensors");
+    for (name, _) in UNETS {
+        let config = UNetConfig::read(&reference.config(name)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        config.save(folder.path()).unwrap();
+        assert_eq!(UNetConfig::read(&folder.path().join("config.json")).unwrap(), config);
+        // Every key that diffusers wrote is there with the same value, but for one number standing for equal ones.
+        let theirs: Value = serde_json::from_str(&reference.configs[name]).unwrap();
+        let ours = config.to_json();
+        assert_eq!(ours["_diffusers_version"], DIFFUSERS_VERSION);
+        let keys = theirs.as_object().unwrap().iter().filter(|(key, _)| !["_use_default_values", "_diffusers_version"].contains(&key.as_str()));
+        for (key, value) in keys {
+            let known = ours.get(key).unwrap_or_else(|| panic!("{name}: `{key}` is not written"));
+            let same = known == value || known.as_f64() == value.as_f64() && value.is_number();
+            assert!(same || value.is_array(), "{name}: `{key}` is {known}, not {value}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let cases = [
+        ("down_block_types", json!(["AttnDownBlock2D"])),
+        ("act_fn", json!("gelu")),
+        ("class_embed_type", json!("timestep")),
+        ("addition_embed_type", json!("text_time")),
+        ("resnet_time_scale_shift", json!("scale_shift")),
+        ("mid_block_type", Value::Null),
+        ("attention_head_dim", json!([5, 10])),
+        ("attention_head_dim", json!(7)),
+        ("transformer_layers_per_block", json!([[1], [2]])),
+        ("norm_num_groups", json!(7)),
+        ("dropout", json!(0.1)),
+        ("_class_name", json!("AutoencoderKL")),
+    ];
+    for (key, value) in cases {
+        let mut config = json!({"_class_name": "UNet2DConditionModel"});
+        config[key] = value;
+        std::fs::write(&path, config.to_string()).unwrap();
+        let error = UNetConfig::read(&path).unwrap_err().to_string();
+        let key = if key == "norm_num_groups" { "block_out_channels" } else { key };
+        assert!(error.contains("config.json") && error.contains(key), "{key}: {error}");
+    }
+}
+
+#[test]
+fn a_fresh_network_has_pytorchs_statistics() {
+    let reference = Reference::read("diffusion_unet.safetensors");
+    let config = UNetConfig::read(&reference.config("sd2")).unwrap();
+    let params = Params::random(3, Device::Cpu).unwrap();
+    UNet::new(&params, &config).unwrap();
+    let tensors = params.finish().unwrap();
+    let weight = &tensors["mid_block.resnets.0.conv1.weight"];
+    let bias = &tensors["mid_block.resnets.0.conv1.bias"];
+    let bound = (64f64 * 9.0).sqrt().recip();
+    for (tensor, least) in [(weight, 0.99), (bias, 0.8)] {
+        let largest = tensor.abs().max().double_value(&[]);
+        assert!(largest <= bound && largest > least * bound, "{largest} of {bound}");
+    }
+    assert_eq!(tensors["conv_norm_out.weight"].mean(Kind::Float).double_value(&[]), 1.0);
+}
