@@ -59,9 +59,30 @@ impl Pipeline {
     fn check_fit(&self, dir: &Path, text: &TextConfig) -> Result<()> {
         let (unet, vae) = (self.unet.config(), self.vae.config());
         let pairs = [
-            ("unet/config.json", "cross_attention_dim", unet.cross_attention_dim, "text_encoder/config.json", "hidden_size", text.hidden_size),
-            ("unet/config.json", "in_channels", unet.in_channels, "vae/config.json", "latent_channels", vae.latent_channels),
-            ("unet/config.json", "out_channels", unet.out_channels, "vae/config.json", "latent_channels", vae.latent_channels),
+            (
+                "unet/config.json",
+                "cross_attention_dim",
+                unet.cross_attention_dim,
+                "text_encoder/config.json",
+                "hidden_size",
+                text.hidden_size,
+            ),
+            (
+                "unet/config.json",
+                "in_channels",
+                unet.in_channels,
+                "vae/config.json",
+                "latent_channels",
+                vae.latent_channels,
+            ),
+            (
+                "unet/config.json",
+                "out_channels",
+                unet.out_channels,
+                "vae/config.json",
+                "latent_channels",
+                vae.latent_channels,
+            ),
         ];
         for (file, key, value, other_file, other_key, other) in pairs {
             if value != other {

@@ -175,7 +175,8 @@ fn split_key(key: &str) -> Option<(String, Part)> {
         (&key[..length], if is_a { Part::A } else { Part::B })
     };
     let module = [".lora", ".lora_linear_layer"].iter().find_map(|end| module.strip_suffix(end)).unwrap_or(module);
-    let old = module.rsplit_once(".processor.").and_then(|(attention, rest)| Some((attention, rest.strip_suffix("_lora")?)));
+    let old =
+        module.rsplit_once(".processor.").and_then(|(attention, rest)| Some((attention, rest.strip_suffix("_lora")?)));
     Some(match old {
         Some((attention, "to_out")) => (format!("{attention}.to_out.0"), part),
         Some((attention, layer)) => (format!("{attention}.{layer}"), part),
@@ -250,7 +251,13 @@ mod tests {
             let (module, part) = split_key(&key).expect("a known form");
             assert_eq!(module, format!("{layer}.{name}"), "{key}");
             let is_a = key.contains("lora_A") || key.contains("down.weight");
-            let expected = if key.ends_with("alpha") { "alpha" } else if is_a { "a" } else { "b" };
+            let expected = if key.ends_with("alpha") {
+                "alpha"
+            } else if is_a {
+                "a"
+            } else {
+                "b"
+            };
             let found = match part {
                 Part::A => "a",
                 Part::B => "b",

@@ -69,7 +69,12 @@ fn parts_that_do_not_fit_are_refused_by_file_and_key() {
     };
     check("model_index.json", "StableDiffusionPipeline", "FluxPipeline", &["model_index.json", "_class_name", "Flux"]);
     check("model_index.json", "UNet2DConditionModel", "UNet3D", &["model_index.json", "`unet`", "UNet3D"]);
-    check("unet/config.json", "\"cross_attention_dim\": 128", "\"cross_attention_dim\": 96", &["attn2.to_k.weight", "96"]);
+    check(
+        "unet/config.json",
+        "\"cross_attention_dim\": 128",
+        "\"cross_attention_dim\": 96",
+        &["attn2.to_k.weight", "96"],
+    );
     check("unet/config.json", "\"act_fn\": \"silu\"", "\"act_fn\": \"mish\"", &["unet/config.json", "act_fn"]);
     check("vae/config.json", "\"layers_per_block\": 1", "\"layers_per_block\": 2", &["vae", "resnets", "missing"]);
     check("scheduler/scheduler_config.json", "\"thresholding\": false", "\"thresholding\": true", &["thresholding"]);

@@ -44,7 +44,11 @@ fn configuration_survives_writing_and_reading() {
         let theirs: Value = serde_json::from_str(&reference.configs[name]).unwrap();
         let ours = config.to_json();
         assert_eq!(ours["_diffusers_version"], DIFFUSERS_VERSION);
-        let keys = theirs.as_object().unwrap().iter().filter(|(key, _)| !["_use_default_values", "_diffusers_version"].contains(&key.as_str()));
+        let keys = theirs
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(key, _)| !["_use_default_values", "_diffusers_version"].contains(&key.as_str()));
         for (key, value) in keys {
             let known = ours.get(key).unwrap_or_else(|| panic!("{name}: `{key}` is not written"));
             let same = known == value || known.as_f64() == value.as_f64() && value.is_number();

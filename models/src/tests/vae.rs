@@ -47,6 +47,9 @@ fn configuration_survives_writing_and_reading() {
     let mut theirs: serde_json::Value = serde_json::from_str(&reference.configs["vae"]).unwrap();
     let ours = config.to_json();
     theirs["_diffusers_version"] = ours["_diffusers_version"].clone();
-    theirs.as_object_mut().unwrap().retain(|key, _| key == "_diffusers_version" || key == "_class_name" || !key.starts_with('_'));
+    theirs
+        .as_object_mut()
+        .unwrap()
+        .retain(|key, _| key == "_diffusers_version" || key == "_class_name" || !key.starts_with('_'));
     assert_eq!(ours, theirs);
 }
