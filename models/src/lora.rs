@@ -86,19 +86,20 @@ impl Lora {
         }
         let mut occupied = None;
         unet.linears_mut(&mut |linear| {
+            if linear.adapter.is_some() && entries.iter().any(|entry| entry.module == linear.name) {
+                occupied.get_or_insert_with(|| linear.name.clone());
+            }
+        });
+        if let Some(name) = occupied {
+            return Err(Error::Input(format!("`{name}` has an adapter already: detach that one first")));
+        }
+        unet.linears_mut(&mut |linear| {
             if let Some(entry) = entries.iter().find(|entry| entry.module == linear.name) {
-                if linear.adapter.is_some() {
-                    occupied.get_or_insert_with(|| linear.name.clone());
-                    return;
-                }
                 let (a, b) = (entry.a.shallow_clone(), entry.b.shallow_clone());
                 linear.adapter = Some(Adapter { a, b, scale: entry.scaling });
             }
         });
-        match occupied {
-            Some(name) => Err(Error::Input(format!("`{name}` has an adapter already: detach that one first"))),
-            None => Ok(Self { entries, targets, factor: 1.0, originals: None }),
-        }
+        Ok(Self { entries, targets, factor: 1.0, originals: None })
     }
 
     /// Every tensor with its name in the file, `unet.….lora_A.weight` and `unet.….lora_B.weight`, in layer order. They

@@ -26,6 +26,8 @@ struct Reference {
 
 impl Reference {
     fn read(name: &str) -> Self {
+        // These networks are too small to share among threads, and the tests themselves run side by side.
+        tch::set_num_threads(1);
         let (tensors, configs) = read_safetensors_with_metadata(&reference_path(name)).unwrap();
         Self { tensors, configs, folder: tempfile::tempdir().unwrap() }
     }

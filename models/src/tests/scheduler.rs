@@ -35,6 +35,8 @@ fn trajectories_match_diffusers() {
     for name in SCHEDULERS {
         let ddim = Ddim::new(&config(&reference, name), STEPS).unwrap();
         for eta in [0, 1] {
+            // diffusers has no finite numbers for one of them, see the script.
+            let Some(theirs) = reference.tensors.get(&format!("{name}.eta{eta}")) else { continue };
             let mut sample = reference.tensor("latents") * ddim.init_noise_sigma();
             let mut trajectory = vec![sample.shallow_clone()];
             for (i, &t) in ddim.timesteps().iter().enumerate() {
@@ -47,7 +49,6 @@ fn trajectories_match_diffusers() {
                 sample = step.prev_sample;
                 trajectory.push(sample.shallow_clone());
             }
-            let theirs = reference.tensor(&format!("{name}.eta{eta}"));
             assert_close(&format!("{name} at eta {eta}"), &Tensor::stack(&trajectory, 0), theirs, 1e-5);
         }
     }
