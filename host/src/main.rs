@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use ambiguity_host::cli::{Cli, Context};
+use ambiguity_host::cli::{Cli, Context, sentence};
 use ambiguity_host::interrupt::{Interrupt, Interrupted};
 use ambiguity_host::progress::Progress;
 use clap::Parser;
@@ -29,11 +29,11 @@ fn main() -> ExitCode {
     match run(cli, progress) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
-            eprintln!("{error:#}");
+            eprintln!("{}", sentence(&error));
             ExitCode::from(130)
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }

@@ -16,7 +16,7 @@ fn refused(folder: &Path, extra: &[&str]) -> String {
     assert!(!folder.join("runs").exists(), "something was written");
     let errors: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(errors.len(), 1, "{}", ran.stderr);
-    errors[0].replace(&folder.display().to_string(), "[DIR]")
+    errors[0].replace(&folder.display().to_string(), "[DIR]").replace(&root().display().to_string(), "[HOME]")
 }
 
 fn copy_folder(from: &Path, to: &Path) {

@@ -44,7 +44,7 @@ fn models_never_name_the_host() {
 
 #[test]
 fn the_sdk_never_names_tch_or_wasmtime() {
-    assert_absent("sdk", &["tch::", "wasmtime"], "");
+    assert_absent("sdk", &["use tch", " tch::", "wasmtime"], "");
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn resume_refuses_another_recipe() {
     host_ok(folder.path(), &start);
     let ran = host(folder.path(), &["train", "--resume=run", "--set=train.learning_rate=1e-5"]);
     assert_eq!(ran.code, 1);
-    assert!(ran.stderr.contains("train.learning_rate is 1e-5, but the run was begun with 0.004"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("train.learning_rate is 0.00001, but the run was begun with 0.004"), "{}", ran.stderr);
 }
 
 #[test]

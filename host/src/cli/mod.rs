@@ -83,3 +83,20 @@ impl Command {
         }
     }
 }
+
+/// An error and its causes as one sentence; a cause that the text before it has in it already is not said twice.
+pub fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        let plain = cause.split(" (os error").next().unwrap_or(&cause).to_lowercase();
+        if text.to_lowercase().contains(&plain) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text
+}

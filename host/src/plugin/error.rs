@@ -13,7 +13,6 @@ pub struct PluginError {
     /// The sample of the batch that it was at, where that is known.
     pub sample: Option<usize>,
     /// What happened.
-    #[source]
     pub fault: Fault,
 }
 
