@@ -41,7 +41,7 @@ impl ResnetBlock {
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Tensor {
         let mut hidden = self.conv1.forward(&self.norm1.forward(x).silu());
         if let (Some(proj), Some(time)) = (&self.time_emb_proj, time) {
-            hidden = hidden + proj.forward(time).unsqueeze(-1).unsqueeze(-1);
+            hidden += proj.forward(time).unsqueeze(-1).unsqueeze(-1);
         }
         let hidden = self.conv2.forward(&self.norm2.forward(&hidden).silu());
         match &self.conv_shortcut {
