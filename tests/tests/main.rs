@@ -3,6 +3,7 @@
 mod bad_input;
 mod cli;
 mod doctor;
+mod report;
 mod sample;
 mod support;
 mod tidy;

@@ -5,6 +5,7 @@ pub mod completions;
 pub mod doctor;
 pub mod plugin;
 pub mod pretrain;
+pub mod report;
 pub mod sample;
 pub mod train;
 
@@ -64,6 +65,8 @@ pub enum Command {
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Pretrain(pretrain::PretrainArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Report(report::ReportArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Sample(sample::SampleArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Train(Box<train::TrainArgs>),
@@ -78,6 +81,7 @@ impl Command {
             Self::Doctor(args) => args.run(context),
             Self::Plugin(args) => args.run(context),
             Self::Pretrain(args) => args.run(context),
+            Self::Report(args) => args.run(context),
             Self::Sample(args) => args.run(context),
             Self::Train(args) => args.run(context),
         }

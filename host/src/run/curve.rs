@@ -103,12 +103,13 @@ impl Curve<'_> {
         // A ceiling far away would press the curve flat; then it is named at the edge instead.
         let ceiling = self.ceiling.as_ref();
         let shown = ceiling.filter(|ceiling| ceiling.reward - range.high <= 1.5 * (range.high - range.low));
+        let decimals = text::decimals(range.high - range.low);
         let range = shown.map_or(range, |ceiling| range.including(ceiling.reward)).padded();
         let y = |value: f64| bottom - range.share(value) * (bottom - top);
 
         plot.panel_axis(&range, "mean reward", y);
         if let Some(ceiling) = ceiling {
-            let words = format!("ceiling {} = {}", ceiling.formula, number(ceiling.reward, 3));
+            let words = format!("ceiling {} = {}", ceiling.formula, number(ceiling.reward, decimals));
             if shown.is_some() {
                 plot.line(
                     vec![(LEFT, y(ceiling.reward)), (RIGHT, y(ceiling.reward))],
@@ -130,7 +131,7 @@ impl Curve<'_> {
             }
         }
         for (epoch, reward) in training() {
-            let note = format!("epoch {epoch}: {} in training", number(reward, 3));
+            let note = format!("epoch {epoch}: {} in training", number(reward, decimals));
             plot.dot((plot.x(epoch), y(reward)), 2.2, Ink::Training, Some(note));
         }
         let upper = monitor.iter().map(|point| (plot.x(point.epoch), y(point.reward_mean + band(point))));
@@ -140,13 +141,13 @@ impl Curve<'_> {
         let line = monitor.iter().map(|point| (plot.x(point.epoch), y(point.reward_mean))).collect();
         plot.line(line, Ink::Reward, 2.5, None);
         for point in monitor {
-            let error = point.reward_sem.map_or(String::new(), |sem| format!(" ± {}", number(sem, 3)));
-            let note = format!("epoch {}: {}{error}", point.epoch, number(point.reward_mean, 3));
+            let error = point.reward_sem.map_or(String::new(), |sem| format!(" ± {}", number(sem, decimals)));
+            let note = format!("epoch {}: {}{error}", point.epoch, number(point.reward_mean, decimals));
             plot.marker((plot.x(point.epoch), y(point.reward_mean)), Ink::Reward, note);
         }
         if let Some(last) = monitor.last() {
             let at = (plot.x(last.epoch) + 12.0, y(last.reward_mean) + 4.5);
-            plot.text(at, Anchor::Start, 13.0, Weight::Bold, Ink::Reward, number(last.reward_mean, 3));
+            plot.text(at, Anchor::Start, 13.0, Weight::Bold, Ink::Reward, number(last.reward_mean, decimals));
         }
     }
 
@@ -186,7 +187,7 @@ impl Curve<'_> {
 /// The drawing's width, and where the panels begin and end in it.
 const WIDTH: f32 = 900.0;
 const LEFT: f32 = 68.0;
-const RIGHT: f32 = WIDTH - 76.0;
+const RIGHT: f32 = WIDTH - 92.0;
 
 /// Shapes on the common epoch axis.
 struct Plot {

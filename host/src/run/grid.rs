@@ -59,7 +59,8 @@ pub fn contact_sheet(epoch: u64, cells: &[Cell]) -> RgbImage {
 
     let name = if epoch == 0 { "epoch 0, untrained".to_owned() } else { format!("epoch {epoch}") };
     let mean = mean(cells.iter().filter_map(|cell| cell.value));
-    let mean = mean.map(|mean| format!("mean reward {}", text::number(mean, 3)));
+    let decimals = decimals(cells.iter().filter_map(|cell| cell.value));
+    let mean = mean.map(|mean| format!("mean reward {}", text::number(mean, decimals)));
     header(&mut canvas, width, &name, &mean.unwrap_or_default());
 
     for (i, ((cell, picture), title)) in cells.iter().zip(&pictures).zip(&titles).enumerate() {
@@ -69,7 +70,7 @@ pub fn contact_sheet(epoch: u64, cells: &[Cell]) -> RgbImage {
         let mut baseline = y + cell_height + LINE;
         if let Some(value) = cell.value {
             let at = (x as f32, baseline as f32);
-            canvas.text(at, Anchor::Start, SIZE, Weight::Bold, INK, &text::number(value, 3));
+            canvas.text(at, Anchor::Start, SIZE, Weight::Bold, INK, &text::number(value, decimals));
         }
         baseline += value_lines * LINE;
         for line in title {
@@ -111,8 +112,10 @@ pub fn compare(
 
     let of_all = if count < rewards.len() { format!(" of all {}", rewards.len()) } else { String::new() };
     let means = mean(rewards.iter().map(|reward| reward.0)).zip(mean(rewards.iter().map(|reward| reward.1)));
-    let means =
-        means.map(|(from, to)| format!("mean reward{of_all}: {} → {}", text::number(from, 3), text::number(to, 3)));
+    let decimals = decimals(rewards.iter().flat_map(|reward| [reward.0, reward.1]));
+    let means = means.map(|(from, to)| {
+        format!("mean reward{of_all}: {} → {}", text::number(from, decimals), text::number(to, decimals))
+    });
     header(&mut canvas, width, "same prompts, same noise", &means.unwrap_or_default());
 
     for (i, lines) in titles.iter().enumerate() {
@@ -132,10 +135,10 @@ pub fn compare(
             canvas.picture(x, y, &rows[row][i].image, rows[row][i].factor);
             let Some(&(from, to)) = rewards.get(i) else { continue };
             let baseline = (y + cell_height + LINE) as f32;
-            let value = text::number(if row == 0 { from } else { to }, 3);
+            let value = text::number(if row == 0 { from } else { to }, decimals);
             canvas.text((x as f32, baseline), Anchor::Start, SIZE, Weight::Bold, INK, &value);
             if row == 1 {
-                let change = text::number(to - from, 3);
+                let change = text::number(to - from, decimals);
                 let (change, ink) = if to >= from { (format!("+{change}"), BETTER) } else { (change, WORSE) };
                 let right = (x + cell_width) as f32;
                 canvas.text((right, baseline), Anchor::End, SIZE, Weight::Regular, ink, &change);
@@ -194,6 +197,12 @@ fn header(canvas: &mut Canvas, width: u32, left: &str, right: &str) {
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (sum, count) = values.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
     (count > 0).then(|| sum / f64::from(count))
+}
+
+/// The decimals that tell rewards apart.
+fn decimals(values: impl Iterator<Item = f64> + Clone) -> usize {
+    let (low, high) = (values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max));
+    text::decimals(high - low)
 }
 
 /// Pictures with a shorter side than this are scaled up by a whole factor: the fewer there are, the larger they are shown.

@@ -285,7 +285,7 @@ impl RunDir {
 
     /// Writes `reward-curve.png` and `report.html` from what the folder holds; returns the report's path.
     pub fn write_report(&mut self) -> Result<PathBuf> {
-        report::write(&self.path)
+        Ok(report::write(&self.path)?.report)
     }
 }
 

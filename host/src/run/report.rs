@@ -10,7 +10,7 @@ use super::curve::{Ceiling, Curve};
 use super::error::{Result, RunError};
 use super::history::{History, MonitorPoint};
 use super::info::{self, RunInfo};
-use super::text::number;
+use super::text::{decimals, number};
 use super::{
     BEFORE_AFTER, CONFIG, CURVE, PluginsLock, SAMPLES, encode_png, files, numbered, read_lock, read_metrics,
     read_optional, time,
@@ -24,16 +24,24 @@ const MOST_GRIDS: usize = 12;
 /// A rise below so many standard errors may be chance.
 const CLEAR_RISE: f64 = 3.0;
 
-/// Writes `reward-curve.png` and `report.html` into a run's folder; returns the page's path.
+/// Where a report was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The page.
+    pub report: PathBuf,
+    /// The reward curve as a picture.
+    pub curve: PathBuf,
+}
+
+/// Writes `reward-curve.png` and `report.html` into a run's folder.
 ///
 /// It takes no lock: a run that is training can be looked at.
-pub fn write(run: &Path) -> Result<PathBuf> {
+pub fn write(run: &Path) -> Result<Written> {
     let page = Page::read(run)?;
-    let curve = run.join(CURVE);
-    files::write_atomic(&curve, &encode_png(&curve, &page.curve().to_rgb())?)?;
-    let path = run.join(FILE);
-    files::write_atomic(&path, page.render(run)?.as_bytes())?;
-    Ok(path)
+    let written = Written { report: run.join(FILE), curve: run.join(CURVE) };
+    files::write_atomic(&written.curve, &encode_png(&written.curve, &page.curve().to_rgb())?)?;
+    files::write_atomic(&written.report, page.render(run)?.as_bytes())?;
+    Ok(written)
 }
 
 /// What the page is made of.
@@ -188,16 +196,17 @@ impl Page {
     fn tiles(&self) -> Vec<Tile> {
         let Some((first, last)) = self.ends() else { return Vec::new() };
         let rise = Rise::between(first, last);
+        let decimals = decimals(rise.mean);
         let mut tiles = vec![Tile {
             label: "Reward",
-            value: number(last.reward_mean, 3),
-            note: format!("from {}", number(first.reward_mean, 3)),
+            value: number(last.reward_mean, decimals),
+            note: format!("from {}", number(first.reward_mean, decimals)),
             tone: "",
         }];
         if let Some(errors) = rise.standard_errors() {
             tiles.push(Tile {
                 label: "Rise",
-                value: signed(rise.mean, 3),
+                value: signed(rise.mean, decimals),
                 note: format!("{} standard errors{}", number(errors, 1), if rise.paired { ", paired" } else { "" }),
                 tone: match errors {
                     errors if errors >= CLEAR_RISE => "good",
@@ -210,7 +219,7 @@ impl Page {
             tiles.push(Tile {
                 label: "Gap closed",
                 value: format!("{} %", number(closed, 0)),
-                note: format!("to {} = {}", ceiling.formula, number(ceiling.reward, 3)),
+                note: format!("to {} = {}", ceiling.formula, number(ceiling.reward, decimals)),
                 tone: "",
             });
         }
@@ -242,6 +251,7 @@ impl Page {
             return vec!["The fixed samples were not yet looked at after training began.".to_owned()];
         };
         let rise = Rise::between(first, last);
+        let decimals = decimals(rise.mean);
         let n = last.rewards.len();
         let samples = if n > 0 { format!("{n} fixed samples") } else { "the fixed samples".to_owned() };
         let errors = rise.standard_errors();
@@ -252,16 +262,16 @@ impl Page {
         };
         let mut sentence = format!(
             "On {samples} (same prompts, same noise) the mean reward {verb} from {} to {} in {} epochs",
-            number(first.reward_mean, 3),
-            number(last.reward_mean, 3),
+            number(first.reward_mean, decimals),
+            number(last.reward_mean, decimals),
             last.epoch
         );
         if let (Some(errors), Some(sem)) = (errors, rise.sem) {
             let paired = if rise.paired { "paired by sample" } else { "unpaired" };
             sentence += &format!(
                 ", a change of {} ± {} ({paired}), which is {} standard errors",
-                signed(rise.mean, 3),
-                number(sem, 3),
+                signed(rise.mean, decimals),
+                number(sem, decimals),
                 number(errors, 1)
             );
             if errors.abs() < CLEAR_RISE {
@@ -274,7 +284,7 @@ impl Page {
                 "That is {} % of the way to the ceiling {} = {}, which a classifier without any preference would give.",
                 number(closed, 0),
                 ceiling.formula,
-                number(ceiling.reward, 3)
+                number(ceiling.reward, decimals)
             ));
         }
         if let (Some(from), Some(to)) = (first.entropy, last.entropy) {
@@ -310,7 +320,7 @@ impl Page {
         {
             sentences.push(format!(
                 "The highest reward whose diversity held was {}, at epoch {}: its LoRA is in best/.",
-                number(best.reward_mean, 3),
+                number(best.reward_mean, decimals),
                 best.epoch
             ));
         }

@@ -81,6 +81,13 @@ pub(super) fn number(value: f64, decimals: usize) -> String {
     }
 }
 
+/// The decimals that show differences of this size by about three digits: the rewards of k-means classifiers may differ in
+/// the third decimal only.
+pub(super) fn decimals(difference: f64) -> usize {
+    let digits = 2.0 - difference.abs().log10().floor();
+    if digits.is_finite() { digits.clamp(3.0, 6.0) as usize } else { 3 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +123,12 @@ mod tests {
         assert_eq!(number(-3.2958, 3), "−3.296");
         assert_eq!(number(-0.0004, 2), "0.00");
         assert_eq!(number(12.0, 0), "12");
+    }
+
+    #[test]
+    fn small_differences_are_seen() {
+        for (difference, expected) in [(0.7, 3), (-0.05, 4), (0.002, 5), (1e-9, 6), (40.0, 3), (0.0, 3), (f64::NAN, 3)] {
+            assert_eq!(decimals(difference), expected, "{difference}");
+        }
     }
 }

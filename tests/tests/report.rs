@@ -1,0 +1,78 @@
+//! `host report`: a page from a run's folder alone.
+
+use std::fs;
+use std::path::Path;
+
+use ambiguity_host::run::{LockedPlugin, PluginsLock, RunDir};
+use serde_json::{Value, json};
+
+use crate::support::{command, host, host_ok};
+
+/// A run of two epochs that nobody trained.
+fn fake_run(path: &Path) {
+    let plugin = LockedPlugin {
+        name: "kmeans_image".to_owned(),
+        source: "kmeans_image.wasm".to_owned(),
+        sha256: "c0ffee".to_owned(),
+        interface: "0.1.0".to_owned(),
+        styles: Some(27),
+    };
+    let config = "[train]\nepochs = 2\n[monitor]\nmin_diversity = 0.6\n";
+    let mut run = RunDir::create(path, config, &PluginsLock { plugins: vec![plugin] }).expect("a run");
+    for (epoch, reward) in [(0, -4.0), (2, -3.5)] {
+        let monitor = json!({"reward_mean": reward, "reward_sem": 0.02, "diversity": 0.5});
+        run.append_metrics(&json!({"epoch": epoch, "monitor": monitor})).expect("a line of metrics");
+    }
+}
+
+#[test]
+fn a_report_is_made_from_the_folder_and_its_place_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fake_run(&folder.path().join("runs/one"));
+    assert_eq!(host_ok(folder.path(), &["report"]).stdout, "runs/one/report.html\n");
+    let page = fs::read_to_string(folder.path().join("runs/one/report.html")).expect("the report");
+    assert!(page.contains("rose from −4.000 to −3.500 in 2 epochs") && page.contains("c0ffee"), "{page}");
+
+    let ran = host_ok(folder.path(), &["report", "runs/one", "--json"]);
+    let paths: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!(paths, json!({"report": "runs/one/report.html", "curve": "runs/one/reward-curve.png"}));
+}
+
+#[test]
+fn a_folder_that_is_no_run_is_refused_in_a_sentence() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ran = host(folder.path(), &["report", "nowhere"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
+    assert!(ran.stderr.contains("nowhere is not a run's folder (it has no config.toml)"), "{}", ran.stderr);
+    let ran = host(folder.path(), &["report"]);
+    assert!(ran.code == 1 && ran.stderr.contains("there is no run under ./runs"), "{}", ran.stderr);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_report_is_opened_where_that_is_asked_for() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    fake_run(&folder.path().join("run"));
+    let opener = folder.path().join("xdg-open");
+    fs::write(&opener, "#!/bin/sh\necho \"$1\" > opened\n").expect("writable");
+    fs::set_permissions(&opener, fs::Permissions::from_mode(0o755)).expect("made executable");
+    let mut report = command(folder.path(), &["report", "run", "--open"]);
+    assert!(
+        report
+            .env("PATH", format!("{}:/bin:/usr/bin", folder.path().display()))
+            .status()
+            .expect("the binary starts")
+            .success()
+    );
+    assert_eq!(fs::read_to_string(folder.path().join("opened")).expect("it was called"), "run/report.html\n");
+
+    let ran = command(folder.path(), &["report", "run", "--open"])
+        .env("PATH", "/nowhere")
+        .output()
+        .expect("the binary starts");
+    assert_eq!(ran.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&ran.stderr);
+    assert!(stderr.contains("cannot start xdg-open: open run/report.html in a browser"), "{stderr}");
+}
