@@ -13,7 +13,7 @@ SETUP = python3 scripts/setup.py $(if $(LIBTORCH),--libtorch "$(LIBTORCH)") $(if
 HOME_COPY = $(DESTDIR)$(PREFIX)/lib/ambiguity
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build plugins demo test lint docs install uninstall clean python3
+.PHONY: help setup setup-cuda build plugins templates shipped-plugins demo test lint docs install uninstall clean python3
 
 help: ## this list
 	@echo "make TARGET, where TARGET is"
@@ -35,6 +35,12 @@ build: setup ## build the binary target/release/host
 
 plugins: setup ## build the plugin crates into target/wasm32-unknown-unknown/plugin/
 	cargo build-plugin $(addprefix -p ,$(PLUGINS))
+
+templates: setup ## rebuild the committed components that `host plugin fit` bakes into
+	scripts/templates.sh
+
+shipped-plugins: build ## fit plugins/kmeans_image.wasm again (after the shipped CLIP or the paintings changed)
+	scripts/kmeans_image.sh
 
 demo: build ## train the small model on this machine, with a picture before and after and the reward's curve
 	scripts/demo.sh
