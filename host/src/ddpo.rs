@@ -36,6 +36,16 @@ pub struct UpdateStatistics {
     pub dropped_steps: usize,
 }
 
+/// What goes on round an epoch's updates.
+pub struct Hooks<'a> {
+    /// Asks to stop.
+    pub interrupt: &'a Interrupt,
+    /// Hears of finished rows.
+    pub done: &'a mut dyn FnMut(usize),
+    /// Runs after every optimizer step.
+    pub after_step: &'a mut dyn FnMut(),
+}
+
 /// One epoch's updates.
 #[derive(Debug)]
 pub struct Ddpo<'a> {
@@ -78,7 +88,7 @@ struct Row {
 
 impl Ddpo<'_> {
     /// Updates the adapter from trajectories sampled with it. `advantages` has one a sample; samples without one are
-    /// left out. `done` hears of finished rows; `after_step` runs after every optimizer step.
+    /// left out.
     ///
     /// Returns `None` if interrupted: the adapter and the optimizer are then between two states.
     pub fn train_epoch(
@@ -87,9 +97,7 @@ impl Ddpo<'_> {
         trajectories: &Trajectories,
         advantages: &[Option<f64>],
         (seed, epoch): (u64, u64),
-        interrupt: &Interrupt,
-        done: &mut dyn FnMut(usize),
-        after_step: &mut dyn FnMut(),
+        hooks: &mut Hooks<'_>,
     ) -> Result<Option<UpdateStatistics>> {
         let device = trajectories.latents.device();
         let zero = || Tensor::zeros([], (Kind::Float, device));
@@ -119,15 +127,15 @@ impl Ddpo<'_> {
                     }
                     let weight = 1.0 / (n_samples * self.n_timesteps) as f64;
                     for rows in rows.chunks(self.config.micro_batch) {
-                        if interrupt.requested() {
+                        if hooks.interrupt.requested() {
                             return Ok(None);
                         }
                         self.accumulate(trajectories, advantages, rows, weight, &mut totals)?;
-                        done(rows.len());
+                        (hooks.done)(rows.len());
                     }
                 }
                 self.step(optimizer, &mut totals)?;
-                after_step();
+                (hooks.after_step)();
             }
         }
         Ok(Some(totals.statistics()))

@@ -102,7 +102,8 @@ impl World {
         };
         let (optimizer, trajectories) = (&mut self.optimizer, &self.trajectories);
         let interrupt = Interrupt::default();
-        let result = ddpo.train_epoch(optimizer, trajectories, advantages, (1, 1), &interrupt, &mut |_| {}, &mut || {});
+        let mut hooks = Hooks { interrupt: &interrupt, done: &mut |_| {}, after_step: &mut || {} };
+        let result = ddpo.train_epoch(optimizer, trajectories, advantages, (1, 1), &mut hooks);
         result.expect("it trains").expect("nothing interrupts")
     }
 
@@ -223,6 +224,7 @@ fn an_interrupt_stops_between_rows() {
     let interrupt = Interrupt::default();
     interrupt.request();
     let (optimizer, trajectories) = (&mut world.optimizer, &world.trajectories);
-    let result = ddpo.train_epoch(optimizer, trajectories, &alternating(), (1, 1), &interrupt, &mut |_| {}, &mut || {});
+    let mut hooks = Hooks { interrupt: &interrupt, done: &mut |_| {}, after_step: &mut || {} };
+    let result = ddpo.train_epoch(optimizer, trajectories, &alternating(), (1, 1), &mut hooks);
     assert!(result.expect("it stops in order").is_none());
 }

@@ -521,8 +521,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut run = run_with(folder.path(), &[(0, -4.0, 0.5), (5, -3.7, 0.48), (10, -3.5, 0.46)]);
         let cell = Cell { image: RgbImage::from_pixel(8, 8, Rgb([1, 2, 3])), title: "a man".into(), value: Some(-3.0) };
-        run.save_grid(0, &[cell.clone()]).unwrap();
-        run.save_grid(10, &[cell.clone()]).unwrap();
+        run.save_grid(0, std::slice::from_ref(&cell)).unwrap();
+        run.save_grid(10, std::slice::from_ref(&cell)).unwrap();
         run.save_before_after(&cell.image).unwrap();
         let page = fs::read_to_string(run.write_report().unwrap()).unwrap();
         assert!(run.path().join(CURVE).is_file());

@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn small_differences_are_seen() {
-        for (difference, expected) in [(0.7, 3), (-0.05, 4), (0.002, 5), (1e-9, 6), (40.0, 3), (0.0, 3), (f64::NAN, 3)] {
+        for (difference, expected) in [(0.7, 3), (-0.05, 4), (0.002, 5), (1e-9, 6), (40.0, 3), (0.0, 3), (f64::NAN, 3)]
+        {
             assert_eq!(decimals(difference), expected, "{difference}");
         }
     }

@@ -24,7 +24,7 @@ use torch_ext::AdamW;
 
 use crate::config::{Config, OnCollapse};
 use crate::data::prompts::PromptSet;
-use crate::ddpo::{Ddpo, UpdateStatistics};
+use crate::ddpo::{Ddpo, Hooks, UpdateStatistics};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::plugin::Sample;
 use crate::progress::{Bar, Progress as ProgressBars};
@@ -74,7 +74,13 @@ pub struct Trainer {
     bars: ProgressBars,
     interrupt: Interrupt,
     /// The last finished epoch's checkpoint, kept until it is on the disk.
-    unsaved: Option<(u64, Vec<(&'static str, Vec<u8>)>)>,
+    unsaved: Option<Unsaved>,
+}
+
+/// A checkpoint that is not on the disk yet.
+struct Unsaved {
+    epoch: u64,
+    files: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// What a finished run has to say.
@@ -180,7 +186,7 @@ impl Trainer {
         let is_last = epoch == self.config.train.epochs;
         let mut monitor = None;
         let mut collapsed = false;
-        if is_last || epoch % self.config.monitor.every == 0 {
+        if is_last || epoch.is_multiple_of(self.config.monitor.every) {
             meter.phase("looking");
             let record = self.monitor(epoch)?;
             collapsed = self.check_collapse(&record, &mut warnings);
@@ -210,15 +216,15 @@ impl Trainer {
         }
         self.run.append_metrics(&record)?;
         let files = vec![(LORA_FILE, self.raw_lora_bytes()?), (STATE_FILE, self.state_bytes()?)];
-        self.unsaved = Some((epoch, files));
-        if epoch % self.config.checkpoint.every == 0 || epoch == self.config.train.epochs || collapsed {
+        self.unsaved = Some(Unsaved { epoch, files });
+        if epoch.is_multiple_of(self.config.checkpoint.every) || epoch == self.config.train.epochs || collapsed {
             self.save_unsaved()?;
         }
         Ok(self.run.publish(LORA_FILE, &lora)?)
     }
 
     fn save_unsaved(&mut self) -> Result<()> {
-        if let Some((epoch, files)) = self.unsaved.take() {
+        if let Some(Unsaved { epoch, files }) = self.unsaved.take() {
             let keep = match self.config.checkpoint.keep {
                 0 => usize::MAX,
                 keep => keep,
@@ -323,15 +329,8 @@ impl Trainer {
         };
         let seeds = (self.config.run.seed, epoch);
         let mut done = |rows| meter.trained(rows);
-        ddpo.train_epoch(
-            &mut self.optimizer,
-            trajectories,
-            advantages,
-            seeds,
-            &self.interrupt,
-            &mut done,
-            &mut after_step,
-        )
+        let mut hooks = Hooks { interrupt: &self.interrupt, done: &mut done, after_step: &mut after_step };
+        ddpo.train_epoch(&mut self.optimizer, trajectories, advantages, seeds, &mut hooks)
     }
 
     fn check_rewards(&self, scores: &Scores, n: usize, summary: Summary) -> Result<Vec<String>> {

@@ -222,10 +222,10 @@ impl Canvas {
         }
         let mut above = self.pixels[..n].to_vec();
         for j in 0..n {
-            for i in 0..n {
+            for (i, above) in above.iter_mut().enumerate() {
                 let here = self.pixels[j * n + i];
-                self.pixels[j * n + i] = filter(above[i], here, self.pixels[(j + 1).min(n - 1) * n + i]);
-                above[i] = here;
+                self.pixels[j * n + i] = filter(*above, here, self.pixels[(j + 1).min(n - 1) * n + i]);
+                *above = here;
             }
         }
         let size = self.size as u32;

@@ -1,5 +1,7 @@
 //! Tests of the paintings as a whole.
 
+#![expect(clippy::needless_range_loop, reason = "a painting is asked for by index")]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
