@@ -59,7 +59,7 @@ impl Denoiser<'_> {
         if self.guidance > 1.0 { 2 } else { 1 }
     }
 
-    /// The guided prediction, f32 [n, c, h, w], for latents [n, c, h, w] at timesteps [n] under prompts [n].
+    /// The guided prediction, f32 [n, c, h, w], for latents [n, c, h, w] at timesteps \[n\] under prompts \[n\].
     pub fn predict(&self, latents: &Tensor, timesteps: &Tensor, prompts: &[usize]) -> Tensor {
         let text = self.text.rows(prompts);
         if self.guidance <= 1.0 {

@@ -10,7 +10,7 @@ use crate::params::{Init, Params};
 pub struct Linear {
     /// [out, in].
     pub weight: Tensor,
-    /// [out].
+    /// \[out\].
     pub bias: Option<Tensor>,
     /// Low-rank addition, where one is attached.
     pub adapter: Option<Adapter>,
@@ -78,7 +78,7 @@ fn fan_in_uniform(fan_in: i64) -> Init {
 pub struct Conv2d {
     /// [out, in, k, k].
     pub weight: Tensor,
-    /// [out].
+    /// \[out\].
     pub bias: Option<Tensor>,
     stride: i64,
     padding: i64,

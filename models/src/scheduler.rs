@@ -35,7 +35,7 @@ pub struct Step {
     pub mean: Tensor,
     /// The standard deviation of its distribution.
     pub std: f64,
-    /// The log-probability of `prev_sample`, averaged over its elements, [n], f32; none where the step is certain.
+    /// The log-probability of `prev_sample`, averaged over its elements, \[n\], f32; none where the step is certain.
     pub log_prob: Option<Tensor>,
 }
 
@@ -44,7 +44,7 @@ pub struct Step {
 pub enum StepIndex<'a> {
     /// All at one step.
     Same(usize),
-    /// One index per row, [n], i64, on the batch's device.
+    /// One index per row, \[n\], i64, on the batch's device.
     PerRow(&'a Tensor),
 }
 
@@ -125,7 +125,7 @@ impl Ddim {
         Step { prev_sample, mean, std, log_prob }
     }
 
-    /// The log-probability of having stepped from `sample` to `prev_sample`, averaged over the elements, [n], f32, for
+    /// The log-probability of having stepped from `sample` to `prev_sample`, averaged over the elements, \[n\], f32, for
     /// rows that may each be at another step. Gradients reach `model_output`. Infinite where a step is certain (see
     /// [`Ddim::std`]).
     pub fn log_prob<'a>(
@@ -141,7 +141,7 @@ impl Ddim {
         normal_log_prob(&rows, &self.mean(&rows, model_output, sample), prev_sample)
     }
 
-    /// The KL divergence between the steps that two outputs lead to, averaged over the elements, [n], f32: they share
+    /// The KL divergence between the steps that two outputs lead to, averaged over the elements, \[n\], f32: they share
     /// their variance, so it is (μ − μ')² / 2σ². Gradients reach `model_output`.
     pub fn kl_divergence<'a>(
         &self,
@@ -157,7 +157,7 @@ impl Ddim {
         -mean_square(&(self.mean(&rows, model_output, sample) - reference)) * rows.flat(LOG_PROB_SCALE)
     }
 
-    /// Noise added to clean latents at training timesteps [n], i64: √ᾱ x + √(1−ᾱ) ε.
+    /// Noise added to clean latents at training timesteps \[n\], i64: √ᾱ x + √(1−ᾱ) ε.
     pub fn add_noise(&self, clean: &Tensor, noise: &Tensor, timesteps: &Tensor) -> Tensor {
         let table = self.table(TableKey::AddNoise(clean.device()));
         let rows = Rows { values: table.index_select(0, timesteps) };
@@ -298,13 +298,13 @@ impl Rows {
     }
 }
 
-/// Mean over the elements of log N(prev; mean, std²), [n].
+/// Mean over the elements of log N(prev; mean, std²), \[n\].
 fn normal_log_prob(rows: &Rows, mean: &Tensor, prev_sample: &Tensor) -> Tensor {
     let difference = prev_sample.detach().to_kind(Kind::Float) - mean;
     mean_square(&difference) * rows.flat(LOG_PROB_SCALE) + rows.flat(LOG_PROB_OFFSET)
 }
 
-/// Mean over the elements of x², [n, c, h, w] to [n]. The average is taken in two stages, so that no batch size makes
+/// Mean over the elements of x², [n, c, h, w] to \[n\]. The average is taken in two stages, so that no batch size makes
 /// libtorch split a row's sum among threads: a row's number is the same in any batch.
 fn mean_square(x: &Tensor) -> Tensor {
     let averages = x.square().mean_dim([-1].as_slice(), false, Kind::Float).flatten(1, -1);

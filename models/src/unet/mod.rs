@@ -78,7 +78,7 @@ impl UNet {
         Ok(unet)
     }
 
-    /// `latents` [n, in_channels, h, w], `timesteps` [n] (whole numbers or f32) and `text` [n, length,
+    /// `latents` [n, in_channels, h, w], `timesteps` \[n\] (whole numbers or f32) and `text` [n, length,
     /// cross_attention_dim] to [n, out_channels, h, w]; all tensors on the network's device. Latents and text are
     /// converted to the weights' type, in which the result comes.
     pub fn forward(&self, latents: &Tensor, timesteps: &Tensor, text: &Tensor) -> Tensor {
@@ -96,7 +96,7 @@ impl UNet {
         self.conv_out.forward(&self.conv_norm_out.forward(&x).silu())
     }
 
-    /// [n] to [n, time width].
+    /// \[n\] to [n, time width].
     fn embed_timesteps(&self, timesteps: &Tensor) -> Tensor {
         let angles = timesteps.to_kind(Kind::Float).unsqueeze(1) * &self.frequencies;
         let (sin, cos) = (angles.sin(), angles.cos());
