@@ -140,7 +140,10 @@ fn bars(file: &Path, styles: &[String], row: &[f64], top: usize) -> String {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
     let shown = &order[..top.min(order.len())];
-    let width = shown.iter().map(|&i| styles[i].chars().count()).max().unwrap_or(0);
+    let others = format!("{} others", order.len() - shown.len());
+    let labels =
+        shown.iter().map(|&i| styles[i].as_str()).chain((shown.len() < order.len()).then_some(others.as_str()));
+    let width = labels.map(|label| label.chars().count()).max().unwrap_or(0);
     let mut text = format!(
         "{}\n  reward {:.5} (at most {:.5}), entropy {:.5}\n",
         file.display(),
@@ -154,7 +157,6 @@ fn bars(file: &Path, styles: &[String], row: &[f64], top: usize) -> String {
     }
     if shown.len() < order.len() {
         let rest: f64 = order[shown.len()..].iter().map(|&i| row[i]).sum();
-        let others = format!("{} others", order.len() - shown.len());
         text += &format!("  {others:<width$}  {:>8.4} %\n", rest * 100.0);
     }
     text
@@ -175,9 +177,9 @@ mod tests {
         insta::assert_snapshot!(bars(Path::new("a.png"), &styles, &[0.2, 0.5, 0.3], 2), @r"
         a.png
           reward -1.16885 (at most -1.09861), entropy 1.02965
-          cubism    50.0000 %  ████████████████████████████████
-          pop-art   30.0000 %  ███████████████████
-          1 others  20.0000 %
+          cubism     50.0000 %  ████████████████████████████████
+          pop-art    30.0000 %  ███████████████████
+          1 others   20.0000 %
         ");
     }
 }
