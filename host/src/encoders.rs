@@ -209,3 +209,71 @@ impl Debug for Encoders {
         f.debug_struct("Encoders").field("names", &self.names()).field("default", &self.default).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    /// The length of a text; remembers what it was asked.
+    struct Lengths(Rc<RefCell<Vec<String>>>);
+
+    impl Encoder for Lengths {
+        fn info(&self) -> EncoderInfo {
+            EncoderInfo { dim: 1, logit_scale: None, image_size: 1, digest: "lengths".into() }
+        }
+
+        fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
+            Ok(Array2::from_shape_fn((images.len(), 1), |(i, _)| images[i].width() as f32))
+        }
+
+        fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError> {
+            self.0.borrow_mut().extend_from_slice(texts);
+            Ok(Array2::from_shape_fn((texts.len(), 1), |(i, _)| texts[i].len() as f32))
+        }
+    }
+
+    #[test]
+    fn texts_are_embedded_once_until_the_encoder_changes() {
+        let asked = Rc::new(RefCell::new(vec![]));
+        let mut encoders = Encoders::new();
+        encoders.add("lengths", Box::new(Lengths(Rc::clone(&asked))));
+        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        let embedded = encoders.embed_texts("clip", &texts(&["one", "three", "one"])).expect("it works");
+        assert_eq!(embedded.into_raw_vec_and_offset().0, [3.0, 5.0, 3.0]);
+        encoders.embed_texts("lengths", &texts(&["three", "seven"])).expect("it works");
+        assert_eq!(*asked.borrow(), ["one", "three", "seven"]);
+        encoders.add("lengths", Box::new(Lengths(Rc::clone(&asked))));
+        encoders.embed_texts("lengths", &texts(&["one"])).expect("it works");
+        assert_eq!(asked.borrow().len(), 4);
+    }
+
+    #[test]
+    fn pictures_are_embedded_in_order_over_several_calls() {
+        let mut encoders = Encoders::new();
+        encoders.add("lengths", Box::new(Lengths(Rc::default())));
+        let images: Vec<_> = (1..=70).map(|width| Arc::new(RgbImage::new(width, 1))).collect();
+        let embedded = encoders.embed_images("lengths", &images).expect("it works");
+        assert!(embedded.iter().zip(1u32..).all(|(found, width)| *found == width as f32), "{embedded}");
+    }
+
+    #[test]
+    fn clip_stands_for_the_default_encoder() {
+        let mut encoders = Encoders::new();
+        let lengths = || Box::new(Lengths(Rc::default()));
+        let message = encoders.resolve(ALIAS).expect_err("there is none").to_string();
+        assert!(message.ends_with("(known: none)"), "{message}");
+        encoders.add("one", lengths());
+        assert_eq!(encoders.resolve(ALIAS).expect("the only one"), "one");
+        encoders.add("two", lengths());
+        encoders.resolve(ALIAS).expect_err("two, and none is the default");
+        encoders.add(SHIPPED, lengths());
+        assert_eq!(encoders.resolve(ALIAS).expect("the shipped one"), SHIPPED);
+        encoders.set_default("two");
+        assert_eq!(encoders.resolve(ALIAS).expect("the default"), "two");
+        encoders.add(ALIAS, lengths());
+        assert_eq!(encoders.resolve(ALIAS).expect("a name wins over what it stands for"), ALIAS);
+    }
+}

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cli;
 mod doctor;
+mod plugin;
 mod report;
 mod sample;
 mod support;

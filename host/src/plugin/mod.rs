@@ -117,7 +117,7 @@ fn check_description(description: &Description, limits: &Limits) -> Result<(), F
     let problem = if name.is_empty() {
         "its name is empty".to_owned()
     } else if styles.len() < 2 {
-        format!("it has {} styles, ambiguity needs at least two", styles.len())
+        format!("it has {}, ambiguity needs at least two", if styles.is_empty() { "no styles" } else { "one style" })
     } else if styles.len() > limits.styles {
         format!("it has {} styles, the limit is {}", styles.len(), limits.styles)
     } else if let Some(twice) = first_duplicate(styles) {

@@ -140,10 +140,13 @@ fn bars(file: &Path, styles: &[String], row: &[f64], top: usize) -> String {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
     let shown = &order[..top.min(order.len())];
-    let others = format!("{} others", order.len() - shown.len());
-    let labels =
-        shown.iter().map(|&i| styles[i].as_str()).chain((shown.len() < order.len()).then_some(others.as_str()));
-    let width = labels.map(|label| label.chars().count()).max().unwrap_or(0);
+    let others = match order.len() - shown.len() {
+        0 => String::new(),
+        1 => "1 other".to_owned(),
+        n => format!("{n} others"),
+    };
+    let names = shown.iter().map(|&i| styles[i].as_str()).chain([others.as_str()]);
+    let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
     let mut text = format!(
         "{}\n  reward {:.5} (at most {:.5}), entropy {:.5}\n",
         file.display(),
@@ -155,7 +158,7 @@ fn bars(file: &Path, styles: &[String], row: &[f64], top: usize) -> String {
         let length = (row[i] / row[order[0]] * BAR as f64).round() as usize;
         text += &format!("  {:<width$}  {:>8.4} %  {}\n", styles[i], row[i] * 100.0, "█".repeat(length));
     }
-    if shown.len() < order.len() {
+    if !others.is_empty() {
         let rest: f64 = order[shown.len()..].iter().map(|&i| row[i]).sum();
         text += &format!("  {others:<width$}  {:>8.4} %\n", rest * 100.0);
     }
@@ -177,9 +180,9 @@ mod tests {
         insta::assert_snapshot!(bars(Path::new("a.png"), &styles, &[0.2, 0.5, 0.3], 2), @r"
         a.png
           reward -1.16885 (at most -1.09861), entropy 1.02965
-          cubism     50.0000 %  ████████████████████████████████
-          pop-art    30.0000 %  ███████████████████
-          1 others   20.0000 %
+          cubism    50.0000 %  ████████████████████████████████
+          pop-art   30.0000 %  ███████████████████
+          1 other   20.0000 %
         ");
     }
 }

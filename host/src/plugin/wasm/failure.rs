@@ -9,18 +9,8 @@ use crate::plugin::limits::Limits;
 /// How many functions a message names.
 const MAX_FUNCTIONS: usize = 5;
 
-/// Functions of Rust's own machinery that say nothing about a plugin.
-const MACHINERY: [&str; 9] = [
-    "rust_",
-    "__rust",
-    "core::panicking",
-    "core::option::",
-    "core::result::",
-    "std::panicking",
-    "std::sys::",
-    "__rustc",
-    "abort",
-];
+/// Beginnings of names that say nothing about a plugin: Rust's own machinery, and the glue of the interface.
+const MACHINERY: [&str; 7] = ["__rust", "rust_", "core::", "std::", "alloc::", "abort", "ambiguity:plugin/"];
 
 /// What a failed call means, given what the guest left behind.
 pub(super) fn explain(error: wasmtime::Error, guest: &mut Guest, limits: &Limits, fuel: u64) -> Fault {
@@ -43,7 +33,7 @@ pub(super) fn explain(error: wasmtime::Error, guest: &mut Guest, limits: &Limits
             Fault::Trap { reason: reason.to_owned(), functions }
         }
         Some(Trap::UnreachableCodeReached) => match guest.last_error.take() {
-            Some(message) => Fault::Panic { message, functions },
+            Some(message) => Fault::Panic { message: one_line(&message), functions },
             None => Fault::Trap { reason: "it aborted without a message".to_owned(), functions },
         },
         Some(trap) => Fault::Trap { reason: trap.to_string(), functions },
@@ -56,25 +46,44 @@ fn functions(error: &wasmtime::Error) -> Vec<String> {
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
         return vec![];
     };
-    let names = backtrace.frames().iter().filter_map(|frame| frame.func_name()).map(tidy);
-    let mut names: Vec<String> =
-        names.filter(|name| !MACHINERY.iter().any(|prefix| name.starts_with(prefix))).collect();
+    // The alternate form leaves out the hash that Rust's mangling appends.
+    let names = backtrace.frames().iter().filter_map(|frame| frame.func_name());
+    let names = names.map(|name| format!("{:#}", rustc_demangle::demangle(name)));
+    let mut names: Vec<String> = names.filter(|name| !is_machinery(name)).collect();
     names.dedup();
     names.truncate(MAX_FUNCTIONS);
     names
 }
 
-/// A function's name without the hash that Rust's mangling appends.
-fn tidy(name: &str) -> String {
-    let name = rustc_hash(name).unwrap_or(name);
-    name.to_owned()
+fn is_machinery(name: &str) -> bool {
+    // `<T as core::ops::Fn>::call` and closures of it are told by what stands first within.
+    let within = name.trim_start_matches(['<', '&', '(']);
+    MACHINERY.iter().any(|prefix| within.starts_with(prefix)) || name.contains("ambiguity_sdk::glue::")
 }
 
-fn rustc_hash(name: &str) -> Option<&str> {
-    let (name, hash) = name.rsplit_once("::h")?;
-    (hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(name)
+/// A panic's message is of several lines, a host's error of one.
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machinery_is_told_from_a_plugins_own_functions() {
+        for name in
+            ["core::panicking::panic_fmt", "<core::fmt::Arguments>::new", "ambiguity:plugin/classifier@0.1.0#classify"]
+        {
+            assert!(is_machinery(name), "{name}");
+        }
+        for name in ["kmeans::baked", "<palette::Palette as ambiguity_sdk::classifier::Classifier>::classify"] {
+            assert!(!is_machinery(name), "{name}");
+        }
+        assert_eq!(one_line("panicked at src/lib.rs:1:2:\nno\n  left: 1"), "panicked at src/lib.rs:1:2: no left: 1");
+    }
 }

@@ -1,0 +1,120 @@
+//! A plugin that misbehaves as its configuration's `fault` says. Faults that the SDK would not let pass go round it.
+
+use std::hint::black_box;
+
+use ambiguity_sdk::{Batch, Classifier, Description, Distribution, Distributions, Error, Result, host};
+
+/// The part that goes through the SDK.
+pub struct Hostile;
+
+impl Classifier for Hostile {
+    fn describe() -> Result<Description> {
+        let styles: &[&str] = match fault().as_str() {
+            "describe-error" => return Err(Error::new("the moon is in the wrong house")),
+            "describe-panic" => panic!("no description today"),
+            "describe-encoder" => &[host::encoder_info("means")?.digest.leak()],
+            "one-style" => &["only"],
+            "same-styles" => &["twin", "twin"],
+            _ => &["a", "b"],
+        };
+        let description =
+            Description::new("hostile", env!("CARGO_PKG_VERSION")).styles(styles.to_vec()).medium("image");
+        Ok(match host::config("encoder") {
+            Some(encoder) => description.encoder(encoder),
+            None => description,
+        })
+    }
+
+    fn classify(batch: &Batch) -> Result<Distributions> {
+        match fault().as_str() {
+            "panic" => {
+                let pixels = batch.image(1)?.rgb;
+                assert_eq!(pixels.len(), 7, "pixels of sample 1");
+            }
+            "loop" => loop {
+                black_box(());
+            },
+            "memory" => {
+                let mut hoard = Vec::new();
+                loop {
+                    hoard.push(black_box(vec![1u8; 1 << 20]));
+                }
+            }
+            "recursion" => {
+                log_depth(recurse(1));
+            }
+            "stack" => {
+                log_depth(descend(batch.len() as u64));
+            }
+            "error" => {
+                batch.image(1)?;
+                return Err(Error::new("sample 1 is too beautiful"));
+            }
+            "no-text" => drop(batch.text(1)?),
+            "no-sample" => drop(batch.prompt(9)),
+            "undeclared" => drop(batch.embedding("means")?),
+            "asset" => drop(host::asset("missing.bin")?),
+            "embedding" => drop(batch.embedding("means")?),
+            "log" => host::log(host::Level::Error, "only said, not meant"),
+            _ => {}
+        }
+        (0..batch.len()).map(|_| Distribution::new(vec![0.25, 0.75])).collect()
+    }
+}
+
+fn fault() -> String {
+    host::config("fault").unwrap_or_default()
+}
+
+#[expect(unconditional_recursion, reason = "that is the fault")]
+#[inline(never)]
+fn recurse(depth: u64) -> u64 {
+    let local = black_box([depth; 64]);
+    recurse(depth + 1) + local[(depth % 64) as usize]
+}
+
+/// Without locals in memory, so that it is the call stack that overflows.
+#[expect(unconditional_recursion, reason = "that is the fault")]
+#[inline(never)]
+fn descend(depth: u64) -> u64 {
+    (descend(depth + 1) ^ depth).wrapping_mul(3)
+}
+
+fn log_depth(depth: u64) {
+    host::log(host::Level::Info, depth);
+}
+
+#[cfg(target_arch = "wasm32")]
+mod raw {
+    use ambiguity_sdk::Glue;
+    use ambiguity_sdk::bindings::plugin::ambiguity::plugin::{samples, types};
+    use ambiguity_sdk::bindings::plugin::exports::ambiguity::plugin::classifier::{Description, Guest};
+
+    use super::{Hostile, fault};
+
+    /// The part that goes round the SDK.
+    struct Raw;
+
+    impl Guest for Raw {
+        fn describe() -> Result<Description, String> {
+            <Glue<Hostile> as Guest>::describe()
+        }
+
+        fn classify(batch: &samples::Batch) -> Result<types::Matrix, String> {
+            let (rows, cols, data) = match fault().as_str() {
+                "nan" => (2, 2, vec![0.25, 0.75, f32::NAN, 1.0]),
+                "negative" => (2, 2, vec![-0.25, 1.25, 0.5, 0.5]),
+                "sum" => (2, 2, vec![0.25, 0.75, 0.5, 0.75]),
+                "rows" => (1, 2, vec![0.25, 0.75]),
+                "columns" => (2, 3, vec![0.25, 0.5, 0.25, 0.25, 0.5, 0.25]),
+                "short" => (2, 2, vec![0.25, 0.75]),
+                "abort" => std::process::abort(),
+                _ => return <Glue<Hostile> as Guest>::classify(batch),
+            };
+            Ok(types::Matrix { rows, cols, data })
+        }
+    }
+
+    ambiguity_sdk::bindings::plugin::export_plugin!(Raw with_types_in ambiguity_sdk::bindings::plugin);
+    ambiguity_sdk::interface_section!();
+}

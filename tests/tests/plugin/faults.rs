@@ -1,0 +1,186 @@
+//! The fault matrix: each plugin at fault gives its own message, and the next call, to a well-behaved one, is answered.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ambiguity_host::encoders::Encoders;
+use ambiguity_host::plugin::fit::KMEANS_TEMPLATE;
+use ambiguity_host::plugin::{Batch, Limits, PluginHost};
+
+use super::{built, load, means, two_pictures};
+
+/// What a plugin's own behaviour may be, with the limits that it meets.
+#[test]
+fn misbehaving_plugins() {
+    let hostile = built("hostile");
+    let limits = Limits { memory_mib: 16, ..Limits::default() };
+    let hasty = Limits { timeout_ms: 100, fuel: u64::MAX / 4, ..limits };
+    let frugal = Limits { fuel: 1_000_000, ..limits };
+    let cases: &[(&str, Limits)] = &[
+        ("describe-error", limits),
+        ("describe-panic", limits),
+        ("describe-encoder", limits),
+        ("one-style", limits),
+        ("same-styles", limits),
+        ("panic", limits),
+        ("abort", limits),
+        ("loop", hasty),
+        ("loop", frugal),
+        ("memory", limits),
+        ("recursion", limits),
+        ("stack", limits),
+        ("error", limits),
+        ("no-text", limits),
+        ("no-sample", limits),
+        ("undeclared", limits),
+        ("asset", limits),
+        ("nan", limits),
+        ("negative", limits),
+        ("sum", limits),
+        ("rows", limits),
+        ("columns", limits),
+        ("short", limits),
+    ];
+    let mut table = String::new();
+    for (fault, limits) in cases {
+        let message = load(*limits, &hostile, &[("fault", fault)])
+            .and_then(|mut plugin| plugin.classify(&mut two_pictures(), &mut means()))
+            .expect_err(fault)
+            .to_string();
+        writeln!(table, "{fault}\n    {message}").expect("a string grows");
+
+        let mut batch = two_pictures();
+        let answer = load(*limits, &hostile, &[]).and_then(|mut plugin| plugin.classify(&mut batch, &mut means()));
+        assert_eq!(answer.expect("a good call").distributions.rows, vec![vec![0.25, 0.75]; 2], "after {fault}");
+    }
+    insta::assert_snapshot!(table);
+}
+
+/// A fault leaves the batch and the encoders as they were, so that the next plugin finds them.
+#[test]
+fn a_fault_gives_the_batch_and_the_encoders_back() {
+    let hostile = built("hostile");
+    let (mut batch, mut encoders) = (two_pictures(), means());
+    let mut plugin = load(Limits::default(), &hostile, &[("fault", "panic")]).expect("it loads");
+    plugin.classify(&mut batch, &mut encoders).expect_err("it panics");
+    assert_eq!((batch.len(), encoders.names()), (2, vec!["means"]));
+    let mut plugin = load(Limits::default(), &hostile, &[("fault", "log")]).expect("it loads");
+    let first = plugin.classify(&mut batch, &mut encoders).expect("it only logs");
+    let second = plugin.classify(&mut batch, &mut encoders).expect("it only logs");
+    assert_eq!((first.distributions, first.fuel), (second.distributions, second.fuel), "fuel is deterministic");
+}
+
+#[test]
+fn encoders_that_are_missing_or_mixed() {
+    let hostile = built("hostile");
+    let mut plugin =
+        load(Limits::default(), &hostile, &[("encoder", "means"), ("fault", "embedding")]).expect("it loads");
+    let message = plugin.classify(&mut two_pictures(), &mut Encoders::new()).expect_err("no encoder").to_string();
+    assert_eq!(
+        message,
+        "plugin `hostile`: there is no encoder `means`; say where it is with --encoder means=DIR or \
+         `[encoders] means = \"DIR\"` (known: none)"
+    );
+
+    let mut samples = two_pictures().samples().to_vec();
+    samples[1].image = None;
+    let mut batch = Batch::new(samples);
+    let message = plugin.classify(&mut batch, &mut means()).expect_err("half pictures").to_string();
+    assert_eq!(message, "plugin `hostile`: sample 1 of the batch has no picture to embed");
+}
+
+/// What a file may be instead of a plugin.
+#[test]
+fn files_that_are_no_plugins() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let wat = |text: &str| wat::parse_str(text).expect("it assembles");
+    let classifier = |name: &str| wat(&format!("(component (instance $i) (export \"{name}\" (instance $i)))"));
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("empty", vec![]),
+        ("text", b"(component)".to_vec()),
+        ("page", b"<!doctype html>".to_vec()),
+        ("picture", b"\x89PNG\r\n".to_vec()),
+        ("stump", b"\0as".to_vec()),
+        ("cut", KMEANS_TEMPLATE[..KMEANS_TEMPLATE.len() / 2].to_vec()),
+        ("core-module", wat("(module (func (export \"classify\")))")),
+        ("nothing", wat("(component)")),
+        ("other-world", classifier("wasi:cli/run@0.2.0")),
+        ("hollow", classifier("ambiguity:plugin/classifier@0.1.0")),
+        ("wasi", wat("(component (import \"wasi:clocks/wall-clock@0.2.0\" (instance)))")),
+        ("foreign", wat("(component (import \"acme:secret/sauce\" (instance)))")),
+        ("next-version", with_interface(KMEANS_TEMPLATE, b"0.2.0")),
+        ("next-patch", with_interface(KMEANS_TEMPLATE, b"0.1.1")),
+        ("old-version", with_interface(KMEANS_TEMPLATE, b"0.0.9")),
+        ("garbled-version", with_interface(KMEANS_TEMPLATE, b"new")),
+        ("future-export", classifier("ambiguity:plugin/classifier@0.3.0")),
+        ("unbaked", KMEANS_TEMPLATE.to_vec()),
+        ("flipped", flipped(KMEANS_TEMPLATE)),
+    ];
+    let mut table = String::new();
+    for (name, bytes) in cases {
+        let path = folder.path().join(format!("{name}.wasm"));
+        fs::write(&path, bytes).expect("writable");
+        let message = load(Limits::default(), &path, &[]).err().expect(name).to_string();
+        let message = message.replace(&folder.path().display().to_string(), "[DIR]");
+        writeln!(table, "{name}\n    {message}").expect("a string grows");
+    }
+    let path = folder.path().join("heavy.wasm");
+    fs::write(&path, vec![0; (1 << 20) + 1]).expect("writable");
+    let message = load(Limits { file_mib: 1, ..Limits::default() }, &path, &[]).err().expect("too large").to_string();
+    writeln!(table, "heavy\n    {message}").expect("a string grows");
+    insta::assert_snapshot!(table);
+}
+
+/// A compiled plugin is kept; one that was tampered with or cut off is compiled again.
+#[test]
+fn a_damaged_cache_entry_is_compiled_again() {
+    let hostile = built("hostile");
+    let folder = tempfile::tempdir().expect("a folder");
+    let classify = || {
+        let host = PluginHost::new(Limits::default(), Some(folder.path().to_owned())).expect("the sandbox starts");
+        let mut plugin = host.load(hostile.to_str().expect("a path in UTF-8"), Default::default()).expect("it loads");
+        plugin.classify(&mut two_pictures(), &mut means()).expect("it classifies").distributions
+    };
+    let entry = || -> PathBuf {
+        let mut entries = fs::read_dir(folder.path()).expect("readable");
+        let entry = entries.next().expect("one entry").expect("readable").path();
+        assert!(entries.next().is_none(), "there is one entry");
+        entry
+    };
+    let fresh = classify();
+    let good = fs::read(entry()).expect("readable");
+    assert_eq!(classify(), fresh);
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 1;
+    for damaged in [flipped, good[..good.len() - 1].to_vec(), vec![]] {
+        fs::write(entry(), damaged).expect("writable");
+        assert_eq!(classify(), fresh);
+        assert!(fs::read(entry()).expect("readable") == good, "the entry is whole again");
+    }
+}
+
+#[test]
+fn a_path_that_leads_nowhere() {
+    let message = load(Limits::default(), Path::new("no/such.wasm"), &[]).err().expect("nothing").to_string();
+    assert_eq!(message, "plugin `no/such.wasm`: not found");
+}
+
+/// The component with another interface version than its own.
+fn with_interface(component: &[u8], version: &[u8]) -> Vec<u8> {
+    let name = b"ambiguity:interface";
+    let size = 1 + name.len() + version.len();
+    let mut bytes = component.to_vec();
+    // A custom section: id 0, its size, its name's length and name; all sizes here fit one byte of LEB128.
+    bytes.extend([0, u8::try_from(size).expect("small"), u8::try_from(name.len()).expect("small")]);
+    bytes.extend(name);
+    bytes.extend(version);
+    bytes
+}
+
+/// The component with one opcode changed.
+fn flipped(component: &[u8]) -> Vec<u8> {
+    let mut bytes = component.to_vec();
+    bytes[component.len() / 3] = 0xff;
+    bytes
+}

@@ -1,0 +1,166 @@
+//! Making plugins without a compiler: templates, baking, `host plugin fit`.
+
+use std::fs;
+use std::process::Command;
+
+use ambiguity_host::plugin::fit::{KMEANS_TEMPLATE, bake_k_means};
+use ambiguity_host::plugin::{Artifact, Batch, Limits, Sample};
+use ambiguity_sdk::{EncoderPin, Manifest};
+use image::{Rgb, RgbImage};
+use ndarray::arr2;
+
+use super::{load, means, picture};
+use crate::support::{host, host_ok, root};
+
+fn primaries(digest: &str, medium: &str) -> Vec<u8> {
+    let manifest = Manifest {
+        name: "primaries".into(),
+        version: "1.0.0".into(),
+        title: "Red, green or blue".into(),
+        authors: vec!["Test".into()],
+        licence: "Apache-2.0".into(),
+        media: vec![medium.into()],
+        styles: ["red", "green", "blue"].map(String::from).to_vec(),
+        encoder: Some(EncoderPin { name: "means".into(), digest: digest.into() }),
+        normalize: medium == "image",
+        k: Some(3),
+        ..Manifest::default()
+    };
+    bake_k_means(&manifest, &arr2(&[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])).expect("the template takes it")
+}
+
+/// The numbers are those of the definition: softmax of 1/‖e − c‖ with e of length 1.
+#[test]
+fn k_means_distributions_are_what_the_definition_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("primaries.wasm");
+    fs::write(&path, primaries("means", "image")).expect("writable");
+    let mut plugin = load(Limits::default(), &path, &[]).expect("it loads");
+    let colours = [[255, 0, 0], [255, 255, 255], [0, 51, 102]];
+    let mut batch = Batch::new(colours.map(picture).to_vec());
+    let classified = plugin.classify(&mut batch, &mut means()).expect("it classifies");
+    for (row, colour) in classified.distributions.rows.iter().zip(colours) {
+        let length = colour.map(|c: u8| f64::from(c).powi(2)).iter().sum::<f64>().sqrt();
+        let unit = colour.map(|c| f64::from(c) / length);
+        let logit = |style: usize| {
+            let squared = (0..3).map(|i| (unit[i] - f64::from(u8::from(i == style))).powi(2)).sum::<f64>();
+            1.0 / squared.sqrt().max(1e-6)
+        };
+        let logits = [logit(0), logit(1), logit(2)];
+        let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = logits.iter().map(|z| (z - most).exp()).sum();
+        for (p, z) in row.iter().zip(logits) {
+            assert!((p - (z - most).exp() / sum).abs() < 1e-6, "{colour:?}: {row:?}");
+        }
+    }
+    // The same bits on every run and machine.
+    insta::assert_debug_snapshot!(classified.distributions.rows);
+    insta::assert_snapshot!(classified.fuel.expect("a sandboxed plugin"));
+}
+
+#[test]
+fn the_same_template_classifies_texts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("words.wasm");
+    fs::write(&path, primaries("means", "text")).expect("writable");
+    let mut plugin = load(Limits::default(), &path, &[]).expect("it loads");
+    let text = |text: &str| Sample { text: Some(text.to_owned()), ..Sample::default() };
+    let mut batch = Batch::new(vec![text("x"), text("a   ")]);
+    let rows = plugin.classify(&mut batch, &mut means()).expect("it classifies").distributions.rows;
+    assert!(rows[0][0] > 0.99 && rows[1][2] > rows[1][1], "{rows:?}");
+}
+
+#[test]
+fn other_weights_under_the_same_name_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("primaries.wasm");
+    fs::write(&path, primaries("others", "image")).expect("writable");
+    let mut plugin = load(Limits::default(), &path, &[]).expect("it loads");
+    let message =
+        plugin.classify(&mut Batch::new(vec![picture([1, 2, 3])]), &mut means()).expect_err("other").to_string();
+    assert_eq!(
+        message,
+        "plugin `primaries`: it was fitted with encoder `means` of digest others, the `means` here has means; name the \
+         right one with --encoder means=DIR, or fit the plugin again"
+    );
+}
+
+#[test]
+fn the_committed_template_is_what_the_sources_give() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = root().join("scripts/templates.sh");
+    let output = Command::new("sh").arg(script).arg(folder.path()).output().expect("a shell starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let built = fs::read(folder.path().join("kmeans.wasm")).expect("it was built");
+    assert!(built == KMEANS_TEMPLATE, "the sources give another template: run `make templates` and commit it");
+}
+
+#[test]
+fn the_interface_file_and_the_template_agree_on_the_version() {
+    let wit = fs::read_to_string(root().join("wit/plugin.wit")).expect("readable");
+    let version = ambiguity_sdk::INTERFACE_VERSION;
+    assert!(wit.contains(&format!("package ambiguity:plugin@{version};")));
+    let template = Artifact::parse("kmeans.wasm".as_ref(), KMEANS_TEMPLATE.to_vec()).expect("a component");
+    assert_eq!(template.interface, version);
+}
+
+/// From a folder of pictures to a plugin to distributions, by the command line alone.
+#[test]
+fn fit_inspect_classify() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (style, colour) in [("cold", [20, 40, 200]), ("warm", [210, 60, 20])] {
+        fs::create_dir_all(folder.path().join("art").join(style)).expect("a folder");
+        for i in 0..6u8 {
+            let shade = colour.map(|c: u8| c.saturating_add(i * 3));
+            let file = folder.path().join(format!("art/{style}/{i}.png"));
+            RgbImage::from_pixel(64, 64, Rgb(shade)).save(file).expect("writable");
+        }
+    }
+    fs::write(folder.path().join("art/cold/broken.png"), "no picture").expect("writable");
+
+    let fit = ["plugin", "fit", "--images", "art", "-k", "2", "-o", "two.wasm", "--title", "Cold or warm"];
+    let ran = host_ok(folder.path(), &fit);
+    insta::assert_snapshot!(ran.stderr);
+    let first = fs::read(folder.path().join("two.wasm")).expect("it was written");
+    host_ok(folder.path(), &fit);
+    assert!(
+        fs::read(folder.path().join("two.wasm")).expect("it was written") == first,
+        "fitting twice, the same bytes"
+    );
+
+    let inspected: serde_json::Value =
+        serde_json::from_str(&host_ok(folder.path(), &["plugin", "inspect", "two", "--json"]).stdout).expect("JSON");
+    assert_eq!(inspected["styles"], serde_json::json!(["cold", "warm"]));
+    assert_eq!(inspected["title"], "Cold or warm");
+
+    let classify = ["plugin", "classify", "two.wasm", "art/warm/0.png", "art/cold/3.png", "--json"];
+    let classified: serde_json::Value = serde_json::from_str(&host_ok(folder.path(), &classify).stdout).expect("JSON");
+    let samples = classified["samples"].as_array().expect("a list");
+    assert_eq!(samples[0]["file"], "art/warm/0.png");
+    let p = |i: usize, j: usize| samples[i]["distribution"][j].as_f64().expect("a number");
+    assert!(p(0, 1) > p(0, 0) && p(1, 0) > p(1, 1), "{classified}");
+    assert!(classified["fuel"].as_u64().expect("a number") > 0);
+}
+
+#[test]
+fn fit_refuses_what_cannot_be_fitted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir(folder.path().join("art")).expect("a folder");
+    let refused = |arguments: &[&str]| {
+        let ran = host(folder.path(), &[&["plugin", "fit"], arguments].concat());
+        assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{}", ran.stderr);
+        assert!(!folder.path().join("kmeans_art.wasm").exists(), "something was written");
+        ran.stderr.lines().last().unwrap_or_default().to_owned()
+    };
+    let mut table = vec![
+        refused(&["--images", "nowhere", "-k", "2"]),
+        refused(&["--images", "art", "-k", "2"]),
+        refused(&["--images", "art", "-k", "1"]),
+        refused(&["--images", "art", "-k", "2", "-o", "plugin.txt"]),
+        refused(&["--images", "art", "-k", "2", "--encoder", "unknown"]),
+        refused(&["--images", "art", "-k", "2", "--encoder", "mine=art"]),
+    ];
+    RgbImage::from_pixel(8, 8, Rgb([1, 2, 3])).save(folder.path().join("art/1.png")).expect("writable");
+    table.push(refused(&["--images", "art", "-k", "2"]));
+    insta::assert_snapshot!(table.join("\n"));
+}
