@@ -50,7 +50,10 @@ impl Canvas {
 
     /// A filled polygon.
     pub(super) fn area(&mut self, points: &[(f32, f32)], ink: Rgba) {
-        if let Some(path) = path(points, true) {
+        // tiny-skia warns of an area without an extent, such as the band of a single point.
+        if let Some(path) =
+            path(points, true).filter(|path| path.bounds().width() > 0.0 && path.bounds().height() > 0.0)
+        {
             self.fill(&path, ink);
         }
     }
