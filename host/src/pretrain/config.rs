@@ -242,6 +242,8 @@ pub struct UNetStage {
     pub subject_share: f64,
     /// Share of captions that name the style alone.
     pub style_share: f64,
+    /// Standard deviation of noise that is the same all over a channel, added to the noise.
+    pub offset_noise: f64,
     /// γ of the min-SNR weighting.
     pub snr_gamma: f64,
     /// Decay of the moving average of the weights.

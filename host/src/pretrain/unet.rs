@@ -299,7 +299,8 @@ impl Denoising<'_> {
             captions.map(|(&pair, draws)| self.data.caption(self.config, pair as usize, draws)).collect();
         let timesteps = spread_timesteps(&mut generator, n, self.config.noise.train_timesteps)?;
         let latents = self.data.latents.index_select(0, &indices);
-        let noise = generator.normal(&latents.size())?;
+        let offset = generator.normal(&[n, latents.size()[1], 1, 1])? * self.config.offset_noise;
+        let noise = generator.normal(&latents.size())? + offset;
         Ok(Part {
             noisy: self.ddim.add_noise(&latents, &noise, &timesteps),
             text: self.data.text(&rows),
