@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod encoders;
 pub mod files;
 pub mod home;
+pub mod hub;
 pub mod interrupt;
 pub mod plugin;
 pub mod pretrain;

@@ -5,7 +5,7 @@ use std::path::Path;
 use ambiguity_models::count::{Component, of_folder, of_published};
 use ambiguity_models::lora::{LoraSpec, Targets};
 use ambiguity_models::published::{PUBLISHED, published};
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -47,15 +47,17 @@ struct CountArgs {
 
 impl ModelsArgs {
     /// Runs the command.
-    pub fn run(self, _context: &Context) -> Result<()> {
+    pub fn run(self, context: &Context) -> Result<()> {
         let Command::Count(args) = self.command;
         let lora = LoraSpec { rank: args.rank, alpha: args.rank as f64, targets: args.targets };
-        let components = match (Path::new(&args.model).is_dir(), published(&args.model), model_folder(&args.model)) {
-            (false, Some(model), _) => of_published(&args.model, model, &lora)?,
-            (_, _, Ok(folder)) => of_folder(&folder, &lora)?,
-            (..) => {
-                let known: Vec<&str> = PUBLISHED.iter().map(|(id, _)| *id).collect();
-                bail!("{} is neither a folder nor a known model (tiny-art, {})", args.model, known.join(", "))
+        // A known model is counted without its files, and nothing is downloaded for it.
+        let known = published(&args.model).filter(|_| !Path::new(&args.model).is_dir());
+        let components = match known {
+            Some(model) => of_published(&args.model, model, &lora)?,
+            None => {
+                let ids = || PUBLISHED.map(|(id, _)| id).join(", ");
+                let folder = model_folder(&args.model, &context.hub);
+                of_folder(&folder.with_context(|| format!("counted without files: {}", ids()))?, &lora)?
             }
         };
         if args.json {
