@@ -11,7 +11,6 @@ nothing but the speed.
 """
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -64,11 +63,16 @@ def ours(args):
         command = [args.host, "train", "--quiet", "--preset", "tiny-art", "--model", args.model, "--plugin", args.plugin,
                    "--threads", str(args.threads), "--device", args.device, "--out", out, *sets]
         process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status != 0:
+        peak = 0
+        # What wait() says of a child's memory includes what its parent had when it was forked.
+        while process.poll() is None:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            peak = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), peak)
+            time.sleep(0.05)
+        if process.returncode != 0:
             raise SystemExit("host train failed")
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        return [sum(line["seconds"].values()) for line in lines if line["epoch"] > 0], usage.ru_maxrss / 1024
+        return [sum(line["seconds"].values()) for line in lines if line["epoch"] > 0], peak / 1024
 
 
 def main():

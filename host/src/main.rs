@@ -41,6 +41,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, progress: Progress) -> anyhow::Result<()> {
+    torch_ext::keep_memory();
     let threads = cli.global.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     tch::set_num_threads(i32::try_from(threads)?);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;

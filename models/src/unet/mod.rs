@@ -115,7 +115,7 @@ impl UNet {
             }
             Stage::Out => {
                 let x = maps.pop().expect(last);
-                maps.push(self.conv_out.forward(&self.conv_norm_out.forward(&x).silu()));
+                maps.push(self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)));
             }
         }
         State { time, maps }
