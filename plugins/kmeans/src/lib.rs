@@ -41,7 +41,8 @@ fn baked() -> Result<(Manifest, InverseDistances)> {
         let (centers, styles) = (centers.n_rows(), manifest.styles.len());
         return Err(Error::new(format!("{centers} baked centres do not fit the manifest's {styles} styles")));
     }
-    let head = InverseDistances { centers, temperature: manifest.temperature, normalize: manifest.normalize };
+    let temperature = manifest.temperature.unwrap_or(1.0);
+    let head = InverseDistances { centers, temperature, normalize: manifest.normalize };
     Ok((manifest, head))
 }
 
@@ -61,9 +62,9 @@ mod tests {
             media: vec!["image".into()],
             styles: styles.iter().map(|&style| style.into()).collect(),
             encoder: Some(EncoderPin { name: "tiny".into(), digest: "0".into() }),
-            temperature: 1.0,
             normalize: true,
             k: Some(styles.len()),
+            ..Manifest::default()
         };
         FakeHost::new().asset(Manifest::ASSET, manifest.to_json()).tensor("centers", centers)
     }

@@ -372,9 +372,10 @@ impl FitArgs {
             media: vec![if self.medium == Medium::Text { "text" } else { "image" }.to_owned()],
             styles: clusters.iter().map(|cluster| cluster.name.clone()).collect(),
             encoder: Some(encoder),
-            temperature: self.temperature,
+            temperature: Some(self.temperature),
             normalize: !self.no_normalize,
             k: Some(clusters.len()),
+            ..Manifest::default()
         }
     }
 
