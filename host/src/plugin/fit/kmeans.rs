@@ -321,4 +321,49 @@ mod tests {
         assert!(refused(Array2::zeros((1, 2))).starts_with("1 clusters cannot"));
         assert_eq!(refused(Array2::from_elem((2, 2), f32::NAN)), "the centres to start from are not all finite");
     }
+
+    /// A tensor of tests/reference/kmeans.safetensors, which make_kmeans.py beside it made with scikit-learn.
+    fn reference(name: &str) -> (Vec<usize>, Vec<f64>) {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/reference/kmeans.safetensors");
+        let bytes = std::fs::read(path).expect("it is committed");
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+        let tensor = file.tensor(name).expect("the script writes it");
+        let data = match tensor.dtype() {
+            safetensors::Dtype::F32 => {
+                let numbers = tensor.data().chunks_exact(4);
+                numbers.map(|x| f64::from(f32::from_le_bytes(x.try_into().expect("four bytes")))).collect()
+            }
+            _ => tensor.data().chunks_exact(8).map(|x| f64::from_le_bytes(x.try_into().expect("eight bytes"))).collect(),
+        };
+        (tensor.shape().to_vec(), data)
+    }
+
+    fn reference_matrix(name: &str) -> Array2<f32> {
+        let (shape, data) = reference(name);
+        Array2::from_shape_vec((shape[0], shape[1]), data.iter().map(|&x| x as f32).collect()).expect("a matrix")
+    }
+
+    /// Five iterations from the same centres; relative error, where f32 sums differ in their order alone.
+    #[test]
+    fn lloyd_is_what_scikit_learn_does() {
+        let (points, start) = (reference_matrix("points"), reference_matrix("start"));
+        let found = k_means_from(&points, start, 5, 0.0).expect("12 of 600");
+        let expected = reference_matrix("centers");
+        let norm = |x: &Array2<f32>| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let error = norm(&(&found.centers - &expected)) / norm(&expected);
+        assert!(error < 1e-5, "centres: {error}");
+        let inertia = reference("lloyd_inertia").1[0];
+        assert!((found.inertia / inertia - 1.0).abs() < 1e-5, "{} is not {inertia}", found.inertia);
+    }
+
+    /// Each side with ten starts of its own.
+    #[test]
+    fn inertia_is_within_a_hundredth_of_scikit_learns() {
+        let points = reference_matrix("points");
+        for (k, inertia) in (2..).zip(reference("inertia").1) {
+            let options = KMeansOptions { k, runs: 10, max_iterations: 300, ..OPTIONS };
+            let found = k_means(&points, &options, |_, _| true).expect("few of 600");
+            assert!((found.inertia / inertia - 1.0).abs() < 0.01, "k = {k}: {} is not {inertia}", found.inertia);
+        }
+    }
 }
