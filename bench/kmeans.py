@@ -20,12 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def embeddings(n, dim, k):
-    """Unit vectors in k overlapping groups, as normalised embeddings are."""
+    """Unit vectors without clear clusters (64 directions of falling variance, and noise), so that Lloyd has work to do."""
     import numpy as np
 
     rng = np.random.default_rng(0)
-    centers = rng.normal(size=(k, dim))
-    points = centers[rng.integers(k, size=n)] + 1.5 * rng.normal(size=(n, dim))
+    directions = rng.normal(size=(64, dim)) / np.sqrt(np.arange(1, 65))[:, None]
+    points = rng.normal(size=(n, 64)) @ directions + 0.5 * rng.normal(size=(n, dim))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     points = points.astype(np.float32)
     return points, points[rng.choice(n, k, replace=False)].copy()

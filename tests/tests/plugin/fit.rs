@@ -131,7 +131,7 @@ fn fit_inspect_classify() {
     );
     let sheet = image::open(folder.path().join("two.png")).expect("the contact sheet").into_rgb8();
     let shown = |colour: [u8; 3]| sheet.pixels().filter(|pixel| pixel.0 == colour).count();
-    assert_eq!((shown([20, 40, 200]), shown([210, 60, 20])), (64 * 64, 64 * 64), "each picture is there once");
+    assert_eq!((shown([20, 40, 200]), shown([210, 60, 20])), (96 * 96, 96 * 96), "each picture is there once");
 
     let inspected: serde_json::Value =
         serde_json::from_str(&host_ok(folder.path(), &["plugin", "inspect", "two", "--json"]).stdout).expect("JSON");
@@ -203,7 +203,8 @@ fn an_elbow_table() {
     let json: serde_json::Value =
         serde_json::from_str(&host_ok(folder.path(), &[&fit[..], &["--json"]].concat()).stdout).expect("JSON");
     assert_eq!((&json["elbow"], &json["points"], &json["fit"]), (&3.into(), &24.into(), &serde_json::Value::Null));
-    let files: Vec<_> = fs::read_dir(folder.path()).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
+    let files: Vec<_> =
+        fs::read_dir(folder.path()).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(files, ["groups.safetensors"], "nothing was written");
 
     fs::write(folder.path().join("texts.txt"), "baroque\ncubism\nrococo\nminimalism\nbaroque\n").expect("writable");
@@ -220,7 +221,10 @@ fn fit_texts() {
     fs::write(folder.path().join("moods.txt"), "baroque\n\npop art\ncubism\n").expect("writable");
     let fit = ["plugin", "fit", "--texts", "moods.txt", "-k", "3", "--medium", "text", "--json"];
     let json: serde_json::Value = serde_json::from_str(&host_ok(folder.path(), &fit).stdout).expect("JSON");
-    assert_eq!((&json["plugin"], &json["sheet"], &json["texts"]), (&"kmeans_moods.wasm".into(), &json!(null), &json!(3)));
+    assert_eq!(
+        (&json["plugin"], &json["sheet"], &json["texts"]),
+        (&"kmeans_moods.wasm".into(), &json!(null), &json!(3))
+    );
     assert_eq!(json["clusters"][1], json!({ "style": "pop art", "texts": 1, "nearest": ["pop art"] }));
 
     fs::write(folder.path().join("a.txt"), "cubism").expect("writable");

@@ -333,7 +333,9 @@ mod tests {
                 let numbers = tensor.data().chunks_exact(4);
                 numbers.map(|x| f64::from(f32::from_le_bytes(x.try_into().expect("four bytes")))).collect()
             }
-            _ => tensor.data().chunks_exact(8).map(|x| f64::from_le_bytes(x.try_into().expect("eight bytes"))).collect(),
+            _ => {
+                tensor.data().chunks_exact(8).map(|x| f64::from_le_bytes(x.try_into().expect("eight bytes"))).collect()
+            }
         };
         (tensor.shape().to_vec(), data)
     }

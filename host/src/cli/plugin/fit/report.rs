@@ -91,9 +91,12 @@ impl Written<'_> {
     }
 }
 
-/// Which folder a cluster mostly is.
+/// Which folder a cluster mostly is, if it is.
 pub(super) fn note(cluster: &Cluster) -> Option<String> {
-    cluster.folder.as_ref().map(|(folder, share)| format!("{:3.0} % {folder}", share * 100.0))
+    cluster.folder.as_ref().map(|(folder, share)| match *share >= 0.5 {
+        true => format!("{:.0} % {folder}", share * 100.0),
+        false => format!("at most {:.0} % of a folder", share * 100.0),
+    })
 }
 
 /// Texts until the line is full.

@@ -95,16 +95,13 @@ fn draw(title: &str, rows: &[Row]) -> RgbImage {
     canvas.into_rgb()
 }
 
-/// The picture in a square of [`SIDE`]: small ones grow by a whole factor, so that their pixels stay what they are.
+/// The picture in a square of [`SIDE`], as large as it goes; one that grows by a whole factor keeps its pixels sharp.
 fn fit(picture: &RgbImage) -> RgbImage {
     let (width, height) = picture.dimensions();
     let side = width.max(height).max(1);
-    if side <= SIDE {
-        let factor = SIDE / side;
-        return imageops::resize(picture, width * factor, height * factor, FilterType::Nearest);
-    }
     let scaled = |length: u32| (length * SIDE / side).max(1);
-    imageops::resize(picture, scaled(width), scaled(height), FilterType::CatmullRom)
+    let filter = if SIDE.is_multiple_of(side) { FilterType::Nearest } else { FilterType::CatmullRom };
+    imageops::resize(picture, scaled(width), scaled(height), filter)
 }
 
 #[cfg(test)]
