@@ -154,8 +154,12 @@ impl samples::HostBatch for Guest {
     }
 
     fn audio(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<types::Audio> {
-        self.sample(i)?;
-        Ok(Err(format!("sample {i} is no recording")))
+        let audio = self.sample(i)?.audio.as_deref().ok_or_else(|| format!("sample {i} is no recording"));
+        Ok(audio.map(|audio| types::Audio {
+            sample_rate: audio.sample_rate,
+            channels: audio.channels.into(),
+            pcm: audio.pcm.clone(),
+        }))
     }
 
     fn embedding(&mut self, _: Resource<BatchHandle>, encoder: String) -> Answer<types::Matrix> {
