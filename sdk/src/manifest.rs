@@ -9,7 +9,7 @@ use crate::host;
 /// The baked asset `manifest.json`: what `host plugin fit` and `host plugin build` write into a template component.
 ///
 /// What is missing is empty, and what is not known is passed over: a plugin's author may bake in as little as a title.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Manifest {
     /// The plugin's short name.
@@ -49,25 +49,6 @@ pub struct EncoderPin {
     /// sha256 over its weights, in hex; empty where nothing baked depends on them, so that any weights do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub digest: String,
-}
-
-impl Default for Manifest {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            version: String::new(),
-            title: String::new(),
-            authors: vec![],
-            licence: String::new(),
-            media: vec![],
-            styles: vec![],
-            encoder: None,
-            prompts: vec![],
-            temperature: None,
-            normalize: false,
-            k: None,
-        }
-    }
 }
 
 impl Manifest {

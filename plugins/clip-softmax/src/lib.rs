@@ -7,7 +7,7 @@
 
 use ambiguity_sdk::heads::Cosine;
 use ambiguity_sdk::{
-    Batch, Classifier, Description, Distributions, Error, Gradient, Manifest, Matrix, Result, export, host, math,
+    Batch, Classifier, Description, Distributions, Error, Gradient, Manifest, Matrix, Result, export, host,
 };
 
 /// The plugin; see the module.
@@ -48,14 +48,12 @@ fn head(manifest: &Manifest) -> Result<Cosine> {
     };
     let mut embeddings = host::embed_texts(encoder, &prompts.concat())?;
     embeddings.normalize_rows();
-    let mut texts = Matrix::zeros(prompts.len(), embeddings.n_cols());
-    let mut rows = embeddings.rows();
-    for (i, prompts) in prompts.iter().enumerate() {
-        for row in rows.by_ref().take(prompts.len()) {
-            math::add_scaled(texts.row_mut(i), 1.0 / prompts.len() as f32, row);
-        }
-    }
-    Ok(Cosine { texts, scale })
+    let mut start = 0;
+    let means = prompts.iter().map(|prompts| {
+        start += prompts.len();
+        embeddings.view_rows(start - prompts.len()..start).mean_row()
+    });
+    Ok(Cosine { texts: Matrix::from_rows(&means.collect::<Vec<_>>())?, scale })
 }
 
 #[cfg(test)]

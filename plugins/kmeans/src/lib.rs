@@ -1,8 +1,9 @@
 //! Soft k-means: how near a sample's embedding is to each baked centre.
 //!
 //! e = the raw embedding by the manifest's encoder, scaled to length 1 if the manifest says so; logits 1 / ‖e − c‖,
-//! divided by the manifest's temperature; softmax. One crate serves pictures and texts: what differs is what is baked
-//! into it, the matrix `centers` and `manifest.json`. `host plugin fit` does that.
+//! divided by the manifest's temperature; softmax. One crate serves pictures and texts, and pictures by centres of texts'
+//! embeddings (the paper's text clusters): what differs is what is baked into it, the matrix `centers` and
+//! `manifest.json`. `host plugin fit` does that.
 
 use ambiguity_sdk::heads::InverseDistances;
 use ambiguity_sdk::{
