@@ -37,11 +37,13 @@ build: setup ## build the binary target/release/host
 plugins: setup ## build the plugin crates into target/wasm32-unknown-unknown/plugin/
 	cargo build-plugin $(addprefix -p ,$(PLUGINS))
 
-templates: setup ## rebuild the committed components that `host plugin fit` bakes into
+templates: setup ## rebuild the committed components that `host plugin fit` and `build` bake into
 	scripts/templates.sh
 
-shipped-plugins: build ## fit plugins/kmeans_image.wasm again (after the shipped CLIP or the paintings changed)
+shipped-plugins: build ## make plugins/*.wasm again (after their sources, the templates, the shipped CLIP or the paintings changed)
+	scripts/shipped.sh
 	scripts/kmeans_image.sh
+	scripts/kmeans_text.sh
 
 demo: build ## train the small model on this machine, with a picture before and after and the reward's curve
 	scripts/demo.sh
