@@ -88,7 +88,7 @@ impl ClassifyArgs {
 }
 
 /// A file as a sample, if the plugin classifies its medium.
-fn read_sample(file: &Path, plugin: &dyn Classifier) -> Result<Sample> {
+pub(super) fn read_sample(file: &Path, plugin: &dyn Classifier) -> Result<Sample> {
     let is_text = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"));
     let medium = if is_text { "text" } else { "image" };
     let media = &plugin.description().media;
@@ -165,7 +165,7 @@ fn bars(file: &Path, styles: &[String], row: &[f64], top: usize) -> String {
     text
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
     pair.ok_or_else(|| "give it as KEY=VALUE".to_owned())
 }

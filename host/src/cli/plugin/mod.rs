@@ -1,8 +1,15 @@
 //! `host plugin …`: make, look into and run plugins.
 
+mod bench;
+mod check;
 mod classify;
 mod fit;
 mod inspect;
+mod install;
+mod list;
+mod new;
+mod running;
+mod test;
 
 use std::path::{Path, PathBuf};
 
@@ -22,18 +29,30 @@ pub struct PluginArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bench(bench::BenchArgs),
+    Check(check::CheckArgs),
     Classify(classify::ClassifyArgs),
     Fit(fit::FitArgs),
     Inspect(inspect::InspectArgs),
+    Install(install::InstallArgs),
+    List(list::ListArgs),
+    New(new::NewArgs),
+    Test(test::TestArgs),
 }
 
 impl PluginArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         match self.command {
+            Command::Bench(args) => args.run(context),
+            Command::Check(args) => args.run(context),
             Command::Classify(args) => args.run(context),
             Command::Fit(args) => args.run(context),
             Command::Inspect(args) => args.run(context),
+            Command::Install(args) => args.run(context),
+            Command::List(args) => args.run(context),
+            Command::New(args) => args.run(context),
+            Command::Test(args) => args.run(context),
         }
     }
 }
