@@ -13,7 +13,7 @@ SETUP = python3 scripts/setup.py $(if $(LIBTORCH),--libtorch "$(LIBTORCH)") $(if
 HOME_COPY = $(DESTDIR)$(PREFIX)/lib/ambiguity
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build plugins templates shipped-plugins demo test lint docs install uninstall clean python3
+.PHONY: help setup setup-cuda build plugins templates shipped-plugins demo test kill-test lint docs install uninstall clean python3
 
 help: ## this list
 	@echo "make TARGET, where TARGET is"
@@ -37,10 +37,11 @@ build: setup ## build the binary target/release/host
 plugins: setup ## build the plugin crates into target/wasm32-unknown-unknown/plugin/
 	cargo build-plugin $(addprefix -p ,$(PLUGINS))
 
-templates: setup ## rebuild the committed components that `host plugin fit` bakes into
+templates: setup ## rebuild the committed components that `host plugin fit` and `build` bake into
 	scripts/templates.sh
 
-shipped-plugins: build ## fit plugins/kmeans_image.wasm again (after the shipped CLIP or the paintings changed)
+shipped-plugins: build ## make plugins/*.wasm again (after their sources, the templates, the shipped CLIP or the paintings changed)
+	scripts/shipped.sh
 	scripts/kmeans_image.sh
 
 demo: build ## train the small model on this machine, with a picture before and after and the reward's curve
@@ -50,6 +51,9 @@ test: lint build ## formatting, lints, all tests, documentation
 	python3 -m unittest discover -s scripts -p 'test_*.py'
 	cargo test --release --workspace
 	@$(MAKE) --no-print-directory docs
+
+kill-test: build ## kill a training run at 20 random moments and resume it: the same to the last bit
+	KILLS=20 cargo test --release --workspace kills_change_nothing -- --nocapture
 
 lint: setup ## formatting and clippy, warnings are errors
 	cargo fmt --all --check

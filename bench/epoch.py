@@ -20,7 +20,10 @@ from peft import LoraConfig
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLES, STEPS, TRAINED, BATCH, ROWS = 64, 10, 5, 16, 80
+# The preset tiny-art: samples an epoch, DDIM steps, how many of them are trained on, samples an update, and rows a UNet
+# call in sampling and in training.
+SAMPLES, STEPS, TRAINED, BATCH, SAMPLE_ROWS, TRAIN_ROWS = 128, 10, 5, 32, 64, 80
+DECODED = 16
 MEDIA = ["painting of", "picture of", "drawing of"]
 SUBJECTS = ["a man", "a woman", "a landscape", "nature", "a building", "an animal", "shapes", "an object"]
 
@@ -31,7 +34,7 @@ class Peer:
         self.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian",
                                          target_modules=["to_k", "to_q", "to_v", "to_out.0"]))
         self.parameters = [p for p in self.unet.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=4e-3, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
         self.vae = AutoencoderKL.from_pretrained(model / "vae").requires_grad_(False)
         self.clip = CLIPModel.from_pretrained(clip).requires_grad_(False)
         self.scheduler = DDIMScheduler.from_pretrained(model / "scheduler")
@@ -65,9 +68,9 @@ class Peer:
         latents, log_probs = [torch.randn(SAMPLES, 4, 16, 16)], []
         with torch.no_grad():
             for t in self.scheduler.timesteps:
-                t = t.expand(SAMPLES)
-                output = self.unet(latents[-1], t, self.text[prompts]).sample
-                mean, std = self.posterior(output, t, latents[-1])
+                parts = zip(latents[-1].split(SAMPLE_ROWS), prompts.split(SAMPLE_ROWS))
+                output = torch.cat([self.unet(rows, t, self.text[of]).sample for rows, of in parts])
+                mean, std = self.posterior(output, t.expand(SAMPLES), latents[-1])
                 latents.append(mean + std * torch.randn_like(mean))
                 log_probs.append(self.log_prob(latents[-1], mean, std))
         seconds["sample"] = time.perf_counter() - start
@@ -75,7 +78,7 @@ class Peer:
         start = time.perf_counter()
         rewards = []
         with torch.no_grad():
-            for part in latents[-1].split(BATCH):
+            for part in latents[-1].split(DECODED):
                 images = self.vae.decode(part / self.vae.config.scaling_factor).sample
                 images = (images / 2 + 0.5).clamp(0, 1)
                 pixels = (images * 255).round() / 255
@@ -95,8 +98,8 @@ class Peer:
         for batch in torch.randperm(SAMPLES).split(BATCH):
             rows = [(s, i) for i in batch.tolist() for s in steps.tolist()]
             self.optimizer.zero_grad()
-            for at in range(0, len(rows), ROWS):
-                s, i = torch.tensor(rows[at:at + ROWS]).T
+            for at in range(0, len(rows), TRAIN_ROWS):
+                s, i = torch.tensor(rows[at:at + TRAIN_ROWS]).T
                 t = self.scheduler.timesteps[s]
                 output = self.unet(latents[s, i], t, self.text[prompts[i]]).sample
                 mean, std = self.posterior(output, t, latents[s, i])

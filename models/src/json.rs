@@ -17,9 +17,13 @@ pub(crate) struct JsonObject {
 impl JsonObject {
     /// The file's top-level object.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        Self::parse(path, &std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?)
+    }
+
+    /// The top-level object in `bytes`; `path` is what errors call them.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let bad = |message: String| Error::Config { path: path.to_owned(), message };
-        match serde_json::from_slice(&bytes).map_err(|e| bad(format!("not valid JSON: {e}")))? {
+        match serde_json::from_slice(bytes).map_err(|e| bad(format!("not valid JSON: {e}")))? {
             Value::Object(map) => Ok(Self { path: path.to_owned(), prefix: String::new(), map }),
             other => Err(bad(format!("a JSON object was expected, found {}", kind_name(&other)))),
         }

@@ -1,6 +1,7 @@
 //! Networks on libtorch: functions of tensors, which know nothing of files but the names in a checkpoint.
 
 pub mod clip;
+pub mod count;
 mod diffusers;
 pub mod error;
 mod json;
@@ -8,6 +9,7 @@ pub mod layers;
 pub mod lora;
 pub mod params;
 pub mod pipeline;
+pub mod published;
 pub mod resize;
 pub mod safetensors;
 pub mod scheduler;

@@ -16,7 +16,7 @@ use crate::unet::UNet;
 
 use serde::{Deserialize, Serialize};
 
-pub use file::LORA_FILE;
+pub use file::{LORA_FILE, LoraFile, LoraLayer};
 pub use targets::Targets;
 
 /// What a fresh adapter is made from.

@@ -45,6 +45,7 @@ pub enum Init {
 enum Source {
     Checkpoint(NamedTensors),
     Random(Generator),
+    Shapes,
 }
 
 struct Store {
@@ -79,6 +80,11 @@ impl Params {
         Ok(Self::new(Source::Random(generator), "random initialisation", device, Kind::Float))
     }
 
+    /// Parameters that have a shape and no memory of their own: a network built from them can be counted, not run.
+    pub fn shapes() -> Self {
+        Self::new(Source::Shapes, "shapes", Device::Cpu, Kind::Float)
+    }
+
     fn new(source: Source, source_name: &str, device: Device, kind: Kind) -> Self {
         let store = Store { source, source_name: source_name.to_owned(), device, kind, taken: NamedTensors::new() };
         Self { store: Rc::new(RefCell::new(store)), path: String::new() }
@@ -95,12 +101,12 @@ impl Params {
         &self.path
     }
 
-    /// Whether the checkpoint has this child; a random source has every one.
+    /// Whether the checkpoint has this child; a source without a checkpoint has every one.
     pub fn has(&self, name: &str) -> bool {
         let full = self.at(name).path;
         match &self.store.borrow().source {
             Source::Checkpoint(tensors) => tensors.contains_key(&full),
-            Source::Random(_) => true,
+            Source::Random(_) | Source::Shapes => true,
         }
     }
 
@@ -136,6 +142,7 @@ impl Params {
                 };
                 fresh.f_to_device(store.device)?
             }
+            Source::Shapes => Tensor::f_zeros([], (store.kind, store.device))?.f_expand(shape, false)?,
         };
         store.taken.insert(full, tensor.shallow_clone());
         Ok(tensor)

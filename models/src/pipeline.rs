@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use crate::clip::{TextConfig, TextTransformer, Tokenizer};
@@ -11,7 +12,7 @@ use crate::json::JsonObject;
 use crate::scheduler::SchedulerConfig;
 use crate::unet::UNet;
 use crate::vae::Vae;
-use crate::weights::{TRANSFORMERS_STEM, load_folder};
+use crate::weights::{DIFFUSERS_STEM, TRANSFORMERS_STEM, digest_folder, load_folder};
 
 /// Tokenizer, text encoder, denoiser, autoencoder and noise schedule that belong together.
 #[derive(Debug)]
@@ -53,6 +54,15 @@ impl Pipeline {
         let pipeline = Self { tokenizer, text_encoder, unet, vae, scheduler };
         pipeline.check_fit(dir, &text_config)?;
         Ok(pipeline)
+    }
+
+    /// What tells a folder's weights from others': the sha256, in hex, over its parts' names and digests.
+    pub fn digest(dir: &Path) -> Result<String> {
+        let mut hash = Sha256::new();
+        for (part, stem) in [("unet", DIFFUSERS_STEM), ("vae", DIFFUSERS_STEM), ("text_encoder", TRANSFORMERS_STEM)] {
+            hash.update(format!("{part} {}\n", digest_folder(&dir.join(part), stem)?));
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Refuses parts that are each sound but not made for each other.

@@ -52,7 +52,10 @@ impl VaeConfig {
     /// Reads a `config.json`. Absent keys have diffusers' defaults; a value that would need another network than is
     /// built here is an error that names the key.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = JsonObject::read(path)?;
+        Self::from_object(&JsonObject::read(path)?)
+    }
+
+    pub(crate) fn from_object(file: &JsonObject) -> Result<Self> {
         file.only("_class_name", json!("AutoencoderKL"))?;
         for key in ["latents_mean", "latents_std", "shift_factor"] {
             file.only(key, Value::Null)?;

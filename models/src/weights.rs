@@ -1,47 +1,81 @@
 //! Where the weights of a Hugging Face model folder lie: one file, an fp16 variant, or shards with an index.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tch::{Device, Kind};
 
 use crate::error::{Error, Result};
 use crate::params::{NamedTensors, Params};
-use crate::safetensors::read_safetensors;
+use crate::safetensors::{digest_safetensors, read_safetensors};
 
 /// File stem of the weights in folders that diffusers writes.
 pub const DIFFUSERS_STEM: &str = "diffusion_pytorch_model";
 /// File stem of the weights in folders that transformers writes.
 pub const TRANSFORMERS_STEM: &str = "model";
 
-/// The parameters of a model folder, converted to `kind` on `device`. The plain file is preferred to the `fp16`
-/// variant, one file to shards.
+/// The parameters of a model folder, converted to `kind` on `device`; see [`read_folder`].
 pub fn load_folder(dir: &Path, stem: &str, device: Device, kind: Kind) -> Result<Params> {
-    let plain = dir.join(format!("{stem}.safetensors"));
-    let half = dir.join(format!("{stem}.fp16.safetensors"));
-    let indices = [
-        dir.join(format!("{stem}.safetensors.index.json")),
-        dir.join(format!("{stem}.safetensors.index.fp16.json")),
-        dir.join(format!("{stem}.fp16.safetensors.index.json")),
-    ];
-    if plain.is_file() {
-        Params::load(&plain, device, kind)
-    } else if let Some(index) = indices[..1].iter().find(|path| path.is_file()) {
-        load_shards(index, device, kind)
-    } else if half.is_file() {
-        Params::load(&half, device, kind)
-    } else if let Some(index) = indices[1..].iter().find(|path| path.is_file()) {
-        load_shards(index, device, kind)
-    } else {
-        let pickled = dir.join(format!("{stem}.bin")).is_file() || dir.join("pytorch_model.bin").is_file();
-        let hint = if pickled { ": its pickled .bin weights are not read, save the model as safetensors" } else { "" };
-        Err(Error::Input(format!("{} has no {stem}.safetensors{hint}", dir.display())))
+    let (tensors, source_name) = read(dir, stem)?;
+    Ok(Params::from_tensors(tensors, &source_name, device, kind))
+}
+
+/// The tensors of a model folder, on the CPU, in their own types. The plain file is preferred to the `fp16` variant, one
+/// file to shards.
+pub fn read_folder(dir: &Path, stem: &str) -> Result<NamedTensors> {
+    Ok(read(dir, stem)?.0)
+}
+
+/// What tells the weights of a model folder from others': [`digest_safetensors`] of its one file, or of all its shards,
+/// in order.
+pub fn digest_folder(dir: &Path, stem: &str) -> Result<String> {
+    match files(dir, stem)? {
+        Files::One(file) => digest_safetensors(&file),
+        Files::Shards(index) => shards(&index)?.iter().map(|shard| digest_safetensors(shard)).collect(),
     }
 }
 
-/// Reads all shards that an index names.
-fn load_shards(index: &Path, device: Device, kind: Kind) -> Result<Params> {
+enum Files {
+    One(PathBuf),
+    /// The index.
+    Shards(PathBuf),
+}
+
+fn files(dir: &Path, stem: &str) -> Result<Files> {
+    let candidates = [
+        Files::One(dir.join(format!("{stem}.safetensors"))),
+        Files::Shards(dir.join(format!("{stem}.safetensors.index.json"))),
+        Files::One(dir.join(format!("{stem}.fp16.safetensors"))),
+        Files::Shards(dir.join(format!("{stem}.safetensors.index.fp16.json"))),
+        Files::Shards(dir.join(format!("{stem}.fp16.safetensors.index.json"))),
+    ];
+    let there = |files: &Files| match files {
+        Files::One(path) | Files::Shards(path) => path.is_file(),
+    };
+    candidates.into_iter().find(there).ok_or_else(|| {
+        let pickled = dir.join(format!("{stem}.bin")).is_file() || dir.join("pytorch_model.bin").is_file();
+        let hint = if pickled { ": its pickled .bin weights are not read, save the model as safetensors" } else { "" };
+        Error::Input(format!("{} has no {stem}.safetensors{hint}", dir.display()))
+    })
+}
+
+/// The tensors, and what to call where they came from.
+fn read(dir: &Path, stem: &str) -> Result<(NamedTensors, String)> {
+    match files(dir, stem)? {
+        Files::One(file) => Ok((read_safetensors(&file)?, file.display().to_string())),
+        Files::Shards(index) => {
+            let mut tensors = NamedTensors::new();
+            for shard in shards(&index)? {
+                tensors.extend(read_safetensors(&shard)?);
+            }
+            Ok((tensors, index.display().to_string()))
+        }
+    }
+}
+
+/// The files that an index names, sorted.
+fn shards(index: &Path) -> Result<Vec<PathBuf>> {
     let config = |message: &str| Error::Config { path: index.to_owned(), message: message.to_owned() };
     let text = std::fs::read_to_string(index).map_err(|source| Error::Io { path: index.to_owned(), source })?;
     let json: Value = serde_json::from_str(&text).map_err(|e| config(&format!("not valid JSON: {e}")))?;
@@ -52,9 +86,5 @@ fn load_shards(index: &Path, device: Device, kind: Kind) -> Result<Params> {
         shards.insert(plain.ok_or_else(|| config(&format!("`weight_map` names no plain file for `{tensor}`")))?);
     }
     let folder = index.parent().unwrap_or(Path::new("."));
-    let mut tensors = NamedTensors::new();
-    for shard in shards {
-        tensors.extend(read_safetensors(&folder.join(shard))?);
-    }
-    Ok(Params::from_tensors(tensors, &index.display().to_string(), device, kind))
+    Ok(shards.into_iter().map(|shard| folder.join(shard)).collect())
 }

@@ -69,9 +69,7 @@ impl InverseDistances {
     }
 
     fn logits(&self, embedding: &[f32], logits: &mut [f32]) {
-        for (logit, center) in logits.iter_mut().zip(self.centers.rows()) {
-            *logit = math::squared_distance(embedding, center);
-        }
+        self.centers.view().squared_distances(embedding, logits);
         math::inverse_distances(logits);
         logits.iter_mut().for_each(|logit| *logit /= self.temperature);
     }
@@ -116,9 +114,8 @@ impl Cosine {
     }
 
     fn logits(&self, texts: &Matrix, embedding: &[f32], logits: &mut [f32]) {
-        for (logit, text) in logits.iter_mut().zip(texts.rows()) {
-            *logit = self.scale * math::dot(embedding, text);
-        }
+        texts.view().dots(embedding, logits);
+        logits.iter_mut().for_each(|logit| *logit *= self.scale);
     }
 }
 

@@ -48,7 +48,7 @@
 //! - [`Classifier`], [`Gradient`], [`Description`], [`export!`]: what a plugin is.
 //! - [`Batch`], [`Image`], [`Audio`]: what it is given.
 //! - [`host`]: what else it may ask for: encoders, baked assets, configuration, the log.
-//! - [`Distribution`], [`Distributions`], [`Matrix`], [`math`]: values, checked, and arithmetic on flat slices.
+//! - [`Distribution`], [`Distributions`], [`Matrix`], [`MatrixView`], [`math`]: values, checked, and arithmetic on flat slices.
 //! - [`heads`]: k-means and CLIP-softmax classifiers over one embedding, with exact gradients.
 //! - [`Manifest`]: what is baked into a plugin that was made without a compiler.
 //! - [`testing`]: the fake host.
@@ -73,7 +73,7 @@ pub use error::{Error, Result};
 #[doc(hidden)]
 pub use glue::{Glue, bindings};
 pub use manifest::{EncoderPin, Manifest};
-pub use matrix::Matrix;
+pub use matrix::{Matrix, MatrixView};
 
 /// The version of the plugin interface (`wit/plugin.wit`) that this crate speaks. [`export!`] writes it into the
 /// plugin's custom section `ambiguity:interface`.

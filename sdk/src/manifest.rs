@@ -9,7 +9,7 @@ use crate::host;
 /// The baked asset `manifest.json`: what `host plugin fit` and `host plugin build` write into a template component.
 ///
 /// What is missing is empty, and what is not known is passed over: a plugin's author may bake in as little as a title.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Manifest {
     /// The plugin's short name.
@@ -28,40 +28,27 @@ pub struct Manifest {
     pub styles: Vec<String>,
     /// The encoder that the data belongs to.
     pub encoder: Option<EncoderPin>,
-    /// Divides the logits.
-    pub temperature: f32,
-    /// Whether embeddings are scaled to length 1 first.
+    /// What texts stand for each style, in the styles' order; where none are given, a style's name does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<Vec<String>>,
+    /// Divides the logits; where it is not given, k-means takes 1 and CLIP softmax what its encoder was trained with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
+    /// Whether embeddings are scaled to length 1 first. CLIP softmax always does.
     pub normalize: bool,
     /// The number of clusters of a k-means plugin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub k: Option<usize>,
 }
 
-/// An encoder by name and by what it is: embeddings of other weights mean something else, and are refused.
+/// An encoder by name and by what it is: embeddings of other weights mean something else to baked data, and are refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EncoderPin {
     /// The name that the run knows it by.
     pub name: String,
-    /// sha256 over its weights, in hex.
+    /// sha256 over its weights, in hex; empty where nothing baked depends on them, so that any weights do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub digest: String,
-}
-
-impl Default for Manifest {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            version: String::new(),
-            title: String::new(),
-            authors: vec![],
-            licence: String::new(),
-            media: vec![],
-            styles: vec![],
-            encoder: None,
-            temperature: 1.0,
-            normalize: false,
-            k: None,
-        }
-    }
 }
 
 impl Manifest {
@@ -96,9 +83,52 @@ impl Manifest {
         }
     }
 
+    /// What texts stand for each style: the prompts, or the styles' names; an error unless each style has some.
+    pub fn prompts(&self) -> Result<Vec<Vec<String>>> {
+        if self.prompts.is_empty() {
+            return Ok(self.styles.iter().map(|style| vec![style.clone()]).collect());
+        }
+        let (prompts, styles) = (self.prompts.len(), self.styles.len());
+        if prompts != styles {
+            return Err(Error::new(format!("manifest.json has prompts for {prompts} styles, and {styles} styles")));
+        }
+        match self.prompts.iter().position(Vec::is_empty) {
+            Some(i) => Err(Error::new(format!("manifest.json has no prompt for the style `{}`", self.styles[i]))),
+            None => Ok(self.prompts.clone()),
+        }
+    }
+
     /// The pinned encoder's name; an error if the manifest has none.
     pub fn encoder_name(&self) -> Result<&str> {
         let encoder = self.encoder.as_ref().ok_or_else(|| Error::new("manifest.json names no encoder"))?;
         Ok(&encoder.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_given_is_not_written_and_what_is_not_known_is_passed_over() {
+        let manifest = Manifest::parse(br#"{"styles": ["a", "b"], "encoder": {"name": "clip"}, "moon": 3}"#);
+        let manifest = manifest.expect("an object");
+        assert_eq!((manifest.temperature, manifest.encoder_name().expect("it names one")), (None, "clip"));
+        let json = String::from_utf8(manifest.to_json()).expect("JSON is UTF-8");
+        for absent in ["temperature", "prompts", "digest", "\"k\"", "moon"] {
+            assert!(!json.contains(absent), "{absent} in {json}");
+        }
+        assert_eq!(Manifest::parse(json.as_bytes()).expect("its own JSON"), manifest);
+    }
+
+    #[test]
+    fn each_style_has_prompts() {
+        let mut manifest = Manifest { styles: vec!["a".into(), "b".into()], ..Manifest::default() };
+        assert_eq!(manifest.prompts().expect("the names"), [["a"], ["b"]]);
+        let message = |manifest: &Manifest| manifest.prompts().expect_err("not one list per style").to_string();
+        manifest.prompts = vec![vec!["an a".into()]];
+        assert_eq!(message(&manifest), "manifest.json has prompts for 1 styles, and 2 styles");
+        manifest.prompts.push(vec![]);
+        assert_eq!(message(&manifest), "manifest.json has no prompt for the style `b`");
     }
 }

@@ -22,6 +22,42 @@ fn sum_of(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
+/// Σ term(xⱼ, row[j]) for every row of a flat matrix with rows as long as `x`. Four rows at a time share each load of
+/// `x` and have sums of their own in flight; a row's sum has the bits that [`sum_of`] gives it.
+#[inline(always)]
+pub(crate) fn sums_over_rows(rows: &[f32], x: &[f32], sums: &mut [f32], term: impl Fn(f32, f32) -> f32 + Copy) {
+    const ROWS: usize = 4;
+    let cols = x.len();
+    assert_eq!(rows.len(), cols * sums.len(), "every row is as long as the vector, and has a place for its sum");
+    if cols == 0 {
+        return sums.fill(0.0);
+    }
+    let whole = cols - cols % LANES;
+    let (blocks, mut sum_blocks) = (rows.chunks_exact(ROWS * cols), sums.chunks_exact_mut(ROWS));
+    let rest = blocks.remainder();
+    for (block, sums) in blocks.zip(sum_blocks.by_ref()) {
+        let (a, b) = block.split_at(2 * cols);
+        let ((a, b), (c, d)) = (a.split_at(cols), b.split_at(cols));
+        let mut lanes = [[0.0; LANES]; ROWS];
+        let chunks = a.chunks_exact(LANES).zip(b.chunks_exact(LANES)).zip(c.chunks_exact(LANES));
+        for ((x, ((a, b), c)), d) in x.chunks_exact(LANES).zip(chunks).zip(d.chunks_exact(LANES)) {
+            for i in 0..LANES {
+                lanes[0][i] += term(x[i], a[i]);
+                lanes[1][i] += term(x[i], b[i]);
+                lanes[2][i] += term(x[i], c[i]);
+                lanes[3][i] += term(x[i], d[i]);
+            }
+        }
+        for ((sum, lanes), row) in sums.iter_mut().zip(lanes).zip([a, b, c, d]) {
+            let rest: f32 = x[whole..].iter().zip(&row[whole..]).map(|(&x, &y)| term(x, y)).sum();
+            *sum = lanes.iter().sum::<f32>() + rest;
+        }
+    }
+    for (row, sum) in rest.chunks_exact(cols).zip(sum_blocks.into_remainder()) {
+        *sum = sum_of(x, row, term);
+    }
+}
+
 /// a · b.
 ///
 /// # Panics

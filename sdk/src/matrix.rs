@@ -1,5 +1,7 @@
 //! Row-major matrices of f32: embeddings, centres, gradients.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::math;
 
@@ -9,6 +11,14 @@ pub struct Matrix {
     rows: usize,
     cols: usize,
     data: Vec<f32>,
+}
+
+/// Some consecutive rows of a matrix, or a flat slice seen as one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MatrixView<'a> {
+    rows: usize,
+    cols: usize,
+    data: &'a [f32],
 }
 
 impl Matrix {
@@ -62,6 +72,20 @@ impl Matrix {
         (0..self.rows).map(|i| self.row(i))
     }
 
+    /// All rows, to be looked at.
+    pub fn view(&self) -> MatrixView<'_> {
+        MatrixView { rows: self.rows, cols: self.cols, data: &self.data }
+    }
+
+    /// Some consecutive rows, to be looked at.
+    ///
+    /// # Panics
+    /// If there are not so many rows.
+    pub fn view_rows(&self, rows: Range<usize>) -> MatrixView<'_> {
+        let data = &self.data[rows.start * self.cols..rows.end * self.cols];
+        MatrixView { rows: rows.len(), cols: self.cols, data }
+    }
+
     /// The elements, row after row.
     pub fn as_slice(&self) -> &[f32] {
         &self.data
@@ -77,5 +101,93 @@ impl Matrix {
         for i in 0..self.rows {
             math::normalize(self.row_mut(i));
         }
+    }
+}
+
+impl<'a> MatrixView<'a> {
+    /// A flat slice seen as a matrix; an error unless there are `rows * cols` elements.
+    pub fn new(rows: usize, cols: usize, data: &'a [f32]) -> Result<Self> {
+        if rows.checked_mul(cols) != Some(data.len()) {
+            return Err(Error::new(format!("a {rows} x {cols} matrix cannot have {} elements", data.len())));
+        }
+        Ok(Self { rows, cols, data })
+    }
+
+    /// Number of rows.
+    pub fn n_rows(self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn n_cols(self) -> usize {
+        self.cols
+    }
+
+    /// Row `i`.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(self, i: usize) -> &'a [f32] {
+        &self.data[i * self.cols..][..self.cols]
+    }
+
+    /// All rows in order.
+    pub fn rows(self) -> impl Iterator<Item = &'a [f32]> {
+        (0..self.rows).map(move |i| self.row(i))
+    }
+
+    /// The mean of the rows; zeros if there are none.
+    pub fn mean_row(self) -> Vec<f32> {
+        let mut mean = vec![0.0; self.cols];
+        self.rows().for_each(|row| math::add_scaled(&mut mean, 1.0, row));
+        mean.iter_mut().for_each(|x| *x /= self.rows.max(1) as f32);
+        mean
+    }
+
+    /// rowᵢ · x for every row, into `products`: the bits of [`math::dot`], in less time.
+    ///
+    /// # Panics
+    /// Unless `x` is as long as a row, and `products` as there are rows; so does `squared_distances`.
+    pub fn dots(self, x: &[f32], products: &mut [f32]) {
+        assert_eq!((x.len(), products.len()), (self.cols, self.rows), "(columns, rows)");
+        math::sums_over_rows(self.data, x, products, |x, y| x * y);
+    }
+
+    /// ‖rowᵢ − x‖² for every row, into `distances`: the bits of [`math::squared_distance`], in less time.
+    pub fn squared_distances(self, x: &[f32], distances: &mut [f32]) {
+        assert_eq!((x.len(), distances.len()), (self.cols, self.rows), "(columns, rows)");
+        math::sums_over_rows(self.data, x, distances, |x, y| (x - y) * (x - y));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::numbers;
+
+    #[test]
+    fn sums_over_all_rows_have_the_bits_of_each_alone() {
+        for (rows, cols) in [(1, 3), (4, 8), (7, 19), (27, 768), (5, 0), (0, 4)] {
+            let (matrix, x) = (numbers(1, rows, cols), numbers(2, 1, cols));
+            let (mut dots, mut distances) = (vec![0.0; rows], vec![0.0; rows]);
+            matrix.view().dots(x.as_slice(), &mut dots);
+            matrix.view().squared_distances(x.as_slice(), &mut distances);
+            for (i, row) in matrix.rows().enumerate() {
+                assert_eq!(dots[i].to_bits(), math::dot(x.as_slice(), row).to_bits(), "{rows} x {cols}");
+                assert_eq!(distances[i].to_bits(), math::squared_distance(x.as_slice(), row).to_bits());
+            }
+        }
+    }
+
+    #[test]
+    fn views_see_some_rows() {
+        let matrix = Matrix::from_rows(&[[1.0, 2.0], [3.0, 4.0], [5.0, 8.0]]).expect("three rows of two");
+        let view = matrix.view_rows(1..3);
+        assert_eq!((view.n_rows(), view.n_cols(), view.row(0)), (2, 2, &[3.0, 4.0][..]));
+        assert_eq!(view.mean_row(), [4.0, 6.0]);
+        assert_eq!(matrix.view_rows(1..1).mean_row(), [0.0, 0.0]);
+        assert_eq!(MatrixView::new(3, 2, matrix.as_slice()).expect("six elements"), matrix.view());
+        let message = MatrixView::new(2, 2, matrix.as_slice()).expect_err("six are not four").to_string();
+        assert_eq!(message, "a 2 x 2 matrix cannot have 6 elements");
     }
 }

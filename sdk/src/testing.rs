@@ -1,11 +1,12 @@
-//! A fake host, so that `cargo test` runs plugin code natively: images, texts, embeddings, assets, configuration.
+//! A fake host, so that `cargo test` runs plugin code natively: images, texts, recordings, embeddings, encoders, assets,
+//! configuration, the log.
 //!
 //! See the crate's first page for an example.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use crate::batch::{Batch, Image};
+use crate::batch::{Audio, Batch, Image};
 use crate::classifier::{Classifier, Description, Gradient};
 use crate::distribution::Distributions;
 use crate::error::{Error, Result};
@@ -43,7 +44,7 @@ pub struct FakeSample {
     /// The text, if it is one.
     pub text: Option<String>,
     /// The recording, if it is one.
-    pub audio: Option<crate::Audio>,
+    pub audio: Option<Audio>,
 }
 
 thread_local! {
@@ -89,7 +90,7 @@ impl FakeHost {
     /// Asks a plugin to classify, and checks the shape of what it gives.
     pub fn classify<P: Classifier>(&mut self, batch: FakeBatch) -> Result<Distributions> {
         let n_styles = self.describe::<P>()?.styles.len();
-        let distributions = self.serve(|| P::classify(&Batch::from_backend(backend::Batch(&batch))))?;
+        let distributions = self.serve(|| P::classify(&Batch::fake(&batch)))?;
         let (found, wanted) = ((distributions.len(), distributions.n_styles()), (batch.samples.len(), n_styles));
         if found != wanted {
             return Err(Error::new(format!("the plugin gave {found:?} (samples, styles), it should give {wanted:?}")));
@@ -99,7 +100,7 @@ impl FakeHost {
 
     /// Asks a plugin for its gradient.
     pub fn embedding_vjp<P: Gradient>(&mut self, batch: &FakeBatch, upstream: &Matrix) -> Result<Matrix> {
-        self.serve(|| P::embedding_vjp(&Batch::from_backend(backend::Batch(batch)), upstream))
+        self.serve(|| P::embedding_vjp(&Batch::fake(batch), upstream))
     }
 
     /// How wrong a plugin's gradient is, as [`vjp_error`], at embeddings by the one encoder that it declares. An exact
@@ -155,6 +156,13 @@ impl FakeBatch {
     }
 }
 
+impl<'a> Batch<'a> {
+    /// What plugin code is given when it is called inside [`FakeHost::serve`].
+    pub fn fake(batch: &'a FakeBatch) -> Self {
+        Self::from_backend(backend::Batch(batch))
+    }
+}
+
 impl FakeSample {
     /// A picture.
     ///
@@ -168,6 +176,21 @@ impl FakeSample {
     /// A text.
     pub fn text(text: &str) -> Self {
         Self { text: Some(text.to_owned()), ..Self::default() }
+    }
+
+    /// A recording: interleaved samples in [-1, 1].
+    ///
+    /// # Panics
+    /// Unless every channel has equally many.
+    pub fn audio(sample_rate: u32, channels: usize, pcm: Vec<f32>) -> Self {
+        assert_eq!(pcm.len() % channels, 0, "one sample per channel and frame");
+        Self { audio: Some(Audio { sample_rate, channels, pcm }), ..Self::default() }
+    }
+
+    /// With a fact.
+    pub fn fact(mut self, key: &str, value: &str) -> Self {
+        self.metadata.insert(key.to_owned(), value.to_owned());
+        self
     }
 
     /// With a prompt.

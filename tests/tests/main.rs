@@ -3,6 +3,8 @@
 mod bad_input;
 mod cli;
 mod doctor;
+mod kill;
+mod models;
 mod plugin;
 mod report;
 mod sample;

@@ -70,5 +70,5 @@ fn built(package: &str) -> PathBuf {
     let output = output.expect("cargo starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("wasm32-unknown-unknown/plugin").join(format!("{package}.wasm"))
+    target.join("wasm32-unknown-unknown/plugin").join(format!("{}.wasm", package.replace('-', "_")))
 }

@@ -14,7 +14,7 @@ fn metrics(run: &Path) -> Vec<Value> {
 }
 
 /// Metrics without what no two runs share.
-fn timeless(run: &Path) -> Vec<Value> {
+pub fn timeless(run: &Path) -> Vec<Value> {
     let mut lines = metrics(run);
     for line in &mut lines {
         let line = line.as_object_mut().expect("an object");
@@ -24,7 +24,7 @@ fn timeless(run: &Path) -> Vec<Value> {
     lines
 }
 
-fn assert_same_tensors(a: &Path, b: &Path) {
+pub fn assert_same_tensors(a: &Path, b: &Path) {
     let (a_tensors, b_tensors) = (read_safetensors(a).expect("readable"), read_safetensors(b).expect("readable"));
     assert_eq!(a_tensors.keys().collect::<Vec<_>>(), b_tensors.keys().collect::<Vec<_>>());
     for (name, tensor) in &a_tensors {
@@ -99,7 +99,15 @@ fn resume_refuses_another_recipe() {
     host_ok(folder.path(), &start);
     let ran = host(folder.path(), &["train", "--resume=run", "--set=train.learning_rate=1e-5"]);
     assert_eq!(ran.code, 1);
-    assert!(ran.stderr.contains("train.learning_rate is 0.00001, but the run was begun with 0.004"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("train.learning_rate is 0.00001, but the run was begun with 0.002"), "{}", ran.stderr);
+
+    host_ok(folder.path(), &["lora", "merge", "--model=tiny-art", "--lora=run", "--out=other"]);
+    let more = ["train", "--resume=run", "--model=other", "--set=train.epochs=2"];
+    let ran = host(folder.path(), &more);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("the run was begun with a model of digest"), "{}", ran.stderr);
+    let ran = host_ok(folder.path(), &[&more[..], &["--force"]].concat());
+    assert!(ran.stderr.contains("going on all the same"), "{}", ran.stderr);
 }
 
 #[test]

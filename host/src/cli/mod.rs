@@ -3,6 +3,9 @@
 pub mod art;
 pub mod completions;
 pub mod doctor;
+pub mod embed;
+pub mod lora;
+pub mod models;
 pub mod plugin;
 pub mod pretrain;
 pub mod report;
@@ -61,6 +64,12 @@ pub enum Command {
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Doctor(doctor::DoctorArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Embed(embed::EmbedArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Lora(lora::LoraArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Models(models::ModelsArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Plugin(plugin::PluginArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Pretrain(pretrain::PretrainArgs),
@@ -79,6 +88,9 @@ impl Command {
             Self::Art(args) => args.run(context),
             Self::Completions(args) => args.run(context),
             Self::Doctor(args) => args.run(context),
+            Self::Embed(args) => args.run(context),
+            Self::Lora(args) => args.run(context),
+            Self::Models(args) => args.run(context),
             Self::Plugin(args) => args.run(context),
             Self::Pretrain(args) => args.run(context),
             Self::Report(args) => args.run(context),

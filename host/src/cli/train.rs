@@ -10,7 +10,7 @@ use toml::Value;
 use super::Context;
 use crate::config::{Config, Layer, preset_names, resolve};
 use crate::run::{RunInfo, default_folder, unix_seconds};
-use crate::train::{Outcome, Start, Trainer, check_resumable, model_folder, native_size};
+use crate::train::{Outcome, Start, Trainer, check_resumable, model_folder, native_size, refuse};
 
 /// Models up to this many pixels are small ones, trained by the small preset unless another is named.
 const SMALL_MODEL_PIXELS: u32 = 64;
@@ -53,6 +53,9 @@ pub struct TrainArgs {
     /// Go on with a run (its folder, or one of its checkpoints) [default: the newest under runs/]
     #[arg(long, value_name = "CHECKPOINT|DIR", num_args = 0..=1, conflicts_with_all = ["preset", "seed"])]
     resume: Option<Option<PathBuf>>,
+    /// Go on with a run although its model, a plugin or a key that matters has changed
+    #[arg(long, requires = "resume")]
+    force: bool,
     /// Print the resolved configuration and what an epoch costs, and stop
     #[arg(long)]
     dry_run: bool,
@@ -65,7 +68,7 @@ impl TrainArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         let (config, start, preset) = match &self.resume {
-            Some(target) => self.resumed(Start::resume(target.as_deref())?)?,
+            Some(target) => self.resumed(Start::resume(target.as_deref(), self.force)?)?,
             None => self.fresh()?,
         };
         if self.dry_run {
@@ -135,7 +138,9 @@ impl TrainArgs {
         let mut layers = vec![Layer { origin: path.display().to_string(), text }];
         layers.extend(self.layers()?);
         let now = resolve("paper-512", &layers)?;
-        check_resumable(&before, &now)?;
+        if let Err(error) = check_resumable(&before, &now) {
+            refuse(self.force, error)?;
+        }
         Ok((now, start, None))
     }
 

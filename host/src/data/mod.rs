@@ -1,5 +1,6 @@
-//! What a run is made of: prompts, image folders, the procedural paintings.
+//! What a run is made of: prompts, image folders, the procedural paintings; and recordings, for plugins that hear.
 
 pub mod art;
+pub mod audio;
 pub mod images;
 pub mod prompts;

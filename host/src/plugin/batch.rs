@@ -6,6 +6,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use ndarray::Array2;
 
+use crate::data::audio::Audio;
 use crate::encoders::{EncoderError, Encoders};
 
 /// One thing to classify.
@@ -19,6 +20,8 @@ pub struct Sample {
     pub image: Option<Arc<RgbImage>>,
     /// The text, if it is one.
     pub text: Option<String>,
+    /// The recording, if it is one.
+    pub audio: Option<Arc<Audio>>,
 }
 
 /// Samples that are classified together.

@@ -34,7 +34,7 @@ use crate::sampler::{Denoiser, Sampler, SeededNoise, TextStates, Trajectories};
 
 pub use record::{EpochRecord, MonitorRecord, Seconds, TrainedRecord};
 pub use score::{Scorer, Scores};
-pub use setup::{Start, check_resumable, encoders, model_folder, native_size};
+pub use setup::{Start, check_resumable, encoders, model_folder, native_size, refuse};
 
 use record::Progress;
 
@@ -69,6 +69,8 @@ pub struct Trainer {
     scorer: Scorer,
     device: Device,
     latent_shape: [i64; 3],
+    /// What tells the model's weights from others'.
+    model_digest: String,
     run: RunDir,
     progress: Progress,
     bars: ProgressBars,
@@ -237,6 +239,7 @@ impl Trainer {
     /// Drops the part epoch, keeps the last whole one, and says how to go on.
     fn keep_and_stop(&mut self, cause: Option<anyhow::Error>) -> Result<anyhow::Error> {
         self.save_unsaved()?;
+        self.run.write_report()?;
         let folder = self.run.path().display().to_string();
         let kept = format!(
             "{} of {} epochs are kept in {folder}; go on with `host train --resume {folder}`",

@@ -7,7 +7,7 @@ use ambiguity_models::params::NamedTensors;
 use ambiguity_models::pipeline::Pipeline;
 use ambiguity_models::safetensors::{encode_safetensors, read_safetensors, read_safetensors_with_metadata};
 use ambiguity_models::scheduler::Ddim;
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
 use tch::Device;
 use torch_ext::{AdamW, AdamWConfig};
 
@@ -50,26 +50,28 @@ pub enum Start {
         folder: PathBuf,
         /// The checkpoint's epoch; the newest if none.
         epoch: Option<u64>,
+        /// Whether another model, plugin or key is warned of instead of refused.
+        force: bool,
     },
 }
 
 impl Start {
     /// `--resume` with what may follow it: a run's folder, a checkpoint's folder, or nothing for the newest run.
-    pub fn resume(target: Option<&Path>) -> Result<Self> {
+    pub fn resume(target: Option<&Path>, force: bool) -> Result<Self> {
         let Some(target) = target else {
             let newest = RunDir::newest_under(Path::new("runs"));
             let folder = newest.context("there is no run under ./runs to resume: name its folder, --resume DIR")?;
-            return Ok(Self::Resume { folder, epoch: None });
+            return Ok(Self::Resume { folder, epoch: None, force });
         };
         if target.join("config.toml").is_file() {
-            return Ok(Self::Resume { folder: target.to_owned(), epoch: None });
+            return Ok(Self::Resume { folder: target.to_owned(), epoch: None, force });
         }
         let epoch = target.file_name().and_then(|name| name.to_str()?.strip_prefix("epoch-")?.parse().ok());
         let folder = target.parent().and_then(Path::parent);
         match (epoch, folder) {
             (Some(epoch), Some(folder)) if target.is_dir() => {
                 let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-                Ok(Self::Resume { folder: folder.to_owned(), epoch: Some(epoch) })
+                Ok(Self::Resume { folder: folder.to_owned(), epoch: Some(epoch), force })
             }
             _ => bail!(
                 "{} is neither a run's folder (it has no config.toml) nor a checkpoint (checkpoints/epoch-NNNN)",
@@ -143,6 +145,15 @@ pub fn check_resumable(before: &Config, now: &Config) -> Result<()> {
     Ok(())
 }
 
+/// What stands against going on with a run: an error, or, where the user insists, a warning.
+pub fn refuse(force: bool, error: Error) -> Result<()> {
+    if !force {
+        return Err(error.context("this would be another run (--force goes on all the same)"));
+    }
+    tracing::warn!("{error}; going on all the same");
+    Ok(())
+}
+
 impl Trainer {
     /// Loads plugins, model and adapter, and makes or reopens the run's folder, in this order: nothing is written
     /// before everything was found to be good.
@@ -176,6 +187,7 @@ impl Trainer {
             lora.n_layers(),
             lora.n_parameters()
         );
+        let model_digest = Pipeline::digest(&folder)?;
         let lock = PluginsLock { plugins: scorer.locked() };
         let run = match start {
             Start::New(folder) => {
@@ -183,10 +195,10 @@ impl Trainer {
                 run.write_info(&info)?;
                 run
             }
-            Start::Resume { folder, .. } => {
+            Start::Resume { folder, force, .. } => {
                 let run = RunDir::open(folder)?;
                 if let Some(conflict) = run.plugins_lock()?.conflict(&lock) {
-                    bail!("{}: {conflict}", folder.display());
+                    refuse(*force, anyhow!("{}: {conflict}", folder.display()))?;
                 }
                 run.write_config(&config.to_toml()?)?;
                 run
@@ -204,6 +216,7 @@ impl Trainer {
             scorer,
             device,
             latent_shape,
+            model_digest,
             run,
             progress: Progress::default(),
             bars: context.progress.clone(),
@@ -213,13 +226,13 @@ impl Trainer {
         if trainer.config.train.ema > 0.0 {
             trainer.average = Some(trainer.lora_values());
         }
-        if let Start::Resume { epoch, .. } = start {
-            trainer.restore(*epoch)?;
+        if let Start::Resume { epoch, force, .. } = start {
+            trainer.restore(*epoch, *force)?;
         }
         Ok(trainer)
     }
 
-    fn restore(&mut self, epoch: Option<u64>) -> Result<()> {
+    fn restore(&mut self, epoch: Option<u64>, force: bool) -> Result<()> {
         let checkpoints = self.run.checkpoints()?;
         let found = match epoch {
             Some(epoch) => {
@@ -235,9 +248,14 @@ impl Trainer {
             tracing::info!("no checkpoint yet: {} starts again from its first epoch", self.run.path().display());
             return Ok(self.run.rewind(0)?);
         };
-        self.lora.load_values(&read_safetensors(&folder.join(LORA_FILE))?)?;
         let state_path = folder.join(STATE_FILE);
         let (tensors, metadata) = read_safetensors_with_metadata(&state_path)?;
+        if let Some(before) = metadata.get("model").filter(|before| **before != self.model_digest) {
+            let (run, path) = (self.run.path().display(), &self.config.model.path);
+            let now = &self.model_digest;
+            refuse(force, anyhow!("{run}: the run was begun with a model of digest {before}, but {path} has {now}"))?;
+        }
+        self.lora.load_values(&read_safetensors(&folder.join(LORA_FILE))?)?;
         let progress = metadata.get("progress").with_context(|| format!("{} has no progress", state_path.display()))?;
         self.progress = serde_json::from_str(progress).with_context(|| state_path.display().to_string())?;
         self.optimizer.load_state(&with_prefix_removed(&tensors, "optimizer."))?;
@@ -266,7 +284,11 @@ impl Trainer {
             tensors.insert(format!("average.{name}"), tensor.shallow_clone());
         }
         let progress = serde_json::to_string(&self.progress)?;
-        Ok(encode_safetensors(Path::new(STATE_FILE), &tensors, &[("progress", &progress)])?)
+        Ok(encode_safetensors(
+            Path::new(STATE_FILE),
+            &tensors,
+            &[("progress", &progress), ("model", &self.model_digest)],
+        )?)
     }
 }
 

@@ -88,11 +88,14 @@ pub struct ClipConfig {
 impl ClipConfig {
     /// Reads the config.json of a transformers `CLIPModel`; absent keys have transformers' defaults.
     pub fn read(file: &Path) -> Result<Self> {
-        let object = JsonObject::read(file)?;
-        expect_model_type(&object, &["clip"])?;
+        Self::from_object(&JsonObject::read(file)?)
+    }
+
+    pub(crate) fn from_object(object: &JsonObject) -> Result<Self> {
+        expect_model_type(object, &["clip"])?;
         Ok(Self {
-            text_config: TextConfig::from_object(&part(&object, "text_config")?)?,
-            vision_config: VisionConfig::from_object(&part(&object, "vision_config")?)?,
+            text_config: TextConfig::from_object(&part(object, "text_config")?)?,
+            vision_config: VisionConfig::from_object(&part(object, "vision_config")?)?,
             projection_dim: object.size("projection_dim", 512)?,
             logit_scale_init_value: object.number("logit_scale_init_value")?.unwrap_or(2.6592),
         })
@@ -117,10 +120,13 @@ impl TextConfig {
     /// Reads a text tower: the config.json of `CLIPTextModel` or `CLIPTextModelWithProjection`, or the text half of a
     /// `CLIPModel`'s.
     pub fn read(file: &Path) -> Result<Self> {
-        let object = JsonObject::read(file)?;
-        expect_model_type(&object, &["clip_text_model", "clip"])?;
+        Self::from_file(&JsonObject::read(file)?)
+    }
+
+    pub(crate) fn from_file(object: &JsonObject) -> Result<Self> {
+        expect_model_type(object, &["clip_text_model", "clip"])?;
         let whole = object.text("model_type")?.as_deref() == Some("clip");
-        if whole { Self::from_object(&part(&object, "text_config")?) } else { Self::from_object(&object) }
+        if whole { Self::from_object(&part(object, "text_config")?) } else { Self::from_object(object) }
     }
 
     fn from_object(object: &JsonObject) -> Result<Self> {

@@ -70,17 +70,66 @@ impl Lora {
         })
     }
 
-    /// Reads an adapter (a file, or the folder of one) and adds it to the layers it names. Alpha comes from the
-    /// metadata, from peft's adapter_config.json beside the file or from `.alpha` tensors, and is else the rank. The
+    /// Reads an adapter (a file, or the folder of one; see [`LoraFile::read`]) and adds it to the layers it names. The
     /// first tensor that has no place in this UNet is an error.
     pub fn load(unet: &mut UNet, path: &Path) -> Result<Self> {
-        let path = &locate(path)?;
-        let (tensors, metadata) = read_safetensors_with_metadata(path)?;
-        let hints = Hints::read(path, &metadata)?;
-        let source_name = path.display().to_string();
+        let file = LoraFile::read(path)?;
+        let device = unet.device();
+        let mut layers: BTreeMap<String, LoraLayer> =
+            file.layers.into_iter().map(|layer| (layer.module.clone(), layer)).collect();
+        let network = shapes(unet);
+        if let Some(stranger) = layers.values().find(|layer| network.iter().all(|(module, _)| *module != layer.module))
+        {
+            return Err(stray(&file.path, &stranger.keys[0]));
+        }
+        let mut entries = Vec::with_capacity(layers.len());
+        for (module, shape) in network {
+            let Some(layer) = layers.remove(&module) else { continue };
+            layer.check(shape, &file.path)?;
+            let (a, b) = (layer.a.f_to_device(device)?, layer.b.f_to_device(device)?);
+            entries.push(Entry { module, a, b, alpha: layer.alpha, scaling: layer.scaling });
+        }
+        let targets = entries.iter().map(|entry| entry.module.clone()).collect();
+        Self::install(unet, entries, targets)
+    }
+}
+
+/// An adapter's file by itself, without the network that it is for.
+#[derive(Debug)]
+pub struct LoraFile {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What it has for each layer, in order of the layers' names; at least one.
+    pub layers: Vec<LoraLayer>,
+}
+
+/// The adapter of one layer: its weight W becomes W + scaling · B A.
+#[derive(Debug)]
+pub struct LoraLayer {
+    /// The layer's checkpoint name.
+    pub module: String,
+    /// [rank, in], f32, on the CPU.
+    pub a: Tensor,
+    /// [out, rank], f32, on the CPU.
+    pub b: Tensor,
+    /// As the file says, or the rank.
+    pub alpha: f64,
+    /// alpha / rank, or alpha / √rank where the file asks for rank-stabilised LoRA.
+    pub scaling: f64,
+    /// The names of A and B in the file.
+    keys: [String; 2],
+}
+
+impl LoraFile {
+    /// Reads a file, or the one in a folder, in any of the forms that diffusers and peft write. Alpha comes from the
+    /// file's metadata, its `.alpha` tensors or peft's configuration beside it, and is the rank where nothing says it.
+    pub fn read(path: &Path) -> Result<Self> {
+        let path = locate(path)?;
+        let (tensors, metadata) = read_safetensors_with_metadata(&path)?;
+        let hints = Hints::read(&path, &metadata)?;
         let mut found = BTreeMap::<String, Found>::new();
         for (key, tensor) in tensors {
-            let (module, part) = split_key(&key).ok_or_else(|| stray(&source_name, &key))?;
+            let (module, part) = split_key(&key).ok_or_else(|| stray(&path, &key))?;
             let found = found.entry(module).or_insert_with(|| Found { key: key.clone(), ..Found::default() });
             match part {
                 Part::A => found.a = Some((key, tensor)),
@@ -88,34 +137,74 @@ impl Lora {
                 Part::Alpha => found.alpha = Some(tensor.f_double_value(&[])?),
             }
         }
-        let layers = shapes(unet);
-        if let Some((_, left)) = found.iter().find(|(module, _)| !layers.iter().any(|(layer, _)| layer == *module)) {
-            return Err(stray(&source_name, &left.key));
-        }
-        let device = unet.device();
-        let mut entries = Vec::with_capacity(found.len());
-        for (module, [n_out, n_in]) in layers {
-            let Some(Found { key, a, b, alpha }) = found.remove(&module) else { continue };
+        let mut layers = Vec::with_capacity(found.len());
+        for (module, Found { key, a, b, alpha }) in found {
             let (Some((a_key, a)), Some((b_key, b))) = (a, b) else {
-                let message = format!("`{key}` lacks its other half in {source_name}");
-                return Err(Error::Input(message));
+                return Err(Error::Input(format!("`{key}` lacks its other half in {}", path.display())));
             };
-            let rank = a.size()[0];
-            for (name, found, wanted) in [(a_key, a.size(), vec![rank, n_in]), (b_key, b.size(), vec![n_out, rank])] {
-                if found != wanted {
-                    return Err(Error::Shape { name, source_name, found, wanted });
-                }
+            if a.dim() != 2 || b.dim() != 2 || b.size()[1] != a.size()[0] || a.size()[0] == 0 {
+                let message = format!(
+                    "{}: `{a_key}` {:?} and `{b_key}` {:?} are no [rank, in] and [out, rank]",
+                    path.display(),
+                    a.size(),
+                    b.size()
+                );
+                return Err(Error::Input(message));
             }
-            let alpha = alpha.or_else(|| hints.alpha_of(&module)).unwrap_or(rank as f64);
-            let divisor = if hints.rank_stabilised { (rank as f64).sqrt() } else { rank as f64 };
-            let bring = |tensor: Tensor| tensor.f_to_device(device)?.f_to_kind(Kind::Float);
-            entries.push(Entry { module, a: bring(a)?, b: bring(b)?, alpha, scaling: alpha / divisor });
+            let rank = a.size()[0] as f64;
+            let alpha = alpha.or_else(|| hints.alpha_of(&module)).unwrap_or(rank);
+            let scaling = alpha / if hints.rank_stabilised { rank.sqrt() } else { rank };
+            let (a, b) = (a.f_to_kind(Kind::Float)?, b.f_to_kind(Kind::Float)?);
+            layers.push(LoraLayer { module, a, b, alpha, scaling, keys: [a_key, b_key] });
         }
-        if entries.is_empty() {
-            return Err(Error::Input(format!("{source_name} holds no LoRA tensors")));
+        if layers.is_empty() {
+            return Err(Error::Input(format!("{} holds no LoRA tensors", path.display())));
         }
-        let targets = entries.iter().map(|entry| entry.module.clone()).collect();
-        Self::install(unet, entries, targets)
+        Ok(Self { path, layers })
+    }
+
+    /// Adds factor · scaling · B A to the weights of a UNet's checkpoint, computed in f32 and rounded once to each
+    /// weight's own type; a factor of -1 takes out what 1 put in, but for that rounding.
+    pub fn merge_into(&self, unet: &mut NamedTensors, factor: f64) -> Result<()> {
+        for layer in &self.layers {
+            let weight =
+                unet.get_mut(&format!("{}.weight", layer.module)).ok_or_else(|| stray(&self.path, &layer.keys[0]))?;
+            let size = weight.size();
+            // A linear layer's weight, or a 1×1 convolution's, which SD 1 has in their place.
+            let (&[n_out, n_in] | &[n_out, n_in, 1, 1]) = &size[..] else {
+                return Err(stray(&self.path, &layer.keys[0]));
+            };
+            layer.check([n_out, n_in], &self.path)?;
+            let delta = layer.b.f_matmul(&layer.a)? * (layer.scaling * factor);
+            let sum = weight.f_to_kind(Kind::Float)?.f_add(&delta.f_view(&size[..])?)?;
+            *weight = sum.f_to_kind(weight.kind())?;
+        }
+        Ok(())
+    }
+
+    /// Number of trained numbers.
+    pub fn n_parameters(&self) -> usize {
+        self.layers.iter().map(|layer| layer.a.numel() + layer.b.numel()).sum()
+    }
+}
+
+impl LoraLayer {
+    /// The inner width of the product.
+    pub fn rank(&self) -> i64 {
+        self.a.size()[0]
+    }
+
+    /// Refuses a layer whose weight has another shape [out, in] than B A.
+    fn check(&self, [n_out, n_in]: [i64; 2], path: &Path) -> Result<()> {
+        let rank = self.rank();
+        let cases = [(&self.keys[0], &self.a, vec![rank, n_in]), (&self.keys[1], &self.b, vec![n_out, rank])];
+        for (name, tensor, wanted) in cases {
+            if tensor.size() != wanted {
+                let (name, source_name) = (name.clone(), path.display().to_string());
+                return Err(Error::Shape { name, source_name, found: tensor.size(), wanted });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -135,8 +224,9 @@ enum Part {
     Alpha,
 }
 
-fn stray(source_name: &str, key: &str) -> Error {
-    Error::Input(format!("{source_name}: tensor `{key}` has no place among the linear layers of this UNet"))
+fn stray(path: &Path, key: &str) -> Error {
+    let path = path.display();
+    Error::Input(format!("{path}: tensor `{key}` has no place among the linear layers of this UNet"))
 }
 
 /// The file itself, or the one in a folder.

@@ -49,6 +49,20 @@ impl TryFrom<Written> for Targets {
     }
 }
 
+/// One of the three names, or layer names with commas between them.
+impl std::str::FromStr for Targets {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match Self::try_from(Written::Name(text.to_owned())) {
+            Err(_) if text.contains(',') => {
+                Ok(Self::List(text.split(',').map(|name| name.trim().to_owned()).collect()))
+            }
+            read => read,
+        }
+    }
+}
+
 impl From<Targets> for Written {
     fn from(targets: Targets) -> Self {
         match targets {

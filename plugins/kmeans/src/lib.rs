@@ -1,8 +1,9 @@
 //! Soft k-means: how near a sample's embedding is to each baked centre.
 //!
 //! e = the raw embedding by the manifest's encoder, scaled to length 1 if the manifest says so; logits 1 / ‖e − c‖,
-//! divided by the manifest's temperature; softmax. One crate serves pictures and texts: what differs is what is baked
-//! into it, the matrix `centers` and `manifest.json`. `host plugin fit` does that.
+//! divided by the manifest's temperature; softmax. One crate serves pictures and texts, and pictures by centres of texts'
+//! embeddings (the paper's text clusters): what differs is what is baked into it, the matrix `centers` and
+//! `manifest.json`. `host plugin fit` does that.
 
 use ambiguity_sdk::heads::InverseDistances;
 use ambiguity_sdk::{
@@ -41,7 +42,8 @@ fn baked() -> Result<(Manifest, InverseDistances)> {
         let (centers, styles) = (centers.n_rows(), manifest.styles.len());
         return Err(Error::new(format!("{centers} baked centres do not fit the manifest's {styles} styles")));
     }
-    let head = InverseDistances { centers, temperature: manifest.temperature, normalize: manifest.normalize };
+    let temperature = manifest.temperature.unwrap_or(1.0);
+    let head = InverseDistances { centers, temperature, normalize: manifest.normalize };
     Ok((manifest, head))
 }
 
@@ -61,9 +63,9 @@ mod tests {
             media: vec!["image".into()],
             styles: styles.iter().map(|&style| style.into()).collect(),
             encoder: Some(EncoderPin { name: "tiny".into(), digest: "0".into() }),
-            temperature: 1.0,
             normalize: true,
             k: Some(styles.len()),
+            ..Manifest::default()
         };
         FakeHost::new().asset(Manifest::ASSET, manifest.to_json()).tensor("centers", centers)
     }

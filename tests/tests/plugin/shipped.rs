@@ -1,6 +1,7 @@
 //! The plugins that ship, with the encoder that ships.
 
 use std::fs;
+use std::process::Command;
 
 use ambiguity_host::plugin::Artifact;
 use ambiguity_host::plugin::fit::bake_k_means;
@@ -30,7 +31,8 @@ fn kmeans_image_is_the_template_with_assets_for_the_shipped_encoder() {
 /// A digest of its own for every refit: what follows from the committed bytes alone is in the snapshot.
 #[test]
 fn kmeans_image_is_what_it_says() {
-    let ran = host_ok(root(), &["plugin", "inspect", "kmeans_image"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let ran = host_ok(folder.path(), &["plugin", "inspect", "kmeans_image"]);
     let text = ran.stdout.replace(&root().display().to_string(), "[ROOT]");
     let text: Vec<&str> = text.lines().filter(|line| !line.starts_with("  sha256")).collect();
     insta::with_settings!({ filters => [(r"sha256 [0-9a-f]{12}…", "sha256 [DIGEST]"), (r"manifest.json \(\d+", "manifest.json ([N]"), (r"\(\d+ kB\)", "([N] kB)"), (r"file        \S+", "file        [FILE]")] }, {
@@ -69,6 +71,119 @@ fn kmeans_image_tells_paintings_apart_the_same_way_each_time() {
     assert!(likeliest.len() >= 2, "three styles, more than one cluster");
     let shown = host_ok(folder.path(), &arguments(false)).stdout;
     assert!(shown.starts_with("art/minimalism/0000.png\n  reward -3.") && shown.contains('█'), "{shown}");
+}
+
+/// Components that follow from the sources alone are what the sources give.
+#[test]
+fn committed_components_are_what_the_sources_give() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut build = Command::new("sh");
+    build.arg(root().join("scripts/components.sh")).arg(folder.path());
+    let output = build.args(["kmeans", "clip-softmax", "melody", "palette", "words"]).output().expect("a shell starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for (file, made_by) in [
+        ("host/src/plugin/templates/kmeans.wasm", "make templates"),
+        ("host/src/plugin/templates/clip_softmax.wasm", "make templates"),
+        ("plugins/melody.wasm", "make shipped-plugins"),
+        ("plugins/palette.wasm", "make shipped-plugins"),
+        ("plugins/words.wasm", "make shipped-plugins"),
+    ] {
+        let committed = fs::read(root().join(file)).expect("it is committed");
+        let name = file.rsplit('/').next().expect("a path has a last part");
+        let built = fs::read(folder.path().join(name)).expect("it was built");
+        assert!(built == committed, "the sources give another {file}: run `{made_by}` and commit it");
+    }
+}
+
+/// What a shipped plugin says of files in its crate's folder `fixtures`: the same twice, and the row of each file to
+/// so many decimals.
+fn on_fixtures(plugin: &str, folder: &str, files: &[&str], decimals: usize) -> String {
+    let scratch = tempfile::tempdir().expect("a folder");
+    for file in files {
+        let fixture = root().join("plugins").join(folder).join("fixtures").join(file);
+        fs::copy(&fixture, scratch.path().join(file)).expect("it is committed");
+    }
+    let arguments = [&["plugin", "classify", plugin, "--json"], files].concat();
+    let read = || -> serde_json::Value {
+        serde_json::from_str(&host_ok(scratch.path(), &arguments).stdout).expect("one JSON document")
+    };
+    let (first, second) = (read(), read());
+    assert_eq!((&first["samples"], &first["fuel"]), (&second["samples"], &second["fuel"]), "the same on every run");
+    let list = |value: &serde_json::Value| value.as_array().expect("a list").clone();
+    let styles = list(&first["styles"]);
+    let mut text = String::new();
+    for sample in list(&first["samples"]) {
+        text += &format!("{}\n", sample["file"].as_str().expect("a name"));
+        for (style, p) in styles.iter().zip(list(&sample["distribution"])) {
+            let (style, p) = (style.as_str().expect("a name"), p.as_f64().expect("a number"));
+            text += &format!("  {style:<28} {p:.decimals$}\n");
+        }
+    }
+    text
+}
+
+/// Plain arithmetic in the sandbox has the same bits everywhere: seventeen digits tell them all.
+#[test]
+fn palette_words_and_melody_on_their_fixtures() {
+    let pictures = ["baroque.png", "fauvism.png", "minimalism.png", "ukiyo-e.png"];
+    insta::assert_snapshot!("palette", on_fixtures("palette", "palette", &pictures, 17));
+    let texts = ["all-moods.txt", "meadow.txt", "statute.txt"];
+    insta::assert_snapshot!("words", on_fixtures("words", "words", &texts, 17));
+    let recordings = ["chord.wav", "concert-a.wav", "rain.wav", "silence.wav"];
+    insta::assert_snapshot!("melody", on_fixtures("melody", "melody", &recordings, 17));
+}
+
+/// The encoder's arithmetic depends on the machine's: so many decimals are the same everywhere.
+#[test]
+fn clip_softmax_and_kmeans_image_on_their_fixtures() {
+    let pictures = ["cubism.png", "pop-art.png"];
+    insta::assert_snapshot!("clip_softmax", on_fixtures("clip_softmax", "clip-softmax", &pictures, 3));
+    on_fixtures("kmeans_image", "clip-softmax", &pictures, 3);
+}
+
+/// The small CLIP was trained on such paintings' captions, so its own softmax tells their styles.
+#[test]
+fn clip_softmax_tells_the_styles_of_the_paintings() {
+    let folder = tempfile::tempdir().expect("a folder");
+    host_ok(folder.path(), &["art", "--out", "art", "--per-class", "2", "--seed", "77"]);
+    let mut files: Vec<String> = vec![];
+    for style in fs::read_dir(folder.path().join("art")).expect("a folder") {
+        let style = style.expect("readable").file_name().into_string().expect("UTF-8");
+        if !style.contains('.') {
+            files.extend((0..2).map(|i| format!("art/{style}/{i:04}.png")));
+        }
+    }
+    let mut arguments = vec!["plugin", "classify", "clip_softmax", "--json"];
+    arguments.extend(files.iter().map(String::as_str));
+    let found: serde_json::Value = serde_json::from_str(&host_ok(folder.path(), &arguments).stdout).expect("JSON");
+    let mut right = 0;
+    for sample in found["samples"].as_array().expect("a list") {
+        let row: Vec<f64> =
+            sample["distribution"].as_array().expect("a list").iter().filter_map(serde_json::Value::as_f64).collect();
+        let best = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("27 styles");
+        let style = found["styles"][best].as_str().expect("a name");
+        right += usize::from(sample["file"].as_str().expect("a name").contains(&format!("/{style}/")));
+    }
+    assert_eq!(files.len(), 54);
+    assert!(right >= 41, "{right} of 54 styles were told, at least three quarters must be");
+}
+
+#[test]
+fn a_plugin_for_another_medium_is_refused_with_both_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (plugin, medium) in [("words", "text"), ("melody", "audio")] {
+        let argument = format!("--plugin={plugin}");
+        let ran = host(folder.path(), &["train", "--preset=tiny-art", &argument, "--out=run"]);
+        let wanted = format!("plugin {plugin} judges {medium}, but this run makes images: choose a plugin for images");
+        assert!(ran.code == 1 && ran.stderr.contains(&wanted), "{}", ran.stderr);
+        assert!(!folder.path().join("run").exists(), "a run's folder was begun");
+    }
+    fs::copy(root().join("plugins/melody/fixtures/rain.wav"), folder.path().join("rain.wav")).expect("a file");
+    let ran = host(folder.path(), &["plugin", "classify", "words", "rain.wav"]);
+    assert_eq!(
+        (ran.code, ran.stderr.trim_end()),
+        (1, "error: rain.wav is a recording, plugin `words` classifies text")
+    );
 }
 
 #[test]

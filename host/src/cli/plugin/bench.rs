@@ -12,6 +12,7 @@ use super::inspect::size;
 use super::running::{RunningArgs, count, embedded, heading, mib, table};
 use crate::cli::Context;
 use crate::data::art::{STYLES, SUBJECTS, paint};
+use crate::data::audio::Audio;
 use crate::encoders::Encoders;
 use crate::interrupt::Interrupted;
 use crate::plugin::{Classifier, Limits, PluginHost, Sample};
@@ -46,8 +47,11 @@ pub struct BenchArgs {
 /// Calls that a figure is the median of, at least and at most.
 const CALLS: (usize, usize) = (3, 1000);
 
-/// Different paintings; a larger batch has them several times.
-const PAINTINGS: usize = 27;
+/// Different samples; a larger batch has them several times.
+const DIFFERENT: usize = 27;
+
+/// Frames per second of a recording, which is a second long.
+const RATE: u32 = 16_000;
 
 /// What one size of batch costs, per sample.
 struct Cost {
@@ -116,14 +120,20 @@ impl BenchArgs {
                 image: Some(Arc::new(paint(i % STYLES.len(), i % SUBJECTS.len(), 1, i as u64, self.size))),
                 ..Sample::default()
             };
-            Ok((0..PAINTINGS).map(picture).collect())
+            Ok((0..DIFFERENT).map(picture).collect())
         } else if has("text") {
             let line = |i: usize| {
                 let (style, subject) = (STYLES[i % STYLES.len()].spoken, SUBJECTS[i % SUBJECTS.len()].phrase);
                 format!("A painting of {subject} in the manner of {style}, seen at dusk by a traveller, number {i}.")
             };
             let text = |i: usize| Sample { text: Some(line(i)), ..Sample::default() };
-            Ok((0..PAINTINGS).map(text).collect())
+            Ok((0..DIFFERENT).map(text).collect())
+        } else if has("audio") {
+            let tone =
+                |i: usize, n: usize| (i as f32 * (220 + 20 * n) as f32 * std::f32::consts::TAU / RATE as f32).sin();
+            let second = |n: usize| (0..RATE as usize).map(|i| 0.5 * tone(i, n)).collect();
+            let audio = |n: usize| Arc::new(Audio { sample_rate: RATE, channels: 1, pcm: second(n) });
+            Ok((0..DIFFERENT).map(|n| Sample { audio: Some(audio(n)), ..Sample::default() }).collect())
         } else {
             bail!("there are no samples for what the plugin classifies: {}", media.join(", "))
         }
@@ -209,9 +219,11 @@ impl BenchArgs {
             ]
         });
         let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
-        let medium = match plugin.description().media.iter().any(|medium| medium == "image") {
-            true => format!("pictures of {0} x {0}", self.size),
-            false => plugin.description().media.join(", "),
+        let has = |wanted: &str| plugin.description().media.iter().any(|medium| medium == wanted);
+        let medium = match () {
+            () if has("image") => format!("pictures of {0} x {0}", self.size),
+            () if has("text") => "texts of some twenty words".to_owned(),
+            () => "recordings of one second".to_owned(),
         };
         let costs = table(&[false; 5], &rows);
         text += &format!("\n{costs}\n  times and fuel: per sample ({medium}); memory: of the instance\n");

@@ -10,21 +10,24 @@ use serde_json::{Value, json};
 
 use super::{EncoderFolder, encoders};
 use crate::cli::Context;
+use crate::data::audio::read_wav;
 use crate::data::images::read_image;
 use crate::interrupt::Interrupted;
 use crate::plugin::{Batch, Classifier, Limits, PluginHost, Sample, cache_folder};
 use crate::reward::{ambiguity, entropy};
 
-/// Classify pictures (or .txt files) with a plugin: each one's distribution over the styles, and its reward.
+/// Classify pictures, texts or recordings with a plugin: each one's distribution over the styles, and its reward.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin classify kmeans_image picture.png
   host plugin classify ./mine.wasm pictures/*.jpg --json
+  host plugin classify words poem.txt
+  host plugin classify melody song.wav
   host plugin classify kmeans_large a.png --encoder clip-vit-large-patch14=models/clip-vit-large-patch14")]
 pub struct ClassifyArgs {
     /// A plugin: a path, or a name to be looked up
     plugin: String,
-    /// Pictures (png, jpg) or texts (.txt)
+    /// Pictures (.png, .jpg), texts (.txt) or recordings (.wav)
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Where an encoder is that the plugin asks for; the first one is also what `clip` stands for
@@ -87,27 +90,27 @@ impl ClassifyArgs {
     }
 }
 
-/// A file as a sample, if the plugin classifies its medium.
+/// A file as a sample, if the plugin classifies its medium: .txt is a text, .wav a recording, everything else a picture.
 pub(super) fn read_sample(file: &Path, plugin: &dyn Classifier) -> Result<Sample> {
-    let is_text = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"));
-    let medium = if is_text { "text" } else { "image" };
+    let is = |wanted: &str| file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted));
+    let (medium, noun) = match () {
+        () if is("txt") => ("text", "text"),
+        () if is("wav") => ("audio", "recording"),
+        () => ("image", "picture"),
+    };
     let media = &plugin.description().media;
     if !media.iter().any(|known| known == medium) {
-        bail!(
-            "{} is a {}, plugin `{}` classifies {}",
-            file.display(),
-            if is_text { "text" } else { "picture" },
-            plugin.source().name,
-            media.join(", ")
-        );
+        let (file, plugin, media) = (file.display(), &plugin.source().name, media.join(", "));
+        bail!("{file} is a {noun}, plugin `{plugin}` classifies {media}");
     }
     let mut sample = Sample::default();
-    match is_text {
-        true => {
+    match medium {
+        "text" => {
             let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
             sample.text = Some(text.trim_end().to_owned());
         }
-        false => sample.image = Some(Arc::new(read_image(file)?)),
+        "audio" => sample.audio = Some(Arc::new(read_wav(file)?)),
+        _ => sample.image = Some(Arc::new(read_image(file)?)),
     }
     if let Some(name) = file.file_name() {
         sample.metadata.insert("title".to_owned(), name.to_string_lossy().into_owned());

@@ -184,9 +184,10 @@ impl FitArgs {
             media: vec!["image".to_owned()],
             styles: names.names.clone(),
             encoder: Some(EncoderPin { name: encoder.to_owned(), digest }),
-            temperature: self.temperature,
+            temperature: Some(self.temperature),
             normalize: !self.no_normalize,
             k: Some(self.k),
+            ..Manifest::default()
         }
     }
 

@@ -44,7 +44,8 @@ impl InspectArgs {
 fn document(loaded: &dyn Classifier, artifact: &Artifact) -> Value {
     let (description, source) = (loaded.description(), loaded.source());
     let manifest = artifact.manifest.clone().unwrap_or_default();
-    let pin = |name: &String| manifest.encoder.as_ref().filter(|pin| pin.name == *name).map(|pin| pin.digest.clone());
+    let pinned = manifest.encoder.as_ref().filter(|pin| !pin.digest.is_empty());
+    let pin = |name: &String| pinned.filter(|pin| pin.name == *name).map(|pin| pin.digest.clone());
     let encoders = description.encoders.iter().map(|name| json!({ "name": name, "digest": pin(name) }));
     json!({
         "plugin": source.name,
@@ -72,7 +73,7 @@ fn layout(loaded: &dyn Classifier, artifact: &Artifact) -> String {
     let (description, source) = (loaded.description(), loaded.source());
     let manifest = artifact.manifest.clone().unwrap_or_default();
     let encoders = description.encoders.iter().map(|name| match &manifest.encoder {
-        Some(pin) if pin.name == *name => format!("{name} (sha256 {})", short(&pin.digest)),
+        Some(pin) if pin.name == *name && !pin.digest.is_empty() => format!("{name} (sha256 {})", short(&pin.digest)),
         _ => format!("{name} (any weights)"),
     });
     let assets = artifact.assets().map(|(name, bytes)| match artifact.tensor(name) {

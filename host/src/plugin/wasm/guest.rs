@@ -155,8 +155,12 @@ impl samples::HostBatch for Guest {
     }
 
     fn audio(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<types::Audio> {
-        self.sample(i)?;
-        Ok(Err(format!("sample {i} is no recording")))
+        let audio = self.sample(i)?.audio.as_deref().ok_or_else(|| format!("sample {i} is no recording"));
+        Ok(audio.map(|audio| types::Audio {
+            sample_rate: audio.sample_rate,
+            channels: audio.channels.into(),
+            pcm: audio.pcm.clone(),
+        }))
     }
 
     fn embedding(&mut self, _: Resource<BatchHandle>, encoder: String) -> Answer<types::Matrix> {
@@ -257,5 +261,7 @@ impl wasmtime::ResourceLimiter for MemoryCap {
 }
 
 pub(super) fn matrix(array: &Array2<f32>) -> types::Matrix {
-    types::Matrix { rows: array.nrows() as u32, cols: array.ncols() as u32, data: array.iter().copied().collect() }
+    // One copy where the rows lie one after the other, as they nearly always do.
+    let data = array.as_slice().map_or_else(|| array.iter().copied().collect(), <[f32]>::to_vec);
+    types::Matrix { rows: array.nrows() as u32, cols: array.ncols() as u32, data }
 }

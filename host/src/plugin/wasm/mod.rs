@@ -167,7 +167,7 @@ impl WasmPlugin {
         let pinned = self.facts.artifact.manifest.as_ref().and_then(|manifest| manifest.encoder.as_ref());
         for name in self.declared.iter() {
             let found = encoders.get(name)?.info().digest;
-            if let Some(pin) = pinned.filter(|pin| pin.name == *name && pin.digest != found) {
+            if let Some(pin) = pinned.filter(|pin| pin.name == *name && !pin.digest.is_empty() && pin.digest != found) {
                 let (encoder, fitted) = (name.clone(), pin.digest.clone());
                 return Err(Fault::EncoderDigest { encoder, fitted, found });
             }

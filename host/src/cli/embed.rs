@@ -1,0 +1,152 @@
+//! `host embed`: an encoder's embeddings of pictures or texts, as a safetensors file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ambiguity_models::params::NamedTensors;
+use ambiguity_models::safetensors::write_safetensors;
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, Subcommand};
+use ndarray::{Array2, Axis, concatenate};
+use tch::Tensor;
+
+use super::Context;
+use crate::data::images::{find_images, read_image};
+use crate::encoders::Encoders;
+use crate::interrupt::Interrupted;
+
+/// Rows that are embedded between two looks at Ctrl-C.
+const BATCH: usize = 64;
+
+/// Embed pictures or texts with a CLIP encoder.
+#[derive(Args, Debug)]
+pub struct EmbedArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Embed pictures; a folder stands for all pictures below it
+    #[command(after_help = "Example:
+  host embed images --encoder tiny-art pictures/ --out pictures.safetensors")]
+    Images {
+        #[command(flatten)]
+        common: Common,
+        /// Pictures (png, jpg) or folders of them
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Embed texts
+    #[command(after_help = "Examples:
+  host embed texts --encoder tiny-art \"painting of a woman\" \"drawing of shapes\" --out texts.safetensors
+  host embed texts --encoder models/clip-vit-large-patch14 --file styles.txt --normalize --out styles.safetensors")]
+    Texts {
+        #[command(flatten)]
+        common: Common,
+        /// Texts
+        #[arg(value_name = "TEXT", required_unless_present = "file")]
+        texts: Vec<String>,
+        /// A file with one text a line; empty lines are left out
+        #[arg(long, value_name = "LINES", conflicts_with = "texts")]
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Common {
+    /// A CLIP folder, or the name of a shipped encoder
+    #[arg(long, value_name = "DIR|NAME")]
+    encoder: String,
+    /// Scale every row to length 1
+    #[arg(long)]
+    normalize: bool,
+    /// cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: String,
+    /// The file to write: safetensors, key `embeddings`, f32 [n, d]; rows are in the order given, folders sorted
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+impl EmbedArgs {
+    /// Runs the command.
+    pub fn run(self, context: &Context) -> Result<()> {
+        match self.command {
+            Command::Images { common, files } => {
+                let mut pictures = vec![];
+                for file in files {
+                    if file.is_dir() { pictures.extend(find_images(&file)?) } else { pictures.push(file) }
+                }
+                common.write(context, &pictures, |encoders, name, files| {
+                    let images =
+                        files.iter().map(|file| Ok(Arc::new(read_image(file)?))).collect::<Result<Vec<_>>>()?;
+                    Ok(encoders.embed_images(name, &images)?)
+                })
+            }
+            Command::Texts { common, texts, file } => {
+                let texts = match &file {
+                    Some(file) => lines(file)?,
+                    None => texts,
+                };
+                common.write(context, &texts, |encoders, name, texts| Ok(encoders.embed_texts(name, texts)?))
+            }
+        }
+    }
+}
+
+impl Common {
+    fn write<T>(
+        &self,
+        context: &Context,
+        items: &[T],
+        mut embed: impl FnMut(&mut Encoders, &str, &[T]) -> Result<Array2<f32>>,
+    ) -> Result<()> {
+        let device = torch_ext::cuda::device(&self.device)?;
+        let mut encoders = Encoders::shipped(device);
+        let folder = Path::new(&self.encoder);
+        if folder.is_dir() {
+            ensure!(
+                folder.join("config.json").is_file(),
+                "{} is no encoder folder: it has no config.json",
+                self.encoder
+            );
+            encoders.add_clip(&self.encoder, folder, device);
+        } else if !encoders.names().contains(&self.encoder.as_str()) {
+            let names = encoders.names().join(", ");
+            bail!("there is no encoder {}: it is neither a folder nor one of those that ship ({names})", self.encoder);
+        }
+        let bar = context.progress.bar("embedding", items.len() as u64, "rows");
+        let mut parts = vec![];
+        for part in items.chunks(BATCH) {
+            if context.interrupt.requested() {
+                return Err(Interrupted { kept: "nothing was written".to_owned() }.into());
+            }
+            parts.push(embed(&mut encoders, &self.encoder, part)?);
+            bar.inc(part.len() as u64);
+        }
+        bar.finish();
+        let views: Vec<_> = parts.iter().map(Array2::view).collect();
+        let mut rows = concatenate(Axis(0), &views).context("an encoder gives rows of one length")?;
+        if self.normalize {
+            for mut row in rows.rows_mut() {
+                let length = row.dot(&row).sqrt();
+                row /= length.max(f32::MIN_POSITIVE);
+            }
+        }
+        let shape = [rows.nrows() as i64, rows.ncols() as i64];
+        let flat: Vec<f32> = rows.iter().copied().collect();
+        let tensors: NamedTensors = [("embeddings".to_owned(), Tensor::from_slice(&flat).f_view(shape)?)].into();
+        write_safetensors(&self.out, &tensors, &[("encoder", &self.encoder)])?;
+        println!("{}: {} embeddings of {} numbers", self.out.display(), shape[0], shape[1]);
+        Ok(())
+    }
+}
+
+/// The lines of a file that have something in them.
+fn lines(file: &Path) -> Result<Vec<String>> {
+    let text = fs_err::read_to_string(file)?;
+    let lines: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    ensure!(!lines.is_empty(), "{} has no text in it", file.display());
+    Ok(lines)
+}

@@ -1,0 +1,113 @@
+//! `host models count`: how large a model is, by component.
+
+use std::path::Path;
+
+use ambiguity_models::count::{Component, of_folder, of_published};
+use ambiguity_models::lora::{LoraSpec, Targets};
+use ambiguity_models::published::{PUBLISHED, published};
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::Context;
+use crate::train::model_folder;
+
+/// Ask about models without running them.
+#[derive(Args, Debug)]
+pub struct ModelsArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Count(CountArgs),
+}
+
+/// Count a model's parameters by component, from its configuration alone (the paper's Table 17).
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  host models count stabilityai/stable-diffusion-2-base
+  host models count tiny-art --targets all-linear --rank 8
+  host models count models/clip-vit-large-patch14 --json")]
+struct CountArgs {
+    /// A diffusers or CLIP folder, a shipped model, or a published model by its id on the Hub
+    #[arg(value_name = "DIR|PRESET")]
+    model: String,
+    /// Inner width of the LoRA that the UNet gets
+    #[arg(long, value_name = "R", default_value_t = 4, value_parser = clap::value_parser!(i64).range(1..))]
+    rank: i64,
+    /// Which layers it adapts: attention, attention+feed-forward, all-linear, or names with commas between them
+    #[arg(long, value_name = "T", default_value = "attention")]
+    targets: Targets,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+impl ModelsArgs {
+    /// Runs the command.
+    pub fn run(self, _context: &Context) -> Result<()> {
+        let Command::Count(args) = self.command;
+        let lora = LoraSpec { rank: args.rank, alpha: args.rank as f64, targets: args.targets };
+        let components = match (Path::new(&args.model).is_dir(), published(&args.model), model_folder(&args.model)) {
+            (false, Some(model), _) => of_published(&args.model, model, &lora)?,
+            (_, _, Ok(folder)) => of_folder(&folder, &lora)?,
+            (..) => {
+                let known: Vec<&str> = PUBLISHED.iter().map(|(id, _)| *id).collect();
+                bail!("{} is neither a folder nor a known model (tiny-art, {})", args.model, known.join(", "))
+            }
+        };
+        if args.json {
+            let components = components
+                .iter()
+                .map(|part| json!({ "name": part.name, "parameters": part.parameters, "trainable": part.trainable }));
+            println!("{:#}", json!({ "components": components.collect::<Vec<_>>() }));
+        } else {
+            print!("{}", table(&components));
+        }
+        Ok(())
+    }
+}
+
+/// One line a component, and their sum.
+fn table(components: &[Component]) -> String {
+    let total = |number: fn(&Component) -> usize| components.iter().map(number).sum::<usize>();
+    let sum = ("total", total(|part| part.parameters), total(|part| part.trainable));
+    let rows = components.iter().map(|part| (part.name.as_str(), part.parameters, part.trainable)).chain([sum]);
+    let width = components.iter().map(|part| part.name.len()).max().unwrap_or(0).max("component".len());
+    let mut text = format!("{:<width$}  {:>15}  {:>12}\n", "component", "parameters", "trainable");
+    for (name, parameters, trainable) in rows {
+        text += &format!("{name:<width$}  {:>15}  {:>12}\n", grouped(parameters), grouped(trainable));
+    }
+    text
+}
+
+/// 866740676 as 866,740,676.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_a_sum() {
+        let part = |name: &str, parameters, trainable| Component { name: name.to_owned(), parameters, trainable };
+        insta::assert_snapshot!(table(&[part("vae", 999, 0), part("unet", 1_234_567, 1000)]), @r"
+        component       parameters     trainable
+        vae                    999             0
+        unet             1,234,567         1,000
+        total            1,235,566         1,000
+        ");
+    }
+}

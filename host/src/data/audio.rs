@@ -1,0 +1,111 @@
+//! Recordings out of WAV files.
+
+use std::path::{Path, PathBuf};
+
+use hound::{SampleFormat, WavReader};
+
+/// A recording.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Audio {
+    /// Frames per second.
+    pub sample_rate: u32,
+    /// Number of channels; `pcm` has a multiple of so many elements.
+    pub channels: u16,
+    /// Interleaved samples in [-1, 1].
+    pub pcm: Vec<f32>,
+}
+
+/// Why a recording could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum AudioError {
+    /// A file could not be opened, or is no WAV file that we can read.
+    #[error("{path} is not a readable recording: {source}", path = .path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// The decoder's word.
+        source: hound::Error,
+    },
+    /// A file has a header and nothing after it.
+    #[error("{path} is an empty recording", path = .path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of floats has one that is no number.
+    #[error("{path} has {value} as its sample {index}, where a number must be", path = .path.display())]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// Which sample, all channels counted.
+        index: usize,
+        /// The infinity or NaN.
+        value: f32,
+    },
+}
+
+/// Reads a WAV file: integers of 8 to 32 bits, of which the lowest is -1, or 32-bit floats, held to [-1, 1].
+pub fn read_wav(path: &Path) -> Result<Audio, AudioError> {
+    let broken = |source| AudioError::Broken { path: path.to_owned(), source };
+    let mut reader = WavReader::open(path).map_err(broken)?;
+    let spec = reader.spec();
+    let pcm: Result<Vec<f32>, hound::Error> = match spec.sample_format {
+        SampleFormat::Int => {
+            let full_scale = 2f32.powi(i32::from(spec.bits_per_sample) - 1);
+            reader.samples::<i32>().map(|sample| Ok(sample? as f32 / full_scale)).collect()
+        }
+        SampleFormat::Float => reader.samples::<f32>().collect(),
+    };
+    let mut pcm = pcm.map_err(broken)?;
+    if pcm.is_empty() {
+        return Err(AudioError::Empty { path: path.to_owned() });
+    }
+    if let Some(index) = pcm.iter().position(|sample| !sample.is_finite()) {
+        return Err(AudioError::NotFinite { path: path.to_owned(), index, value: pcm[index] });
+    }
+    pcm.iter_mut().for_each(|sample| *sample = sample.clamp(-1.0, 1.0));
+    Ok(Audio { sample_rate: spec.sample_rate, channels: spec.channels, pcm })
+}
+
+#[cfg(test)]
+mod tests {
+    use hound::{WavSpec, WavWriter};
+
+    use super::*;
+
+    fn written<T: hound::Sample + Copy>(
+        bits: u16,
+        sample_format: SampleFormat,
+        samples: &[T],
+    ) -> Result<Audio, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.wav");
+        let spec = WavSpec { channels: 2, sample_rate: 8000, bits_per_sample: bits, sample_format };
+        let mut writer = WavWriter::create(&path, spec).expect("writable");
+        samples.iter().for_each(|&sample| writer.write_sample(sample).expect("writable"));
+        writer.finalize().expect("writable");
+        read_wav(&path).map_err(|error| error.to_string().replace(&path.display().to_string(), "a.wav"))
+    }
+
+    #[test]
+    fn every_format_comes_to_the_same_scale() {
+        for bits in [8, 16, 24, 32] {
+            let full = 2f64.powi(bits - 1);
+            let samples = [-full, -full / 2.0, 0.0, full / 2.0].map(|sample| sample as i32);
+            let audio = written(bits as u16, SampleFormat::Int, &samples).expect("it reads");
+            assert_eq!((audio.sample_rate, audio.channels, audio.pcm), (8000, 2, vec![-1.0, -0.5, 0.0, 0.5]), "{bits}");
+        }
+        let audio = written(32, SampleFormat::Float, &[0.25f32, -3.0]).expect("it reads");
+        assert_eq!(audio.pcm, [0.25, -1.0], "held to [-1, 1]");
+    }
+
+    #[test]
+    fn what_is_no_recording_is_refused() {
+        let nothing: [i32; 0] = [];
+        assert_eq!(written(16, SampleFormat::Int, &nothing), Err("a.wav is an empty recording".to_owned()));
+        let found = written(32, SampleFormat::Float, &[0.0, f32::NAN]);
+        assert_eq!(found, Err("a.wav has NaN as its sample 1, where a number must be".to_owned()));
+        let message = read_wav("missing.wav".as_ref()).expect_err("no such file").to_string();
+        assert!(message.starts_with("missing.wav is not a readable recording: "), "{message}");
+    }
+}

@@ -1,0 +1,129 @@
+//! Which mood a text is in, by its words: six moods, and `plain` for a text that is in none.
+//!
+//! Each mood's weight is the number of its words in the text; that of `plain` is one for every [`PLAIN`] other words,
+//! and at least one. A text without any mood is therefore not ambiguous but plain, so an empty text is no way to a high
+//! reward: that takes words of every mood.
+
+use ambiguity_sdk::{Batch, Classifier, Description, Distribution, Distributions, Result, export};
+
+/// The plugin; see the module.
+pub struct Words;
+
+export!(Words);
+
+/// A mood and its words, without endings.
+const MOODS: [(&str, &str); 6] = [
+    (
+        "joyful",
+        "joy glad laugh merry delight cheer dance play bright sing smile feast happy gay jest mirth bloom sunny",
+    ),
+    (
+        "sorrowful",
+        "sorrow grief grieve weep wept tear mourn sad lonely alone lost loss grave woe sigh dead die farewell",
+    ),
+    (
+        "fearful",
+        "fear dread terror ghost shadow dark scream horror haunt shiver tremble monster night creep doom nightmare",
+    ),
+    ("tender", "love heart kiss dear gentle soft embrace tender sweet darling beloved caress rose whisper warm adore"),
+    ("wrathful", "anger angry rage fury furious hate war blood fight revenge curse strike burn storm wrath roar sword"),
+    ("calm", "calm quiet still peace rest sleep silent silence slow breeze lake meadow gentle dusk snow drift serene"),
+];
+
+/// The style of a text without a mood.
+const PLAIN_STYLE: &str = "plain";
+
+/// So many words of no mood weigh as much as one of a mood.
+const PLAIN: f32 = 12.0;
+
+/// What every mood weighs in any text, so that no logarithm of its probability is endless.
+const FLOOR: f32 = 0.05;
+
+/// Endings that a word may have beyond what the lists have.
+const ENDINGS: [&str; 12] = ["", "s", "es", "d", "ed", "ing", "ly", "y", "ful", "fully", "ness", "er"];
+
+impl Classifier for Words {
+    fn describe() -> Result<Description> {
+        let styles = MOODS.iter().map(|&(mood, _)| mood).chain([PLAIN_STYLE]);
+        Ok(Description::new("words", env!("CARGO_PKG_VERSION")).styles(styles).medium("text"))
+    }
+
+    fn classify(batch: &Batch) -> Result<Distributions> {
+        (0..batch.len()).map(|i| Distribution::from_weights(weights(&batch.text(i)?))).collect()
+    }
+}
+
+/// How much of each mood a text has, and of none.
+fn weights(text: &str) -> Vec<f32> {
+    let mut weights = vec![FLOOR; MOODS.len()];
+    let mut n_plain = 0;
+    let words = text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty());
+    for word in words.map(str::to_lowercase) {
+        let moods: Vec<usize> = (0..MOODS.len()).filter(|&i| has_word(MOODS[i].1, &word)).collect();
+        n_plain += usize::from(moods.is_empty());
+        // A word of two moods counts half for each.
+        moods.iter().for_each(|&i| weights[i] += 1.0 / moods.len() as f32);
+    }
+    weights.push((n_plain as f32 / PLAIN).max(1.0));
+    weights
+}
+
+/// Whether a word is in a list, with an ending or without; an ending may have doubled a letter or dropped an e.
+fn has_word(list: &str, word: &str) -> bool {
+    list.split(' ').any(|stem| match word.strip_prefix(stem) {
+        Some(ending) => {
+            let doubled = ending.strip_prefix(&stem[stem.len() - 1..]);
+            ENDINGS.contains(&ending) || matches!(doubled, Some("ing" | "ed"))
+        }
+        None => stem.strip_suffix('e').is_some_and(|short| word.strip_prefix(short) == Some("ing")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ambiguity_sdk::testing::{FakeBatch, FakeHost, FakeSample};
+
+    fn likeliest(text: &str) -> String {
+        let mut host = FakeHost::new();
+        let styles = host.describe::<Words>().expect("it describes itself").styles;
+        let found = host.classify::<Words>(FakeBatch::new([FakeSample::text(text)])).expect("a text");
+        let row = found.row(0);
+        let best = (0..styles.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("some styles");
+        styles[best].clone()
+    }
+
+    #[test]
+    fn texts_are_what_a_reader_says() {
+        for (text, mood) in [
+            ("They laughed and sang; what a merry feast, what dancing!", "joyful"),
+            ("She wept at the grave, lonely in her grief.", "sorrowful"),
+            ("A ghost crept through the shadows; I trembled with dread.", "fearful"),
+            ("My darling, my beloved, a gentle kiss.", "tender"),
+            ("Furious, he cursed and struck: blood and war!", "wrathful"),
+            ("The lake lay still and silent under the snow.", "calm"),
+            ("The committee shall meet on the second Tuesday of each month.", "plain"),
+            ("", "plain"),
+        ] {
+            assert_eq!(likeliest(text), mood, "{text}");
+        }
+    }
+
+    #[test]
+    fn endings_are_seen_and_mere_beginnings_are_not() {
+        for (word, seen) in [("laughing", true), ("dancing", true), ("gladly", true), ("gladiator", false)] {
+            assert_eq!(has_word(MOODS[0].1, word), seen, "{word}");
+        }
+        assert!(has_word("drip", "dripping") && !has_word("drip", "drippy"));
+    }
+
+    #[test]
+    fn only_all_moods_together_are_ambiguous() {
+        let spread = |text: &str| {
+            let weights = weights(text);
+            weights.iter().copied().fold(0.0, f32::max) / weights.iter().copied().fold(f32::INFINITY, f32::min)
+        };
+        assert!(spread("joy sorrow fear kiss rage calm") < 1.1);
+        assert!(spread("") > 10.0);
+    }
+}

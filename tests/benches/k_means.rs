@@ -1,0 +1,142 @@
+//! What the sandbox costs: soft k-means over 27 centres of 768 dimensions, the same code as a WebAssembly component
+//! under the host and natively at -O3 without target-cpu. Each figure is the least of many, on one thread.
+//!
+//! `arithmetic` is the distributions of one batch whose embeddings lie in the plugin's memory; `call` is all of
+//! `classify` by the shipped k-means component: a fresh instance, the manifest, centres and embeddings copied in, the
+//! distributions copied out and checked. Natively a call copies centres and embeddings too.
+//!
+//! ```text
+//! cargo bench --workspace --bench k_means
+//! ```
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ambiguity_host::encoders::{Encoder, EncoderError, EncoderInfo, Encoders};
+use ambiguity_host::plugin::artifact::encode_tensor;
+use ambiguity_host::plugin::fit::bake_k_means;
+use ambiguity_host::plugin::{Artifact, Batch, Limits, PluginHost, Sample};
+use ambiguity_sdk::testing::{FakeBatch, FakeHost, FakeSample, numbers};
+use ambiguity_sdk::{EncoderPin, Manifest};
+use anyhow::{Context as _, Result, ensure};
+use image::RgbImage;
+use ndarray::Array2;
+
+const STYLES: usize = 27;
+const DIM: usize = 768;
+
+/// How long each figure is measured.
+const MEASURED: Duration = Duration::from_millis(1500);
+
+/// Embeddings that are there already.
+struct Fixed(Array2<f32>);
+
+impl Encoder for Fixed {
+    fn info(&self) -> EncoderInfo {
+        EncoderInfo { dim: DIM, logit_scale: None, image_size: 1, digest: "fixed".into() }
+    }
+
+    fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
+        Ok(self.0.slice(ndarray::s![..images.len(), ..]).to_owned())
+    }
+
+    fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError> {
+        Ok(Array2::zeros((texts.len(), DIM)))
+    }
+}
+
+fn main() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests lie in the workspace")?;
+    let folder = tempfile::tempdir()?;
+    let centers = array(&numbers(1, STYLES, DIM));
+    let kmeans = folder.path().join("kmeans.wasm");
+    std::fs::write(&kmeans, bake_k_means(&manifest(), &centers)?)?;
+    let rounds = folder.path().join("rounds.wasm");
+    let assets = [("centers", encode_tensor("centers", &centers))];
+    std::fs::write(&rounds, Artifact::bake(&std::fs::read(built(root, "rounds")?)?, &assets)?)?;
+
+    println!("soft k-means, {STYLES} x {DIM}, microseconds, least of {} ms each", MEASURED.as_millis());
+    println!("{:<24} {:>10} {:>10} {:>7}", "", "native", "wasm", "ratio");
+    for n in [8, 256] {
+        let row = |what: &str, native: f64, wasm: f64| {
+            println!("{:<24} {native:>10.1} {wasm:>10.1} {:>6.2}x", format!("{what}, batch {n}"), wasm / native);
+        };
+        let few = 1;
+        let many = if n == 8 { 201 } else { 11 };
+        let per_round = |times: [f64; 2]| (times[1] - times[0]) / (many - few) as f64;
+        let times = |run: &dyn Fn(usize) -> Result<f64>| Ok::<_, anyhow::Error>([run(few)?, run(many)?]);
+        let native = per_round(times(&|rounds| Ok(native_call::<rounds::Rounds>(n, rounds)))?);
+        let wasm = per_round(times(&|count| wasm_call(&rounds, n, count))?);
+        row("arithmetic", native, wasm);
+        row("call", native_call::<kmeans::KMeans>(n, 1), wasm_call(&kmeans, n, 1)?);
+    }
+    Ok(())
+}
+
+fn manifest() -> Manifest {
+    Manifest {
+        name: "kmeans".into(),
+        version: "1.0.0".into(),
+        media: vec!["image".into()],
+        styles: (0..STYLES).map(|i| format!("style-{i:02}")).collect(),
+        encoder: Some(EncoderPin { name: "clip".into(), digest: "fixed".into() }),
+        normalize: true,
+        ..Manifest::default()
+    }
+}
+
+/// Microseconds of a plugin's call, natively against the fake host.
+fn native_call<P: ambiguity_sdk::Classifier>(n: usize, rounds: usize) -> f64 {
+    let mut host = FakeHost::new()
+        .asset(Manifest::ASSET, manifest().to_json())
+        .tensor("centers", numbers(1, STYLES, DIM))
+        .config("rounds", &rounds.to_string());
+    let batch = FakeBatch::new(vec![FakeSample::default(); n]).embedding("clip", numbers(2, n, DIM));
+    least(|| {
+        let batch = ambiguity_sdk::Batch::fake(&batch);
+        black_box(host.serve(|| P::classify(&batch)).expect("a good batch"));
+    })
+}
+
+/// Microseconds of a plugin's call under the host.
+fn wasm_call(plugin: &Path, n: usize, rounds: usize) -> Result<f64> {
+    let limits = Limits { fuel: u64::MAX >> 16, timeout_ms: 60_000, ..Limits::default() };
+    let config = BTreeMap::from([("rounds".to_owned(), rounds.to_string())]);
+    let mut plugin = PluginHost::new(limits, None)?.load(&plugin.to_string_lossy(), config)?;
+    let mut encoders = Encoders::new();
+    encoders.add("clip", Box::new(Fixed(array(&numbers(2, n, DIM)))));
+    let sample = Sample { image: Some(Arc::new(RgbImage::new(1, 1))), ..Sample::default() };
+    let mut batch = Batch::new(vec![sample; n]);
+    plugin.classify(&mut batch, &mut encoders)?;
+    Ok(least(|| {
+        black_box(plugin.classify(&mut batch, &mut encoders).expect("it worked before"));
+    }))
+}
+
+/// The least time of a run, in microseconds.
+fn least(mut run: impl FnMut()) -> f64 {
+    let (started, mut least) = (Instant::now(), Duration::MAX);
+    while started.elapsed() < MEASURED {
+        let start = Instant::now();
+        run();
+        least = least.min(start.elapsed());
+    }
+    least.as_secs_f64() * 1e6
+}
+
+fn array(matrix: &ambiguity_sdk::Matrix) -> Array2<f32> {
+    Array2::from_shape_fn((matrix.n_rows(), matrix.n_cols()), |(i, j)| matrix.row(i)[j])
+}
+
+/// A guest of the tests, built from its source.
+fn built(root: &Path, package: &str) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo).current_dir(root).args(["build-plugin", "--quiet", "-p", package]).status()?;
+    ensure!(status.success(), "{package} does not build");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    Ok(target.join("wasm32-unknown-unknown/plugin").join(format!("{package}.wasm")))
+}

@@ -1,0 +1,98 @@
+//! A run that is killed, at any moment, and resumed is a run that was never stopped.
+//!
+//! `make test` kills a few times; `KILLS=20` (`make kill-test`) sets how often.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ambiguity_host::random::{Purpose, derive_seed};
+
+use crate::support::{command, host_ok, tiny_run};
+use crate::train::{assert_same_tensors, timeless};
+
+/// Where a kill falls.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// So long after the start.
+    After(Duration),
+    /// While a checkpoint is being written: as soon as its temporary folder is there, and so long after.
+    Writing(Duration),
+}
+
+#[test]
+fn kills_change_nothing() {
+    let n_kills: u64 = std::env::var("KILLS").map_or(3, |n| n.parse().expect("KILLS is a number"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |out: &'static str| {
+        let mut arguments = vec!["train", out];
+        arguments.extend(tiny_run());
+        arguments.push("--set=train.epochs=3");
+        arguments
+    };
+    let clock = Instant::now();
+    host_ok(folder.path(), &run("--out=whole"));
+    let whole = clock.elapsed();
+    let killed = folder.path().join("killed");
+    let mut kills = 0;
+    let mut round = 0;
+    while kills < n_kills {
+        // Each round is a whole run; it goes on until it ends or was killed often enough.
+        drop(std::fs::remove_dir_all(&killed));
+        let mut arguments = run("--out=killed");
+        while kills < n_kills {
+            let random = derive_seed(kills, round, 0, Purpose::Data) as u32;
+            let share = f64::from(random % 1000) / 1000.0;
+            let moment = match kills % 3 {
+                2 => Moment::Writing(Duration::from_micros(u64::from(random % 3000))),
+                _ => Moment::After(whole.mul_f64(share)),
+            };
+            let was_killed = kill_at(folder.path(), &arguments, moment);
+            kills += u64::from(was_killed);
+            arguments = if killed.join("config.toml").is_file() {
+                vec!["train", "--resume=killed"]
+            } else {
+                run("--out=killed")
+            };
+            if !was_killed {
+                break;
+            }
+        }
+        round += 1;
+        host_ok(folder.path(), &arguments);
+        let whole = folder.path().join("whole");
+        assert_eq!(timeless(&whole), timeless(&killed), "after {kills} kills");
+        for file in ["pytorch_lora_weights.safetensors", "best/pytorch_lora_weights.safetensors"] {
+            assert_same_tensors(&whole.join(file), &killed.join(file));
+        }
+        let last = "checkpoints/epoch-0003/state.safetensors";
+        assert_same_tensors(&whole.join(last), &killed.join(last));
+    }
+    eprintln!("{kills} kills in {round} runs");
+}
+
+/// Starts the command and kills it at that moment; whether it was still running then.
+fn kill_at(folder: &Path, arguments: &[&str], moment: Moment) -> bool {
+    let null = std::process::Stdio::null;
+    let mut child = command(folder, arguments).stdout(null()).stderr(null()).spawn().expect("the binary starts");
+    let clock = Instant::now();
+    let due = loop {
+        if child.try_wait().expect("the child is ours").is_some() {
+            break None;
+        }
+        match moment {
+            Moment::After(time) if clock.elapsed() >= time => break Some(Duration::ZERO),
+            Moment::Writing(delay) if is_writing(&folder.join("killed/checkpoints")) => break Some(delay),
+            _ => std::thread::sleep(Duration::from_micros(200)),
+        }
+    };
+    if let Some(delay) = due {
+        std::thread::sleep(delay);
+        child.kill().expect("the child is ours");
+    }
+    !child.wait().expect("the child ends").success()
+}
+
+fn is_writing(checkpoints: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(checkpoints) else { return false };
+    entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with('.'))
+}
