@@ -57,7 +57,7 @@ impl CheckArgs {
             }
             if i == 0 {
                 // The first call embeds the styles' names and fills caches: it is not what a later one costs.
-                ask(&probe, &mut *plugin, &mut encoders)?;
+                let _refused_or_not = ask(&probe, &mut *plugin, &mut encoders)?;
             }
             let answer = ask(&probe, &mut *plugin, &mut encoders)?;
             rows.push(Row { name: probe.name, kind: probe.kind, answer });
