@@ -13,7 +13,7 @@ SETUP = python3 scripts/setup.py $(if $(LIBTORCH),--libtorch "$(LIBTORCH)") $(if
 HOME_COPY = $(DESTDIR)$(PREFIX)/lib/ambiguity
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build plugins templates shipped-plugins demo test kill-test parity lint docs install uninstall clean python3
+.PHONY: help setup setup-cuda build plugins python-plugin c-plugin templates shipped-plugins demo test kill-test parity lint docs install uninstall clean python3
 
 help: ## this list
 	@echo "make TARGET, where TARGET is"
@@ -36,6 +36,16 @@ build: setup ## build the binary target/release/host
 
 plugins: setup ## build the plugin crates into target/wasm32-unknown-unknown/plugin/
 	cargo build-plugin $(addprefix -p ,$(PLUGINS))
+
+# A virtualenv of its own; `pip` brings componentize-py (about 40 MB) the first time.
+python-plugin: python3 ## build examples/plugin-python into a component (18 MB)
+	test -x .deps/componentize/bin/componentize-py || { \
+		python3 -m venv .deps/componentize && .deps/componentize/bin/pip install --quiet componentize-py==0.25.1; }
+	cd examples/plugin-python && "$(CURDIR)/.deps/componentize/bin/componentize-py" --wit-path ../../wit --world plugin \
+		componentize plugin --stub-wasi --output busyness.wasm
+
+c-plugin: setup ## build examples/plugin-c into a component (8 kB; needs clang)
+	examples/plugin-c/build.sh
 
 templates: setup ## rebuild the committed components that `host plugin fit` and `build` bake into
 	scripts/templates.sh

@@ -34,6 +34,9 @@ pub enum Fault {
         /// Names of plugins that are there.
         available: Vec<String>,
     },
+    /// A folder has no plugin that could be meant.
+    #[error("{0}")]
+    Folder(String),
     /// The file could not be read.
     #[error("{path}: {source}", path = .path.display())]
     Io {

@@ -7,7 +7,7 @@
 //! # Layout
 //!
 //! - [`batch`]: what is classified. [`distributions`]: what comes out.
-//! - [`resolve`]: names to files. [`artifact`]: what a file is, and what is baked into it.
+//! - [`resolve`]: names to files; [`crate_folder`]: folders to files. [`artifact`]: what a file is, and what is baked into it.
 //! - [`limits`], [`error`]: the sandbox's bounds, and every message.
 //! - `wasm`: WebAssembly components on wasmtime.
 //! - [`fit`]: k-means centres of embeddings, [`build`]: styles and prompts; each baked into a template.
@@ -15,6 +15,7 @@
 pub mod artifact;
 pub mod batch;
 pub mod build;
+pub mod crate_folder;
 pub mod distributions;
 pub mod error;
 pub mod fit;
@@ -43,6 +44,15 @@ pub trait Classifier {
     /// One distribution over its styles per sample. The batch keeps the embeddings that were computed for it, and the
     /// encoders are loaded where they are first needed.
     fn classify(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Classified, PluginError>;
+    /// Bytes of memory that the last call of `classify` had at most, where the sandbox counts them.
+    fn peak_memory(&self) -> Option<usize> {
+        None
+    }
+    /// Makes a fresh instance and asks it for its description, as loading did: the least that a call can cost. Nothing
+    /// where a plugin has no instances.
+    fn describe_again(&self) -> Result<Option<Description>, PluginError> {
+        Ok(None)
+    }
 }
 
 /// What a plugin says of itself, checked.
@@ -102,7 +112,8 @@ impl PluginHost {
     /// Loads a plugin, called by a path or a name (see [`resolve::resolve`]), with the values of its configuration.
     pub fn load(&self, reference: &str, config: BTreeMap<String, String>) -> Result<Box<dyn Classifier>, PluginError> {
         let path = resolve::resolve(reference)?;
-        Ok(Box::new(self.sandbox.load(&resolve::short_name(reference), &path, config)?))
+        let name = resolve::short_name(&path.to_string_lossy());
+        Ok(Box::new(self.sandbox.load(&name, &path, config)?))
     }
 }
 

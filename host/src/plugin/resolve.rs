@@ -2,21 +2,83 @@
 
 use std::path::{Path, PathBuf};
 
+use super::crate_folder::{self, is_plugin_folder};
 use super::error::{Fault, PluginError};
 use crate::home::home;
 
 /// Extensions that a name may leave out.
 const EXTENSIONS: [&str; 1] = ["wasm"];
 
-/// The file of a plugin: a path as it is; a name without a separator is looked up in the working folder, ./plugins, the
-/// shipped plugins and the installed ones, its extension optional.
+/// Where plugins are looked up by name; in this order, so that what comes first hides what comes later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The working folder itself.
+    WorkingFolder,
+    /// `plugins` in the working folder.
+    Plugins,
+    /// What came with the program.
+    Shipped,
+    /// What `host plugin install` put into the user's data folder.
+    Installed,
+}
+
+impl Origin {
+    /// As lists have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::WorkingFolder => "working folder",
+            Self::Plugins => "./plugins",
+            Self::Shipped => "shipped",
+            Self::Installed => "installed",
+        }
+    }
+}
+
+/// The folders in which names are looked up, in order, whether they exist or not.
+pub fn places() -> Vec<(Origin, PathBuf)> {
+    [
+        Some((Origin::WorkingFolder, PathBuf::from("."))),
+        Some((Origin::Plugins, PathBuf::from("plugins"))),
+        home().map(|home| (Origin::Shipped, home.join("plugins"))),
+        installed_folder().map(|folder| (Origin::Installed, folder)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Where installed plugins lie: `XDG_DATA_HOME`, else `~/.local/share`, then `ambiguity/plugins`.
+pub fn installed_folder() -> Option<PathBuf> {
+    let data = std::env::var_os("XDG_DATA_HOME").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let data = data.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")))?;
+    Some(data.join("ambiguity/plugins"))
+}
+
+/// The plugin files that lie directly in a folder, sorted; none if there is no such folder.
+pub fn plugin_files(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_plugin = |path: &PathBuf| path.extension().is_some_and(|e| EXTENSIONS.iter().any(|known| e == *known));
+    let mut files: Vec<PathBuf> = files.filter(is_plugin).filter(|path| path.is_file()).collect();
+    files.sort();
+    files
+}
+
+/// The file of a plugin: a path as it is, and that of a plugin crate's folder as what was built there; a name without a
+/// separator is looked up in the working folder, ./plugins, the shipped plugins and the installed ones, its extension
+/// optional.
 pub fn resolve(reference: &str) -> Result<PathBuf, PluginError> {
-    resolve_in(reference, &folders())
+    let folders: Vec<PathBuf> = places().into_iter().map(|(_, folder)| folder).collect();
+    resolve_in(reference, &folders)
 }
 
 fn resolve_in(reference: &str, folders: &[PathBuf]) -> Result<PathBuf, PluginError> {
     let path = Path::new(reference);
-    if path.components().count() != 1 || reference.contains(std::path::is_separator) {
+    let is_name = path.components().all(|part| matches!(part, std::path::Component::Normal(_)))
+        && !reference.contains(std::path::is_separator);
+    if !is_name {
+        if path.is_dir() {
+            return crate_folder::built(path).map_err(|fault| PluginError::new(reference, fault));
+        }
         return match path.is_file() {
             true => Ok(path.to_owned()),
             false => Err(not_found(reference, vec![], vec![])),
@@ -26,13 +88,18 @@ fn resolve_in(reference: &str, folders: &[PathBuf]) -> Result<PathBuf, PluginErr
         Some(extension) if EXTENSIONS.iter().any(|known| extension == *known) => vec![reference.to_owned()],
         _ => EXTENSIONS.iter().map(|extension| format!("{reference}.{extension}")).collect(),
     };
-    let candidates = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
-    candidates.into_iter().find(|candidate| candidate.is_file()).ok_or_else(|| {
-        let mut available: Vec<String> = folders.iter().flat_map(|folder| plugins_in(folder)).collect();
-        available.sort();
-        available.dedup();
-        not_found(reference, folders.to_vec(), available)
-    })
+    let mut candidates = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+    if let Some(file) = candidates.find(|candidate| candidate.is_file()) {
+        return Ok(file);
+    }
+    if is_plugin_folder(path) {
+        return crate_folder::built(path).map_err(|fault| PluginError::new(reference, fault));
+    }
+    let files = folders.iter().flat_map(|folder| plugin_files(folder));
+    let mut available: Vec<String> = files.map(|file| short_name(&file.to_string_lossy())).collect();
+    available.sort();
+    available.dedup();
+    Err(not_found(reference, folders.to_vec(), available))
 }
 
 /// The name by which messages call a plugin: its file's, without extension.
@@ -42,21 +109,6 @@ pub fn short_name(reference: &str) -> String {
 
 fn not_found(reference: &str, folders: Vec<PathBuf>, available: Vec<String>) -> PluginError {
     PluginError::new(reference, Fault::NotFound { folders, available })
-}
-
-fn folders() -> Vec<PathBuf> {
-    let installed = std::env::var_os("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")))
-        .map(|data| data.join("ambiguity/plugins"));
-    let shipped = home().map(|home| home.join("plugins"));
-    [Some(PathBuf::from(".")), Some(PathBuf::from("plugins")), shipped, installed].into_iter().flatten().collect()
-}
-
-fn plugins_in(folder: &Path) -> Vec<String> {
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_plugin = |path: &PathBuf| path.extension().is_some_and(|e| EXTENSIONS.iter().any(|known| e == *known));
-    files.filter(is_plugin).filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect()
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ impl ClassifyArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         let device = torch_ext::cuda::device(&self.device)?;
-        let mut encoders = encoders(&self.encoders, device)?;
+        let mut encoders = encoders(&self.encoders, device, &context.hub)?;
         let config: BTreeMap<_, _> = self.config.into_iter().collect();
         let mut plugin = PluginHost::new(Limits::default(), cache_folder())?.load(&self.plugin, config)?;
         let styles = plugin.description().styles.clone();
@@ -168,7 +168,7 @@ fn bars(file: &Path, styles: &[String], row: &[f64], top: usize) -> String {
     text
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
     pair.ok_or_else(|| "give it as KEY=VALUE".to_owned())
 }

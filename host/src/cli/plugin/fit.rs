@@ -20,6 +20,7 @@ use crate::cli::Context;
 use crate::encoders::Encoders;
 use crate::files::write_atomically;
 use crate::home::home;
+use crate::hub::{Hub, is_id};
 use crate::plugin::fit::elbow::{ElbowRow, elbow, silhouette};
 use crate::plugin::fit::{Clustering, KMeansOptions, bake_k_means, k_means, k_means_from, normalize_rows};
 
@@ -48,7 +49,8 @@ pub struct FitArgs {
     /// Number of clusters, so of styles; or a range, both ends included, for a table
     #[arg(short, value_name = "N|A..B")]
     k: Ks,
-    /// The encoder: a name that ships (tiny-art), a CLIP folder, or NAME=DIR to say what the plugin will ask for
+    /// The encoder: a name that ships (tiny-art), a CLIP folder, an id on the Hub, or NAME=DIR to say what the plugin will
+    /// ask for
     #[arg(long, value_name = "NAME|DIR", default_value = crate::encoders::SHIPPED)]
     encoder: String,
     /// The plugin's file [default: kmeans_SOURCE.wasm]
@@ -164,7 +166,7 @@ impl FitArgs {
         let device = torch_ext::cuda::device(&self.device)?;
         // A table of embeddings needs no encoder.
         let mut encoder = match writes || self.from.embeddings.is_none() {
-            true => Some(self.encoder(device)?),
+            true => Some(self.encoder(device, &context.hub)?),
             false => None,
         };
         let (items, mut points) = self.read(encoder.as_mut(), context)?;
@@ -226,11 +228,17 @@ impl FitArgs {
     }
 
     /// The name under which the plugin will ask for the encoder, and the encoder behind it.
-    fn encoder(&self, device: Device) -> Result<(String, Encoders)> {
+    fn encoder(&self, device: Device, hub: &Hub) -> Result<(String, Encoders)> {
         if let Ok(given) = self.encoder.parse::<EncoderFolder>() {
-            return Ok((given.name.clone(), encoders(&[given], device)?));
+            return Ok((given.name.clone(), encoders(&[given], device, hub)?));
         }
         let folder = Path::new(&self.encoder);
+        if !folder.is_dir() && is_id(&self.encoder) {
+            let id = self.encoder.split('@').next().unwrap_or_default();
+            let name = id.rsplit('/').next().unwrap_or_default().to_owned();
+            let folder = PathBuf::from(&self.encoder);
+            return Ok((name.clone(), encoders(&[EncoderFolder { name, folder }], device, hub)?));
+        }
         if !folder.is_dir() {
             let encoders = Encoders::shipped(device);
             let name = encoders.resolve(&self.encoder)?;
@@ -249,7 +257,7 @@ impl FitArgs {
         if name.is_empty() {
             bail!("{} has no name to ask for it by: give it as --encoder NAME={0}", folder.display());
         }
-        Ok((name.clone(), encoders(&[EncoderFolder { name, folder }], device)?))
+        Ok((name.clone(), encoders(&[EncoderFolder { name, folder }], device, hub)?))
     }
 
     /// What is to be clustered; there is an encoder unless it is embeddings already.

@@ -1,9 +1,16 @@
 //! `host plugin …`: make, look into and run plugins.
 
+mod bench;
 mod build;
+mod check;
 mod classify;
 mod fit;
 mod inspect;
+mod install;
+mod list;
+mod new;
+mod running;
+mod test;
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +20,8 @@ use tch::Device;
 
 use super::Context;
 use crate::encoders::Encoders;
+use crate::hub::Hub;
+use crate::train::encoder_folder;
 
 /// Make, look into and run style classifier plugins.
 #[derive(Args, Debug)]
@@ -23,20 +32,32 @@ pub struct PluginArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bench(bench::BenchArgs),
+    Check(check::CheckArgs),
     Build(build::BuildArgs),
     Classify(classify::ClassifyArgs),
     Fit(fit::FitArgs),
     Inspect(inspect::InspectArgs),
+    Install(install::InstallArgs),
+    List(list::ListArgs),
+    New(new::NewArgs),
+    Test(test::TestArgs),
 }
 
 impl PluginArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         match self.command {
+            Command::Bench(args) => args.run(context),
+            Command::Check(args) => args.run(context),
             Command::Build(args) => args.run(context),
             Command::Classify(args) => args.run(context),
             Command::Fit(args) => args.run(context),
             Command::Inspect(args) => args.run(context),
+            Command::Install(args) => args.run(context),
+            Command::List(args) => args.run(context),
+            Command::New(args) => args.run(context),
+            Command::Test(args) => args.run(context),
         }
     }
 }
@@ -62,11 +83,12 @@ impl std::str::FromStr for EncoderFolder {
 }
 
 /// Adds encoders to those that ship; the first one added is what `clip` stands for.
-fn encoders(folders: &[EncoderFolder], device: Device) -> Result<Encoders> {
+fn encoders(folders: &[EncoderFolder], device: Device, hub: &Hub) -> Result<Encoders> {
     let mut encoders = Encoders::shipped(device);
     for EncoderFolder { name, folder } in folders {
-        check_encoder_folder(folder)?;
-        encoders.add_clip(name, folder, device);
+        let folder = encoder_folder(name, &folder.to_string_lossy(), hub)?;
+        check_encoder_folder(&folder)?;
+        encoders.add_clip(name, &folder, device);
     }
     if let Some(first) = folders.first() {
         encoders.set_default(&first.name);

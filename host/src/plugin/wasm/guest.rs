@@ -49,6 +49,7 @@ pub(super) struct Guest {
 /// Counts what an instance allocates, and remembers what was denied.
 pub(super) struct MemoryCap {
     pub(super) limit: usize,
+    pub(super) peak: usize,
     pub(super) denied: Option<usize>,
 }
 
@@ -61,7 +62,7 @@ impl Guest {
             batch: Batch::default(),
             encoders: Encoders::default(),
             declared: None,
-            memory: MemoryCap { limit: memory_limit, denied: None },
+            memory: MemoryCap { limit: memory_limit, peak: 0, denied: None },
             sample: None,
             last_error: None,
             fault: None,
@@ -234,8 +235,9 @@ impl log::Host for Guest {
 impl wasmtime::ResourceLimiter for MemoryCap {
     fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         let granted = desired <= self.limit;
-        if !granted {
-            self.denied = Some(desired);
+        match granted {
+            true => self.peak = self.peak.max(desired),
+            false => self.denied = Some(desired),
         }
         Ok(granted)
     }

@@ -96,6 +96,7 @@ impl Sandbox {
             source,
             description: Description::default(),
             declared: Arc::new([]),
+            peak_memory: None,
         };
         loaded.description = loaded.describe()?;
         loaded.declared = loaded.description.encoders.clone().into();
@@ -111,6 +112,7 @@ pub(super) struct WasmPlugin {
     source: PluginSource,
     description: Description,
     declared: Arc<[String]>,
+    peak_memory: Option<usize>,
 }
 
 impl WasmPlugin {
@@ -175,6 +177,14 @@ impl WasmPlugin {
 }
 
 impl Classifier for WasmPlugin {
+    fn peak_memory(&self) -> Option<usize> {
+        self.peak_memory
+    }
+
+    fn describe_again(&self) -> Result<Option<Description>, PluginError> {
+        self.describe().map(Some)
+    }
+
     fn description(&self) -> &Description {
         &self.description
     }
@@ -199,6 +209,7 @@ impl Classifier for WasmPlugin {
         let (result, mut guest, fuel) = self.call(guest, n_samples, |plugin, store| {
             plugin.ambiguity_plugin_classifier().call_classify(store, Resource::new_borrow(0))
         });
+        self.peak_memory = Some(guest.memory.peak);
         *batch = std::mem::take(&mut guest.batch);
         *encoders = std::mem::take(&mut guest.encoders);
         let matrix = result.map_err(at)?.map_err(|message| {

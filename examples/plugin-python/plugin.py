@@ -1,0 +1,50 @@
+"""How busy or calm a picture is: a style classifier plugin in Python.
+
+Built into a component by `make python-plugin`; see docs/plugins.md.
+"""
+
+import math
+from typing import List
+
+from componentize_py_types import Err
+from wit_world import exports
+from wit_world.exports.classifier import Description
+from wit_world.imports.samples import Batch
+from wit_world.imports.types import Matrix
+
+STYLES = ["calm", "lively", "busy"]
+
+# Side of the picture that is looked at, in pixels.
+SIDE = 32
+
+
+class Classifier(exports.Classifier):
+    """What the world `plugin` exports."""
+
+    def describe(self) -> Description:
+        """The plugin's name, version, styles, media and encoders."""
+        return Description("busyness", "0.1.0", STYLES, ["image"], [])
+
+    def classify(self, batch: Batch) -> Matrix:
+        """One distribution over the styles per picture."""
+        rows: List[float] = []
+        n_samples = batch.len()
+        for i in range(n_samples):
+            rows += softmax(logits(batch.image_resized(i, SIDE, SIDE).rgb))
+        return Matrix(n_samples, len(STYLES), rows)
+
+
+def logits(rgb: bytes) -> List[float]:
+    """A number for each style from the mean difference between neighbouring pixels."""
+    if len(rgb) != 3 * SIDE * SIDE:
+        raise Err(f"{len(rgb)} bytes are no picture of {SIDE} x {SIDE}")
+    grey = [sum(rgb[i : i + 3]) / 765 for i in range(0, len(rgb), 3)]
+    grain = sum(abs(a - b) for a, b in zip(grey, grey[1:])) / (len(grey) - 1)
+    return [-abs(grain - target) * 40 for target in (0.0, 0.06, 0.12)]
+
+
+def softmax(values: List[float]) -> List[float]:
+    """exp(v) / sum of exp(v)."""
+    top = max(values)
+    weights = [math.exp(value - top) for value in values]
+    return [weight / sum(weights) for weight in weights]

@@ -1,0 +1,232 @@
+//! `host plugin bench`: what a plugin costs.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::inspect::size;
+use super::running::{RunningArgs, count, embedded, heading, mib, table};
+use crate::cli::Context;
+use crate::data::art::{STYLES, SUBJECTS, paint};
+use crate::data::audio::Audio;
+use crate::encoders::Encoders;
+use crate::interrupt::Interrupted;
+use crate::plugin::{Classifier, Limits, PluginHost, Sample};
+
+/// Measure what a plugin costs: loading it, calling it, and each sample by the size of its batch.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  host plugin bench kmeans_image
+  host plugin bench ./mine.wasm --batch 1 --batch 256 --size 512 --json
+
+Times are medians. The encoders' work, which all plugins of a run share, stands in a column of its own. Fuel, about
+one unit per WebAssembly instruction, is the same on every machine.")]
+pub struct BenchArgs {
+    /// A plugin: a path, a name to be looked up, or a plugin crate's folder
+    plugin: String,
+    /// Samples in a batch; may be given more than once
+    #[arg(long = "batch", value_name = "N", default_values_t = [1, 8, 64], value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batches: Vec<u32>,
+    /// Side of the pictures, in pixels
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..=4096))]
+    size: u32,
+    /// Seconds for each figure, at least; three calls at the least
+    #[arg(long, value_name = "S", default_value_t = 0.5)]
+    seconds: f64,
+    #[command(flatten)]
+    running: RunningArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Calls that a figure is the median of, at least and at most.
+const CALLS: (usize, usize) = (3, 1000);
+
+/// Different samples; a larger batch has them several times.
+const DIFFERENT: usize = 27;
+
+/// Frames per second of a recording, which is a second long.
+const RATE: u32 = 16_000;
+
+/// What one size of batch costs, per sample.
+struct Cost {
+    batch: usize,
+    encoders: f64,
+    milliseconds: f64,
+    fuel: Option<u64>,
+    memory: Option<usize>,
+}
+
+impl BenchArgs {
+    /// Runs the command.
+    pub fn run(self, context: &Context) -> Result<()> {
+        if !(self.seconds.is_finite() && self.seconds >= 0.0) {
+            bail!("--seconds {} is no duration", self.seconds);
+        }
+        let compile = self.median(context, || self.load(None))?;
+        let cache = tempfile::tempdir().context("making a folder for the cache")?;
+        self.load(Some(cache.path()))?;
+        let cached = self.median(context, || self.load(Some(cache.path())))?;
+        let mut plugin = self.load(Some(cache.path()))?;
+        let has_instances = plugin.describe_again()?.is_some();
+        let instantiate = match has_instances {
+            true => Some(self.median(context, || Ok(plugin.describe_again()?))?),
+            false => None,
+        };
+        let mut encoders = self.running.encoders(&context.hub)?;
+        let samples = self.samples(&plugin.description().media)?;
+        let mut costs = vec![];
+        for &batch in &self.batches {
+            costs.push(self.cost(context, batch as usize, &samples, &mut *plugin, &mut encoders)?);
+        }
+        let times = [compile, cached].map(|time| time.as_secs_f64() * 1e3);
+        let instantiate = instantiate.map(|time| time.as_secs_f64() * 1e3);
+        match self.json {
+            true => println!("{:#}", self.document(&*plugin, times, instantiate, &costs)),
+            false => print!("{}", self.layout(&*plugin, times, instantiate, &costs)?),
+        }
+        Ok(())
+    }
+
+    /// Loads the plugin anew, so that nothing but a cache folder's content is left from the last time.
+    fn load(&self, cache: Option<&Path>) -> Result<Box<dyn Classifier>> {
+        self.running.load(&PluginHost::new(Limits::default(), cache.map(Path::to_owned))?, &self.plugin)
+    }
+
+    /// The median time of a piece of work.
+    fn median<T>(&self, context: &Context, mut work: impl FnMut() -> Result<T>) -> Result<Duration> {
+        let (started, mut times) = (Instant::now(), vec![]);
+        while times.len() < CALLS.0 || (times.len() < CALLS.1 && started.elapsed().as_secs_f64() < self.seconds) {
+            if context.interrupt.requested() {
+                return Err(Interrupted { kept: "nothing was written".to_owned() }.into());
+            }
+            let call = Instant::now();
+            work()?;
+            times.push(call.elapsed());
+        }
+        times.sort();
+        Ok(times[times.len() / 2])
+    }
+
+    fn samples(&self, media: &[String]) -> Result<Vec<Sample>> {
+        let has = |medium: &str| media.iter().any(|known| known == medium);
+        if has("image") {
+            let picture = |i: usize| Sample {
+                image: Some(Arc::new(paint(i % STYLES.len(), i % SUBJECTS.len(), 1, i as u64, self.size))),
+                ..Sample::default()
+            };
+            Ok((0..DIFFERENT).map(picture).collect())
+        } else if has("text") {
+            let line = |i: usize| {
+                let (style, subject) = (STYLES[i % STYLES.len()].spoken, SUBJECTS[i % SUBJECTS.len()].phrase);
+                format!("A painting of {subject} in the manner of {style}, seen at dusk by a traveller, number {i}.")
+            };
+            let text = |i: usize| Sample { text: Some(line(i)), ..Sample::default() };
+            Ok((0..DIFFERENT).map(text).collect())
+        } else if has("audio") {
+            let tone =
+                |i: usize, n: usize| (i as f32 * (220 + 20 * n) as f32 * std::f32::consts::TAU / RATE as f32).sin();
+            let second = |n: usize| (0..RATE as usize).map(|i| 0.5 * tone(i, n)).collect();
+            let audio = |n: usize| Arc::new(Audio { sample_rate: RATE, channels: 1, pcm: second(n) });
+            Ok((0..DIFFERENT).map(|n| Sample { audio: Some(audio(n)), ..Sample::default() }).collect())
+        } else {
+            bail!("there are no samples for what the plugin classifies: {}", media.join(", "))
+        }
+    }
+
+    fn cost(
+        &self,
+        context: &Context,
+        n_samples: usize,
+        samples: &[Sample],
+        plugin: &mut dyn Classifier,
+        encoders: &mut Encoders,
+    ) -> Result<Cost> {
+        let batch: Vec<Sample> = samples.iter().cycle().take(n_samples).cloned().collect();
+        // Loads the encoders and embeds what the plugin embeds once.
+        plugin.classify(&mut embedded(batch.clone(), plugin, encoders)?, encoders)?;
+        let embed = match plugin.description().encoders.is_empty() {
+            true => Duration::ZERO,
+            false => self.median(context, || embedded(batch.clone(), plugin, encoders))?,
+        };
+        let mut ready = embedded(batch, plugin, encoders)?;
+        let mut fuel = None;
+        let time = self.median(context, || {
+            fuel = plugin.classify(&mut ready, encoders)?.fuel;
+            Ok(())
+        })?;
+        let per_sample = |time: Duration| time.as_secs_f64() * 1e3 / n_samples as f64;
+        Ok(Cost {
+            batch: n_samples,
+            encoders: per_sample(embed),
+            milliseconds: per_sample(time),
+            fuel: fuel.map(|fuel| fuel / n_samples as u64),
+            memory: plugin.peak_memory(),
+        })
+    }
+
+    fn document(&self, plugin: &dyn Classifier, times: [f64; 2], instantiate: Option<f64>, costs: &[Cost]) -> Value {
+        let batches = costs.iter().map(|cost| {
+            json!({
+                "batch": cost.batch,
+                "encoder_milliseconds": cost.encoders,
+                "milliseconds": cost.milliseconds,
+                "fuel": cost.fuel,
+                "peak_memory": cost.memory,
+            })
+        });
+        json!({
+            "plugin": plugin.source().name,
+            "sha256": plugin.source().sha256,
+            "load_milliseconds": times[0],
+            "cached_load_milliseconds": times[1],
+            "instantiate_milliseconds": instantiate,
+            "size": self.size,
+            "batches": batches.collect::<Vec<_>>(),
+        })
+    }
+
+    fn layout(
+        &self,
+        plugin: &dyn Classifier,
+        times: [f64; 2],
+        instantiate: Option<f64>,
+        costs: &[Cost],
+    ) -> Result<String> {
+        let bytes = fs_err::metadata(&plugin.source().path)?.len() as usize;
+        let mut text = format!("{}, {}\n\n", heading(plugin), size(bytes));
+        let mut rows = vec![
+            vec!["load, compiling".to_owned(), format!("{:.2} ms", times[0])],
+            vec!["load, from the cache".to_owned(), format!("{:.2} ms", times[1])],
+        ];
+        if let Some(instantiate) = instantiate {
+            rows.push(vec!["instantiate and describe".to_owned(), format!("{instantiate:.3} ms")]);
+        }
+        text += &table(&[true, false], &rows);
+        let header = ["batch", "encoders ms", "plugin ms", "fuel", "memory"].map(str::to_owned).to_vec();
+        let rows = costs.iter().map(|cost| {
+            vec![
+                cost.batch.to_string(),
+                format!("{:.3}", cost.encoders),
+                format!("{:.4}", cost.milliseconds),
+                cost.fuel.map_or_else(|| "-".to_owned(), count),
+                cost.memory.map_or_else(|| "-".to_owned(), mib),
+            ]
+        });
+        let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
+        let has = |wanted: &str| plugin.description().media.iter().any(|medium| medium == wanted);
+        let medium = match () {
+            () if has("image") => format!("pictures of {0} x {0}", self.size),
+            () if has("text") => "texts of some twenty words".to_owned(),
+            () => "recordings of one second".to_owned(),
+        };
+        let costs = table(&[false; 5], &rows);
+        text += &format!("\n{costs}\n  times and fuel: per sample ({medium}); memory: of the instance\n");
+        Ok(text)
+    }
+}

@@ -1,0 +1,114 @@
+//! `host plugin install`: a plugin under a name of its own, for every folder.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+
+use crate::cli::Context;
+use crate::files::write_atomically;
+use crate::plugin::resolve::{Origin, installed_folder, places, plugin_files, resolve, short_name};
+use crate::plugin::{Limits, PluginHost, cache_folder};
+
+/// Install a plugin into the user's data folder, so that its name finds it from everywhere.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  host plugin install ./mine.wasm
+  host plugin install . --name sea_and_sky       a plugin crate: what `cargo build-plugin` made there
+  host plugin install ./mine.wasm --force        replace the one of that name")]
+pub struct InstallArgs {
+    /// A plugin: a path, or a plugin crate's folder
+    #[arg(value_name = "FILE")]
+    plugin: String,
+    /// The name to install it under [default: the file's]
+    #[arg(long)]
+    name: Option<String>,
+    /// Replace an installed plugin of that name
+    #[arg(long)]
+    force: bool,
+}
+
+impl InstallArgs {
+    /// Runs the command.
+    pub fn run(self, context: &Context) -> Result<()> {
+        let folder = installed_folder()
+            .context("there is no data folder to install into: HOME and XDG_DATA_HOME are both unset")?;
+        let path = resolve(&self.plugin)?;
+        let name = self.name.clone().unwrap_or_else(|| short_name(&path.to_string_lossy()));
+        check_name(&name)?;
+        // A file that is no plugin is not installed, and its fault is told now.
+        let host = PluginHost::new(Limits::default(), cache_folder())?;
+        let plugin = host.load(&path.to_string_lossy(), BTreeMap::new())?;
+        let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned()).unwrap_or_default();
+        let target = folder.join(format!("{name}.{extension}"));
+        let bytes = fs_err::read(&path)?;
+        self.check_free(&folder, &target, &name, &bytes)?;
+        fs_err::create_dir_all(&folder)?;
+        let side = path.with_extension("toml");
+        if extension != "wasm" && side.is_file() {
+            // What it says stands beside a model that nobody can change.
+            write_atomically(&target.with_extension("toml"), &fs_err::read(&side)?)?;
+        }
+        write_atomically(&target, &bytes)?;
+        let sha256 = &plugin.source().sha256;
+        context.progress.println(format!("installed `{name}` (sha256 {}…) as {}", &sha256[..12], target.display()));
+        for (_, nearer) in places().into_iter().filter(|(origin, _)| is_nearer(*origin)) {
+            if let Some(file) = named(&nearer, &name) {
+                tracing::warn!("in this folder `{name}` still means {}", file.display());
+            }
+        }
+        Ok(())
+    }
+
+    /// The name means nothing else yet, or the user wants it so.
+    fn check_free(&self, folder: &Path, target: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+        let shipped = places().into_iter().find(|(origin, _)| *origin == Origin::Shipped);
+        if let Some(file) = shipped.and_then(|(_, folder)| named(&folder, name)) {
+            bail!("`{name}` is a plugin that ships ({}), which would hide it; give it another --name", file.display());
+        }
+        match named(folder, name) {
+            None => Ok(()),
+            Some(file) if file == target && fs_err::read(&file)? == bytes => Ok(()),
+            Some(file) if !self.force => {
+                bail!("`{name}` is installed already as another file, {}; --force replaces it", file.display())
+            }
+            Some(file) if file == target => Ok(()),
+            Some(file) => Ok(fs_err::remove_file(file)?),
+        }
+    }
+}
+
+/// Whether a place is looked into before the installed plugins, and belongs to the working folder alone.
+fn is_nearer(origin: Origin) -> bool {
+    matches!(origin, Origin::WorkingFolder | Origin::Plugins)
+}
+
+/// The plugin file of that name in a folder.
+fn named(folder: &Path, name: &str) -> Option<PathBuf> {
+    plugin_files(folder).into_iter().find(|file| short_name(&file.to_string_lossy()) == name)
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    ensure!(
+        !name.is_empty() && name.chars().all(good),
+        "`{name}` is no name for a plugin: use letters, digits, `_` and `-`"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain() {
+        for name in ["kmeans_image", "a-2"] {
+            check_name(name).expect(name);
+        }
+        for name in ["", "../evil", "a b", "a.wasm"] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! `host plugin list`: which plugins a name can mean.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::inspect::size;
+use super::running::table;
+use crate::cli::Context;
+use crate::plugin::resolve::{Origin, places, plugin_files, short_name};
+use crate::plugin::{Description, Limits, PluginHost, cache_folder};
+
+/// List the plugins that can be called by name: the working folder's, ./plugins, shipped and installed ones.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  host plugin list
+  host plugin list --json
+
+A name means the first plugin of that name in this order: working folder, ./plugins, shipped, installed.")]
+pub struct ListArgs {
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// One file.
+struct Listed {
+    name: String,
+    path: PathBuf,
+    origin: Origin,
+    bytes: usize,
+    /// Its description and digest, or why it cannot be loaded.
+    loaded: Result<(Description, String), String>,
+    /// The file that the name means instead.
+    hidden_by: Option<PathBuf>,
+}
+
+impl ListArgs {
+    /// Runs the command.
+    pub fn run(self, _: &Context) -> Result<()> {
+        let host = PluginHost::new(Limits::default(), cache_folder())?;
+        let mut seen: BTreeMap<String, PathBuf> = BTreeMap::new();
+        let mut listed = vec![];
+        for (origin, folder) in places() {
+            for path in plugin_files(&folder) {
+                let name = short_name(&path.to_string_lossy());
+                let hidden_by = seen.get(&name).cloned();
+                seen.entry(name.clone()).or_insert_with(|| path.clone());
+                let loaded = host.load(&path.to_string_lossy(), BTreeMap::new());
+                let loaded = loaded
+                    .map(|plugin| (plugin.description().clone(), plugin.source().sha256.clone()))
+                    .map_err(|error| error.fault.to_string());
+                let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len() as usize);
+                listed.push(Listed { name, path, origin, bytes, loaded, hidden_by });
+            }
+        }
+        match self.json {
+            true => println!("{:#}", json!({ "plugins": listed.iter().map(Listed::document).collect::<Vec<_>>() })),
+            false if listed.is_empty() => println!("no plugins; `host plugin fit` or `host plugin new` makes one"),
+            false => print!("{}", layout(&listed)),
+        }
+        Ok(())
+    }
+}
+
+impl Listed {
+    fn kind(&self) -> String {
+        self.path.extension().map(|extension| extension.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    fn document(&self) -> Value {
+        let (description, sha256, error) = match &self.loaded {
+            Ok((description, sha256)) => (Some(description), Some(sha256), None),
+            Err(error) => (None, None, Some(error)),
+        };
+        json!({
+            "plugin": self.name,
+            "path": self.path,
+            "kind": self.kind(),
+            "origin": self.origin.as_str(),
+            "bytes": self.bytes,
+            "sha256": sha256,
+            "version": description.map(|description| &description.version),
+            "styles": description.map(|description| &description.styles),
+            "media": description.map(|description| &description.media),
+            "encoders": description.map(|description| &description.encoders),
+            "hidden_by": self.hidden_by,
+            "error": error,
+        })
+    }
+}
+
+fn layout(listed: &[Listed]) -> String {
+    let header = ["name", "kind", "styles", "media", "size", "sha256", "from"].map(str::to_owned).to_vec();
+    let mut notes = String::new();
+    let rows = listed.iter().map(|plugin| {
+        let (styles, media, sha256) = match &plugin.loaded {
+            Ok((description, sha256)) => {
+                (description.styles.len().to_string(), description.media.join(", "), sha256[..12].to_owned())
+            }
+            Err(error) => {
+                notes += &format!("{} cannot be loaded: {error}\n", plugin.path.display());
+                ("-".to_owned(), "-".to_owned(), "-".to_owned())
+            }
+        };
+        if let Some(first) = &plugin.hidden_by {
+            let (name, path) = (&plugin.name, plugin.path.display());
+            notes += &format!("{path} is hidden: `{name}` means {}\n", first.display());
+        }
+        let origin = plugin.origin.as_str().to_owned();
+        vec![plugin.name.clone(), plugin.kind(), styles, media, size(plugin.bytes), sha256, origin]
+    });
+    let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
+    let table = table(&[true, true, false, true, false, true, true], &rows);
+    if notes.is_empty() { table } else { format!("{table}\n{notes}") }
+}

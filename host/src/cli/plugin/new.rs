@@ -1,0 +1,349 @@
+//! `host plugin new`: a plugin crate that builds and passes its tests, out of templates in this program.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Context;
+use crate::data::art::{STYLES, paint};
+use crate::home::home;
+
+/// Write a Rust plugin crate: it builds, passes its tests, and is yours to change.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  host plugin new sea_and_sky                      looks at pixels
+  host plugin new movements --kind embedding       names of styles, seen by CLIP
+  host plugin new tone --kind text
+
+Then, in its folder: cargo test, cargo build-plugin, host plugin check .")]
+pub struct NewArgs {
+    /// The plugin's name, and that of the folder made for it here
+    name: String,
+    /// What it classifies by
+    #[arg(long, value_enum, default_value_t = Kind::Pixels)]
+    kind: Kind,
+    /// The folder of ambiguity-sdk [default: the one beside this program's own sources]
+    #[arg(long, value_name = "DIR")]
+    sdk: Option<PathBuf>,
+}
+
+/// What a plugin looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// A picture's pixels
+    Pixels,
+    /// A picture's embedding by CLIP
+    Embedding,
+    /// A text
+    Text,
+}
+
+/// Words that Rust does not take as a crate's name, or that would hide a crate of its own.
+const RESERVED: [&str; 60] = [
+    "abstract",
+    "alloc",
+    "as",
+    "async",
+    "await",
+    "become",
+    "box",
+    "break",
+    "const",
+    "continue",
+    "core",
+    "crate",
+    "do",
+    "dyn",
+    "else",
+    "enum",
+    "extern",
+    "false",
+    "final",
+    "fn",
+    "for",
+    "gen",
+    "if",
+    "impl",
+    "in",
+    "let",
+    "loop",
+    "macro",
+    "match",
+    "mod",
+    "move",
+    "mut",
+    "override",
+    "priv",
+    "proc_macro",
+    "pub",
+    "ref",
+    "return",
+    "self",
+    "static",
+    "std",
+    "struct",
+    "super",
+    "test",
+    "trait",
+    "true",
+    "try",
+    "type",
+    "typeof",
+    "unsafe",
+    "unsized",
+    "use",
+    "virtual",
+    "where",
+    "while",
+    "yield",
+    "ambiguity_sdk",
+    "ambiguity-sdk",
+    "build",
+    "deps",
+];
+
+/// The longest name.
+const MAX_NAME: usize = 64;
+
+/// The paintings that are a picture plugin's fixtures: style, and side in pixels.
+const FIXTURES: [&str; 2] = ["impressionism", "ukiyo-e"];
+const SIDE: u32 = 96;
+
+/// The texts that are a text plugin's fixtures.
+const TEXTS: [(&str, &str); 2] = [
+    ("note.txt", "The ferry leaves at nine. It is cold on deck. Bring a coat.\n"),
+    (
+        "letter.txt",
+        "When at last the long rains had gone and the road lay dry and white in the sun, she walked down to the \
+         harbour, as she had every summer of her life, to look for the one red sail among the grey.\n",
+    ),
+];
+
+impl NewArgs {
+    /// Runs the command.
+    pub fn run(self, context: &Context) -> Result<()> {
+        check_name(&self.name)?;
+        let folder = PathBuf::from(&self.name);
+        ensure!(!folder.exists(), "{} exists already: choose another name, or remove it", folder.display());
+        let sdk = self.sdk()?;
+        let here = std::env::current_dir().context("the working folder")?;
+        // All of it under another name first, so that there is the whole crate or none.
+        let partial = tempfile::Builder::new().prefix(".new-").tempdir_in(&here).context("the working folder")?;
+        for (file, bytes) in self.files(&sdk)? {
+            let path = partial.path().join(file);
+            fs_err::create_dir_all(path.parent().expect("every file lies in the crate"))?;
+            fs_err::write(path, bytes)?;
+        }
+        // A temporary folder is private by default; what it becomes is an ordinary one.
+        #[cfg(unix)]
+        fs_err::set_permissions(partial.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        fs_err::rename(partial.keep(), &folder)?;
+        context.progress.println(format!(
+            "made the plugin crate {0}/; next:\n  cd {0}\n  cargo test\n  cargo build-plugin\n  host plugin check .\n  \
+             host plugin test . --accept\nREADME.md says what each does; src/lib.rs is the plugin",
+            self.name
+        ));
+        Ok(())
+    }
+
+    /// The SDK's folder, as an absolute path.
+    fn sdk(&self) -> Result<PathBuf> {
+        let is_sdk = |folder: &Path| {
+            fs_err::read_to_string(folder.join("Cargo.toml"))
+                .is_ok_and(|text| text.contains("name = \"ambiguity-sdk\""))
+        };
+        let folder = match (&self.sdk, home()) {
+            (Some(given), _) => {
+                ensure!(is_sdk(given), "{} is not the folder of ambiguity-sdk", given.display());
+                given.clone()
+            }
+            (None, Some(home)) if is_sdk(&home.join("sdk")) => home.join("sdk"),
+            (None, _) => bail!(
+                "ambiguity-sdk is not beside this program: name its folder in a checkout of Ambiguity with --sdk DIR"
+            ),
+        };
+        fs_err::canonicalize(folder).map_err(Into::into)
+    }
+
+    /// The crate's files and their contents.
+    fn files(&self, sdk: &Path) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let library = match self.kind {
+            Kind::Pixels => include_str!("../../../templates/plugin/pixels.rs.in"),
+            Kind::Embedding => include_str!("../../../templates/plugin/embedding.rs.in"),
+            Kind::Text => include_str!("../../../templates/plugin/text.rs.in"),
+        };
+        let file = self.name.replace('-', "_");
+        let path = sdk.to_str().with_context(|| format!("{} is not UTF-8, Cargo.toml must be", sdk.display()))?;
+        let fill = |template: &str| {
+            let text = template.replace("{{name}}", &self.name).replace("{{type}}", &type_name(&self.name));
+            let text = text.replace("{{file}}", &file).replace("{{sdk}}", &toml::Value::from(path).to_string());
+            text.replace("{{wasm}}", &format!("target/wasm32-unknown-unknown/plugin/{file}.wasm")).into_bytes()
+        };
+        let mut files = vec![
+            ("Cargo.toml", fill(include_str!("../../../templates/plugin/Cargo.toml.in"))),
+            (".cargo/config.toml", fill(include_str!("../../../templates/plugin/config.toml.in"))),
+            ("rust-toolchain.toml", include_bytes!("../../../../rust-toolchain.toml").to_vec()),
+            (".gitignore", fill(include_str!("../../../templates/plugin/gitignore.in"))),
+            ("README.md", fill(include_str!("../../../templates/plugin/README.md.in"))),
+            ("src/lib.rs", fill(library)),
+        ];
+        if let Some(lock) = sdk.parent().and_then(|root| fs_err::read_to_string(root.join("Cargo.lock")).ok()) {
+            files.push(("Cargo.lock", lock_file(&lock, &self.name)?.into_bytes()));
+        }
+        match self.kind {
+            Kind::Text => files.extend(TEXTS.map(|(name, text)| match name {
+                "note.txt" => ("fixtures/note.txt", text.into()),
+                _ => ("fixtures/letter.txt", text.into()),
+            })),
+            Kind::Pixels | Kind::Embedding => {
+                files.push(("fixtures/impressionism.png", painting(FIXTURES[0], 2)?));
+                files.push(("fixtures/ukiyo-e.png", painting(FIXTURES[1], 1)?));
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// A painting as a PNG file.
+fn painting(slug: &str, subject: usize) -> Result<Vec<u8>> {
+    let style = STYLES.iter().position(|style| style.slug == slug).expect("it is one of the styles");
+    let mut png = std::io::Cursor::new(vec![]);
+    paint(style, subject, 7, 0, SIDE).write_to(&mut png, image::ImageFormat::Png)?;
+    Ok(png.into_inner())
+}
+
+/// A name is one of a crate and of a folder in the working folder.
+fn check_name(name: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    let problem = if !name.starts_with(|c: char| c.is_ascii_lowercase()) {
+        "it must begin with a lower-case letter"
+    } else if !name.chars().all(good) {
+        "use lower-case letters, digits, `_` and `-`"
+    } else if name.len() > MAX_NAME {
+        "it is longer than 64 characters"
+    } else if RESERVED.contains(&name) {
+        "it has a meaning in Rust"
+    } else {
+        return Ok(());
+    };
+    bail!("`{name}` is no name for a plugin crate: {problem}")
+}
+
+/// `sea_and-sky` as a type: `SeaAndSky`.
+fn type_name(name: &str) -> String {
+    let capital = |word: &str| word[..1].to_uppercase() + &word[1..];
+    let name: String = name.split(['-', '_']).filter(|word| !word.is_empty()).map(capital).collect();
+    // Names that the template uses already.
+    let taken = ["Batch", "Classifier", "Cosine", "Description", "Distribution", "Distributions", "Gradient", "Image"];
+    match taken.contains(&name.as_str()) || ["Matrix", "Result", "Vec", "String", "Ok"].contains(&name.as_str()) {
+        true => format!("{name}Plugin"),
+        false => name,
+    }
+}
+
+/// What cargo writes into a lock file.
+#[derive(Deserialize, Serialize)]
+struct Lock {
+    version: u32,
+    package: Vec<Package>,
+}
+
+#[derive(Clone, Deserialize, Serialize)]
+struct Package {
+    name: String,
+    version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checksum: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    dependencies: Vec<String>,
+}
+
+/// The new crate's lock file: the SDK's dependencies in the versions that the SDK was tested with, so that nothing needs
+/// to be looked up.
+fn lock_file(sdk_lock: &str, name: &str) -> Result<String> {
+    let mut lock: Lock = toml::from_str(sdk_lock).context("the Cargo.lock beside the SDK")?;
+    let (mut wanted, mut queue) = (BTreeSet::new(), vec!["ambiguity-sdk".to_owned()]);
+    while let Some(next) = queue.pop() {
+        // A dependency is NAME, NAME VERSION where there are several, or NAME VERSION (SOURCE).
+        let mut parts = next.split(' ');
+        let (package, version) = (parts.next().unwrap_or_default(), parts.next());
+        for (i, found) in lock.package.iter().enumerate() {
+            let is_it = found.name == package && version.is_none_or(|version| found.version == version);
+            if is_it && wanted.insert(i) {
+                queue.extend(found.dependencies.iter().cloned());
+            }
+        }
+    }
+    lock.package = wanted.into_iter().map(|i| lock.package[i].clone()).collect();
+    lock.package.push(Package {
+        name: name.to_owned(),
+        version: "0.1.0".to_owned(),
+        source: None,
+        checksum: None,
+        dependencies: vec!["ambiguity-sdk".to_owned()],
+    });
+    lock.package.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
+    Ok(toml::to_string(&lock)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_crates() {
+        for name in ["palette", "sea_and-sky2"] {
+            check_name(name).expect(name);
+        }
+        for name in ["", "2d", "Palette", "sea sky", "../up", "fn", "é", "ambiguity-sdk", &"a".repeat(65)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+        assert_eq!(["sea_and-sky2", "batch", "a--b"].map(type_name), ["SeaAndSky2", "BatchPlugin", "AB"]);
+    }
+
+    #[test]
+    fn the_lock_file_has_what_the_sdk_needs_and_no_more() {
+        let sdk_lock = r#"
+            version = 4
+            [[package]]
+            name = "ambiguity-sdk"
+            version = "0.1.0"
+            dependencies = ["serde", "itoa 1.0.0"]
+            [[package]]
+            name = "serde"
+            version = "1.0.1"
+            source = "registry"
+            checksum = "00"
+            [[package]]
+            name = "itoa"
+            version = "0.4.0"
+            [[package]]
+            name = "itoa"
+            version = "1.0.0"
+            [[package]]
+            name = "wasmtime"
+            version = "48.0.0"
+        "#;
+        let lock: Lock = toml::from_str(&lock_file(sdk_lock, "mine").expect("a lock file")).expect("it is one");
+        let names: Vec<_> =
+            lock.package.iter().map(|package| format!("{} {}", package.name, package.version)).collect();
+        assert_eq!(names, ["ambiguity-sdk 0.1.0", "itoa 1.0.0", "mine 0.1.0", "serde 1.0.1"]);
+    }
+
+    #[test]
+    fn templates_are_filled_and_short() {
+        for kind in [Kind::Pixels, Kind::Embedding, Kind::Text] {
+            let args = NewArgs { name: "sea-sky".to_owned(), kind, sdk: None };
+            for (file, bytes) in args.files(Path::new("/no/sdk")).expect("templates") {
+                let text = String::from_utf8_lossy(&bytes);
+                assert!(!text.contains("{{"), "{kind:?} {file}");
+                assert!(file != "src/lib.rs" || text.lines().count() < 60, "{kind:?} {}", text.lines().count());
+            }
+        }
+    }
+}

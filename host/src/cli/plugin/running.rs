@@ -1,0 +1,105 @@
+//! What the commands share that run a plugin: its encoders, its configuration, and how figures are written.
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use super::classify::key_value;
+use super::{EncoderFolder, encoders};
+use crate::encoders::Encoders;
+use crate::hub::Hub;
+use crate::plugin::{Batch, Classifier, Limits, PluginHost, Sample, cache_folder};
+
+/// What a plugin runs with.
+#[derive(Args, Debug)]
+pub(super) struct RunningArgs {
+    /// Where an encoder is that the plugin asks for; the first one is also what `clip` stands for
+    #[arg(long = "encoder", value_name = "NAME=DIR")]
+    encoders: Vec<EncoderFolder>,
+    /// What the plugin's configuration says
+    #[arg(long = "config", value_name = "KEY=VALUE", value_parser = key_value)]
+    config: Vec<(String, String)>,
+    /// cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+impl RunningArgs {
+    /// Loads a plugin with the limits that a run has by default, and its encoders' names.
+    pub(super) fn open(&self, reference: &str, hub: &Hub) -> Result<(Box<dyn Classifier>, Encoders)> {
+        let encoders = self.encoders(hub)?;
+        let host = PluginHost::new(Limits::default(), cache_folder())?;
+        Ok((self.load(&host, reference)?, encoders))
+    }
+
+    /// Loads a plugin into a host of the caller's.
+    pub(super) fn load(&self, host: &PluginHost, reference: &str) -> Result<Box<dyn Classifier>> {
+        Ok(host.load(reference, self.config.iter().cloned().collect())?)
+    }
+
+    /// The shipped encoders and the given ones.
+    pub(super) fn encoders(&self, hub: &Hub) -> Result<Encoders> {
+        encoders(&self.encoders, torch_ext::cuda::device(&self.device)?, hub)
+    }
+}
+
+/// A batch whose embeddings are there already, so that the time of classifying it is the plugin's own.
+pub(super) fn embedded(samples: Vec<Sample>, plugin: &dyn Classifier, encoders: &mut Encoders) -> Result<Batch> {
+    let mut batch = Batch::new(samples);
+    for encoder in &plugin.description().encoders {
+        let name = &plugin.source().name;
+        batch.embedding(encoder, encoders).with_context(|| format!("plugin `{name}`"))?;
+    }
+    Ok(batch)
+}
+
+/// A plugin's name, version, number of styles and media, as reports begin.
+pub(super) fn heading(plugin: &dyn Classifier) -> String {
+    let description = plugin.description();
+    let (name, version, styles) = (&description.name, &description.version, description.styles.len());
+    format!("{name} {version}: {styles} styles, {}", description.media.join(", "))
+}
+
+/// A large count in three or four figures: 950, 12.3 k, 1.23 M.
+pub(super) fn count(n: u64) -> String {
+    let n = n as f64;
+    match n {
+        ..1e3 => format!("{n}"),
+        ..1e6 => format!("{:.1} k", n / 1e3),
+        ..1e9 => format!("{:.2} M", n / 1e6),
+        _ => format!("{:.2} G", n / 1e9),
+    }
+}
+
+/// Bytes of memory in MiB.
+pub(super) fn mib(bytes: usize) -> String {
+    format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// A table as text: columns aligned, the first one to the left, the others as told, two spaces in between.
+pub(super) fn table(left: &[bool], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..left.len()).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(left).zip(&widths).map(|((cell, &left), &width)| match left {
+            true => format!("{cell:<width$}"),
+            false => format!("{cell:>width$}"),
+        });
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text += &format!("  {}\n", line.trim_end());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_and_tables_read_well() {
+        assert_eq!([950, 12_345, 1_234_567, 2_000_000_000].map(count), ["950", "12.3 k", "1.23 M", "2.00 G"]);
+        assert_eq!(mib(1_310_720), "1.25 MiB");
+        let rows = [["style", "p"], ["cubism", "0.5"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(table(&[true, false], &rows), "  style     p\n  cubism  0.5\n");
+    }
+}

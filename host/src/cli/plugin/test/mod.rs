@@ -1,0 +1,230 @@
+//! `host plugin test`: a built plugin's distributions over its fixtures, held against snapshots.
+
+mod snapshot;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+use serde_json::json;
+
+use self::snapshot::{Difference, Snapshot};
+use super::classify::read_sample;
+use super::running::{RunningArgs, table};
+use crate::cli::Context;
+use crate::files::write_atomically;
+use crate::interrupt::Interrupted;
+use crate::plugin::Batch;
+
+/// Hold a plugin's distributions over its fixtures against the snapshots of them.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  host plugin test .                       compare with snapshots/*.snap; 1 if anything differs
+  host plugin test . --accept              write what the plugin says now as the snapshots
+  host plugin test DIR --plugin kmeans_image --tolerance 1e-4
+
+DIR is a plugin crate (what `cargo build-plugin` made there is run) or a folder with one .wasm or .onnx file.
+Its fixtures are DIR/fixtures/*.png, .jpg, .txt and .wav; each one's snapshot is DIR/snapshots/FIXTURE.snap.")]
+pub struct TestArgs {
+    /// A plugin crate's folder, or a folder with one plugin file
+    #[arg(value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+    /// Another plugin than the one in DIR: a path, or a name to be looked up
+    #[arg(long, value_name = "P")]
+    plugin: Option<String>,
+    /// Write what the plugin says now, and remove snapshots without a fixture
+    #[arg(long)]
+    accept: bool,
+    /// How far a probability may be from its snapshot. A plugin alone gives the same bits everywhere; an encoder's last
+    /// digits depend on the machine
+    #[arg(long, value_name = "P", default_value_t = 1e-5)]
+    tolerance: f64,
+    #[command(flatten)]
+    running: RunningArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Extensions of fixtures, in any case.
+const FIXTURES: [&str; 5] = ["png", "jpg", "jpeg", "txt", "wav"];
+
+/// What came of one fixture.
+#[derive(Debug)]
+enum Outcome {
+    Same,
+    Missing,
+    Different(Vec<Difference>),
+    Written,
+    /// A snapshot whose fixture is gone.
+    Orphan,
+}
+
+impl Outcome {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Missing => "no snapshot",
+            Self::Different(_) => "different",
+            Self::Written => "written",
+            Self::Orphan => "no fixture",
+        }
+    }
+
+    fn is_failure(&self) -> bool {
+        matches!(self, Self::Missing | Self::Different(_) | Self::Orphan)
+    }
+}
+
+impl TestArgs {
+    /// Runs the command.
+    pub fn run(self, context: &Context) -> Result<()> {
+        ensure!(self.tolerance >= 0.0, "--tolerance {} is not a distance between probabilities", self.tolerance);
+        ensure!(self.folder.is_dir(), "there is no folder {}", self.folder.display());
+        let fixtures = fixtures(&self.folder)?;
+        // With a separator at the end it is a folder, whatever plugin has that name.
+        let reference = self.plugin.clone().unwrap_or_else(|| format!("{}/", self.folder.display()));
+        let (mut plugin, mut encoders) = self.running.open(&reference, &context.hub)?;
+        let snapshots = self.folder.join("snapshots");
+        let mut outcomes = vec![];
+        for fixture in &fixtures {
+            if context.interrupt.requested() {
+                return Err(Interrupted { kept: "nothing more was written".to_owned() }.into());
+            }
+            // Each alone: what else lies in the folder changes nothing.
+            let sample = read_sample(fixture, &*plugin)?;
+            let classified = plugin
+                .classify(&mut Batch::new(vec![sample]), &mut encoders)
+                .with_context(|| fixture.display().to_string())?;
+            let row = classified.distributions.rows.into_iter().next().unwrap_or_default();
+            let found = Snapshot::new(&plugin.description().styles, &row);
+            let outcome = self.settle(&snapshot_of(&snapshots, fixture), fixture, &found)?;
+            outcomes.push((fixture.clone(), outcome));
+        }
+        for orphan in orphans(&snapshots, &fixtures) {
+            if self.accept {
+                fs_err::remove_file(&orphan)?;
+            } else {
+                outcomes.push((orphan, Outcome::Orphan));
+            }
+        }
+        match self.json {
+            true => self.print_document(&plugin.source().name, &outcomes),
+            false => self.print_outcomes(&outcomes),
+        }
+        self.verdict(&outcomes)
+    }
+
+    /// Compares one fixture's distribution with its snapshot, or writes it.
+    fn settle(&self, path: &Path, fixture: &Path, found: &Snapshot) -> Result<Outcome> {
+        let kept = match path.is_file() {
+            true => {
+                let text = fs_err::read_to_string(path)?;
+                Some(Snapshot::parse(&text).with_context(|| path.display().to_string())?)
+            }
+            false => None,
+        };
+        let outcome = match kept {
+            None => Outcome::Missing,
+            Some(kept) => match kept.differences(found, self.tolerance) {
+                differences if differences.is_empty() => return Ok(Outcome::Same),
+                differences => Outcome::Different(differences),
+            },
+        };
+        if !self.accept {
+            return Ok(outcome);
+        }
+        let name = fixture.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        fs_err::create_dir_all(path.parent().expect("a snapshot lies in a folder"))?;
+        write_atomically(path, found.text(&name).as_bytes())?;
+        Ok(Outcome::Written)
+    }
+
+    fn print_outcomes(&self, outcomes: &[(PathBuf, Outcome)]) {
+        let rows: Vec<Vec<String>> =
+            outcomes.iter().map(|(file, outcome)| vec![self.shown(file), outcome.word().to_owned()]).collect();
+        for (line, (_, outcome)) in table(&[true, true], &rows).lines().zip(outcomes) {
+            println!("{line}");
+            if let Outcome::Different(differences) = outcome {
+                print!("{}", diff(differences));
+            }
+        }
+    }
+
+    fn print_document(&self, plugin: &str, outcomes: &[(PathBuf, Outcome)]) {
+        let files = outcomes.iter().map(|(file, outcome)| {
+            let differences = match outcome {
+                Outcome::Different(differences) => differences.iter().map(Difference::document).collect(),
+                _ => vec![],
+            };
+            json!({ "file": file, "outcome": outcome.word(), "differences": differences })
+        });
+        let files: Vec<_> = files.collect();
+        println!("{:#}", json!({ "plugin": plugin, "tolerance": self.tolerance, "files": files }));
+    }
+
+    /// A file as seen from DIR.
+    fn shown(&self, file: &Path) -> String {
+        file.strip_prefix(&self.folder).unwrap_or(file).display().to_string()
+    }
+
+    /// An error if anything differs or is missing, with what to do.
+    fn verdict(&self, outcomes: &[(PathBuf, Outcome)]) -> Result<()> {
+        let failed = outcomes.iter().filter(|(_, outcome)| outcome.is_failure()).count();
+        if failed == 0 {
+            return Ok(());
+        }
+        let different = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Different(_))).count();
+        let says = match different {
+            0 => format!("{failed} of {} have no counterpart", outcomes.len()),
+            n => format!("{n} of {} differ by more than {:e}", outcomes.len(), self.tolerance),
+        };
+        bail!("{says}; if that is as it should be, write the snapshots with `host plugin test {} --accept`", {
+            self.folder.display()
+        })
+    }
+}
+
+/// The fixtures of a folder, sorted.
+fn fixtures(folder: &Path) -> Result<Vec<PathBuf>> {
+    let fixtures = folder.join("fixtures");
+    ensure!(
+        fixtures.is_dir(),
+        "there is no folder {}: put some samples there (.png, .jpg, .txt, .wav)",
+        fixtures.display()
+    );
+    let mut files = vec![];
+    for entry in fs_err::read_dir(&fixtures)? {
+        let path = entry?.path();
+        let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+        if path.is_file() && extension.is_some_and(|extension| FIXTURES.contains(&extension.as_str())) {
+            files.push(path);
+        }
+    }
+    ensure!(!files.is_empty(), "{} has no samples (.png, .jpg, .txt, .wav)", fixtures.display());
+    files.sort();
+    Ok(files)
+}
+
+fn snapshot_of(snapshots: &Path, fixture: &Path) -> PathBuf {
+    let name = fixture.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    snapshots.join(format!("{name}.snap"))
+}
+
+/// Snapshots that belong to no fixture, sorted.
+fn orphans(snapshots: &Path, fixtures: &[PathBuf]) -> Vec<PathBuf> {
+    let wanted: BTreeSet<PathBuf> = fixtures.iter().map(|fixture| snapshot_of(snapshots, fixture)).collect();
+    let files = std::fs::read_dir(snapshots).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_orphan = |path: &PathBuf| path.extension().is_some_and(|e| e == "snap") && !wanted.contains(path);
+    let mut files: Vec<PathBuf> = files.filter(is_orphan).collect();
+    files.sort();
+    files
+}
+
+/// The differences of one fixture as a table.
+fn diff(differences: &[Difference]) -> String {
+    let header = ["style", "was", "is", "difference"].map(str::to_owned).to_vec();
+    let rows: Vec<_> = std::iter::once(header).chain(differences.iter().map(Difference::cells)).collect();
+    table(&[true, false, false, false], &rows).lines().map(|line| format!("  {line}\n")).collect()
+}

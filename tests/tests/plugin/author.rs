@@ -1,0 +1,314 @@
+//! The author's loop, as a new user goes through it: new, cargo test, build, check, test, bench, install, list.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::built;
+use crate::support::{Ran, command, host, host_ok, root};
+
+/// Where the crates of `host plugin new` are built: kept between runs, so that the SDK is compiled once.
+fn target() -> PathBuf {
+    root().join("target/new-plugin")
+}
+
+/// Runs cargo in a crate of `host plugin new`, without a network.
+fn cargo(folder: &Path, arguments: &[&str]) {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(folder)
+        .args(arguments)
+        .env("CARGO_NET_OFFLINE", "true")
+        .env("CARGO_TARGET_DIR", target())
+        .output()
+        .expect("cargo starts");
+    assert!(output.status.success(), "cargo {arguments:?}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Runs `host` where the crate's target folder is [`target`].
+fn host_here(folder: &Path, arguments: &[&str]) -> Ran {
+    let output = command(folder, arguments).env("CARGO_TARGET_DIR", target()).output().expect("the binary starts");
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+fn ok(ran: Ran) -> String {
+    assert_eq!(ran.code, 0, "{}\n{}", ran.stdout, ran.stderr);
+    ran.stdout
+}
+
+fn refused(ran: Ran) -> String {
+    assert_eq!(ran.code, 1, "{}\n{}", ran.stdout, ran.stderr);
+    ran.stderr.trim_end().to_owned()
+}
+
+#[test]
+fn a_new_crate_of_each_kind_goes_through_the_whole_loop() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, kind) in [("sea_and-sky", "pixels"), ("movements", "embedding"), ("tone", "text")] {
+        host_ok(folder.path(), &["plugin", "new", name, "--kind", kind]);
+        let its = folder.path().join(name);
+        let unbuilt = refused(host(&its, &["plugin", "check", "."]));
+        assert!(unbuilt.contains("is not built: run `cargo build-plugin` in "), "{unbuilt}");
+        cargo(&its, &["test"]);
+        cargo(&its, &["build-plugin"]);
+        let check = ok(host_here(&its, &["plugin", "check", "."]));
+        assert!(check.ends_with("ok: no warnings\n"), "{check}");
+        assert!(refused(host_here(&its, &["plugin", "test"])).contains("--accept"));
+        ok(host_here(&its, &["plugin", "test", "--accept"]));
+        let test = ok(host_here(&its, &["plugin", "test"]));
+        assert_eq!(test.matches("same").count(), 2, "{test}");
+        let fixture = if kind == "text" { "fixtures/note.txt" } else { "fixtures/ukiyo-e.png" };
+        assert!(ok(host_here(&its, &["plugin", "classify", ".", fixture])).contains('█'));
+        ok(host_here(&its, &["plugin", "install", "."]));
+    }
+    let list = host_ok(folder.path(), &["plugin", "list"]).stdout;
+    for name in ["sea_and_sky", "movements", "tone"] {
+        let line = list.lines().find(|line| line.trim_start().starts_with(name)).expect(name);
+        assert!(line.ends_with("installed"), "{line}");
+    }
+}
+
+#[test]
+fn new_refuses_bad_names_and_what_is_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir(folder.path().join("taken")).expect("a new folder");
+    let refused = |arguments: &[&str]| refused(host(folder.path(), &[&["plugin", "new"], arguments].concat()));
+    let messages = [
+        refused(&["taken"]),
+        refused(&["My Plugin"]),
+        refused(&["../up"]),
+        refused(&["fn"]),
+        refused(&["a", "--sdk=."]),
+    ];
+    insta::assert_snapshot!(messages.join("\n"), @r"
+    error: taken exists already: choose another name, or remove it
+    error: `My Plugin` is no name for a plugin crate: it must begin with a lower-case letter
+    error: `../up` is no name for a plugin crate: it must begin with a lower-case letter
+    error: `fn` is no name for a plugin crate: it has a meaning in Rust
+    error: . is not the folder of ambiguity-sdk
+    ");
+    assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 1, "nothing is left behind");
+}
+
+/// The table as a person sees it. Fuel and time are left out: they follow from the compiler and the machine.
+#[test]
+fn check_shows_what_a_plugin_makes_of_probes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["palette", "words", "melody"] {
+        let plugin = built(name);
+        let text = host_ok(folder.path(), &["plugin", "check", &plugin.to_string_lossy()]).stdout;
+        insta::with_settings!({ filters => [
+            (r" +[\d.]+(?: [kMG])? +\d+\.\d\d\n", " [FUEL AND MS]\n"),
+            (r"memory [\d.]+ MiB", "memory [N] MiB"),
+            (r"fuel [\d.]+ [kMG]", "fuel [N]"),
+            (r" +fuel +ms\n", " [FUEL AND MS]\n"),
+        ] }, {
+            insta::assert_snapshot!(format!("check_{name}"), text);
+        });
+        let json = host_ok(folder.path(), &["plugin", "check", &plugin.to_string_lossy(), "--json"]).stdout;
+        let document: Value = serde_json::from_str(&json).expect("one JSON document");
+        assert!(document["probes"].as_array().is_some_and(|probes| probes.len() >= 8), "{name}");
+        let strict = host(folder.path(), &["plugin", "check", &plugin.to_string_lossy(), "--strict"]);
+        let warnings = document["warnings"].as_array().map_or(0, Vec::len);
+        assert_eq!(strict.code, i32::from(warnings > 0), "{}", strict.stderr);
+    }
+}
+
+#[test]
+fn check_warns_of_a_dead_reward() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // It gives every sample the same distribution.
+    let text = host_ok(folder.path(), &["plugin", "check", &built("hostile").to_string_lossy()]).stdout;
+    assert!(text.contains("\nwarning: dead: all probes get the same distribution"), "{text}");
+}
+
+#[test]
+fn test_holds_a_plugin_against_its_snapshots() {
+    let folder = tempfile::tempdir().expect("a folder");
+    host_ok(folder.path(), &["art", "--out", "art", "--per-class", "1", "--seed", "5"]);
+    fs::create_dir(folder.path().join("fixtures")).expect("a new folder");
+    for style in ["cubism", "ukiyo-e"] {
+        let fixture = folder.path().join(format!("fixtures/{style}.png"));
+        fs::copy(folder.path().join(format!("art/{style}/0000.png")), fixture).expect("a copy");
+    }
+    fs::copy(built("palette"), folder.path().join("palette.wasm")).expect("a copy");
+    let test = |arguments: &[&str]| host(folder.path(), &[&["plugin", "test", "."], arguments].concat());
+
+    let first = test(&[]);
+    assert_eq!(first.stdout, "  fixtures/cubism.png   no snapshot\n  fixtures/ukiyo-e.png  no snapshot\n");
+    assert_eq!(
+        refused(first),
+        "error: 2 of 2 have no counterpart; if that is as it should be, write the snapshots with `host plugin test . --accept`"
+    );
+    assert!(!folder.path().join("snapshots").exists(), "nothing is written without --accept");
+    assert_eq!(ok(test(&["--accept"])).matches("written").count(), 2);
+    assert_eq!(ok(test(&["--tolerance", "0"])).matches("same").count(), 2);
+
+    let snapshot = folder.path().join("snapshots/cubism.png.snap");
+    let text = fs::read_to_string(&snapshot).expect("it was written");
+    let changed: Vec<String> = text
+        .lines()
+        .map(|line| match line.split_once("  ") {
+            Some((_, "warm")) => "0.750000000  warm".to_owned(),
+            Some((p, "cold")) => format!("{p}  blue"),
+            _ => line.to_owned(),
+        })
+        .collect();
+    fs::write(&snapshot, changed.join("\n")).expect("writable");
+    fs::rename(folder.path().join("fixtures/ukiyo-e.png"), folder.path().join("fixtures/wave.png")).expect("renamed");
+    let changed = test(&[]);
+    insta::assert_snapshot!(format!("{}{}", changed.stdout, changed.stderr));
+    assert_eq!(changed.code, 1);
+    let document: Value = serde_json::from_str(&test(&["--json"]).stdout).expect("one JSON document");
+    assert_eq!(document["files"][0]["differences"].as_array().map(Vec::len), Some(3));
+
+    ok(test(&["--accept"]));
+    assert_eq!(ok(test(&[])).matches("same").count(), 2);
+    let mut kept: Vec<_> = fs::read_dir(folder.path().join("snapshots"))
+        .expect("readable")
+        .map(|entry| entry.expect("readable").file_name().into_string().expect("UTF-8"))
+        .collect();
+    kept.sort();
+    assert_eq!(kept, ["cubism.png.snap", "wave.png.snap"]);
+}
+
+#[test]
+fn test_says_what_is_missing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let test = |arguments: &[&str]| refused(host(folder.path(), &[&["plugin", "test"], arguments].concat()));
+    let mut messages = vec![test(&["nowhere"]), test(&["."])];
+    fs::create_dir(folder.path().join("fixtures")).expect("a new folder");
+    messages.push(test(&["."]));
+    fs::write(folder.path().join("fixtures/poem.txt"), "rose").expect("writable");
+    messages.push(test(&["."]));
+    messages.push(test(&[".", "--plugin", "kmeans_image"]));
+    insta::assert_snapshot!(messages.join("\n"), @r"
+    error: there is no folder nowhere
+    error: there is no folder ./fixtures: put some samples there (.png, .jpg, .txt, .wav)
+    error: ./fixtures has no samples (.png, .jpg, .txt, .wav)
+    error: plugin `./`: ./ is a folder with neither a Cargo.toml nor a plugin file
+    error: ./fixtures/poem.txt is a text, plugin `kmeans_image` classifies image
+    ");
+}
+
+#[test]
+fn install_and_list_know_what_a_name_means() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (palette, words) = (built("palette"), built("words"));
+    let (palette, words) = (palette.to_string_lossy(), words.to_string_lossy());
+    let install = |arguments: &[&str]| host(folder.path(), &[&["plugin", "install"], arguments].concat());
+    let said = install(&[&palette, "--name", "mine"]);
+    assert!(said.code == 0 && said.stderr.starts_with("installed `mine` (sha256 "), "{}", said.stderr);
+    let installed = folder.path().join("ambiguity/plugins/mine.wasm");
+    assert!(fs::read(&installed).expect("it is there") == fs::read(&*palette).expect("it is there"));
+    ok(install(&[&palette, "--name", "mine"]));
+
+    fs::write(folder.path().join("junk.wasm"), "junk").expect("writable");
+    let messages = [
+        refused(install(&[&words, "--name", "mine"])),
+        refused(install(&[&words, "--name", "kmeans_image", "--force"])),
+        refused(install(&[&words, "--name", "../mine"])),
+        refused(install(&["./junk.wasm"])),
+    ];
+    let messages = messages.join("\n").replace(&folder.path().display().to_string(), "[DIR]");
+    insta::assert_snapshot!(messages.replace(&root().display().to_string(), "[ROOT]"));
+
+    ok(install(&[&words, "--name", "mine", "--force"]));
+    fs::create_dir(folder.path().join("plugins")).expect("a new folder");
+    fs::copy(&*palette, folder.path().join("plugins/mine.wasm")).expect("a copy");
+    let hidden = install(&[&words, "--name", "mine"]);
+    assert!(hidden.stderr.contains("in this folder `mine` still means plugins/mine.wasm"), "{}", hidden.stderr);
+
+    let list = host_ok(folder.path(), &["plugin", "list"]).stdout;
+    let lines: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
+    let of = |name: &str, last: &str| {
+        let line = lines.iter().find(|line| line.first() == Some(&name) && line.last() == Some(&last));
+        line.unwrap_or_else(|| panic!("{name} {last}\n{list}")).clone()
+    };
+    assert_eq!(of("mine", "./plugins")[1..4], ["wasm", "6", "image"]);
+    assert_eq!(of("mine", "installed")[3], "text");
+    assert_eq!(of("kmeans_image", "shipped")[1..4], ["wasm", "27", "image"]);
+    assert!(list.contains("junk.wasm cannot be loaded: "), "{list}");
+    assert!(list.contains("ambiguity/plugins/mine.wasm is hidden: `mine` means plugins/mine.wasm"), "{list}");
+    let document: Value =
+        serde_json::from_str(&host_ok(folder.path(), &["plugin", "list", "--json"]).stdout).expect("one JSON document");
+    assert!(document["plugins"].as_array().is_some_and(|plugins| plugins.len() >= 4));
+}
+
+#[test]
+fn bench_measures_all_there_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plugin = built("palette");
+    let arguments =
+        ["plugin", "bench", &plugin.to_string_lossy(), "--seconds=0", "--batch=1", "--batch=3", "--size=32"];
+    let read = || -> Value {
+        let ran = host_ok(folder.path(), &[&arguments[..], &["--json"]].concat());
+        serde_json::from_str(&ran.stdout).expect("one JSON document")
+    };
+    let (first, second) = (read(), read());
+    for key in ["load_milliseconds", "cached_load_milliseconds", "instantiate_milliseconds"] {
+        assert!(first[key].as_f64().is_some_and(|time| time > 0.0), "{key}");
+    }
+    assert_eq!(first["batches"].as_array().map(Vec::len), Some(2));
+    assert_eq!(first["batches"][1]["fuel"], second["batches"][1]["fuel"], "fuel is deterministic");
+    assert!(first["batches"][1]["peak_memory"].as_u64().is_some_and(|bytes| bytes >= 1 << 16));
+    let text = host_ok(folder.path(), &arguments).stdout;
+    assert!(text.contains("load, from the cache") && text.contains("pictures of 32 x 32"), "{text}");
+}
+
+/// Needs clang with its WebAssembly back end.
+#[test]
+fn the_plugin_in_c_builds_and_runs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let clang = Command::new("clang").arg("--print-targets").output();
+    if !clang.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("wasm32")) {
+        eprintln!("skipped: the plugin in C, since there is no clang for wasm32");
+        return;
+    }
+    let plugin = folder.path().join("lightness.wasm");
+    let output = Command::new(root().join("examples/plugin-c/build.sh")).current_dir(root()).arg(&plugin).output();
+    let output = output.expect("the script starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    image::RgbImage::from_pixel(600, 400, image::Rgb([40; 3])).save(folder.path().join("dark.png")).expect("writable");
+    image::RgbImage::from_pixel(3, 5, image::Rgb([220; 3])).save(folder.path().join("light.png")).expect("writable");
+    let files = ["dark.png", "light.png", "dark.png"];
+    let arguments = [&["plugin", "classify", "./lightness.wasm", "--json"][..], &files].concat();
+    let document: Value = serde_json::from_str(&host_ok(folder.path(), &arguments).stdout).expect("one JSON document");
+    assert_eq!(document["styles"], serde_json::json!(["dark", "middling", "light"]));
+    for (i, (style, lightness)) in [(0, 40.0), (2, 220.0), (0, 40.0)].into_iter().enumerate() {
+        let p = document["samples"][i]["distribution"][style].as_f64().expect("a number");
+        let weight = |centre: f64| (-(lightness / 255.0 - centre).powi(2) / 0.045).exp();
+        let centres = [0.15, 0.5, 0.85];
+        let expected = weight(centres[style]) / centres.iter().map(|&centre| weight(centre)).sum::<f64>();
+        assert!((p - expected).abs() < 1e-5, "{} {p} {expected}", files[i]);
+    }
+    let check = host_ok(folder.path(), &["plugin", "check", "./lightness.wasm"]).stdout;
+    assert!(check.contains("lightness 0.1.0: 3 styles, image"), "{check}");
+}
+
+/// Every `host` command of the page exists, and so does every flag that it is given there.
+#[test]
+fn the_commands_of_the_plugin_page_exist() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = fs::read_to_string(root().join("docs/plugins.md")).expect("readable");
+    let blocks = page.split("```").skip(1).step_by(2);
+    let lines = blocks.flat_map(str::lines).filter(|line| line.starts_with("host "));
+    let mut n_commands = 0;
+    for line in lines {
+        let line = line.split(" #").next().unwrap_or(line);
+        let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+        let n_names = if words[0] == "plugin" { 2 } else { 1 };
+        let help = host_ok(folder.path(), &[&words[..n_names], &["--help"]].concat()).stdout;
+        for flag in words[n_names..].iter().filter(|word| word.starts_with('-')) {
+            assert!(help.split([' ', ',', '\n']).any(|word| word == *flag), "{line}: there is no {flag}");
+        }
+        n_commands += 1;
+    }
+    assert!(n_commands >= 15, "{n_commands}");
+}
