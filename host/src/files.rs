@@ -7,6 +7,10 @@ use std::path::Path;
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let named = |error: Error| Error::new(error.kind(), format!("{}: {error}", path.display()));
+    if !folder.is_dir() {
+        let message = format!("{}: there is no folder {}", path.display(), folder.display());
+        return Err(Error::new(ErrorKind::NotFound, message));
+    }
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(named)?;
     file.write_all(bytes).map_err(named)?;
     // A temporary file is private by default; what it becomes is an ordinary one.

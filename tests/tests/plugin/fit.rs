@@ -149,7 +149,6 @@ fn fit_refuses_what_cannot_be_fitted() {
     let mut table = vec![
         refused(&["--images", "nowhere", "-k", "2"]),
         refused(&["--images", "art", "-k", "2"]),
-        refused(&["--images", "art", "-k", "1"]),
         refused(&["--images", "art", "-k", "2", "-o", "plugin.txt"]),
         refused(&["--images", "art", "-k", "2", "--encoder", "unknown"]),
         refused(&["--images", "art", "-k", "2", "--encoder", "mine=art"]),

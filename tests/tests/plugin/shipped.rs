@@ -28,6 +28,20 @@ fn kmeans_image_is_the_template_with_assets_for_the_shipped_encoder() {
     assert_eq!((centers.nrows(), manifest.styles.len(), manifest.normalize), (27, 27, true));
 }
 
+#[test]
+fn kmeans_text_is_the_template_with_centres_of_style_names() {
+    let bytes = fs::read(root().join("plugins/kmeans_text.wasm")).expect("it ships");
+    let plugin = Artifact::parse("kmeans_text.wasm".as_ref(), bytes.clone()).expect("a plugin");
+    let manifest = plugin.manifest.clone().expect("it has a manifest");
+    let centers = plugin.tensor("centers").expect("it has centres");
+    assert!(bake_k_means(&manifest, &centers).expect("it bakes") == bytes, "run `make shipped-plugins` and commit it");
+    let names = fs::read_to_string(root().join("plugins/wikiart_styles.txt")).expect("the names ship");
+    assert!(manifest.styles.iter().all(|style| names.lines().any(|name| name == style)), "{:?}", manifest.styles);
+    assert_eq!((centers.nrows(), manifest.styles.len(), manifest.media), (5, 5, vec!["image".to_owned()]));
+    let shipped = Clip::digest(&root().join("models/weights/tiny-art/clip")).expect("the weights ship");
+    assert_eq!(manifest.encoder.map(|encoder| encoder.digest), Some(shipped), "run `make shipped-plugins`");
+}
+
 /// A digest of its own for every refit: what follows from the committed bytes alone is in the snapshot.
 #[test]
 fn kmeans_image_is_what_it_says() {
@@ -43,8 +57,8 @@ fn kmeans_image_is_what_it_says() {
 #[test]
 fn kmeans_image_tells_paintings_apart_the_same_way_each_time() {
     let folder = tempfile::tempdir().expect("a folder");
-    host_ok(folder.path(), &["art", "--out", "art", "--per-class", "1", "--seed", "5"]);
-    let files = ["minimalism", "ukiyo-e", "cubism"].map(|style| format!("art/{style}/0000.png"));
+    host_ok(folder.path(), &["art", "--out", "art", "--per-class", "3", "--seed", "5"]);
+    let files = ["minimalism/0000", "ukiyo-e/0001", "cubism/0002"].map(|name| format!("art/{name}.png"));
     let arguments = |json: bool| {
         let mut arguments = vec!["plugin", "classify", "kmeans_image"];
         arguments.extend(files.iter().map(String::as_str));
@@ -68,7 +82,7 @@ fn kmeans_image_tells_paintings_apart_the_same_way_each_time() {
     }
     likeliest.sort();
     likeliest.dedup();
-    assert!(likeliest.len() >= 2, "three styles, more than one cluster");
+    assert!(likeliest.len() >= 2, "three styles and subjects, more than one cluster");
     let shown = host_ok(folder.path(), &arguments(false)).stdout;
     assert!(shown.starts_with("art/minimalism/0000.png\n  reward -3.") && shown.contains('█'), "{shown}");
 }

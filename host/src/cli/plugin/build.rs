@@ -28,7 +28,7 @@ light.toml, in which all but the styles may be left out:
   licence = 'CC0-1.0'
   encoder = 'clip'                       # the run's own one; or a name such as tiny-art
   medium = 'image'                       # or 'text'
-  temperature = 0.01                     # divides the cosines; else what the encoder was trained with
+  temperature = 0.01                     # divides the cosines; else the encoder's own
   template = 'a painting in {} light'    # or a list of them
   styles = ['morning', 'noon', 'evening', 'candle']
 

@@ -133,11 +133,11 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_kept_within_the_square() {
+    fn pictures_fill_the_square() {
         let size = |width, height| fit(&RgbImage::new(width, height)).dimensions();
         assert_eq!(
             [size(64, 64), size(512, 256), size(1, 2000), size(30, 10)],
-            [(64, 64), (96, 48), (1, 96), (90, 30)]
+            [(96, 96), (96, 48), (1, 96), (96, 32)]
         );
     }
 
