@@ -180,7 +180,10 @@ fn a_plugin_for_another_medium_is_refused_with_both_named() {
     }
     fs::copy(root().join("plugins/melody/fixtures/rain.wav"), folder.path().join("rain.wav")).expect("a file");
     let ran = host(folder.path(), &["plugin", "classify", "words", "rain.wav"]);
-    assert_eq!((ran.code, ran.stderr.trim_end()), (1, "error: rain.wav is a recording, plugin `words` classifies text"));
+    assert_eq!(
+        (ran.code, ran.stderr.trim_end()),
+        (1, "error: rain.wav is a recording, plugin `words` classifies text")
+    );
 }
 
 #[test]
