@@ -13,7 +13,7 @@ SETUP = python3 scripts/setup.py $(if $(LIBTORCH),--libtorch "$(LIBTORCH)") $(if
 HOME_COPY = $(DESTDIR)$(PREFIX)/lib/ambiguity
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build plugins templates shipped-plugins demo test kill-test lint docs install uninstall clean python3
+.PHONY: help setup setup-cuda build plugins templates shipped-plugins demo test kill-test parity lint docs install uninstall clean python3
 
 help: ## this list
 	@echo "make TARGET, where TARGET is"
@@ -43,6 +43,7 @@ templates: setup ## rebuild the committed components that `host plugin fit` and 
 shipped-plugins: build ## make plugins/*.wasm again (after their sources, the templates, the shipped CLIP or the paintings changed)
 	scripts/shipped.sh
 	scripts/kmeans_image.sh
+	scripts/kmeans_text.sh
 
 demo: build ## train the small model on this machine, with a picture before and after and the reward's curve
 	scripts/demo.sh
@@ -51,6 +52,15 @@ test: lint build ## formatting, lints, all tests, documentation
 	python3 -m unittest discover -s scripts -p 'test_*.py'
 	cargo test --release --workspace
 	@$(MAKE) --no-print-directory docs
+
+# The reference implementations, in a virtualenv beside what setup brings.
+PARITY_PYTHON ?= .deps/parity/bin/python
+.deps/parity/bin/python:
+	python3 -m venv .deps/parity
+	.deps/parity/bin/pip install --quiet torch==2.11.0 diffusers==0.42.1 transformers==5.23.0 peft==0.21.2 accelerate safetensors pillow
+
+parity: build $(PARITY_PYTHON) ## compare with diffusers, transformers and peft (a virtualenv of 5 GB is made once)
+	$(PARITY_PYTHON) tests/reference/parity.py
 
 kill-test: build ## kill a training run at 20 random moments and resume it: the same to the last bit
 	KILLS=20 cargo test --release --workspace kills_change_nothing -- --nocapture

@@ -189,7 +189,12 @@ impl Ddpo<'_> {
             rows.iter().map(|row| advantages[row.sample].expect("rows are of samples that have one") as f32).collect();
         let advantages = Tensor::from_slice(&of_rows).to_device(device);
 
-        let output = self.denoiser().predict(&latents, &timesteps, &prompts);
+        let (output, recomputing) = if self.config.gradient_checkpointing {
+            let (output, recomputing) = self.denoiser().predict_recomputing(&latents, &timesteps, &prompts);
+            (output, Some(recomputing))
+        } else {
+            (self.denoiser().predict(&latents, &timesteps, &prompts), None)
+        };
         let last = LastStep::Stochastic;
         let log_ratio = self.ddim.log_prob(&output, &steps, &latents, &next_latents, self.eta, last) - old_log_probs;
         let ratio = log_ratio.exp();
@@ -206,6 +211,9 @@ impl Ddpo<'_> {
             totals.kl += kl.detach();
         }
         (&loss * weight).f_backward()?;
+        if let Some(recomputing) = recomputing {
+            recomputing.backward(self.unet)?;
+        }
 
         no_grad(|| {
             let distance = (&ratio.detach() - 1.0).abs();

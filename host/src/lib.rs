@@ -1,5 +1,6 @@
 //! The host: DDPO fine-tuning with sandboxed classifier plugins, and everything round it.
 
+mod canvas;
 pub mod cli;
 pub mod config;
 pub mod data;
@@ -8,6 +9,7 @@ pub mod doctor;
 pub mod encoders;
 pub mod files;
 pub mod home;
+pub mod hub;
 pub mod interrupt;
 pub mod plugin;
 pub mod pretrain;

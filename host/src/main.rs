@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use ambiguity_host::cli::{Cli, Context, sentence};
+use ambiguity_host::hub::Hub;
 use ambiguity_host::interrupt::{Interrupt, Interrupted};
 use ambiguity_host::progress::Progress;
 use clap::Parser;
@@ -40,9 +41,12 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, progress: Progress) -> anyhow::Result<()> {
+    torch_ext::keep_memory();
     let threads = cli.global.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     tch::set_num_threads(i32::try_from(threads)?);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    let context = Context { global: cli.global, progress, interrupt: Interrupt::on_signals()? };
+    let interrupt = Interrupt::on_signals()?;
+    let hub = Hub { offline: cli.global.offline, progress: progress.clone(), interrupt: interrupt.clone() };
+    let context = Context { global: cli.global, progress, interrupt, hub };
     cli.command.run(&context)
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use ambiguity_models::pipeline::Pipeline;
 use ambiguity_models::scheduler::{Ddim, LastStep};
-use ambiguity_models::unet::UNet;
+use ambiguity_models::unet::{Recomputed, UNet};
 use anyhow::{Result, ensure};
 use tch::{Device, Kind, Tensor, no_grad};
 use torch_ext::Generator;
@@ -61,21 +61,57 @@ impl Denoiser<'_> {
 
     /// The guided prediction, f32 [n, c, h, w], for latents [n, c, h, w] at timesteps \[n\] under prompts \[n\].
     pub fn predict(&self, latents: &Tensor, timesteps: &Tensor, prompts: &[usize]) -> Tensor {
+        let [latents, timesteps, text] = self.rows(latents, timesteps, prompts);
+        self.guided(&self.unet.forward(&latents, &timesteps, &text))
+    }
+
+    /// As [`Denoiser::predict`] with gradient checkpointing: the prediction's gradient ends at the UNet's output, and
+    /// [`Recomputing::backward`] carries it on from there.
+    pub fn predict_recomputing(
+        &self,
+        latents: &Tensor,
+        timesteps: &Tensor,
+        prompts: &[usize],
+    ) -> (Tensor, Recomputing) {
+        let [latents, timesteps, text] = self.rows(latents, timesteps, prompts);
+        let (output, pass) = self.unet.forward_recomputed(&latents, &timesteps, &text);
+        let output = output.set_requires_grad(true);
+        (self.guided(&output), Recomputing { output, pass })
+    }
+
+    /// The UNet's rows of some samples: unguided ones first, if there is guidance.
+    fn rows(&self, latents: &Tensor, timesteps: &Tensor, prompts: &[usize]) -> [Tensor; 3] {
         let text = self.text.rows(prompts);
         if self.guidance <= 1.0 {
-            return self.unet.forward(latents, timesteps, &text).to_kind(Kind::Float);
+            return [latents.shallow_clone(), timesteps.shallow_clone(), text];
         }
         let null = self.text.rows(&vec![0; prompts.len()]);
-        let both = self
-            .unet
-            .forward(
-                &Tensor::cat(&[latents, latents], 0),
-                &Tensor::cat(&[timesteps, timesteps], 0),
-                &Tensor::cat(&[null, text], 0),
-            )
-            .to_kind(Kind::Float);
-        let halves = both.chunk(2, 0);
+        let twice = |tensor: &Tensor| Tensor::cat(&[tensor, tensor], 0);
+        [twice(latents), twice(timesteps), Tensor::cat(&[null, text], 0)]
+    }
+
+    /// The UNet's output to the guided prediction.
+    fn guided(&self, output: &Tensor) -> Tensor {
+        let output = output.to_kind(Kind::Float);
+        if self.guidance <= 1.0 {
+            return output;
+        }
+        let halves = output.chunk(2, 0);
         &halves[0] + (&halves[1] - &halves[0]) * self.guidance
+    }
+}
+
+/// A prediction whose graph through the UNet is made when the gradient is there.
+#[derive(Debug)]
+pub struct Recomputing {
+    output: Tensor,
+    pass: Recomputed,
+}
+
+impl Recomputing {
+    /// Carries the gradient that the loss's own backward pass left at the UNet's output on into the parameters.
+    pub fn backward(self, unet: &UNet) -> Result<()> {
+        Ok(self.pass.backward(unet, &self.output.grad())?)
     }
 }
 

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use tch::Tensor;
+
+use crate::can::{Discriminator, DiscriminatorConfig, Generator, GeneratorConfig};
 use crate::clip::{Clip, ClipConfig, TextConfig, TextTransformer};
 use crate::error::{Error, Result};
 use crate::json::JsonObject;
@@ -53,6 +56,22 @@ pub fn of_folder(dir: &Path, lora: &LoraSpec) -> Result<Vec<Component>> {
     )))
 }
 
+/// The paper's CAN at this side in pixels, for this many styles.
+pub fn of_can(size: i64, n_styles: i64) -> Result<Vec<Component>> {
+    let network =
+        Generator::new(&Params::shapes(), &GeneratorConfig { size, latent: 100, channels: 2048, slope: 0.2 })?;
+    let generator = trained("generator", &network.parameters());
+    let config =
+        DiscriminatorConfig { size, channels: 32, max_channels: 512, head: [1024, 512], dropout: 0.3, n_styles };
+    let network = Discriminator::new(&Params::shapes(), &config)?;
+    Ok(vec![generator, trained("discriminator", &network.parameters())])
+}
+
+fn trained(name: &str, parameters: &[(String, Tensor)]) -> Component {
+    let n = parameters.iter().map(|(_, tensor)| tensor.numel()).sum();
+    Component { name: name.to_owned(), parameters: n, trainable: n }
+}
+
 fn diffusion(
     unet: &JsonObject,
     vae: &JsonObject,
@@ -88,7 +107,7 @@ fn clip(config: &JsonObject) -> Result<Vec<Component>> {
 }
 
 fn count(tensors: &NamedTensors) -> usize {
-    tensors.values().map(tch::Tensor::numel).sum()
+    tensors.values().map(Tensor::numel).sum()
 }
 
 #[cfg(test)]
@@ -110,6 +129,22 @@ mod tests {
     fn stable_diffusion_2_has_what_table_17_says() {
         let expected = [("text_encoder", 340_387_840, 0), ("vae", 83_653_863, 0), ("unet", 866_740_676, 829_952)];
         assert_eq!(counts("stable-diffusion-2-base"), expected.map(|(name, n, k)| (name.to_owned(), n, k)));
+    }
+
+    #[test]
+    fn the_can_has_what_table_17_says() {
+        let expected = [
+            (64, 47_336_960, 13_691_612),
+            (128, 47_855_360, 14_347_228),
+            (256, 47_983_488, 15_920_604),
+            (512, 48_014_784, 20_115_932),
+        ];
+        for (size, generator, discriminator) in expected {
+            let counts: Vec<usize> = of_can(size, 27).expect("a power of two").iter().map(|c| c.parameters).collect();
+            assert_eq!(counts, [generator, discriminator], "{size}");
+        }
+        let more = of_can(64, 30).expect("a power of two")[1].parameters;
+        assert_eq!(more, 13_691_612 + 3 * 513);
     }
 
     /// The sums are those of transformers 5.23 and diffusers 0.42 on the same configurations.

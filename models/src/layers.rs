@@ -50,11 +50,25 @@ impl Linear {
     /// [.., in] to [.., out], in the type of `x`. With a narrower type than f32 the sum with the adapter's part is
     /// still taken in f32, as peft does.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let y = x.linear(&self.weight, self.bias.as_ref());
         match &self.adapter {
-            Some(adapter) if adapter.scale != 0.0 => (y + adapter.forward(x)).to_kind(x.kind()),
-            _ => y,
+            Some(adapter) if adapter.scale != 0.0 => self.forward_adapted(x, adapter),
+            _ => x.linear(&self.weight, self.bias.as_ref()),
         }
+    }
+
+    fn forward_adapted(&self, x: &Tensor, adapter: &Adapter) -> Tensor {
+        if x.kind() != adapter.a.kind() {
+            let y = x.linear(&self.weight, self.bias.as_ref());
+            return (y + adapter.forward(x)).to_kind(x.kind());
+        }
+        // As rows, so that the adapter's product is added in place to a tensor that is nobody's view.
+        let mut size = x.size();
+        let rows = x.reshape([-1, size[size.len() - 1]]);
+        let y = rows.linear(&self.weight, self.bias.as_ref()).addmm_(&adapter.down(&rows), &adapter.b.tr());
+        if let Some(last) = size.last_mut() {
+            *last = self.weight.size()[0];
+        }
+        y.view(&size[..])
     }
 }
 
@@ -62,9 +76,13 @@ impl Adapter {
     /// The low-rank addition alone, computed and returned in f32: a factor rounded to bf16 would lose the small steps
     /// that training takes. The scale is applied to the narrow middle, where it costs least.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let down = x.to_kind(self.a.kind()).linear(&self.a, None::<&Tensor>);
-        let down = if self.scale == 1.0 { down } else { down * self.scale };
-        down.linear(&self.b, None::<&Tensor>)
+        self.down(&x.to_kind(self.a.kind())).linear(&self.b, None::<&Tensor>)
+    }
+
+    /// [.., in] to the scaled [.., rank].
+    fn down(&self, x: &Tensor) -> Tensor {
+        let down = x.linear(&self.a, None::<&Tensor>);
+        if self.scale == 1.0 { down } else { down * self.scale }
     }
 }
 
@@ -124,6 +142,12 @@ impl GroupNorm {
     /// Same shape as `x`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         x.group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+
+    /// SiLU of it, for x [n, channels, ..].
+    pub fn forward_silu(&self, x: &Tensor) -> Tensor {
+        torch_ext::group_norm_silu(x, self.groups, &self.weight, &self.bias, self.eps)
+            .expect("the feature map has the channels that the layer was made for")
     }
 }
 

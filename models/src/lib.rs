@@ -1,5 +1,6 @@
 //! Networks on libtorch: functions of tensors, which know nothing of files but the names in a checkpoint.
 
+pub mod can;
 pub mod clip;
 pub mod count;
 mod diffusers;

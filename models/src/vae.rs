@@ -264,7 +264,7 @@ impl Encoder {
             }
         }
         let x = self.mid_block.forward(&x);
-        self.conv_out.forward(&self.conv_norm_out.forward(&x).silu())
+        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x))
     }
 }
 
@@ -314,7 +314,7 @@ impl Decoder {
                 x = upsampler.forward(&x, [2 * h, 2 * w]);
             }
         }
-        self.conv_out.forward(&self.conv_norm_out.forward(&x).silu())
+        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x))
     }
 }
 

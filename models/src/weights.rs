@@ -27,13 +27,18 @@ pub fn read_folder(dir: &Path, stem: &str) -> Result<NamedTensors> {
     Ok(read(dir, stem)?.0)
 }
 
+/// The files whose tensors [`read_folder`] reads: one, or all shards that an index names, there or not.
+pub fn weight_files(dir: &Path, stem: &str) -> Result<Vec<PathBuf>> {
+    match files(dir, stem)? {
+        Files::One(file) => Ok(vec![file]),
+        Files::Shards(index) => shards(&index),
+    }
+}
+
 /// What tells the weights of a model folder from others': [`digest_safetensors`] of its one file, or of all its shards,
 /// in order.
 pub fn digest_folder(dir: &Path, stem: &str) -> Result<String> {
-    match files(dir, stem)? {
-        Files::One(file) => digest_safetensors(&file),
-        Files::Shards(index) => shards(&index)?.iter().map(|shard| digest_safetensors(shard)).collect(),
-    }
+    weight_files(dir, stem)?.iter().map(|file| digest_safetensors(file)).collect()
 }
 
 enum Files {

@@ -3,8 +3,14 @@
 use std::env;
 use std::path::PathBuf;
 
+/// Compiled once per instruction set; the shim chooses at run time.
+const KERNELS: &str = "group_norm_silu.c";
+
 fn main() {
-    println!("cargo:rerun-if-changed=src/shim.cpp");
+    for file in ["shim.cpp", "fused.cpp", "fused.h", KERNELS] {
+        println!("cargo:rerun-if-changed=src/{file}");
+    }
+    let x86 = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
     for name in ["LIBTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_USE_PYTORCH", "CXX"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
@@ -19,8 +25,11 @@ fn main() {
         "libtorch's headers are not in {}: run `make setup`, or let LIBTORCH name a libtorch 2.11",
         include.display()
     );
-    cc::Build::new()
-        .cpp(true)
+    let mut shim = cc::Build::new();
+    if x86 {
+        shim.define("EXT_X86", None);
+    }
+    shim.cpp(true)
         .std("c++17")
         .pic(true)
         .opt_level(2)
@@ -32,8 +41,24 @@ fn main() {
         .flag(include)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .file("src/shim.cpp")
+        .file("src/fused.cpp")
         .compile("torch_ext_shim");
+    compile_kernels("baseline", &[]);
+    if x86 {
+        compile_kernels("avx2", &["-mavx2", "-mfma"]);
+        compile_kernels("avx512", &["-mavx512f", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]);
+    }
     println!("cargo:rustc-link-search=native={}", lib.display());
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");
+}
+
+fn compile_kernels(variant: &str, flags: &[&str]) {
+    let mut build = cc::Build::new();
+    build.opt_level(3).pic(true).debug(false).warnings(true).extra_warnings(true).define("VARIANT", variant);
+    // What these allow, vector code needs, and no result depends on it.
+    for flag in ["-fno-math-errno", "-fno-trapping-math"].iter().chain(flags) {
+        build.flag(flag);
+    }
+    build.file(format!("src/{KERNELS}")).compile(&format!("torch_ext_kernels_{variant}"));
 }

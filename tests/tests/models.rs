@@ -22,11 +22,7 @@ fn published_models_are_counted_exactly() {
     insta::assert_snapshot!("count_tiny_art", host_ok(folder.path(), &["models", "count", "tiny-art"]).stdout);
     let ran = host(folder.path(), &["models", "count", "stable-diffusion-9"]);
     assert_eq!(ran.code, 1);
-    assert!(
-        ran.stderr.contains("stable-diffusion-9 is neither a folder nor a known model (tiny-art, "),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains("there is no model stable-diffusion-9"), "{}", ran.stderr);
 }
 
 #[test]
@@ -90,8 +86,110 @@ fn texts_and_pictures_are_embedded_in_order() {
     let ran = host(folder.path(), &["embed", "texts", "--encoder=nothing", "a", "--out=none"]);
     assert_eq!(ran.code, 1);
     assert!(
-        ran.stderr.contains("there is no encoder nothing") && !folder.path().join("none").exists(),
+        ran.stderr.contains("encoder nothing: nothing is neither a folder nor an id on the Hub")
+            && !folder.path().join("none").exists(),
         "{}",
         ran.stderr
     );
+}
+
+/// A stand-in for the Hub: serves a folder as the repository `someone/small`, and remembers what was asked.
+struct FakeHub {
+    address: String,
+    asked: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+impl FakeHub {
+    fn serve(root: std::path::PathBuf) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("bound"));
+        let asked = std::sync::Arc::default();
+        let log = std::sync::Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                answer(stream, &root, &log).unwrap_or_else(|error| eprintln!("the stand-in: {error}"));
+            }
+        });
+        Self { address, asked }
+    }
+}
+
+fn answer(
+    mut stream: std::net::TcpStream,
+    root: &std::path::Path,
+    log: &std::sync::Mutex<Vec<String>>,
+) -> std::io::Result<()> {
+    use std::io::{BufRead, BufReader, Write};
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let request = lines.next().transpose()?.unwrap_or_default();
+    let mut range = None;
+    for line in lines {
+        let line = line?;
+        if line.is_empty() {
+            break;
+        }
+        if let Some(bytes) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
+            range = bytes.split_once('-').map(|(from, to)| (from.parse::<usize>(), to.parse::<usize>()));
+        }
+    }
+    let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+    log.lock().expect("no panic").push(path.clone());
+    let body = match path.strip_prefix("/someone/small/resolve/main/") {
+        Some(file) => std::fs::read(root.join(file)).ok(),
+        None if path == "/api/models/someone/small/revision/main" => {
+            let mut files = vec![];
+            for entry in ["", "scheduler", "text_encoder", "tokenizer", "unet", "vae"] {
+                for file in std::fs::read_dir(root.join(entry))?.flatten().filter(|file| file.path().is_file()) {
+                    let name = file.file_name().to_string_lossy().into_owned();
+                    let name = if entry.is_empty() { name } else { format!("{entry}/{name}") };
+                    files.push(json!({ "rfilename": name }));
+                }
+            }
+            Some(json!({ "siblings": files, "sha": "c0ffee" }).to_string().into_bytes())
+        }
+        None => None,
+    };
+    let Some(body) = body else {
+        return write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    };
+    let (from, to) = match range {
+        Some((Ok(from), to)) => (from, to.unwrap_or(usize::MAX).min(body.len().saturating_sub(1))),
+        _ => (0, body.len() - 1),
+    };
+    let part = &body[from..=to];
+    let name = path.replace(['/', '.'], "-");
+    write!(
+        stream,
+        "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes {from}-{to}/{}\r\nx-repo-commit: c0ffee\r\n\
+         etag: \"{name}\"\r\nConnection: close\r\n\r\n",
+        part.len(),
+        body.len()
+    )?;
+    stream.write_all(part)
+}
+
+#[test]
+fn a_model_by_its_id_is_downloaded_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let hub = FakeHub::serve(root().join("models/weights/tiny-art/diffusion"));
+    let sample = |out: &str, extra: &[&str]| {
+        let mut arguments = vec!["sample", "--model=someone/small", "--prompt=nature", "--steps=1", "--out", out];
+        arguments.extend(extra);
+        let mut command = crate::support::command(folder.path(), &arguments);
+        command.env("HF_HOME", folder.path().join("hf")).env("HF_ENDPOINT", &hub.address).env_remove("HF_HUB_CACHE");
+        command.env_remove("HF_HUB_OFFLINE").env_remove("HF_TOKEN").output().expect("the binary starts")
+    };
+    let ran = sample("held-back", &["--offline"]);
+    let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(ran.status.code() == Some(1) && stderr.contains("the network is held back"), "{stderr}");
+    assert!(hub.asked.lock().expect("no panic").is_empty());
+
+    let ran = sample("first", &[]);
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let asked = hub.asked.lock().expect("no panic").len();
+    assert!(asked > 8 && !hub.asked.lock().expect("no panic").iter().any(|path| path.contains("README")));
+    let ran = sample("second", &[]);
+    assert!(ran.status.success() && hub.asked.lock().expect("no panic").len() == asked, "the cache is not used");
+    let read = |out: &str| std::fs::read(folder.path().join(out).join("0000.png")).expect("a picture");
+    assert_eq!(read("first"), read("second"));
 }

@@ -1,5 +1,6 @@
 //! Plugins: what ships, what fit makes, and every way in which a plugin can be at fault.
 
+mod build;
 mod faults;
 mod fit;
 mod shipped;

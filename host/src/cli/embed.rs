@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::safetensors::write_safetensors;
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
 use ndarray::{Array2, Axis, concatenate};
 use tch::Tensor;
@@ -14,6 +14,7 @@ use super::Context;
 use crate::data::images::{find_images, read_image};
 use crate::encoders::Encoders;
 use crate::interrupt::Interrupted;
+use crate::train::encoder_folder;
 
 /// Rows that are embedded between two looks at Ctrl-C.
 const BATCH: usize = 64;
@@ -55,8 +56,8 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct Common {
-    /// A CLIP folder, or the name of a shipped encoder
-    #[arg(long, value_name = "DIR|NAME")]
+    /// A CLIP folder, the name of a shipped encoder, or an id on the Hub
+    #[arg(long, value_name = "DIR|NAME|ID")]
     encoder: String,
     /// Scale every row to length 1
     #[arg(long)]
@@ -104,17 +105,14 @@ impl Common {
     ) -> Result<()> {
         let device = torch_ext::cuda::device(&self.device)?;
         let mut encoders = Encoders::shipped(device);
-        let folder = Path::new(&self.encoder);
-        if folder.is_dir() {
+        if Path::new(&self.encoder).is_dir() || !encoders.names().contains(&self.encoder.as_str()) {
+            let folder = encoder_folder(&self.encoder, &self.encoder, &context.hub)?;
             ensure!(
                 folder.join("config.json").is_file(),
                 "{} is no encoder folder: it has no config.json",
                 self.encoder
             );
-            encoders.add_clip(&self.encoder, folder, device);
-        } else if !encoders.names().contains(&self.encoder.as_str()) {
-            let names = encoders.names().join(", ");
-            bail!("there is no encoder {}: it is neither a folder nor one of those that ship ({names})", self.encoder);
+            encoders.add_clip(&self.encoder, &folder, device);
         }
         let bar = context.progress.bar("embedding", items.len() as u64, "rows");
         let mut parts = vec![];

@@ -51,8 +51,8 @@ struct InfoArgs {
 
 #[derive(Args, Debug)]
 struct MergeArgs {
-    /// A diffusers folder, or the name of a shipped model
-    #[arg(long, value_name = "DIR|NAME")]
+    /// A diffusers folder, the name of a shipped model, or an id on the Hub
+    #[arg(long, value_name = "DIR|NAME|ID")]
     model: String,
     /// A run's or checkpoint's folder, or a file of diffusers or peft
     #[arg(long, value_name = "DIR|FILE")]
@@ -67,11 +67,11 @@ struct MergeArgs {
 
 impl LoraArgs {
     /// Runs the command.
-    pub fn run(self, _context: &Context) -> Result<()> {
+    pub fn run(self, context: &Context) -> Result<()> {
         match self.command {
             Command::Info(args) => args.run(),
-            Command::Merge(args) => args.run(1.0),
-            Command::Unmerge(args) => args.run(-1.0),
+            Command::Merge(args) => args.run(1.0, context),
+            Command::Unmerge(args) => args.run(-1.0, context),
         }
     }
 }
@@ -129,8 +129,8 @@ fn target(module: &str) -> &str {
 }
 
 impl MergeArgs {
-    fn run(self, sign: f64) -> Result<()> {
-        let folder = model_folder(&self.model)?;
+    fn run(self, sign: f64, context: &Context) -> Result<()> {
+        let folder = model_folder(&self.model, &context.hub)?;
         let lora = LoraFile::read(&self.lora)?;
         let unet = folder.join("unet");
         let mut tensors = read_folder(&unet, DIFFUSERS_STEM)?;

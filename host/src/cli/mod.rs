@@ -14,6 +14,7 @@ pub mod train;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::hub::Hub;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 
@@ -35,6 +36,9 @@ pub struct Global {
     /// Compute threads [default: all cores]
     #[arg(long, global = true, value_name = "N", help_heading = "Global")]
     pub threads: Option<usize>,
+    /// Ask the network for nothing, not even for a model that is named by its id on the Hub
+    #[arg(long, global = true, env = "HF_HUB_OFFLINE", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Global")]
+    pub offline: bool,
     /// Say more on stderr (-vv: still more)
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global")]
     pub verbose: u8,
@@ -52,6 +56,8 @@ pub struct Context {
     pub progress: Progress,
     /// Set by Ctrl-C.
     pub interrupt: Interrupt,
+    /// Where models are got that are named by their ids.
+    pub hub: Hub,
 }
 
 /// All commands.

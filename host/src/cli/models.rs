@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use ambiguity_models::count::{Component, of_folder, of_published};
+use ambiguity_models::count::{Component, of_can, of_folder, of_published};
 use ambiguity_models::lora::{LoraSpec, Targets};
 use ambiguity_models::published::{PUBLISHED, published};
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -28,10 +28,11 @@ enum Command {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host models count stabilityai/stable-diffusion-2-base
+  host models count can-512
   host models count tiny-art --targets all-linear --rank 8
   host models count models/clip-vit-large-patch14 --json")]
 struct CountArgs {
-    /// A diffusers or CLIP folder, a shipped model, or a published model by its id on the Hub
+    /// A diffusers or CLIP folder, a shipped model, a published model by its id on the Hub, or can-SIZE
     #[arg(value_name = "DIR|PRESET")]
     model: String,
     /// Inner width of the LoRA that the UNet gets
@@ -40,6 +41,9 @@ struct CountArgs {
     /// Which layers it adapts: attention, attention+feed-forward, all-linear, or names with commas between them
     #[arg(long, value_name = "T", default_value = "attention")]
     targets: Targets,
+    /// Styles that a CAN's discriminator tells apart
+    #[arg(long, value_name = "N", default_value_t = 27, value_parser = clap::value_parser!(i64).range(2..))]
+    styles: i64,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -47,27 +51,31 @@ struct CountArgs {
 
 impl ModelsArgs {
     /// Runs the command.
-    pub fn run(self, _context: &Context) -> Result<()> {
+    pub fn run(self, context: &Context) -> Result<()> {
         let Command::Count(args) = self.command;
         let lora = LoraSpec { rank: args.rank, alpha: args.rank as f64, targets: args.targets };
-        let components = match (Path::new(&args.model).is_dir(), published(&args.model), model_folder(&args.model)) {
-            (false, Some(model), _) => of_published(&args.model, model, &lora)?,
-            (_, _, Ok(folder)) => of_folder(&folder, &lora)?,
-            (..) => {
-                let known: Vec<&str> = PUBLISHED.iter().map(|(id, _)| *id).collect();
-                bail!("{} is neither a folder nor a known model (tiny-art, {})", args.model, known.join(", "))
+        // A known model is counted without its files, and nothing is downloaded for it.
+        let can = args.model.strip_prefix("can-").and_then(|size| size.parse().ok());
+        let known = published(&args.model).filter(|_| !Path::new(&args.model).is_dir());
+        let components = match (can, known) {
+            (Some(size), _) => of_can(size, args.styles)?,
+            (None, Some(model)) => of_published(&args.model, model, &lora)?,
+            (None, None) => {
+                let ids = || PUBLISHED.map(|(id, _)| id).join(", ");
+                let folder = model_folder(&args.model, &context.hub);
+                of_folder(&folder.with_context(|| format!("counted without files: {}", ids()))?, &lora)?
             }
         };
-        if args.json {
-            let components = components
-                .iter()
-                .map(|part| json!({ "name": part.name, "parameters": part.parameters, "trainable": part.trainable }));
-            println!("{:#}", json!({ "components": components.collect::<Vec<_>>() }));
-        } else {
-            print!("{}", table(&components));
-        }
+        print!("{}", if args.json { document(&components) } else { table(&components) });
         Ok(())
     }
+}
+
+fn document(components: &[Component]) -> String {
+    let components = components
+        .iter()
+        .map(|part| json!({ "name": part.name, "parameters": part.parameters, "trainable": part.trainable }));
+    format!("{:#}\n", json!({ "components": components.collect::<Vec<_>>() }))
 }
 
 /// One line a component, and their sum.

@@ -27,8 +27,8 @@ const DECODE_SLICE: i64 = 8;
   host sample --model tiny-art --prompt \"painting of a woman\" --count 8 --out pictures
   host sample --model tiny-art --lora runs/demo --prompt \"painting of a woman\" --count 8 --out trained")]
 pub struct SampleArgs {
-    /// A diffusers folder, or the name of a shipped model
-    #[arg(long, value_name = "DIR|NAME")]
+    /// A diffusers folder, the name of a shipped model, or an id on the Hub
+    #[arg(long, value_name = "DIR|NAME|ID")]
     model: String,
     /// A LoRA: a run's or checkpoint's folder, or a pytorch_lora_weights.safetensors
     #[arg(long, value_name = "DIR|FILE")]
@@ -92,7 +92,7 @@ impl SampleArgs {
             "--count, --steps and --micro-batch must be at least 1"
         );
         let device = torch_ext::cuda::device(&self.device)?;
-        let folder = model_folder(&self.model)?;
+        let folder = model_folder(&self.model, &context.hub)?;
         let size = native_size(&folder)?;
         let (width, height) = (self.width.unwrap_or(size), self.height.unwrap_or(size));
         let mut pipeline = Pipeline::load(&folder, device, Kind::Float)?;

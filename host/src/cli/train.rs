@@ -9,8 +9,11 @@ use toml::Value;
 
 use super::Context;
 use crate::config::{Config, Layer, preset_names, resolve};
+use crate::hub::Hub;
 use crate::run::{RunInfo, default_folder, unix_seconds};
-use crate::train::{Outcome, Start, Trainer, check_resumable, model_folder, native_size, refuse};
+use crate::train::{
+    Outcome, Plan, Start, Trainer, check_resumable, gibibytes, measure, model_folder, native_size, refuse,
+};
 
 /// Models up to this many pixels are small ones, trained by the small preset unless another is named.
 const SMALL_MODEL_PIXELS: u32 = 64;
@@ -29,8 +32,8 @@ pub struct TrainArgs {
     /// The preset below everything else: paper-512, paper-256, paper-128, paper-64 or tiny-art
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(preset_names()))]
     preset: Option<String>,
-    /// A diffusers folder, or the name of a shipped model
-    #[arg(long, value_name = "DIR|NAME")]
+    /// A diffusers folder, the name of a shipped model, or an id on the Hub
+    #[arg(long, value_name = "DIR|NAME|ID")]
     model: Option<String>,
     /// A TOML file over the preset
     #[arg(long, value_name = "FILE")]
@@ -56,7 +59,7 @@ pub struct TrainArgs {
     /// Go on with a run although its model, a plugin or a key that matters has changed
     #[arg(long, requires = "resume")]
     force: bool,
-    /// Print the resolved configuration and what an epoch costs, and stop
+    /// Print the resolved configuration, and the memory and time it takes, tried once; train nothing
     #[arg(long)]
     dry_run: bool,
     /// Print the result as JSON
@@ -69,10 +72,10 @@ impl TrainArgs {
     pub fn run(self, context: &Context) -> Result<()> {
         let (config, start, preset) = match &self.resume {
             Some(target) => self.resumed(Start::resume(target.as_deref(), self.force)?)?,
-            None => self.fresh()?,
+            None => self.fresh(&context.hub)?,
         };
         if self.dry_run {
-            return describe(&config, self.json);
+            return describe(&config, context, self.json);
         }
         let info = RunInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -93,7 +96,7 @@ impl TrainArgs {
         Ok(())
     }
 
-    fn fresh(&self) -> Result<(Config, Start, Option<String>)> {
+    fn fresh(&self, hub: &Hub) -> Result<(Config, Start, Option<String>)> {
         let mut layers = Vec::new();
         let preset = match (&self.preset, &self.model, &self.config) {
             (Some(preset), _, _) => preset.clone(),
@@ -102,7 +105,7 @@ impl TrainArgs {
                 "tiny-art".to_owned()
             }
             (None, Some(model), None) => {
-                let size = native_size(&model_folder(model)?)?;
+                let size = native_size(&model_folder(model, hub)?)?;
                 let preset = if size <= SMALL_MODEL_PIXELS { "tiny-art" } else { "paper-512" };
                 tracing::info!(
                     "{model} makes {size} px pictures: taking preset {preset} at that size (--preset takes another)"
@@ -193,26 +196,41 @@ fn quoted(text: &str) -> Value {
     Value::from(text)
 }
 
-fn describe(config: &Config, json: bool) -> Result<()> {
-    let samples = config.sample.per_epoch();
-    let guided = if config.sample.guidance > 1.0 { 2 } else { 1 };
-    let sampled_rows = samples * config.sample.steps * guided;
-    let trained_rows = samples * config.n_train_timesteps() * guided * config.train.inner_epochs;
-    let steps = samples / (config.train.batch_size * config.train.accumulation_steps) * config.train.inner_epochs;
+/// The resolved configuration, what an epoch consists of, and what one try of each part took.
+fn describe(config: &Config, context: &Context, json: bool) -> Result<()> {
+    let folder = model_folder(&config.model.path, &context.hub)?;
+    let plan = Plan::new(config, &folder)?;
+    plan.check_fits(torch_ext::cuda::device(&config.run.device)?)?;
+    let measured = measure(config, &folder, &context.interrupt)?;
     if json {
-        let plan = serde_json::json!({
-            "config": config, "samples_per_epoch": samples, "optimizer_steps_per_epoch": steps,
-            "unet_rows_sampled_per_epoch": sampled_rows, "unet_rows_trained_per_epoch": trained_rows,
-        });
-        println!("{}", serde_json::to_string_pretty(&plan)?);
-    } else {
-        print!("{}", config.to_toml()?);
-        eprintln!(
-            "an epoch: {samples} samples, {sampled_rows} UNet rows forward, {trained_rows} forward and backward, {steps} \
-             optimizer steps; {} epochs",
-            config.train.epochs
-        );
+        let document = serde_json::json!({ "config": config, "plan": plan, "measured": measured });
+        println!("{}", serde_json::to_string_pretty(&document)?);
+        return Ok(());
     }
+    print!("{}", config.to_toml()?);
+    eprintln!(
+        "an epoch: {} samples, {} UNet rows forward, {} forward and backward, {} optimizer steps; {} epochs",
+        plan.samples_per_epoch,
+        plan.unet_rows_sampled_per_epoch,
+        plan.unet_rows_trained_per_epoch,
+        plan.optimizer_steps_per_epoch,
+        config.train.epochs
+    );
+    eprintln!(
+        "memory: {} at least (frozen weights {}, LoRA and optimizer {}, trajectories {}){}",
+        gibibytes(plan.memory.total()),
+        gibibytes(plan.memory.frozen_weights),
+        gibibytes(plan.memory.trained_weights),
+        gibibytes(plan.memory.trajectories),
+        measured
+            .peak_bytes
+            .map_or_else(String::new, |peak| format!("; one call of each kind took {}", gibibytes(peak)))
+    );
+    eprintln!(
+        "time: about {:.1} s an epoch (a step of a picture {:.4} s sampled, {:.4} s trained; decoding one {:.4} s), the \
+         plugins' own and the monitor's not counted",
+        measured.epoch_seconds, measured.sampled_step_seconds, measured.trained_step_seconds, measured.decode_seconds
+    );
     Ok(())
 }
 

@@ -175,6 +175,8 @@ pub struct Train {
     pub accumulation_steps: usize,
     /// Rows (sample × timestep) a UNet call.
     pub micro_batch: usize,
+    /// Compute the UNet's stages again in the backward pass: a third more time, a fraction of the memory.
+    pub gradient_checkpointing: bool,
     /// Weight of the KL divergence to the reference.
     pub kl: f64,
     /// Decay of the moving average; 0 is none.

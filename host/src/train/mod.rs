@@ -4,6 +4,7 @@
 //! (seed, epoch, sample), so a checkpoint needs no generator's state: adapter, optimizer and counters are enough to go
 //! on bit by bit.
 
+mod plan;
 mod record;
 mod score;
 mod setup;
@@ -32,9 +33,10 @@ use crate::reward::{Summary, advantages, combine, paired_rise, standard_error};
 use crate::run::{Cell, RunDir, grid};
 use crate::sampler::{Denoiser, Sampler, SeededNoise, TextStates, Trajectories};
 
+pub use plan::{Measured, Plan, gibibytes, measure};
 pub use record::{EpochRecord, MonitorRecord, Seconds, TrainedRecord};
 pub use score::{Scorer, Scores};
-pub use setup::{Start, check_resumable, encoders, model_folder, native_size, refuse};
+pub use setup::{Start, check_resumable, encoder_folder, encoders, model_folder, native_size, refuse};
 
 use record::Progress;
 

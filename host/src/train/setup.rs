@@ -11,23 +11,25 @@ use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
 use tch::Device;
 use torch_ext::{AdamW, AdamWConfig};
 
-use super::{LORA_FILE, Progress, STATE_FILE, Scorer, Trainer};
+use super::{LORA_FILE, Plan, Progress, STATE_FILE, Scorer, Trainer};
 use crate::cli::Context as CommandContext;
 use crate::config::Config;
 use crate::data::prompts::PromptSet;
 use crate::encoders::Encoders;
 use crate::home::home;
+use crate::hub::{Hub, Wanted, is_id};
 use crate::random::{Purpose, derive_seed};
 use crate::run::{PluginsLock, RunDir, RunInfo};
 use crate::sampler::TextStates;
 
 /// Keys that a resumed run may change: they alter what is kept or how fast it goes, not what is learnt.
-const FREE_KEYS: [&str; 14] = [
+const FREE_KEYS: [&str; 15] = [
     "run.device",
     "model.path",
     "encoders",
     "train.epochs",
     "train.micro_batch",
+    "train.gradient_checkpointing",
     "sample.micro_batch",
     "checkpoint.every",
     "checkpoint.keep",
@@ -81,8 +83,8 @@ impl Start {
     }
 }
 
-/// The folder of a model: an existing folder, or a shipped model's name.
-pub fn model_folder(path: &str) -> Result<PathBuf> {
+/// The folder of a model: an existing folder, a shipped model's name, or an id on the Hub.
+pub fn model_folder(path: &str, hub: &Hub) -> Result<PathBuf> {
     ensure!(!path.is_empty(), "no model: name a diffusers folder with --model, or take --preset tiny-art");
     let folder = Path::new(path);
     if folder.is_dir() {
@@ -91,7 +93,11 @@ pub fn model_folder(path: &str) -> Result<PathBuf> {
     let shipped = home().map(|home| home.join("models/weights").join(path).join("diffusion"));
     match shipped {
         Some(shipped) if !path.contains(['/', '\\']) && shipped.is_dir() => Ok(shipped),
-        _ => bail!("there is no model {path}: it is neither a folder nor the name of a shipped model (tiny-art)"),
+        _ if is_id(path) => hub.folder(path, Wanted::Pipeline),
+        _ => bail!(
+            "there is no model {path}: it is neither a folder nor the name of a shipped model (tiny-art) nor an id on the \
+             Hub (OWNER/NAME)"
+        ),
     }
 }
 
@@ -113,13 +119,20 @@ pub fn native_size(folder: &Path) -> Result<u32> {
     }
 }
 
+/// The folder of an encoder: an existing folder, or an id on the Hub.
+pub fn encoder_folder(name: &str, path: &str, hub: &Hub) -> Result<PathBuf> {
+    match Path::new(path) {
+        folder if folder.is_dir() => Ok(folder.to_owned()),
+        _ if is_id(path) => hub.folder(path, Wanted::Clip),
+        _ => bail!("encoder {name}: {path} is neither a folder nor an id on the Hub (OWNER/NAME)"),
+    }
+}
+
 /// The encoders that a run's plugins may ask for.
-pub fn encoders(config: &Config, device: Device) -> Result<Encoders> {
+pub fn encoders(config: &Config, device: Device, hub: &Hub) -> Result<Encoders> {
     let mut encoders = Encoders::shipped(device);
     for (name, folder) in &config.encoders {
-        let folder = Path::new(folder);
-        ensure!(folder.is_dir(), "encoder {name}: there is no folder {}", folder.display());
-        encoders.add_clip(name, folder, device);
+        encoders.add_clip(name, &encoder_folder(name, folder, hub)?, device);
     }
     Ok(encoders)
 }
@@ -159,8 +172,9 @@ impl Trainer {
     /// before everything was found to be good.
     pub fn new(config: Config, start: &Start, info: RunInfo, context: &CommandContext) -> Result<Self> {
         let device = torch_ext::cuda::device(&config.run.device)?;
-        let scorer = Scorer::load(&config, encoders(&config, device)?)?;
-        let folder = model_folder(&config.model.path)?;
+        let scorer = Scorer::load(&config, encoders(&config, device, &context.hub)?)?;
+        let folder = model_folder(&config.model.path, &context.hub)?;
+        Plan::new(&config, &folder)?.check_fits(device)?;
         let mut pipeline = Pipeline::load(&folder, device, config.model.dtype.kind())?;
         let (width, height) = (i64::from(config.sample.width), i64::from(config.sample.height));
         let [h, w] = pipeline.latent_size(width, height).context("sample.width and sample.height")?;
@@ -168,6 +182,7 @@ impl Trainer {
         let ddim = Ddim::new(&pipeline.scheduler, config.sample.steps).context("sample.steps")?;
         let prompts = PromptSet::new(&config.prompts)?;
         let text = TextStates::encode(&pipeline, prompts.all())?;
+        pipeline.drop_text_encoder();
         let spec = LoraSpec { rank: config.lora.rank, alpha: config.lora.alpha, targets: config.lora.targets.clone() };
         let lora = Lora::attach(&mut pipeline.unet, &spec, derive_seed(config.run.seed, 0, 0, Purpose::Weights))?;
         let optimizer = AdamW::new(

@@ -1,6 +1,7 @@
 //! Parity with diffusers, peft and TRL on small random networks. `tests/reference/make_diffusion.py` makes the
 //! reference tensors; the networks' weights are drawn here by the rule it has. The relative error is ‖a − b‖₂ / ‖b‖₂.
 
+mod can;
 mod lora;
 mod pipeline;
 mod scheduler;

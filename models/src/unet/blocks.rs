@@ -39,11 +39,11 @@ impl ResnetBlock {
 
     /// [n, in, h, w] to [n, out, h, w]; `time` is [n, width], after its activation.
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Tensor {
-        let mut hidden = self.conv1.forward(&self.norm1.forward(x).silu());
+        let mut hidden = self.conv1.forward(&self.norm1.forward_silu(x));
         if let (Some(proj), Some(time)) = (&self.time_emb_proj, time) {
             hidden += proj.forward(time).unsqueeze(-1).unsqueeze(-1);
         }
-        let hidden = self.conv2.forward(&self.norm2.forward(&hidden).silu());
+        let hidden = self.conv2.forward(&self.norm2.forward_silu(&hidden));
         match &self.conv_shortcut {
             Some(shortcut) => shortcut.forward(x) + hidden,
             None => hidden + x,

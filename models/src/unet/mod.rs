@@ -4,6 +4,7 @@
 mod attention;
 mod blocks;
 mod config;
+mod recompute;
 
 use std::path::Path;
 
@@ -13,6 +14,7 @@ pub(crate) use attention::multi_head_attention;
 use blocks::{DownBlock, MidBlock, UpBlock};
 pub(crate) use blocks::{Downsample, ResnetBlock, Upsample};
 pub use config::{DownBlockType, UNetConfig, UpBlockType};
+pub use recompute::Recomputed;
 
 use crate::error::{Error, Result};
 use crate::layers::{Conv2d, GroupNorm, Linear};
@@ -82,18 +84,41 @@ impl UNet {
     /// cross_attention_dim] to [n, out_channels, h, w]; all tensors on the network's device. Latents and text are
     /// converted to the weights' type, in which the result comes.
     pub fn forward(&self, latents: &Tensor, timesteps: &Tensor, text: &Tensor) -> Tensor {
-        let kind = self.kind();
+        let text = text.to_kind(self.kind());
+        let state = self.stages().fold(self.head(latents, timesteps), |state, stage| self.stage(stage, state, &text));
+        state.maps.into_iter().next_back().expect("the last stage leaves the output")
+    }
+
+    /// What comes before all stages.
+    fn head(&self, latents: &Tensor, timesteps: &Tensor) -> State {
         let time = self.embed_timesteps(timesteps).silu();
-        let text = text.to_kind(kind);
-        let mut skips = vec![self.conv_in.forward(&latents.to_kind(kind))];
-        for block in &self.down_blocks {
-            block.forward(&mut skips, &time, &text);
+        State { time, maps: vec![self.conv_in.forward(&latents.to_kind(self.kind()))] }
+    }
+
+    /// The stages in order.
+    fn stages(&self) -> impl Iterator<Item = Stage> + use<> {
+        let (n_down, n_up) = (self.down_blocks.len(), self.up_blocks.len());
+        (0..n_down).map(Stage::Down).chain([Stage::Mid]).chain((0..n_up).map(Stage::Up)).chain([Stage::Out])
+    }
+
+    /// One stage; `text` is in the weights' type.
+    fn stage(&self, stage: Stage, state: State, text: &Tensor) -> State {
+        let State { time, mut maps } = state;
+        let last = "every stage leaves a feature map";
+        match stage {
+            Stage::Down(i) => self.down_blocks[i].forward(&mut maps, &time, text),
+            Stage::Mid => maps.push(self.mid_block.forward(maps.last().expect(last), &time, text)),
+            Stage::Up(i) => {
+                let x = maps.pop().expect(last);
+                let x = self.up_blocks[i].forward(x, &mut maps, &time, text);
+                maps.push(x);
+            }
+            Stage::Out => {
+                let x = maps.pop().expect(last);
+                maps.push(self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)));
+            }
         }
-        let mut x = self.mid_block.forward(skips.last().expect("the way down left feature maps"), &time, &text);
-        for block in &self.up_blocks {
-            x = block.forward(x, &mut skips, &time, &text);
-        }
-        self.conv_out.forward(&self.conv_norm_out.forward(&x).silu())
+        State { time, maps }
     }
 
     /// \[n\] to [n, time width].
@@ -130,6 +155,35 @@ impl UNet {
         self.down_blocks.iter_mut().for_each(|block| block.linears_mut(f));
         self.mid_block.linears_mut(f);
         self.up_blocks.iter_mut().for_each(|block| block.linears_mut(f));
+    }
+}
+
+/// A part of the network between two points where little is to be kept.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Down(usize),
+    Mid,
+    Up(usize),
+    Out,
+}
+
+/// What goes from stage to stage.
+#[derive(Debug)]
+struct State {
+    /// The time's embedding as the blocks use it, [n, width].
+    time: Tensor,
+    /// The feature maps that later stages need; the last one is what the next stage works on.
+    maps: Vec<Tensor>,
+}
+
+impl State {
+    fn shallow_clone(&self) -> Self {
+        Self { time: self.time.shallow_clone(), maps: self.maps.iter().map(Tensor::shallow_clone).collect() }
+    }
+
+    /// The time, then the maps.
+    fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        std::iter::once(&self.time).chain(&self.maps)
     }
 }
 

@@ -24,6 +24,15 @@ unsafe extern "C" {
     fn ext_free_message(message: Message);
     pub(crate) fn ext_config(out: *mut Message) -> Message;
     pub(crate) fn ext_library_path(out: *mut Message) -> Message;
+    pub(crate) fn ext_keep_memory();
+    pub(crate) fn ext_group_norm_silu(
+        x: *const C_tensor,
+        groups: i64,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        eps: f64,
+        out: *mut *mut C_tensor,
+    ) -> Message;
     pub(crate) fn ext_generator_new(seed: u64, out: *mut *mut CGenerator) -> Message;
     pub(crate) fn ext_generator_free(generator: *mut CGenerator);
     pub(crate) fn ext_generator_normal(

@@ -1,6 +1,6 @@
 //! What `tch` lacks of libtorch, by a small C++ shim: generators of one's own with PyTorch's numbers, a fused AdamW
 //! whose state can be saved, gradient clipping that returns the norm, autocast with a type on any device, channels-last
-//! memory, and CUDA loaded at run time so that one binary serves CPU and GPU. C++ exceptions arrive as [`Error`].
+//! memory, GroupNorm and SiLU in one, and CUDA loaded at run time so that one binary serves CPU and GPU. C++ exceptions arrive as [`Error`].
 //!
 //! ```
 //! use tch::{Kind, Tensor, Device};
@@ -21,12 +21,14 @@
 //!
 //! # Layout
 //! [`Generator`] (generator.rs), [`AdamW`] (optim.rs), [`clip_grad_norm`] (grad.rs), [`autocast()`] (autocast.rs),
-//! [`channels_last`] (memory_format.rs), [`cuda`] (cuda.rs); ffi.rs declares what shim.cpp defines.
+//! [`channels_last`] (memory_format.rs), [`group_norm_silu`] (fused.rs, fused.cpp, group_norm_silu.c), [`cuda`] (cuda.rs);
+//! ffi.rs declares what shim.cpp defines.
 
 mod autocast;
 pub mod cuda;
 mod error;
 mod ffi;
+mod fused;
 mod generator;
 mod grad;
 mod memory_format;
@@ -38,6 +40,7 @@ use std::path::PathBuf;
 
 pub use autocast::autocast;
 pub use error::{Error, Result};
+pub use fused::group_norm_silu;
 pub use generator::Generator;
 pub use grad::clip_grad_norm;
 pub use memory_format::channels_last;
@@ -49,6 +52,14 @@ pub fn torch_version() -> String {
     let config = ffi::string(|out| unsafe { ffi::ext_config(out) }).ok().flatten().unwrap_or_default();
     let version = config.split_once("TORCH_VERSION=").map_or("unknown", |(_, rest)| rest);
     version.split([',', '\n', ' ']).next().unwrap_or(version).to_owned()
+}
+
+/// Lets the process keep freed memory for its next tensors instead of giving it back to the system at once, which costs
+/// a training on the CPU some percent. To be called once, early, by the program; does nothing where the C library is not
+/// glibc.
+pub fn keep_memory() {
+    // SAFETY: it sets parameters of malloc, which is allowed at any time.
+    unsafe { ffi::ext_keep_memory() }
 }
 
 /// The file of the libtorch_cpu that this process runs, where the dynamic linker can tell.

@@ -20,6 +20,11 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <dlfcn.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+#include <climits>
 
 #include <cstdint>
 #include <cstdlib>
@@ -29,6 +34,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "fused.h"
 
 namespace {
 
@@ -83,6 +90,21 @@ char* ext_library_path(char** out) {
     auto* function = reinterpret_cast<void*>(&at::show_config);
     *out = dladdr(function, &info) != 0 && info.dli_fname != nullptr ? copy_message(info.dli_fname) : nullptr;
   });
+}
+
+// glibc hands large blocks back to the kernel as soon as they are free and asks for them anew for the next tensor, page
+// by page; this keeps them.
+void ext_keep_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, INT_MAX);
+  mallopt(M_TOP_PAD, 64 << 20);
+#endif
+}
+
+char* ext_group_norm_silu(const at::Tensor* x, int64_t groups, const at::Tensor* weight, const at::Tensor* bias, double eps,
+                          at::Tensor** out) {
+  return guarded([&] { *out = hand_out(group_norm_silu(*x, groups, *weight, *bias, eps)); });
 }
 
 char* ext_generator_new(uint64_t seed, at::Generator** out) {

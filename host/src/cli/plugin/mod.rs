@@ -1,5 +1,6 @@
 //! `host plugin …`: make, look into and run plugins.
 
+mod build;
 mod classify;
 mod fit;
 mod inspect;
@@ -22,6 +23,7 @@ pub struct PluginArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Build(build::BuildArgs),
     Classify(classify::ClassifyArgs),
     Fit(fit::FitArgs),
     Inspect(inspect::InspectArgs),
@@ -31,6 +33,7 @@ impl PluginArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         match self.command {
+            Command::Build(args) => args.run(context),
             Command::Classify(args) => args.run(context),
             Command::Fit(args) => args.run(context),
             Command::Inspect(args) => args.run(context),

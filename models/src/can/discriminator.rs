@@ -1,0 +1,147 @@
+//! Pictures to two verdicts: real or made, and which style.
+
+use tch::Tensor;
+use torch_ext::Generator as Randomness;
+
+use super::{BatchNorm2d, INIT_STD, KERNEL, leaky_relu, log2_of_side};
+use crate::error::Result;
+use crate::layers::Linear;
+use crate::params::{Init, Params};
+
+/// Slope of every activation below zero.
+const SLOPE: f64 = 0.2;
+
+/// What a [`Discriminator`] is built from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DiscriminatorConfig {
+    /// Side of the pictures, a power of two of at least 32.
+    pub size: i64,
+    /// Channels of the first feature map; the paper has 32.
+    pub channels: i64,
+    /// Channels of the last two; the paper has 512.
+    pub max_channels: i64,
+    /// Widths of the style head's two hidden layers; the paper has 1024 and 512.
+    pub head: [i64; 2],
+    /// Share of the hidden layers' outputs that training drops; the paper has 0.3.
+    pub dropout: f64,
+    /// Styles that it tells apart.
+    pub n_styles: i64,
+}
+
+/// Strided convolutions down to 4×4, each followed by BatchNorm and LeakyReLU, and two heads.
+#[derive(Debug)]
+pub struct Discriminator {
+    config: DiscriminatorConfig,
+    blocks: Vec<(Tensor, BatchNorm2d)>,
+    real_head: Linear,
+    style_head: [Linear; 3],
+}
+
+/// Both verdicts.
+#[derive(Debug)]
+pub struct Verdict {
+    /// \[n\]: how real, before a sigmoid.
+    pub real: Tensor,
+    /// [n, styles]: logits.
+    pub styles: Tensor,
+}
+
+impl Discriminator {
+    /// Reads or makes `blocks.N.conv.weight`, `blocks.N.norm.*`, `real_head.*` and `style_head.{0,1,2}.*`.
+    pub fn new(p: &Params, config: &DiscriminatorConfig) -> Result<Self> {
+        let n_doublings = log2_of_side(config.size)? - 5;
+        let mut widths = vec![3, config.channels];
+        for _ in 0..n_doublings {
+            widths.push((2 * widths[widths.len() - 1]).min(config.max_channels));
+        }
+        widths.extend([config.max_channels; 2]);
+        let mut blocks = Vec::new();
+        for (i, pair) in widths.windows(2).enumerate() {
+            let p = p.at("blocks").at(i);
+            let init = Init::Normal { mean: 0.0, std: INIT_STD };
+            let weight = p.at("conv").tensor("weight", &[pair[1], pair[0], KERNEL, KERNEL], init)?;
+            blocks.push((weight, BatchNorm2d::new(&p.at("norm"), pair[1])?));
+        }
+        let features = config.max_channels * 4 * 4;
+        let style = |i: i64, n_in, n_out| Linear::new(&p.at("style_head").at(i), n_in, n_out, true);
+        Ok(Self {
+            config: *config,
+            blocks,
+            real_head: Linear::new(&p.at("real_head"), features, 1, true)?,
+            style_head: [
+                style(0, features, config.head[0])?,
+                style(1, config.head[0], config.head[1])?,
+                style(2, config.head[1], config.n_styles)?,
+            ],
+        })
+    }
+
+    /// Pictures [n, 3, size, size] in [-1, 1] to both verdicts, by the running statistics and without dropout.
+    pub fn forward(&self, images: &Tensor) -> Verdict {
+        let features = self.features(images, false);
+        let mut x = features.shallow_clone();
+        for (i, layer) in self.style_head.iter().enumerate() {
+            x = layer.forward(&x);
+            if i < 2 {
+                x = leaky_relu(&x, SLOPE);
+            }
+        }
+        Verdict { real: self.real_head.forward(&features).squeeze_dim(1), styles: x }
+    }
+
+    /// As [`Discriminator::forward`] in training: BatchNorm by the batch, dropout by `randomness`.
+    pub fn forward_train(&self, images: &Tensor, randomness: &mut Randomness) -> Result<Verdict> {
+        let features = self.features(images, true);
+        let mut x = features.shallow_clone();
+        for (i, layer) in self.style_head.iter().enumerate() {
+            x = layer.forward(&x);
+            if i < 2 {
+                x = self.dropped(&leaky_relu(&x, SLOPE), randomness)?;
+            }
+        }
+        Ok(Verdict { real: self.real_head.forward(&features).squeeze_dim(1), styles: x })
+    }
+
+    /// How real alone, \[n\], in training.
+    pub fn real_train(&self, images: &Tensor) -> Tensor {
+        self.real_head.forward(&self.features(images, true)).squeeze_dim(1)
+    }
+
+    fn features(&self, images: &Tensor, train: bool) -> Tensor {
+        let mut x = images.shallow_clone();
+        for (weight, norm) in &self.blocks {
+            x = leaky_relu(&norm.forward(&x.conv2d(weight, None::<&Tensor>, 2, 1, 1, 1), train), SLOPE);
+        }
+        x.flatten(1, -1)
+    }
+
+    /// Zeroes a random share and scales the rest up, so that the mean stays.
+    fn dropped(&self, x: &Tensor, randomness: &mut Randomness) -> Result<Tensor> {
+        let share = self.config.dropout;
+        if share == 0.0 {
+            return Ok(x.shallow_clone());
+        }
+        let kept = randomness.uniform(&x.size())?.ge(share).to_device(x.device()).to_kind(x.kind());
+        Ok(x * kept / (1.0 - share))
+    }
+
+    /// What it was built from.
+    pub fn config(&self) -> &DiscriminatorConfig {
+        &self.config
+    }
+
+    /// Everything that is trained, by checkpoint name; BatchNorm's running statistics are not.
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        let mut parameters = Vec::new();
+        for (i, (weight, norm)) in self.blocks.iter().enumerate() {
+            parameters.push((format!("blocks.{i}.conv.weight"), weight.shallow_clone()));
+            parameters.extend(norm.parameters(&format!("blocks.{i}.norm")));
+        }
+        for layer in self.style_head.iter().chain([&self.real_head]) {
+            parameters.push((format!("{}.weight", layer.name), layer.weight.shallow_clone()));
+            let bias = layer.bias.as_ref().map(Tensor::shallow_clone);
+            parameters.extend(bias.map(|bias| (format!("{}.bias", layer.name), bias)));
+        }
+        parameters
+    }
+}

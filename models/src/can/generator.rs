@@ -1,0 +1,85 @@
+//! Noise to pictures.
+
+use tch::Tensor;
+
+use super::{BatchNorm2d, INIT_STD, KERNEL, leaky_relu, log2_of_side};
+use crate::error::Result;
+use crate::params::{Init, Params};
+
+/// What a [`Generator`] is built from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GeneratorConfig {
+    /// Side of the pictures, a power of two of at least 32.
+    pub size: i64,
+    /// Numbers of noise; the paper has 100.
+    pub latent: i64,
+    /// Channels of the first, 4×4 feature map; the paper has 2048. Each doubling of the side halves them.
+    pub channels: i64,
+    /// Slope of the activation below zero: 0.2 by the paper's text, 0 (ReLU) in its code.
+    pub slope: f64,
+}
+
+/// Transposed convolutions from 1×1 to the picture, each but the last followed by BatchNorm and an activation; tanh.
+#[derive(Debug)]
+pub struct Generator {
+    config: GeneratorConfig,
+    blocks: Vec<Block>,
+    out: Tensor,
+}
+
+#[derive(Debug)]
+struct Block {
+    /// [in, out, k, k].
+    weight: Tensor,
+    norm: BatchNorm2d,
+    /// 1 for the first block, which makes 4×4 of 1×1, else 2.
+    stride: i64,
+}
+
+impl Generator {
+    /// Reads or makes `blocks.N.conv.weight`, `blocks.N.norm.*` and `out.conv.weight`.
+    pub fn new(p: &Params, config: &GeneratorConfig) -> Result<Self> {
+        let n_doublings = i64::from(log2_of_side(config.size)?) - 3;
+        let convolution = |p: &Params, n_in: i64, n_out: i64| {
+            let init = Init::Normal { mean: 0.0, std: INIT_STD };
+            p.at("conv").tensor("weight", &[n_in, n_out, KERNEL, KERNEL], init)
+        };
+        let mut blocks = Vec::new();
+        let (mut n_in, mut n_out) = (config.latent, config.channels);
+        for i in 0..=n_doublings {
+            let p = p.at("blocks").at(i);
+            let (weight, norm) = (convolution(&p, n_in, n_out)?, BatchNorm2d::new(&p.at("norm"), n_out)?);
+            blocks.push(Block { weight, norm, stride: if i == 0 { 1 } else { 2 } });
+            (n_in, n_out) = (n_out, n_out / 2);
+        }
+        Ok(Self { config: *config, blocks, out: convolution(&p.at("out"), n_in, 3)? })
+    }
+
+    /// Noise [n, latent], standard normal, to pictures [n, 3, size, size] in [-1, 1]. `train` is BatchNorm's mode.
+    pub fn forward(&self, noise: &Tensor, train: bool) -> Tensor {
+        let mut x = noise.view([-1, self.config.latent, 1, 1]);
+        for Block { weight, norm, stride } in &self.blocks {
+            x = leaky_relu(&norm.forward(&transposed(&x, weight, *stride), train), self.config.slope);
+        }
+        transposed(&x, &self.out, 2).tanh()
+    }
+
+    /// What it was built from.
+    pub fn config(&self) -> &GeneratorConfig {
+        &self.config
+    }
+
+    /// Everything that is trained, by checkpoint name; BatchNorm's running statistics are not.
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        let blocks = self.blocks.iter().enumerate().flat_map(|(i, block)| {
+            let conv = (format!("blocks.{i}.conv.weight"), block.weight.shallow_clone());
+            [conv].into_iter().chain(block.norm.parameters(&format!("blocks.{i}.norm")))
+        });
+        blocks.chain([("out.conv.weight".to_owned(), self.out.shallow_clone())]).collect()
+    }
+}
+
+fn transposed(x: &Tensor, weight: &Tensor, stride: i64) -> Tensor {
+    let padding = stride - 1;
+    x.conv_transpose2d(weight, None::<&Tensor>, stride, padding, 0, 1, 1)
+}

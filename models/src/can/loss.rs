@@ -1,0 +1,57 @@
+//! The losses of a CAN, all to be minimised. See the paper's section on CAN; signs where its text leaves them open are
+//! those under which each side learns what it is for.
+
+use tch::{Kind, Reduction, Tensor};
+
+use crate::error::Result;
+
+/// Weight of the gradient penalty (Gulrajani et al., Improved Training of Wasserstein GANs, arXiv 1704.00028).
+pub const PENALTY_WEIGHT: f64 = 10.0;
+
+/// D of the Wasserstein form without its penalty: mean D(fake) − mean D(real), from logits \[n\].
+pub fn critic(real: &Tensor, fake: &Tensor) -> Tensor {
+    fake.mean(Kind::Float) - real.mean(Kind::Float)
+}
+
+/// G of the Wasserstein form: −mean D(fake).
+pub fn critic_generator(fake: &Tensor) -> Tensor {
+    -fake.mean(Kind::Float)
+}
+
+/// D of the log form: −E log σ(real) − E log(1 − σ(fake)), from logits \[n\].
+pub fn log_discriminator(real: &Tensor, fake: &Tensor) -> Tensor {
+    -real.log_sigmoid().mean(Kind::Float) - (-fake).log_sigmoid().mean(Kind::Float)
+}
+
+/// G of the log form: E log(1 − σ(fake)), or −E log σ(fake) where `nonsaturating`.
+pub fn log_generator(fake: &Tensor, nonsaturating: bool) -> Tensor {
+    if nonsaturating { -fake.log_sigmoid().mean(Kind::Float) } else { (-fake).log_sigmoid().mean(Kind::Float) }
+}
+
+/// L_SL: the cross-entropy of the style logits [n, styles] of real pictures to their styles, i64 \[n\].
+pub fn style(logits: &Tensor, styles: &Tensor) -> Tensor {
+    logits.cross_entropy_loss(styles, None::<&Tensor>, Reduction::Mean, -100, 0.0)
+}
+
+/// L_SA: CE(C(x), U) from style logits [n, styles], averaged over the pictures; at least ln of the styles' number.
+pub fn ambiguity(logits: &Tensor) -> Tensor {
+    -logits.log_softmax(-1, Kind::Float).mean(Kind::Float)
+}
+
+/// (‖∇D‖₂ − 1)², averaged, at points between real and made pictures [n, 3, s, s]: ε real + (1 − ε) made, with one ε in
+/// `mix`, \[n\] of [0, 1], for each. `critic` gives \[n\]. It is differentiable in D's parameters.
+pub fn gradient_penalty(
+    real: &Tensor,
+    fake: &Tensor,
+    mix: &Tensor,
+    critic: impl FnOnce(&Tensor) -> Tensor,
+) -> Result<Tensor> {
+    let mix = mix.view([-1, 1, 1, 1]);
+    let rest: Tensor = 1.0 - &mix;
+    let between: Tensor = real * &mix + fake * rest;
+    let between = between.detach().set_requires_grad(true);
+    let verdicts = critic(&between).sum(Kind::Float);
+    let gradient = Tensor::f_run_backward(&[verdicts], &[&between], true, true)?.remove(0);
+    let norms = gradient.flatten(1, -1).square().sum_dim_intlist([1i64].as_slice(), false, Kind::Float).sqrt();
+    Ok((norms - 1.0).square().mean(Kind::Float))
+}

@@ -1,0 +1,115 @@
+use torch_ext::{AdamW, AdamWConfig};
+
+use super::*;
+use crate::can::{Discriminator, DiscriminatorConfig, Generator as CanGenerator, GeneratorConfig, loss};
+
+const TOLERANCE: f64 = 1e-5;
+
+fn networks(reference: &Reference) -> (CanGenerator, Discriminator) {
+    let part = |prefix: &str| {
+        let of = |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.copy()));
+        let tensors = reference.tensors.iter().filter_map(of);
+        let tensors = tensors.filter(|(name, _)| !name.starts_with("after.") && !name.starts_with("gradient."));
+        Params::from_tensors(tensors.collect(), prefix, Device::Cpu, Kind::Float)
+    };
+    let params = part("g.");
+    let config = GeneratorConfig { size: 64, latent: 6, channels: 32, slope: 0.2 };
+    let generator = CanGenerator::new(&params, &config).unwrap();
+    params.finish().unwrap();
+    let params = part("d.");
+    let config =
+        DiscriminatorConfig { size: 64, channels: 4, max_channels: 8, head: [10, 7], dropout: 0.0, n_styles: 5 };
+    let discriminator = Discriminator::new(&params, &config).unwrap();
+    params.finish().unwrap();
+    (generator, discriminator)
+}
+
+fn trainable(parameters: Vec<(String, Tensor)>) -> Vec<(String, Tensor)> {
+    parameters.into_iter().map(|(name, tensor)| (name, tensor.set_requires_grad(true))).collect()
+}
+
+fn gradient(parameters: &[(String, Tensor)], name: &str) -> Tensor {
+    parameters.iter().find(|(own, _)| own == name).unwrap_or_else(|| panic!("no {name}")).1.grad()
+}
+
+#[test]
+fn a_step_of_both_sides_matches_pytorch() {
+    let reference = Reference::read("can.safetensors");
+    let (generator, discriminator) = networks(&reference);
+    let check = |what: &str, found: &Tensor, wanted: &str| {
+        let error = relative_error(found, reference.tensor(wanted));
+        assert!(error <= TOLERANCE, "{what}: {error:.2e}");
+    };
+    let (noise, labels) = (reference.tensor("noise"), reference.tensor("labels"));
+    let real = reference.tensor("real").to_kind(Kind::Float);
+    tch::no_grad(|| {
+        check("pictures", &generator.forward(noise, false).narrow(0, 0, 1), "eval.images");
+        let verdict = discriminator.forward(&real);
+        check("verdicts", &verdict.real, "eval.real");
+        check("styles", &verdict.styles, "eval.styles");
+    });
+
+    let parameters = trainable(discriminator.parameters());
+    let adam = AdamWConfig { learning_rate: 1e-3, beta1: 0.9, beta2: 0.99, weight_decay: 0.0, epsilon: 1e-8 };
+    let mut optimizer = AdamW::new(parameters, adam).unwrap();
+    let generator_parameters = trainable(generator.parameters());
+    let fake = generator.forward(noise, true).detach();
+    check("pictures in training", &fake.narrow(0, 0, 1), "train.images");
+    let mut randomness = Generator::cpu(0).unwrap();
+    let judged = discriminator.forward_train(&real, &mut randomness).unwrap();
+    let fake_verdict = discriminator.real_train(&fake);
+    let penalty =
+        loss::gradient_penalty(&real, &fake, reference.tensor("mix"), |x| discriminator.real_train(x)).unwrap();
+    let critic = loss::critic(&judged.real, &fake_verdict);
+    let style = loss::style(&judged.styles, labels);
+    check("critic", &critic, "loss.critic");
+    check("penalty", &penalty, "loss.penalty");
+    check("style", &style, "loss.style");
+    check("log form", &loss::log_discriminator(&judged.real, &fake_verdict), "loss.log_discriminator");
+    (critic + style + penalty * loss::PENALTY_WEIGHT).backward();
+    for name in ["blocks.0.conv.weight", "style_head.0.weight"] {
+        check(name, &gradient(optimizer.parameters(), name), &format!("d.gradient.{name}"));
+    }
+    optimizer.step().unwrap();
+    let after: NamedTensors = discriminator.parameters().into_iter().collect();
+    for name in reference.tensors.keys().filter_map(|name| name.strip_prefix("d.after.")) {
+        if let Some(tensor) = after.get(name) {
+            check(name, tensor, &format!("d.after.{name}"));
+        }
+    }
+
+    let judged = discriminator.forward_train(&generator.forward(noise, true), &mut randomness).unwrap();
+    let (critic, ambiguity) = (loss::critic_generator(&judged.real), loss::ambiguity(&judged.styles));
+    check("critic of the generator", &critic, "loss.critic_generator");
+    check("ambiguity", &ambiguity, "loss.ambiguity");
+    check("log form", &loss::log_generator(&judged.real, false), "loss.log_generator");
+    check("nonsaturating", &loss::log_generator(&judged.real, true), "loss.nonsaturating");
+    (critic + ambiguity).backward();
+    for name in ["blocks.0.conv.weight", "out.conv.weight"] {
+        check(name, &gradient(&generator_parameters, name), &format!("g.gradient.{name}"));
+    }
+}
+
+#[test]
+fn dropout_keeps_the_mean_and_its_seed() {
+    let reference = Reference::read("can.safetensors");
+    let (_, discriminator) = networks(&reference);
+    let config = DiscriminatorConfig { dropout: 0.5, ..*discriminator.config() };
+    let params = Params::random(1, Device::Cpu).unwrap();
+    let discriminator = Discriminator::new(&params, &config).unwrap();
+    let real = reference.tensor("real").to_kind(Kind::Float);
+    let styles = |seed| {
+        let mut randomness = Generator::cpu(seed).unwrap();
+        tch::no_grad(|| discriminator.forward_train(&real, &mut randomness).unwrap().styles)
+    };
+    assert!(styles(1).equal(&styles(1)) && !styles(1).equal(&styles(2)));
+}
+
+#[test]
+fn other_sides_are_refused() {
+    for size in [16, 48, 0, -64] {
+        let config = GeneratorConfig { size, latent: 6, channels: 32, slope: 0.2 };
+        let error = CanGenerator::new(&Params::shapes(), &config).unwrap_err().to_string();
+        assert!(error.contains("power of two"), "{error}");
+    }
+}

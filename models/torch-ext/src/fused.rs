@@ -1,0 +1,72 @@
+//! Operations in one pass over memory that libtorch does in several.
+
+use tch::Tensor;
+
+use crate::error::Result;
+use crate::ffi;
+
+/// silu(group_norm(x)) with weight and bias \[c\], for x [n, c, ...].
+///
+/// On the CPU in f32, while the weights are not trained, it is one kernel that keeps only `x` and two numbers a group for
+/// the gradient, which cannot be differentiated again; everywhere else it is libtorch's two operations. Both agree to
+/// rounding.
+pub fn group_norm_silu(x: &Tensor, groups: i64, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let (x, weight, bias) = (x.as_ptr(), weight.as_ptr(), bias.as_ptr());
+    // SAFETY: the tensors live through the call, since it borrows them.
+    ffi::tensor(|out| unsafe { ffi::ext_group_norm_silu(x, groups, weight, bias, eps, out) })
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::generator::Generator;
+    use crate::reference::relative_error;
+
+    #[test]
+    fn it_is_libtorchs_two_operations_and_their_gradient() {
+        let mut generator = Generator::cpu(1).unwrap();
+        for (shape, groups) in [([2, 8, 5, 7], 4), ([3, 32, 16, 16], 8), ([1, 6, 1, 3], 6), ([2, 4, 40, 33], 1)] {
+            let mut normal = |shape: &[i64]| generator.normal(shape).unwrap();
+            let (weight, bias) = (normal(&[shape[1]]) * 3.0, normal(&[shape[1]]));
+            let (x, upstream) = (normal(&shape) * 4.0 + 2.0, normal(&shape));
+            let both = |f: &dyn Fn(&Tensor) -> Tensor| {
+                let x = x.copy().set_requires_grad(true);
+                let y = f(&x);
+                (&y * &upstream).sum(Kind::Float).backward();
+                (y, x.grad())
+            };
+            let ours = both(&|x| group_norm_silu(x, groups, &weight, &bias, 1e-5).unwrap());
+            let theirs = both(&|x| x.group_norm(groups, Some(&weight), Some(&bias), 1e-5, true).silu());
+            let (forward, backward) = (relative_error(&ours.0, &theirs.0), relative_error(&ours.1, &theirs.1));
+            assert!(forward < 1e-6 && backward < 3e-6, "{shape:?}: {forward:e} {backward:e}");
+        }
+    }
+
+    #[test]
+    fn large_and_small_numbers_stay_finite() {
+        let weight = Tensor::full([2], 1e3, (Kind::Float, Device::Cpu));
+        let bias = Tensor::zeros([2], (Kind::Float, Device::Cpu));
+        let x = Tensor::from_slice(&[-1e6f32, 1e6, 0.0, 1e-30]).view([1, 2, 1, 2]);
+        let y = group_norm_silu(&x, 2, &weight, &bias, 1e-5).unwrap();
+        let expected = x.group_norm(2, Some(&weight), Some(&bias), 1e-5, true).silu();
+        assert!((y - expected).abs().max().double_value(&[]) < 1e-3);
+    }
+
+    #[test]
+    fn weights_that_are_trained_have_their_gradient() {
+        let weight = Tensor::ones([4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let bias = Tensor::zeros([4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let x = Generator::cpu(2).unwrap().normal(&[2, 4, 3, 3]).unwrap();
+        group_norm_silu(&x, 2, &weight, &bias, 1e-5).unwrap().sum(Kind::Float).backward();
+        assert!(weight.grad().abs().max().double_value(&[]) > 0.0 && bias.grad().abs().max().double_value(&[]) > 0.0);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let (x, w) =
+            (Tensor::ones([1, 5, 2, 2], (Kind::Float, Device::Cpu)), Tensor::ones([5], (Kind::Float, Device::Cpu)));
+        assert!(group_norm_silu(&x, 2, &w, &w, 1e-5).is_err());
+    }
+}

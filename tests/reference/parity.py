@@ -1,0 +1,118 @@
+"""All comparisons with the reference implementations, anew: `make parity` runs this in a virtualenv of its own.
+
+1. The committed reference tensors are made again by their scripts and must come out the same (largest relative error
+   1e-5), so that they are what the installed torch, diffusers, transformers and peft compute.
+2. The shipped small model loads in diffusers and transformers, and `host embed` gives transformers' embeddings of
+   pictures (by their own preprocessing) and texts, relative error <= 1e-5; of JPEGs a cosine >= 0.999.
+3. A LoRA trained by `host train` draws in diffusers what `host sample` draws (check_lora.py), largest difference 2e-4.
+
+    python tests/reference/parity.py [--host target/release/host]
+"""
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+MODEL = ROOT / "models/weights/tiny-art/diffusion"
+CLIP = ROOT / "models/weights/tiny-art/clip"
+SHARED = ROOT.parent / "shared/reference"
+failures = []
+
+
+def report(what, error, limit):
+    good = error <= limit
+    print(f"{'ok  ' if good else 'FAIL'}  {what}: {error:.2e} (limit {limit:.0e})", flush=True)
+    if not good:
+        failures.append(what)
+
+
+def relative(a, b):
+    a, b = a.double(), b.double()
+    return float((a - b).norm() / b.norm().clamp(min=1e-12))
+
+
+def reference_tensors(folder):
+    for script in ("make_torch_ext.py", "make_diffusion.py", "make_clip.py"):
+        shutil.copy(HERE / script, folder)
+        extra = {"make_clip.py": ["--shared", str(SHARED)], "make_diffusion.py": [str(SHARED / "tiny-art/prototype/diffusion")]}
+        arguments = extra.get(script, []) if SHARED.exists() else []
+        subprocess.run([sys.executable, "-W", "ignore", folder / script, *arguments], check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+    for made in sorted(folder.glob("*.safetensors")):
+        committed, fresh = load_file(HERE / made.name), load_file(made)
+        if committed.keys() != fresh.keys():
+            failures.append(made.name)
+            print(f"FAIL  {made.name}: other tensors than the committed ones")
+            continue
+        report(f"{made.name} made again, {len(fresh)} tensors", max(relative(fresh[k], committed[k]) for k in fresh), 1e-5)
+
+
+def embeddings(host, folder):
+    clip = CLIPModel.from_pretrained(CLIP).eval()
+    processor, tokenizer = CLIPImageProcessor.from_pretrained(CLIP), CLIPTokenizer.from_pretrained(CLIP)
+    pooled = lambda output: getattr(output, "pooler_output", output)
+
+    def ours(*arguments):
+        out = folder / "embeddings.safetensors"
+        subprocess.run([host, "embed", *arguments, "--encoder", "tiny-art", "--out", out], check=True, stdout=subprocess.DEVNULL)
+        return load_file(out)["embeddings"]
+
+    subprocess.run([host, "art", "--out", folder / "art", "--per-class", "2", "--size", "80"], check=True,
+                   stdout=subprocess.DEVNULL)
+    pictures = sorted((folder / "art").glob("*/*.png"))
+
+    def theirs(files):
+        pixels = processor([Image.open(file).convert("RGB") for file in files], return_tensors="pt").pixel_values
+        return pooled(clip.get_image_features(pixels))
+
+    with torch.no_grad():
+        report(f"{len(pictures)} pictures in transformers' CLIP", relative(ours("images", folder / "art"), theirs(pictures)), 1e-5)
+        jpegs = folder / "jpegs"
+        jpegs.mkdir()
+        for i, file in enumerate(pictures[:16]):
+            Image.open(file).convert("RGB").resize((160, 120)).save(jpegs / f"{i:02}.jpg", quality=85)
+        a, b = ours("images", jpegs), theirs(sorted(jpegs.glob("*.jpg")))
+        report("16 JPEGs, 1 - cosine", float(1 - torch.cosine_similarity(a, b).min()), 1e-3)
+        texts = ["painting of a man", "drawing of a landscape", "", "a picture in the style of cubism"]
+        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        report("texts in transformers' CLIP", relative(ours("texts", *texts), pooled(clip.get_text_features(ids))), 1e-5)
+
+
+def lora(host, folder):
+    settings = ["sample.batches_per_epoch=2", "train.epochs=2", "monitor.count=4", "train.learning_rate=1e-2"]
+    sets = [part for setting in settings for part in ("--set", setting)]
+    subprocess.run([host, "train", "--quiet", "--plugin", "kmeans_image", "--preset", "tiny-art", "--out", folder / "run", *sets],
+                   check=True, stdout=subprocess.DEVNULL)
+    check = subprocess.run([sys.executable, "-W", "ignore", HERE / "check_lora.py", MODEL, folder / "run", "--host", host],
+                           stdout=subprocess.PIPE, text=True)
+    print(check.stdout, end="")
+    if check.returncode != 0:
+        failures.append("check_lora.py")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", type=Path, default=ROOT / "target/release/host")
+    host = parser.parse_args().host.resolve()
+    packages = ("torch", "diffusers", "transformers", "peft", "safetensors", "pillow")
+    print(", ".join(f"{name} {version(name)}" for name in packages))
+    torch.set_num_threads(1)
+    for part in (reference_tensors, lambda folder: embeddings(host, folder), lambda folder: lora(host, folder)):
+        with tempfile.TemporaryDirectory() as folder:
+            part(Path(folder))
+    if failures:
+        raise SystemExit("not the same: " + ", ".join(failures))
+
+
+if __name__ == "__main__":
+    main()
