@@ -14,13 +14,7 @@ pub struct Distribution(Vec<f32>);
 impl Distribution {
     /// A distribution of probabilities as they are; an error that names the first one at fault.
     pub fn new(probabilities: Vec<f32>) -> Result<Self> {
-        if let Some((i, p)) = probabilities.iter().enumerate().find(|(_, p)| !(p.is_finite() && **p >= 0.0)) {
-            return Err(Error::new(format!("the probability of style {i} is {p}: it must be finite and not negative")));
-        }
-        let sum: f32 = probabilities.iter().sum();
-        if (sum - 1.0).abs() > SUM_TOLERANCE {
-            return Err(Error::new(format!("probabilities sum to {sum}, they must sum to 1")));
-        }
+        check(&probabilities)?;
         Ok(Self(probabilities))
     }
 
@@ -45,6 +39,18 @@ impl Distribution {
     }
 }
 
+/// An error that names what is no probability, or says what the sum is.
+fn check(probabilities: &[f32]) -> Result<()> {
+    if let Some((i, p)) = probabilities.iter().enumerate().find(|(_, p)| !(p.is_finite() && **p >= 0.0)) {
+        return Err(Error::new(format!("the probability of style {i} is {p}: it must be finite and not negative")));
+    }
+    let sum: f32 = probabilities.iter().sum();
+    if (sum - 1.0).abs() > SUM_TOLERANCE {
+        return Err(Error::new(format!("probabilities sum to {sum}, they must sum to 1")));
+    }
+    Ok(())
+}
+
 /// One distribution per sample, all over the same styles.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distributions(Matrix);
@@ -53,7 +59,7 @@ impl Distributions {
     /// Distributions from a matrix with one row per sample.
     pub fn new(rows: Matrix) -> Result<Self> {
         for (i, row) in rows.rows().enumerate() {
-            Distribution::new(row.to_vec()).map_err(|e| e.context(format!("sample {i}")))?;
+            check(row).map_err(|e| e.context(format!("sample {i}")))?;
         }
         Ok(Self(rows))
     }

@@ -60,6 +60,7 @@ mod error;
 mod glue;
 pub mod heads;
 pub mod host;
+mod lanes;
 mod manifest;
 pub mod math;
 mod matrix;

@@ -1,60 +1,87 @@
 //! Arithmetic on flat slices, in a form that the compiler turns into SIMD instructions. The order of additions is
 //! fixed, so a result has the same bits on every machine.
 
+use crate::lanes::{LANES, Lanes};
+
 /// Distances below this count as this: 1/d stays finite where a point lies on a centre.
 pub const MIN_DISTANCE: f32 = 1e-6;
 
-/// Sums run in so many independent lanes.
-const LANES: usize = 8;
-
-/// Σ term(aᵢ, bᵢ).
-#[inline(always)]
-fn sum_of(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
-    assert_eq!(a.len(), b.len(), "both vectors have one length");
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(&a, &b)| term(a, b)).sum();
-    let mut lanes = [0.0; LANES];
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for i in 0..LANES {
-            lanes[i] += term(a[i], b[i]);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest
+/// What is summed over two vectors.
+pub(crate) trait Term {
+    /// Of one element of each.
+    fn of(a: f32, b: f32) -> f32;
+    /// Of eight.
+    fn of_lanes(a: Lanes, b: Lanes) -> Lanes;
 }
 
-/// Σ term(xⱼ, row[j]) for every row of a flat matrix with rows as long as `x`. Four rows at a time share each load of
-/// `x` and have sums of their own in flight; a row's sum has the bits that [`sum_of`] gives it.
+/// aᵢ bᵢ
+pub(crate) struct Product;
+
+/// (aᵢ − bᵢ)²
+pub(crate) struct SquaredDifference;
+
+impl Term for Product {
+    #[inline(always)]
+    fn of(a: f32, b: f32) -> f32 {
+        a * b
+    }
+
+    #[inline(always)]
+    fn of_lanes(a: Lanes, b: Lanes) -> Lanes {
+        a.mul(b)
+    }
+}
+
+impl Term for SquaredDifference {
+    #[inline(always)]
+    fn of(a: f32, b: f32) -> f32 {
+        (a - b) * (a - b)
+    }
+
+    #[inline(always)]
+    fn of_lanes(a: Lanes, b: Lanes) -> Lanes {
+        let difference = a.sub(b);
+        difference.mul(difference)
+    }
+}
+
+/// The terms' sums for `x` and each of some rows of the same length, in eight lanes each. Several rows share each load
+/// of `x`, and have their additions in flight at once; a row's sum has the same bits whatever the others.
 #[inline(always)]
-pub(crate) fn sums_over_rows(rows: &[f32], x: &[f32], sums: &mut [f32], term: impl Fn(f32, f32) -> f32 + Copy) {
+fn sums<T: Term, const ROWS: usize>(x: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] {
+    let (x, x_rest) = x.as_chunks::<LANES>();
+    assert!(rows.iter().all(|row| row.len() == LANES * x.len() + x_rest.len()), "vectors have one length");
+    let rows = rows.map(|row| row.as_chunks::<LANES>());
+    // Cut to a length that the compiler knows to be that of `x`, the rows need no check at each step.
+    let chunks = rows.map(|row| &row.0[..x.len()]);
+    let mut lanes = [Lanes::zero(); ROWS];
+    for (i, x) in x.iter().enumerate() {
+        let x = Lanes::load(x);
+        for (lanes, chunks) in lanes.iter_mut().zip(&chunks) {
+            *lanes = lanes.add(T::of_lanes(x, Lanes::load(&chunks[i])));
+        }
+    }
+    let mut sums = lanes.map(Lanes::sum);
+    for (sum, row) in sums.iter_mut().zip(&rows) {
+        *sum += x_rest.iter().zip(row.1).map(|(&x, &y)| T::of(x, y)).sum::<f32>();
+    }
+    sums
+}
+
+/// The terms' sum for `x` and every row of a flat matrix with rows as long as `x`.
+#[inline(always)]
+pub(crate) fn sums_over_rows<T: Term>(rows: &[f32], x: &[f32], found: &mut [f32]) {
     const ROWS: usize = 4;
     let cols = x.len();
-    assert_eq!(rows.len(), cols * sums.len(), "every row is as long as the vector, and has a place for its sum");
-    if cols == 0 {
-        return sums.fill(0.0);
+    assert_eq!(rows.len(), cols * found.len(), "every row is as long as the vector, and has a place for its sum");
+    let row = |i: usize| &rows[i * cols..][..cols];
+    let (blocks, rest) = found.as_chunks_mut::<ROWS>();
+    let n_blocks = blocks.len();
+    for (block, found) in blocks.iter_mut().enumerate() {
+        *found = sums::<T, ROWS>(x, std::array::from_fn(|i| row(ROWS * block + i)));
     }
-    let whole = cols - cols % LANES;
-    let (blocks, mut sum_blocks) = (rows.chunks_exact(ROWS * cols), sums.chunks_exact_mut(ROWS));
-    let rest = blocks.remainder();
-    for (block, sums) in blocks.zip(sum_blocks.by_ref()) {
-        let (a, b) = block.split_at(2 * cols);
-        let ((a, b), (c, d)) = (a.split_at(cols), b.split_at(cols));
-        let mut lanes = [[0.0; LANES]; ROWS];
-        let chunks = a.chunks_exact(LANES).zip(b.chunks_exact(LANES)).zip(c.chunks_exact(LANES));
-        for ((x, ((a, b), c)), d) in x.chunks_exact(LANES).zip(chunks).zip(d.chunks_exact(LANES)) {
-            for i in 0..LANES {
-                lanes[0][i] += term(x[i], a[i]);
-                lanes[1][i] += term(x[i], b[i]);
-                lanes[2][i] += term(x[i], c[i]);
-                lanes[3][i] += term(x[i], d[i]);
-            }
-        }
-        for ((sum, lanes), row) in sums.iter_mut().zip(lanes).zip([a, b, c, d]) {
-            let rest: f32 = x[whole..].iter().zip(&row[whole..]).map(|(&x, &y)| term(x, y)).sum();
-            *sum = lanes.iter().sum::<f32>() + rest;
-        }
-    }
-    for (row, sum) in rest.chunks_exact(cols).zip(sum_blocks.into_remainder()) {
-        *sum = sum_of(x, row, term);
+    for (i, found) in rest.iter_mut().enumerate() {
+        [*found] = sums::<T, 1>(x, [row(ROWS * n_blocks + i)]);
     }
 }
 
@@ -63,12 +90,14 @@ pub(crate) fn sums_over_rows(rows: &[f32], x: &[f32], sums: &mut [f32], term: im
 /// # Panics
 /// If the lengths differ; so does every function of two slices here.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    sum_of(a, b, |a, b| a * b)
+    let [sum] = sums::<Product, 1>(a, [b]);
+    sum
 }
 
 /// ‖a − b‖².
 pub fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
-    sum_of(a, b, |a, b| (a - b) * (a - b))
+    let [sum] = sums::<SquaredDifference, 1>(a, [b]);
+    sum
 }
 
 /// ‖a‖.
@@ -86,7 +115,8 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
 pub fn normalize(a: &mut [f32]) -> f32 {
     let length = norm(a);
     if length > 0.0 {
-        a.iter_mut().for_each(|x| *x /= length);
+        let factor = 1.0 / length;
+        a.iter_mut().for_each(|x| *x *= factor);
     }
     length
 }

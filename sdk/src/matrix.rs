@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::math;
+use crate::math::{self, Product, SquaredDifference};
 
 /// A row-major matrix in one flat vector.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,13 +150,13 @@ impl<'a> MatrixView<'a> {
     /// Unless `x` is as long as a row, and `products` as there are rows; so does `squared_distances`.
     pub fn dots(self, x: &[f32], products: &mut [f32]) {
         assert_eq!((x.len(), products.len()), (self.cols, self.rows), "(columns, rows)");
-        math::sums_over_rows(self.data, x, products, |x, y| x * y);
+        math::sums_over_rows::<Product>(self.data, x, products);
     }
 
     /// ‖rowᵢ − x‖² for every row, into `distances`: the bits of [`math::squared_distance`], in less time.
     pub fn squared_distances(self, x: &[f32], distances: &mut [f32]) {
         assert_eq!((x.len(), distances.len()), (self.cols, self.rows), "(columns, rows)");
-        math::sums_over_rows(self.data, x, distances, |x, y| (x - y) * (x - y));
+        math::sums_over_rows::<SquaredDifference>(self.data, x, distances);
     }
 }
 
