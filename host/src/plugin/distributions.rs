@@ -3,7 +3,7 @@
 use super::error::Fault;
 
 /// How far a row's sum may be from 1; it is then renormalised.
-const SUM_TOLERANCE: f64 = 1e-3;
+pub(super) const SUM_TOLERANCE: f64 = 1e-3;
 
 /// One distribution over styles per sample: finite, not negative, each row summing to 1.
 #[derive(Clone, Debug, PartialEq)]
