@@ -65,7 +65,7 @@ pub fn mutate(bytes: &mut Vec<u8>, others: &[Vec<u8>], words: &[&[u8]], random: 
 
 fn once(bytes: &mut Vec<u8>, others: &[Vec<u8>], words: &[&[u8]], random: &mut Random) {
     if bytes.is_empty() {
-        bytes.extend_from_slice(random.pick(others));
+        bytes.extend_from_slice(random.pick(others).as_slice());
         return;
     }
     let at = random.below(bytes.len());

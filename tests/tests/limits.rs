@@ -24,8 +24,8 @@ fn document() -> String {
         let key = key.map(|key| format!("`{key}`")).unwrap_or_default();
         text += &format!("| {value} | {key} | {bounds} |\n");
     }
-    text += "\nAn ONNX model has no memory of its own that could be capped: it can only compute, and what it may ask for is\n\
-             bounded by its file. Its clock is looked at between two operators.\n\n\
+    text += "\nAn ONNX model can only compute, but its memory is ONNX Runtime's and is not capped, and its clock is looked at\n\
+             between two operators.\n\n\
              ## When a run does what\n\n\
              | Key | paper-512 | tiny-art | What it means |\n|---|---|---|---|\n";
     let [paper, tiny] = ["paper-512", "tiny-art"].map(|preset| {

@@ -37,12 +37,10 @@ pub(super) fn explain(error: wasmtime::Error, guest: &mut Guest, limits: &Limits
         }
         Some(Trap::UnreachableCodeReached) => match guest.last_error.take() {
             Some(message) => Fault::Panic { message: one_line(&message), functions },
-            None if error.root_cause().to_string().contains(HANDOVER) => {
-                Fault::Handover { limit_mib: limits.output_mib }
-            }
             None => Fault::Trap { reason: "it aborted without a message".to_owned(), functions },
         },
         Some(trap) => Fault::Trap { reason: trap.to_string(), functions },
+        None if error.root_cause().to_string().contains(HANDOVER) => Fault::Handover { limit_mib: limits.output_mib },
         None => Fault::Trap { reason: first_line(&error.root_cause().to_string()), functions },
     }
 }
