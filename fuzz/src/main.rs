@@ -46,7 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often an input may be slow before it counts.
 const TRIES: usize = 3;
 
-/// Files to damage at most; then no more join.
+/// Files to damage, and kinds of answer, at most; then no more join.
 const MAX_FILES: usize = 4096;
 
 fn main() -> ExitCode {
@@ -92,11 +92,12 @@ fn fuzz(target: &Target, root: &Path, args: &Args) -> Result<()> {
         mutate(&mut bytes, &files, target.words, &mut random);
         let kind = attempt(target, root, &bytes)?;
         executions += 1;
-        let seen = kinds.entry(kind).or_default();
-        *seen += 1;
-        // Short ones are faster to run and to damage in the right place.
-        if *seen <= 2 && files.len() < MAX_FILES {
-            files.push(bytes);
+        if kinds.len() < MAX_FILES || kinds.contains_key(&kind) {
+            let seen = kinds.entry(kind).or_default();
+            *seen += 1;
+            if *seen <= 2 && files.len() < MAX_FILES {
+                files.push(bytes);
+            }
         }
     }
     println!(

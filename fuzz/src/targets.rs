@@ -119,10 +119,10 @@ pub const TARGETS: [Target; 4] = [
 fn kind(message: &str) -> String {
     let mut quoted = false;
     let keep = |c: &char| {
-        quoted ^= *c == '`';
-        !quoted && !c.is_ascii_digit()
+        quoted ^= matches!(*c, '`' | '"');
+        !quoted && (c.is_ascii_lowercase() || *c == ' ')
     };
-    message.chars().filter(keep).take(120).collect()
+    message.chars().filter(keep).take(60).collect()
 }
 
 fn files(folder: &Path, extension: &str) -> Result<Vec<Vec<u8>>> {
