@@ -4,6 +4,9 @@ mod author;
 mod build;
 mod faults;
 mod fit;
+mod frozen;
+mod in_a_run;
+mod onnx;
 mod shipped;
 
 use std::collections::BTreeMap;

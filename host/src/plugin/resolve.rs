@@ -7,7 +7,7 @@ use super::error::{Fault, PluginError};
 use crate::home::home;
 
 /// Extensions that a name may leave out.
-const EXTENSIONS: [&str; 1] = ["wasm"];
+const EXTENSIONS: [&str; 2] = ["wasm", super::onnx::EXTENSION];
 
 /// Where plugins are looked up by name; in this order, so that what comes first hides what comes later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

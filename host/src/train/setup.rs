@@ -172,7 +172,7 @@ impl Trainer {
     /// before everything was found to be good.
     pub fn new(config: Config, start: &Start, info: RunInfo, context: &CommandContext) -> Result<Self> {
         let device = torch_ext::cuda::device(&config.run.device)?;
-        let scorer = Scorer::load(&config, encoders(&config, device, &context.hub)?)?;
+        let scorer = Scorer::load(&config, encoders(&config, device, &context.hub)?, device)?;
         let folder = model_folder(&config.model.path, &context.hub)?;
         Plan::new(&config, &folder)?.check_fits(device)?;
         let mut pipeline = Pipeline::load(&folder, device, config.model.dtype.kind())?;

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::Context;
-use crate::plugin::{Artifact, Classifier, Limits, PluginHost, cache_folder, resolve};
+use crate::plugin::{Asset, Classifier, Limits, PluginHost, cache_folder};
 
 /// Show what a plugin's file is: title, styles, encoders, assets, digest.
 #[derive(Args, Debug)]
@@ -28,86 +28,85 @@ const LINE: usize = 84;
 impl InspectArgs {
     /// Runs the command.
     pub fn run(self, _: &Context) -> Result<()> {
-        let limits = Limits::default();
-        let loaded = PluginHost::new(limits, cache_folder())?.load(&self.plugin, BTreeMap::new())?;
-        let path = resolve::resolve(&self.plugin)?;
-        let artifact = Artifact::read(&path, &limits)?;
+        let loaded = PluginHost::new(Limits::default(), cache_folder())?.load(&self.plugin, BTreeMap::new())?;
         match self.json {
-            true => println!("{:#}", document(&*loaded, &artifact)),
-            false => print!("{}", layout(&*loaded, &artifact)),
+            true => println!("{:#}", document(&*loaded)),
+            false => print!("{}", layout(&*loaded)),
         }
         Ok(())
     }
 }
 
 /// Everything there is to know, as JSON.
-fn document(loaded: &dyn Classifier, artifact: &Artifact) -> Value {
-    let (description, source) = (loaded.description(), loaded.source());
-    let manifest = artifact.manifest.clone().unwrap_or_default();
-    let pinned = manifest.encoder.as_ref().filter(|pin| !pin.digest.is_empty());
+fn document(loaded: &dyn Classifier) -> Value {
+    let (description, source, inspection) = (loaded.description(), loaded.source(), loaded.inspect());
+    let pinned = inspection.encoder.as_ref().filter(|pin| !pin.digest.is_empty());
     let pin = |name: &String| pinned.filter(|pin| pin.name == *name).map(|pin| pin.digest.clone());
     let encoders = description.encoders.iter().map(|name| json!({ "name": name, "digest": pin(name) }));
+    let assets = inspection.assets.iter().map(|asset| json!({ "name": asset.name, "bytes": asset.bytes }));
     json!({
         "plugin": source.name,
         "path": source.path,
         "name": description.name,
         "version": description.version,
         "title": source.title,
-        "authors": manifest.authors,
-        "licence": manifest.licence,
+        "authors": inspection.authors,
+        "licence": inspection.licence,
         "styles": description.styles,
-        "prompts": manifest.prompts,
-        "temperature": manifest.temperature,
+        "prompts": inspection.prompts,
+        "temperature": inspection.temperature,
         "media": description.media,
         "encoders": encoders.collect::<Vec<_>>(),
         "interface": source.interface,
-        "differentiable": artifact.is_differentiable(),
-        "bytes": artifact.bytes().len(),
+        "differentiable": inspection.differentiable,
+        "takes": inspection.takes,
+        "bytes": inspection.bytes,
         "sha256": source.sha256,
-        "assets": artifact.assets().map(|(name, bytes)| json!({ "name": name, "bytes": bytes })).collect::<Vec<_>>(),
-        "imports": artifact.imports,
-        "exports": artifact.exports,
+        "assets": assets.collect::<Vec<_>>(),
+        "imports": inspection.imports,
+        "exports": inspection.exports,
     })
 }
 
 /// The same for people.
-fn layout(loaded: &dyn Classifier, artifact: &Artifact) -> String {
-    let (description, source) = (loaded.description(), loaded.source());
-    let manifest = artifact.manifest.clone().unwrap_or_default();
-    let encoders = description.encoders.iter().map(|name| match &manifest.encoder {
+fn layout(loaded: &dyn Classifier) -> String {
+    let (description, source, inspection) = (loaded.description(), loaded.source(), loaded.inspect());
+    let encoders = description.encoders.iter().map(|name| match &inspection.encoder {
         Some(pin) if pin.name == *name && !pin.digest.is_empty() => format!("{name} (sha256 {})", short(&pin.digest)),
         _ => format!("{name} (any weights)"),
     });
-    let assets = artifact.assets().map(|(name, bytes)| match artifact.tensor(name) {
-        Ok(tensor) => format!("{name} ({} x {}, {})", tensor.nrows(), tensor.ncols(), size(bytes)),
-        Err(_) => format!("{name} ({})", size(bytes)),
+    let assets = inspection.assets.iter().map(|Asset { name, bytes, shape }| match shape {
+        Some((rows, columns)) => format!("{name} ({rows} x {columns}, {})", size(*bytes)),
+        None => format!("{name} ({})", size(*bytes)),
     });
     let styles = format!("{}: {}", description.styles.len(), description.styles.join(", "));
-    let prompts = manifest.styles.iter().zip(&manifest.prompts);
+    let prompts = description.styles.iter().zip(&inspection.prompts);
     let prompts: Vec<_> = prompts.map(|(style, prompts)| format!("{style}: \"{}\"", prompts.join("\", \""))).collect();
-    let temperature = match (manifest.temperature, &manifest.encoder) {
-        (Some(temperature), _) => Some(temperature.to_string()),
-        (None, Some(_)) => Some("the encoder's own".to_owned()),
-        (None, None) => None,
-    };
-    let gradient = if artifact.is_differentiable() { "yes" } else { "no" };
+    let gradient = if inspection.differentiable { "yes" } else { "no" };
     let one = |value: String| vec![if value.is_empty() { "none".to_owned() } else { value }];
+    let takes = Some(inspection.takes.clone()).filter(|takes| !takes.is_empty());
+    let temperature = match (inspection.temperature, &inspection.encoder, &takes) {
+        (Some(temperature), ..) => Some(temperature.to_string()),
+        (None, Some(_), None) => Some("the encoder's own".to_owned()),
+        (None, ..) => None,
+    };
     let mut text = format!("{} {}\n", description.name, description.version);
     for (key, values) in [
         ("title", one(source.title.clone().unwrap_or_default())),
-        ("authors", one(manifest.authors.join(", "))),
-        ("licence", one(manifest.licence.clone())),
+        ("authors", one(inspection.authors.join(", "))),
+        ("licence", one(inspection.licence.clone())),
         ("classifies", one(description.media.join(", "))),
         ("styles", one(styles)),
         ("prompts", prompts),
         ("encoders", one(encoders.collect::<Vec<_>>().join(", "))),
         ("temperature", temperature.into_iter().collect()),
         ("gradient", one(gradient.to_owned())),
-        ("interface", one(format!("ambiguity:plugin {}", source.interface))),
-        ("imports", one(artifact.imports.join(", "))),
-        ("exports", one(artifact.exports.join(", "))),
+        ("interface", one(inspection.interface.clone())),
+        ("takes", takes.into_iter().collect()),
+        ("imports", one(inspection.imports.join(", "))),
+        ("exports", one(inspection.exports.join(", "))),
         ("assets", one(assets.collect::<Vec<_>>().join(", "))),
-        ("file", one(format!("{} ({})", source.path.display(), size(artifact.bytes().len())))),
+        ("file", one(format!("{} ({})", source.path.display(), size(inspection.bytes)))),
         ("sha256", one(source.sha256.clone())),
     ] {
         let mut key = key;
