@@ -53,6 +53,7 @@ templates: setup ## rebuild the committed components that `host plugin fit` and 
 shipped-plugins: build ## make plugins/*.wasm again (after their sources, the templates, the shipped CLIP or the paintings changed)
 	scripts/shipped.sh
 	scripts/kmeans_image.sh
+	scripts/kmeans_text.sh
 
 demo: build ## train the small model on this machine, with a picture before and after and the reward's curve
 	scripts/demo.sh

@@ -10,6 +10,6 @@ paintings=$(mktemp -d)
 trap 'rm -rf "$paintings"' EXIT
 # One thread: the embeddings' last bits depend on how the work is cut.
 "$root/target/release/host" --threads 1 art --out "$paintings/art" --per-class 96 --size 64 --seed 1000003
-"$root/target/release/host" --threads 1 plugin fit --images "$paintings/art" --encoder tiny-art -k 27 --output "$out" \
+"$root/target/release/host" --threads 1 plugin fit --images "$paintings/art" --encoder tiny-art -k 27 --output "$out" --no-sheet \
     --title "27 clusters of the procedural paintings, by the small CLIP" --author "The Ambiguity authors" \
     --licence Apache-2.0

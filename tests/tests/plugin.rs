@@ -1,6 +1,7 @@
 //! Plugins: what ships, what fit makes, and every way in which a plugin can be at fault.
 
 mod author;
+mod build;
 mod faults;
 mod fit;
 mod shipped;

@@ -1,12 +1,14 @@
 //! Plugins without a compiler: k-means centres of embeddings, baked into a template component that ships inside this
 //! program.
 
+pub mod elbow;
 mod kmeans;
+mod start;
 
 use ambiguity_sdk::Manifest;
 use ndarray::{Array2, Axis};
 
-pub use self::kmeans::{Clustering, KMeansOptions, k_means};
+pub use self::kmeans::{Clustering, KMeansOptions, k_means, k_means_from};
 use super::artifact::{Artifact, encode_tensor};
 use super::error::Fault;
 

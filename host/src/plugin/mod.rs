@@ -1,18 +1,21 @@
 //! Style classifiers as plugins: found, checked, run in a sandbox, and held to what they promise.
 //!
 //! [`PluginHost::load`] turns what a user calls a plugin into a [`Classifier`]; nothing above this module knows what
-//! kind of file is behind it, and nothing outside it names wasmtime. [`fit`] makes plugins without a compiler.
+//! kind of file is behind it, and nothing outside it names wasmtime. [`fit`] and [`build`] make plugins without a
+//! compiler.
 //!
 //! # Layout
 //!
 //! - [`batch`]: what is classified. [`distributions`]: what comes out.
-//! - [`resolve`]: names to files; [`crate_folder`]: folders to files. [`artifact`]: what a file is, and what is baked into it.
+//! - [`resolve`]: names to files; [`crate_folder`]: folders to files.
+//! - [`artifact`]: what a file is, and what is baked into it.
 //! - [`limits`], [`error`]: the sandbox's bounds, and every message.
 //! - `wasm`: WebAssembly components on wasmtime.
-//! - [`fit`]: k-means centres of embeddings, baked into a template.
+//! - [`fit`]: k-means centres of embeddings, [`build`]: styles and prompts; each baked into a template.
 
 pub mod artifact;
 pub mod batch;
+pub mod build;
 pub mod crate_folder;
 pub mod distributions;
 pub mod error;

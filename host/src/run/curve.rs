@@ -2,10 +2,10 @@
 
 use image::RgbImage;
 
-use super::canvas::Anchor;
 use super::drawing::{Drawing, Ink, Shape};
 use super::history::{History, MonitorPoint};
-use super::text::{self, Weight, number};
+use crate::canvas::Anchor;
+use crate::canvas::text::{self, Weight, number};
 
 /// The highest mean reward that the plugins allow.
 #[derive(Clone, Debug, PartialEq)]

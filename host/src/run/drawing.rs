@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use image::RgbImage;
 
-use super::canvas::{Anchor, Canvas, Rgba};
-use super::text::Weight;
+use crate::canvas::text::Weight;
+use crate::canvas::{Anchor, Canvas, Rgba};
 
 /// What a shape is for; the picture file has one colour for each, the page one for light and one for dark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

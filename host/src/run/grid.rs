@@ -5,25 +5,14 @@ use std::borrow::Cow;
 use image::RgbImage;
 use image::imageops::{self, FilterType};
 
-use super::canvas::{Anchor, Canvas, Rgba};
-use super::text::{self, Weight};
+use crate::canvas::text::{self, Weight};
+use crate::canvas::{Anchor, Canvas, GROUND, HEADER, INK, MARGIN, MAX_WIDTH, MIN_WIDTH, MUTED, Rgba};
 
-const GROUND: Rgba = [0xfb, 0xfa, 0xf8, 255];
-const INK: Rgba = [0x1d, 0x22, 0x2b, 255];
-const MUTED: Rgba = [0x66, 0x6f, 0x7d, 255];
 const BETTER: Rgba = [0x0b, 0x80, 0x52, 255];
 const WORSE: Rgba = [0xb4, 0x2a, 0x36, 255];
-const RULE: Rgba = [0xdd, 0xdd, 0xdb, 255];
 
-/// Space round the sheet and between its cells, in pixels.
-const MARGIN: u32 = 28;
+/// Space between cells, in pixels.
 const GAP: u32 = 18;
-/// Height of the header.
-const HEADER: u32 = 60;
-/// The widest a sheet gets.
-const MAX_WIDTH: u32 = 1500;
-/// The narrowest, so that the header has room.
-const MIN_WIDTH: u32 = 560;
 /// Pictures above this are scaled down.
 const LARGEST: u32 = 320;
 /// Sizes of rewards and of titles, and the distance of lines.
@@ -61,7 +50,7 @@ pub fn contact_sheet(epoch: u64, cells: &[Cell]) -> RgbImage {
     let mean = mean(cells.iter().filter_map(|cell| cell.value));
     let decimals = decimals(cells.iter().filter_map(|cell| cell.value));
     let mean = mean.map(|mean| format!("mean reward {}", text::number(mean, decimals)));
-    header(&mut canvas, width, &name, &mean.unwrap_or_default());
+    canvas.header(width, &name, &mean.unwrap_or_default());
 
     for (i, ((cell, picture), title)) in cells.iter().zip(&pictures).zip(&titles).enumerate() {
         let x = MARGIN + (i as u32 % columns) * (cell_width + GAP);
@@ -116,7 +105,7 @@ pub fn compare(
     let means = means.map(|(from, to)| {
         format!("mean reward{of_all}: {} → {}", text::number(from, decimals), text::number(to, decimals))
     });
-    header(&mut canvas, width, "same prompts, same noise", &means.unwrap_or_default());
+    canvas.header(width, "same prompts, same noise", &means.unwrap_or_default());
 
     for (i, lines) in titles.iter().enumerate() {
         let (block, column) = (i as u32 / columns, i as u32 % columns);
@@ -185,13 +174,6 @@ fn layout(count: u32, (width, height): (u32, u32)) -> (u32, u32) {
     };
     let columns = (1..=most).min_by(|a, b| cost(*a).total_cmp(&cost(*b))).unwrap_or(1);
     (columns, count.div_ceil(columns).max(1))
-}
-
-fn header(canvas: &mut Canvas, width: u32, left: &str, right: &str) {
-    let right_edge = (width - MARGIN) as f32;
-    canvas.text((MARGIN as f32, 33.0), Anchor::Start, 17.0, Weight::Bold, INK, left);
-    canvas.text((right_edge, 33.0), Anchor::End, 14.0, Weight::Regular, MUTED, right);
-    canvas.rect(MARGIN as f32, 45.0, right_edge - MARGIN as f32, 1.0, RULE);
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {

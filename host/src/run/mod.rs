@@ -6,7 +6,7 @@
 //! - `info`: [`RunInfo`], on what and when it was started · `lock`: [`PluginsLock`], with which plugins
 //! - `history`: [`History`], the metrics as numbers by epoch
 //! - `grid`: contact sheets and before/after pictures · `curve`: the reward curve · `report`: the page that shows it all
-//! - `events`: TensorBoard's files · `files`: atomic writing · `drawing`, `canvas`, `text`: shapes and words as pixels or SVG
+//! - `events`: TensorBoard's files · `files`: atomic writing · `drawing`: charts as pixels or SVG
 //!
 //! ```
 //! use ambiguity_host::run::{PluginsLock, RunDir};
@@ -26,7 +26,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod canvas;
 pub mod curve;
 mod drawing;
 mod error;
@@ -37,7 +36,6 @@ mod history;
 mod info;
 mod lock;
 pub mod report;
-mod text;
 mod time;
 
 use std::fs::{self, File, OpenOptions, TryLockError};

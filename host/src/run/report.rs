@@ -10,11 +10,11 @@ use super::curve::{Ceiling, Curve};
 use super::error::{Result, RunError};
 use super::history::{History, MonitorPoint};
 use super::info::{self, RunInfo};
-use super::text::{decimals, number};
 use super::{
     BEFORE_AFTER, CONFIG, CURVE, PluginsLock, SAMPLES, encode_png, files, numbered, read_lock, read_metrics,
     read_optional, time,
 };
+use crate::canvas::text::{decimals, number};
 use crate::reward::paired_rise;
 
 /// The page's file in the run's folder.

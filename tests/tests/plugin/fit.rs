@@ -1,12 +1,14 @@
 //! Making plugins without a compiler: templates, baking, `host plugin fit`.
 
 use std::fs;
+use std::path::Path;
 
 use ambiguity_host::plugin::fit::{KMEANS_TEMPLATE, bake_k_means};
 use ambiguity_host::plugin::{Artifact, Batch, Limits, Sample};
 use ambiguity_sdk::{EncoderPin, Manifest};
 use image::{Rgb, RgbImage};
-use ndarray::arr2;
+use ndarray::{Array2, arr2};
+use serde_json::json;
 
 use super::{load, means, picture};
 use crate::support::{host, host_ok, root};
@@ -116,6 +118,9 @@ fn fit_inspect_classify() {
         fs::read(folder.path().join("two.wasm")).expect("it was written") == first,
         "fitting twice, the same bytes"
     );
+    let sheet = image::open(folder.path().join("two.png")).expect("the contact sheet").into_rgb8();
+    let shown = |colour: [u8; 3]| sheet.pixels().filter(|pixel| pixel.0 == colour).count();
+    assert_eq!((shown([20, 40, 200]), shown([210, 60, 20])), (96 * 96, 96 * 96), "each picture is there once");
 
     let inspected: serde_json::Value =
         serde_json::from_str(&host_ok(folder.path(), &["plugin", "inspect", "two", "--json"]).stdout).expect("JSON");
@@ -151,5 +156,74 @@ fn fit_refuses_what_cannot_be_fitted() {
     ];
     RgbImage::from_pixel(8, 8, Rgb([1, 2, 3])).save(folder.path().join("art/1.png")).expect("writable");
     table.push(refused(&["--images", "art", "-k", "2"]));
+    RgbImage::from_pixel(8, 8, Rgb([1, 2, 3])).save(folder.path().join("art/2.png")).expect("writable");
+    table.push(refused(&["--images", "art", "-k", "2"]));
+    table.push(refused(&["--images", "art", "-k", "2..3", "--sheet", "sheet.png"]));
+    fs::write(folder.path().join("empty.txt"), "\n \n").expect("writable");
+    table.push(refused(&["--texts", "empty.txt", "-k", "2"]));
+    fs::write(folder.path().join("binary.txt"), b"fog\n\xff\xfe").expect("writable");
+    table.push(refused(&["--texts", "binary.txt", "-k", "2"]));
+    write_matrix(&folder.path().join("wide.safetensors"), "embeddings", &groups());
+    table.push(refused(&["--embeddings", "wide.safetensors", "-k", "2"]));
+    table.push(refused(&["--embeddings", "wide.safetensors", "-k", "2..3", "--init", "wide.safetensors"]));
+    table.push(refused(&["--embeddings", "empty.txt", "-k", "2..3"]));
+    write_matrix(&folder.path().join("rows.safetensors"), "rows", &groups());
+    table.push(refused(&["--embeddings", "rows.safetensors", "-k", "2..3"]));
     insta::assert_snapshot!(table.join("\n"));
+}
+
+/// Embeddings in three groups, by numbers that every machine adds up to the same.
+fn groups() -> Array2<f32> {
+    Array2::from_shape_fn((24, 4), |(i, j)| if i % 3 == j { 4.0 } else { 0.0 } + (i / 3 % 4) as f32 / 4.0)
+}
+
+fn write_matrix(path: &Path, key: &str, matrix: &Array2<f32>) {
+    fs::write(path, ambiguity_host::plugin::artifact::encode_tensor(key, matrix)).expect("writable");
+}
+
+/// A range of k prints a table and writes nothing; with -o it writes the elbow's plugin.
+#[test]
+fn an_elbow_table() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_matrix(&folder.path().join("groups.safetensors"), "embeddings", &groups());
+    let fit = ["plugin", "fit", "--embeddings", "groups.safetensors", "-k", "2..5", "--no-normalize"];
+    let ran = host_ok(folder.path(), &fit);
+    insta::assert_snapshot!(format!("{}---\n{}", ran.stdout, ran.stderr));
+    let json: serde_json::Value =
+        serde_json::from_str(&host_ok(folder.path(), &[&fit[..], &["--json"]].concat()).stdout).expect("JSON");
+    assert_eq!((&json["elbow"], &json["points"], &json["fit"]), (&3.into(), &24.into(), &serde_json::Value::Null));
+    let files: Vec<_> =
+        fs::read_dir(folder.path()).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(files, ["groups.safetensors"], "nothing was written");
+
+    fs::write(folder.path().join("texts.txt"), "baroque\ncubism\nrococo\nminimalism\nbaroque\n").expect("writable");
+    host_ok(folder.path(), &["plugin", "fit", "--texts", "texts.txt", "-k", "2..4", "-o", "elbow.wasm"]);
+    let inspected = host_ok(folder.path(), &["plugin", "inspect", "elbow.wasm", "--json"]).stdout;
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
+    assert_eq!(inspected["styles"].as_array().map(Vec::len), Some(3), "of three rows the middle one is the elbow");
+}
+
+/// Clusters of texts judge pictures by default, texts when asked; each is called by its nearest text.
+#[test]
+fn fit_texts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("moods.txt"), "baroque\n\npop art\ncubism\n").expect("writable");
+    let fit = ["plugin", "fit", "--texts", "moods.txt", "-k", "3", "--medium", "text", "--json"];
+    let json: serde_json::Value = serde_json::from_str(&host_ok(folder.path(), &fit).stdout).expect("JSON");
+    assert_eq!(
+        (&json["plugin"], &json["sheet"], &json["texts"]),
+        (&"kmeans_moods.wasm".into(), &json!(null), &json!(3))
+    );
+    assert_eq!(json["clusters"][1], json!({ "style": "pop art", "texts": 1, "nearest": ["pop art"] }));
+
+    fs::write(folder.path().join("a.txt"), "cubism").expect("writable");
+    let classified = host_ok(folder.path(), &["plugin", "classify", "kmeans_moods", "a.txt", "--json"]).stdout;
+    let classified: serde_json::Value = serde_json::from_str(&classified).expect("JSON");
+    assert_eq!(classified["styles"], json!(["baroque", "pop art", "cubism"]));
+    let row = &classified["samples"][0]["distribution"];
+    assert!(row[2].as_f64() > Some(0.99), "a text lies on its own centre: {row}");
+
+    host_ok(folder.path(), &["plugin", "fit", "--texts", "moods.txt", "-k", "2", "-o", "pictures.wasm"]);
+    RgbImage::from_pixel(8, 8, Rgb([1, 2, 3])).save(folder.path().join("1.png")).expect("writable");
+    host_ok(folder.path(), &["plugin", "classify", "pictures", "1.png"]);
 }

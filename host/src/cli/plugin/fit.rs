@@ -1,48 +1,68 @@
-//! `host plugin fit`: a k-means plugin out of a folder of pictures, without a compiler.
+//! `host plugin fit`: a k-means plugin out of pictures, texts or embeddings, without a compiler.
+
+mod report;
+mod sheet;
+mod source;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::time::Instant;
 
 use ambiguity_sdk::{EncoderPin, Manifest};
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::Args;
-use image::RgbImage;
-use ndarray::{Array2, Axis, concatenate};
-use rayon::prelude::*;
-use serde_json::json;
+use clap::{Args, ValueEnum};
+use ndarray::Array2;
 use tch::Device;
 
-use super::inspect::size;
+use self::report::{Written, note, table, table_document};
+use self::source::{Cluster, Items, matrix, pictures, stop_if_interrupted, texts};
 use super::{EncoderFolder, check_encoder_folder, encoders};
 use crate::cli::Context;
-use crate::data::images::{find_images, read_image};
 use crate::encoders::Encoders;
 use crate::files::write_atomically;
 use crate::home::home;
-use crate::interrupt::Interrupted;
-use crate::plugin::fit::{Clustering, KMeansOptions, Names, bake_k_means, k_means, name_clusters, normalize_rows};
+use crate::plugin::fit::elbow::{ElbowRow, elbow, silhouette};
+use crate::plugin::fit::{Clustering, KMeansOptions, bake_k_means, k_means, k_means_from, normalize_rows};
 
-/// Make a k-means plugin of a folder of pictures: cluster their embeddings, and bake the centres into a plugin.
+/// Make a k-means plugin: cluster the embeddings of pictures or texts, and bake the centres into a plugin.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  host plugin fit --images paintings --encoder tiny-art -k 27 -o kmeans_image.wasm
-  host plugin fit --images art --encoder clip-vit-large-patch14=models/clip -k 5 --title 'Five kinds of art'
+  host plugin fit --images paintings -k 2..14                      # how many clusters are there?
+  host plugin fit --images paintings -k 5 -o five.wasm             # five.wasm, and five.png to look at
+  host plugin fit --texts styles.txt -k 5 --title 'Five kinds of style'
+  host plugin fit --images art --encoder clip-vit-large-patch14=models/clip -k 27
+  host plugin fit --embeddings art.safetensors --encoder models/clip -k 27
 
-With one folder per style (DIR/STYLE/…), clusters take the folders' names if they come out one to one;
-otherwise they are called cluster-01, cluster-02 and so on.")]
+With a range, -k 2..14, each number of clusters is tried and a table is printed: the inertia (the sum of squared
+distances to the centres), by how much it drops, and the simplified silhouette (1: clusters far apart, 0: they touch).
+The elbow is where the inertia lies farthest below the line from the first row to the last. No plugin is written, unless
+-o names one: then it is the elbow's.
+
+Clusters of pictures take the names of their folders (DIR/STYLE/…) if they come out one to one, clusters of texts that
+of the text nearest to the centre; all others are called cluster-01, cluster-02 and so on.
+
+The plugin classifies pictures, or with --medium text texts: the encoder has both in one space, so that clusters of
+texts judge pictures (the paper's text-based k-means).")]
 pub struct FitArgs {
-    /// A folder of pictures (png, jpg), searched with its subfolders
-    #[arg(long, value_name = "DIR")]
-    images: PathBuf,
+    #[command(flatten)]
+    from: From,
+    /// Number of clusters, so of styles; or a range, both ends included, for a table
+    #[arg(short, value_name = "N|A..B")]
+    k: Ks,
     /// The encoder: a name that ships (tiny-art), a CLIP folder, or NAME=DIR to say what the plugin will ask for
     #[arg(long, value_name = "NAME|DIR", default_value = crate::encoders::SHIPPED)]
     encoder: String,
-    /// Number of clusters, so of styles
-    #[arg(short, value_name = "N")]
-    k: usize,
-    /// The plugin's file [default: kmeans_DIR.wasm]
+    /// The plugin's file [default: kmeans_SOURCE.wasm]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// The contact sheet of pictures: a row a cluster [default: the plugin's file as .png]
+    #[arg(long, value_name = "FILE.png", conflicts_with = "no_sheet")]
+    sheet: Option<PathBuf>,
+    /// Draw no contact sheet
+    #[arg(long)]
+    no_sheet: bool,
+    /// What the plugin will classify
+    #[arg(long, value_name = "MEDIUM", default_value = "image")]
+    medium: Medium,
     /// One line that says what the plugin is
     #[arg(long)]
     title: Option<String>,
@@ -52,21 +72,27 @@ pub struct FitArgs {
     /// The licence as an SPDX expression
     #[arg(long, value_name = "SPDX", default_value = "NOASSERTION")]
     licence: String,
-    /// Cluster the embeddings as they are, instead of scaled to length 1
-    #[arg(long)]
-    no_normalize: bool,
     /// Divides the logits: higher is flatter
     #[arg(long, value_name = "T", default_value_t = 1.0)]
     temperature: f32,
-    /// Starts of k-means, of which the best counts
+    /// Cluster the embeddings as they are, instead of scaled to length 1
+    #[arg(long)]
+    no_normalize: bool,
+    /// Starts of k-means++, of which the best counts
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Iterations of each start at most
-    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
-    max_iterations: u32,
     /// The starts' seed
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Start once, from these centres (a safetensors file, key `centers`, k x dim)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "seed"])]
+    init: Option<PathBuf>,
+    /// Iterations of each start at most
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
+    max_iterations: u32,
+    /// A start ends when its centres move by less than this share of the variance, as in scikit-learn
+    #[arg(long, value_name = "T", default_value_t = 1e-4)]
+    tolerance: f64,
     /// cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -75,38 +101,111 @@ pub struct FitArgs {
     json: bool,
 }
 
-/// Pictures that are decoded and embedded at a time.
-const BATCH: usize = 128;
+/// What is clustered.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct From {
+    /// A folder of pictures (png, jpg), searched with its subfolders
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// A file of texts, one on each line; repeated ones count once
+    #[arg(long, value_name = "FILE")]
+    texts: Option<PathBuf>,
+    /// Embeddings by the encoder (a safetensors file, key `embeddings`, n x dim)
+    #[arg(long, value_name = "FILE")]
+    embeddings: Option<PathBuf>,
+}
 
-/// As scikit-learn's default.
-const TOLERANCE: f64 = 1e-4;
+/// What a plugin classifies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Medium {
+    Image,
+    Text,
+}
+
+/// Numbers of clusters, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ks {
+    first: usize,
+    last: usize,
+    /// Whether a table is wanted.
+    range: bool,
+}
+
+impl std::str::FromStr for Ks {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |part: &str| part.trim().parse::<usize>().map_err(|_| "give it as 5 or as 2..14".to_owned());
+        let ks = match text.split_once("..") {
+            Some((first, last)) => Self { first: number(first)?, last: number(last)?, range: true },
+            None => Self { first: number(text)?, last: number(text)?, range: false },
+        };
+        match ks {
+            Self { first, last, .. } if first > last => Err(format!("the range goes down: {last}..{first}?")),
+            Self { first: 0 | 1, .. } => Err("ambiguity needs at least two styles".to_owned()),
+            ks => Ok(ks),
+        }
+    }
+}
 
 impl FitArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         ensure!(self.temperature.is_finite() && self.temperature > 0.0, "--temperature must be above 0");
-        ensure!(self.k >= 2, "-k is {}, ambiguity needs at least two styles", self.k);
-        let output = self.output()?;
-        let (name, mut encoders) = self.encoder(torch_ext::cuda::device(&self.device)?)?;
-        let files = find_images(&self.images)?;
-        let (files, mut points) = embed(&files, &name, &mut encoders, context)?;
+        ensure!(self.tolerance >= 0.0, "--tolerance must not be below 0");
+        let writes = !self.k.range || self.output.is_some();
         ensure!(
-            files.len() >= self.k,
-            "{} has {} readable pictures, {} clusters need at least as many",
-            self.images.display(),
-            files.len(),
-            self.k
+            self.sheet.is_none() || (writes && self.from.images.is_some()),
+            "--sheet shows what fell into a plugin's clusters of pictures: it needs --images, and with a range of -k \
+             an -o"
         );
+        let output = self.output()?;
+        let device = torch_ext::cuda::device(&self.device)?;
+        // A table of embeddings needs no encoder.
+        let mut encoder = match writes || self.from.embeddings.is_none() {
+            true => Some(self.encoder(device)?),
+            false => None,
+        };
+        let (items, mut points) = self.read(encoder.as_mut(), context)?;
+        ensure!(
+            points.nrows() >= self.k.last,
+            "{} has {} {}, {} clusters need at least as many",
+            self.from.path().display(),
+            points.nrows(),
+            items.unit(),
+            self.k.last
+        );
+        // What encoder a plugin asks for is settled before the work.
+        let pin = match (&mut encoder, writes) {
+            (Some((name, encoders)), true) => Some(self.pin(name, encoders, points.ncols())?),
+            _ => None,
+        };
         if !self.no_normalize {
             normalize_rows(&mut points);
         }
-        let found = self.cluster(&points, context)?;
-        let folders: Vec<String> = files.iter().map(|file| style_folder(&self.images, file)).collect();
-        let (found, names) = sorted(found, &folders);
-        let digest = encoders.get(&name)?.info().digest;
-        let plugin = bake_k_means(&self.manifest(&output, &name, digest, &names), &found.centers)?;
-        write_atomically(&output, &plugin)?;
-        self.report(context, &output, &plugin, &files, &found, &names);
+        let (rows, mut found) = self.cluster(&points, context)?;
+        let chosen = match self.k.range {
+            true => elbow(&rows).unwrap_or(self.k.first) - self.k.first,
+            false => 0,
+        };
+        if self.k.range && !self.json {
+            print!("{}", table(&rows));
+        }
+        let written = match pin {
+            Some(pin) => {
+                Some(self.write(&output, &items, &points, found.swap_remove(chosen), pin, &rows[chosen], context)?)
+            }
+            None => None,
+        };
+        match (self.json, self.k.range) {
+            (true, true) => println!("{:#}", table_document(&points, &rows, written)),
+            (true, false) => println!("{:#}", written.unwrap_or_default()),
+            (false, true) if !writes => context.progress.println(
+                "no plugin was written: run it again with the -k that you choose, or with -o FILE for the elbow's",
+            ),
+            _ => {}
+        }
         Ok(())
     }
 
@@ -119,8 +218,10 @@ impl FitArgs {
             );
             return Ok(output.clone());
         }
-        let folder = self.images.canonicalize().with_context(|| format!("{}", self.images.display()))?;
-        let name = folder.file_name().map_or_else(|| "images".into(), |name| name.to_string_lossy());
+        let path = self.from.path();
+        let path = path.canonicalize().with_context(|| format!("{}", path.display()))?;
+        let name = if self.from.images.is_some() { path.file_name() } else { path.file_stem() };
+        let name = name.map_or_else(|| "images".into(), |name| name.to_string_lossy());
         Ok(PathBuf::from(format!("kmeans_{}.wasm", name.replace(' ', "_"))))
     }
 
@@ -151,151 +252,165 @@ impl FitArgs {
         Ok((name.clone(), encoders(&[EncoderFolder { name, folder }], device)?))
     }
 
-    fn cluster(&self, points: &Array2<f32>, context: &Context) -> Result<Clustering> {
-        let options = KMeansOptions {
-            k: self.k,
-            runs: self.runs as usize,
-            max_iterations: self.max_iterations as usize,
-            tolerance: TOLERANCE,
-            seed: self.seed,
-        };
-        let bar = context.progress.bar("clustering", u64::from(self.runs), "starts");
-        let found = k_means(points, &options, |_, inertia| {
-            bar.message(format!("inertia {inertia:.4}"));
-            bar.inc(1);
-            !context.interrupt.requested()
-        });
-        bar.finish();
-        if context.interrupt.requested() {
-            return Err(Interrupted { kept: "nothing was written".to_owned() }.into());
+    /// What is to be clustered; there is an encoder unless it is embeddings already.
+    fn read(&self, encoder: Option<&mut (String, Encoders)>, context: &Context) -> Result<(Items, Array2<f32>)> {
+        match (&self.from, encoder) {
+            (From { images: Some(folder), .. }, Some((name, encoders))) => pictures(folder, name, encoders, context),
+            (From { texts: Some(file), .. }, Some((name, encoders))) => texts(file, name, encoders, context),
+            (from, _) => Ok((Items::Embeddings, matrix(from.path(), "embeddings")?)),
         }
-        found.map_err(anyhow::Error::msg)
     }
 
-    fn manifest(&self, output: &Path, encoder: &str, digest: String, names: &Names) -> Manifest {
-        let name = output.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let title = format!("Soft assignment to {} clusters of picture embeddings by {encoder}", self.k);
+    fn pin(&self, name: &str, encoders: &mut Encoders, dim: usize) -> Result<EncoderPin> {
+        let info = encoders.get(name)?.info();
+        ensure!(
+            info.dim == dim,
+            "{} has embeddings of {dim} dimensions, the encoder `{name}` gives {}: name the one that made them with \
+             --encoder",
+            self.from.path().display(),
+            info.dim
+        );
+        Ok(EncoderPin { name: name.to_owned(), digest: info.digest })
+    }
+
+    /// One clustering for each k.
+    fn cluster(&self, points: &Array2<f32>, context: &Context) -> Result<(Vec<ElbowRow>, Vec<Clustering>)> {
+        let init = self.init.as_deref().map(|file| matrix(file, "centers")).transpose()?;
+        if let (Some(file), Some(init)) = (&self.init, &init) {
+            let (first, last, k) = (self.k.first, self.k.last, init.nrows());
+            ensure!(first == last && last == k, "--init {} has {k} centres, -k is another number", file.display());
+        }
+        let runs = if init.is_some() { 1 } else { self.runs };
+        let bar =
+            context.progress.bar("clustering", (self.k.last - self.k.first + 1) as u64 * u64::from(runs), "starts");
+        let (mut rows, mut all) = (vec![], vec![]);
+        for k in self.k.first..=self.k.last {
+            let options = KMeansOptions {
+                k,
+                runs: runs as usize,
+                max_iterations: self.max_iterations as usize,
+                tolerance: self.tolerance,
+                seed: self.seed,
+            };
+            let start = Instant::now();
+            let found = match &init {
+                Some(init) => k_means_from(points, init.clone(), options.max_iterations, options.tolerance),
+                None => k_means(points, &options, |_, inertia| {
+                    bar.message(format!("k {k}, inertia {inertia:.4}"));
+                    bar.inc(1);
+                    !context.interrupt.requested()
+                }),
+            };
+            let found = found.map_err(anyhow::Error::msg)?;
+            let seconds = start.elapsed().as_secs_f64();
+            stop_if_interrupted(context)?;
+            rows.push(ElbowRow {
+                k,
+                inertia: found.inertia,
+                silhouette: silhouette(points, &found),
+                iterations: found.iterations,
+                seconds,
+            });
+            all.push(found);
+        }
+        bar.finish();
+        Ok((rows, all))
+    }
+
+    /// Writes the plugin and its contact sheet, and says so.
+    #[expect(clippy::too_many_arguments, reason = "it is the end of the way, where everything comes together")]
+    fn write(
+        &self,
+        output: &Path,
+        items: &Items,
+        points: &Array2<f32>,
+        found: Clustering,
+        pin: EncoderPin,
+        row: &ElbowRow,
+        context: &Context,
+    ) -> Result<serde_json::Value> {
+        let empty = found.sizes().iter().filter(|size| **size == 0).count();
+        ensure!(
+            empty == 0,
+            "{empty} of {} clusters are empty: the {} have too few different embeddings, take a smaller -k",
+            row.k,
+            items.unit()
+        );
+        let (found, clusters, named) = items.name(found, points);
+        let plugin = bake_k_means(&self.manifest(output, items, pin, &clusters), &found.centers)?;
+        write_atomically(output, &plugin)?;
+        let sheet = self.sheet(output, items, &clusters)?;
+        let written = Written {
+            plugin: output,
+            bytes: plugin.len(),
+            sheet: sheet.as_deref(),
+            found: &found,
+            clusters: &clusters,
+            named,
+            items,
+            seconds: row.seconds,
+        };
+        if !self.json {
+            written.lines().iter().for_each(|line| context.progress.println(line));
+        }
+        Ok(written.document())
+    }
+
+    fn manifest(&self, output: &Path, items: &Items, encoder: EncoderPin, clusters: &[Cluster]) -> Manifest {
+        let of = match items {
+            Items::Pictures { .. } => "picture embeddings",
+            Items::Texts(_) => "text embeddings",
+            Items::Embeddings => "embeddings",
+        };
+        let title = format!("Soft assignment to {} clusters of {of} by {}", clusters.len(), encoder.name);
         Manifest {
-            name,
+            name: output.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
             version: "1.0.0".to_owned(),
             title: self.title.clone().unwrap_or(title),
             authors: self.authors.clone(),
             licence: self.licence.clone(),
-            media: vec!["image".to_owned()],
-            styles: names.names.clone(),
-            encoder: Some(EncoderPin { name: encoder.to_owned(), digest }),
+            media: vec![if self.medium == Medium::Text { "text" } else { "image" }.to_owned()],
+            styles: clusters.iter().map(|cluster| cluster.name.clone()).collect(),
+            encoder: Some(encoder),
             temperature: Some(self.temperature),
             normalize: !self.no_normalize,
-            k: Some(self.k),
+            k: Some(clusters.len()),
             ..Manifest::default()
         }
     }
 
-    fn report(
-        &self,
-        context: &Context,
-        output: &Path,
-        plugin: &[u8],
-        files: &[PathBuf],
-        found: &Clustering,
-        names: &Names,
-    ) {
-        let sizes = found.sizes();
-        if self.json {
-            let clusters = names.names.iter().zip(&sizes).zip(&names.majority).map(|((name, size), (folder, share))| {
-                json!({ "style": name, "pictures": size, "folder": folder, "folder_share": share })
-            });
-            let document = json!({
-                "plugin": output,
-                "bytes": plugin.len(),
-                "pictures": files.len(),
-                "inertia": found.inertia,
-                "iterations": found.iterations,
-                "names_from_folders": names.from_folders,
-                "clusters": clusters.collect::<Vec<_>>(),
-            });
-            println!("{document:#}");
-            return;
+    /// Writes the contact sheet, if there are pictures and one is wanted.
+    fn sheet(&self, output: &Path, items: &Items, clusters: &[Cluster]) -> Result<Option<PathBuf>> {
+        let Items::Pictures { files, .. } = items else { return Ok(None) };
+        if self.no_sheet {
+            return Ok(None);
         }
-        for ((name, size), (folder, share)) in names.names.iter().zip(&sizes).zip(&names.majority) {
-            let mostly = if folder.is_empty() { String::new() } else { format!("  {:3.0} % {folder}", share * 100.0) };
-            context.progress.println(format!("  {name:<28} {size:>6} pictures{mostly}"));
-        }
-        let named = match names.from_folders {
-            true => "named by their folders, one to one",
-            false => "named by number, since they are not one to one with folders",
-        };
-        context.progress.println(format!(
-            "{}: {} clusters of {} pictures, {named}; inertia {:.4}, {} iterations; {}",
-            output.display(),
-            self.k,
-            files.len(),
-            found.inertia,
-            found.iterations,
-            size(plugin.len()),
-        ));
-    }
-}
-
-/// The embeddings of the pictures that can be read, and which those are; each other one is named in a warning.
-fn embed(
-    files: &[PathBuf],
-    encoder: &str,
-    encoders: &mut Encoders,
-    context: &Context,
-) -> Result<(Vec<PathBuf>, Array2<f32>)> {
-    let (mut read, mut rows) = (vec![], vec![]);
-    // Loading comes before the bar, whose speed it would spoil.
-    encoders.get(encoder)?;
-    let bar = context.progress.bar("embedding", files.len() as u64, "pictures");
-    for chunk in files.chunks(BATCH) {
-        if context.interrupt.requested() {
-            return Err(Interrupted { kept: "nothing was written".to_owned() }.into());
-        }
-        let pictures: Vec<_> = chunk.par_iter().map(|file| read_image(file)).collect();
-        let mut images: Vec<Arc<RgbImage>> = vec![];
-        for (file, picture) in chunk.iter().zip(pictures) {
-            match picture {
-                Ok(picture) => {
-                    images.push(Arc::new(picture));
-                    read.push(file.clone());
-                }
-                Err(error) => tracing::warn!("left out: {error}"),
+        let path = self.sheet.clone().unwrap_or_else(|| output.with_extension("png"));
+        let row = |cluster: &Cluster| {
+            let mostly =
+                note(cluster).filter(|_| cluster.folder.as_ref().is_some_and(|(name, _)| *name != cluster.name));
+            let count =
+                format!("{} picture{}", cluster.members.len(), if cluster.members.len() == 1 { "" } else { "s" });
+            sheet::Row {
+                name: cluster.name.clone(),
+                notes: [Some(count), mostly].into_iter().flatten().map(|note| note.trim().to_owned()).collect(),
+                files: cluster.members.iter().map(|&i| files[i].clone()).collect(),
             }
-        }
-        if !images.is_empty() {
-            rows.push(encoders.embed_images(encoder, &images)?);
-        }
-        bar.inc(chunk.len() as u64);
-    }
-    bar.finish();
-    ensure!(!rows.is_empty(), "none of the {} pictures can be read", files.len());
-    let views: Vec<_> = rows.iter().map(Array2::view).collect();
-    Ok((read, concatenate(Axis(0), &views)?))
-}
-
-/// The folder below `root` that a file lies in; empty if it lies in `root` itself.
-fn style_folder(root: &Path, file: &Path) -> String {
-    let mut below = file.strip_prefix(root).unwrap_or(file).components();
-    let first = below.next().map(|part| part.as_os_str().to_string_lossy().into_owned());
-    match below.next() {
-        Some(_) => first.unwrap_or_default(),
-        None => String::new(),
+        };
+        let rows: Vec<_> = clusters.iter().map(row).collect();
+        let name = self.from.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let title = format!("{name}: {} pictures in {} clusters", files.len(), clusters.len());
+        sheet::write(&path, &title, &rows)?;
+        Ok(Some(path))
     }
 }
 
-/// The clusters in an order that does not depend on the starts: by name if the folders give one, else by size.
-fn sorted(found: Clustering, folders: &[String]) -> (Clustering, Names) {
-    let names = name_clusters(&found.labels, folders, found.centers.nrows());
-    let sizes = found.sizes();
-    let mut order: Vec<usize> = (0..sizes.len()).collect();
-    match names.from_folders {
-        true => order.sort_by(|&a, &b| names.names[a].cmp(&names.names[b])),
-        false => order.sort_by(|&a, &b| sizes[b].cmp(&sizes[a]).then(names.majority[a].0.cmp(&names.majority[b].0))),
+impl From {
+    /// The one that was given.
+    fn path(&self) -> &Path {
+        let given = [&self.images, &self.texts, &self.embeddings].into_iter().flatten().next();
+        given.expect("clap wants one of them")
     }
-    let found = found.reordered(&order);
-    let names = name_clusters(&found.labels, folders, found.centers.nrows());
-    (found, names)
 }
 
 #[cfg(test)]
@@ -303,24 +418,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_style_is_the_first_folder_below_the_root() {
-        let style = |file: &str| style_folder(Path::new("art"), Path::new(file));
-        assert_eq!([style("art/cubism/a/1.png"), style("art/1.png")], ["cubism", ""]);
-    }
-
-    #[test]
-    fn clusters_are_sorted_by_name_or_by_size() {
-        let found = Clustering {
-            centers: Array2::from_shape_fn((2, 1), |(i, _)| i as f32),
-            labels: vec![0, 1, 1],
-            inertia: 0.0,
-            iterations: 1,
-        };
-        let folders = |names: [&str; 3]| names.map(String::from);
-        let (by_name, names) = sorted(found.clone(), &folders(["b", "a", "a"]));
-        assert_eq!((names.names, by_name.labels), (vec!["a".to_owned(), "b".to_owned()], vec![1, 0, 0]));
-        let (by_size, names) = sorted(found, &folders(["", "", ""]));
-        assert_eq!(names.names, ["cluster-01", "cluster-02"]);
-        assert_eq!((by_size.sizes(), by_size.centers[[0, 0]]), (vec![2, 1], 1.0));
+    fn numbers_of_clusters_are_one_or_a_range() {
+        let ks = |text: &str| text.parse::<Ks>().map(|ks| (ks.first, ks.last, ks.range));
+        assert_eq!((ks("5"), ks("2..14")), (Ok((5, 5, false)), Ok((2, 14, true))));
+        assert_eq!(ks("9..3"), Err("the range goes down: 3..9?".to_owned()));
+        for text in ["", "five", "2..", "-3"] {
+            assert_eq!(ks(text), Err("give it as 5 or as 2..14".to_owned()), "{text}");
+        }
+        assert_eq!(ks("1..4"), Err("ambiguity needs at least two styles".to_owned()));
     }
 }

@@ -56,6 +56,8 @@ fn document(loaded: &dyn Classifier, artifact: &Artifact) -> Value {
         "authors": manifest.authors,
         "licence": manifest.licence,
         "styles": description.styles,
+        "prompts": manifest.prompts,
+        "temperature": manifest.temperature,
         "media": description.media,
         "encoders": encoders.collect::<Vec<_>>(),
         "interface": source.interface,
@@ -81,27 +83,38 @@ fn layout(loaded: &dyn Classifier, artifact: &Artifact) -> String {
         Err(_) => format!("{name} ({})", size(bytes)),
     });
     let styles = format!("{}: {}", description.styles.len(), description.styles.join(", "));
+    let prompts = manifest.styles.iter().zip(&manifest.prompts);
+    let prompts: Vec<_> = prompts.map(|(style, prompts)| format!("{style}: \"{}\"", prompts.join("\", \""))).collect();
+    let temperature = match (manifest.temperature, &manifest.encoder) {
+        (Some(temperature), _) => Some(temperature.to_string()),
+        (None, Some(_)) => Some("the encoder's own".to_owned()),
+        (None, None) => None,
+    };
     let gradient = if artifact.is_differentiable() { "yes" } else { "no" };
+    let one = |value: String| vec![if value.is_empty() { "none".to_owned() } else { value }];
     let mut text = format!("{} {}\n", description.name, description.version);
-    for (key, value) in [
-        ("title", source.title.clone().unwrap_or_default()),
-        ("authors", manifest.authors.join(", ")),
-        ("licence", manifest.licence.clone()),
-        ("classifies", description.media.join(", ")),
-        ("styles", styles),
-        ("encoders", encoders.collect::<Vec<_>>().join(", ")),
-        ("gradient", gradient.to_owned()),
-        ("interface", format!("ambiguity:plugin {}", source.interface)),
-        ("imports", artifact.imports.join(", ")),
-        ("exports", artifact.exports.join(", ")),
-        ("assets", assets.collect::<Vec<_>>().join(", ")),
-        ("file", format!("{} ({})", source.path.display(), size(artifact.bytes().len()))),
-        ("sha256", source.sha256.clone()),
+    for (key, values) in [
+        ("title", one(source.title.clone().unwrap_or_default())),
+        ("authors", one(manifest.authors.join(", "))),
+        ("licence", one(manifest.licence.clone())),
+        ("classifies", one(description.media.join(", "))),
+        ("styles", one(styles)),
+        ("prompts", prompts),
+        ("encoders", one(encoders.collect::<Vec<_>>().join(", "))),
+        ("temperature", temperature.into_iter().collect()),
+        ("gradient", one(gradient.to_owned())),
+        ("interface", one(format!("ambiguity:plugin {}", source.interface))),
+        ("imports", one(artifact.imports.join(", "))),
+        ("exports", one(artifact.exports.join(", "))),
+        ("assets", one(assets.collect::<Vec<_>>().join(", "))),
+        ("file", one(format!("{} ({})", source.path.display(), size(artifact.bytes().len())))),
+        ("sha256", one(source.sha256.clone())),
     ] {
-        let value = if value.is_empty() { "none".to_owned() } else { value };
-        let mut lines = wrap(&value).into_iter();
-        text += &format!("  {key:<11} {}\n", lines.next().unwrap_or_default());
-        lines.for_each(|line| text += &format!("  {:<11} {line}\n", ""));
+        let mut key = key;
+        for line in values.iter().flat_map(|value| wrap(value)) {
+            text += &format!("  {key:<11} {line}\n");
+            key = "";
+        }
     }
     text
 }

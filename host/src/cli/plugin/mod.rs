@@ -1,6 +1,7 @@
 //! `host plugin …`: make, look into and run plugins.
 
 mod bench;
+mod build;
 mod check;
 mod classify;
 mod fit;
@@ -30,6 +31,7 @@ pub struct PluginArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::BenchArgs),
+    Build(build::BuildArgs),
     Check(check::CheckArgs),
     Classify(classify::ClassifyArgs),
     Fit(fit::FitArgs),
@@ -45,6 +47,7 @@ impl PluginArgs {
     pub fn run(self, context: &Context) -> Result<()> {
         match self.command {
             Command::Bench(args) => args.run(context),
+            Command::Build(args) => args.run(context),
             Command::Check(args) => args.run(context),
             Command::Classify(args) => args.run(context),
             Command::Fit(args) => args.run(context),

@@ -1,17 +1,17 @@
-//! k-means: linfa's k-means++ for the start, then Lloyd's algorithm with the assignment as a matrix product (linfa's own
-//! goes row by row).
+//! k-means: Lloyd's algorithm with the assignment as a matrix product, from the best of several k-means++ starts.
 
-use linfa::prelude::*;
-use linfa_clustering::{KMeans, KMeansInit};
-use linfa_nn::distance::L2Dist;
-use ndarray::parallel::prelude::*;
-use ndarray::{Array1, Array2, ArrayView2, Axis};
-use rand_xoshiro::Xoshiro256Plus;
-use rand_xoshiro::rand_core::SeedableRng;
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array1, Array2, ArrayView2, Axis, s};
+use rayon::prelude::*;
 
-/// Points that are assigned together. The sums over them are added up in order, so the result does not depend on the
-/// number of threads.
-const CHUNK: usize = 1024;
+use super::start::k_means_plus_plus;
+
+/// Points whose sums are added up together, in order, so that the result does not depend on the number of threads.
+const BLOCK: usize = 1024;
+
+/// Points of a block that are multiplied at a time: at 768 dimensions they stay in a core's own cache until their sums
+/// are taken.
+const TILE: usize = 256;
 
 /// How to look for clusters.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +50,15 @@ impl Clustering {
         sizes
     }
 
+    /// The points of each cluster, the nearest to its centre first. `points` are those that were clustered.
+    pub fn nearest_first(&self, points: &Array2<f32>) -> Vec<Vec<usize>> {
+        let distances = own_distances(points.view(), &self.centers, &self.labels);
+        let mut members = vec![vec![]; self.centers.nrows()];
+        self.labels.iter().enumerate().for_each(|(point, &label)| members[label].push(point));
+        members.iter_mut().for_each(|members| members.sort_by(|&a, &b| distances[a].total_cmp(&distances[b])));
+        members
+    }
+
     /// The same clusters, numbered so that the new cluster i is the old cluster `order[i]`.
     pub fn reordered(mut self, order: &[usize]) -> Self {
         let mut places = vec![0; order.len()];
@@ -62,23 +71,21 @@ impl Clustering {
 
 /// The best of several runs of k-means over the rows of `points`; `after_run` hears the inertia of each, and says
 /// whether to go on.
+///
+/// # Errors
+/// If there are fewer points than clusters or fewer than two clusters, or a point is not finite.
 pub fn k_means(
     points: &Array2<f32>,
     options: &KMeansOptions,
     mut after_run: impl FnMut(usize, f64) -> bool,
 ) -> Result<Clustering, String> {
-    let (n, k) = (points.nrows(), options.k);
-    if k < 2 || k > n {
-        return Err(format!("{k} clusters cannot be made of {n} points: k goes from 2 to the number of points"));
-    }
-    if points.iter().any(|x| !x.is_finite()) {
-        return Err("the points are not all finite".to_owned());
-    }
-    let tolerance = options.tolerance * mean_variance(points);
+    check(points, options.k)?;
+    let points = points.as_standard_layout();
+    let tolerance = options.tolerance * mean_variance(points.view());
     let mut best: Option<Clustering> = None;
     for run in 0..options.runs.max(1) {
-        let start = k_means_plus_plus(points, k, options.seed.wrapping_add(run as u64))?;
-        let found = lloyd(points, start, options.max_iterations, tolerance);
+        let start = k_means_plus_plus(points.view(), options.k, options.seed.wrapping_add(run as u64));
+        let found = lloyd(points.view(), start, options.max_iterations, tolerance);
         let go_on = after_run(run, found.inertia);
         if best.as_ref().is_none_or(|best| found.inertia < best.inertia) {
             best = Some(found);
@@ -87,26 +94,46 @@ pub fn k_means(
             break;
         }
     }
-    best.ok_or_else(|| "no run was made".to_owned())
+    Ok(best.expect("at least one run was made"))
 }
 
-/// linfa keeps its initialisation to itself; one iteration of its k-means is that and one step of Lloyd's.
-fn k_means_plus_plus(points: &Array2<f32>, k: usize, seed: u64) -> Result<Array2<f32>, String> {
-    let dataset = DatasetBase::from(points.view());
-    let model = KMeans::params_with(k, Xoshiro256Plus::seed_from_u64(seed), L2Dist)
-        .init_method(KMeansInit::KMeansPlusPlus)
-        .n_runs(1)
-        .max_n_iterations(1)
-        .fit(&dataset)
-        .map_err(|e| e.to_string())?;
-    Ok(model.centroids().clone())
+/// k-means from given centres (k × dim); `max_iterations` and `tolerance` as in [`KMeansOptions`].
+///
+/// # Errors
+/// As [`k_means`], or if the centres are not finite or have other dimensions than the points.
+pub fn k_means_from(
+    points: &Array2<f32>,
+    centers: Array2<f32>,
+    max_iterations: usize,
+    tolerance: f64,
+) -> Result<Clustering, String> {
+    check(points, centers.nrows())?;
+    if centers.ncols() != points.ncols() {
+        return Err(format!("the centres have {} dimensions, the points {}", centers.ncols(), points.ncols()));
+    }
+    if centers.iter().any(|x| !x.is_finite()) {
+        return Err("the centres to start from are not all finite".to_owned());
+    }
+    let points = points.as_standard_layout();
+    let tolerance = tolerance * mean_variance(points.view());
+    Ok(lloyd(points.view(), centers.as_standard_layout().into_owned(), max_iterations, tolerance))
 }
 
-fn lloyd(points: &Array2<f32>, mut centers: Array2<f32>, max_iterations: usize, tolerance: f64) -> Clustering {
+fn check(points: &Array2<f32>, k: usize) -> Result<(), String> {
+    let n = points.nrows();
+    if k < 2 || k > n {
+        return Err(format!("{k} clusters cannot be made of {n} points: k goes from 2 to the number of points"));
+    }
+    match points.iter().any(|x| !x.is_finite()) {
+        true => Err("the points are not all finite".to_owned()),
+        false => Ok(()),
+    }
+}
+
+fn lloyd(points: ArrayView2<'_, f32>, mut centers: Array2<f32>, max_iterations: usize, tolerance: f64) -> Clustering {
     let mut iterations = 0;
     loop {
-        let step = assign(points, &centers);
-        let moved = step.means(points, &centers);
+        let moved = assign(points, &centers).means(points, &centers);
         let shift: f64 = moved.iter().zip(&centers).map(|(a, b)| f64::from(a - b).powi(2)).sum();
         iterations += 1;
         centers = moved;
@@ -114,95 +141,109 @@ fn lloyd(points: &Array2<f32>, mut centers: Array2<f32>, max_iterations: usize, 
             break;
         }
     }
-    let last = assign(points, &centers);
-    Clustering { inertia: last.distances.iter().sum(), labels: last.labels, centers, iterations }
+    let labels = assign(points, &centers).labels;
+    let inertia = own_distances(points, &centers, &labels).iter().sum();
+    Clustering { inertia, labels, centers, iterations }
 }
 
 /// The points' clusters, and what their means are made of.
 struct Assignment {
     labels: Vec<usize>,
-    distances: Vec<f64>,
     sums: Array2<f64>,
     counts: Vec<usize>,
 }
 
 /// Nearest centres by ‖x − c‖² = ‖x‖² − 2 x·c + ‖c‖², of which the first term is the same for all centres.
-fn assign(points: &Array2<f32>, centers: &Array2<f32>) -> Assignment {
+fn assign(points: ArrayView2<'_, f32>, centers: &Array2<f32>) -> Assignment {
     let lengths: Array1<f32> = centers.rows().into_iter().map(|c| c.dot(&c)).collect();
-    let chunks: Vec<Assignment> = points
-        .axis_chunks_iter(Axis(0), CHUNK)
+    let blocks: Vec<_> = points
+        .axis_chunks_iter(Axis(0), BLOCK)
         .into_par_iter()
-        .map(|chunk| assign_chunk(chunk, centers, &lengths))
+        .map(|block| assign_block(block, centers, &lengths))
         .collect();
     let mut all = Assignment {
         labels: Vec::with_capacity(points.nrows()),
-        distances: Vec::with_capacity(points.nrows()),
         sums: Array2::zeros(centers.raw_dim()),
         counts: vec![0; centers.nrows()],
     };
-    for chunk in chunks {
-        all.labels.extend(chunk.labels);
-        all.distances.extend(chunk.distances);
-        all.sums += &chunk.sums;
-        all.counts.iter_mut().zip(chunk.counts).for_each(|(all, n)| *all += n);
+    for (labels, sums) in blocks {
+        labels.iter().for_each(|&label| all.counts[label] += 1);
+        all.labels.extend(labels);
+        all.sums.zip_mut_with(&sums, |all, sum| *all += f64::from(*sum));
     }
     all
 }
 
-fn assign_chunk(points: ArrayView2<'_, f32>, centers: &Array2<f32>, lengths: &Array1<f32>) -> Assignment {
-    let products = points.dot(&centers.t());
-    let mut chunk = Assignment {
-        labels: Vec::with_capacity(points.nrows()),
-        distances: Vec::with_capacity(points.nrows()),
-        sums: Array2::zeros(centers.raw_dim()),
-        counts: vec![0; centers.nrows()],
-    };
-    for (point, products) in points.rows().into_iter().zip(products.rows()) {
-        let mut nearest = 0;
-        let mut smallest = f32::INFINITY;
-        for (i, (product, length)) in products.iter().zip(lengths).enumerate() {
-            let distance = length - 2.0 * product;
-            if distance < smallest {
-                (nearest, smallest) = (i, distance);
+/// The clusters of a block's points, and the sum of the points of each.
+fn assign_block(
+    points: ArrayView2<'_, f32>,
+    centers: &Array2<f32>,
+    lengths: &Array1<f32>,
+) -> (Vec<usize>, Array2<f32>) {
+    let mut labels = Vec::with_capacity(points.nrows());
+    let mut sums = Array2::zeros(centers.raw_dim());
+    let mut products = Array2::zeros((TILE, centers.nrows()));
+    for tile in points.axis_chunks_iter(Axis(0), TILE) {
+        let mut products = products.slice_mut(s![..tile.nrows(), ..]);
+        general_mat_mul(1.0, &tile, &centers.t(), 0.0, &mut products);
+        for (point, products) in tile.rows().into_iter().zip(products.rows()) {
+            let mut nearest = 0;
+            let mut smallest = f32::INFINITY;
+            for (i, (product, length)) in products.iter().zip(lengths).enumerate() {
+                let distance = length - 2.0 * product;
+                if distance < smallest {
+                    (nearest, smallest) = (i, distance);
+                }
             }
+            labels.push(nearest);
+            sums.row_mut(nearest).zip_mut_with(&point, |sum, x| *sum += x);
         }
-        // The difference itself, which does not cancel as the products do.
-        let center = centers.row(nearest);
-        chunk.distances.push(point.iter().zip(center).map(|(x, c)| f64::from(x - c).powi(2)).sum());
-        chunk.labels.push(nearest);
-        chunk.counts[nearest] += 1;
-        chunk.sums.row_mut(nearest).zip_mut_with(&point, |sum, x| *sum += f64::from(*x));
     }
-    chunk
+    (labels, sums)
 }
 
 impl Assignment {
     /// The means of the clusters; an empty one gets the point that is farthest from its centre.
-    fn means(&self, points: &Array2<f32>, centers: &Array2<f32>) -> Array2<f32> {
+    fn means(&self, points: ArrayView2<'_, f32>, centers: &Array2<f32>) -> Array2<f32> {
         let mut means = centers.clone();
-        let mut farthest: Vec<usize> = vec![];
+        let mut farthest = vec![];
+        if self.counts.contains(&0) {
+            let distances = own_distances(points, centers, &self.labels);
+            farthest = (0..distances.len()).collect();
+            farthest.sort_by(|&a, &b| distances[a].total_cmp(&distances[b]));
+        }
         for (i, &count) in self.counts.iter().enumerate() {
             if count > 0 {
                 means.row_mut(i).zip_mut_with(&self.sums.row(i), |mean, sum| *mean = (sum / count as f64) as f32);
-                continue;
+            } else {
+                let point = farthest.pop().expect("there are at least as many points as clusters");
+                means.row_mut(i).assign(&points.row(point));
             }
-            let free = (0..points.nrows()).filter(|point| !farthest.contains(point));
-            let point = free.max_by(|&a, &b| self.distances[a].total_cmp(&self.distances[b]));
-            let point = point.expect("there are at least as many points as clusters");
-            farthest.push(point);
-            means.row_mut(i).assign(&points.row(point));
         }
         means
     }
 }
 
-fn mean_variance(points: &Array2<f32>) -> f64 {
-    let n = points.nrows() as f64;
-    let variance = |column: ndarray::ArrayView1<'_, f32>| {
-        let mean = column.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
-        column.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n
+/// Each point's squared distance to its centre: of the differences themselves, which do not cancel as products do.
+fn own_distances(points: ArrayView2<'_, f32>, centers: &Array2<f32>, labels: &[usize]) -> Vec<f64> {
+    let distance = |(i, &label): (usize, &usize)| {
+        let difference = points.row(i).into_iter().zip(centers.row(label)).map(|(x, c)| x - c);
+        difference.map(|d| f64::from(d * d)).sum()
     };
-    points.columns().into_iter().map(variance).sum::<f64>() / points.ncols().max(1) as f64
+    labels.par_iter().enumerate().map(distance).collect()
+}
+
+fn mean_variance(points: ArrayView2<'_, f32>) -> f64 {
+    let n = points.nrows() as f64;
+    let (mut sums, mut squares) = (Array1::<f64>::zeros(points.ncols()), Array1::<f64>::zeros(points.ncols()));
+    points.rows().into_iter().for_each(|row| sums.zip_mut_with(&row, |sum, x| *sum += f64::from(*x)));
+    let means = sums / n;
+    for row in points.rows() {
+        ndarray::Zip::from(&mut squares).and(&means).and(&row).for_each(|sum, mean, x| {
+            *sum += (f64::from(*x) - mean).powi(2);
+        });
+    }
+    squares.sum() / n / points.ncols().max(1) as f64
 }
 
 #[cfg(test)]
@@ -233,7 +274,7 @@ mod tests {
                 points.row(i).iter().zip(center).map(|(x, c)| f64::from(x - c).powi(2)).sum::<f64>()
             })
             .sum();
-        assert!((found.inertia - by_hand).abs() < 1e-9 && found.inertia < 30.0 * 0.26, "{}", found.inertia);
+        assert!((found.inertia - by_hand).abs() < 1e-6 && found.inertia < 30.0 * 0.26, "{}", found.inertia);
     }
 
     #[test]
@@ -248,5 +289,83 @@ mod tests {
         let found = k_means(&points, &KMeansOptions { k: 5, ..OPTIONS }, |_, _| true).expect("5 of 5");
         assert!(found.inertia < 1e-6, "{}", found.inertia);
         assert!(k_means(&points, &KMeansOptions { k: 6, ..OPTIONS }, |_, _| true).is_err());
+    }
+
+    #[test]
+    fn an_empty_cluster_gets_the_farthest_point() {
+        let points = ndarray::arr2(&[[0.0], [1.0], [2.0], [9.0]]);
+        // Nothing is nearer to the third centre than to the others.
+        let centers = ndarray::arr2(&[[0.0], [1.0], [100.0]]);
+        let found = k_means_from(&points, centers, 100, 0.0).expect("it goes");
+        assert_eq!((found.sizes(), found.centers[[2, 0]]), (vec![1, 2, 1], 9.0));
+        let members = found.nearest_first(&points);
+        assert_eq!(members, [vec![0], vec![1, 2], vec![3]]);
+    }
+
+    #[test]
+    fn blocks_and_tiles_are_all_of_the_points() {
+        // More than two blocks, the last one not a whole tile; the two clusters alternate.
+        let n = 2 * BLOCK + TILE + 37;
+        let points = Array2::from_shape_fn((n, 3), |(i, j)| (i % 2 * 10 + j) as f32 + (i % 7) as f32 / 100.0);
+        let found = k_means(&points, &KMeansOptions { k: 2, ..OPTIONS }, |_, _| true).expect("2 of many");
+        assert_eq!(found.labels.len(), n);
+        assert!((0..n).all(|i| found.labels[i] == found.labels[i % 2]));
+        let mean = found.centers.row(found.labels[0])[0];
+        assert!((mean - 0.03).abs() < 1e-3, "{mean}");
+    }
+
+    #[test]
+    fn starts_that_do_not_fit_are_refused() {
+        let refused = |centers: Array2<f32>| k_means_from(&points(), centers, 10, 0.0).expect_err("it does not fit");
+        assert_eq!(refused(Array2::zeros((3, 5))), "the centres have 5 dimensions, the points 2");
+        assert!(refused(Array2::zeros((1, 2))).starts_with("1 clusters cannot"));
+        assert_eq!(refused(Array2::from_elem((2, 2), f32::NAN)), "the centres to start from are not all finite");
+    }
+
+    /// A tensor of tests/reference/kmeans.safetensors, which make_kmeans.py beside it made with scikit-learn.
+    fn reference(name: &str) -> (Vec<usize>, Vec<f64>) {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/reference/kmeans.safetensors");
+        let bytes = std::fs::read(path).expect("it is committed");
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+        let tensor = file.tensor(name).expect("the script writes it");
+        let data = match tensor.dtype() {
+            safetensors::Dtype::F32 => {
+                let numbers = tensor.data().chunks_exact(4);
+                numbers.map(|x| f64::from(f32::from_le_bytes(x.try_into().expect("four bytes")))).collect()
+            }
+            _ => {
+                tensor.data().chunks_exact(8).map(|x| f64::from_le_bytes(x.try_into().expect("eight bytes"))).collect()
+            }
+        };
+        (tensor.shape().to_vec(), data)
+    }
+
+    fn reference_matrix(name: &str) -> Array2<f32> {
+        let (shape, data) = reference(name);
+        Array2::from_shape_vec((shape[0], shape[1]), data.iter().map(|&x| x as f32).collect()).expect("a matrix")
+    }
+
+    /// Five iterations from the same centres; relative error, where f32 sums differ in their order alone.
+    #[test]
+    fn lloyd_is_what_scikit_learn_does() {
+        let (points, start) = (reference_matrix("points"), reference_matrix("start"));
+        let found = k_means_from(&points, start, 5, 0.0).expect("12 of 600");
+        let expected = reference_matrix("centers");
+        let norm = |x: &Array2<f32>| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let error = norm(&(&found.centers - &expected)) / norm(&expected);
+        assert!(error < 1e-5, "centres: {error}");
+        let inertia = reference("lloyd_inertia").1[0];
+        assert!((found.inertia / inertia - 1.0).abs() < 1e-5, "{} is not {inertia}", found.inertia);
+    }
+
+    /// Each side with ten starts of its own.
+    #[test]
+    fn inertia_is_within_a_hundredth_of_scikit_learns() {
+        let points = reference_matrix("points");
+        for (k, inertia) in (2..).zip(reference("inertia").1) {
+            let options = KMeansOptions { k, runs: 10, max_iterations: 300, ..OPTIONS };
+            let found = k_means(&points, &options, |_, _| true).expect("few of 600");
+            assert!((found.inertia / inertia - 1.0).abs() < 0.01, "k = {k}: {} is not {inertia}", found.inertia);
+        }
     }
 }

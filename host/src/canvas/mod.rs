@@ -1,4 +1,7 @@
-//! Pixels: an opaque canvas for shapes (tiny-skia), words (ab_glyph) and pictures.
+//! Pixels: an opaque canvas for shapes (tiny-skia), words (ab_glyph) and pictures, and what all sheets of pictures have
+//! in common.
+
+pub(crate) mod text;
 
 use ab_glyph::{Font, ScaleFont, point};
 use image::{Rgb, RgbImage};
@@ -6,28 +9,46 @@ use tiny_skia::{
     Color, FillRule, LineCap, LineJoin, Paint, Path, PathBuilder, Pixmap, Rect, Stroke, StrokeDash, Transform,
 };
 
-use super::text::{self, Weight};
+use self::text::Weight;
 
 /// Which point of a line of words stands at its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Anchor {
+pub(crate) enum Anchor {
     Start,
     Middle,
     End,
 }
 
 /// Red, green, blue and opacity.
-pub(super) type Rgba = [u8; 4];
+pub(crate) type Rgba = [u8; 4];
+
+/// A sheet's background.
+pub(crate) const GROUND: Rgba = [0xfb, 0xfa, 0xf8, 255];
+/// Names and values.
+pub(crate) const INK: Rgba = [0x1d, 0x22, 0x2b, 255];
+/// Prompts and notes.
+pub(crate) const MUTED: Rgba = [0x66, 0x6f, 0x7d, 255];
+/// Lines between parts.
+pub(crate) const RULE: Rgba = [0xdd, 0xdd, 0xdb, 255];
+
+/// Space round a sheet, in pixels.
+pub(crate) const MARGIN: u32 = 28;
+/// Height of a sheet's header.
+pub(crate) const HEADER: u32 = 60;
+/// The widest a sheet gets.
+pub(crate) const MAX_WIDTH: u32 = 1500;
+/// The narrowest, so that the header has room.
+pub(crate) const MIN_WIDTH: u32 = 560;
 
 /// An opaque picture that is drawn on in units of `scale` pixels.
-pub(super) struct Canvas {
+pub(crate) struct Canvas {
     pixmap: Pixmap,
     scale: f32,
 }
 
 impl Canvas {
     /// A canvas of one colour; `width` and `height` in units.
-    pub(super) fn new(width: u32, height: u32, scale: f32, background: Rgba) -> Self {
+    pub(crate) fn new(width: u32, height: u32, scale: f32, background: Rgba) -> Self {
         let pixels = |units: u32| ((units.max(1) as f32 * scale).ceil() as u32).max(1);
         let mut pixmap =
             Pixmap::new(pixels(width), pixels(height)).expect("the sides are at least 1 and far below 2^31");
@@ -36,7 +57,7 @@ impl Canvas {
     }
 
     /// A line through points.
-    pub(super) fn line(&mut self, points: &[(f32, f32)], ink: Rgba, width: f32, dash: Option<[f32; 2]>) {
+    pub(crate) fn line(&mut self, points: &[(f32, f32)], ink: Rgba, width: f32, dash: Option<[f32; 2]>) {
         let Some(path) = path(points, false) else { return };
         let stroke = Stroke {
             width,
@@ -49,7 +70,7 @@ impl Canvas {
     }
 
     /// A filled polygon.
-    pub(super) fn area(&mut self, points: &[(f32, f32)], ink: Rgba) {
+    pub(crate) fn area(&mut self, points: &[(f32, f32)], ink: Rgba) {
         // tiny-skia warns of an area without an extent, such as the band of a single point.
         if let Some(path) =
             path(points, true).filter(|path| path.bounds().width() > 0.0 && path.bounds().height() > 0.0)
@@ -59,14 +80,14 @@ impl Canvas {
     }
 
     /// A filled circle.
-    pub(super) fn dot(&mut self, center: (f32, f32), radius: f32, ink: Rgba) {
+    pub(crate) fn dot(&mut self, center: (f32, f32), radius: f32, ink: Rgba) {
         if let Some(path) = PathBuilder::from_circle(center.0, center.1, radius) {
             self.fill(&path, ink);
         }
     }
 
     /// A filled rectangle.
-    pub(super) fn rect(&mut self, x: f32, y: f32, width: f32, height: f32, ink: Rgba) {
+    pub(crate) fn rect(&mut self, x: f32, y: f32, width: f32, height: f32, ink: Rgba) {
         if let Some(rect) = Rect::from_xywh(x, y, width, height) {
             self.fill(&PathBuilder::from_rect(rect), ink);
         }
@@ -78,7 +99,7 @@ impl Canvas {
     }
 
     /// One line of words; `y` is the baseline.
-    pub(super) fn text(&mut self, at: (f32, f32), anchor: Anchor, size: f32, weight: Weight, ink: Rgba, words: &str) {
+    pub(crate) fn text(&mut self, at: (f32, f32), anchor: Anchor, size: f32, weight: Weight, ink: Rgba, words: &str) {
         let font = text::font(weight);
         let scale = text::scale(weight, size * self.scale);
         let scaled = font.as_scaled(scale);
@@ -101,8 +122,16 @@ impl Canvas {
         }
     }
 
+    /// A sheet's header, over `width` units: what it is on the left, and a figure on the right.
+    pub(crate) fn header(&mut self, width: u32, left: &str, right: &str) {
+        let right_edge = (width - MARGIN) as f32;
+        self.text((MARGIN as f32, 33.0), Anchor::Start, 17.0, Weight::Bold, INK, left);
+        self.text((right_edge, 33.0), Anchor::End, 14.0, Weight::Regular, MUTED, right);
+        self.rect(MARGIN as f32, 45.0, right_edge - MARGIN as f32, 1.0, RULE);
+    }
+
     /// A picture with its corner at (`x`, `y`), each of its pixels `factor` × `factor` pixels of the canvas.
-    pub(super) fn picture(&mut self, x: u32, y: u32, picture: &RgbImage, factor: u32) {
+    pub(crate) fn picture(&mut self, x: u32, y: u32, picture: &RgbImage, factor: u32) {
         let width = self.pixmap.width();
         let height = self.pixmap.height();
         let data = self.pixmap.data_mut();
@@ -132,7 +161,7 @@ impl Canvas {
     }
 
     /// The finished picture.
-    pub(super) fn into_rgb(self) -> RgbImage {
+    pub(crate) fn into_rgb(self) -> RgbImage {
         let (width, height) = (self.pixmap.width(), self.pixmap.height());
         // The background is opaque, so premultiplied colours are plain ones.
         let pixels = self.pixmap.data().chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();

@@ -6,7 +6,7 @@ use ab_glyph::{Font, FontRef, PxScale, ScaleFont};
 
 /// How heavy the letters are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Weight {
+pub(crate) enum Weight {
     /// Running text.
     Regular,
     /// Headings and values.
@@ -20,7 +20,7 @@ static BOLD: LazyLock<FontRef<'static>> = LazyLock::new(|| {
     FontRef::try_from_slice(include_bytes!("../../assets/DejaVuSans-Bold-subset.ttf")).expect("the font is compiled in")
 });
 
-pub(super) fn font(weight: Weight) -> &'static FontRef<'static> {
+pub(crate) fn font(weight: Weight) -> &'static FontRef<'static> {
     match weight {
         Weight::Regular => &REGULAR,
         Weight::Bold => &BOLD,
@@ -28,20 +28,20 @@ pub(super) fn font(weight: Weight) -> &'static FontRef<'static> {
 }
 
 /// ab_glyph's scale of a size in pixels per em, as CSS counts.
-pub(super) fn scale(weight: Weight, size: f32) -> PxScale {
+pub(crate) fn scale(weight: Weight, size: f32) -> PxScale {
     let font = font(weight);
     let em = font.units_per_em().expect("the compiled-in fonts have their em");
     PxScale::from(size * font.height_unscaled() / em)
 }
 
 /// The width of a line in pixels.
-pub(super) fn width(text: &str, size: f32, weight: Weight) -> f32 {
+pub(crate) fn width(text: &str, size: f32, weight: Weight) -> f32 {
     let font = font(weight).as_scaled(scale(weight, size));
     text.chars().map(|letter| font.h_advance(font.glyph_id(letter))).sum()
 }
 
 /// Breaks text at spaces into lines no wider than `max_width`; what does not fit into `max_lines` ends in `…`.
-pub(super) fn wrap(text: &str, size: f32, weight: Weight, max_width: f32, max_lines: usize) -> Vec<String> {
+pub(crate) fn wrap(text: &str, size: f32, weight: Weight, max_width: f32, max_lines: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match lines.last_mut() {
@@ -71,7 +71,7 @@ fn shorten(line: String, size: f32, weight: Weight, max_width: f32) -> String {
 }
 
 /// A number as people read it: its digits after the point and a true minus sign.
-pub(super) fn number(value: f64, decimals: usize) -> String {
+pub(crate) fn number(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
     match text.strip_prefix('-') {
         // Rounded to nothing, a number has no sign.
@@ -83,7 +83,7 @@ pub(super) fn number(value: f64, decimals: usize) -> String {
 
 /// The decimals that show differences of this size by about three digits: the rewards of k-means classifiers may differ in
 /// the third decimal only.
-pub(super) fn decimals(difference: f64) -> usize {
+pub(crate) fn decimals(difference: f64) -> usize {
     let digits = 2.0 - difference.abs().log10().floor();
     if digits.is_finite() { digits.clamp(3.0, 6.0) as usize } else { 3 }
 }

@@ -1,0 +1,100 @@
+//! `host plugin build`: a CLIP-softmax plugin out of a list of styles, without a compiler.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use serde_json::json;
+
+use super::inspect::size;
+use crate::cli::Context;
+use crate::files::write_atomically;
+use crate::plugin::Artifact;
+use crate::plugin::build::{bake_clip_softmax, read_styles};
+use crate::plugin::resolve::short_name;
+
+/// Make a plugin of style names or prompts: an encoder such as CLIP says how near a picture is to each.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  host plugin build light.toml                       # light.wasm
+  host plugin build light.toml -o plugins/light.wasm
+
+light.toml, in which all but the styles may be left out:
+
+  title = 'Four kinds of light'
+  name = 'light'                         # else the file's name
+  version = '1.0.0'
+  authors = ['Ada']
+  licence = 'CC0-1.0'
+  encoder = 'clip'                       # the run's own one; or a name such as tiny-art
+  medium = 'image'                       # or 'text'
+  temperature = 0.01                     # divides the cosines; else what the encoder was trained with
+  template = 'a painting in {} light'    # or a list of them
+  styles = ['morning', 'noon', 'evening', 'candle']
+
+Instead of the list, a table gives each style its own prompts, whose embeddings are averaged:
+
+  [styles]
+  morning = ['a misty morning', 'sunrise over a field']
+  candle = 'a face by candlelight'")]
+pub struct BuildArgs {
+    /// What the styles are
+    #[arg(value_name = "STYLES.toml")]
+    styles: PathBuf,
+    /// The plugin's file [default: STYLES.wasm]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Print one JSON document about the result
+    #[arg(long)]
+    json: bool,
+}
+
+impl BuildArgs {
+    /// Runs the command.
+    pub fn run(self, context: &Context) -> Result<()> {
+        let origin = self.styles.display().to_string();
+        let stem = short_name(&origin);
+        let output = self.output.unwrap_or_else(|| PathBuf::from(format!("{stem}.wasm")));
+        ensure!(
+            output.extension().is_some_and(|extension| extension == "wasm"),
+            "-o {} does not end in .wasm, which is how a plugin's file is told",
+            output.display()
+        );
+        let bytes = std::fs::read(&self.styles).with_context(|| origin.clone())?;
+        let text = String::from_utf8(bytes)
+            .map_err(|e| anyhow::anyhow!("{origin} is no UTF-8 text: byte {}", e.utf8_error().valid_up_to()))?;
+        let manifest = read_styles(&origin, &text, &stem)?;
+        let plugin = bake_clip_softmax(&manifest)?;
+        write_atomically(&output, &plugin)?;
+        let prompts = manifest.prompts().map_err(|e| anyhow::anyhow!("{e}"))?;
+        let n_prompts = prompts.iter().map(Vec::len).sum::<usize>();
+        let encoder = manifest.encoder_name().map_err(|e| anyhow::anyhow!("{e}"))?;
+        let bytes = plugin.len();
+        if self.json {
+            let artifact = Artifact::parse(&output, plugin)?;
+            let document = json!({
+                "plugin": output,
+                "bytes": bytes,
+                "sha256": artifact.sha256,
+                "name": manifest.name,
+                "styles": manifest.styles,
+                "prompts": prompts,
+                "encoder": encoder,
+                "temperature": manifest.temperature,
+            });
+            println!("{document:#}");
+            return Ok(());
+        }
+        let temperature = match manifest.temperature {
+            Some(temperature) => format!("temperature {temperature}"),
+            None => "the encoder's own temperature".to_owned(),
+        };
+        context.progress.println(format!(
+            "{}: {} styles, {n_prompts} prompts, encoder {encoder}, {temperature}; {}",
+            output.display(),
+            manifest.styles.len(),
+            size(bytes)
+        ));
+        Ok(())
+    }
+}

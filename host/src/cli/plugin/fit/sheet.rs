@@ -1,0 +1,149 @@
+//! The contact sheet of a clustering: a row a cluster, so that a person sees what fell into it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use image::imageops::{self, FilterType};
+use image::{ImageFormat, RgbImage};
+use rayon::prelude::*;
+
+use crate::canvas::text::{self, Weight};
+use crate::canvas::{Anchor, Canvas, GROUND, HEADER, INK, MARGIN, MAX_WIDTH, MUTED, RULE};
+use crate::data::images::read_image;
+use crate::files::write_atomically;
+
+/// Side of a picture's square, and the space round it.
+const SIDE: u32 = 96;
+const GAP: u32 = 6;
+/// Width of the column of names.
+const LABELS: u32 = 210;
+/// Space between the nearest pictures and the farthest.
+const BREAK: u32 = 24;
+/// Pictures of a row in all, and how many of them are the farthest ones.
+const SHOWN: usize = 11;
+const FARTHEST: usize = 3;
+/// More clusters than this make no picture that anyone looks at.
+const MOST_ROWS: usize = 200;
+/// Sizes of names and of notes.
+const SIZE: f32 = 13.0;
+const NOTE_SIZE: f32 = 12.0;
+
+/// One cluster of a sheet.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    /// Its name.
+    pub name: String,
+    /// What is said under it, such as its size.
+    pub notes: Vec<String>,
+    /// Its pictures, the nearest to the centre first.
+    pub files: Vec<PathBuf>,
+}
+
+/// Draws the sheet and writes it as a PNG.
+pub(super) fn write(path: &Path, title: &str, rows: &[Row]) -> Result<()> {
+    let mut bytes = std::io::Cursor::new(vec![]);
+    draw(title, rows)
+        .write_to(&mut bytes, ImageFormat::Png)
+        .with_context(|| format!("encoding the contact sheet {}", path.display()))?;
+    write_atomically(path, &bytes.into_inner())?;
+    Ok(())
+}
+
+fn draw(title: &str, rows: &[Row]) -> RgbImage {
+    let left_out = rows.len().saturating_sub(MOST_ROWS);
+    let rows = &rows[..rows.len() - left_out];
+    let widest = rows.iter().map(|row| row.files.len()).max().unwrap_or(0);
+    let whole = widest <= SHOWN;
+    let columns = widest.min(SHOWN) as u32;
+    let edge = if whole { 0 } else { BREAK };
+    let width = (2 * MARGIN + LABELS + columns * (SIDE + GAP) + edge).clamp(900, MAX_WIDTH);
+    let mut canvas = Canvas::new(width, HEADER + rows.len() as u32 * (SIDE + 2 * GAP) + MARGIN, 1.0, GROUND);
+    let order = match (whole, left_out) {
+        (true, 0) => "nearest to the centre first".to_owned(),
+        (false, 0) => format!("nearest to the centre first, then the {FARTHEST} farthest"),
+        (_, n) => format!("the first {MOST_ROWS} clusters, {n} more are not shown"),
+    };
+    canvas.header(width, title, &order);
+    for (i, row) in rows.iter().enumerate() {
+        let top = HEADER + i as u32 * (SIDE + 2 * GAP);
+        if i > 0 {
+            canvas.rect(MARGIN as f32, (top - GAP) as f32, (width - 2 * MARGIN) as f32, 1.0, RULE);
+        }
+        let mut baseline = (top + 18) as f32;
+        let room = (LABELS - 16) as f32;
+        for line in text::wrap(&row.name, SIZE, Weight::Bold, room, 3) {
+            canvas.text((MARGIN as f32, baseline), Anchor::Start, SIZE, Weight::Bold, INK, &line);
+            baseline += 17.0;
+        }
+        for line in row.notes.iter().flat_map(|note| text::wrap(note, NOTE_SIZE, Weight::Regular, room, 2)) {
+            canvas.text((MARGIN as f32, baseline), Anchor::Start, NOTE_SIZE, Weight::Regular, MUTED, &line);
+            baseline += 16.0;
+        }
+        let near = if row.files.len() <= SHOWN { row.files.len() } else { SHOWN - FARTHEST };
+        let far = if row.files.len() <= SHOWN { 0 } else { FARTHEST };
+        let shown: Vec<&PathBuf> = row.files[..near].iter().chain(&row.files[row.files.len() - far..]).collect();
+        // A picture that was read a moment ago and is gone now leaves its place empty.
+        let pictures: Vec<_> =
+            shown.par_iter().map(|file| read_image(file).ok().map(|picture| fit(&picture))).collect();
+        for (column, picture) in pictures.iter().enumerate() {
+            let Some(picture) = picture else { continue };
+            let x = MARGIN + LABELS + column as u32 * (SIDE + GAP) + if column >= near { BREAK } else { 0 };
+            let (left, over) = ((SIDE - picture.width()) / 2, (SIDE - picture.height()) / 2);
+            canvas.picture(x + left, top + over, picture, 1);
+        }
+    }
+    canvas.into_rgb()
+}
+
+/// The picture in a square of [`SIDE`], as large as it goes; one that grows by a whole factor keeps its pixels sharp.
+fn fit(picture: &RgbImage) -> RgbImage {
+    let (width, height) = picture.dimensions();
+    let side = width.max(height).max(1);
+    let scaled = |length: u32| (length * SIDE / side).max(1);
+    let filter = if SIDE.is_multiple_of(side) { FilterType::Nearest } else { FilterType::CatmullRom };
+    imageops::resize(picture, scaled(width), scaled(height), filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use image::Rgb;
+
+    use super::*;
+
+    fn row(folder: &Path, name: &str, count: u8) -> Row {
+        let file = |i: u8| {
+            let path = folder.join(format!("{name}-{i}.png"));
+            RgbImage::from_pixel(32, 16, Rgb([200, count, i])).save(&path).expect("writable");
+            path
+        };
+        Row { name: name.to_owned(), notes: vec![format!("{count} pictures")], files: (0..count).map(file).collect() }
+    }
+
+    #[test]
+    fn a_row_has_the_nearest_and_the_farthest() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let rows = [row(folder.path(), "many", 40), row(folder.path(), "one", 1)];
+        let sheet = draw("two clusters", &rows);
+        let area = |count: u8, i: u8| sheet.pixels().filter(|pixel| pixel.0 == [200, count, i]).count();
+        let shown: Vec<u8> = (0..40).filter(|&i| area(40, i) > 0).collect();
+        assert_eq!(shown, [0, 1, 2, 3, 4, 5, 6, 7, 37, 38, 39]);
+        // 32 x 16 pixels grow to 96 x 48.
+        assert_eq!((area(40, 39), area(1, 0)), (96 * 48, 96 * 48));
+        assert!(sheet.width() <= MAX_WIDTH);
+    }
+
+    #[test]
+    fn sizes_are_kept_within_the_square() {
+        let size = |width, height| fit(&RgbImage::new(width, height)).dimensions();
+        assert_eq!(
+            [size(64, 64), size(512, 256), size(1, 2000), size(30, 10)],
+            [(64, 64), (96, 48), (1, 96), (90, 30)]
+        );
+    }
+
+    #[test]
+    fn nothing_and_a_missing_file_are_still_a_picture() {
+        let gone = Row { name: "gone".into(), notes: vec![], files: vec!["nowhere.png".into()] };
+        assert!(draw("none", &[]).width() > 0 && draw("one", &[gone]).width() > 0);
+    }
+}

@@ -1,0 +1,253 @@
+//! What is clustered: pictures, texts or embeddings as rows of a matrix, and what their clusters are called.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ambiguity_models::safetensors::read_safetensors;
+use anyhow::{Context as _, Result, bail, ensure};
+use image::RgbImage;
+use ndarray::{Array2, Axis, concatenate};
+use rayon::prelude::*;
+use tch::Kind;
+
+use crate::cli::Context;
+use crate::data::images::{find_images, read_image};
+use crate::encoders::Encoders;
+use crate::interrupt::Interrupted;
+use crate::plugin::fit::{Clustering, name_clusters};
+
+/// Pictures or texts that are embedded at a time.
+const BATCH: usize = 128;
+
+/// What the rows of a matrix stand for.
+#[derive(Clone, Debug)]
+pub(super) enum Items {
+    /// Picture files below a folder.
+    Pictures { root: PathBuf, files: Vec<PathBuf> },
+    /// Texts, all different.
+    Texts(Vec<String>),
+    /// Nothing that is known.
+    Embeddings,
+}
+
+/// A cluster with its name.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Cluster {
+    /// The style's name.
+    pub name: String,
+    /// Its items, the nearest to the centre first.
+    pub members: Vec<usize>,
+    /// Of pictures in folders: the folder that most of them lie in, and its share.
+    pub folder: Option<(String, f64)>,
+}
+
+impl Items {
+    /// What they are called when there are many.
+    pub(super) fn unit(&self) -> &'static str {
+        match self {
+            Self::Pictures { .. } => "pictures",
+            Self::Texts(_) => "texts",
+            Self::Embeddings => "embeddings",
+        }
+    }
+
+    /// The clusters by name, in an order that does not depend on the starts; and how they got their names.
+    pub(super) fn name(&self, found: Clustering, points: &Array2<f32>) -> (Clustering, Vec<Cluster>, &'static str) {
+        let members = found.nearest_first(points);
+        let mut order: Vec<usize> = (0..members.len()).collect();
+        // The first item of a cluster does not depend on the clusters' numbers.
+        let first = |i: usize| members[i].iter().min();
+        order.sort_by(|&a, &b| members[b].len().cmp(&members[a].len()).then(first(a).cmp(&first(b))));
+        let number = |order: &[usize], name: &dyn Fn(usize, usize) -> String| -> Vec<Cluster> {
+            let cluster = |(new, &old): (usize, &usize)| Cluster {
+                name: name(new, old),
+                members: members[old].clone(),
+                folder: None,
+            };
+            order.iter().enumerate().map(cluster).collect()
+        };
+        let (clusters, how) = match self {
+            Self::Pictures { root, files } => {
+                let folders: Vec<String> = files.iter().map(|file| style_folder(root, file)).collect();
+                let names = name_clusters(&found.labels, &folders, members.len());
+                if names.from_folders {
+                    order.sort_by(|&a, &b| names.names[a].cmp(&names.names[b]));
+                }
+                let mut clusters = number(&order, &|new, old| match names.from_folders {
+                    true => names.names[old].clone(),
+                    false => numbered(new),
+                });
+                for (cluster, &old) in clusters.iter_mut().zip(&order) {
+                    cluster.folder = Some(names.majority[old].clone()).filter(|(folder, _)| !folder.is_empty());
+                }
+                let how = match (names.from_folders, folders.iter().all(String::is_empty)) {
+                    (true, _) => "named by their folders, one to one",
+                    (false, true) => "named by number",
+                    (false, false) => "named by number, since they are not one to one with folders",
+                };
+                (clusters, how)
+            }
+            Self::Texts(texts) => {
+                let name = |new: usize, old: usize| match members[old].first() {
+                    Some(&nearest) => texts[nearest].clone(),
+                    None => numbered(new),
+                };
+                (number(&order, &name), "each named by the text nearest to its centre")
+            }
+            Self::Embeddings => (number(&order, &|new, _| numbered(new)), "named by number"),
+        };
+        (found.reordered(&order), clusters, how)
+    }
+}
+
+fn numbered(i: usize) -> String {
+    format!("cluster-{:02}", i + 1)
+}
+
+/// The folder below `root` that a file lies in; empty if it lies in `root` itself.
+fn style_folder(root: &Path, file: &Path) -> String {
+    let mut below = file.strip_prefix(root).unwrap_or(file).components();
+    let first = below.next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+    match below.next() {
+        Some(_) => first.unwrap_or_default(),
+        None => String::new(),
+    }
+}
+
+/// The embeddings of the pictures below `root` that can be read; each other one is named in a warning.
+pub(super) fn pictures(
+    root: &Path,
+    encoder: &str,
+    encoders: &mut Encoders,
+    context: &Context,
+) -> Result<(Items, Array2<f32>)> {
+    let found = find_images(root)?;
+    let (mut files, mut rows) = (vec![], vec![]);
+    // Loading comes before the bar, whose speed it would spoil.
+    encoders.get(encoder)?;
+    let bar = context.progress.bar("embedding", found.len() as u64, "pictures");
+    for chunk in found.chunks(BATCH) {
+        stop_if_interrupted(context)?;
+        let pictures: Vec<_> = chunk.par_iter().map(|file| read_image(file)).collect();
+        let mut images: Vec<Arc<RgbImage>> = vec![];
+        for (file, picture) in chunk.iter().zip(pictures) {
+            match picture {
+                Ok(picture) => {
+                    images.push(Arc::new(picture));
+                    files.push(file.clone());
+                }
+                Err(error) => tracing::warn!("left out: {error}"),
+            }
+        }
+        if !images.is_empty() {
+            rows.push(encoders.embed_images(encoder, &images)?);
+        }
+        bar.inc(chunk.len() as u64);
+    }
+    bar.finish();
+    ensure!(!rows.is_empty(), "none of the {} pictures below {} can be read", found.len(), root.display());
+    Ok((Items::Pictures { root: root.to_owned(), files }, stacked(&rows)?))
+}
+
+/// The embeddings of a file's lines; empty ones and repetitions are left out.
+pub(super) fn texts(
+    file: &Path,
+    encoder: &str,
+    encoders: &mut Encoders,
+    context: &Context,
+) -> Result<(Items, Array2<f32>)> {
+    let bytes = std::fs::read(file).with_context(|| format!("{}", file.display()))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|e| anyhow::anyhow!("{} is no UTF-8 text: byte {}", file.display(), e.utf8_error().valid_up_to()))?;
+    let mut seen = BTreeSet::new();
+    let lines: Vec<&str> = text.trim_start_matches('\u{feff}').lines().map(str::trim).collect();
+    let lines: Vec<&str> = lines.into_iter().filter(|line| !line.is_empty()).collect();
+    let texts: Vec<String> = lines.iter().filter(|line| seen.insert(**line)).map(|&line| line.to_owned()).collect();
+    ensure!(!texts.is_empty(), "{} has no texts: write one on each line", file.display());
+    if texts.len() < lines.len() {
+        let repeated = lines.len() - texts.len();
+        tracing::warn!("{}: {repeated} of {} lines repeat others and are left out", file.display(), lines.len());
+    }
+    encoders.get(encoder)?;
+    let bar = context.progress.bar("embedding", texts.len() as u64, "texts");
+    let mut rows = vec![];
+    for chunk in texts.chunks(BATCH) {
+        stop_if_interrupted(context)?;
+        rows.push(encoders.embed_texts(encoder, chunk)?);
+        bar.inc(chunk.len() as u64);
+    }
+    bar.finish();
+    let rows = stacked(&rows)?;
+    Ok((Items::Texts(texts), rows))
+}
+
+/// A matrix out of a safetensors file, in f32 whatever its type there.
+pub(super) fn matrix(file: &Path, key: &str) -> Result<Array2<f32>> {
+    let mut tensors = read_safetensors(file)?;
+    let Some(tensor) = tensors.remove(key) else {
+        let there: Vec<String> = tensors.keys().map(|name| format!("`{name}`")).collect();
+        let there = if there.is_empty() { "nothing".to_owned() } else { there.join(", ") };
+        bail!("{} has no tensor `{key}`, it has {there}", file.display());
+    };
+    let shape = tensor.size();
+    let [rows, columns] = shape[..] else {
+        bail!("{}: `{key}` has the shape {shape:?}, it should be a matrix, one row an item", file.display());
+    };
+    let flat = tensor.f_to_kind(Kind::Float).and_then(|tensor| tensor.f_contiguous()?.f_view([-1]));
+    let data = Vec::<f32>::try_from(&flat.with_context(|| format!("{}: `{key}`", file.display()))?)?;
+    Ok(Array2::from_shape_vec((rows as usize, columns as usize), data)?)
+}
+
+pub(super) fn stop_if_interrupted(context: &Context) -> Result<()> {
+    match context.interrupt.requested() {
+        true => Err(Interrupted { kept: "nothing was written".to_owned() }.into()),
+        false => Ok(()),
+    }
+}
+
+fn stacked(rows: &[Array2<f32>]) -> Result<Array2<f32>> {
+    let views: Vec<_> = rows.iter().map(Array2::view).collect();
+    Ok(concatenate(Axis(0), &views)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found() -> Clustering {
+        Clustering { centers: ndarray::arr2(&[[0.0], [1.0]]), labels: vec![0, 1, 1], inertia: 0.0, iterations: 1 }
+    }
+
+    /// The third point is nearer to its centre than the second.
+    fn points() -> Array2<f32> {
+        ndarray::arr2(&[[0.0], [1.3], [0.9]])
+    }
+
+    fn pictures(names: [&str; 3]) -> Items {
+        Items::Pictures { root: "art".into(), files: names.map(|name| Path::new("art").join(name)).to_vec() }
+    }
+
+    #[test]
+    fn the_style_is_the_first_folder_below_the_root() {
+        let style = |file: &str| style_folder(Path::new("art"), Path::new(file));
+        assert_eq!([style("art/cubism/a/1.png"), style("art/1.png")], ["cubism", ""]);
+    }
+
+    #[test]
+    fn clusters_are_sorted_by_name_or_by_size() {
+        let (by_name, clusters, _) = pictures(["b/1.png", "a/1.png", "a/2.png"]).name(found(), &points());
+        assert_eq!((clusters[0].name.as_str(), by_name.labels), ("a", vec![1, 0, 0]));
+        assert_eq!((&clusters[0].members, &clusters[0].folder), (&vec![2, 1], &Some(("a".to_owned(), 1.0))));
+        let (by_size, clusters, _) = pictures(["1.png", "2.png", "3.png"]).name(found(), &points());
+        assert_eq!(clusters.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["cluster-01", "cluster-02"]);
+        assert_eq!((by_size.sizes(), by_size.centers[[0, 0]], &clusters[0].folder), (vec![2, 1], 1.0, &None));
+    }
+
+    #[test]
+    fn clusters_of_texts_are_called_by_their_nearest_text() {
+        let texts = Items::Texts(["fog", "sun", "light"].map(String::from).to_vec());
+        let (_, clusters, _) = texts.name(found(), &points());
+        assert_eq!(clusters.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["light", "fog"]);
+    }
+}
