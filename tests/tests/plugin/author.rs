@@ -29,7 +29,10 @@ fn cargo(folder: &Path, arguments: &[&str]) {
 
 /// Runs `host` where the crate's target folder is [`target`].
 fn host_here(folder: &Path, arguments: &[&str]) -> Ran {
-    let output = command(folder, arguments).env("CARGO_TARGET_DIR", target()).output().expect("the binary starts");
+    let mut command = command(folder, arguments);
+    // The crates of a test share what is installed: it lies in the folder above them.
+    command.env("CARGO_TARGET_DIR", target()).env("XDG_DATA_HOME", folder.parent().expect("a crate's folder"));
+    let output = command.output().expect("the binary starts");
     Ran {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
