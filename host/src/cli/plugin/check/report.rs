@@ -112,7 +112,8 @@ impl Report {
                         row.name.clone(),
                         self.styles[top].clone(),
                         format!("{:.2} %", p[top] * 100.0),
-                        format!("{:.5}", entropy(p)),
+                        // Of a certain style it may come out as a negative zero.
+                        format!("{:.5}", entropy(p).abs()),
                         format!("{:.5}", ambiguity(p)),
                         format!("{:.5}", answer.gap().max(0.0)),
                         answer.fuel.map_or_else(|| "-".to_owned(), count),
