@@ -163,7 +163,7 @@ fn warnings(rows: &[Row]) -> Vec<String> {
     };
     let differs =
         |answer: &&Answer| answer.distribution.iter().zip(&first.distribution).any(|(a, b)| (a - b).abs() > SAME);
-    if !all.iter().any(|answer| differs(answer)) {
+    if !all.iter().any(differs) {
         warnings.push("dead: all probes get the same distribution, so every reward is the same".to_owned());
         return warnings;
     }
