@@ -49,9 +49,8 @@ bool exports_ambiguity_plugin_classifier_describe(exports_ambiguity_plugin_class
     return true;
 }
 
-bool exports_ambiguity_plugin_classifier_classify(exports_ambiguity_plugin_classifier_borrow_batch_t batch,
-                                                  exports_ambiguity_plugin_classifier_matrix_t *ret,
-                                                  plugin_string_t *err) {
+static bool classify(exports_ambiguity_plugin_classifier_borrow_batch_t batch,
+                     exports_ambiguity_plugin_classifier_matrix_t *ret, plugin_string_t *err) {
     uint32_t n = ambiguity_plugin_samples_method_batch_len(batch);
     float *rows = malloc(n * STYLES * sizeof *rows);
     for (uint32_t i = 0; i < n; i++) {
@@ -70,4 +69,13 @@ bool exports_ambiguity_plugin_classifier_classify(exports_ambiguity_plugin_class
     ret->data.ptr = rows;
     ret->data.len = n * STYLES;
     return true;
+}
+
+bool exports_ambiguity_plugin_classifier_classify(exports_ambiguity_plugin_classifier_borrow_batch_t batch,
+                                                  exports_ambiguity_plugin_classifier_matrix_t *ret,
+                                                  plugin_string_t *err) {
+    bool good = classify(batch, ret, err);
+    // A borrowed handle is to be given back before the call ends, whatever came of it.
+    ambiguity_plugin_samples_batch_drop_borrow(batch);
+    return good;
 }

@@ -7,7 +7,8 @@
 //! # Layout
 //!
 //! - [`batch`]: what is classified. [`distributions`]: what comes out.
-//! - [`resolve`]: names to files; [`crate_folder`]: folders to files. [`artifact`]: what a file is, and what is baked into it.
+//! - [`resolve`]: names to files; [`crate_folder`]: folders to files.
+//! - [`artifact`]: what a file is, and what is baked into it.
 //! - [`limits`], [`error`]: the sandbox's bounds, and every message.
 //! - `wasm`: WebAssembly components on wasmtime. [`onnx`]: ONNX models on ONNX Runtime.
 //! - [`inspection`]: what a file shows when it is looked into, whatever its kind.

@@ -212,7 +212,7 @@ impl BenchArgs {
         let rows = costs.iter().map(|cost| {
             vec![
                 cost.batch.to_string(),
-                format!("{:.3}", cost.encoders),
+                if cost.encoders > 0.0 { format!("{:.3}", cost.encoders) } else { "-".to_owned() },
                 format!("{:.4}", cost.milliseconds),
                 cost.fuel.map_or_else(|| "-".to_owned(), count),
                 cost.memory.map_or_else(|| "-".to_owned(), mib),

@@ -33,8 +33,8 @@ pub struct PluginArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::BenchArgs),
-    Check(check::CheckArgs),
     Build(build::BuildArgs),
+    Check(check::CheckArgs),
     Classify(classify::ClassifyArgs),
     Fit(fit::FitArgs),
     Inspect(inspect::InspectArgs),
@@ -49,8 +49,8 @@ impl PluginArgs {
     pub fn run(self, context: &Context) -> Result<()> {
         match self.command {
             Command::Bench(args) => args.run(context),
-            Command::Check(args) => args.run(context),
             Command::Build(args) => args.run(context),
+            Command::Check(args) => args.run(context),
             Command::Classify(args) => args.run(context),
             Command::Fit(args) => args.run(context),
             Command::Inspect(args) => args.run(context),

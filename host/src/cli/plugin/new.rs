@@ -140,7 +140,9 @@ impl NewArgs {
         // A temporary folder is private by default; what it becomes is an ordinary one.
         #[cfg(unix)]
         fs_err::set_permissions(partial.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        fs_err::rename(partial.keep(), &folder)?;
+        fs_err::rename(partial.path(), &folder)?;
+        // Nothing is left there to be removed.
+        let _moved = partial.keep();
         context.progress.println(format!(
             "made the plugin crate {0}/; next:\n  cd {0}\n  cargo test\n  cargo build-plugin\n  host plugin check .\n  \
              host plugin test . --accept\nREADME.md says what each does; src/lib.rs is the plugin",

@@ -112,7 +112,8 @@ impl Report {
                         row.name.clone(),
                         self.styles[top].clone(),
                         format!("{:.2} %", p[top] * 100.0),
-                        format!("{:.5}", entropy(p)),
+                        // Of a certain style it may come out as a negative zero.
+                        format!("{:.5}", entropy(p).abs()),
                         format!("{:.5}", ambiguity(p)),
                         format!("{:.5}", answer.gap().max(0.0)),
                         answer.fuel.map_or_else(|| "-".to_owned(), count),
@@ -191,10 +192,10 @@ fn warnings(rows: &[Row]) -> Vec<String> {
         .collect();
     if !hacks.is_empty() {
         let names: Vec<String> =
-            hacks.iter().map(|(name, gap)| format!("`{name}` ({gap:.5})", gap = gap.max(0.0))).collect();
+            hacks.iter().map(|(name, gap)| format!("`{name}` (gap {:.5})", gap.max(0.0))).collect();
         warnings.push(format!(
-            "hackable: {} get{} nearly the best reward (gap; the real probes' median is {median:.5}): a generator can \
-             learn to make that; give such samples a style of their own, or mix in a second plugin",
+            "hackable: {} come{} nearer to the best reward than any real probe (median gap {median:.5}): a generator can \
+             learn to make that; give such samples a style of their own, or add a second plugin to the run",
             names.join(", "),
             if hacks.len() == 1 { "s" } else { "" }
         ));

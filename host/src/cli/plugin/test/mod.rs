@@ -57,6 +57,7 @@ enum Outcome {
     Missing,
     Different(Vec<Difference>),
     Written,
+    Removed,
     /// A snapshot whose fixture is gone.
     Orphan,
 }
@@ -68,12 +69,9 @@ impl Outcome {
             Self::Missing => "no snapshot",
             Self::Different(_) => "different",
             Self::Written => "written",
+            Self::Removed => "removed, its fixture is gone",
             Self::Orphan => "no fixture",
         }
-    }
-
-    fn is_failure(&self) -> bool {
-        matches!(self, Self::Missing | Self::Different(_) | Self::Orphan)
     }
 }
 
@@ -103,11 +101,11 @@ impl TestArgs {
             outcomes.push((fixture.clone(), outcome));
         }
         for orphan in orphans(&snapshots, &fixtures) {
-            if self.accept {
-                fs_err::remove_file(&orphan)?;
-            } else {
-                outcomes.push((orphan, Outcome::Orphan));
-            }
+            let outcome = match self.accept {
+                true => fs_err::remove_file(&orphan).map(|()| Outcome::Removed)?,
+                false => Outcome::Orphan,
+            };
+            outcomes.push((orphan, outcome));
         }
         match self.json {
             true => self.print_document(&plugin.source().name, &outcomes),
@@ -171,15 +169,21 @@ impl TestArgs {
 
     /// An error if anything differs or is missing, with what to do.
     fn verdict(&self, outcomes: &[(PathBuf, Outcome)]) -> Result<()> {
-        let failed = outcomes.iter().filter(|(_, outcome)| outcome.is_failure()).count();
-        if failed == 0 {
+        let count = |is_it: fn(&Outcome) -> bool| outcomes.iter().filter(|(_, outcome)| is_it(outcome)).count();
+        let problems = [
+            (
+                count(|outcome| matches!(outcome, Outcome::Different(_))),
+                "a distribution that differs from its snapshot",
+            ),
+            (count(|outcome| matches!(outcome, Outcome::Missing)), "a fixture without a snapshot"),
+            (count(|outcome| matches!(outcome, Outcome::Orphan)), "a snapshot without a fixture"),
+        ];
+        let says: Vec<String> =
+            problems.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} x {what}")).collect();
+        if says.is_empty() {
             return Ok(());
         }
-        let different = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Different(_))).count();
-        let says = match different {
-            0 => format!("{failed} of {} have no counterpart", outcomes.len()),
-            n => format!("{n} of {} differ by more than {:e}", outcomes.len(), self.tolerance),
-        };
+        let says = says.join(", ");
         bail!("{says}; if that is as it should be, write the snapshots with `host plugin test {} --accept`", {
             self.folder.display()
         })
