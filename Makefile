@@ -4,6 +4,8 @@
 PREFIX ?= $(HOME)/.local
 # A libtorch 2.11, or a Python that has torch 2.11, to use instead of the one from PyPI.
 TORCH_PYTHON ?=
+# How long `make fuzz` runs each of its targets.
+FUZZ_SECONDS ?= 600
 ifneq ($(strip $(LIBTORCH)),)
 override LIBTORCH := $(abspath $(LIBTORCH))
 endif
@@ -13,7 +15,7 @@ SETUP = python3 scripts/setup.py $(if $(LIBTORCH),--libtorch "$(LIBTORCH)") $(if
 HOME_COPY = $(DESTDIR)$(PREFIX)/lib/ambiguity
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build plugins templates shipped-plugins demo test kill-test lint docs install uninstall clean python3
+.PHONY: help setup setup-cuda build plugins templates shipped-plugins demo fuzz test kill-test lint docs install uninstall clean python3
 
 help: ## this list
 	@echo "make TARGET, where TARGET is"
@@ -54,6 +56,9 @@ test: lint build ## formatting, lints, all tests, documentation
 kill-test: build ## kill a training run at 20 random moments and resume it: the same to the last bit
 	KILLS=20 cargo test --release --workspace kills_change_nothing -- --nocapture
 
+fuzz: build ## throw damaged files at what reads plugins, FUZZ_SECONDS (default 600) for each of four targets
+	target/release/fuzz --seconds $(FUZZ_SECONDS)
+
 lint: setup ## formatting and clippy, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
@@ -73,7 +78,7 @@ install: build ## install `host` under PREFIX (default ~/.local)
 		done; \
 	done
 	if [ -d models/weights ]; then cp -R models/weights "$(HOME_COPY)/models/"; fi
-	for file in plugins/*.wasm; do if [ -e "$$file" ]; then install -m 644 "$$file" "$(HOME_COPY)/plugins/"; fi; done
+	for file in plugins/*.wasm plugins/*.onnx; do if [ -e "$$file" ]; then install -m 644 "$$file" "$(HOME_COPY)/plugins/"; fi; done
 	ln -sfn ../lib/ambiguity/target/release/host "$(DESTDIR)$(PREFIX)/bin/host"
 	@echo "installed $(DESTDIR)$(PREFIX)/bin/host; \`host completions bash\` writes a completion script"
 

@@ -71,9 +71,7 @@ impl Surroundings {
     /// Those of this process.
     pub fn of_process() -> std::io::Result<Self> {
         let home = crate::home::home();
-        let executable = std::env::current_exe()?;
-        let deps = home.iter().map(PathBuf::as_path).chain(executable.ancestors());
-        let deps = deps.map(|folder| folder.join(".deps")).find(|folder| folder.is_dir());
+        let deps = crate::home::dependencies();
         let named_libtorch = std::env::var_os("LIBTORCH").filter(|name| !name.is_empty()).map(PathBuf::from);
         Ok(Self { home, deps, working_folder: std::env::current_dir()?, named_libtorch })
     }

@@ -1,4 +1,4 @@
-//! Where the things that ship lie.
+//! Where the things that ship lie, and those that `make setup` brings.
 
 use std::path::{Path, PathBuf};
 
@@ -10,4 +10,13 @@ pub fn home() -> Option<PathBuf> {
     }
     let executable = std::env::current_exe().ok()?;
     executable.ancestors().find(|folder| folder.join("models/weights").is_dir()).map(Path::to_owned)
+}
+
+/// The folder with libtorch/ and onnxruntime/, as `make setup` makes it: `.deps` in [`home`], else in the nearest
+/// ancestor of the executable that has one.
+pub fn dependencies() -> Option<PathBuf> {
+    let executable = std::env::current_exe().unwrap_or_default();
+    let home = home();
+    let folders = home.iter().map(PathBuf::as_path).chain(executable.ancestors());
+    folders.map(|folder| folder.join(".deps")).find(|folder| folder.is_dir())
 }

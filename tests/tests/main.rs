@@ -4,6 +4,7 @@ mod bad_input;
 mod cli;
 mod doctor;
 mod kill;
+mod limits;
 mod models;
 mod plugin;
 mod report;

@@ -2,6 +2,9 @@
 
 mod faults;
 mod fit;
+mod frozen;
+mod in_a_run;
+mod onnx;
 mod shipped;
 
 use std::collections::BTreeMap;

@@ -53,6 +53,15 @@ fn only_the_plugin_folder_names_wasmtime() {
 }
 
 #[test]
+fn only_the_plugin_folder_names_ort() {
+    let named = ["use ort::", " ort::", "(ort::", "<ort::", "&ort::"];
+    assert_absent("host/src", &named, "host/src/plugin");
+    for folder in ["models", "sdk", "plugins"] {
+        assert_absent(folder, &named, "");
+    }
+}
+
+#[test]
 fn ddpo_never_sees_pixels() {
     let text = fs::read_to_string(root().join("host/src/ddpo.rs")).expect("readable");
     for word in ["RgbImage", "image::", "decode"] {

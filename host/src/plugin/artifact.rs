@@ -14,6 +14,7 @@ use wasm_encoder::{ComponentSection, CustomSection};
 use wasmparser::{Encoding, Parser, Payload, Validator};
 
 use super::error::Fault;
+use super::inspection::{Asset, Inspection};
 use super::limits::Limits;
 
 /// The custom section in which a plugin says which interface it was built for.
@@ -119,6 +120,10 @@ impl Artifact {
         }
         if let Some(json) = artifact.asset(Manifest::ASSET) {
             let manifest = Manifest::parse(json).map_err(|e| damaged(e.to_string()))?;
+            // JSON's numbers may be too large for it.
+            if !manifest.temperature.is_finite() {
+                return Err(damaged(format!("{}: the temperature is not finite", Manifest::ASSET)));
+            }
             artifact.manifest = Some(manifest);
         }
         Ok(artifact)
@@ -153,6 +158,27 @@ impl Artifact {
             "no asset `{name}` is baked into this file, {there}; a template needs `host plugin fit` or `host plugin \
              build`, and `wasm-tools strip` drops assets"
         )
+    }
+
+    /// What the file shows.
+    pub fn inspect(&self) -> Inspection {
+        let manifest = self.manifest.clone().unwrap_or_default();
+        let asset = |(name, bytes): (&str, usize)| {
+            let shape = self.tensor(name).ok().map(|tensor| tensor.dim());
+            Asset { name: name.to_owned(), bytes, shape }
+        };
+        Inspection {
+            authors: manifest.authors,
+            licence: manifest.licence,
+            encoder: manifest.encoder,
+            differentiable: self.is_differentiable(),
+            interface: format!("ambiguity:plugin {}", self.interface),
+            takes: String::new(),
+            bytes: self.bytes.len(),
+            assets: self.assets().map(asset).collect(),
+            imports: self.imports.clone(),
+            exports: self.exports.clone(),
+        }
     }
 
     /// Whether it can say how its distributions change with the embedding.
@@ -280,7 +306,7 @@ fn decode_tensor(bytes: &[u8]) -> Result<Array2<f32>, String> {
     Array2::from_shape_vec(shape, data).map_err(|e| e.to_string())
 }
 
-fn check_size(what: &str, found: usize, limit_mib: usize) -> Result<(), Fault> {
+pub(super) fn check_size(what: &str, found: usize, limit_mib: usize) -> Result<(), Fault> {
     let limit = limit_mib << 20;
     if found > limit {
         return Err(Fault::TooLarge { what: what.to_owned(), found, limit });
@@ -307,6 +333,6 @@ fn parse_version(version: &str) -> Option<(u64, u64, u64)> {
     parts.next().is_none().then_some(version)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -3,7 +3,7 @@
 use super::error::Fault;
 
 /// How far a row's sum may be from 1; it is then renormalised.
-const SUM_TOLERANCE: f64 = 1e-3;
+pub(super) const SUM_TOLERANCE: f64 = 1e-3;
 
 /// One distribution over styles per sample: finite, not negative, each row summing to 1.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +28,9 @@ impl Distributions {
         if data.len() != rows * cols {
             let message = format!("it gave {} numbers as a matrix of {rows} x {cols}", data.len());
             return Err((None, Fault::Output(message)));
+        }
+        if cols == 0 {
+            return Err((None, Fault::Output("it has no styles to give probabilities for".to_owned())));
         }
         let rows = data.chunks_exact(cols).enumerate().map(|(i, row)| check_row(row).map_err(|e| (Some(i), e)));
         Ok(Self { styles: n_styles, rows: rows.collect::<Result<_, _>>()? })
@@ -62,7 +65,8 @@ mod tests {
             let (sample, fault) = Distributions::check(matrix, shape).expect_err("not a distribution");
             (sample, fault.to_string())
         };
-        let cases: [((usize, usize, &[f32]), _, _, _); 5] = [
+        let cases: [((usize, usize, &[f32]), _, _, _); 6] = [
+            ((2, 0, &[]), (2, 0), None, "it has no styles to give probabilities for"),
             ((1, 2, &[0.5, 0.5]), (2, 2), None, "it gave 1 x 2 probabilities for 2 samples x 2 styles"),
             ((2, 2, &[0.5, 0.5]), (2, 2), None, "it gave 2 numbers as a matrix of 2 x 2"),
             (

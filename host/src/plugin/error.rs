@@ -4,6 +4,17 @@ use std::path::PathBuf;
 
 use crate::encoders::EncoderError;
 
+/// Characters of a plugin's own words that are passed on.
+pub(super) const MESSAGE_LENGTH: usize = 2000;
+
+/// A plugin's own words, cut where they go on for too long.
+pub(super) fn cut(message: String) -> String {
+    match message.char_indices().nth(MESSAGE_LENGTH) {
+        Some((end, _)) => format!("{}… (cut off)", &message[..end]),
+        None => message,
+    }
+}
+
 /// A fault, and whose it is.
 #[derive(Debug, thiserror::Error)]
 #[error("plugin `{plugin}`{at}: {fault}", at = .sample.map(|i| format!(" at sample {i}")).unwrap_or_default())]
@@ -104,6 +115,12 @@ pub enum Fault {
         /// The first difference.
         detail: String,
     },
+    /// The file is a model, but cannot be a plugin as it is.
+    #[error("{0}")]
+    Unusable(String),
+    /// What runs this kind of plugin is not there.
+    #[error("{0}")]
+    Runtime(String),
     /// The plugin says of itself what cannot be.
     #[error("its description is unusable: {0}")]
     Description(String),
@@ -175,6 +192,18 @@ pub enum Fault {
         wanted_mib: usize,
         /// The limit.
         limit_mib: usize,
+    },
+    /// The plugin handed over more than it may in one call.
+    #[error("it handed over more than {limit_mib} MiB in one call")]
+    Handover {
+        /// The limit.
+        limit_mib: usize,
+    },
+    /// The plugin has the host work for it without end.
+    #[error("it asked the host for {what}")]
+    HostWork {
+        /// What, and the limit.
+        what: String,
     },
     /// Too deep recursion.
     #[error("its stack overflowed; endless recursion, or too large local arrays{}", inside(.functions))]

@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::distributions::SUM_TOLERANCE;
+use super::error::MESSAGE_LENGTH;
+use super::onnx::LOAD_LIMIT;
+
 /// The bounds of a plugin's sandbox, as the configuration's `[plugin]` table has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -17,6 +21,14 @@ pub struct Limits {
     pub stack_kib: usize,
     /// MiB of the plugin's file, baked assets included.
     pub file_mib: usize,
+    /// MiB that a plugin may hand over in one call: its output, its description, a message.
+    pub output_mib: usize,
+    /// Megapixels that the host resamples for each sample of a batch.
+    pub resample_megapixels: u64,
+    /// Texts that the host embeds in one call.
+    pub texts: usize,
+    /// MiB of an ONNX plugin's file.
+    pub onnx_mib: usize,
     /// Styles that a plugin may have.
     pub styles: usize,
 }
@@ -24,11 +36,63 @@ pub struct Limits {
 impl Default for Limits {
     /// The one place where the defaults stand.
     fn default() -> Self {
-        Self { timeout_ms: 10_000, fuel: 2_000_000_000, memory_mib: 256, stack_kib: 1024, file_mib: 64, styles: 10_000 }
+        Self {
+            timeout_ms: 10_000,
+            fuel: 2_000_000_000,
+            memory_mib: 256,
+            stack_kib: 1024,
+            file_mib: 64,
+            output_mib: 64,
+            resample_megapixels: 128,
+            texts: 65_536,
+            onnx_mib: 1024,
+            styles: 10_000,
+        }
     }
 }
 
 impl Limits {
+    /// Every limit, for the table in the documents: its key in a run's configuration or none, its value with its unit, and
+    /// what it bounds.
+    pub fn table(&self) -> Vec<(Option<&'static str>, String, &'static str)> {
+        let row = |key, value: String, bounds| (key, value, bounds);
+        vec![
+            row(
+                Some("plugin.fuel"),
+                self.fuel.to_string(),
+                "fuel for each sample of a batch, about one a WebAssembly instruction; the same on every machine",
+            ),
+            row(
+                Some("plugin.timeout_ms"),
+                format!("{} ms", self.timeout_ms),
+                "wall clock of a plugin's own code, or of an ONNX model, for one batch; encoders and resampling do not count",
+            ),
+            row(
+                Some("plugin.memory_mib"),
+                format!("{} MiB", self.memory_mib),
+                "linear memory of one instance (WebAssembly)",
+            ),
+            row(None, format!("{} KiB", self.stack_kib), "call stack (WebAssembly)"),
+            row(None, format!("{} MiB", self.file_mib), "a component's file, the assets baked into it included"),
+            row(
+                None,
+                format!("{} MiB", self.output_mib),
+                "what a plugin hands over in one call: distributions, description, a message",
+            ),
+            row(
+                None,
+                format!("{} megapixels", self.resample_megapixels),
+                "pictures that the host resamples, for each sample of a batch",
+            ),
+            row(None, self.texts.to_string(), "texts that the host embeds for a plugin in one call"),
+            row(None, format!("{} MiB", self.onnx_mib), "an ONNX model's file"),
+            row(None, format!("{} s", LOAD_LIMIT.as_secs()), "the time until an ONNX model is ready to run"),
+            row(None, self.styles.to_string(), "styles of a plugin"),
+            row(None, format!("{MESSAGE_LENGTH} characters"), "a plugin's message, longer ones are cut"),
+            row(None, format!("{SUM_TOLERANCE}"), "how far a row's sum may be from 1; it is then renormalised"),
+        ]
+    }
+
     /// The fuel for a call about so many samples.
     pub(crate) fn fuel_for(&self, n_samples: usize) -> u64 {
         self.fuel.saturating_mul(n_samples.max(1) as u64)

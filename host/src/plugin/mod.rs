@@ -1,14 +1,15 @@
 //! Style classifiers as plugins: found, checked, run in a sandbox, and held to what they promise.
 //!
 //! [`PluginHost::load`] turns what a user calls a plugin into a [`Classifier`]; nothing above this module knows what
-//! kind of file is behind it, and nothing outside it names wasmtime. [`fit`] makes plugins without a compiler.
+//! kind of file is behind it, and nothing outside it names wasmtime or ort. [`fit`] makes plugins without a compiler.
 //!
 //! # Layout
 //!
 //! - [`batch`]: what is classified. [`distributions`]: what comes out.
 //! - [`resolve`]: names to files. [`artifact`]: what a file is, and what is baked into it.
 //! - [`limits`], [`error`]: the sandbox's bounds, and every message.
-//! - `wasm`: WebAssembly components on wasmtime.
+//! - `wasm`: WebAssembly components on wasmtime. [`onnx`]: ONNX models on ONNX Runtime.
+//! - [`inspection`]: what a file shows when it is looked into, whatever its kind.
 //! - [`fit`]: k-means centres of embeddings, baked into a template.
 
 pub mod artifact;
@@ -16,7 +17,9 @@ pub mod batch;
 pub mod distributions;
 pub mod error;
 pub mod fit;
+pub mod inspection;
 pub mod limits;
+pub mod onnx;
 pub mod resolve;
 mod wasm;
 
@@ -24,11 +27,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ambiguity_sdk::EncoderPin;
+use tch::Device;
+
 pub use self::artifact::Artifact;
 pub use self::batch::{Batch, Sample};
 pub use self::distributions::Distributions;
 pub use self::error::{Fault, PluginError};
+pub use self::inspection::{Asset, Inspection};
 pub use self::limits::Limits;
+use self::onnx::OnnxPlugin;
 use self::wasm::Sandbox;
 use crate::encoders::Encoders;
 
@@ -38,6 +46,8 @@ pub trait Classifier {
     fn description(&self) -> &Description;
     /// Which file it is.
     fn source(&self) -> &PluginSource;
+    /// What the file shows when it is looked into.
+    fn inspect(&self) -> Inspection;
     /// One distribution over its styles per sample. The batch keeps the embeddings that were computed for it, and the
     /// encoders are loaded where they are first needed.
     fn classify(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Classified, PluginError>;
@@ -67,7 +77,7 @@ pub struct PluginSource {
     pub path: PathBuf,
     /// sha256 of the file, in hex.
     pub sha256: String,
-    /// The version of the plugin interface that it was built for.
+    /// The version of the plugin interface that it was built for; `onnx` for a model.
     pub interface: String,
     /// One line for people, if it is baked in.
     pub title: Option<String>,
@@ -87,6 +97,8 @@ pub struct Classified {
 /// Loads plugins, all within the same limits.
 pub struct PluginHost {
     sandbox: Arc<Sandbox>,
+    limits: Limits,
+    device: Device,
 }
 
 impl PluginHost {
@@ -94,13 +106,22 @@ impl PluginHost {
     pub fn new(limits: Limits, cache_folder: Option<PathBuf>) -> Result<Self, PluginError> {
         let sandbox = Sandbox::new(limits, cache_folder)
             .map_err(|error| PluginError::new("any", Fault::Sandbox(error.root_cause().to_string())))?;
-        Ok(Self { sandbox: Arc::new(sandbox) })
+        Ok(Self { sandbox: Arc::new(sandbox), limits, device: Device::Cpu })
+    }
+
+    /// Lets plugins that can run on a GPU do so; without this they run on the CPU.
+    pub fn on(self, device: Device) -> Self {
+        Self { device, ..self }
     }
 
     /// Loads a plugin, called by a path or a name (see [`resolve::resolve`]), with the values of its configuration.
     pub fn load(&self, reference: &str, config: BTreeMap<String, String>) -> Result<Box<dyn Classifier>, PluginError> {
         let path = resolve::resolve(reference)?;
-        Ok(Box::new(self.sandbox.load(&resolve::short_name(reference), &path, config)?))
+        let name = resolve::short_name(reference);
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(onnx::EXTENSION)) {
+            return Ok(Box::new(OnnxPlugin::load(&name, &path, &config, &self.limits, self.device)?));
+        }
+        Ok(Box::new(self.sandbox.load(&name, &path, config)?))
     }
 }
 
@@ -130,6 +151,18 @@ fn check_description(description: &Description, limits: &Limits) -> Result<(), F
         return Ok(());
     };
     Err(Fault::Description(problem))
+}
+
+/// The encoders that a plugin needs are there, and the one that it was fitted with is the same.
+fn check_encoders(declared: &[String], pinned: Option<&EncoderPin>, encoders: &mut Encoders) -> Result<(), Fault> {
+    for name in declared {
+        let found = encoders.get(name)?.info().digest;
+        if let Some(pin) = pinned.filter(|pin| pin.name == *name && pin.digest != found) {
+            let (encoder, fitted) = (name.clone(), pin.digest.clone());
+            return Err(Fault::EncoderDigest { encoder, fitted, found });
+        }
+    }
+    Ok(())
 }
 
 fn first_duplicate(names: &[String]) -> Option<&str> {

@@ -6,7 +6,7 @@ use super::error::{Fault, PluginError};
 use crate::home::home;
 
 /// Extensions that a name may leave out.
-const EXTENSIONS: [&str; 1] = ["wasm"];
+const EXTENSIONS: [&str; 2] = ["wasm", super::onnx::EXTENSION];
 
 /// The file of a plugin: a path as it is; a name without a separator is looked up in the working folder, ./plugins, the
 /// shipped plugins and the installed ones, its extension optional.

@@ -115,7 +115,10 @@ impl Trainer {
     pub fn run(mut self) -> Result<Outcome> {
         let mut first = self.recorded_monitor(0)?;
         if first.is_none() {
-            let monitor = self.monitor(0)?;
+            let monitor = self.monitor(0)?.context(
+                "plugins failed on some of the monitor's samples before training began: mend the plugin (try `host plugin \
+                 classify`)",
+            )?;
             self.run.append_metrics(&EpochRecord {
                 epoch: 0,
                 trained: None,
@@ -190,9 +193,15 @@ impl Trainer {
         let mut collapsed = false;
         if is_last || epoch.is_multiple_of(self.config.monitor.every) {
             meter.phase("looking");
-            let record = self.monitor(epoch)?;
-            collapsed = self.check_collapse(&record, &mut warnings);
-            monitor = Some(record);
+            monitor = self.monitor(epoch)?;
+            match &monitor {
+                Some(record) => collapsed = self.check_collapse(record, &mut warnings),
+                None => warnings.push(
+                    "the monitor was left out: a plugin failed on some of its samples, and a rise is measured on the same \
+                     ones each time"
+                        .to_owned(),
+                ),
+            }
         }
         for warning in &warnings {
             tracing::warn!("epoch {epoch}: {warning}");
@@ -409,11 +418,15 @@ impl Trainer {
         collapsed
     }
 
-    /// Samples and judges the fixed prompts and noise, with the averaged adapter where there is one.
-    fn monitor(&mut self, epoch: u64) -> Result<MonitorRecord> {
+    /// Samples and judges the fixed prompts and noise, with the averaged adapter where there is one. None where plugins
+    /// failed on some and are to be skipped.
+    fn monitor(&mut self, epoch: u64) -> Result<Option<MonitorRecord>> {
         let (prompts, images) = self.monitor_images()?;
         let samples = self.samples(&prompts, &images, epoch);
         let (scores, diversity) = self.scorer.score_and_diversity(samples)?;
+        if scores.skipped > 0 {
+            return Ok(None);
+        }
         let rewards = scores.weighted_sum();
         let summary = Summary::of(&rewards);
         let mean = |values: &[f64]| Summary::of(values).mean;
@@ -433,7 +446,7 @@ impl Trainer {
             .map(|(&i, &reward)| self.cell(prompts[i], &images[i], reward))
             .collect();
         self.run.save_grid(epoch, &cells)?;
-        Ok(record)
+        Ok(Some(record))
     }
 
     fn cell(&self, prompt: usize, image: &Arc<RgbImage>, reward: f64) -> Cell {

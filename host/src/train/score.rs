@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use ndarray::{Array2, Axis, concatenate};
+use tch::Device;
 
 use crate::config::{Config, OnError, RewardPlugin};
 use crate::encoders::Encoders;
@@ -42,14 +43,14 @@ impl Scores {
 
 impl Scorer {
     /// Loads every plugin of the run; a plugin for another medium than images is refused.
-    pub fn load(config: &Config, encoders: Encoders) -> Result<Self> {
+    pub fn load(config: &Config, encoders: Encoders, device: Device) -> Result<Self> {
         let limits = Limits {
             timeout_ms: config.plugin.timeout_ms,
             fuel: config.plugin.fuel,
             memory_mib: config.plugin.memory_mib,
             ..Limits::default()
         };
-        let host = PluginHost::new(limits, cache_folder())?;
+        let host = PluginHost::new(limits, cache_folder())?.on(device);
         let mut classifiers = Vec::new();
         for plugin in &config.reward.plugin {
             let classifier = host.load(&plugin.source, plugin.config.clone())?;

@@ -159,7 +159,7 @@ impl Trainer {
     /// before everything was found to be good.
     pub fn new(config: Config, start: &Start, info: RunInfo, context: &CommandContext) -> Result<Self> {
         let device = torch_ext::cuda::device(&config.run.device)?;
-        let scorer = Scorer::load(&config, encoders(&config, device)?)?;
+        let scorer = Scorer::load(&config, encoders(&config, device)?, device)?;
         let folder = model_folder(&config.model.path)?;
         let mut pipeline = Pipeline::load(&folder, device, config.model.dtype.kind())?;
         let (width, height) = (i64::from(config.sample.width), i64::from(config.sample.height));

@@ -35,6 +35,9 @@ fn misbehaving_plugins() {
         ("no-sample", limits),
         ("undeclared", limits),
         ("asset", limits),
+        ("resample", Limits { resample_megapixels: 3, ..limits }),
+        ("chatter", limits),
+        ("flood", Limits { output_mib: 1, ..limits }),
         ("nan", limits),
         ("negative", limits),
         ("sum", limits),
@@ -48,6 +51,7 @@ fn misbehaving_plugins() {
             .and_then(|mut plugin| plugin.classify(&mut two_pictures(), &mut means()))
             .expect_err(fault)
             .to_string();
+        let message = message.replace(&"bla ".repeat(500), "[500 x bla] ");
         writeln!(table, "{fault}\n    {message}").expect("a string grows");
 
         let mut batch = two_pictures();
@@ -88,6 +92,26 @@ fn encoders_that_are_missing_or_mixed() {
     let mut batch = Batch::new(samples);
     let message = plugin.classify(&mut batch, &mut means()).expect_err("half pictures").to_string();
     assert_eq!(message, "plugin `hostile`: sample 1 of the batch has no picture to embed");
+}
+
+#[test]
+fn texts_without_end() {
+    let limits = Limits { texts: 4500, ..Limits::default() };
+    let mut plugin = load(limits, &built("hostile"), &[("encoder", "means"), ("fault", "texts")]).expect("it loads");
+    let message = plugin.classify(&mut two_pictures(), &mut means()).expect_err("too many").to_string();
+    assert!(
+        message.starts_with("plugin `hostile`: it asked the host for embeddings of more than 4500 texts"),
+        "{message}"
+    );
+}
+
+/// Nothing is remembered: the second batch meets a fresh instance.
+#[test]
+fn each_batch_meets_a_fresh_instance() {
+    let mut plugin = load(Limits::default(), &built("hostile"), &[("fault", "remember")]).expect("it loads");
+    for _ in 0..3 {
+        plugin.classify(&mut two_pictures(), &mut means()).expect("no traces of another batch");
+    }
 }
 
 /// What a file may be instead of a plugin.

@@ -56,7 +56,7 @@ impl ClassifyArgs {
         let device = torch_ext::cuda::device(&self.device)?;
         let mut encoders = encoders(&self.encoders, device)?;
         let config: BTreeMap<_, _> = self.config.into_iter().collect();
-        let mut plugin = PluginHost::new(Limits::default(), cache_folder())?.load(&self.plugin, config)?;
+        let mut plugin = PluginHost::new(Limits::default(), cache_folder())?.on(device).load(&self.plugin, config)?;
         let styles = plugin.description().styles.clone();
         let (mut samples, mut fuel, mut milliseconds) = (vec![], None, 0.0);
         let bar = context.progress.bar("classifying", self.files.len() as u64, "files");

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::Context;
-use crate::plugin::{Artifact, Classifier, Limits, PluginHost, cache_folder, resolve};
+use crate::plugin::{Asset, Classifier, Limits, PluginHost, cache_folder};
 
 /// Show what a plugin's file is: title, styles, encoders, assets, digest.
 #[derive(Args, Debug)]
@@ -28,75 +28,76 @@ const LINE: usize = 84;
 impl InspectArgs {
     /// Runs the command.
     pub fn run(self, _: &Context) -> Result<()> {
-        let limits = Limits::default();
-        let loaded = PluginHost::new(limits, cache_folder())?.load(&self.plugin, BTreeMap::new())?;
-        let path = resolve::resolve(&self.plugin)?;
-        let artifact = Artifact::read(&path, &limits)?;
+        let loaded = PluginHost::new(Limits::default(), cache_folder())?.load(&self.plugin, BTreeMap::new())?;
         match self.json {
-            true => println!("{:#}", document(&*loaded, &artifact)),
-            false => print!("{}", layout(&*loaded, &artifact)),
+            true => println!("{:#}", document(&*loaded)),
+            false => print!("{}", layout(&*loaded)),
         }
         Ok(())
     }
 }
 
 /// Everything there is to know, as JSON.
-fn document(loaded: &dyn Classifier, artifact: &Artifact) -> Value {
-    let (description, source) = (loaded.description(), loaded.source());
-    let manifest = artifact.manifest.clone().unwrap_or_default();
-    let pin = |name: &String| manifest.encoder.as_ref().filter(|pin| pin.name == *name).map(|pin| pin.digest.clone());
+fn document(loaded: &dyn Classifier) -> Value {
+    let (description, source, inspection) = (loaded.description(), loaded.source(), loaded.inspect());
+    let pin = |name: &String| inspection.encoder.as_ref().filter(|pin| pin.name == *name).map(|pin| pin.digest.clone());
     let encoders = description.encoders.iter().map(|name| json!({ "name": name, "digest": pin(name) }));
+    let assets = inspection.assets.iter().map(|asset| json!({ "name": asset.name, "bytes": asset.bytes }));
     json!({
         "plugin": source.name,
         "path": source.path,
         "name": description.name,
         "version": description.version,
         "title": source.title,
-        "authors": manifest.authors,
-        "licence": manifest.licence,
+        "authors": inspection.authors,
+        "licence": inspection.licence,
         "styles": description.styles,
         "media": description.media,
         "encoders": encoders.collect::<Vec<_>>(),
         "interface": source.interface,
-        "differentiable": artifact.is_differentiable(),
-        "bytes": artifact.bytes().len(),
+        "differentiable": inspection.differentiable,
+        "takes": inspection.takes,
+        "bytes": inspection.bytes,
         "sha256": source.sha256,
-        "assets": artifact.assets().map(|(name, bytes)| json!({ "name": name, "bytes": bytes })).collect::<Vec<_>>(),
-        "imports": artifact.imports,
-        "exports": artifact.exports,
+        "assets": assets.collect::<Vec<_>>(),
+        "imports": inspection.imports,
+        "exports": inspection.exports,
     })
 }
 
 /// The same for people.
-fn layout(loaded: &dyn Classifier, artifact: &Artifact) -> String {
-    let (description, source) = (loaded.description(), loaded.source());
-    let manifest = artifact.manifest.clone().unwrap_or_default();
-    let encoders = description.encoders.iter().map(|name| match &manifest.encoder {
+fn layout(loaded: &dyn Classifier) -> String {
+    let (description, source, inspection) = (loaded.description(), loaded.source(), loaded.inspect());
+    let encoders = description.encoders.iter().map(|name| match &inspection.encoder {
         Some(pin) if pin.name == *name => format!("{name} (sha256 {})", short(&pin.digest)),
         _ => format!("{name} (any weights)"),
     });
-    let assets = artifact.assets().map(|(name, bytes)| match artifact.tensor(name) {
-        Ok(tensor) => format!("{name} ({} x {}, {})", tensor.nrows(), tensor.ncols(), size(bytes)),
-        Err(_) => format!("{name} ({})", size(bytes)),
+    let assets = inspection.assets.iter().map(|Asset { name, bytes, shape }| match shape {
+        Some((rows, columns)) => format!("{name} ({rows} x {columns}, {})", size(*bytes)),
+        None => format!("{name} ({})", size(*bytes)),
     });
     let styles = format!("{}: {}", description.styles.len(), description.styles.join(", "));
-    let gradient = if artifact.is_differentiable() { "yes" } else { "no" };
+    let gradient = if inspection.differentiable { "yes" } else { "no" };
     let mut text = format!("{} {}\n", description.name, description.version);
     for (key, value) in [
         ("title", source.title.clone().unwrap_or_default()),
-        ("authors", manifest.authors.join(", ")),
-        ("licence", manifest.licence.clone()),
+        ("authors", inspection.authors.join(", ")),
+        ("licence", inspection.licence.clone()),
         ("classifies", description.media.join(", ")),
         ("styles", styles),
         ("encoders", encoders.collect::<Vec<_>>().join(", ")),
         ("gradient", gradient.to_owned()),
-        ("interface", format!("ambiguity:plugin {}", source.interface)),
-        ("imports", artifact.imports.join(", ")),
-        ("exports", artifact.exports.join(", ")),
+        ("interface", inspection.interface.clone()),
+        ("takes", inspection.takes.clone()),
+        ("imports", inspection.imports.join(", ")),
+        ("exports", inspection.exports.join(", ")),
         ("assets", assets.collect::<Vec<_>>().join(", ")),
-        ("file", format!("{} ({})", source.path.display(), size(artifact.bytes().len()))),
+        ("file", format!("{} ({})", source.path.display(), size(inspection.bytes))),
         ("sha256", source.sha256.clone()),
     ] {
+        if key == "takes" && value.is_empty() {
+            continue;
+        }
         let value = if value.is_empty() { "none".to_owned() } else { value };
         let mut lines = wrap(&value).into_iter();
         text += &format!("  {key:<11} {}\n", lines.next().unwrap_or_default());

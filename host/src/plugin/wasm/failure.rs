@@ -9,6 +9,9 @@ use crate::plugin::limits::Limits;
 /// How many functions a message names.
 const MAX_FUNCTIONS: usize = 5;
 
+/// What wasmtime says when a call hands over more than it may; it has no type for that.
+const HANDOVER: &str = "too much data is being copied between the host and the guest";
+
 /// Beginnings of names that say nothing about a plugin: Rust's own machinery, and the glue of the interface.
 const MACHINERY: [&str; 7] = ["__rust", "rust_", "core::", "std::", "alloc::", "abort", "ambiguity:plugin/"];
 
@@ -37,6 +40,7 @@ pub(super) fn explain(error: wasmtime::Error, guest: &mut Guest, limits: &Limits
             None => Fault::Trap { reason: "it aborted without a message".to_owned(), functions },
         },
         Some(trap) => Fault::Trap { reason: trap.to_string(), functions },
+        None if error.root_cause().to_string().contains(HANDOVER) => Fault::Handover { limit_mib: limits.output_mib },
         None => Fault::Trap { reason: first_line(&error.root_cause().to_string()), functions },
     }
 }

@@ -12,7 +12,8 @@ use super::bindings::ambiguity::plugin::{assets, config, encoders, log, samples,
 use crate::encoders::{EncoderError, Encoders};
 use crate::plugin::artifact::Artifact;
 use crate::plugin::batch::{Batch, Sample};
-use crate::plugin::error::Fault;
+use crate::plugin::error::{Fault, cut};
+use crate::plugin::limits::Limits;
 
 /// The guest's handle to the one batch of a call.
 pub enum BatchHandle {}
@@ -36,6 +37,11 @@ pub(super) struct Guest {
     /// The encoders that the plugin declared; none while it describes itself.
     pub(super) declared: Option<Arc<[String]>>,
     pub(super) memory: MemoryCap,
+    limits: Limits,
+    /// Pixels that were resampled for it.
+    resampled: u64,
+    /// Texts that were embedded for it.
+    texts: usize,
     /// The sample that it asked about last.
     pub(super) sample: Option<usize>,
     /// The last message that it logged as an error: a panic's, if it panicked.
@@ -55,13 +61,16 @@ pub(super) struct MemoryCap {
 type Answer<T> = wasmtime::Result<Result<T, String>>;
 
 impl Guest {
-    pub(super) fn new(facts: Arc<Facts>, memory_limit: usize) -> Self {
+    pub(super) fn new(facts: Arc<Facts>, limits: Limits) -> Self {
         Self {
             facts,
             batch: Batch::default(),
             encoders: Encoders::default(),
             declared: None,
-            memory: MemoryCap { limit: memory_limit, denied: None },
+            memory: MemoryCap { limit: limits.memory_mib << 20, denied: None },
+            limits,
+            resampled: 0,
+            texts: 0,
             sample: None,
             last_error: None,
             fault: None,
@@ -144,6 +153,14 @@ impl samples::HostBatch for Guest {
         if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
             return Ok(Err(format!("a picture of {width} x {height} cannot be made: sides go from 1 to {MAX_SIDE}")));
         }
+        let area = |width: u32, height: u32| u64::from(width) * u64::from(height);
+        self.resampled += area(width, height).max(area(image.width(), image.height()));
+        let limit = self.limits.resample_megapixels.saturating_mul(1 << 20);
+        if self.resampled > limit.saturating_mul(self.batch.len() as u64) {
+            let limit = self.limits.resample_megapixels;
+            let what = format!("resampled pictures of more than {limit} megapixels for each sample");
+            return Err(wasmtime::Error::new(Fault::HostWork { what }));
+        }
         let size = [image.width(), image.height(), width, height].map(|n| n as usize);
         let rgb = self.on_host_time(|_| resize_bicubic(image.as_raw(), size[0], size[1], size[2], size[3]));
         Ok(Ok(types::Image { width, height, rgb }))
@@ -184,6 +201,11 @@ impl encoders::Host for Guest {
     }
 
     fn embed_texts(&mut self, encoder: String, texts: Vec<String>) -> Answer<types::Matrix> {
+        self.texts += texts.len();
+        if self.texts > self.limits.texts {
+            let what = format!("embeddings of more than {} texts in one call", self.limits.texts);
+            return Err(wasmtime::Error::new(Fault::HostWork { what }));
+        }
         let embeddings = self.with_encoder(&encoder, |guest| guest.encoders.embed_texts(&encoder, &texts));
         Ok(embeddings.map(|embeddings| matrix(&embeddings)))
     }
@@ -212,7 +234,7 @@ impl config::Host for Guest {
 
 impl log::Host for Guest {
     fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
-        let plugin = &self.facts.plugin;
+        let (plugin, message) = (&self.facts.plugin, cut(message));
         match level {
             log::Level::Debug => tracing::debug!("plugin {plugin}: {message}"),
             log::Level::Info => tracing::info!("plugin {plugin}: {message}"),

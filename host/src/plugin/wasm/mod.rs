@@ -21,9 +21,9 @@ use self::ticker::Ticker;
 use super::artifact::Artifact;
 use super::batch::Batch;
 use super::distributions::Distributions;
-use super::error::{Fault, PluginError};
+use super::error::{Fault, PluginError, cut};
 use super::limits::Limits;
-use super::{Classified, Classifier, Description, PluginSource, check_description};
+use super::{Classified, Classifier, Description, Inspection, PluginSource, check_description, check_encoders};
 use crate::encoders::Encoders;
 
 mod bindings {
@@ -115,11 +115,12 @@ pub(super) struct WasmPlugin {
 
 impl WasmPlugin {
     fn describe(&self) -> Result<Description, PluginError> {
-        let guest = Guest::new(Arc::clone(&self.facts), self.sandbox.limits.memory_mib << 20);
+        let guest = Guest::new(Arc::clone(&self.facts), self.sandbox.limits);
         let (result, _, _) =
             self.call(guest, 1, |plugin, store| plugin.ambiguity_plugin_classifier().call_describe(store));
         let at = |fault| PluginError::new(&self.facts.plugin, fault);
-        let description = result.map_err(|(_, fault)| at(fault))?.map_err(|message| at(Fault::Describe(message)))?;
+        let description =
+            result.map_err(|(_, fault)| at(fault))?.map_err(|message| at(Fault::Describe(cut(message))))?;
         let description = Description {
             name: description.name,
             version: description.version,
@@ -143,6 +144,7 @@ impl WasmPlugin {
         let fuel = limits.fuel_for(n_samples);
         let mut store = Store::new(&self.sandbox.engine, guest);
         store.limiter(|guest| &mut guest.memory);
+        store.set_hostcall_fuel(limits.output_mib << 20);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |context| {
             if context.data().own_time() < Duration::from_millis(limits.timeout_ms) {
@@ -159,19 +161,6 @@ impl WasmPlugin {
         let result = result.map_err(|error| (guest.sample, explain(error, &mut guest, &limits, fuel)));
         (result, guest, used)
     }
-
-    /// The encoders that it needs are there, and the one that it was fitted with is the same.
-    fn check_encoders(&self, encoders: &mut Encoders) -> Result<(), Fault> {
-        let pinned = self.facts.artifact.manifest.as_ref().and_then(|manifest| manifest.encoder.as_ref());
-        for name in self.declared.iter() {
-            let found = encoders.get(name)?.info().digest;
-            if let Some(pin) = pinned.filter(|pin| pin.name == *name && pin.digest != found) {
-                let (encoder, fitted) = (name.clone(), pin.digest.clone());
-                return Err(Fault::EncoderDigest { encoder, fitted, found });
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Classifier for WasmPlugin {
@@ -183,16 +172,21 @@ impl Classifier for WasmPlugin {
         &self.source
     }
 
+    fn inspect(&self) -> Inspection {
+        self.facts.artifact.inspect()
+    }
+
     fn classify(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Classified, PluginError> {
         let at = |(sample, fault)| PluginError { plugin: self.facts.plugin.clone(), sample, fault };
         if batch.is_empty() {
             let distributions = Distributions { styles: self.description.styles.len(), rows: vec![] };
             return Ok(Classified { distributions, fuel: Some(0), milliseconds: 0.0 });
         }
-        self.check_encoders(encoders).map_err(|fault| at((None, fault)))?;
+        let pinned = self.facts.artifact.manifest.as_ref().and_then(|manifest| manifest.encoder.as_ref());
+        check_encoders(&self.declared, pinned, encoders).map_err(|fault| at((None, fault)))?;
         let started = Instant::now();
         let n_samples = batch.len();
-        let mut guest = Guest::new(Arc::clone(&self.facts), self.sandbox.limits.memory_mib << 20);
+        let mut guest = Guest::new(Arc::clone(&self.facts), self.sandbox.limits);
         guest.batch = std::mem::take(batch);
         guest.encoders = std::mem::take(encoders);
         guest.declared = Some(Arc::clone(&self.declared));
@@ -202,7 +196,7 @@ impl Classifier for WasmPlugin {
         *batch = std::mem::take(&mut guest.batch);
         *encoders = std::mem::take(&mut guest.encoders);
         let matrix = result.map_err(at)?.map_err(|message| {
-            let fault = guest.fault.take().unwrap_or(Fault::Refused(message));
+            let fault = guest.fault.take().unwrap_or(Fault::Refused(cut(message)));
             let sample = if matches!(fault, Fault::Refused(_)) { guest.sample } else { None };
             at((sample, fault))
         })?;

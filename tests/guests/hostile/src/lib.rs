@@ -1,6 +1,7 @@
 //! A plugin that misbehaves as its configuration's `fault` says. Faults that the SDK would not let pass go round it.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ambiguity_sdk::{Batch, Classifier, Description, Distribution, Distributions, Error, Result, host};
 
@@ -55,6 +56,33 @@ impl Classifier for Hostile {
             "undeclared" => drop(batch.embedding("means")?),
             "asset" => drop(host::asset("missing.bin")?),
             "embedding" => drop(batch.embedding("means")?),
+            "remember" => {
+                // A second batch would find the first one's traces, were the instance not a fresh one.
+                static SEEN: AtomicUsize = AtomicUsize::new(0);
+                let before = SEEN.fetch_add(batch.len(), Ordering::Relaxed);
+                assert_eq!(before, 0, "there were batches before this one");
+            }
+            "resample" => loop {
+                black_box(batch.image_resized(0, 1000, 1000)?);
+            },
+            "texts" => loop {
+                black_box(host::embed_texts("means", &vec!["the same"; 1000])?);
+            },
+            "chatter" => return Err(Error::new("bla ".repeat(100_000))),
+            // In a run: one batch of the second epoch, or all of them.
+            "second-epoch" | "second-epoch-batch" => {
+                let is = |key: &str, value: &str| batch.metadata(0, key).as_deref() == Some(value);
+                if is("epoch", "2") && (fault() == "second-epoch" || is("sample", "0")) {
+                    return Err(Error::new("the second epoch is not to my taste"));
+                }
+                // Not the same for all, or there would be nothing to learn from.
+                return (0..batch.len())
+                    .map(|i| {
+                        let red = batch.image(i)?.rgb.iter().step_by(3).map(|&x| f32::from(x)).sum::<f32>();
+                        Distribution::softmax(vec![red.sqrt().sin(), 0.0])
+                    })
+                    .collect();
+            }
             "log" => host::log(host::Level::Error, "only said, not meant"),
             _ => {}
         }
@@ -107,6 +135,7 @@ mod raw {
                 "sum" => (2, 2, vec![0.25, 0.75, 0.5, 0.75]),
                 "rows" => (1, 2, vec![0.25, 0.75]),
                 "columns" => (2, 3, vec![0.25, 0.5, 0.25, 0.25, 0.5, 0.25]),
+                "flood" => (2, 2, vec![0.5; 1 << 20]),
                 "short" => (2, 2, vec![0.25, 0.75]),
                 "abort" => std::process::abort(),
                 _ => return <Glue<Hostile> as Guest>::classify(batch),

@@ -1,0 +1,323 @@
+//! Plugins as ONNX models: a classifier that was trained elsewhere, run by ONNX Runtime.
+//!
+//! A model cannot call anything, so there is no sandbox of memory or fuel round it, only the clock. What a file is gets
+//! read by our own code first ([`graph`]), and files with data elsewhere or operators of other libraries go no further.
+//! The digest pins all of it: the model, and the `.toml` beside it where there is one.
+
+pub mod graph;
+pub mod settings;
+pub mod spec;
+
+mod protobuf;
+mod runtime;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ambiguity_models::resize::resize_bicubic;
+use ambiguity_sdk::EncoderPin;
+use image::RgbImage;
+use sha2::{Digest, Sha256};
+use tch::Device;
+
+use self::graph::{Graph, GraphError};
+pub(super) use self::runtime::LOAD_LIMIT;
+use self::runtime::{Model, Numbers};
+use self::settings::{Layout, OutputKind, Settings};
+use self::spec::{Input, Pixels, Spec};
+use super::artifact::{check_size, hex};
+use super::batch::Batch;
+use super::distributions::Distributions;
+use super::error::{Fault, PluginError};
+use super::inspection::{Asset, Inspection};
+use super::limits::Limits;
+use super::{Classified, Classifier, Description, PluginSource, check_description, check_encoders};
+use crate::encoders::Encoders;
+
+/// The extension of a model's file.
+pub(super) const EXTENSION: &str = "onnx";
+
+/// What plugins.lock says instead of a version of the WIT interface.
+const INTERFACE: &str = "onnx";
+
+/// A plugin that is an ONNX model.
+pub(super) struct OnnxPlugin {
+    model: Model,
+    spec: Spec,
+    graph: Graph,
+    bytes: usize,
+    timeout_ms: u64,
+    description: Description,
+    source: PluginSource,
+}
+
+impl OnnxPlugin {
+    /// Reads a model's file and the one beside it, checks both, and makes the model ready.
+    pub(super) fn load(
+        plugin: &str,
+        path: &Path,
+        config: &BTreeMap<String, String>,
+        limits: &Limits,
+        device: Device,
+    ) -> Result<Self, PluginError> {
+        Self::load_file(plugin, path, config, limits, device).map_err(|fault| PluginError::new(plugin, fault))
+    }
+
+    fn load_file(
+        plugin: &str,
+        path: &Path,
+        config: &BTreeMap<String, String>,
+        limits: &Limits,
+        device: Device,
+    ) -> Result<Self, Fault> {
+        if let Some(key) = config.keys().next() {
+            let message = format!("it is an ONNX model, which reads no configuration, but the run sets `{key}` for it");
+            return Err(Fault::Unusable(message));
+        }
+        let bytes = read(path, limits)?;
+        let graph = Graph::parse(&bytes).map_err(|error| match error {
+            GraphError::Malformed(malformed) => {
+                let detail = format!("{malformed} of {}, so it is no ONNX model", bytes.len());
+                Fault::Damaged { path: path.to_owned(), detail }
+            }
+            other => Fault::Unusable(other.to_string()),
+        })?;
+        let mut said = Settings::from_metadata(&graph.metadata).map_err(Fault::Unusable)?;
+        let mut digest = Sha256::new_with_prefix(&bytes);
+        if let Some((beside, text)) = beside(path)? {
+            digest.update(&text);
+            let message = |detail: String| Fault::Unusable(format!("{}: {detail}", beside.display()));
+            let text = String::from_utf8(text).map_err(|error| message(error.to_string()))?;
+            said = Settings::from_toml(&text).map_err(message)?.or(said);
+        }
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let spec = spec::resolve(&graph, said, &stem).map_err(Fault::Unusable)?;
+        let description = description(&spec);
+        check_description(&description, limits)?;
+        let source = PluginSource {
+            name: plugin.to_owned(),
+            path: path.to_owned(),
+            sha256: hex(&digest.finalize()),
+            interface: INTERFACE.to_owned(),
+            title: spec.title.clone(),
+        };
+        let model = Model::load(&bytes, &spec.input_name, &spec.output_name, device)?;
+        let (bytes, timeout_ms) = (bytes.len(), limits.timeout_ms);
+        Ok(Self { model, spec, graph, bytes, timeout_ms, description, source })
+    }
+
+    /// The encoder whose weights it was trained with, if it says so.
+    fn pin(&self) -> Option<EncoderPin> {
+        match &self.spec.input {
+            Input::Embedding { encoder, digest: Some(digest), .. } => {
+                Some(EncoderPin { name: encoder.clone(), digest: digest.clone() })
+            }
+            _ => None,
+        }
+    }
+
+    /// One row of probabilities per sample, as the model or the softmax of its logits gives them.
+    fn probabilities(
+        &mut self,
+        batch: &mut Batch,
+        encoders: &mut Encoders,
+    ) -> Result<Vec<f32>, (Option<usize>, Fault)> {
+        let embeddings = match &self.spec.input {
+            Input::Pixels(_) => None,
+            Input::Embedding { encoder, dim, .. } => {
+                let embeddings = batch.embedding(encoder, encoders).map_err(|error| (None, Fault::Encoder(error)))?;
+                if dim.is_some_and(|dim| dim != embeddings.ncols()) {
+                    let (takes, gives) = (dim.unwrap_or_default(), embeddings.ncols());
+                    let message =
+                        format!("it takes embeddings of {takes} numbers, the encoder `{encoder}` gives {gives}");
+                    return Err((None, Fault::Unusable(message)));
+                }
+                Some(embeddings)
+            }
+        };
+        let (n_samples, n_styles, at_once) = (batch.len(), self.description.styles.len(), self.spec.batch);
+        let mut probabilities = Vec::with_capacity(n_samples * n_styles);
+        let mut left = Duration::from_millis(self.timeout_ms);
+        for start in (0..n_samples).step_by(at_once) {
+            let n = at_once.min(n_samples - start);
+            // A model of a fixed number gets its last sample again until there are enough.
+            let n_rows = if self.spec.fixed_batch { at_once } else { n };
+            let rows = (0..n_rows).map(|i| start + i.min(n - 1));
+            let (numbers, shape) = match (&self.spec.input, &embeddings) {
+                (Input::Pixels(pixels), _) => (pictures(pixels, batch, rows)?, pixels.shape(n_rows).to_vec()),
+                (Input::Embedding { .. }, Some(embeddings)) => {
+                    let numbers = rows.flat_map(|i| embeddings.row(i).to_vec()).collect();
+                    (Numbers::Floats(numbers), vec![n_rows, embeddings.ncols()])
+                }
+                (Input::Embedding { .. }, None) => unreachable!("they were computed above"),
+            };
+            let (shape, values, took) =
+                self.model.run(numbers, &shape, left, self.timeout_ms).map_err(|fault| (None, fault))?;
+            left = left.saturating_sub(took);
+            if shape != [n_rows as i64, n_styles as i64] {
+                let message = format!("it gave numbers of shape {shape:?} for {n_rows} samples x {n_styles} styles");
+                return Err((None, Fault::Output(message)));
+            }
+            for row in values.chunks_exact(n_styles).take(n) {
+                match self.spec.output {
+                    OutputKind::Probabilities => probabilities.extend_from_slice(row),
+                    OutputKind::Logits => probabilities.extend(softmax(row)),
+                }
+            }
+        }
+        Ok(probabilities)
+    }
+}
+
+impl Classifier for OnnxPlugin {
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn source(&self) -> &PluginSource {
+        &self.source
+    }
+
+    fn inspect(&self) -> Inspection {
+        let opsets: Vec<String> =
+            self.graph.opsets.iter().map(|(domain, version)| format!("{domain} {version}")).collect();
+        Inspection {
+            authors: self.spec.authors.clone(),
+            licence: self.spec.licence.clone(),
+            encoder: self.pin(),
+            differentiable: false,
+            interface: INTERFACE.to_owned(),
+            takes: takes(&self.spec),
+            bytes: self.bytes,
+            assets: vec![Asset { name: "weights".to_owned(), bytes: self.graph.weight_bytes, shape: None }],
+            imports: opsets,
+            exports: self.graph.outputs.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn classify(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Classified, PluginError> {
+        let n_styles = self.description.styles.len();
+        if batch.is_empty() {
+            let distributions = Distributions { styles: n_styles, rows: vec![] };
+            return Ok(Classified { distributions, fuel: None, milliseconds: 0.0 });
+        }
+        let plugin = self.source.name.clone();
+        let at = |(sample, fault)| PluginError { plugin: plugin.clone(), sample, fault };
+        check_encoders(&self.description.encoders, self.pin().as_ref(), encoders).map_err(|fault| at((None, fault)))?;
+        let started = Instant::now();
+        let n_samples = batch.len();
+        let probabilities = self.probabilities(batch, encoders).map_err(at)?;
+        let shape = (n_samples, n_styles);
+        let distributions = Distributions::check((n_samples, n_styles, &probabilities), shape).map_err(at)?;
+        Ok(Classified { distributions, fuel: None, milliseconds: started.elapsed().as_secs_f64() * 1e3 })
+    }
+}
+
+fn description(spec: &Spec) -> Description {
+    let encoders = match &spec.input {
+        Input::Pixels(_) => vec![],
+        Input::Embedding { encoder, .. } => vec![encoder.clone()],
+    };
+    Description {
+        name: spec.name.clone(),
+        version: spec.version.clone(),
+        styles: spec.styles.clone(),
+        media: vec!["image".to_owned()],
+        encoders,
+    }
+}
+
+/// What is fed to it, for people.
+fn takes(spec: &Spec) -> String {
+    let what = match &spec.input {
+        Input::Pixels(Pixels { height, width, channels, layout, normalize }) => {
+            let colour = if *channels == 1 { "grey" } else { "RGB" };
+            let order = if *layout == Layout::Nchw { "NCHW" } else { "NHWC" };
+            let scale = match normalize {
+                None => "bytes".to_owned(),
+                Some(pairs) if pairs.iter().all(|pair| *pair == (0.0, 1.0)) => "[0, 1]".to_owned(),
+                Some(pairs) => {
+                    let (mean, std): (Vec<f32>, Vec<f32>) = pairs.iter().copied().unzip();
+                    format!("[0, 1] less {mean:?} over {std:?}")
+                }
+            };
+            format!("pictures of {width} x {height}, {colour}, {order}, {scale}")
+        }
+        Input::Embedding { encoder, .. } => format!("embeddings by {encoder}"),
+    };
+    let gives = if spec.output == OutputKind::Logits { "logits" } else { "probabilities" };
+    let batch = if spec.fixed_batch { format!(", {} at a time", spec.batch) } else { String::new() };
+    format!("{what}{batch}; gives {gives}")
+}
+
+fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Fault> {
+    let io = |source| Fault::Io { path: path.to_owned(), source };
+    let size = std::fs::metadata(path).map_err(io)?.len() as usize;
+    check_size("its file", size, limits.onnx_mib)?;
+    std::fs::read(path).map_err(io)
+}
+
+/// The `.toml` beside a model, if there is one.
+fn beside(path: &Path) -> Result<Option<(PathBuf, Vec<u8>)>, Fault> {
+    let beside = path.with_extension("toml");
+    match std::fs::read(&beside) {
+        Ok(text) => Ok(Some((beside, text))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Fault::Io { path: beside, source }),
+    }
+}
+
+/// Pictures as a model takes them, stretched as `image-resized` of the WIT interface does.
+fn pictures(
+    pixels: &Pixels,
+    batch: &Batch,
+    rows: impl Iterator<Item = usize>,
+) -> Result<Numbers, (Option<usize>, Fault)> {
+    let (mut floats, mut bytes) = (vec![], vec![]);
+    for i in rows {
+        let image = batch.samples()[i].image.as_deref();
+        let image = image.ok_or_else(|| (Some(i), Fault::Refused("the sample is no picture".to_owned())))?;
+        let picture = picture(pixels, image);
+        match &pixels.normalize {
+            None => bytes.extend(picture),
+            Some(pairs) => {
+                let area = pixels.height * pixels.width;
+                floats.extend(picture.into_iter().enumerate().map(|(at, byte)| {
+                    let channel = match pixels.layout {
+                        Layout::Nchw => at / area,
+                        Layout::Nhwc => at % pixels.channels,
+                    };
+                    let (mean, std) = pairs[channel];
+                    (f32::from(byte) / 255.0 - mean) / std
+                }));
+            }
+        }
+    }
+    Ok(if pixels.normalize.is_none() { Numbers::Bytes(bytes) } else { Numbers::Floats(floats) })
+}
+
+/// One picture's bytes in a model's size, channels and order.
+fn picture(pixels: &Pixels, image: &RgbImage) -> Vec<u8> {
+    let [width, height] = [image.width() as usize, image.height() as usize];
+    let rgb = resize_bicubic(image.as_raw(), width, height, pixels.width, pixels.height);
+    match (pixels.channels, pixels.layout) {
+        (1, _) => rgb.chunks_exact(3).map(luma).collect(),
+        (_, Layout::Nhwc) => rgb,
+        (_, Layout::Nchw) => (0..3).flat_map(|channel| rgb.iter().skip(channel).step_by(3).copied()).collect(),
+    }
+}
+
+/// ITU-R 601-2 luma, rounded as Pillow's `convert("L")`.
+fn luma(rgb: &[u8]) -> u8 {
+    let [r, g, b] = [0, 1, 2].map(|channel| u32::from(rgb[channel]));
+    ((19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16) as u8
+}
+
+/// The softmax of logits, in f64.
+fn softmax(logits: &[f32]) -> Vec<f32> {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f64> = logits.iter().map(|&logit| (f64::from(logit) - f64::from(top)).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.into_iter().map(|power| (power / sum) as f32).collect()
+}

@@ -1,0 +1,218 @@
+//! ONNX Runtime, a shared library that is found and loaded when the first ONNX plugin is: the binary runs without it.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ort::environment::Environment;
+use ort::ep::{CUDA, ExecutionProvider as _};
+use ort::logging::LogLevel;
+use ort::session::{RunOptions, Session, SessionInputValue};
+use ort::value::Tensor;
+use tch::Device;
+
+use crate::home::dependencies;
+use crate::plugin::error::Fault;
+
+/// The library that is loaded instead of the one that `make setup` brings.
+const VARIABLE: &str = "ORT_DYLIB_PATH";
+
+/// The names of the library, and what a version may follow.
+const LIBRARY: &str = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
+
+/// A model that is not ready by then is given up.
+pub(in crate::plugin) const LOAD_LIMIT: Duration = Duration::from_secs(120);
+
+/// One call's input.
+pub(super) enum Numbers {
+    Floats(Vec<f32>),
+    Bytes(Vec<u8>),
+}
+
+/// A model, ready to run.
+pub(super) struct Model {
+    session: Session,
+    input: String,
+    output: String,
+}
+
+impl Model {
+    /// Makes a model ready on a device.
+    pub(super) fn load(bytes: &[u8], input: &str, output: &str, device: Device) -> Result<Self, Fault> {
+        let environment = environment()?;
+        let failed =
+            |error: ort::Error| Fault::Unusable(format!("ONNX Runtime cannot load it: {}", first_line(&error)));
+        let mut builder = session_builder(&environment, device).map_err(failed)?;
+        let canceler = builder.canceler();
+        let (session, late) = within(LOAD_LIMIT, || drop(canceler.cancel()), || builder.commit_from_memory(bytes));
+        if late {
+            return Err(Fault::Unusable(format!("it was not loaded within {} s", LOAD_LIMIT.as_secs())));
+        }
+        Ok(Self { session: session.map_err(failed)?, input: input.to_owned(), output: output.to_owned() })
+    }
+
+    /// Runs the model within `left` of the time that is allowed in all; gives the output's shape and numbers, and the
+    /// time that it took.
+    pub(super) fn run(
+        &mut self,
+        numbers: Numbers,
+        shape: &[usize],
+        left: Duration,
+        limit_ms: u64,
+    ) -> Result<(Vec<i64>, Vec<f32>, Duration), Fault> {
+        let started = Instant::now();
+        let failed = |error: ort::Error| Fault::Trap { reason: first_line(&error), functions: vec![] };
+        let value: SessionInputValue<'_> = match numbers {
+            Numbers::Floats(data) => Tensor::from_array((shape.to_vec(), data)).map_err(failed)?.into(),
+            Numbers::Bytes(data) => Tensor::from_array((shape.to_vec(), data)).map_err(failed)?.into(),
+        };
+        let options = RunOptions::new().map_err(failed)?;
+        let inputs = vec![(Cow::from(self.input.as_str()), value)];
+        let (outputs, late) =
+            within(left, || drop(options.terminate()), || self.session.run_with_options(inputs, &options));
+        if late {
+            return Err(Fault::Timeout { limit_ms, functions: vec![] });
+        }
+        let outputs = outputs.map_err(failed)?;
+        let output = outputs.get(&self.output).ok_or_else(|| Fault::Output("it gave no output".to_owned()))?;
+        let (shape, data) = output.try_extract_tensor::<f32>().map_err(failed)?;
+        Ok((shape.to_vec(), data.to_vec(), started.elapsed()))
+    }
+}
+
+fn session_builder(environment: &Environment, device: Device) -> ort::Result<ort::session::builder::SessionBuilder> {
+    let builder = Session::builder(environment)?
+        .with_log_level(LogLevel::Warning)?
+        .with_intra_threads(rayon::current_num_threads())?
+        .with_inter_threads(1)?
+        // Idle threads that spin would slow libtorch down, which takes turns with it.
+        .with_intra_op_spinning(false)?
+        .with_deterministic_compute(true)?
+        // What was looked into is an ONNX file; nothing else is to be made of its bytes.
+        .with_config_entry("session.load_model_format", "ONNX")?;
+    let Device::Cuda(index) = device else { return Ok(builder) };
+    if !CUDA::is_available()? {
+        tracing::warn!("this ONNX Runtime has no CUDA provider: the ONNX plugin runs on the CPU");
+        return Ok(builder);
+    }
+    let index = i32::try_from(index).map_err(ort::Error::wrap)?;
+    Ok(builder.with_execution_providers([CUDA::default().with_device_id(index).build().error_on_failure()])?)
+}
+
+/// Does `work`; calls `expire` once if it is not done within `limit`, and says whether that was so.
+fn within<T>(limit: Duration, expire: impl Fn() + Send, work: impl FnOnce() -> T) -> (T, bool) {
+    let (done, finished) = channel::<()>();
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(move || {
+            let late = finished.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+            if late {
+                expire();
+            }
+            late
+        });
+        let result = work();
+        // Closing the channel wakes the watch, which then ends.
+        drop(done);
+        (result, watch.join().expect("the watch only waits and calls"))
+    })
+}
+
+/// The process's one ONNX Runtime: the library allows no second one, and none after it was let go.
+fn environment() -> Result<Environment, Fault> {
+    static LOADED: Mutex<Option<Environment>> = Mutex::new(None);
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(environment) = &*loaded {
+        return Ok(environment.clone());
+    }
+    let environment = load(&library()?)?;
+    *loaded = Some(environment.clone());
+    Ok(environment)
+}
+
+fn load(library: &Path) -> Result<Environment, Fault> {
+    let failed = |detail: String| {
+        let remedy = "run `make setup`, or name another libonnxruntime.so with ORT_DYLIB_PATH";
+        Fault::Runtime(format!("ONNX Runtime does not load from {}: {detail}; {remedy}", library.display()))
+    };
+    let builder = ort::init_from(library).map_err(|error| failed(error.to_string()))?;
+    let log = |level: LogLevel, _: &str, _: &str, _: &str, message: &str| match level {
+        LogLevel::Error | LogLevel::Fatal => tracing::debug!("ONNX Runtime: {message}"),
+        LogLevel::Warning => tracing::debug!("ONNX Runtime: {message}"),
+        LogLevel::Info | LogLevel::Verbose => tracing::trace!("ONNX Runtime: {message}"),
+    };
+    let environment = builder.with_name("ambiguity").with_telemetry(false).with_logger(Arc::new(log)).build();
+    let environment = environment.map_err(|error| failed(first_line(&error)))?;
+    environment.set_log_level(LogLevel::Warning);
+    Ok(environment)
+}
+
+/// The library's file: the one that the environment names, else the one that `make setup` brought.
+fn library() -> Result<PathBuf, Fault> {
+    if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
+        return Ok(path.into());
+    }
+    let folder = dependencies().map(|dependencies| dependencies.join("onnxruntime/lib"));
+    folder.as_deref().and_then(library_in).ok_or_else(|| {
+        let place = folder.map_or_else(|| "no .deps folder".to_owned(), |folder| format!("not in {}", folder.display()));
+        Fault::Runtime(format!(
+            "ONNX plugins need ONNX Runtime, which is not there ({place}): run `make setup`, or name a libonnxruntime.so \
+             with {VARIABLE}"
+        ))
+    })
+}
+
+/// The library in a folder, with or without a version behind its name.
+fn library_in(folder: &Path) -> Option<PathBuf> {
+    let plain = folder.join(LIBRARY);
+    if plain.is_file() {
+        return Some(plain);
+    }
+    let files = std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_library = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LIBRARY));
+    files.filter(is_library).max()
+}
+
+fn first_line(error: &ort::Error) -> String {
+    error.message().lines().next().unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_is_found_with_a_version_behind_its_name() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        assert_eq!(library_in(folder.path()), None);
+        let versioned = folder.path().join(format!("{LIBRARY}.1.32.0"));
+        std::fs::write(&versioned, "").expect("writable");
+        std::fs::write(folder.path().join("libonnxruntime_providers_shared.so"), "").expect("writable");
+        assert_eq!(library_in(folder.path()), Some(versioned));
+        let plain = folder.path().join(LIBRARY);
+        std::fs::write(&plain, "").expect("writable");
+        assert_eq!(library_in(folder.path()), Some(plain));
+        assert_eq!(library_in(&folder.path().join("missing")), None);
+    }
+
+    #[test]
+    fn a_library_that_is_none_is_named_with_what_to_do() {
+        let message = load(Path::new("/no/such/libonnxruntime.so")).map(drop).expect_err("no such file").to_string();
+        assert!(message.starts_with("ONNX Runtime does not load from /no/such/libonnxruntime.so: "), "{message}");
+        assert!(message.contains("run `make setup`"), "{message}");
+    }
+
+    #[test]
+    fn work_that_is_late_is_called_off_once() {
+        let calls = std::sync::atomic::AtomicUsize::new(0);
+        let expire = || {
+            calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        };
+        let (seven, late) = within(Duration::from_secs(60), expire, || 7);
+        assert_eq!((seven, late), (7, false));
+        let ((), late) = within(Duration::from_millis(1), expire, || std::thread::sleep(Duration::from_millis(200)));
+        assert!(late);
+        assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), 1);
+    }
+}

@@ -1,0 +1,72 @@
+//! The one table of limits and periods in the documents, which is written by the code.
+
+use std::fs;
+
+use ambiguity_host::config::resolve;
+use ambiguity_host::plugin::Limits;
+
+use crate::support::root;
+
+const UPDATE: &str = "UPDATE_DOCS";
+
+fn document() -> String {
+    let mut text = String::from(
+        "# Limits and periods\n\n\
+         Written by the code: `UPDATE_DOCS=1 cargo test --release --workspace limits` writes it anew, and the tests hold\n\
+         it against the code. A key can be set in a run's configuration or with `--set KEY=VALUE`; a limit without one is\n\
+         part of the program.\n\n\
+         ## What a plugin may use\n\n\
+         A fresh instance for every batch. A plugin that breaks a limit fails with a message that names it; what that\n\
+         does to a run says `plugin.on_error`.\n\n\
+         | Limit | Key | What it bounds |\n|---|---|---|\n",
+    );
+    for (key, value, bounds) in Limits::default().table() {
+        let key = key.map(|key| format!("`{key}`")).unwrap_or_default();
+        text += &format!("| {value} | {key} | {bounds} |\n");
+    }
+    text += "\nAn ONNX model can only compute, but its memory is ONNX Runtime's and is not capped, and its clock is looked at\n\
+             between two operators.\n\n\
+             ## When a run does what\n\n\
+             | Key | paper-512 | tiny-art | What it means |\n|---|---|---|---|\n";
+    let [paper, tiny] = ["paper-512", "tiny-art"].map(|preset| {
+        let text = resolve(preset, &[]).expect("a preset").to_toml().expect("it serialises");
+        text.parse::<toml::Table>().expect("TOML")
+    });
+    for (table, key, meaning) in [
+        ("checkpoint", "every", "epochs between two checkpoints; the last whole epoch is always kept when a run stops"),
+        ("checkpoint", "keep", "the newest so many checkpoints; 0 keeps all"),
+        ("monitor", "every", "epochs between two looks at the same prompts and noise"),
+        ("monitor", "count", "samples of the monitor"),
+        ("monitor", "min_diversity", "share of epoch 0's diversity below which the model has collapsed"),
+        ("monitor", "on_collapse", "what that does: `warn` or `stop`"),
+        (
+            "plugin",
+            "on_error",
+            "what a failing plugin does: `abort` stops after a checkpoint, `skip` leaves its batch out",
+        ),
+        ("plugin", "max_skipped", "share of an epoch's samples that may be skipped before the run stops"),
+    ] {
+        text += &format!("| `{table}.{key}` | {} | {} | {meaning} |\n", paper[table][key], tiny[table][key]);
+    }
+    text
+}
+
+#[test]
+fn the_table_of_limits_is_the_codes() {
+    let path = root().join("docs/limits.md");
+    if std::env::var_os(UPDATE).is_some() {
+        fs::write(&path, document()).expect("writable");
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == document(), "run `{UPDATE}=1 cargo test --release --workspace limits` and commit docs/limits.md");
+}
+
+#[test]
+fn presets_have_the_same_limits_as_the_commands_without_a_configuration() {
+    let limits = Limits::default();
+    for preset in ["paper-512", "tiny-art"] {
+        let plugin = resolve(preset, &[]).expect("a preset").plugin;
+        let of_preset = (plugin.timeout_ms, plugin.fuel, plugin.memory_mib);
+        assert_eq!(of_preset, (limits.timeout_ms, limits.fuel, limits.memory_mib), "{preset}");
+    }
+}

@@ -1,0 +1,165 @@
+//! ONNX plugins: what they say against onnxruntime in Python, what inspect, classify and train make of them, and every
+//! file that is refused. `tests/reference/make_onnx.py` makes the files.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ambiguity_host::encoders::Encoders;
+use ambiguity_host::plugin::{Batch, Limits, Sample};
+use ambiguity_models::safetensors::read_safetensors;
+use image::RgbImage;
+use serde_json::Value;
+
+use super::{load, means, two_pictures};
+use crate::support::{command, host, host_ok, root, tiny_run};
+
+fn file(name: &str) -> PathBuf {
+    root().join("tests/reference/onnx").join(name)
+}
+
+fn reference(name: &str) -> tch::Tensor {
+    let tensors = read_safetensors(&root().join("tests/reference/onnx.safetensors")).expect("committed");
+    tensors[name].shallow_clone()
+}
+
+/// The six pictures of the reference, 24 x 20.
+fn pictures() -> Batch {
+    let images = reference("images");
+    let bytes = Vec::<u8>::try_from(images.flatten(0, -1)).expect("bytes");
+    let images = bytes.chunks_exact(24 * 20 * 3).map(|rgb| RgbImage::from_raw(24, 20, rgb.to_vec()).expect("its size"));
+    Batch::new(images.map(|image| Sample { image: Some(Arc::new(image)), ..Sample::default() }).collect())
+}
+
+/// Within 1e-6 of what onnxruntime and numpy make of the same pictures, resized by Pillow.
+#[test]
+fn distributions_are_those_of_onnxruntime_in_python() {
+    for name in ["pixels", "bytes", "grey", "fixed_1", "fixed_4", "embedding", "bare", "function"] {
+        let mut plugin = load(Limits::default(), &file(&format!("{name}.onnx")), &[]).expect(name);
+        let classified = plugin.classify(&mut pictures(), &mut means()).expect(name);
+        let wanted = Vec::<f64>::try_from(reference(name).flatten(0, -1)).expect("f64");
+        let found: Vec<f64> = classified.distributions.rows.concat();
+        assert_eq!(found.len(), wanted.len(), "{name}");
+        let worst = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(worst < 1e-6, "{name} is off by {worst}");
+        assert_eq!(classified.fuel, None);
+        let again = plugin.classify(&mut pictures(), &mut means()).expect(name);
+        assert_eq!(again.distributions, classified.distributions, "{name} says something else the second time");
+        assert!(
+            plugin
+                .classify(&mut Batch::new(vec![]), &mut means())
+                .expect("nothing to do")
+                .distributions
+                .rows
+                .is_empty()
+        );
+    }
+}
+
+#[test]
+fn files_that_are_refused() {
+    let hasty = Limits { timeout_ms: 200, ..Limits::default() };
+    let small = Limits { onnx_mib: 0, ..Limits::default() };
+    let loud = |name: &str, limits: Limits, config: &[(&str, &str)], encoders: &mut Encoders| {
+        let result = load(limits, &file(&format!("{name}.onnx")), config)
+            .and_then(|mut plugin| plugin.classify(&mut two_pictures(), encoders));
+        // What is broken must leave the next one working.
+        let mut good = load(Limits::default(), &file("pixels.onnx"), &[]).expect("a good plugin");
+        good.classify(&mut two_pictures(), &mut means()).expect("a good plugin");
+        result.expect_err(name).to_string().replace(&root().display().to_string(), "[ROOT]")
+    };
+    let mut table = vec![];
+    for name in [
+        "external",
+        "external_in_branch",
+        "custom",
+        "random",
+        "unknown",
+        "truncated",
+        "no_styles",
+        "misspelt",
+        "width",
+        "twins",
+        "nan",
+        "sum",
+        "shape",
+    ] {
+        table.push(loud(name, Limits::default(), &[], &mut means()));
+    }
+    table.push(loud("loop", hasty, &[], &mut means()));
+    table.push(loud("pixels", small, &[], &mut means()));
+    table.push(loud("pixels", Limits::default(), &[("colour", "red")], &mut means()));
+    table.push(loud("embedding", Limits::default(), &[], &mut Encoders::new()));
+    insta::assert_snapshot!(table.join("\n"));
+}
+
+#[test]
+fn a_batch_without_pictures_names_the_sample() {
+    let mut plugin = load(Limits::default(), &file("pixels.onnx"), &[]).expect("a good plugin");
+    let text = Sample { text: Some("no picture".to_owned()), ..Sample::default() };
+    let error = plugin.classify(&mut Batch::new(vec![text]), &mut means()).expect_err("a text").to_string();
+    assert_eq!(error, "plugin `pixels` at sample 0: the sample is no picture");
+}
+
+#[test]
+fn inspect_and_classify_do_not_mind_the_kind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["pixels.onnx", "bare.onnx", "bare.toml", "fixed_4.onnx"] {
+        fs::copy(file(name), folder.path().join(name)).expect("copied");
+    }
+    RgbImage::from_fn(24, 20, |x, y| image::Rgb([x as u8 * 10, y as u8 * 12, 90]))
+        .save(folder.path().join("a.png"))
+        .expect("saved");
+    let shown = [
+        host_ok(folder.path(), &["plugin", "inspect", "pixels"]).stdout,
+        host_ok(folder.path(), &["plugin", "inspect", "./bare.onnx"]).stdout,
+        host_ok(folder.path(), &["plugin", "inspect", "./fixed_4.onnx"]).stdout,
+        host_ok(folder.path(), &["plugin", "classify", "pixels", "a.png"]).stdout,
+    ];
+    insta::assert_snapshot!(shown.concat());
+    let document = |arguments: &[&str]| -> Value {
+        serde_json::from_str(&host_ok(folder.path(), arguments).stdout).expect("one JSON document")
+    };
+    let inspected = document(&["plugin", "inspect", "bare", "--json"]);
+    assert_eq!((inspected["interface"].as_str(), inspected["version"].as_str()), (Some("onnx"), Some("3")));
+    let classified = document(&["plugin", "classify", "pixels", "a.png", "--json"]);
+    assert_eq!((classified["fuel"].clone(), classified["plugin"].as_str()), (Value::Null, Some("pixels")));
+
+    // The digest pins the file beside it too.
+    fs::write(folder.path().join("bare.toml"), fs::read_to_string(file("bare.toml")).expect("readable") + "# more\n")
+        .expect("writable");
+    assert_ne!(document(&["plugin", "inspect", "bare", "--json"])["sha256"], inspected["sha256"]);
+    fs::write(folder.path().join("bare.toml"), "styels = []\n").expect("writable");
+    let ran = host(folder.path(), &["plugin", "inspect", "bare"]);
+    assert_eq!(ran.code, 1);
+    insta::assert_snapshot!("a_key_misspelt_beside", ran.stderr.replace(&folder.path().display().to_string(), "[DIR]"));
+}
+
+#[test]
+fn onnx_runtime_is_only_missed_where_it_is_needed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let without = |arguments: &[&str]| {
+        command(folder.path(), arguments).env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so").output().expect("starts")
+    };
+    assert!(without(&["plugin", "inspect", "kmeans_image"]).status.success());
+    let output = without(&["plugin", "inspect", file("pixels.onnx").to_str().expect("UTF-8")]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("ONNX Runtime does not load from /nowhere/libonnxruntime.so"), "{stderr}");
+    assert!(stderr.contains("run `make setup`"), "{stderr}");
+}
+
+#[test]
+fn a_run_is_trained_with_an_onnx_plugin_beside_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plugin = format!("--plugin={}=0.5", file("pixels.onnx").display());
+    let mut arguments = vec!["train", "--out=run"];
+    arguments.extend(tiny_run());
+    arguments.extend([plugin.as_str(), "--set=train.epochs=1"]);
+    host_ok(folder.path(), &arguments);
+    let lock = fs::read_to_string(folder.path().join("run/plugins.lock")).expect("written");
+    assert!(lock.contains("name = \"pixels\"") && lock.contains("interface = \"onnx\""), "{lock}");
+    let metrics = fs::read_to_string(folder.path().join("run/metrics.jsonl")).expect("written");
+    let last: Value = serde_json::from_str(metrics.lines().last().expect("a line")).expect("JSON");
+    assert!(last["rewards"]["pixels"].as_f64().is_some_and(|reward| reward < -(3f64.ln())), "{last}");
+}
