@@ -122,7 +122,7 @@ fn kind(message: &str) -> String {
         quoted ^= matches!(*c, '`' | '"');
         !quoted && (c.is_ascii_lowercase() || *c == ' ')
     };
-    message.chars().filter(keep).take(60).collect()
+    message.chars().filter(keep).take(36).collect()
 }
 
 fn files(folder: &Path, extension: &str) -> Result<Vec<Vec<u8>>> {
