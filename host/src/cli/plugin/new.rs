@@ -342,7 +342,8 @@ mod tests {
         for kind in [Kind::Pixels, Kind::Embedding, Kind::Text] {
             let args = NewArgs { name: "sea-sky".to_owned(), kind, sdk: None };
             for (file, bytes) in args.files(Path::new("/no/sdk")).expect("templates") {
-                let text = String::from_utf8_lossy(&bytes);
+                // A picture's bytes may be anything.
+                let Ok(text) = String::from_utf8(bytes) else { continue };
                 assert!(!text.contains("{{"), "{kind:?} {file}");
                 assert!(file != "src/lib.rs" || text.lines().count() < 60, "{kind:?} {}", text.lines().count());
             }
