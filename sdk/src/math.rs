@@ -6,6 +6,9 @@ use crate::lanes::{LANES, Lanes};
 /// Distances below this count as this: 1/d stays finite where a point lies on a centre.
 pub const MIN_DISTANCE: f32 = 1e-6;
 
+/// Eights of a vector that are summed in one turn of the loop.
+const STEPS: usize = 4;
+
 /// What is summed over two vectors.
 pub(crate) trait Term {
     /// Of one element of each.
@@ -55,7 +58,17 @@ fn sums<T: Term, const ROWS: usize>(x: &[f32], rows: [&[f32]; ROWS]) -> [f32; RO
     // Cut to a length that the compiler knows to be that of `x`, the rows need no check at each step.
     let chunks = rows.map(|row| &row.0[..x.len()]);
     let mut lanes = [Lanes::zero(); ROWS];
-    for (i, x) in x.iter().enumerate() {
+    // Several steps in one turn of the loop, at each of which a sandbox looks at its fuel and its clock.
+    let (x_turns, x_last) = x.as_chunks::<STEPS>();
+    for (turn, x) in x_turns.iter().enumerate() {
+        for (step, x) in x.iter().enumerate() {
+            let x = Lanes::load(x);
+            for (lanes, chunks) in lanes.iter_mut().zip(&chunks) {
+                *lanes = lanes.add(T::of_lanes(x, Lanes::load(&chunks[turn * STEPS + step])));
+            }
+        }
+    }
+    for (x, i) in x_last.iter().zip(x_turns.len() * STEPS..) {
         let x = Lanes::load(x);
         for (lanes, chunks) in lanes.iter_mut().zip(&chunks) {
             *lanes = lanes.add(T::of_lanes(x, Lanes::load(&chunks[i])));

@@ -95,7 +95,8 @@ impl BenchArgs {
 
     /// Loads the plugin anew, so that nothing but a cache folder's content is left from the last time.
     fn load(&self, cache: Option<&Path>) -> Result<Box<dyn Classifier>> {
-        self.running.load(&PluginHost::new(Limits::default(), cache.map(Path::to_owned))?, &self.plugin)
+        let host = PluginHost::new(Limits::default(), cache.map(Path::to_owned))?;
+        self.running.load(&self.running.on_device(host)?, &self.plugin)
     }
 
     /// The median time of a piece of work.

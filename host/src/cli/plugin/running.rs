@@ -27,8 +27,13 @@ impl RunningArgs {
     /// Loads a plugin with the limits that a run has by default, and its encoders' names.
     pub(super) fn open(&self, reference: &str, hub: &Hub) -> Result<(Box<dyn Classifier>, Encoders)> {
         let encoders = self.encoders(hub)?;
-        let host = PluginHost::new(Limits::default(), cache_folder())?;
+        let host = self.on_device(PluginHost::new(Limits::default(), cache_folder())?)?;
         Ok((self.load(&host, reference)?, encoders))
+    }
+
+    /// Lets a host's plugins run where `--device` says.
+    pub(super) fn on_device(&self, host: PluginHost) -> Result<PluginHost> {
+        Ok(host.on(torch_ext::cuda::device(&self.device)?))
     }
 
     /// Loads a plugin into a host of the caller's.
