@@ -12,6 +12,8 @@ endif
 
 PLUGINS := $(patsubst plugins/%/Cargo.toml,%,$(wildcard plugins/*/Cargo.toml))
 SETUP = python3 scripts/setup.py $(if $(LIBTORCH),--libtorch "$(LIBTORCH)") $(if $(TORCH_PYTHON),--torch-python "$(TORCH_PYTHON)")
+# Doc tests are linked in a temporary folder, from where the binaries' own path to libtorch leads nowhere.
+DOCTEST_LIBRARIES = LD_LIBRARY_PATH="$(CURDIR)/.deps/libtorch/lib$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}"
 HOME_COPY = $(DESTDIR)$(PREFIX)/lib/ambiguity
 
 .DEFAULT_GOAL := help
@@ -62,7 +64,7 @@ demo: build ## train the small model on this machine, with a picture before and 
 
 test: lint build ## formatting, lints, all tests, documentation
 	python3 -m unittest discover -s scripts -p 'test_*.py'
-	cargo test --release --workspace
+	$(DOCTEST_LIBRARIES) cargo test --release --workspace
 	@$(MAKE) --no-print-directory docs
 
 # The reference implementations, in a virtualenv beside what setup brings.

@@ -42,7 +42,7 @@ def relative(a, b):
 
 
 def reference_tensors(folder):
-    for script in ("make_torch_ext.py", "make_diffusion.py", "make_clip.py"):
+    for script in ("make_torch_ext.py", "make_diffusion.py", "make_clip.py", "make_can.py", "make_kmeans.py"):
         shutil.copy(HERE / script, folder)
         extra = {"make_clip.py": ["--shared", str(SHARED)], "make_diffusion.py": [str(SHARED / "tiny-art/prototype/diffusion")]}
         arguments = extra.get(script, []) if SHARED.exists() else []

@@ -140,3 +140,27 @@ fn ctrl_c_keeps_what_is_finished() {
     host_ok(folder.path(), &["train", "--resume", "run", &more]);
     assert_eq!(metrics(&run).len(), epochs + 1);
 }
+
+#[test]
+fn a_lora_from_elsewhere_is_gone_on_with() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |out: &str, extra: &[&str]| {
+        let mut arguments = vec!["train", out];
+        arguments.extend(tiny_run());
+        arguments.push("--set=train.epochs=1");
+        arguments.extend(extra);
+        host_ok(folder.path(), &arguments)
+    };
+    run("--out=first", &["--set=train.learning_rate=1e-2", "--set=lora.rank=3"]);
+    run("--out=second", &["--set=lora.init=\"first\""]);
+    let (first, second) = (metrics(&folder.path().join("first")), metrics(&folder.path().join("second")));
+    // Where the first one ended, on the same prompts and noise, the second one begins.
+    assert_eq!(first[1]["monitor"]["rewards"], second[0]["monitor"]["rewards"]);
+    assert_ne!(first[0]["monitor"]["rewards"], second[0]["monitor"]["rewards"]);
+    let info = host_ok(folder.path(), &["lora", "info", "second"]).stdout;
+    assert!(info.contains("rank 3, alpha 4 on 56 layers"), "{info}");
+    let ran = host(folder.path(), &["train", "--plugin=kmeans_image", "--set=lora.init=\"nowhere\"", "--out=third"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("lora.init: ") && ran.stderr.contains("nowhere"), "{}", ran.stderr);
+    assert!(!folder.path().join("third").exists());
+}

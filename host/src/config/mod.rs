@@ -217,6 +217,9 @@ pub struct LoraConfig {
     pub alpha: f64,
     /// Which layers.
     pub targets: Targets,
+    /// A LoRA to go on from, a file or folder of diffusers, peft or a run, whose rank, alpha and layers then count
+    /// instead; empty for a fresh one.
+    pub init: String,
 }
 
 /// `[prompts]`

@@ -13,7 +13,7 @@ use torch_ext::{AdamW, AdamWConfig};
 
 use super::{LORA_FILE, Plan, Progress, STATE_FILE, Scorer, Trainer};
 use crate::cli::Context as CommandContext;
-use crate::config::Config;
+use crate::config::{Config, LoraConfig};
 use crate::data::prompts::PromptSet;
 use crate::encoders::Encoders;
 use crate::home::home;
@@ -183,8 +183,22 @@ impl Trainer {
         let prompts = PromptSet::new(&config.prompts)?;
         let text = TextStates::encode(&pipeline, prompts.all())?;
         pipeline.drop_text_encoder();
-        let spec = LoraSpec { rank: config.lora.rank, alpha: config.lora.alpha, targets: config.lora.targets.clone() };
-        let lora = Lora::attach(&mut pipeline.unet, &spec, derive_seed(config.run.seed, 0, 0, Purpose::Weights))?;
+        let lora = match config.lora.init.as_str() {
+            "" => {
+                let LoraConfig { rank, alpha, targets, .. } = config.lora.clone();
+                let seed = derive_seed(config.run.seed, 0, 0, Purpose::Weights);
+                Lora::attach(&mut pipeline.unet, &LoraSpec { rank, alpha, targets }, seed)?
+            }
+            file => {
+                // A resumed run has a file of its own with the same layers; the one that it began with may be gone.
+                let own = match start {
+                    Start::Resume { folder, .. } => Some(folder.join(LORA_FILE)).filter(|own| own.is_file()),
+                    Start::New(_) => None,
+                };
+                let file = own.unwrap_or_else(|| PathBuf::from(file));
+                Lora::load(&mut pipeline.unet, &file).context("lora.init")?
+            }
+        };
         let optimizer = AdamW::new(
             lora.parameters(),
             AdamWConfig {
@@ -198,7 +212,7 @@ impl Trainer {
         tracing::info!(
             "{}: LoRA of rank {} on {} layers, {} parameters",
             folder.display(),
-            spec.rank,
+            lora.rank_and_alpha().0,
             lora.n_layers(),
             lora.n_parameters()
         );

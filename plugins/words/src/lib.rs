@@ -1,6 +1,6 @@
 //! Which mood a text is in, by its words: six moods, and `plain` for a text that is in none.
 //!
-//! Each mood's weight is the number of its words in the text; that of `plain` is one for every [`PLAIN`] other words,
+//! Each mood's weight is the number of its words in the text; that of `plain` is one for every `PLAIN` other words,
 //! and at least one. A text without any mood is therefore not ambiguous but plain, so an empty text is no way to a high
 //! reward: that takes words of every mood.
 
