@@ -211,6 +211,9 @@ fn embedding(input: &Tensor, dims: &[Option<usize>], said: &Settings, encoder: S
             "its input `{input}` is said to be embeddings, but is not a row of numbers for each sample"
         ));
     };
+    if dim == Some(0) {
+        return Err(format!("its input `{input}` is embeddings of no numbers"));
+    }
     if input.element != 1 {
         return Err(format!("its input `{input}` is not float32, as embeddings are"));
     }
@@ -385,6 +388,14 @@ mod tests {
         two.inputs.push(tensor("w", 1, &[1]));
         messages.push(resolve(&two, said("styles = ['a', 'b']"), "x").expect_err("two inputs"));
         insta::assert_snapshot!(messages.join("\n"));
+    }
+
+    #[test]
+    fn embeddings_of_no_numbers_are_refused() {
+        let mut empty = graph(&[0, 3], 1, &[0, 2], "Softmax");
+        empty.inputs[0].shape = Some(vec![None, Some(0)]);
+        let message = resolve(&empty, said("styles = ['a', 'b']\ninput = 'embedding:e'"), "x").expect_err("no numbers");
+        assert!(message.contains("is embeddings of no numbers"), "{message}");
     }
 
     #[test]
