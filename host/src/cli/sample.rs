@@ -100,8 +100,7 @@ impl SampleArgs {
         let shape = [pipeline.unet.config().in_channels, h, w];
         let ddim = Ddim::new(&pipeline.scheduler, self.steps).context("--steps")?;
         if let Some(lora) = &self.lora {
-            let file = if lora.is_dir() { lora.join("pytorch_lora_weights.safetensors") } else { lora.clone() };
-            Lora::load(&mut pipeline.unet, &file)?.set_scale(&mut pipeline.unet, self.lora_scale);
+            Lora::load(&mut pipeline.unet, lora)?.set_scale(&mut pipeline.unet, self.lora_scale);
         }
         let n = self.prompts.len() * self.count;
         let mut noise = self.noise_source(shape, n)?;

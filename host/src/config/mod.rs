@@ -8,7 +8,7 @@ mod layers;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ambiguity_models::lora::Targets;
+use ambiguity_models::lora::{LoraSpec, Targets};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
@@ -220,6 +220,13 @@ pub struct LoraConfig {
     /// A LoRA to go on from, a file or folder of diffusers, peft or a run, whose rank, alpha and layers then count
     /// instead; empty for a fresh one.
     pub init: String,
+}
+
+impl LoraConfig {
+    /// What a fresh adapter is made from.
+    pub fn spec(&self) -> LoraSpec {
+        LoraSpec { rank: self.rank, alpha: self.alpha, targets: self.targets.clone() }
+    }
 }
 
 /// `[prompts]`

@@ -250,7 +250,10 @@ impl Trainer {
     /// Drops the part epoch, keeps the last whole one, and says how to go on.
     fn keep_and_stop(&mut self, cause: Option<anyhow::Error>) -> Result<anyhow::Error> {
         self.save_unsaved()?;
-        self.run.write_report()?;
+        // What stopped the run is what its user must hear of, not this.
+        if let Err(error) = self.run.write_report() {
+            tracing::warn!("no report: {error}");
+        }
         let folder = self.run.path().display().to_string();
         let kept = format!(
             "{} of {} epochs are kept in {folder}; go on with `host train --resume {folder}`",

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use ambiguity_models::count::of_folder;
-use ambiguity_models::lora::{Lora, LoraSpec};
+use ambiguity_models::lora::Lora;
 use ambiguity_models::pipeline::Pipeline;
 use ambiguity_models::scheduler::{Ddim, LastStep};
+use ambiguity_models::vae::VaeConfig;
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use tch::{Device, no_grad};
@@ -69,13 +70,12 @@ pub struct Measured {
 impl Plan {
     /// Counts; reads only the model's configuration files.
     pub fn new(config: &Config, folder: &Path) -> Result<Self> {
-        let spec = LoraSpec { rank: config.lora.rank, alpha: config.lora.alpha, targets: config.lora.targets.clone() };
         let weight_bytes = match config.model.dtype {
             Dtype::F32 => 4,
             Dtype::Bf16 | Dtype::F16 => 2,
         };
         let (mut frozen, mut trained) = (0, 0);
-        for part in of_folder(folder, &spec)? {
+        for part in of_folder(folder, &config.lora.spec())? {
             // The VAE is always f32.
             let bytes = if part.name == "vae" { 4 } else { weight_bytes };
             frozen += (part.parameters - part.trainable) as u64 * bytes;
@@ -83,9 +83,9 @@ impl Plan {
         }
         let samples = config.sample.per_epoch();
         let guided = if config.sample.guidance > 1.0 { 2 } else { 1 };
-        // A latent has 1/64 of the picture's pixels and four channels in every model of this family; the small one's has
-        // 1/16. The larger is taken, which is megabytes.
-        let latent = u64::from(config.sample.width) * u64::from(config.sample.height) / 16 * 4 * 4;
+        let vae = VaeConfig::read(&folder.join("vae/config.json"))?;
+        let side = |pixels: u32| u64::from(pixels) / vae.downscale() as u64;
+        let latent = side(config.sample.width) * side(config.sample.height) * vae.latent_channels as u64 * 4;
         let updates = samples / (config.train.batch_size * config.train.accumulation_steps);
         Ok(Self {
             samples_per_epoch: samples,
@@ -129,8 +129,7 @@ pub fn measure(config: &Config, folder: &Path, interrupt: &Interrupt) -> Result<
     let shape = [pipeline.unet.config().in_channels, h, w];
     let text = TextStates::encode(&pipeline, &[String::new(), "painting of a woman".to_owned()])?;
     pipeline.drop_text_encoder();
-    let spec = LoraSpec { rank: config.lora.rank, alpha: config.lora.alpha, targets: config.lora.targets.clone() };
-    let lora = Lora::attach(&mut pipeline.unet, &spec, 0)?;
+    let lora = Lora::attach(&mut pipeline.unet, &config.lora.spec(), 0)?;
     let stopped = || Interrupted { kept: "nothing was begun".to_owned() };
 
     // Two steps, of which the second one counts: the first one warms up.

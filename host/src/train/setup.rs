@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ambiguity_models::lora::{Lora, LoraSpec};
+use ambiguity_models::lora::Lora;
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::pipeline::Pipeline;
 use ambiguity_models::safetensors::{encode_safetensors, read_safetensors, read_safetensors_with_metadata};
@@ -13,7 +13,7 @@ use torch_ext::{AdamW, AdamWConfig};
 
 use super::{LORA_FILE, Plan, Progress, STATE_FILE, Scorer, Trainer};
 use crate::cli::Context as CommandContext;
-use crate::config::{Config, LoraConfig};
+use crate::config::Config;
 use crate::data::prompts::PromptSet;
 use crate::encoders::Encoders;
 use crate::home::home;
@@ -122,7 +122,11 @@ pub fn native_size(folder: &Path) -> Result<u32> {
 /// The folder of an encoder: an existing folder, or an id on the Hub.
 pub fn encoder_folder(name: &str, path: &str, hub: &Hub) -> Result<PathBuf> {
     match Path::new(path) {
-        folder if folder.is_dir() => Ok(folder.to_owned()),
+        folder if folder.is_dir() => {
+            let is_clip = folder.join("config.json").is_file();
+            ensure!(is_clip, "{} is no encoder folder: it has no config.json", folder.display());
+            Ok(folder.to_owned())
+        }
         _ if is_id(path) => hub.folder(path, Wanted::Clip),
         _ => bail!("encoder {name}: {path} is neither a folder nor an id on the Hub (OWNER/NAME)"),
     }
@@ -185,9 +189,8 @@ impl Trainer {
         pipeline.drop_text_encoder();
         let lora = match config.lora.init.as_str() {
             "" => {
-                let LoraConfig { rank, alpha, targets, .. } = config.lora.clone();
                 let seed = derive_seed(config.run.seed, 0, 0, Purpose::Weights);
-                Lora::attach(&mut pipeline.unet, &LoraSpec { rank, alpha, targets }, seed)?
+                Lora::attach(&mut pipeline.unet, &config.lora.spec(), seed)?
             }
             file => {
                 // A resumed run has a file of its own with the same layers; the one that it began with may be gone.
