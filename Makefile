@@ -70,8 +70,8 @@ test: lint build ## formatting, lints, all tests, documentation
 # The reference implementations, in a virtualenv beside what setup brings.
 PARITY_PYTHON ?= .deps/parity/bin/python
 .deps/parity/bin/python:
-	python3 -m venv .deps/parity
-	.deps/parity/bin/pip install --quiet torch==2.11.0 diffusers==0.42.1 transformers==5.23.0 peft==0.21.2 trl==0.11.4 scikit-learn==1.9.1 accelerate safetensors pillow
+	python3 -m venv .deps/parity && .deps/parity/bin/pip install --quiet torch==2.11.0 diffusers==0.42.1 transformers==5.23.0 peft==0.21.2 trl==0.11.4 scikit-learn==1.9.1 accelerate safetensors pillow \
+		|| { rm -rf .deps/parity; exit 1; }
 
 parity: build $(PARITY_PYTHON) ## compare with diffusers, transformers and peft (a virtualenv of 5 GB is made once)
 	$(PARITY_PYTHON) tests/reference/parity.py
