@@ -210,6 +210,15 @@ impl Debug for Encoders {
     }
 }
 
+/// Rows of several calls, one under the other.
+///
+/// # Panics
+/// If they are not of one length, as an encoder's rows are, or there are none.
+pub fn stacked(parts: &[Array2<f32>]) -> Array2<f32> {
+    let views: Vec<_> = parts.iter().map(Array2::view).collect();
+    ndarray::concatenate(Axis(0), &views).expect("an encoder's rows have one length")
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;

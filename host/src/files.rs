@@ -20,6 +20,21 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// A file's text; an error says which file, and which byte is no UTF-8.
+pub fn read_text(path: &Path) -> std::io::Result<String> {
+    let named = |error: Error| Error::new(error.kind(), format!("{}: {error}", path.display()));
+    String::from_utf8(std::fs::read(path).map_err(named)?).map_err(|error| {
+        let message = format!("{} is no UTF-8 text: byte {}", path.display(), error.utf8_error().valid_up_to());
+        Error::new(ErrorKind::InvalidData, message)
+    })
+}
+
+/// The lines of a text that have something in them, without the white space round it.
+pub fn text_lines(text: &str) -> Vec<&str> {
+    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
 /// Makes a folder for output, with its parents; one that has something in it is refused.
 pub fn new_folder(path: &Path) -> std::io::Result<()> {
     let named = |error: Error| Error::new(error.kind(), format!("{}: {error}", path.display()));

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use hf_hub::api::sync::{ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 
-use crate::interrupt::{Interrupt, Interrupted};
+use crate::interrupt::Interrupt;
 use crate::progress::{Bar, Progress};
 
 /// Bytes in one step of the progress bar.
@@ -90,9 +90,7 @@ impl Hub {
         ensure!(files.contains(&first), "{id} has no {first}: it is no {}", wanted.what());
         let mut folder = None;
         for (i, file) in files.iter().enumerate() {
-            if self.interrupt.requested() {
-                return Err(Interrupted { kept: "what was downloaded is kept in the Hub's cache".to_owned() }.into());
-            }
+            self.interrupt.check("what was downloaded is kept in the Hub's cache")?;
             let bar = Download::new(&self.progress, format!("{file} ({}/{})", i + 1, files.len()));
             let path = repo.download_with_progress(file, bar).map_err(|error| explained(id, &error))?;
             if *file == first {

@@ -34,6 +34,11 @@ impl Interrupt {
         self.0.load(Ordering::SeqCst)
     }
 
+    /// An error if somebody asked to stop; `kept` is what it says is kept.
+    pub fn check(&self, kept: impl Into<String>) -> Result<(), Interrupted> {
+        if self.requested() { Err(Interrupted { kept: kept.into() }) } else { Ok(()) }
+    }
+
     /// Asks to stop, as a signal does.
     pub fn request(&self) {
         self.0.store(true, Ordering::SeqCst);

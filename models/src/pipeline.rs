@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 use crate::clip::{TextConfig, TextTransformer, Tokenizer};
 use crate::error::{Error, Result};
 use crate::json::JsonObject;
+use crate::safetensors::hex;
 use crate::scheduler::SchedulerConfig;
 use crate::unet::UNet;
 use crate::vae::Vae;
@@ -62,7 +63,7 @@ impl Pipeline {
         for (part, stem) in [("unet", DIFFUSERS_STEM), ("vae", DIFFUSERS_STEM), ("text_encoder", TRANSFORMERS_STEM)] {
             hash.update(format!("{part} {}\n", digest_folder(&dir.join(part), stem)?));
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(&hash.finalize()))
     }
 
     /// Refuses parts that are each sound but not made for each other.

@@ -92,7 +92,12 @@ pub fn digest_safetensors(path: &Path) -> Result<String> {
         hash.update((view.data().len() as u64).to_le_bytes());
         hash.update(view.data());
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
+}
+
+/// Bytes as digits, two each.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn kind_of(dtype: Dtype) -> Option<Kind> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::{command, host, host_ok, tiny_run};
 
-fn metrics(run: &Path) -> Vec<Value> {
+pub fn metrics(run: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
     text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }

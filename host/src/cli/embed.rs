@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::safetensors::write_safetensors;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
-use ndarray::{Array2, Axis, concatenate};
+use ndarray::Array2;
 use tch::Tensor;
 
 use super::Context;
 use crate::data::images::{find_images, read_image};
-use crate::encoders::Encoders;
-use crate::interrupt::Interrupted;
+use crate::encoders::{Encoders, stacked};
+use crate::files::{read_text, text_lines};
 use crate::train::encoder_folder;
 
 /// Rows that are embedded between two looks at Ctrl-C.
@@ -107,25 +107,17 @@ impl Common {
         let mut encoders = Encoders::shipped(device);
         if Path::new(&self.encoder).is_dir() || !encoders.names().contains(&self.encoder.as_str()) {
             let folder = encoder_folder(&self.encoder, &self.encoder, &context.hub)?;
-            ensure!(
-                folder.join("config.json").is_file(),
-                "{} is no encoder folder: it has no config.json",
-                self.encoder
-            );
             encoders.add_clip(&self.encoder, &folder, device);
         }
         let bar = context.progress.bar("embedding", items.len() as u64, "rows");
         let mut parts = vec![];
         for part in items.chunks(BATCH) {
-            if context.interrupt.requested() {
-                return Err(Interrupted { kept: "nothing was written".to_owned() }.into());
-            }
+            context.interrupt.check("nothing was written")?;
             parts.push(embed(&mut encoders, &self.encoder, part)?);
             bar.inc(part.len() as u64);
         }
         bar.finish();
-        let views: Vec<_> = parts.iter().map(Array2::view).collect();
-        let mut rows = concatenate(Axis(0), &views).context("an encoder gives rows of one length")?;
+        let mut rows = stacked(&parts);
         if self.normalize {
             for mut row in rows.rows_mut() {
                 let length = row.dot(&row).sqrt();
@@ -143,8 +135,7 @@ impl Common {
 
 /// The lines of a file that have something in them.
 fn lines(file: &Path) -> Result<Vec<String>> {
-    let text = fs_err::read_to_string(file)?;
-    let lines: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    let lines: Vec<String> = text_lines(&read_text(file)?).into_iter().map(str::to_owned).collect();
     ensure!(!lines.is_empty(), "{} has no text in it", file.display());
     Ok(lines)
 }

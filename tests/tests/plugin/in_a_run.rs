@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
-
 use super::built;
 use crate::support::{Ran, host, tiny_run};
+use crate::train::metrics;
 
 /// A run of three epochs of two batches, whose only plugin misbehaves in the second one.
 fn run(folder: &Path, fault: &str, settings: &[&str]) -> Ran {
@@ -21,11 +20,6 @@ fn run(folder: &Path, fault: &str, settings: &[&str]) -> Ran {
     host(folder, &arguments)
 }
 
-fn metrics(folder: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(folder.join("run/metrics.jsonl")).expect("metrics");
-    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
-}
-
 #[test]
 fn abort_stops_after_a_checkpoint() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -37,7 +31,7 @@ fn abort_stops_after_a_checkpoint() {
     // The first epoch is kept although no checkpoint was due after it.
     assert!(folder.path().join("run/checkpoints/epoch-0001/state.safetensors").is_file());
     assert!(!folder.path().join("run/checkpoints/epoch-0002").exists());
-    assert_eq!(metrics(folder.path()).len(), 2, "the untrained epoch 0 and epoch 1");
+    assert_eq!(metrics(&folder.path().join("run")).len(), 2, "the untrained epoch 0 and epoch 1");
 }
 
 #[test]
@@ -46,7 +40,7 @@ fn skip_leaves_the_batch_out_and_counts_it_and_stops_above_a_share() {
     let skip = "--set=plugin.on_error=skip";
     let ran = run(folder.path(), "second-epoch-batch", &[skip, "--set=plugin.max_skipped=0.5"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let lines = metrics(folder.path());
+    let lines = metrics(&folder.path().join("run"));
     let skipped: Vec<Option<u64>> = lines.iter().map(|line| line["skipped"].as_u64()).collect();
     assert_eq!(skipped, [None, Some(0), Some(4), Some(0)]);
     assert!(ran.stderr.contains("4 samples were left out since a plugin failed on them"), "{}", ran.stderr);
@@ -66,7 +60,8 @@ fn skip_leaves_out_a_monitor_that_lacks_samples() {
     let settings = ["--set=plugin.on_error=skip", "--set=plugin.max_skipped=0.5", "--set=monitor.every=1"];
     let ran = run(folder.path(), "second-epoch-batch", &settings);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let monitored: Vec<bool> = metrics(folder.path()).iter().map(|line| line["monitor"].is_object()).collect();
+    let monitored: Vec<bool> =
+        metrics(&folder.path().join("run")).iter().map(|line| line["monitor"].is_object()).collect();
     assert_eq!(monitored, [true, true, false, true]);
     assert!(ran.stderr.contains("epoch 2: the monitor was left out"), "{}", ran.stderr);
 }

@@ -14,7 +14,6 @@ use crate::cli::Context;
 use crate::data::art::{STYLES, SUBJECTS, paint};
 use crate::data::audio::Audio;
 use crate::encoders::Encoders;
-use crate::interrupt::Interrupted;
 use crate::plugin::{Classifier, Limits, PluginHost, Sample};
 
 /// Measure what a plugin costs: loading it, calling it, and each sample by the size of its batch.
@@ -103,9 +102,7 @@ impl BenchArgs {
     fn median<T>(&self, context: &Context, mut work: impl FnMut() -> Result<T>) -> Result<Duration> {
         let (started, mut times) = (Instant::now(), vec![]);
         while times.len() < CALLS.0 || (times.len() < CALLS.1 && started.elapsed().as_secs_f64() < self.seconds) {
-            if context.interrupt.requested() {
-                return Err(Interrupted { kept: "nothing was written".to_owned() }.into());
-            }
+            context.interrupt.check("nothing was written")?;
             let call = Instant::now();
             work()?;
             times.push(call.elapsed());

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
+use super::check_component_name;
 use super::inspect::size;
 use crate::cli::Context;
-use crate::files::write_atomically;
+use crate::files::{read_text, write_atomically};
 use crate::plugin::Artifact;
 use crate::plugin::build::{bake_clip_softmax, read_styles};
 use crate::plugin::resolve::short_name;
@@ -55,14 +56,8 @@ impl BuildArgs {
         let origin = self.styles.display().to_string();
         let stem = short_name(&origin);
         let output = self.output.unwrap_or_else(|| PathBuf::from(format!("{stem}.wasm")));
-        ensure!(
-            output.extension().is_some_and(|extension| extension == "wasm"),
-            "-o {} does not end in .wasm, which is how a plugin's file is told",
-            output.display()
-        );
-        let bytes = std::fs::read(&self.styles).with_context(|| origin.clone())?;
-        let text = String::from_utf8(bytes)
-            .map_err(|e| anyhow::anyhow!("{origin} is no UTF-8 text: byte {}", e.utf8_error().valid_up_to()))?;
+        check_component_name(&output)?;
+        let text = read_text(&self.styles)?;
         let manifest = read_styles(&origin, &text, &stem)?;
         let plugin = bake_clip_softmax(&manifest)?;
         write_atomically(&output, &plugin)?;

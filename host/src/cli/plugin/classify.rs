@@ -1,6 +1,5 @@
 //! `host plugin classify`: what a plugin says about some files.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,12 +7,11 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{EncoderFolder, encoders};
+use super::running::RunningArgs;
 use crate::cli::Context;
 use crate::data::audio::read_wav;
 use crate::data::images::read_image;
-use crate::interrupt::Interrupted;
-use crate::plugin::{Batch, Classifier, Limits, PluginHost, Sample, cache_folder};
+use crate::plugin::{Batch, Classifier, Sample};
 use crate::reward::{ambiguity, entropy};
 
 /// Classify pictures, texts or recordings with a plugin: each one's distribution over the styles, and its reward.
@@ -30,18 +28,11 @@ pub struct ClassifyArgs {
     /// Pictures (.png, .jpg), texts (.txt) or recordings (.wav)
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Where an encoder is that the plugin asks for; the first one is also what `clip` stands for
-    #[arg(long = "encoder", value_name = "NAME=DIR")]
-    encoders: Vec<EncoderFolder>,
-    /// What the plugin's configuration says
-    #[arg(long = "config", value_name = "KEY=VALUE", value_parser = key_value)]
-    config: Vec<(String, String)>,
+    #[command(flatten)]
+    running: RunningArgs,
     /// Styles shown for each file, the likeliest first
     #[arg(long, value_name = "N", default_value_t = 5)]
     top: usize,
-    /// cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
-    device: String,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -56,17 +47,12 @@ const BAR: usize = 32;
 impl ClassifyArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
-        let device = torch_ext::cuda::device(&self.device)?;
-        let mut encoders = encoders(&self.encoders, device, &context.hub)?;
-        let config: BTreeMap<_, _> = self.config.into_iter().collect();
-        let mut plugin = PluginHost::new(Limits::default(), cache_folder())?.on(device).load(&self.plugin, config)?;
+        let (mut plugin, mut encoders) = self.running.open(&self.plugin, &context.hub)?;
         let styles = plugin.description().styles.clone();
         let (mut samples, mut fuel, mut milliseconds) = (vec![], None, 0.0);
         let bar = context.progress.bar("classifying", self.files.len() as u64, "files");
         for files in self.files.chunks(BATCH) {
-            if context.interrupt.requested() {
-                return Err(Interrupted { kept: "nothing was written".to_owned() }.into());
-            }
+            context.interrupt.check("nothing was written")?;
             let read = files.iter().map(|file| read_sample(file, &*plugin)).collect::<Result<Vec<_>>>()?;
             let classified = match plugin.classify(&mut Batch::new(read), &mut encoders) {
                 Ok(classified) => classified,

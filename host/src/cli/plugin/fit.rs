@@ -14,8 +14,8 @@ use ndarray::Array2;
 use tch::Device;
 
 use self::report::{Written, note, table, table_document};
-use self::source::{Cluster, Items, matrix, pictures, stop_if_interrupted, texts};
-use super::{EncoderFolder, check_encoder_folder, encoders};
+use self::source::{Cluster, Items, KEPT, matrix, pictures, texts};
+use super::{EncoderFolder, check_component_name, encoders};
 use crate::cli::Context;
 use crate::encoders::Encoders;
 use crate::files::write_atomically;
@@ -213,11 +213,7 @@ impl FitArgs {
 
     fn output(&self) -> Result<PathBuf> {
         if let Some(output) = &self.output {
-            ensure!(
-                output.extension().is_some_and(|extension| extension == "wasm"),
-                "-o {} does not end in .wasm, which is how a plugin's file is told",
-                output.display()
-            );
+            check_component_name(output)?;
             return Ok(output.clone());
         }
         let path = self.from.path();
@@ -244,7 +240,6 @@ impl FitArgs {
             let name = encoders.resolve(&self.encoder)?;
             return Ok((name, encoders));
         }
-        check_encoder_folder(folder)?;
         let folder = folder.canonicalize().with_context(|| format!("{}", folder.display()))?;
         // The shipped encoder by its path is still the shipped encoder: a plugin asks for it by its own name.
         let shipped = home().and_then(|home| {
@@ -311,7 +306,7 @@ impl FitArgs {
             };
             let found = found.map_err(anyhow::Error::msg)?;
             let seconds = start.elapsed().as_secs_f64();
-            stop_if_interrupted(context)?;
+            context.interrupt.check(KEPT)?;
             rows.push(ElbowRow {
                 k,
                 inertia: found.inertia,

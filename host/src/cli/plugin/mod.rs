@@ -14,7 +14,7 @@ mod test;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use tch::Device;
 
@@ -86,9 +86,7 @@ impl std::str::FromStr for EncoderFolder {
 fn encoders(folders: &[EncoderFolder], device: Device, hub: &Hub) -> Result<Encoders> {
     let mut encoders = Encoders::shipped(device);
     for EncoderFolder { name, folder } in folders {
-        let folder = encoder_folder(name, &folder.to_string_lossy(), hub)?;
-        check_encoder_folder(&folder)?;
-        encoders.add_clip(name, &folder, device);
+        encoders.add_clip(name, &encoder_folder(name, &folder.to_string_lossy(), hub)?, device);
     }
     if let Some(first) = folders.first() {
         encoders.set_default(&first.name);
@@ -96,11 +94,12 @@ fn encoders(folders: &[EncoderFolder], device: Device, hub: &Hub) -> Result<Enco
     Ok(encoders)
 }
 
-/// A folder that is no CLIP's is told apart before anything is loaded.
-fn check_encoder_folder(folder: &Path) -> Result<()> {
-    ensure!(folder.is_dir(), "there is no encoder folder {}", folder.display());
-    if !folder.join("config.json").is_file() {
-        bail!("{} is no encoder folder: it has no config.json", folder.display());
-    }
+/// The name of a file that a component is written to.
+fn check_component_name(output: &Path) -> Result<()> {
+    ensure!(
+        output.extension().is_some_and(|extension| extension == "wasm"),
+        "-o {} does not end in .wasm, which is how a plugin's file is told",
+        output.display()
+    );
     Ok(())
 }

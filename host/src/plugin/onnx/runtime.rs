@@ -138,8 +138,7 @@ fn load(library: &Path) -> Result<Environment, Fault> {
     };
     let builder = ort::init_from(library).map_err(|error| failed(error.to_string()))?;
     let log = |level: LogLevel, _: &str, _: &str, _: &str, message: &str| match level {
-        LogLevel::Error | LogLevel::Fatal => tracing::debug!("ONNX Runtime: {message}"),
-        LogLevel::Warning => tracing::debug!("ONNX Runtime: {message}"),
+        LogLevel::Error | LogLevel::Fatal | LogLevel::Warning => tracing::debug!("ONNX Runtime: {message}"),
         LogLevel::Info | LogLevel::Verbose => tracing::trace!("ONNX Runtime: {message}"),
     };
     let environment = builder.with_name("ambiguity").with_telemetry(false).with_logger(Arc::new(log)).build();

@@ -110,7 +110,7 @@ pub fn resolve(graph: &Graph, said: Settings, stem: &str) -> Result<Spec, String
         Input::Pixels(pixels) => pixels.shape(1).iter().product(),
         Input::Embedding { dim, .. } => dim.unwrap_or(1),
     };
-    let batch = dims[0].unwrap_or_else(|| (MAX_NUMBERS / numbers.max(1)).clamp(1, AT_ONCE));
+    let batch = dims[0].unwrap_or_else(|| (MAX_NUMBERS / numbers).clamp(1, AT_ONCE));
     if batch == 0 || batch.saturating_mul(numbers) > MAX_NUMBERS {
         return Err(format!(
             "its input `{input}` would take {batch} x {numbers} numbers at once, the limit is {MAX_NUMBERS}"

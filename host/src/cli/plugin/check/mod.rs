@@ -11,7 +11,6 @@ use self::report::{Answer, Report, Row};
 use super::running::{RunningArgs, embedded};
 use crate::cli::Context;
 use crate::encoders::Encoders;
-use crate::interrupt::Interrupted;
 use crate::plugin::{Classifier, Fault};
 
 /// Run a plugin over built-in probes, and warn where its reward is easily hacked, or dead.
@@ -52,9 +51,7 @@ impl CheckArgs {
         let mut rows = vec![];
         let bar = context.progress.bar("probing", probes.len() as u64, "probes");
         for (i, probe) in probes.into_iter().enumerate() {
-            if context.interrupt.requested() {
-                return Err(Interrupted { kept: "nothing was written".to_owned() }.into());
-            }
+            context.interrupt.check("nothing was written")?;
             if i == 0 {
                 // The first call embeds the styles' names and fills caches: it is not what a later one costs.
                 let _refused_or_not = ask(&probe, &mut *plugin, &mut encoders)?;

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use ambiguity_models::safetensors::read_safetensors;
 use anyhow::{Context as _, Result, bail, ensure};
 use image::RgbImage;
-use ndarray::{Array2, Axis, concatenate};
+use ndarray::Array2;
 use rayon::prelude::*;
 use tch::Kind;
 
 use crate::cli::Context;
 use crate::data::images::{find_images, read_image};
-use crate::encoders::Encoders;
-use crate::interrupt::Interrupted;
+use crate::encoders::{Encoders, stacked};
+use crate::files::{read_text, text_lines};
 use crate::plugin::fit::{Clustering, name_clusters};
+
+/// What an interrupt leaves.
+pub(super) const KEPT: &str = "nothing was written";
 
 /// Pictures or texts that are embedded at a time.
 const BATCH: usize = 128;
@@ -128,7 +131,7 @@ pub(super) fn pictures(
     encoders.get(encoder)?;
     let bar = context.progress.bar("embedding", found.len() as u64, "pictures");
     for chunk in found.chunks(BATCH) {
-        stop_if_interrupted(context)?;
+        context.interrupt.check(KEPT)?;
         let pictures: Vec<_> = chunk.par_iter().map(|file| read_image(file)).collect();
         let mut images: Vec<Arc<RgbImage>> = vec![];
         for (file, picture) in chunk.iter().zip(pictures) {
@@ -147,7 +150,7 @@ pub(super) fn pictures(
     }
     bar.finish();
     ensure!(!rows.is_empty(), "none of the {} pictures below {} can be read", found.len(), root.display());
-    Ok((Items::Pictures { root: root.to_owned(), files }, stacked(&rows)?))
+    Ok((Items::Pictures { root: root.to_owned(), files }, stacked(&rows)))
 }
 
 /// The embeddings of a file's lines; empty ones and repetitions are left out.
@@ -157,12 +160,9 @@ pub(super) fn texts(
     encoders: &mut Encoders,
     context: &Context,
 ) -> Result<(Items, Array2<f32>)> {
-    let bytes = std::fs::read(file).with_context(|| format!("{}", file.display()))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|e| anyhow::anyhow!("{} is no UTF-8 text: byte {}", file.display(), e.utf8_error().valid_up_to()))?;
+    let text = read_text(file)?;
     let mut seen = BTreeSet::new();
-    let lines: Vec<&str> = text.trim_start_matches('\u{feff}').lines().map(str::trim).collect();
-    let lines: Vec<&str> = lines.into_iter().filter(|line| !line.is_empty()).collect();
+    let lines = text_lines(&text);
     let texts: Vec<String> = lines.iter().filter(|line| seen.insert(**line)).map(|&line| line.to_owned()).collect();
     ensure!(!texts.is_empty(), "{} has no texts: write one on each line", file.display());
     if texts.len() < lines.len() {
@@ -173,12 +173,12 @@ pub(super) fn texts(
     let bar = context.progress.bar("embedding", texts.len() as u64, "texts");
     let mut rows = vec![];
     for chunk in texts.chunks(BATCH) {
-        stop_if_interrupted(context)?;
+        context.interrupt.check(KEPT)?;
         rows.push(encoders.embed_texts(encoder, chunk)?);
         bar.inc(chunk.len() as u64);
     }
     bar.finish();
-    let rows = stacked(&rows)?;
+    let rows = stacked(&rows);
     Ok((Items::Texts(texts), rows))
 }
 
@@ -197,18 +197,6 @@ pub(super) fn matrix(file: &Path, key: &str) -> Result<Array2<f32>> {
     let flat = tensor.f_to_kind(Kind::Float).and_then(|tensor| tensor.f_contiguous()?.f_view([-1]));
     let data = Vec::<f32>::try_from(&flat.with_context(|| format!("{}: `{key}`", file.display()))?)?;
     Ok(Array2::from_shape_vec((rows as usize, columns as usize), data)?)
-}
-
-pub(super) fn stop_if_interrupted(context: &Context) -> Result<()> {
-    match context.interrupt.requested() {
-        true => Err(Interrupted { kept: "nothing was written".to_owned() }.into()),
-        false => Ok(()),
-    }
-}
-
-fn stacked(rows: &[Array2<f32>]) -> Result<Array2<f32>> {
-    let views: Vec<_> = rows.iter().map(Array2::view).collect();
-    Ok(concatenate(Axis(0), &views)?)
 }
 
 #[cfg(test)]

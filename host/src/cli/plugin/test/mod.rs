@@ -14,7 +14,6 @@ use super::classify::read_sample;
 use super::running::{RunningArgs, table};
 use crate::cli::Context;
 use crate::files::write_atomically;
-use crate::interrupt::Interrupted;
 use crate::plugin::Batch;
 
 /// Hold a plugin's distributions over its fixtures against the snapshots of them.
@@ -87,9 +86,7 @@ impl TestArgs {
         let snapshots = self.folder.join("snapshots");
         let mut outcomes = vec![];
         for fixture in &fixtures {
-            if context.interrupt.requested() {
-                return Err(Interrupted { kept: "nothing more was written".to_owned() }.into());
-            }
+            context.interrupt.check("nothing more was written")?;
             // Each alone: what else lies in the folder changes nothing.
             let sample = read_sample(fixture, &*plugin)?;
             let classified = plugin
