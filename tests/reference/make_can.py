@@ -3,6 +3,7 @@
 Run it with a Python that has torch==2.11.0 and safetensors; the file is committed. The networks are the paper's at a
 side of 64 with few channels; weights are drawn here and stored under the names that the Rust networks have.
 """
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -39,6 +40,17 @@ class Discriminator(nn.Module):
         h = F.leaky_relu(self.style[0](features), 0.2)
         h = F.leaky_relu(self.style[1](h), 0.2)
         return self.real(features).squeeze(1), self.style[2](h)
+
+
+@contextmanager
+def statistics_kept(net):
+    """The running statistics follow real pictures alone."""
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 0.0
+    yield
+    for norm in norms:
+        norm.momentum = 0.1
 
 
 g, d = generator(), Discriminator()
@@ -89,9 +101,11 @@ optimizer = torch.optim.Adam(d.parameters(), lr=1e-3, betas=(0.9, 0.99))
 fake = g(noise.view(N, LATENT, 1, 1)).detach()
 out["train.images"] = fake[:1]
 real_verdict, styles = d(real)
-fake_verdict, _ = d(fake)
+with statistics_kept(d):
+    fake_verdict, _ = d(fake)
 between = (real * mix.view(-1, 1, 1, 1) + fake * (1 - mix.view(-1, 1, 1, 1))).requires_grad_(True)
-(gradient,) = torch.autograd.grad(d(between)[0].sum(), between, create_graph=True)
+with statistics_kept(d):
+    (gradient,) = torch.autograd.grad(d(between)[0].sum(), between, create_graph=True)
 penalty = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
 losses = {
     "critic": fake_verdict.mean() - real_verdict.mean(), "penalty": penalty, "style": F.cross_entropy(styles, labels),
@@ -105,7 +119,8 @@ optimizer.step()
 out |= {f"d.after.{k}": v for k, v in d_state().items() if k.startswith(("blocks.0", "blocks.3", "real_head", "style_head.2"))}
 
 # The generator's losses under the updated discriminator.
-verdict, styles = d(g(noise.view(N, LATENT, 1, 1)))
+with statistics_kept(d):
+    verdict, styles = d(g(noise.view(N, LATENT, 1, 1)))
 uniform = torch.full((N, STYLES), 1 / STYLES)
 losses |= {
     "critic_generator": -verdict.mean(), "ambiguity": F.cross_entropy(styles, uniform),

@@ -1,18 +1,23 @@
 //! Pictures to two verdicts: real or made, and which style.
 
+use serde::Serialize;
 use tch::Tensor;
 use torch_ext::Generator as Randomness;
 
-use super::{BatchNorm2d, INIT_STD, KERNEL, leaky_relu, log2_of_side};
+use super::{BatchNorm2d, Convolution, INIT_STD, KERNEL, Statistics, leaky_relu, log2_of_side};
 use crate::error::Result;
 use crate::layers::Linear;
 use crate::params::{Init, Params};
 
 /// Slope of every activation below zero.
-const SLOPE: f64 = 0.2;
+pub(crate) const SLOPE: f64 = 0.2;
+
+/// Of every convolution: it halves the side.
+const STRIDE: i64 = 2;
+const PADDING: i64 = 1;
 
 /// What a [`Discriminator`] is built from.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct DiscriminatorConfig {
     /// Side of the pictures, a power of two of at least 32.
     pub size: i64,
@@ -35,6 +40,25 @@ pub struct Discriminator {
     blocks: Vec<(Tensor, BatchNorm2d)>,
     real_head: Linear,
     style_head: [Linear; 3],
+}
+
+/// What a batch in training shows. BatchNorm's running statistics, by which the style head tells pictures once it is a
+/// classifier, follow real ones alone; PyTorch's would follow all that goes through, and lie between real and made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pictures {
+    /// Out of the data.
+    Real,
+    /// By the generator, or between both.
+    Made,
+}
+
+impl Pictures {
+    fn statistics(self) -> Statistics {
+        match self {
+            Self::Real => Statistics::Followed,
+            Self::Made => Statistics::Batch,
+        }
+    }
 }
 
 /// Both verdicts.
@@ -78,7 +102,7 @@ impl Discriminator {
 
     /// Pictures [n, 3, size, size] in [-1, 1] to both verdicts, by the running statistics and without dropout.
     pub fn forward(&self, images: &Tensor) -> Verdict {
-        let features = self.features(images, false);
+        let features = self.features(images, Statistics::Running);
         let mut x = features.shallow_clone();
         for (i, layer) in self.style_head.iter().enumerate() {
             x = layer.forward(&x);
@@ -90,8 +114,23 @@ impl Discriminator {
     }
 
     /// As [`Discriminator::forward`] in training: BatchNorm by the batch, dropout by `randomness`.
-    pub fn forward_train(&self, images: &Tensor, randomness: &mut Randomness) -> Result<Verdict> {
-        let features = self.features(images, true);
+    pub fn forward_train(&self, images: &Tensor, what: Pictures, randomness: &mut Randomness) -> Result<Verdict> {
+        let features = self.features(images, what.statistics());
+        let styles = self.styles_of_features(&features, randomness)?;
+        Ok(Verdict { real: self.real_head.forward(&features).squeeze_dim(1), styles })
+    }
+
+    /// The style logits alone, [n, styles], in training on real pictures.
+    pub fn styles_train(&self, images: &Tensor, randomness: &mut Randomness) -> Result<Tensor> {
+        self.styles_of_features(&self.features(images, Statistics::Followed), randomness)
+    }
+
+    /// How real alone, \[n\], in training.
+    pub fn real_train(&self, images: &Tensor, what: Pictures) -> Tensor {
+        self.real_head.forward(&self.features(images, what.statistics())).squeeze_dim(1)
+    }
+
+    fn styles_of_features(&self, features: &Tensor, randomness: &mut Randomness) -> Result<Tensor> {
         let mut x = features.shallow_clone();
         for (i, layer) in self.style_head.iter().enumerate() {
             x = layer.forward(&x);
@@ -99,18 +138,13 @@ impl Discriminator {
                 x = self.dropped(&leaky_relu(&x, SLOPE), randomness)?;
             }
         }
-        Ok(Verdict { real: self.real_head.forward(&features).squeeze_dim(1), styles: x })
+        Ok(x)
     }
 
-    /// How real alone, \[n\], in training.
-    pub fn real_train(&self, images: &Tensor) -> Tensor {
-        self.real_head.forward(&self.features(images, true)).squeeze_dim(1)
-    }
-
-    fn features(&self, images: &Tensor, train: bool) -> Tensor {
+    fn features(&self, images: &Tensor, statistics: Statistics) -> Tensor {
         let mut x = images.shallow_clone();
         for (weight, norm) in &self.blocks {
-            x = leaky_relu(&norm.forward(&x.conv2d(weight, None::<&Tensor>, 2, 1, 1, 1), train), SLOPE);
+            x = leaky_relu(&norm.forward(&x.conv2d(weight, None::<&Tensor>, STRIDE, PADDING, 1, 1), statistics), SLOPE);
         }
         x.flatten(1, -1)
     }
@@ -123,6 +157,19 @@ impl Discriminator {
         }
         let kept = randomness.uniform(&x.size())?.ge(share).to_device(x.device()).to_kind(x.kind());
         Ok(x * kept / (1.0 - share))
+    }
+
+    /// The convolutions in evaluation; an activation follows each.
+    pub(crate) fn convolutions(&self) -> Vec<Convolution> {
+        let folded = self.blocks.iter().map(|(weight, norm)| norm.folded(weight, 0));
+        folded
+            .map(|(weight, bias)| Convolution { weight, bias: Some(bias), stride: STRIDE, padding: PADDING })
+            .collect()
+    }
+
+    /// The layers from the flattened features to the styles' logits; an activation follows all but the last.
+    pub(crate) fn style_head(&self) -> &[Linear; 3] {
+        &self.style_head
     }
 
     /// What it was built from.

@@ -1,13 +1,18 @@
 //! Noise to pictures.
 
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{BatchNorm2d, INIT_STD, KERNEL, leaky_relu, log2_of_side};
+use super::{BatchNorm2d, Convolution, INIT_STD, KERNEL, Statistics, leaky_relu, log2_of_side};
 use crate::error::Result;
 use crate::params::{Init, Params};
 
+/// Of every convolution but the first: it doubles the side.
+const STRIDE: i64 = 2;
+
 /// What a [`Generator`] is built from.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GeneratorConfig {
     /// Side of the pictures, a power of two of at least 32.
     pub size: i64,
@@ -32,7 +37,7 @@ struct Block {
     /// [in, out, k, k].
     weight: Tensor,
     norm: BatchNorm2d,
-    /// 1 for the first block, which makes 4×4 of 1×1, else 2.
+    /// 1 for the first block, which makes 4×4 of 1×1, else [`STRIDE`].
     stride: i64,
 }
 
@@ -49,7 +54,7 @@ impl Generator {
         for i in 0..=n_doublings {
             let p = p.at("blocks").at(i);
             let (weight, norm) = (convolution(&p, n_in, n_out)?, BatchNorm2d::new(&p.at("norm"), n_out)?);
-            blocks.push(Block { weight, norm, stride: if i == 0 { 1 } else { 2 } });
+            blocks.push(Block { weight, norm, stride: if i == 0 { 1 } else { STRIDE } });
             (n_in, n_out) = (n_out, n_out / 2);
         }
         Ok(Self { config: *config, blocks, out: convolution(&p.at("out"), n_in, 3)? })
@@ -57,11 +62,23 @@ impl Generator {
 
     /// Noise [n, latent], standard normal, to pictures [n, 3, size, size] in [-1, 1]. `train` is BatchNorm's mode.
     pub fn forward(&self, noise: &Tensor, train: bool) -> Tensor {
+        let statistics = if train { Statistics::Followed } else { Statistics::Running };
         let mut x = noise.view([-1, self.config.latent, 1, 1]);
         for Block { weight, norm, stride } in &self.blocks {
-            x = leaky_relu(&norm.forward(&transposed(&x, weight, *stride), train), self.config.slope);
+            x = leaky_relu(&norm.forward(&transposed(&x, weight, *stride), statistics), self.config.slope);
         }
-        transposed(&x, &self.out, 2).tanh()
+        transposed(&x, &self.out, STRIDE).tanh()
+    }
+
+    /// The transposed convolutions in evaluation; an activation follows all but the last, which has no bias.
+    pub(crate) fn convolutions(&self) -> Vec<Convolution> {
+        let blocks = self.blocks.iter().map(|Block { weight, norm, stride }| {
+            let (weight, bias) = norm.folded(weight, 1);
+            Convolution { weight, bias: Some(bias), stride: *stride, padding: padding(*stride) }
+        });
+        let out =
+            Convolution { weight: self.out.shallow_clone(), bias: None, stride: STRIDE, padding: padding(STRIDE) };
+        blocks.chain([out]).collect()
     }
 
     /// What it was built from.
@@ -80,6 +97,10 @@ impl Generator {
 }
 
 fn transposed(x: &Tensor, weight: &Tensor, stride: i64) -> Tensor {
-    let padding = stride - 1;
-    x.conv_transpose2d(weight, None::<&Tensor>, stride, padding, 0, 1, 1)
+    x.conv_transpose2d(weight, None::<&Tensor>, stride, padding(stride), 0, 1, 1)
+}
+
+/// What a transposed convolution of [`KERNEL`] leaves off each side, so that it makes 4 of 1 or doubles.
+fn padding(stride: i64) -> i64 {
+    stride - 1
 }

@@ -10,10 +10,11 @@ mod discriminator;
 mod generator;
 pub mod loss;
 
-pub use discriminator::{Discriminator, DiscriminatorConfig, Verdict};
+pub(crate) use discriminator::SLOPE;
+pub use discriminator::{Discriminator, DiscriminatorConfig, Pictures, Verdict};
 pub use generator::{Generator, GeneratorConfig};
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::params::{Init, Params};
@@ -31,6 +32,17 @@ fn log2_of_side(size: i64) -> Result<u32> {
         )));
     }
     Ok(size.ilog2())
+}
+
+/// How BatchNorm normalises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Statistics {
+    /// By the running statistics.
+    Running,
+    /// By the batch's own, which the running ones follow.
+    Followed,
+    /// By the batch's own, and the running ones stay as they are.
+    Batch,
 }
 
 /// `torch.nn.BatchNorm2d` (Ioffe and Szegedy, arXiv 1502.03167) with PyTorch's momentum and epsilon.
@@ -55,11 +67,25 @@ impl BatchNorm2d {
         })
     }
 
-    /// In training by the batch's own statistics, which the running ones follow; else by the running ones.
-    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+    fn forward(&self, x: &Tensor, statistics: Statistics) -> Tensor {
         let (weight, bias) = (Some(&self.weight), Some(&self.bias));
-        let (mean, var) = (Some(&self.running_mean), Some(&self.running_var));
+        let running = (statistics != Statistics::Batch).then_some((&self.running_mean, &self.running_var));
+        let (mean, var) = running.unzip();
+        let train = statistics != Statistics::Running;
         x.batch_norm(weight, bias, mean, var, train, Self::MOMENTUM, Self::EPSILON, true)
+    }
+
+    /// The convolution that does in evaluation what `weight`, whose axis `out` is the output's channels, and this after
+    /// it do. Its numbers are f64.
+    fn folded(&self, weight: &Tensor, out: usize) -> (Tensor, Tensor) {
+        tch::no_grad(|| {
+            let [gain, bias, mean, var] = [&self.weight, &self.bias, &self.running_mean, &self.running_var]
+                .map(|tensor| tensor.to_kind(Kind::Double));
+            let scale = gain / (var + Self::EPSILON).sqrt();
+            let mut along = [1; 4];
+            along[out] = -1;
+            (weight.to_kind(Kind::Double) * scale.view(along), bias - mean * scale)
+        })
     }
 
     fn parameters(&self, name: &str) -> [(String, Tensor); 2] {
@@ -68,8 +94,18 @@ impl BatchNorm2d {
     }
 }
 
+/// A convolution as evaluation needs it: what BatchNorm does after it is folded in.
+pub(crate) struct Convolution {
+    /// [out, in, k, k], of a transposed one [in, out, k, k].
+    pub(crate) weight: Tensor,
+    /// \[out\], where BatchNorm follows.
+    pub(crate) bias: Option<Tensor>,
+    pub(crate) stride: i64,
+    /// On every side.
+    pub(crate) padding: i64,
+}
+
 /// max(x, slope · x).
 fn leaky_relu(x: &Tensor, slope: f64) -> Tensor {
-    // Both parts are differentiable twice, which the gradient penalty needs.
-    x.clamp_min(0.0) + x.clamp_max(0.0) * slope
+    if slope == 0.0 { x.relu() } else { torch_ext::leaky_relu(x, slope).expect("any tensor has this function") }
 }

@@ -1,11 +1,11 @@
 use torch_ext::{AdamW, AdamWConfig};
 
 use super::*;
-use crate::can::{Discriminator, DiscriminatorConfig, Generator as CanGenerator, GeneratorConfig, loss};
+use crate::can::{Discriminator, DiscriminatorConfig, Generator as CanGenerator, GeneratorConfig, Pictures, loss};
 
 const TOLERANCE: f64 = 1e-5;
 
-fn networks(reference: &Reference) -> (CanGenerator, Discriminator) {
+pub(super) fn networks(reference: &Reference) -> (CanGenerator, Discriminator) {
     let part = |prefix: &str| {
         let of = |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.copy()));
         let tensors = reference.tensors.iter().filter_map(of);
@@ -56,10 +56,11 @@ fn a_step_of_both_sides_matches_pytorch() {
     let fake = generator.forward(noise, true).detach();
     check("pictures in training", &fake.narrow(0, 0, 1), "train.images");
     let mut randomness = Generator::cpu(0).unwrap();
-    let judged = discriminator.forward_train(&real, &mut randomness).unwrap();
-    let fake_verdict = discriminator.real_train(&fake);
+    let judged = discriminator.forward_train(&real, Pictures::Real, &mut randomness).unwrap();
+    let fake_verdict = discriminator.real_train(&fake, Pictures::Made);
     let penalty =
-        loss::gradient_penalty(&real, &fake, reference.tensor("mix"), |x| discriminator.real_train(x)).unwrap();
+        loss::gradient_penalty(&real, &fake, reference.tensor("mix"), |x| discriminator.real_train(x, Pictures::Made))
+            .unwrap();
     let critic = loss::critic(&judged.real, &fake_verdict);
     let style = loss::style(&judged.styles, labels);
     check("critic", &critic, "loss.critic");
@@ -78,7 +79,7 @@ fn a_step_of_both_sides_matches_pytorch() {
         }
     }
 
-    let judged = discriminator.forward_train(&generator.forward(noise, true), &mut randomness).unwrap();
+    let judged = discriminator.forward_train(&generator.forward(noise, true), Pictures::Made, &mut randomness).unwrap();
     let (critic, ambiguity) = (loss::critic_generator(&judged.real), loss::ambiguity(&judged.styles));
     check("critic of the generator", &critic, "loss.critic_generator");
     check("ambiguity", &ambiguity, "loss.ambiguity");
@@ -100,7 +101,7 @@ fn dropout_keeps_the_mean_and_its_seed() {
     let real = reference.tensor("real").to_kind(Kind::Float);
     let styles = |seed| {
         let mut randomness = Generator::cpu(seed).unwrap();
-        tch::no_grad(|| discriminator.forward_train(&real, &mut randomness).unwrap().styles)
+        tch::no_grad(|| discriminator.forward_train(&real, Pictures::Real, &mut randomness).unwrap().styles)
     };
     assert!(styles(1).equal(&styles(1)) && !styles(1).equal(&styles(2)));
 }

@@ -16,6 +16,13 @@ pub fn group_norm_silu(x: &Tensor, groups: i64, weight: &Tensor, bias: &Tensor, 
     ffi::tensor(|out| unsafe { ffi::ext_group_norm_silu(x, groups, weight, bias, eps, out) })
 }
 
+/// `torch.nn.functional.leaky_relu` with a slope below zero of one's own (tch's has 0.01 alone): max(x, slope · x), in
+/// one kernel, differentiable twice.
+pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
+    // SAFETY: the tensor lives through the call, since it is borrowed.
+    ffi::tensor(|out| unsafe { ffi::ext_leaky_relu(x.as_ptr(), slope, out) })
+}
+
 #[cfg(test)]
 mod tests {
     use tch::{Device, Kind};
@@ -23,6 +30,17 @@ mod tests {
     use super::*;
     use crate::generator::Generator;
     use crate::reference::relative_error;
+
+    #[test]
+    fn the_slope_below_zero_is_the_one_given_and_differentiable_twice() {
+        let x = Tensor::from_slice(&[-2.0f32, -0.5, 0.0, 3.0]).set_requires_grad(true);
+        let y = leaky_relu(&x, 0.25).unwrap();
+        assert_eq!(Vec::<f32>::try_from(&y).unwrap(), [-0.5, -0.125, 0.0, 3.0]);
+        let first = Tensor::run_backward(&[y.square().sum(Kind::Float)], &[&x], true, true).remove(0);
+        assert_eq!(Vec::<f32>::try_from(&first).unwrap(), [-0.25, -0.0625, 0.0, 6.0]);
+        first.sum(Kind::Float).backward();
+        assert_eq!(Vec::<f32>::try_from(&x.grad()).unwrap()[0], 0.125);
+    }
 
     #[test]
     fn it_is_libtorchs_two_operations_and_their_gradient() {

@@ -1,6 +1,6 @@
 //! What `tch` lacks of libtorch, by a small C++ shim: generators of one's own with PyTorch's numbers, a fused AdamW
 //! whose state can be saved, gradient clipping that returns the norm, autocast with a type on any device, channels-last
-//! memory, GroupNorm and SiLU in one, and CUDA loaded at run time so that one binary serves CPU and GPU. C++ exceptions arrive as [`Error`].
+//! memory, GroupNorm and SiLU in one, LeakyReLU with any slope, and CUDA loaded at run time so that one binary serves CPU and GPU. C++ exceptions arrive as [`Error`].
 //!
 //! ```
 //! use tch::{Kind, Tensor, Device};
@@ -21,7 +21,7 @@
 //!
 //! # Layout
 //! [`Generator`] (generator.rs), [`AdamW`] (optim.rs), [`clip_grad_norm`] (grad.rs), [`autocast()`] (autocast.rs),
-//! [`channels_last`] (memory_format.rs), [`group_norm_silu`] (fused.rs, fused.cpp, group_norm_silu.c), [`cuda`] (cuda.rs);
+//! [`channels_last`] (memory_format.rs), [`group_norm_silu`] and [`leaky_relu`] (fused.rs, fused.cpp, group_norm_silu.c), [`cuda`] (cuda.rs);
 //! ffi.rs declares what shim.cpp defines.
 
 mod autocast;
@@ -40,7 +40,7 @@ use std::path::PathBuf;
 
 pub use autocast::autocast;
 pub use error::{Error, Result};
-pub use fused::group_norm_silu;
+pub use fused::{group_norm_silu, leaky_relu};
 pub use generator::Generator;
 pub use grad::clip_grad_norm;
 pub use memory_format::channels_last;

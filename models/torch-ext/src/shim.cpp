@@ -12,6 +12,7 @@
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/leaky_relu.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
@@ -105,6 +106,10 @@ void ext_keep_memory() {
 char* ext_group_norm_silu(const at::Tensor* x, int64_t groups, const at::Tensor* weight, const at::Tensor* bias, double eps,
                           at::Tensor** out) {
   return guarded([&] { *out = hand_out(group_norm_silu(*x, groups, *weight, *bias, eps)); });
+}
+
+char* ext_leaky_relu(const at::Tensor* x, double slope, at::Tensor** out) {
+  return guarded([&] { *out = hand_out(at::leaky_relu(*x, slope)); });
 }
 
 char* ext_generator_new(uint64_t seed, at::Generator** out) {
