@@ -70,10 +70,11 @@ test: lint build ## formatting, lints, all tests, documentation
 # The reference implementations, in a virtualenv beside what setup brings.
 PARITY_PYTHON ?= .deps/parity/bin/python
 .deps/parity/bin/python:
-	python3 -m venv .deps/parity && .deps/parity/bin/pip install --quiet torch==2.11.0 diffusers==0.42.1 transformers==5.23.0 peft==0.21.2 trl==0.11.4 scikit-learn==1.9.1 accelerate safetensors pillow \
+	python3 -m venv .deps/parity && .deps/parity/bin/pip install --quiet torch==2.11.0 diffusers==0.42.1 transformers==5.23.0 peft==0.21.2 trl==0.11.4 scikit-learn==1.9.1 onnx==1.23.2 onnxruntime==1.32.0 accelerate safetensors pillow \
 		|| { rm -rf .deps/parity; exit 1; }
 
-parity: build $(PARITY_PYTHON) ## compare with diffusers, transformers and peft (a virtualenv of 5 GB is made once)
+parity: build $(PARITY_PYTHON) ## compare with diffusers, transformers, peft and ONNX (a virtualenv of 5 GB is made once)
+	cargo test --release --workspace a_network_that_was_written_is_a_plugin
 	$(PARITY_PYTHON) tests/reference/parity.py
 
 kill-test: build ## kill a training run at 20 random moments and resume it: the same to the last bit

@@ -8,6 +8,7 @@ pub mod error;
 mod json;
 pub mod layers;
 pub mod lora;
+pub mod onnx;
 pub mod params;
 pub mod pipeline;
 pub mod published;

@@ -5,10 +5,14 @@
 2. The shipped small model loads in diffusers and transformers, and `host embed` gives transformers' embeddings of
    pictures (by their own preprocessing) and texts, relative error <= 1e-5; of JPEGs a cosine >= 0.999.
 3. A LoRA trained by `host train` draws in diffusers what `host sample` draws (check_lora.py), largest difference 2e-4.
+4. The ONNX files that this program wrote pass ONNX's checker. The reference networks' (the test
+   a_network_that_was_written_is_a_plugin puts them into target/tmp/onnx) give in onnxruntime PyTorch's logits and
+   pictures of can.safetensors, largest difference 1e-4; the shipped plugins/*.onnx give finite logits.
 
-    python tests/reference/parity.py [--host target/release/host]
+    python tests/reference/parity.py [--host target/release/host] [--onnx target/tmp/onnx]
 """
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +20,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+import onnx
+import onnxruntime
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -100,16 +106,48 @@ def lora(host, folder):
         failures.append("check_lora.py")
 
 
+def onnx_session(file):
+    """A file that ONNX's checker, shapes inferred, finds nothing wrong with."""
+    model = onnx.load(file)
+    onnx.checker.check_model(model, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    kinds = {node.op_type for node in inferred.graph.node}
+    print(f"ok    {file.name}: ONNX's checker, {len(model.graph.node)} operators ({', '.join(sorted(kinds))})", flush=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(file, options)
+
+
+def networks_as_onnx(folder):
+    reference = load_file(HERE / "can.safetensors")
+    for name, given, wanted in (("discriminator", "real", "eval.styles"), ("generator", "noise", "eval.images")):
+        session = onnx_session(folder / f"{name}.onnx")
+        (found,) = session.run(None, {session.get_inputs()[0].name: reference[given].float().numpy()})
+        wanted = reference[wanted]
+        difference = (torch.from_numpy(found)[: len(wanted)] - wanted).abs().max()
+        report(f"{name}.onnx in onnxruntime", float(difference), 1e-4)
+    for file in sorted((ROOT / "plugins").glob("*.onnx")):
+        session = onnx_session(file)
+        given = session.get_inputs()[0]
+        (found,) = session.run(None, {given.name: (torch.rand(3, *given.shape[1:]) * 2 - 1).numpy()})
+        styles = json.loads(session.get_modelmeta().custom_metadata_map["ambiguity.styles"])
+        good = found.shape == (3, len(styles)) and bool(torch.from_numpy(found).isfinite().all())
+        report(f"plugins/{file.name}, {len(styles)} finite logits for 3 pictures", 0.0 if good else 1.0, 0.0)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", type=Path, default=ROOT / "target/release/host")
-    host = parser.parse_args().host.resolve()
-    packages = ("torch", "diffusers", "transformers", "peft", "safetensors", "pillow")
+    parser.add_argument("--onnx", type=Path, default=ROOT / "target/tmp/onnx")
+    arguments = parser.parse_args()
+    host = arguments.host.resolve()
+    packages = ("torch", "diffusers", "transformers", "peft", "safetensors", "pillow", "onnx", "onnxruntime")
     print(", ".join(f"{name} {version(name)}" for name in packages))
     torch.set_num_threads(1)
     for part in (reference_tensors, lambda folder: embeddings(host, folder), lambda folder: lora(host, folder)):
         with tempfile.TemporaryDirectory() as folder:
             part(Path(folder))
+    networks_as_onnx(arguments.onnx)
     if failures:
         raise SystemExit("not the same: " + ", ".join(failures))
 

@@ -3,6 +3,7 @@
 
 mod can;
 mod lora;
+mod onnx;
 mod pipeline;
 mod scheduler;
 mod unet;

@@ -2,14 +2,18 @@
 //! file that is refused. `tests/reference/make_onnx.py` makes the files.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ambiguity_host::encoders::Encoders;
 use ambiguity_host::plugin::{Batch, Limits, Sample};
+use ambiguity_models::can::{Discriminator, DiscriminatorConfig, Generator, GeneratorConfig};
+use ambiguity_models::onnx::{self, Metadata};
+use ambiguity_models::params::Params;
 use ambiguity_models::safetensors::read_safetensors;
 use image::RgbImage;
 use serde_json::Value;
+use tch::{Device, Kind};
 
 use super::{load, means, two_pictures};
 use crate::support::{command, host, host_ok, root, tiny_run};
@@ -110,12 +114,15 @@ fn inspect_and_classify_do_not_mind_the_kind() {
     RgbImage::from_fn(24, 20, |x, y| image::Rgb([x as u8 * 10, y as u8 * 12, 90]))
         .save(folder.path().join("a.png"))
         .expect("saved");
+    let classified = host_ok(folder.path(), &["plugin", "classify", "pixels", "a.png"]);
     let shown = [
         host_ok(folder.path(), &["plugin", "inspect", "pixels"]).stdout,
         host_ok(folder.path(), &["plugin", "inspect", "./bare.onnx"]).stdout,
         host_ok(folder.path(), &["plugin", "inspect", "./fixed_4.onnx"]).stdout,
-        host_ok(folder.path(), &["plugin", "classify", "pixels", "a.png"]).stdout,
+        classified.stdout,
     ];
+    let notice = "plugin `pixels` takes pictures of 16 x 12; those of 24 x 20 are resized with antialias";
+    assert_eq!(classified.stderr.matches(notice).count(), 1, "{}", classified.stderr);
     insta::assert_snapshot!(shown.concat());
     let document = |arguments: &[&str]| -> Value {
         serde_json::from_str(&host_ok(folder.path(), arguments).stdout).expect("one JSON document")
@@ -162,4 +169,51 @@ fn a_run_is_trained_with_an_onnx_plugin_beside_another() {
     let metrics = fs::read_to_string(folder.path().join("run/metrics.jsonl")).expect("written");
     let last: Value = serde_json::from_str(metrics.lines().last().expect("a line")).expect("JSON");
     assert!(last["rewards"]["pixels"].as_f64().is_some_and(|reward| reward < -(3f64.ln())), "{last}");
+}
+
+/// The reference's networks as users get them. `make parity` gives what lies in target/tmp/onnx after this to ONNX's own
+/// checker, and holds what onnxruntime makes of it against PyTorch.
+#[test]
+fn a_network_that_was_written_is_a_plugin() {
+    let tensors = read_safetensors(&root().join("tests/reference/can.safetensors")).expect("committed");
+    let part = |prefix: &str| {
+        let own = tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)));
+        let own = own.filter(|(name, _)| !name.starts_with("after.") && !name.starts_with("gradient."));
+        let own = own.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect();
+        Params::from_tensors(own, "can.safetensors", Device::Cpu, Kind::Float)
+    };
+    let config =
+        DiscriminatorConfig { size: 64, channels: 4, max_channels: 8, head: [10, 7], dropout: 0.3, n_styles: 5 };
+    let discriminator = Discriminator::new(&part("d."), &config).expect("the reference's");
+    let config = GeneratorConfig { size: 64, latent: 6, channels: 32, slope: 0.2 };
+    let generator = Generator::new(&part("g."), &config).expect("the reference's");
+    let metadata = Metadata {
+        name: "discriminator".to_owned(),
+        version: "1.0.0".to_owned(),
+        title: "Five styles of nothing".to_owned(),
+        authors: vec![],
+        licence: "Apache-2.0".to_owned(),
+        styles: ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec(),
+    };
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("onnx");
+    fs::create_dir_all(&folder).expect("writable");
+    let file = folder.join("discriminator.onnx");
+    fs::write(&file, onnx::discriminator(&discriminator, &metadata).expect("written")).expect("writable");
+    fs::write(folder.join("generator.onnx"), onnx::generator(&generator, "Pictures").expect("written"))
+        .expect("writable");
+
+    let real = tensors["real"].to_kind(Kind::Float);
+    let bytes = ((real + 1.0) * 127.5).round().to_kind(Kind::Uint8);
+    let images: Vec<RgbImage> = (0..4)
+        .map(|i| Vec::<u8>::try_from(bytes.get(i).permute([1, 2, 0]).flatten(0, -1)).expect("bytes"))
+        .map(|rgb| RgbImage::from_raw(64, 64, rgb).expect("its size"))
+        .collect();
+    let samples = images.into_iter().map(|image| Sample { image: Some(Arc::new(image)), ..Sample::default() });
+    let mut plugin = load(Limits::default(), &file, &[]).expect("a good plugin");
+    let classified = plugin.classify(&mut Batch::new(samples.collect()), &mut means()).expect("classified");
+    let logits = discriminator.forward(&(bytes.to_kind(Kind::Float) / 127.5 - 1.0)).styles;
+    let wanted = Vec::<f64>::try_from(logits.softmax(-1, Kind::Double).flatten(0, -1)).expect("f64");
+    let worst = classified.distributions.rows.concat().into_iter().zip(&wanted).map(|(a, b)| (a - b).abs());
+    let worst = worst.fold(0.0, f64::max);
+    assert!(worst <= 1e-5, "off by {worst:.2e}");
 }

@@ -10,6 +10,8 @@ pub mod spec;
 
 mod protobuf;
 mod runtime;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -50,6 +52,8 @@ pub(super) struct OnnxPlugin {
     timeout_ms: u64,
     description: Description,
     source: PluginSource,
+    /// Whether it was said that pictures are resized.
+    said_resizing: bool,
 }
 
 impl OnnxPlugin {
@@ -104,7 +108,7 @@ impl OnnxPlugin {
         };
         let model = Model::load(&bytes, &spec.input_name, &spec.output_name, device)?;
         let (bytes, timeout_ms) = (bytes.len(), limits.timeout_ms);
-        Ok(Self { model, spec, graph, bytes, timeout_ms, description, source })
+        Ok(Self { model, spec, graph, bytes, timeout_ms, description, source, said_resizing: false })
     }
 
     /// The encoder whose weights it was trained with, if it says so.
@@ -114,6 +118,20 @@ impl OnnxPlugin {
                 Some(EncoderPin { name: encoder.clone(), digest: digest.clone() })
             }
             _ => None,
+        }
+    }
+
+    /// Says, once, that pictures are not of the size that the model takes.
+    fn say_resizing(&mut self, batch: &Batch) {
+        let Input::Pixels(Pixels { width, height, .. }) = self.spec.input else { return };
+        let mut sizes = batch.samples().iter().filter_map(|sample| Some(sample.image.as_ref()?.dimensions()));
+        let other = sizes.find(|&(w, h)| (w as usize, h as usize) != (width, height));
+        if let (false, Some((w, h))) = (self.said_resizing, other) {
+            self.said_resizing = true;
+            let name = &self.source.name;
+            tracing::info!(
+                "plugin `{name}` takes pictures of {width} x {height}; those of {w} x {h} are resized with antialias"
+            );
         }
     }
 
@@ -207,6 +225,7 @@ impl Classifier for OnnxPlugin {
         let plugin = self.source.name.clone();
         let at = |(sample, fault)| PluginError { plugin: plugin.clone(), sample, fault };
         check_encoders(&self.description.encoders, self.pin().as_ref(), encoders).map_err(|fault| at((None, fault)))?;
+        self.say_resizing(batch);
         let started = Instant::now();
         let n_samples = batch.len();
         let probabilities = self.probabilities(batch, encoders).map_err(at)?;

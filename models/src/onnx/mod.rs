@@ -1,0 +1,137 @@
+//! Networks as ONNX files, which any runtime of ONNX opens; a classifier's is a plugin as it is.
+//!
+//! BatchNorm is folded into the convolutions, in f64, so what a file holds is the network in evaluation: it gives what
+//! [`Discriminator::forward`] and, not in training, [`Generator::forward`] give, up to f32's rounding. The same weights
+//! give the same bytes.
+
+mod graph;
+mod protobuf;
+
+use serde_json::{Value, json};
+
+use self::graph::{Attribute, Graph};
+use crate::can::{Convolution, Discriminator, Generator, SLOPE};
+use crate::error::{Error, Result};
+
+/// What a plugin's file says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// The plugin's short name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// One line for people.
+    pub title: String,
+    /// Who made it.
+    pub authors: Vec<String>,
+    /// SPDX expression.
+    pub licence: String,
+    /// The styles, in the order of the classes that the network was trained on.
+    pub styles: Vec<String>,
+}
+
+/// The discriminator's style classifier as an ONNX plugin: `images`, f32 [n, 3, size, size] in [-1, 1], to `logits`, f32
+/// [n, styles].
+///
+/// The file says all that a plugin's must (`ambiguity.*`): pictures in [0, 1] are brought to [-1, 1] by a mean and a
+/// standard deviation of 0.5.
+///
+/// # Errors
+/// If there are more or fewer styles than the network tells apart, or a weight is not finite.
+pub fn discriminator(network: &Discriminator, metadata: &Metadata) -> Result<Vec<u8>> {
+    let config = network.config();
+    if i64::try_from(metadata.styles.len()) != Ok(config.n_styles) {
+        return Err(Error::Input(format!(
+            "the network tells {} styles apart, but {} are named",
+            config.n_styles,
+            metadata.styles.len()
+        )));
+    }
+    let mut graph = Graph::new("discriminator");
+    let mut x = graph.input("images", &[3, config.size, config.size]);
+    for (i, block) in network.convolutions().iter().enumerate() {
+        x = convolution(&mut graph, &format!("blocks.{i}.conv"), "Conv", &x, block)?;
+        x = activation(&mut graph, &format!("blocks.{i}.act"), &x, SLOPE);
+    }
+    x = graph.node("features", "Flatten", &[&x], &[("axis", Attribute::Integer(1))]);
+    let layers = network.style_head();
+    for (i, layer) in layers.iter().enumerate() {
+        let weight = graph.floats(&format!("{}.weight", layer.name), &layer.weight)?;
+        let bias = layer.bias.as_ref().map(|bias| graph.floats(&format!("{}.bias", layer.name), bias)).transpose()?;
+        let inputs: Vec<&str> = [&x, &weight].into_iter().chain(&bias).map(String::as_str).collect();
+        let last = i + 1 == layers.len();
+        let name = if last { "logits" } else { &layer.name };
+        x = graph.node(name, "Gemm", &inputs, &[("transB", Attribute::Integer(1))]);
+        if !last {
+            x = activation(&mut graph, &format!("{}.act", layer.name), &x, SLOPE);
+        }
+    }
+    graph.output(&x, &[config.n_styles]);
+    graph.into_file(&metadata.title, &properties(metadata, config.size))
+}
+
+/// The generator as an ONNX model: `noise`, f32 [n, latent], standard normal, to `images`, f32 [n, 3, size, size] in
+/// [-1, 1]. `title` is one line for people.
+///
+/// # Errors
+/// If a weight is not finite, or the file would be larger than ONNX's 2 GiB.
+pub fn generator(network: &Generator, title: &str) -> Result<Vec<u8>> {
+    let config = network.config();
+    let mut graph = Graph::new("generator");
+    let noise = graph.input("noise", &[config.latent]);
+    let axes = graph.integers("axes", &[2, 3]);
+    let mut x = graph.node("pixel", "Unsqueeze", &[&noise, &axes], &[]);
+    let convolutions = network.convolutions();
+    for (i, block) in convolutions.iter().enumerate() {
+        let last = i + 1 == convolutions.len();
+        let name = if last { "out.conv".to_owned() } else { format!("blocks.{i}.conv") };
+        x = convolution(&mut graph, &name, "ConvTranspose", &x, block)?;
+        if !last {
+            x = activation(&mut graph, &format!("blocks.{i}.act"), &x, config.slope);
+        }
+    }
+    x = graph.node("images", "Tanh", &[&x], &[]);
+    graph.output(&x, &[3, config.size, config.size]);
+    graph.into_file(title, &[])
+}
+
+fn convolution(graph: &mut Graph, name: &str, operator: &str, x: &str, by: &Convolution) -> Result<String> {
+    let weight = graph.floats(&format!("{name}.weight"), &by.weight)?;
+    let bias = by.bias.as_ref().map(|bias| graph.floats(&format!("{name}.bias"), bias)).transpose()?;
+    let inputs: Vec<&str> = [x, &weight].into_iter().chain(bias.as_deref()).collect();
+    let attributes = [
+        ("kernel_shape", Attribute::Integers(&by.weight.size()[2..])),
+        ("pads", Attribute::Integers(&[by.padding; 4])),
+        ("strides", Attribute::Integers(&[by.stride; 2])),
+    ];
+    Ok(graph.node(name, operator, &inputs, &attributes))
+}
+
+/// max(x, slope · x).
+fn activation(graph: &mut Graph, name: &str, x: &str, slope: f64) -> String {
+    if slope == 0.0 {
+        return graph.node(name, "Relu", &[x], &[]);
+    }
+    graph.node(name, "LeakyRelu", &[x], &[("alpha", Attribute::Float(slope as f32))])
+}
+
+/// What an ONNX plugin's metadata is, values in JSON.
+fn properties(metadata: &Metadata, side: i64) -> Vec<(String, String)> {
+    let Metadata { name, version, title, authors, licence, styles } = metadata;
+    let pairs: [(&str, Value); 13] = [
+        ("name", json!(name)),
+        ("version", json!(version)),
+        ("title", json!(title)),
+        ("authors", json!(authors)),
+        ("licence", json!(licence)),
+        ("styles", json!(styles)),
+        ("input", json!("pixels")),
+        ("size", json!([side, side])),
+        ("mean", json!([0.5, 0.5, 0.5])),
+        ("std", json!([0.5, 0.5, 0.5])),
+        ("layout", json!("nchw")),
+        ("channels", json!(3)),
+        ("output", json!("logits")),
+    ];
+    pairs.into_iter().map(|(key, value)| (format!("ambiguity.{key}"), value.to_string())).collect()
+}

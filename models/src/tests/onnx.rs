@@ -1,0 +1,45 @@
+use super::*;
+use crate::can::{Discriminator, Generator as CanGenerator};
+use crate::onnx::{Metadata, discriminator, generator};
+
+fn networks() -> (CanGenerator, Discriminator) {
+    can::networks(&Reference::read("can.safetensors"))
+}
+
+fn metadata(styles: &[&str]) -> Metadata {
+    Metadata {
+        name: "five".to_owned(),
+        version: "1.0.0".to_owned(),
+        title: "Five styles".to_owned(),
+        authors: vec!["somebody".to_owned()],
+        licence: "Apache-2.0".to_owned(),
+        styles: styles.iter().map(|&style| style.to_owned()).collect(),
+    }
+}
+
+const STYLES: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+/// Training, whose parameters want gradients, changes nothing about what is written.
+#[test]
+fn the_same_weights_give_the_same_bytes() {
+    let write = |train: bool| {
+        let (made, judge) = networks();
+        if train {
+            made.parameters().into_iter().chain(judge.parameters()).for_each(|(_, t)| drop(t.set_requires_grad(true)));
+        }
+        (generator(&made, "Pictures").unwrap(), discriminator(&judge, &metadata(&STYLES)).unwrap())
+    };
+    assert_eq!(write(false), write(true));
+}
+
+#[test]
+fn what_cannot_be_written_is_refused() {
+    let (made, judge) = networks();
+    let message = discriminator(&judge, &metadata(&STYLES[..4])).unwrap_err().to_string();
+    assert_eq!(message, "the network tells 5 styles apart, but 4 are named");
+    for (_, parameter) in made.parameters() {
+        drop(parameter.shallow_clone().fill_(f64::NAN));
+    }
+    let message = generator(&made, "Nothing").unwrap_err().to_string();
+    assert!(message.starts_with("the weights `blocks.0.conv.weight` are not all finite"), "{message}");
+}
