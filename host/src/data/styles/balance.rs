@@ -1,0 +1,233 @@
+//! The split, and the endless balanced stream of training pictures.
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+
+use super::cache::CachedStyle;
+use crate::random::{Purpose, derive_seed};
+
+/// What is drawn.
+#[derive(Clone, Copy)]
+enum Draw {
+    /// Which pictures of a style are held out.
+    Split,
+    /// A pass's pictures and their order.
+    Pass,
+    /// Which pictures of a step are mirrored.
+    Mirror,
+}
+
+/// Which pictures to train on and which to measure on, by their places in the cache.
+#[derive(Debug)]
+pub(super) struct Split {
+    /// By style; at least one each.
+    pub(super) training: Vec<Vec<u32>>,
+    /// In ascending order, so by style.
+    pub(super) held_out: Vec<usize>,
+}
+
+/// Holds out round(`test_share` · m) of each style's m pictures, at least one where the share is above 0.
+pub(super) fn split(styles: &[CachedStyle], test_share: f64, seed: u64) -> Result<Split> {
+    let mut split = Split { training: Vec::with_capacity(styles.len()), held_out: Vec::new() };
+    let mut first = 0;
+    for (i, style) in styles.iter().enumerate() {
+        let n = style.files.len();
+        let n_held_out = (test_share * n as f64).round() as usize;
+        let n_held_out = if test_share > 0.0 { n_held_out.max(1) } else { 0 };
+        let broken = match style.n_broken {
+            0 => String::new(),
+            n => format!(" and {n} that cannot be read"),
+        };
+        ensure!(
+            n_held_out < n,
+            "the style {} has {n} {}{broken}: too few to hold {n_held_out} out and train on the rest",
+            style.name,
+            if n == 1 { "picture" } else { "pictures" }
+        );
+        let mut pictures: Vec<u32> = (first..first + n).map(|picture| picture as u32).collect();
+        shuffle(&mut pictures, &mut generator(seed, Draw::Split, i as u64));
+        let training = pictures.split_off(n_held_out);
+        pictures.sort_unstable();
+        split.held_out.extend(pictures.into_iter().map(|picture| picture as usize));
+        split.training.push(training);
+        first += n;
+    }
+    Ok(split)
+}
+
+/// The stream of passes: each has `per_class` pictures of every style, shuffled as a whole, and follows from its number.
+pub(super) struct Stream {
+    split: Arc<Split>,
+    per_class: usize,
+    seed: u64,
+    /// The pass at hand and its pictures.
+    pass: Option<(u64, Vec<u32>)>,
+}
+
+impl Stream {
+    pub(super) fn new(split: Arc<Split>, per_class: usize, seed: u64) -> Self {
+        Self { split, per_class, seed, pass: None }
+    }
+
+    /// The pictures of a step.
+    pub(super) fn step(&mut self, step: u64, batch_size: usize) -> Vec<usize> {
+        let first = step * batch_size as u64;
+        (first..first + batch_size as u64).map(|place| self.at(place)).collect()
+    }
+
+    /// Which pictures of a step are mirrored.
+    pub(super) fn mirrored(&self, step: u64, batch_size: usize) -> Vec<bool> {
+        let mut generator = generator(self.seed, Draw::Mirror, step);
+        (0..batch_size).map(|_| generator.next_u64() >> 63 == 1).collect()
+    }
+
+    /// The picture at a place of the stream.
+    fn at(&mut self, place: u64) -> usize {
+        let per_pass = (self.split.training.len() * self.per_class) as u64;
+        let (pass, within) = (place / per_pass, (place % per_pass) as usize);
+        if self.pass.as_ref().is_none_or(|(at_hand, _)| *at_hand != pass) {
+            self.pass = Some((pass, self.draw(pass)));
+        }
+        let (_, pictures) = self.pass.as_ref().expect("drawn on the line above");
+        pictures[within] as usize
+    }
+
+    /// A pass: of each style whole permutations, one after the other, then the beginning of one.
+    fn draw(&self, pass: u64) -> Vec<u32> {
+        let mut generator = generator(self.seed, Draw::Pass, pass);
+        let mut pictures = Vec::with_capacity(self.split.training.len() * self.per_class);
+        for style in &self.split.training {
+            let mut missing = self.per_class;
+            while missing > 0 {
+                let mut permutation = style.clone();
+                shuffle(&mut permutation, &mut generator);
+                permutation.truncate(missing);
+                missing -= permutation.len();
+                pictures.extend(permutation);
+            }
+        }
+        shuffle(&mut pictures, &mut generator);
+        pictures
+    }
+}
+
+fn generator(seed: u64, draw: Draw, index: u64) -> Xoshiro256PlusPlus {
+    // Other uses of a seed count their epochs from 0.
+    let kind = (1 << 32) + draw as u64;
+    Xoshiro256PlusPlus::seed_from_u64(derive_seed(seed, kind, index, Purpose::Data))
+}
+
+/// Fisher and Yates's shuffle. A place is drawn by the high half of a product, whose bias at these lengths is below 2⁻³².
+fn shuffle<T>(things: &mut [T], generator: &mut impl RngCore) {
+    for i in (1..things.len()).rev() {
+        let j = (u128::from(generator.next_u64()) * (i as u128 + 1)) >> 64;
+        things.swap(i, j as usize);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    fn styles(counts: &[usize]) -> Vec<CachedStyle> {
+        let style = |(i, &n): (usize, &usize)| CachedStyle {
+            name: format!("style {i}"),
+            files: (0..n).map(|k| k.to_string()).collect(),
+            n_broken: 0,
+        };
+        counts.iter().enumerate().map(style).collect()
+    }
+
+    fn stream(counts: &[usize], per_class: usize, seed: u64) -> Stream {
+        Stream::new(Arc::new(split(&styles(counts), 0.2, 1).unwrap()), per_class, seed)
+    }
+
+    #[test]
+    fn splits_are_disjoint_whole_and_the_same_for_the_same_seed() {
+        let counts = [10, 3, 27, 100];
+        let styles = styles(&counts);
+        let one = split(&styles, 0.1, 7).unwrap();
+        let held_out_of =
+            |first: usize, n: usize| one.held_out.iter().filter(|i| (first..first + n).contains(i)).count();
+        assert_eq!([(0, 10), (10, 3), (13, 27), (40, 100)].map(|(first, n)| held_out_of(first, n)), [1, 1, 3, 10]);
+        let training = one.training.iter().flatten().map(|&i| i as usize);
+        let all: BTreeSet<usize> = training.chain(one.held_out.iter().copied()).collect();
+        assert_eq!(all, (0..140).collect());
+        assert_eq!(one.training.iter().map(Vec::len).sum::<usize>() + one.held_out.len(), 140);
+        assert_eq!(split(&styles, 0.1, 7).unwrap().held_out, one.held_out);
+        assert_ne!(split(&styles, 0.1, 8).unwrap().held_out, one.held_out);
+        assert!(split(&styles, 0.0, 7).unwrap().held_out.is_empty());
+    }
+
+    #[test]
+    fn a_style_with_too_few_pictures_is_named() {
+        let mut styles = styles(&[10, 1]);
+        let error = split(&styles, 0.1, 7).unwrap_err().to_string();
+        assert_eq!(error, "the style style 1 has 1 picture: too few to hold 1 out and train on the rest");
+        styles[1].n_broken = 4;
+        let error = split(&styles, 0.1, 7).unwrap_err().to_string();
+        assert!(error.contains("has 1 picture and 4 that cannot be read: too few"), "{error}");
+        assert_eq!(split(&styles, 0.0, 7).unwrap().training[1].len(), 1);
+    }
+
+    #[test]
+    fn every_pass_is_balanced_and_repeats_evenly() {
+        // Of 4, 8, 16 and 80 pictures to train on, 20 each.
+        let mut stream = stream(&[5, 10, 20, 100], 20, 3);
+        let training = stream.split.training.clone();
+        for pass in 0..3 {
+            let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+            for picture in stream.step(pass, 80) {
+                *counts.entry(picture).or_default() += 1;
+            }
+            for (style, (least, most)) in training.iter().zip([(5, 5), (2, 3), (1, 2), (0, 1)]) {
+                let times: Vec<usize> =
+                    style.iter().map(|&picture| counts.get(&(picture as usize)).copied().unwrap_or(0)).collect();
+                assert_eq!(times.iter().sum::<usize>(), 20);
+                assert!(times.iter().all(|times| (least..=most).contains(times)), "{times:?}");
+            }
+        }
+        let held_out: BTreeSet<usize> = stream.split.held_out.iter().copied().collect();
+        assert!((0..9).flat_map(|step| stream.step(step, 80)).all(|picture| !held_out.contains(&picture)));
+    }
+
+    #[test]
+    fn passes_differ_are_shuffled_and_subsample_afresh() {
+        let mut stream = stream(&[100, 100], 20, 3);
+        let passes = [0, 1].map(|pass| stream.step(pass, 40));
+        assert_ne!(passes[0], passes[1]);
+        let sets = passes.clone().map(BTreeSet::from_iter);
+        assert_ne!(sets[0], sets[1], "other pictures are drawn");
+        let switches = passes[0].windows(2).filter(|pair| (pair[0] < 100) != (pair[1] < 100)).count();
+        assert!((10..30).contains(&switches), "styles take turns {switches} times in 40");
+        assert_ne!(self::stream(&[100, 100], 20, 4).step(0, 40), passes[0], "the seed counts");
+    }
+
+    #[test]
+    fn any_step_can_be_drawn_first() {
+        let mut whole = stream(&[7, 9, 30], 5, 3);
+        let steps: Vec<_> = (0..30).map(|step| whole.step(step, 4)).collect();
+        for first in [1, 3, 4, 17, 29] {
+            assert_eq!(stream(&[7, 9, 30], 5, 3).step(first, 4), steps[first as usize], "step {first}");
+        }
+        // Another batch size cuts the same stream.
+        assert_eq!(stream(&[7, 9, 30], 5, 3).step(0, 120), steps.concat());
+    }
+
+    #[test]
+    fn a_shuffle_is_even() {
+        let mut counts = [[0; 4]; 4];
+        for seed in 0..4000 {
+            let mut things = [0, 1, 2, 3];
+            shuffle(&mut things, &mut generator(seed, Draw::Pass, 0));
+            things.iter().enumerate().for_each(|(place, &thing)| counts[place][thing] += 1);
+        }
+        // 1000 expected; five standard deviations are 137.
+        assert!(counts.iter().flatten().all(|count| (863..1137).contains(count)), "{counts:?}");
+    }
+}

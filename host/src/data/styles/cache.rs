@@ -1,0 +1,312 @@
+//! The cache: the pictures' planes in one memory-mapped file, KEY.u8, and what they are in KEY.json beside it.
+//!
+//! The index comes last and by a rename, so that where it stands the pictures are whole. A lock lets one process at a time
+//! make a cache; the others wait for it.
+
+use std::fs::{File, TryLockError};
+use std::io::{BufWriter, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use fs_err as fs;
+use memmap2::Mmap;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::Options;
+use super::listing::Listing;
+use super::square::square;
+use crate::files::write_atomically;
+use crate::interrupt::{Interrupt, Interrupted};
+use crate::progress::Progress;
+
+/// Pictures that are decoded for each thread between two writes: this bounds the memory.
+const DECODED_PER_THREAD: usize = 16;
+/// Pictures whose bytes are checked when a cache is opened; to read all of a large one would take minutes.
+const MOST_CHECKED: usize = 64;
+/// How often a process that waits for another one's cache looks.
+const WAITING: Duration = Duration::from_millis(200);
+
+/// What the cache holds.
+#[derive(Serialize, Deserialize)]
+struct Index {
+    key: String,
+    size: u32,
+    styles: Vec<CachedStyle>,
+    broken: Vec<Broken>,
+    /// The SHA-256 over evenly chosen pictures.
+    checked: String,
+}
+
+/// A style and its pictures, which lie one after the other.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct CachedStyle {
+    pub(super) name: String,
+    pub(super) files: Vec<String>,
+    /// Pictures of it that could not be read.
+    pub(super) n_broken: usize,
+}
+
+/// A picture that could not be read.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Broken {
+    file: String,
+    /// The whole sentence.
+    pub(super) why: String,
+}
+
+/// The pictures of an opened cache, by style and then by name.
+#[derive(Debug)]
+pub(super) struct Pictures {
+    pub(super) key: String,
+    pub(super) names: Vec<String>,
+    pub(super) styles: Vec<CachedStyle>,
+    pub(super) broken: Vec<Broken>,
+    /// Width and height.
+    pub(super) size: usize,
+    /// Each picture's style.
+    style_of: Vec<u32>,
+    path: PathBuf,
+    file: File,
+    map: Mmap,
+}
+
+impl Pictures {
+    /// Opens the cache of a listing, which is made where it is missing or damaged.
+    pub(super) fn open(
+        listing: &Listing,
+        options: &Options,
+        folder: &Path,
+        progress: &Progress,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        if let Some(pictures) = Self::load(listing, options.size, folder)? {
+            return Ok(pictures);
+        }
+        fs::create_dir_all(folder)?;
+        let lock = fs::File::create(folder.join(format!("{}.lock", listing.key)))?;
+        wait_for(lock.file(), progress, interrupt)?;
+        // Another process may have made it in the meantime.
+        if let Some(pictures) = Self::load(listing, options.size, folder)? {
+            return Ok(pictures);
+        }
+        build(listing, options, folder, progress, interrupt)?;
+        let written = Self::load(listing, options.size, folder)?;
+        written.with_context(|| format!("the image cache in {} was damaged while it was written", folder.display()))
+    }
+
+    /// The cache, if it is there and whole.
+    ///
+    /// # Errors
+    /// If it is whole, but a style in it has no picture.
+    fn load(listing: &Listing, size: u32, folder: &Path) -> Result<Option<Self>> {
+        let [index_path, path] = ["json", "u8"].map(|kind| folder.join(format!("{}.{kind}", listing.key)));
+        // Whatever keeps a cache from being read is a reason to make it again.
+        let index: Option<Index> = std::fs::read(index_path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let Some(index) = index.filter(|index| index.key == listing.key && index.size == size) else { return Ok(None) };
+        if let Some(style) = index.styles.iter().find(|style| style.files.is_empty()) {
+            let first = index.broken.iter().find(|broken| broken.file.starts_with(&style.name));
+            bail!(
+                "every picture of the style {} is broken; the first: {}",
+                style.name,
+                first.map_or("", |broken| &broken.why)
+            );
+        }
+        let n: usize = index.styles.iter().map(|style| style.files.len()).sum();
+        let Ok(file) = File::open(&path) else { return Ok(None) };
+        if file.metadata().ok().map(|metadata| metadata.len()) != Some(n as u64 * picture_bytes(size)) {
+            return Ok(None);
+        }
+        // SAFETY: the file is never written to after it was renamed to this name. Were it cut short by somebody else,
+        // reading would end the process: `check` looks for that before each batch.
+        let Ok(map) = (unsafe { Mmap::map(&file) }) else { return Ok(None) };
+        if digest_of_some(n, |range| map[range].to_vec(), picture_bytes(size) as usize) != index.checked {
+            return Ok(None);
+        }
+        let styles = index.styles.iter().enumerate();
+        let style_of = styles.flat_map(|(i, style)| std::iter::repeat_n(i as u32, style.files.len())).collect();
+        Ok(Some(Self {
+            key: index.key,
+            names: index.styles.iter().map(|style| style.name.clone()).collect(),
+            styles: index.styles,
+            broken: index.broken,
+            size: size as usize,
+            style_of,
+            path,
+            file,
+            map,
+        }))
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.style_of.len()
+    }
+
+    /// A picture's style.
+    pub(super) fn style(&self, picture: usize) -> i64 {
+        i64::from(self.style_of[picture])
+    }
+
+    /// A picture's planes, u8 [3, size, size].
+    pub(super) fn planes(&self, picture: usize) -> &[u8] {
+        let bytes = 3 * self.size * self.size;
+        &self.map[picture * bytes..(picture + 1) * bytes]
+    }
+
+    /// An error if the file was cut short since it was opened: its pages could then not be read.
+    pub(super) fn check(&self) -> Result<()> {
+        let length = self.file.metadata().with_context(|| format!("reading {}", self.path.display()))?.len();
+        ensure!(
+            length >= self.map.len() as u64,
+            "the image cache {} was cut short while it was in use: start again, and it is made anew",
+            self.path.display()
+        );
+        Ok(())
+    }
+}
+
+/// Bytes of one picture in the cache.
+fn picture_bytes(size: u32) -> u64 {
+    3 * u64::from(size) * u64::from(size)
+}
+
+/// The SHA-256 over evenly chosen pictures of `n`, the first and the last among them, in hexadecimal.
+fn digest_of_some(n: usize, read: impl Fn(Range<usize>) -> Vec<u8>, bytes: usize) -> String {
+    let mut hash = Sha256::new();
+    let count = n.min(MOST_CHECKED);
+    for i in 0..count {
+        let picture = if count > 1 { i * (n - 1) / (count - 1) } else { 0 };
+        hash.update(read(picture * bytes..(picture + 1) * bytes));
+    }
+    format!("{:x}", hash.finalize())
+}
+
+/// Waits until no other process makes this cache.
+fn wait_for(lock: &File, progress: &Progress, interrupt: &Interrupt) -> Result<()> {
+    let mut said = false;
+    loop {
+        match lock.try_lock() {
+            // Without locks, two processes at worst do the same work twice.
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !said {
+            progress.println("another process is making the image cache: waiting for it");
+            said = true;
+        }
+        interrupt.check("another process is making the image cache")?;
+        std::thread::sleep(WAITING);
+    }
+}
+
+/// Reads, squares and resizes every picture, in parallel, and writes them as they come.
+fn build(
+    listing: &Listing,
+    options: &Options,
+    folder: &Path,
+    progress: &Progress,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let needed = listing.pictures.len() as u64 * picture_bytes(options.size);
+    let disk = rustix::fs::statvfs(folder).with_context(|| format!("asking how much room {} has", folder.display()))?;
+    check_room(needed, disk.f_bavail.saturating_mul(disk.f_frsize), folder)?;
+
+    // Dropped before it is renamed, a temporary file is removed.
+    let temporary = tempfile::Builder::new().prefix(&format!(".{}.", &listing.key[..16])).tempfile_in(folder)?;
+    let mut out = BufWriter::with_capacity(1 << 20, temporary);
+    let mut styles: Vec<CachedStyle> =
+        listing.names.iter().map(|name| CachedStyle { name: name.clone(), files: Vec::new(), n_broken: 0 }).collect();
+    let mut broken = Vec::new();
+    let bar = progress.bar("image cache", listing.pictures.len() as u64, "images");
+    for pictures in listing.pictures.chunks(DECODED_PER_THREAD * rayon::current_num_threads()) {
+        let decoded: Vec<_> = pictures
+            .par_iter()
+            .map(|picture| {
+                // What is skipped here is never written: the check below comes first.
+                let planes = (!interrupt.requested()).then(|| {
+                    let read = picture.read(options.size);
+                    read.map(|read| square(&read, options.size, options.fit)).map_err(|error| error.to_string())
+                });
+                bar.inc(1);
+                planes
+            })
+            .collect();
+        for (picture, decoded) in pictures.iter().zip(decoded) {
+            let Some(decoded) = decoded else {
+                bail!(Interrupted { kept: "nothing is kept of the unfinished image cache".to_owned() });
+            };
+            let style = &mut styles[picture.style];
+            match decoded {
+                Ok(planes) => {
+                    out.write_all(&planes)
+                        .with_context(|| format!("writing the image cache in {}", folder.display()))?;
+                    style.files.push(picture.name.clone());
+                }
+                Err(why) => {
+                    broken.push(Broken { file: picture.name.clone(), why });
+                    style.n_broken += 1;
+                }
+            }
+        }
+    }
+    let writing = || format!("writing the image cache in {}", folder.display());
+    let temporary = out.into_inner().map_err(|error| error.into_error()).with_context(writing)?;
+    temporary.as_file().sync_all().with_context(writing)?;
+
+    let n = listing.pictures.len() - broken.len();
+    // SAFETY: nobody else writes to the temporary file, and it has been written whole.
+    let map = unsafe { Mmap::map(temporary.as_file()) }.with_context(writing)?;
+    let checked = digest_of_some(n, |range| map[range].to_vec(), picture_bytes(options.size) as usize);
+    #[cfg(unix)]
+    std::fs::set_permissions(temporary.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .with_context(writing)?;
+    temporary.persist(folder.join(format!("{}.u8", listing.key))).with_context(writing)?;
+    let index = Index { key: listing.key.clone(), size: options.size, styles, broken, checked };
+    write_atomically(&folder.join(format!("{}.json", listing.key)), &serde_json::to_vec(&index)?)?;
+    Ok(())
+}
+
+/// An error if the cache would not fit.
+fn check_room(needed: u64, free: u64, folder: &Path) -> Result<()> {
+    let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+    ensure!(
+        needed <= free,
+        "the image cache needs {} and {} has {} free: make room, or take a smaller size",
+        gigabytes(needed),
+        folder.display(),
+        gigabytes(free)
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_without_room_is_refused_with_the_numbers() {
+        check_room(10, 10, Path::new("cache")).unwrap();
+        let needed = 81_444 * picture_bytes(512);
+        let error = check_room(needed, 12_300_000_000, Path::new("cache")).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the image cache needs 64.1 GB and cache has 12.3 GB free: make room, or take a smaller size"
+        );
+    }
+
+    #[test]
+    fn the_checked_pictures_are_spread_from_the_first_to_the_last() {
+        let seen = std::cell::RefCell::new(Vec::new());
+        let read = |range: Range<usize>| {
+            seen.borrow_mut().push(range.start / 2);
+            vec![0; range.len()]
+        };
+        digest_of_some(1000, read, 2);
+        assert_eq!((seen.borrow().len(), seen.borrow()[0], seen.borrow()[63]), (64, 0, 999));
+        assert_eq!(digest_of_some(0, |_| vec![1], 2), digest_of_some(0, |_| vec![2], 2));
+    }
+}

@@ -1,0 +1,150 @@
+//! Which pictures there are, before any of them is decoded, and the key of their cache.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail, ensure};
+use fs_err as fs;
+use image::RgbImage;
+use sha2::{Digest, Sha256};
+
+use super::{Options, digests};
+use crate::data::art::{self, STYLES, SUBJECTS, paint};
+use crate::data::images::{ImageError, find_images, read_image};
+use crate::interrupt::Interrupt;
+use crate::progress::Progress;
+
+/// The version of the cache's layout and of what is done to pictures: raise it with either, and caches are made anew.
+const FORMAT: u32 = 1;
+
+/// The pictures of a source, by style and then by name.
+pub(super) struct Listing {
+    /// The styles' names, sorted.
+    pub(super) names: Vec<String>,
+    pub(super) pictures: Vec<Picture>,
+    /// SHA-256 over the pictures' contents and what is made of them, in hexadecimal.
+    pub(super) key: String,
+}
+
+/// One picture that may turn out to be broken.
+pub(super) struct Picture {
+    /// Index into the styles' names.
+    pub(super) style: usize,
+    /// Its path in the source.
+    pub(super) name: String,
+    origin: Origin,
+}
+
+enum Origin {
+    File(PathBuf),
+    Painting { seed: u64, number: usize },
+}
+
+impl Picture {
+    /// The picture as it is; a painting at `size`.
+    pub(super) fn read(&self, size: u32) -> Result<RgbImage, ImageError> {
+        match &self.origin {
+            Origin::File(path) => read_image(path),
+            // Subjects take turns, as in `host art`'s folders.
+            Origin::Painting { seed, number } => {
+                Ok(paint(self.style, number % SUBJECTS.len(), *seed, *number as u64, size))
+            }
+        }
+    }
+}
+
+impl Listing {
+    /// The pictures below each direct subfolder of `root`; hidden ones and those without pictures are passed over.
+    pub(super) fn of_folder(
+        root: &Path,
+        options: &Options,
+        cache_folder: &Path,
+        progress: &Progress,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let styles = style_folders(root)?;
+        ensure!(
+            styles.len() >= 2,
+            "{} has {} with pictures (png, jpg): give a folder that has one folder for each of two or more styles",
+            root.display(),
+            if styles.len() == 1 { "one folder" } else { "no folder" }
+        );
+        let files: Vec<(usize, &PathBuf)> = styles
+            .iter()
+            .enumerate()
+            .flat_map(|(style, (_, files))| files.iter().map(move |file| (style, file)))
+            .collect();
+        let paths: Vec<&Path> = files.iter().map(|(_, path)| path.as_path()).collect();
+        let digests = digests::of_files(root, &paths, cache_folder, progress, interrupt)?;
+
+        let mut hash = new_key("folder", options.size);
+        hash.update(options.fit.name());
+        let mut seen = HashSet::new();
+        let mut pictures = Vec::with_capacity(files.len());
+        for ((style, path), digest) in files.iter().zip(digests) {
+            // Copies would let a picture stand in both splits.
+            if !seen.insert((*style, digest)) {
+                continue;
+            }
+            let name = path.strip_prefix(root).unwrap_or(path);
+            let bytes = name.as_os_str().as_encoded_bytes();
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+            hash.update(digest);
+            let name = name.display().to_string();
+            pictures.push(Picture { style: *style, name, origin: Origin::File((*path).clone()) });
+        }
+        let n_copies = files.len() - pictures.len();
+        if n_copies > 0 {
+            tracing::info!("{n_copies} pictures are copies of others of their style and left out");
+        }
+        let names = styles.into_iter().map(|(name, _)| name).collect();
+        Ok(Self { names, pictures, key: format!("{:x}", hash.finalize()) })
+    }
+
+    /// `per_class` procedural paintings of each style.
+    pub(super) fn of_paintings(seed: u64, per_class: usize, size: u32) -> Self {
+        let mut hash = new_key("paintings", size);
+        for part in [u64::from(art::VERSION), seed, per_class as u64] {
+            hash.update(part.to_le_bytes());
+        }
+        let painting = |k: usize| {
+            let (style, number) = (k / per_class, k % per_class);
+            let name = format!("{}/{number:04}.png", STYLES[style].slug);
+            Picture { style, name, origin: Origin::Painting { seed, number } }
+        };
+        Self {
+            names: STYLES.iter().map(|style| style.slug.to_owned()).collect(),
+            pictures: (0..STYLES.len() * per_class).map(painting).collect(),
+            key: format!("{:x}", hash.finalize()),
+        }
+    }
+}
+
+fn new_key(source: &str, size: u32) -> Sha256 {
+    let mut hash = Sha256::new();
+    hash.update(format!("ambiguity images {FORMAT} {source} {size} "));
+    hash
+}
+
+/// The subfolders that have pictures, by name, and their pictures, sorted.
+fn style_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
+    if !root.is_dir() {
+        bail!("there is no folder {}: give one that has a folder of pictures for each style", root.display());
+    }
+    let mut styles = Vec::new();
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b".") || !entry.path().is_dir() {
+            continue;
+        }
+        match find_images(&entry.path()) {
+            Ok(files) => styles.push((name.to_string_lossy().into_owned(), files)),
+            Err(ImageError::Empty { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    styles.sort();
+    Ok(styles)
+}

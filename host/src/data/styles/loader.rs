@@ -1,0 +1,128 @@
+//! Batches, made ahead of training by a thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tch::Tensor;
+
+use super::StyleBatch;
+use super::balance::Stream;
+use super::cache::Pictures;
+
+/// Batches that are kept ready.
+const AHEAD: usize = 4;
+
+/// The endless stream of training batches; its thread ends when it is dropped.
+#[derive(Debug)]
+pub struct Loader {
+    /// `None` only while it is dropped.
+    batches: Option<Receiver<Result<StyleBatch>>>,
+    thread: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    waited: Duration,
+}
+
+impl Loader {
+    pub(super) fn start(
+        pictures: Arc<Pictures>,
+        stream: Stream,
+        batch_size: usize,
+        flip: bool,
+        first_step: u64,
+    ) -> Self {
+        let (sender, receiver) = sync_channel(AHEAD);
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || fill(&pictures, stream, batch_size, flip, first_step, &sender, &flag));
+        Self { batches: Some(receiver), thread: Some(thread), stop, waited: Duration::ZERO }
+    }
+
+    /// The next batch; it waits where the thread is behind.
+    ///
+    /// # Errors
+    /// If the cache can no longer be read: then, and from then on.
+    #[expect(clippy::should_implement_trait, reason = "the stream never ends, so an iterator's `None` would mislead")]
+    pub fn next(&mut self) -> Result<StyleBatch> {
+        let started = Instant::now();
+        let batch = self.batches.as_ref().and_then(|batches| batches.recv().ok());
+        self.waited += started.elapsed();
+        batch.context("the image loader has stopped after an error")?
+    }
+
+    /// How long [`next`](Self::next) had to wait in all: the time that training lost to loading.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Without a receiver, the thread does not wait for room in the queue.
+        self.batches = None;
+        if let Some(thread) = self.thread.take() {
+            // If it panicked, the panic has been told, and there is nothing to lose here.
+            drop(thread.join());
+        }
+    }
+}
+
+/// Makes batch after batch, until an error or the end of the loader.
+fn fill(
+    pictures: &Pictures,
+    mut stream: Stream,
+    batch_size: usize,
+    flip: bool,
+    first_step: u64,
+    sender: &SyncSender<Result<StyleBatch>>,
+    stop: &AtomicBool,
+) {
+    let mut buffer = Vec::new();
+    for step in first_step.. {
+        let indices = stream.step(step, batch_size);
+        let mirrored = if flip { stream.mirrored(step, batch_size) } else { Vec::new() };
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let batch = batch(pictures, &indices, &mirrored, &mut buffer);
+        let failed = batch.is_err();
+        if sender.send(batch).is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// The batch of some pictures, of which those that `mirrored` says are mirrored; an empty `mirrored` mirrors none. The
+/// buffer is kept from batch to batch, so that a batch allocates its tensor alone.
+pub(super) fn batch(
+    pictures: &Pictures,
+    indices: &[usize],
+    mirrored: &[bool],
+    buffer: &mut Vec<f32>,
+) -> Result<StyleBatch> {
+    pictures.check()?;
+    let size = pictures.size;
+    buffer.resize(indices.len() * 3 * size * size, 0.0);
+    for (i, (&picture, floats)) in indices.iter().zip(buffer.chunks_exact_mut(3 * size * size)).enumerate() {
+        let planes = pictures.planes(picture);
+        for (float, &byte) in floats.iter_mut().zip(planes) {
+            *float = to_float(byte);
+        }
+        if mirrored.get(i).is_some_and(|mirrored| *mirrored) {
+            floats.chunks_exact_mut(size).for_each(<[f32]>::reverse);
+        }
+    }
+    let (n, size) = (indices.len() as i64, size as i64);
+    let images = Tensor::f_from_slice(buffer)?.f_view([n, 3, size, size])?;
+    let styles: Vec<i64> = indices.iter().map(|&picture| pictures.style(picture)).collect();
+    Ok(StyleBatch { images, styles: Tensor::f_from_slice(&styles)? })
+}
+
+/// 0..=255 to [−1, 1], with the bits of torchvision's `ToTensor` and `Normalize(0.5, 0.5)`.
+fn to_float(byte: u8) -> f32 {
+    (f32::from(byte) / 255.0 - 0.5) / 0.5
+}

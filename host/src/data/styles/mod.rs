@@ -1,0 +1,178 @@
+//! Pictures by style, to train the CAN and the simple classifier on: split before they are balanced, square, at one size,
+//! in a cache that is keyed by their content (the paper's sections on the CAN and the classifiers).
+//!
+//! # Layout
+//!
+//! - this file: [`StyleImages`], which opens them · `listing`: which pictures there are, and the key of the cache
+//! - `digests`: unchanged files keep their SHA-256 · `square`: [`Fit`] · `cache`: the memory-mapped file
+//! - `balance`: the split, and the endless balanced stream · `loader`: batches made ahead by a thread
+
+mod balance;
+mod cache;
+mod digests;
+mod listing;
+mod loader;
+mod square;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use tch::Tensor;
+
+use self::balance::{Split, Stream};
+use self::cache::Pictures;
+use self::listing::Listing;
+pub use self::loader::Loader;
+pub use self::square::Fit;
+use crate::interrupt::Interrupt;
+use crate::progress::Progress;
+
+/// Broken pictures that are named one by one; beyond these they are counted.
+const MOST_NAMED: usize = 10;
+
+/// Where the pictures come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A folder for each style, WikiArt's layout: the folders' names are the styles, the pictures lie below at any depth.
+    Folder(PathBuf),
+    /// The procedural paintings (`data::art`), a style for each of their 27.
+    Paintings {
+        /// The paintings' seed.
+        seed: u64,
+        /// Paintings of each style, both splits together.
+        per_class: usize,
+    },
+}
+
+/// How pictures become batches.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// Width and height, in pixels.
+    pub size: u32,
+    /// How a picture becomes square.
+    pub fit: Fit,
+    /// Pictures of each style in a pass: fewer are repeated, more are subsampled afresh at each pass.
+    pub per_class: usize,
+    /// The share of each style's pictures that is held out, from 0 to below 1; at least one picture where it is above 0.
+    pub test_share: f64,
+    /// The seed of the split.
+    pub seed: u64,
+}
+
+/// Pictures by style, opened: in the cache, split, and ready to be loaded.
+#[derive(Debug)]
+pub struct StyleImages {
+    pictures: Arc<Pictures>,
+    split: Arc<Split>,
+    per_class: usize,
+}
+
+/// Pictures and their styles, on the CPU.
+#[derive(Debug)]
+pub struct StyleBatch {
+    /// f32 [n, 3, size, size] on [−1, 1].
+    pub images: Tensor,
+    /// i64 [n]: indices into [`StyleImages::styles`].
+    pub styles: Tensor,
+}
+
+impl StyleImages {
+    /// Opens the pictures of `source`: from `cache_folder`/images where they are cached already, else by reading, squaring
+    /// and resizing each of them once.
+    ///
+    /// Broken pictures are named in the log and left out, as are copies of a picture within a style.
+    ///
+    /// # Errors
+    /// If there are fewer than two styles, a style has no whole picture or too few to hold any out, the cache cannot be
+    /// written or has no room, or `interrupt` is set: then nothing half-made is left.
+    pub fn open(
+        source: &Source,
+        options: &Options,
+        cache_folder: &Path,
+        progress: &Progress,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        ensure!(options.size > 0, "pictures must have at least one pixel a side");
+        ensure!(options.per_class > 0, "a pass must have at least one picture of each style");
+        let share = options.test_share;
+        ensure!((0.0..1.0).contains(&share), "the share of held-out pictures must be from 0 to below 1, not {share}");
+        let folder = cache_folder.join("images");
+        let listing = match source {
+            Source::Folder(root) => Listing::of_folder(root, options, &folder, progress, interrupt)?,
+            Source::Paintings { seed, per_class } => Listing::of_paintings(*seed, *per_class, options.size),
+        };
+        let pictures = Pictures::open(&listing, options, &folder, progress, interrupt)?;
+        warn_of_broken(&pictures);
+        let split = balance::split(&pictures.styles, options.test_share, options.seed)?;
+        Ok(Self { pictures: Arc::new(pictures), split: Arc::new(split), per_class: options.per_class })
+    }
+
+    /// The styles' names, sorted; a batch's styles are indices into them.
+    pub fn styles(&self) -> &[String] {
+        &self.pictures.names
+    }
+
+    /// The SHA-256 of what is trained on, in hexadecimal: the pictures' contents, their size and how they became square.
+    pub fn digest(&self) -> &str {
+        &self.pictures.key
+    }
+
+    /// Pictures to train on, each counted once.
+    pub fn n_train(&self) -> usize {
+        self.split.training.iter().map(Vec::len).sum()
+    }
+
+    /// Pictures that are held out.
+    pub fn n_test(&self) -> usize {
+        self.split.held_out.len()
+    }
+
+    /// Pictures that could not be read.
+    pub fn n_broken(&self) -> usize {
+        self.pictures.broken.len()
+    }
+
+    /// Pictures in a pass: `per_class` of each style.
+    pub fn per_pass(&self) -> usize {
+        self.styles().len() * self.per_class
+    }
+
+    /// The endless stream of training batches from step `first_step` on, made ahead by a thread of its own.
+    ///
+    /// Step k has the places k · `batch_size` to (k + 1) · `batch_size` of the stream of passes, so that a stream from
+    /// `first_step` is the stream from 0 with as many batches left out. With `flip`, each picture is mirrored with
+    /// probability 1/2. Pass p's order and step k's mirroring come of (`seed`, p) and (`seed`, k) alone.
+    ///
+    /// # Panics
+    /// If `batch_size` is 0.
+    pub fn loader(&self, batch_size: usize, flip: bool, seed: u64, first_step: u64) -> Loader {
+        assert!(batch_size > 0, "a batch has at least one picture");
+        let stream = Stream::new(Arc::clone(&self.split), self.per_class, seed);
+        Loader::start(Arc::clone(&self.pictures), stream, batch_size, flip, first_step)
+    }
+
+    /// Every held-out picture once, by style; the last batch may be smaller.
+    ///
+    /// # Panics
+    /// If `batch_size` is 0.
+    pub fn test_batches(&self, batch_size: usize) -> impl Iterator<Item = Result<StyleBatch>> {
+        let mut buffer = Vec::new();
+        let held_out = self.split.held_out.chunks(batch_size);
+        held_out.map(move |indices| loader::batch(&self.pictures, indices, &[], &mut buffer))
+    }
+}
+
+fn warn_of_broken(pictures: &Pictures) {
+    let broken = &pictures.broken;
+    for picture in broken.iter().take(MOST_NAMED) {
+        tracing::warn!("left out: {}", picture.why);
+    }
+    if !broken.is_empty() {
+        let (n, total) = (broken.len(), broken.len() + pictures.len());
+        tracing::warn!("{n} of {total} pictures cannot be read and are left out");
+    }
+}
+
+#[cfg(test)]
+mod tests;
