@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use image::RgbImage;
 use ndarray::{Array2, Axis};
+use tch::{Device, Kind, Tensor};
 
 pub use self::clip::ClipEncoder;
 
@@ -46,6 +47,14 @@ pub trait Encoder {
     fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError>;
     /// n × dim raw projected embeddings, not normalised.
     fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError>;
+    /// The same for pictures that a gradient flows through: f32 [n, 3, h, w] on [0, 1] to [n, dim] on the encoder's
+    /// device, differentiable in the pictures and in nothing else.
+    ///
+    /// # Errors
+    /// [`EncoderError::NoGradient`] unless the encoder is made for it.
+    fn embed_tensor(&self, _images: &Tensor) -> Result<Tensor, EncoderError> {
+        Err(EncoderError::NoGradient)
+    }
 }
 
 /// Why there is no embedding.
@@ -71,6 +80,9 @@ pub enum EncoderError {
         /// Why.
         source: ambiguity_models::Error,
     },
+    /// No gradient flows through it.
+    #[error("this encoder cannot be differentiated, which training through it needs; take a CLIP folder instead")]
+    NoGradient,
     /// It failed.
     #[error("encoder failed: {0}")]
     Run(#[from] ambiguity_models::Error),
@@ -199,6 +211,11 @@ impl Encoders {
         Ok(embeddings)
     }
 
+    /// [n, dim] raw embeddings of pictures that a gradient flows through; see [`Encoder::embed_tensor`].
+    pub fn embed_tensor(&mut self, name: &str, images: &Tensor) -> Result<Tensor, EncoderError> {
+        self.get(name)?.embed_tensor(images)
+    }
+
     fn forget(&mut self, name: &str) {
         self.texts.retain(|(encoder, _), _| encoder != name);
     }
@@ -208,6 +225,17 @@ impl Debug for Encoders {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.debug_struct("Encoders").field("names", &self.names()).field("default", &self.default).finish()
     }
+}
+
+/// A tensor [n, dim] of any device as an array.
+///
+/// # Errors
+/// If it has another number of dimensions, or libtorch fails.
+pub fn array(tensor: &Tensor) -> ambiguity_models::Result<Array2<f32>> {
+    let (rows, cols) = tensor.size2()?;
+    let flat = tensor.detach().f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?;
+    let data = Vec::<f32>::try_from(&flat)?;
+    Ok(Array2::from_shape_vec((rows as usize, cols as usize), data).expect("so many numbers are of that shape"))
 }
 
 /// Rows of several calls, one under the other.

@@ -5,6 +5,7 @@ mod build;
 mod faults;
 mod fit;
 mod frozen;
+mod gradient;
 mod in_a_run;
 mod onnx;
 mod shipped;

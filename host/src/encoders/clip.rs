@@ -8,7 +8,7 @@ use image::RgbImage;
 use ndarray::Array2;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::{Encoder, EncoderError, EncoderInfo, Encoders, Loader, SHIPPED};
+use super::{Encoder, EncoderError, EncoderInfo, Encoders, Loader, SHIPPED, array};
 use crate::home::home;
 
 /// A CLIP folder (config.json, model.safetensors, tokenizer, preprocessor), in f32.
@@ -35,13 +35,6 @@ impl ClipEncoder {
         let preprocessor = Preprocessor::load(folder, image_size)?;
         Ok(Self { clip, tokenizer, preprocessor, device, info })
     }
-
-    fn array(&self, embeddings: &Tensor) -> Result<Array2<f32>, EncoderError> {
-        let rows = embeddings.size()[0] as usize;
-        let flat = embeddings.f_to_device(Device::Cpu).and_then(|t| t.f_contiguous()?.f_view([-1]));
-        let data = flat.and_then(|t| Vec::<f32>::try_from(&t)).map_err(ambiguity_models::Error::from)?;
-        Ok(Array2::from_shape_vec((rows, self.info.dim), data).expect("an encoder gives rows of its dimension"))
-    }
 }
 
 impl Encoder for ClipEncoder {
@@ -53,13 +46,20 @@ impl Encoder for ClipEncoder {
         let raw = images.iter().map(|image| (&image.as_raw()[..], image.width() as usize, image.height() as usize));
         let pixels = self.preprocessor.pixels(&raw.collect::<Vec<_>>())?;
         let pixels = pixels.f_to_device(self.device).map_err(ambiguity_models::Error::from)?;
-        self.array(&no_grad(|| self.clip.embed_images(&pixels)))
+        Ok(array(&no_grad(|| self.clip.embed_images(&pixels)))?)
     }
 
     fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError> {
         let ids = self.tokenizer.encode_batch(texts);
         let ids = ids.f_to_device(self.device).map_err(ambiguity_models::Error::from)?;
-        self.array(&no_grad(|| self.clip.embed_texts(&ids)))
+        Ok(array(&no_grad(|| self.clip.embed_texts(&ids)))?)
+    }
+
+    fn embed_tensor(&self, images: &Tensor) -> Result<Tensor, EncoderError> {
+        // The weights take no gradient: what is not trained is read as a constant.
+        let images = images.f_to_device(self.device).and_then(|images| images.f_to_kind(Kind::Float));
+        let pixels = self.preprocessor.pixels_from_tensor(&images.map_err(ambiguity_models::Error::from)?)?;
+        Ok(self.clip.embed_images(&pixels))
     }
 }
 

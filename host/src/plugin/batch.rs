@@ -37,6 +37,13 @@ impl Batch {
         Self { samples, embeddings: BTreeMap::new() }
     }
 
+    /// A batch of nothing but embeddings, a row each, by the encoder of that real name (see [`Encoders::resolve`]): what
+    /// is left of pictures that exist as tensors alone.
+    pub fn of_embeddings(encoder: &str, embeddings: Array2<f32>) -> Self {
+        let samples = vec![Sample::default(); embeddings.nrows()];
+        Self { samples, embeddings: BTreeMap::from([(encoder.to_owned(), Arc::new(embeddings))]) }
+    }
+
     /// The samples in order.
     pub fn samples(&self) -> &[Sample] {
         &self.samples

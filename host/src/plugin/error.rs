@@ -151,6 +151,11 @@ pub enum Fault {
         /// The digest of the encoder at hand.
         found: String,
     },
+    /// It cannot say how its distributions change, which training by gradient needs.
+    #[error(
+        "it exports no gradient, which training through it needs; take a plugin of which `host plugin inspect` says `gradient yes`, such as kmeans_image or clip_softmax, or export `ambiguity:plugin/gradient`"
+    )]
+    NoGradient,
     /// The plugin returned an error.
     #[error("{0}")]
     Refused(String),
@@ -214,7 +219,7 @@ pub enum Fault {
         /// The functions that it was in, innermost first.
         functions: Vec<String>,
     },
-    /// What it returned is no set of distributions.
+    /// What it returned is no set of distributions, or no gradient.
     #[error("{0}")]
     Output(String),
     /// Not the plugin's fault: the sandbox itself failed.

@@ -6,7 +6,7 @@
 //!
 //! # Layout
 //!
-//! - [`batch`]: what is classified. [`distributions`]: what comes out.
+//! - [`batch`]: what is classified. [`distributions`]: what comes out. `gradient`: what comes back for training through it.
 //! - [`resolve`]: names to files; [`crate_folder`]: folders to files.
 //! - [`artifact`]: what a file is, and what is baked into it.
 //! - [`limits`], [`error`]: the sandbox's bounds, and every message.
@@ -21,6 +21,7 @@ pub mod crate_folder;
 pub mod distributions;
 pub mod error;
 pub mod fit;
+mod gradient;
 pub mod inspection;
 pub mod limits;
 pub mod onnx;
@@ -32,6 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ambiguity_sdk::EncoderPin;
+use ndarray::Array2;
 use tch::Device;
 
 pub use self::artifact::Artifact;
@@ -55,7 +57,29 @@ pub trait Classifier {
     /// One distribution over its styles per sample. The batch keeps the embeddings that were computed for it, and the
     /// encoders are loaded where they are first needed.
     fn classify(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Classified, PluginError>;
-    /// Bytes of memory that the last call of `classify` had at most, where the sandbox counts them.
+    /// Whether it can say how its distributions change with the embedding: whether [`Classifier::embedding_vjp`] has an
+    /// answer.
+    fn differentiable(&self) -> bool {
+        self.inspect().differentiable
+    }
+    /// The vector-Jacobian product of [`Classifier::classify`]: from dL/d(distributions), len × styles, to
+    /// dL/d(embeddings), len × dim, of the one encoder that its description names; finite. Within the same limits as
+    /// `classify`.
+    ///
+    /// # Errors
+    /// [`Fault::NoGradient`] where it is not [`Classifier::differentiable`], besides all that `classify` may give.
+    ///
+    /// # Panics
+    /// If `upstream` has another shape.
+    fn embedding_vjp(
+        &mut self,
+        _batch: &mut Batch,
+        _encoders: &mut Encoders,
+        _upstream: &Array2<f32>,
+    ) -> Result<Array2<f32>, PluginError> {
+        Err(PluginError::new(&self.source().name, Fault::NoGradient))
+    }
+    /// Bytes of memory that the last call on a batch had at most, where the sandbox counts them.
     fn peak_memory(&self) -> Option<usize> {
         None
     }

@@ -11,9 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wasmtime::component::{Component, HasSelf, Linker, Resource};
+use ndarray::Array2;
+use wasmtime::component::{Component, HasSelf, Instance, InstancePre, Linker, Resource};
 use wasmtime::{Engine, Store, UpdateDeadline};
 
+use self::bindings::ambiguity::plugin::types;
+use self::bindings::exports::ambiguity::plugin::{classifier, gradient};
 use self::cache::Cache;
 use self::failure::explain;
 use self::guest::{Facts, Guest};
@@ -26,10 +29,12 @@ use super::limits::Limits;
 use super::{Classified, Classifier, Description, Inspection, PluginSource, check_description, check_encoders};
 use crate::encoders::Encoders;
 
+/// Of the larger world: a plugin's exports are looked up interface by interface, so that one without `gradient` has all
+/// the same ones else.
 mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
-        world: "plugin",
+        world: "differentiable-plugin",
         imports: { default: trappable },
         with: { "ambiguity:plugin/samples.batch": super::guest::BatchHandle },
     });
@@ -55,7 +60,7 @@ impl Sandbox {
         config.relaxed_simd_deterministic(true);
         let engine = Engine::new(&config)?;
         let mut linker = Linker::new(&engine);
-        bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest)?;
+        bindings::DifferentiablePlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest)?;
         let ticker = Ticker::start(&engine)?;
         Ok(Self { engine, linker, limits, cache: cache_folder.map(Cache::new), _ticker: ticker })
     }
@@ -81,7 +86,9 @@ impl Sandbox {
             at(Fault::Link { interface: interface.clone(), detail: error.root_cause().to_string() })
         };
         let pre = self.linker.instantiate_pre(&component).map_err(link)?;
-        let pre = bindings::PluginPre::new(pre).map_err(link)?;
+        let classifier = classifier::GuestIndices::new(&pre).map_err(link)?;
+        let gradient = artifact.is_differentiable().then(|| gradient::GuestIndices::new(&pre));
+        let gradient = gradient.transpose().map_err(link)?;
         let source = PluginSource {
             name: plugin.to_owned(),
             path: path.to_owned(),
@@ -93,6 +100,8 @@ impl Sandbox {
             sandbox: Arc::clone(self),
             facts: Arc::new(Facts { plugin: plugin.to_owned(), artifact, config }),
             pre,
+            classifier,
+            gradient,
             source,
             description: Description::default(),
             declared: Arc::new([]),
@@ -108,7 +117,9 @@ impl Sandbox {
 pub(super) struct WasmPlugin {
     sandbox: Arc<Sandbox>,
     facts: Arc<Facts>,
-    pre: bindings::PluginPre<Guest>,
+    pre: InstancePre<Guest>,
+    classifier: classifier::GuestIndices,
+    gradient: Option<gradient::GuestIndices>,
     source: PluginSource,
     description: Description,
     declared: Arc<[String]>,
@@ -119,7 +130,7 @@ impl WasmPlugin {
     fn describe(&self) -> Result<Description, PluginError> {
         let guest = Guest::new(Arc::clone(&self.facts), self.sandbox.limits);
         let (result, _, _) =
-            self.call(guest, 1, |plugin, store| plugin.ambiguity_plugin_classifier().call_describe(store));
+            self.call(guest, 1, |plugin, store| self.classifier.load(&mut *store, plugin)?.call_describe(&mut *store));
         let at = |fault| PluginError::new(&self.facts.plugin, fault);
         let description =
             result.map_err(|(_, fault)| at(fault))?.map_err(|message| at(Fault::Describe(cut(message))))?;
@@ -140,7 +151,7 @@ impl WasmPlugin {
         &self,
         guest: Guest,
         n_samples: usize,
-        work: impl FnOnce(&bindings::Plugin, &mut Store<Guest>) -> wasmtime::Result<T>,
+        work: impl FnOnce(&Instance, &mut Store<Guest>) -> wasmtime::Result<T>,
     ) -> (Result<T, (Option<usize>, Fault)>, Guest, u64) {
         let limits = self.sandbox.limits;
         let fuel = limits.fuel_for(n_samples);
@@ -162,6 +173,39 @@ impl WasmPlugin {
         let mut guest = store.into_data();
         let result = result.map_err(|error| (guest.sample, explain(error, &mut guest, &limits, fuel)));
         (result, guest, used)
+    }
+
+    /// Runs `work`, a call of one of the plugin's functions on the batch, on a fresh instance. Gives its matrix and the
+    /// fuel used; the batch and the encoders are back in place whatever happened.
+    fn call_on_batch(
+        &mut self,
+        batch: &mut Batch,
+        encoders: &mut Encoders,
+        work: impl FnOnce(&Self, &Instance, &mut Store<Guest>) -> wasmtime::Result<Result<types::Matrix, String>>,
+    ) -> Result<(types::Matrix, u64), PluginError> {
+        let facts = Arc::clone(&self.facts);
+        let at = |(sample, fault)| PluginError { plugin: facts.plugin.clone(), sample, fault };
+        let pinned = self.facts.artifact.manifest.as_ref().and_then(|manifest| manifest.encoder.as_ref());
+        check_encoders(&self.declared, pinned, encoders).map_err(|fault| at((None, fault)))?;
+        let n_samples = batch.len();
+        let mut guest = Guest::new(Arc::clone(&self.facts), self.sandbox.limits);
+        guest.batch = std::mem::take(batch);
+        guest.encoders = std::mem::take(encoders);
+        guest.declared = Some(Arc::clone(&self.declared));
+        let (result, mut guest, fuel) = self.call(guest, n_samples, |instance, store| work(self, instance, store));
+        self.peak_memory = Some(guest.memory.peak);
+        *batch = std::mem::take(&mut guest.batch);
+        *encoders = std::mem::take(&mut guest.encoders);
+        let matrix = result.map_err(at)?.map_err(|message| {
+            let fault = guest.fault.take().unwrap_or(Fault::Refused(cut(message)));
+            let sample = if matches!(fault, Fault::Refused(_)) { guest.sample } else { None };
+            at((sample, fault))
+        })?;
+        Ok((matrix, fuel))
+    }
+
+    fn error(&self, (sample, fault): (Option<usize>, Fault)) -> PluginError {
+        PluginError { plugin: self.facts.plugin.clone(), sample, fault }
     }
 }
 
@@ -187,32 +231,45 @@ impl Classifier for WasmPlugin {
     }
 
     fn classify(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Classified, PluginError> {
-        let at = |(sample, fault)| PluginError { plugin: self.facts.plugin.clone(), sample, fault };
+        let n_styles = self.description.styles.len();
         if batch.is_empty() {
-            let distributions = Distributions { styles: self.description.styles.len(), rows: vec![] };
+            let distributions = Distributions { styles: n_styles, rows: vec![] };
             return Ok(Classified { distributions, fuel: Some(0), milliseconds: 0.0 });
         }
-        let pinned = self.facts.artifact.manifest.as_ref().and_then(|manifest| manifest.encoder.as_ref());
-        check_encoders(&self.declared, pinned, encoders).map_err(|fault| at((None, fault)))?;
         let started = Instant::now();
-        let n_samples = batch.len();
-        let mut guest = Guest::new(Arc::clone(&self.facts), self.sandbox.limits);
-        guest.batch = std::mem::take(batch);
-        guest.encoders = std::mem::take(encoders);
-        guest.declared = Some(Arc::clone(&self.declared));
-        let (result, mut guest, fuel) = self.call(guest, n_samples, |plugin, store| {
-            plugin.ambiguity_plugin_classifier().call_classify(store, Resource::new_borrow(0))
-        });
-        self.peak_memory = Some(guest.memory.peak);
-        *batch = std::mem::take(&mut guest.batch);
-        *encoders = std::mem::take(&mut guest.encoders);
-        let matrix = result.map_err(at)?.map_err(|message| {
-            let fault = guest.fault.take().unwrap_or(Fault::Refused(cut(message)));
-            let sample = if matches!(fault, Fault::Refused(_)) { guest.sample } else { None };
-            at((sample, fault))
+        let (matrix, fuel) = self.call_on_batch(batch, encoders, |plugin, instance, store| {
+            plugin.classifier.load(&mut *store, instance)?.call_classify(&mut *store, Resource::new_borrow(0))
         })?;
         let shape = (matrix.rows as usize, matrix.cols as usize, &matrix.data[..]);
-        let distributions = Distributions::check(shape, (n_samples, self.description.styles.len())).map_err(at)?;
+        let distributions = Distributions::check(shape, (batch.len(), n_styles)).map_err(|fault| self.error(fault))?;
         Ok(Classified { distributions, fuel: Some(fuel), milliseconds: started.elapsed().as_secs_f64() * 1e3 })
+    }
+
+    fn embedding_vjp(
+        &mut self,
+        batch: &mut Batch,
+        encoders: &mut Encoders,
+        upstream: &Array2<f32>,
+    ) -> Result<Array2<f32>, PluginError> {
+        let Some(gradient) = self.gradient.clone() else {
+            return Err(self.error((None, Fault::NoGradient)));
+        };
+        let [encoder] = &self.declared[..] else {
+            let message = format!("a gradient is that of one encoder's embedding, it names {}", self.declared.len());
+            return Err(self.error((None, Fault::Description(message))));
+        };
+        let encoder = encoder.clone();
+        assert_eq!(upstream.dim(), (batch.len(), self.description.styles.len()), "one number a sample and style");
+        let dim = encoders.get(&encoder).map_err(|error| self.error((None, Fault::Encoder(error))))?.info().dim;
+        if batch.is_empty() {
+            return Ok(Array2::zeros((0, dim)));
+        }
+        let upstream = guest::matrix(upstream);
+        let (matrix, _) = self.call_on_batch(batch, encoders, |_, instance, store| {
+            let gradient = gradient.load(&mut *store, instance)?;
+            gradient.call_embedding_vjp(&mut *store, Resource::new_borrow(0), &upstream)
+        })?;
+        let shape = (matrix.rows as usize, matrix.cols as usize, matrix.data);
+        super::gradient::check(shape, (batch.len(), dim)).map_err(|fault| self.error(fault))
     }
 }

@@ -115,6 +115,7 @@ fn log_depth(depth: u64) {
 #[cfg(target_arch = "wasm32")]
 mod raw {
     use ambiguity_sdk::Glue;
+    use ambiguity_sdk::bindings::gradient::exports::ambiguity::plugin::gradient;
     use ambiguity_sdk::bindings::plugin::ambiguity::plugin::{samples, types};
     use ambiguity_sdk::bindings::plugin::exports::ambiguity::plugin::classifier::{Description, Guest};
 
@@ -144,6 +145,23 @@ mod raw {
         }
     }
 
+    impl gradient::Guest for Raw {
+        fn embedding_vjp(batch: &samples::Batch, _upstream: types::Matrix) -> Result<types::Matrix, String> {
+            let n = batch.len();
+            let (rows, cols, data) = match fault().as_str() {
+                "vjp-nan" => (n, 3, vec![f32::NAN; 3 * n as usize]),
+                "vjp-shape" => (n, 2, vec![0.0; 2 * n as usize]),
+                "vjp-short" => (n, 3, vec![0.0]),
+                "vjp-loop" => loop {
+                    std::hint::black_box(());
+                },
+                _ => return Err("there is no gradient in me".to_owned()),
+            };
+            Ok(types::Matrix { rows, cols, data })
+        }
+    }
+
     ambiguity_sdk::bindings::plugin::export_plugin!(Raw with_types_in ambiguity_sdk::bindings::plugin);
+    ambiguity_sdk::bindings::gradient::export_gradient!(Raw with_types_in ambiguity_sdk::bindings::gradient);
     ambiguity_sdk::interface_section!();
 }
