@@ -1,5 +1,6 @@
 //! The host: DDPO fine-tuning with sandboxed classifier plugins, and everything round it.
 
+pub mod can;
 mod canvas;
 pub mod cli;
 pub mod config;

@@ -1,13 +1,13 @@
 //! A run that is killed, at any moment, and resumed is a run that was never stopped.
 //!
-//! `make test` kills a few times; `KILLS=20` (`make kill-test`) sets how often.
+//! `make test` kills a few times; `KILLS=20` (`make kill-test`) sets how often each training.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ambiguity_host::random::{Purpose, derive_seed};
 
-use crate::support::{command, host_ok, tiny_run};
+use crate::support::{command, host_ok, tiny_can, tiny_run};
 use crate::train::{assert_same_tensors, timeless};
 
 /// Where a kill falls.
@@ -19,16 +19,44 @@ enum Moment {
     Writing(Duration),
 }
 
+/// A training that is killed.
+struct Subject {
+    /// How it is begun, without its folder.
+    begin: Vec<&'static str>,
+    /// How it is gone on with, without its folder.
+    resume: Vec<&'static str>,
+    /// The files of tensors that must be the same in the end.
+    files: &'static [&'static str],
+}
+
 #[test]
 fn kills_change_nothing() {
-    let n_kills: u64 = std::env::var("KILLS").map_or(3, |n| n.parse().expect("KILLS is a number"));
+    let mut begin = vec!["train"];
+    begin.extend(tiny_run());
+    begin.push("--set=train.epochs=3");
+    let files = &[
+        "pytorch_lora_weights.safetensors",
+        "best/pytorch_lora_weights.safetensors",
+        "checkpoints/epoch-0003/state.safetensors",
+    ];
+    kill(&Subject { begin, resume: vec!["train"], files }, 3);
+}
+
+#[test]
+fn kills_of_a_can_change_nothing() {
+    let mut begin = vec!["can", "train"];
+    begin.extend(tiny_can());
+    begin.push("--set=can.epochs=3");
+    let files =
+        &["generator/model.safetensors", "discriminator/model.safetensors", "checkpoints/epoch-0003/state.safetensors"];
+    kill(&Subject { begin, resume: vec!["can", "train"], files }, 2);
+}
+
+/// Kills it as often as `KILLS` says, else `n_kills` times.
+fn kill(subject: &Subject, n_kills: u64) {
+    let n_kills = std::env::var("KILLS").map_or(n_kills, |n| n.parse().expect("KILLS is a number"));
     let folder = tempfile::tempdir().expect("a folder");
-    let run = |out: &'static str| {
-        let mut arguments = vec!["train", out];
-        arguments.extend(tiny_run());
-        arguments.push("--set=train.epochs=3");
-        arguments
-    };
+    let run = |out: &'static str| [&subject.begin[..], &[out]].concat();
     let clock = Instant::now();
     host_ok(folder.path(), &run("--out=whole"));
     let whole = clock.elapsed();
@@ -49,7 +77,7 @@ fn kills_change_nothing() {
             let was_killed = kill_at(folder.path(), &arguments, moment);
             kills += u64::from(was_killed);
             arguments = if killed.join("config.toml").is_file() {
-                vec!["train", "--resume=killed"]
+                [&subject.resume[..], &["--resume=killed"]].concat()
             } else {
                 run("--out=killed")
             };
@@ -61,11 +89,9 @@ fn kills_change_nothing() {
         host_ok(folder.path(), &arguments);
         let whole = folder.path().join("whole");
         assert_eq!(timeless(&whole), timeless(&killed), "after {kills} kills");
-        for file in ["pytorch_lora_weights.safetensors", "best/pytorch_lora_weights.safetensors"] {
+        for file in subject.files {
             assert_same_tensors(&whole.join(file), &killed.join(file));
         }
-        let last = "checkpoints/epoch-0003/state.safetensors";
-        assert_same_tensors(&whole.join(last), &killed.join(last));
     }
     eprintln!("{kills} kills in {round} runs");
 }

@@ -1,6 +1,7 @@
 //! End to end: the built binary, the built plugins and the shipped model, as a user has them.
 
 mod bad_input;
+mod can;
 mod cli;
 mod doctor;
 mod kill;

@@ -68,3 +68,21 @@ pub fn tiny_run() -> Vec<&'static str> {
         "--set=monitor.every=1",
     ]
 }
+
+/// The settings of a CAN's training, or a classifier's, that takes a second or two.
+pub fn tiny_can() -> Vec<&'static str> {
+    vec![
+        "--preset=tiny-art",
+        "--set=can.size=32",
+        "--set=can.per_class=6",
+        "--set=can.test_share=0.25",
+        "--set=can.generator_channels=32",
+        "--set=can.discriminator_channels=2",
+        "--set=can.head=[8, 8]",
+        "--set=can.batch_size=16",
+        "--set=can.steps_per_epoch=6",
+        "--set=can.epochs=2",
+        "--set=monitor.count=4",
+        "--set=monitor.every=1",
+    ]
+}

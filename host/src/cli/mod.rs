@@ -1,6 +1,8 @@
 //! The commands: one file each; this one only parses and dispatches.
 
 pub mod art;
+pub mod can;
+pub mod classifier;
 pub mod completions;
 pub mod doctor;
 pub mod embed;
@@ -66,6 +68,10 @@ pub enum Command {
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Art(art::ArtArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Can(can::CanArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Classifier(classifier::ClassifierArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Completions(completions::CompletionsArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Doctor(doctor::DoctorArgs),
@@ -92,6 +98,8 @@ impl Command {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::Art(args) => args.run(context),
+            Self::Can(args) => args.run(context),
+            Self::Classifier(args) => args.run(context),
             Self::Completions(args) => args.run(context),
             Self::Doctor(args) => args.run(context),
             Self::Embed(args) => args.run(context),

@@ -381,14 +381,14 @@ impl Config {
     }
 }
 
-fn positive(key: &str, value: usize) -> Result<()> {
+pub(crate) fn positive(key: &str, value: usize) -> Result<()> {
     if value == 0 {
         bail!("{key} is 0: it must be at least 1");
     }
     Ok(())
 }
 
-fn within(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
+pub(crate) fn within(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
     ensure!(
         value.is_finite() && value >= low && value <= high,
         "{key} is {value}: it must lie between {low} and {high}"

@@ -185,48 +185,48 @@ impl Curve<'_> {
 }
 
 /// The drawing's width, and where the panels begin and end in it.
-const WIDTH: f32 = 900.0;
-const LEFT: f32 = 68.0;
-const RIGHT: f32 = WIDTH - 92.0;
+pub(super) const WIDTH: f32 = 900.0;
+pub(super) const LEFT: f32 = 68.0;
+pub(super) const RIGHT: f32 = WIDTH - 92.0;
 
 /// Shapes on the common epoch axis.
-struct Plot {
-    shapes: Vec<Shape>,
-    last_epoch: u64,
+pub(super) struct Plot {
+    pub(super) shapes: Vec<Shape>,
+    pub(super) last_epoch: u64,
 }
 
 impl Plot {
-    fn x(&self, epoch: u64) -> f32 {
+    pub(super) fn x(&self, epoch: u64) -> f32 {
         /// The first and last points stand clear of the panel's edges.
         const INSET: f32 = 8.0;
         LEFT + INSET + (RIGHT - LEFT - 2.0 * INSET) * (epoch as f64 / self.last_epoch as f64) as f32
     }
 
-    fn line(&mut self, points: Vec<(f32, f32)>, ink: Ink, width: f32, dash: Option<[f32; 2]>) {
+    pub(super) fn line(&mut self, points: Vec<(f32, f32)>, ink: Ink, width: f32, dash: Option<[f32; 2]>) {
         self.shapes.push(Shape::Line { points, ink, width, dash });
     }
 
-    fn dot(&mut self, at: (f32, f32), radius: f32, ink: Ink, note: Option<String>) {
+    pub(super) fn dot(&mut self, at: (f32, f32), radius: f32, ink: Ink, note: Option<String>) {
         self.shapes.push(Shape::Dot { at, radius, ink, note });
     }
 
     /// A measured point: a dot with a halo, so that it stands out from its line.
-    fn marker(&mut self, at: (f32, f32), ink: Ink, note: String) {
+    pub(super) fn marker(&mut self, at: (f32, f32), ink: Ink, note: String) {
         self.dot(at, 5.5, Ink::Ground, None);
         self.dot(at, 4.0, ink, Some(note));
     }
 
-    fn text(&mut self, at: (f32, f32), anchor: Anchor, size: f32, weight: Weight, ink: Ink, words: String) {
+    pub(super) fn text(&mut self, at: (f32, f32), anchor: Anchor, size: f32, weight: Weight, ink: Ink, words: String) {
         self.shapes.push(Shape::Text { at, anchor, size, weight, ink, words });
     }
 
-    fn tick(&mut self, y: f32, label: String, is_axis: bool) {
+    pub(super) fn tick(&mut self, y: f32, label: String, is_axis: bool) {
         let y = y.round();
         self.line(vec![(LEFT, y), (RIGHT, y)], if is_axis { Ink::Axis } else { Ink::Grid }, 1.0, None);
         self.text((LEFT - 10.0, y + 4.5), Anchor::End, 12.5, Weight::Regular, Ink::Muted, label);
     }
 
-    fn panel_axis(&mut self, range: &Range, name: &str, y: impl Fn(f64) -> f32) {
+    pub(super) fn panel_axis(&mut self, range: &Range, name: &str, y: impl Fn(f64) -> f32) {
         let (ticks, decimals) = range.ticks(8);
         for tick in ticks {
             self.tick(y(tick), number(tick, decimals), false);
@@ -234,7 +234,7 @@ impl Plot {
         self.text((LEFT, y(range.high) - 12.0), Anchor::Start, 12.5, Weight::Regular, Ink::Muted, name.to_owned());
     }
 
-    fn epoch_axis(&mut self, bottom: f32) {
+    pub(super) fn epoch_axis(&mut self, bottom: f32) {
         self.line(vec![(LEFT, bottom), (RIGHT, bottom)], Ink::Axis, 1.0, None);
         let (ticks, _) = Range { low: 0.0, high: self.last_epoch as f64 }.ticks(10);
         for epoch in ticks.into_iter().filter(|tick| tick.fract() == 0.0) {
@@ -249,14 +249,14 @@ impl Plot {
 
 /// A range of values on an axis.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Range {
-    low: f64,
-    high: f64,
+pub(super) struct Range {
+    pub(super) low: f64,
+    pub(super) high: f64,
 }
 
 impl Range {
     /// The range of finite values; never empty.
-    fn of(values: impl Iterator<Item = f64>) -> Self {
+    pub(super) fn of(values: impl Iterator<Item = f64>) -> Self {
         let (low, high) = values
             .filter(|value| value.is_finite())
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
@@ -268,16 +268,16 @@ impl Range {
         Self { low: low - spare, high: high + spare }
     }
 
-    fn including(self, value: f64) -> Self {
+    pub(super) fn including(self, value: f64) -> Self {
         Self { low: self.low.min(value), high: self.high.max(value) }
     }
 
-    fn padded(self) -> Self {
+    pub(super) fn padded(self) -> Self {
         let spare = 0.07 * (self.high - self.low);
         Self { low: self.low - spare, high: self.high + spare }
     }
 
-    fn share(&self, value: f64) -> f32 {
+    pub(super) fn share(&self, value: f64) -> f32 {
         ((value - self.low) / (self.high - self.low)) as f32
     }
 

@@ -5,7 +5,9 @@
 //! - this file: [`RunDir`], which creates, resumes, rewinds and fills the folder
 //! - `info`: [`RunInfo`], on what and when it was started · `lock`: [`PluginsLock`], with which plugins
 //! - `history`: [`History`], the metrics as numbers by epoch
-//! - `grid`: contact sheets and before/after pictures · `curve`: the reward curve · `report`: the page that shows it all
+//! - `confusion`: how a classifier tells styles
+//! - `grid`: contact sheets and before/after pictures · `curve`: the reward curve · `learning`: a CAN's or classifier's
+//!   curves · `report`: the page that shows it all
 //! - `events`: TensorBoard's files · `files`: atomic writing · `drawing`: charts as pixels or SVG
 //!
 //! ```
@@ -26,6 +28,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod confusion;
 pub mod curve;
 mod drawing;
 mod error;
@@ -34,6 +37,7 @@ mod files;
 pub mod grid;
 mod history;
 mod info;
+mod learning;
 mod lock;
 pub mod report;
 mod time;
@@ -47,6 +51,7 @@ use image::{ImageFormat, RgbImage};
 use serde::Serialize;
 use serde_json::Value;
 
+pub use self::confusion::confusion_matrix;
 pub use self::error::{Result, RunError};
 use self::events::EventWriter;
 pub use self::grid::Cell;
@@ -69,6 +74,10 @@ const CHECKPOINTS: &str = "checkpoints";
 const BEST: &str = "best";
 /// The same noise before and after.
 const BEFORE_AFTER: &str = "before-after.png";
+/// How held-out pictures were told.
+const CONFUSION: &str = "confusion.png";
+/// The learning curves of a CAN or a classifier.
+const LEARNING: &str = "curves.png";
 /// The reward curve.
 const CURVE: &str = "reward-curve.png";
 
@@ -276,12 +285,21 @@ impl RunDir {
 
     /// Writes `before-after.png`: pictures from the same prompts and noise, untrained and trained, see [`grid::compare`].
     pub fn save_before_after(&mut self, picture: &RgbImage) -> Result<PathBuf> {
-        let path = self.path.join(BEFORE_AFTER);
+        self.save_picture(BEFORE_AFTER, picture)
+    }
+
+    /// Writes `confusion.png`, how held-out pictures were told, see [`confusion_matrix`].
+    pub fn save_confusion(&mut self, picture: &RgbImage) -> Result<PathBuf> {
+        self.save_picture(CONFUSION, picture)
+    }
+
+    fn save_picture(&mut self, name: &str, picture: &RgbImage) -> Result<PathBuf> {
+        let path = self.path.join(name);
         files::write_atomic(&path, &encode_png(&path, picture)?)?;
         Ok(path)
     }
 
-    /// Writes `reward-curve.png` and `report.html` from what the folder holds; returns the report's path.
+    /// Writes the curves as a picture and `report.html` from what the folder holds; returns the report's path.
     pub fn write_report(&mut self) -> Result<PathBuf> {
         Ok(report::write(&self.path)?.report)
     }

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 
 use minijinja::{Environment, context};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::curve::{Ceiling, Curve};
 use super::error::{Result, RunError};
 use super::history::{History, MonitorPoint};
 use super::info::{self, RunInfo};
+use super::learning::Learning;
 use super::{
-    BEFORE_AFTER, CONFIG, CURVE, PluginsLock, SAMPLES, encode_png, files, numbered, read_lock, read_metrics,
-    read_optional, time,
+    BEFORE_AFTER, CONFIG, CONFUSION, CURVE, LEARNING, PluginsLock, SAMPLES, encode_png, files, numbered, read_lock,
+    read_metrics, read_optional, time,
 };
 use crate::canvas::text::{decimals, number};
 use crate::reward::paired_rise;
@@ -29,17 +31,20 @@ const CLEAR_RISE: f64 = 3.0;
 pub struct Written {
     /// The page.
     pub report: PathBuf,
-    /// The reward curve as a picture.
+    /// The reward's or the learning curves as a picture.
     pub curve: PathBuf,
 }
 
-/// Writes `reward-curve.png` and `report.html` into a run's folder.
+/// Writes `reward-curve.png` (of a CAN's or a classifier's run `curves.png`) and `report.html` into a run's folder.
 ///
 /// It takes no lock: a run that is training can be looked at.
 pub fn write(run: &Path) -> Result<Written> {
     let page = Page::read(run)?;
-    let written = Written { report: run.join(FILE), curve: run.join(CURVE) };
-    files::write_atomic(&written.curve, &encode_png(&written.curve, &page.curve().to_rgb())?)?;
+    let learning = page.learning();
+    let name = if learning.is_some() { LEARNING } else { CURVE };
+    let written = Written { report: run.join(FILE), curve: run.join(name) };
+    let picture = learning.map_or_else(|| page.curve().to_rgb(), |learning| learning.to_rgb());
+    files::write_atomic(&written.curve, &encode_png(&written.curve, &picture)?)?;
     files::write_atomic(&written.report, page.render(run)?.as_bytes())?;
     Ok(written)
 }
@@ -47,6 +52,7 @@ pub fn write(run: &Path) -> Result<Written> {
 /// What the page is made of.
 struct Page {
     name: String,
+    records: Vec<Value>,
     history: History,
     lock: PluginsLock,
     info: RunInfo,
@@ -56,12 +62,12 @@ struct Page {
 
 /// A figure that is seen first.
 #[derive(Serialize)]
-struct Tile {
-    label: &'static str,
-    value: String,
-    note: String,
+pub(super) struct Tile {
+    pub(super) label: &'static str,
+    pub(super) value: String,
+    pub(super) note: String,
     /// `good`, `bad` or nothing.
-    tone: &'static str,
+    pub(super) tone: &'static str,
 }
 
 /// A plugin's row.
@@ -102,9 +108,11 @@ impl Page {
         let info = toml::from_str(&read_optional(&run.join(info::FILE))?)
             .map_err(|error| damaged(run.join(info::FILE), error))?;
         let name = fs::canonicalize(run).ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+        let records = read_metrics(run)?;
         Ok(Self {
             name: name.unwrap_or_else(|| run.display().to_string()),
-            history: History::from_records(&read_metrics(run)?),
+            history: History::from_records(&records),
+            records,
             lock: read_lock(run)?,
             info,
             config_text,
@@ -148,18 +156,35 @@ impl Page {
         Curve { title, history: &self.history, ceiling: self.ceiling(), min_diversity: self.min_diversity() }
     }
 
+    /// The curves of a CAN's or a classifier's run; nothing for a fine-tuning.
+    fn learning(&self) -> Option<Learning<'_>> {
+        let can = self.config.get("can")?.as_table()?;
+        let styles = self.lock.plugins.first().and_then(|plugin| plugin.styles);
+        Some(Learning {
+            title: &self.info.model,
+            records: &self.records,
+            can,
+            styles,
+            min_diversity: self.min_diversity(),
+        })
+    }
+
     fn render(&self, run: &Path) -> Result<String> {
         let mut templates = Environment::new();
         templates.add_template("report.html", include_str!("report.html"))?;
         let grids = numbered(&run.join(SAMPLES), ".png")?;
-        let before_after = run.join(BEFORE_AFTER);
+        let picture =
+            |name: &str| Some(run.join(name)).filter(|path| path.is_file()).map(|path| data_uri(&path)).transpose();
+        let learning = self.learning();
         let page = templates.get_template("report.html")?.render(context! {
             name => self.name,
             subtitle => self.subtitle(),
-            tiles => self.tiles(),
-            result => self.result(),
-            curve => self.curve().to_svg(),
-            before_after => if before_after.is_file() { Some(data_uri(&before_after)?) } else { None },
+            tiles => learning.as_ref().map_or_else(|| self.tiles(), Learning::tiles),
+            result => learning.as_ref().map_or_else(|| self.result(), Learning::result),
+            curve_title => if learning.is_some() { "By epoch" } else { "Reward by epoch" },
+            curve => learning.as_ref().map_or_else(|| self.curve().to_svg(), Learning::to_svg),
+            before_after => picture(BEFORE_AFTER)?,
+            confusion => picture(CONFUSION)?,
             grids => chosen(&grids).map(|(epoch, path)| Ok(Grid { epoch: *epoch, uri: data_uri(path)? })).collect::<Result<Vec<_>>>()?,
             n_grids => grids.len(),
             warnings => self.history.warnings,
@@ -173,10 +198,11 @@ impl Page {
 
     fn subtitle(&self) -> String {
         let done = self.history.epochs.last().map_or(0, |point| point.epoch);
-        let epochs = match self.config("train", "epochs").and_then(toml::Value::as_integer) {
-            Some(total) if total as u64 != done => format!("{done} of {total} epochs"),
-            _ => format!("{done} epochs"),
-        };
+        let epochs =
+            match self.config("train", "epochs").or(self.config("can", "epochs")).and_then(toml::Value::as_integer) {
+                Some(total) if total as u64 != done => format!("{done} of {total} epochs"),
+                _ => format!("{done} epochs"),
+            };
         if self.info.started == 0 { epochs } else { format!("{} · {epochs}", time::in_words(self.info.started)) }
     }
 
@@ -350,7 +376,13 @@ impl Page {
             ("Preset", self.info.preset.clone()),
             ("Pictures", size),
             ("Samples an epoch", per_epoch),
-            ("Learning rate", text("train", "learning_rate")),
+            (
+                "Data",
+                text("can", "data").map(|data| if data.is_empty() { "procedural paintings".to_owned() } else { data }),
+            ),
+            ("Loss", text("can", "loss").filter(|_| self.info.model.starts_with("CAN"))),
+            ("Batch", text("can", "batch_size")),
+            ("Learning rate", text("train", "learning_rate").or_else(|| self.can_learning_rate())),
             ("LoRA rank", text("lora", "rank")),
             ("Seed", text("run", "seed")),
             ("Device", or_config(&self.info.device, "run", "device")),
@@ -360,6 +392,10 @@ impl Page {
             ("Program", (!self.info.version.is_empty()).then(|| format!("host {}", self.info.version))),
         ];
         facts.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
+    fn can_learning_rate(&self) -> Option<String> {
+        Some(self.config("can", "adam")?.get("learning_rate")?.to_string())
     }
 
     fn plugins(&self) -> Vec<PluginRow> {

@@ -36,7 +36,7 @@ use crate::sampler::{Denoiser, Sampler, SeededNoise, TextStates, Trajectories};
 pub use plan::{Measured, Plan, gibibytes, measure};
 pub use record::{EpochRecord, MonitorRecord, Seconds, TrainedRecord};
 pub use score::{Scorer, Scores};
-pub use setup::{Start, check_resumable, encoder_folder, encoders, model_folder, native_size, refuse};
+pub use setup::{Start, check_resumable, check_same_keys, encoder_folder, encoders, model_folder, native_size, refuse};
 
 use record::Progress;
 

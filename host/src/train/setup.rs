@@ -1,5 +1,6 @@
 //! A configuration to a trainer at its first epoch, or where a checkpoint left off.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ambiguity_models::lora::Lora;
@@ -132,10 +133,10 @@ pub fn encoder_folder(name: &str, path: &str, hub: &Hub) -> Result<PathBuf> {
     }
 }
 
-/// The encoders that a run's plugins may ask for.
-pub fn encoders(config: &Config, device: Device, hub: &Hub) -> Result<Encoders> {
+/// The encoders that a run's plugins may ask for: the shipped ones, and `folders` by name.
+pub fn encoders(folders: &BTreeMap<String, String>, device: Device, hub: &Hub) -> Result<Encoders> {
     let mut encoders = Encoders::shipped(device);
-    for (name, folder) in &config.encoders {
+    for (name, folder) in folders {
         encoders.add_clip(name, &encoder_folder(name, folder, hub)?, device);
     }
     Ok(encoders)
@@ -143,12 +144,16 @@ pub fn encoders(config: &Config, device: Device, hub: &Hub) -> Result<Encoders> 
 
 /// Refuses a resumed run whose configuration differs in a key that decides what is learnt.
 pub fn check_resumable(before: &Config, now: &Config) -> Result<()> {
-    let (before, now) = (toml::Table::try_from(before)?, toml::Table::try_from(now)?);
-    for (section, values) in &now {
+    check_same_keys(&toml::Table::try_from(before)?, &toml::Table::try_from(now)?, &FREE_KEYS)
+}
+
+/// Refuses another value of a key, unless the key or its whole section is among the free ones.
+pub fn check_same_keys(before: &toml::Table, now: &toml::Table, free: &[&str]) -> Result<()> {
+    for (section, values) in now {
         let Some(values) = values.as_table() else { continue };
         for (key, value) in values {
             let path = format!("{section}.{key}");
-            if FREE_KEYS.contains(&path.as_str()) || FREE_KEYS.contains(&section.as_str()) {
+            if free.contains(&path.as_str()) || free.contains(&section.as_str()) {
                 continue;
             }
             let old = before.get(section).and_then(|section| section.get(key));
@@ -176,7 +181,7 @@ impl Trainer {
     /// before everything was found to be good.
     pub fn new(config: Config, start: &Start, info: RunInfo, context: &CommandContext) -> Result<Self> {
         let device = torch_ext::cuda::device(&config.run.device)?;
-        let scorer = Scorer::load(&config, encoders(&config, device, &context.hub)?, device)?;
+        let scorer = Scorer::load(&config, encoders(&config.encoders, device, &context.hub)?, device)?;
         let folder = model_folder(&config.model.path, &context.hub)?;
         Plan::new(&config, &folder)?.check_fits(device)?;
         let mut pipeline = Pipeline::load(&folder, device, config.model.dtype.kind())?;

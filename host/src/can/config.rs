@@ -1,0 +1,350 @@
+//! What CAN and classifier training are told: the same layers of TOML as a fine-tuning run has, with a table `[can]`.
+//! The preset files hold every default; the code has no second set.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use ambiguity_models::can::{DiscriminatorConfig, GeneratorConfig};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use serde::{Deserialize, Serialize};
+use torch_ext::AdamWConfig;
+
+use crate::config::{Checkpoint, Layer, Monitor, Run, overlay, positive, within};
+use crate::data::styles::{Fit, Options, Source};
+use crate::plugin::Limits;
+use crate::random::{Purpose, derive_seed};
+
+const PAPER: &str = include_str!("../../presets/can-paper.toml");
+const TINY_ART: &str = include_str!("../../presets/can-tiny-art.toml");
+
+/// A preset is layers over the paper's CAN at 512 px, which has every key.
+const PRESETS: [(&str, &[&str]); 6] = [
+    ("paper-512", &[]),
+    ("paper-256", &[include_str!("../../presets/can-paper-256.toml")]),
+    ("paper-128", &[include_str!("../../presets/can-paper-128.toml")]),
+    ("paper-64", &[include_str!("../../presets/can-paper-64.toml")]),
+    ("can-as-code", &[include_str!("../../presets/can-as-code.toml")]),
+    ("tiny-art", &[TINY_ART]),
+];
+
+/// What the simple classifier has over its preset, where that is `tiny-art`.
+const CLASSIFIER_TINY_ART: &str = include_str!("../../presets/classifier-tiny-art.toml");
+
+/// How the configuration calls the discriminator's own style head.
+pub const OWN_HEAD: &str = "dcgan";
+
+/// How many times as many channels the discriminator's last feature maps may have as its first: 512 for the paper's 32.
+const MAX_WIDENING: i64 = 16;
+
+/// The presets' names.
+pub fn preset_names() -> impl Iterator<Item = &'static str> {
+    PRESETS.iter().map(|(name, _)| *name)
+}
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Generator and discriminator.
+    Can,
+    /// The discriminator's convolutions and style head alone.
+    Classifier,
+}
+
+/// Everything that decides what a run does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CanConfig {
+    /// Seed and device.
+    pub run: Run,
+    /// Encoder folders by the name that plugins use.
+    pub encoders: BTreeMap<String, String>,
+    /// Networks, losses and data.
+    pub can: Can,
+    /// What is kept.
+    pub checkpoint: Checkpoint,
+    /// What is watched; `min_diversity` is a share of the real pictures' diversity.
+    pub monitor: Monitor,
+    /// What a plugin may use.
+    pub plugin: PluginLimits,
+}
+
+/// `[can]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Can {
+    /// A folder with a folder of pictures for each style; empty for the procedural paintings.
+    pub data: String,
+    /// Side of the pictures in pixels.
+    pub size: u32,
+    /// Pictures of each style in one pass.
+    pub per_class: usize,
+    /// Share of each style's pictures that is held out.
+    pub test_share: f64,
+    /// How a picture becomes a square.
+    pub fit: Fit,
+    /// Mirror half of the pictures.
+    pub flip: bool,
+    /// Numbers of noise.
+    pub latent: i64,
+    /// Channels of the generator's first feature map.
+    pub generator_channels: i64,
+    /// Slope of the generator's activation below zero.
+    pub generator_slope: f64,
+    /// Channels of the discriminator's first feature map.
+    pub discriminator_channels: i64,
+    /// Widths of the style head's hidden layers.
+    pub head: [i64; 2],
+    /// Share of their outputs that training drops.
+    pub dropout: f64,
+    /// Which form of the losses.
+    pub loss: LossForm,
+    /// Weight of the gradient penalty.
+    pub lambda: f64,
+    /// −log D instead of log(1 − D) for the generator.
+    pub nonsaturating: bool,
+    /// C of the style ambiguity: [`OWN_HEAD`] or a plugin.
+    pub classifier: String,
+    /// Weight of L_SL.
+    pub style_weight: f64,
+    /// Weight of L_SA.
+    pub style_ambiguity_weight: f64,
+    /// How many.
+    pub epochs: u64,
+    /// 0: one pass over the balanced pictures.
+    pub steps_per_epoch: u64,
+    /// Pictures a step.
+    pub batch_size: usize,
+    /// Who made it, for the plugin that is written.
+    pub authors: Vec<String>,
+    /// An SPDX expression, for the same.
+    pub licence: String,
+    /// The optimizer of both networks.
+    pub adam: Adam,
+}
+
+/// The adversarial losses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossForm {
+    /// A critic with a gradient penalty.
+    Wasserstein,
+    /// Cross-entropies of real and made.
+    Log,
+}
+
+/// `[can.adam]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adam {
+    /// Constant.
+    pub learning_rate: f64,
+    /// Decay of the mean of the gradients.
+    pub beta1: f64,
+    /// Decay of the mean of their squares.
+    pub beta2: f64,
+    /// Added to the denominator.
+    pub epsilon: f64,
+}
+
+/// `[plugin]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginLimits {
+    /// Wall clock of a call.
+    pub timeout_ms: u64,
+    /// Fuel for each sample of a call.
+    pub fuel: u64,
+    /// Linear memory of an instance.
+    pub memory_mib: usize,
+}
+
+impl Adam {
+    /// Adam is AdamW without decay.
+    pub fn config(&self) -> AdamWConfig {
+        AdamWConfig {
+            learning_rate: self.learning_rate,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            weight_decay: 0.0,
+            epsilon: self.epsilon,
+        }
+    }
+}
+
+impl PluginLimits {
+    /// The sandbox's limits.
+    pub fn limits(&self) -> Limits {
+        Limits { timeout_ms: self.timeout_ms, fuel: self.fuel, memory_mib: self.memory_mib, ..Limits::default() }
+    }
+}
+
+impl CanConfig {
+    /// The preset with the layers over it, in order, checked.
+    pub fn resolve(task: Task, preset: &str, layers: &[Layer]) -> Result<Self> {
+        let (_, texts) = PRESETS.iter().find(|(name, _)| *name == preset).with_context(|| {
+            format!("there is no preset `{preset}`: choose one of {}", preset_names().collect::<Vec<_>>().join(", "))
+        })?;
+        let built_in = |text: &str| Layer { origin: format!("the built-in preset {preset}"), text: text.to_owned() };
+        let mut all: Vec<Layer> = texts.iter().map(|text| built_in(text)).collect();
+        if (task, preset) == (Task::Classifier, "tiny-art") {
+            all.push(built_in(CLASSIFIER_TINY_ART));
+        }
+        all.extend_from_slice(layers);
+        let known = PAPER.parse().context("the built-in presets")?;
+        let config: Self = overlay(&known, &all)?.try_into().map_err(|error: toml::de::Error| {
+            let origins: Vec<_> = layers.iter().map(|layer| layer.origin.as_str()).collect();
+            anyhow!("{}: {}", origins.join(", "), error.to_string().trim().replace('\n', " "))
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The resolved configuration of a run's folder.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs_err::read_to_string(path)?;
+        let config: Self =
+            toml::from_str(&text).with_context(|| format!("{} is not a CAN run's config", path.display()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// As TOML, every value written out.
+    pub fn to_toml(&self) -> Result<String> {
+        Ok(toml::to_string_pretty(self)?)
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self { can, checkpoint, monitor, plugin, .. } = self;
+        let size = can.size;
+        ensure!(
+            size >= 32 && size.is_power_of_two(),
+            "can.size is {size}: a CAN makes pictures whose side is a power of two of at least 32"
+        );
+        let natural = |value: i64| usize::try_from(value).unwrap_or(0);
+        positive("can.per_class", can.per_class)?;
+        positive("can.latent", natural(can.latent))?;
+        positive("can.discriminator_channels", natural(can.discriminator_channels))?;
+        positive("can.head", natural(can.head[0].min(can.head[1])))?;
+        positive("can.epochs", can.epochs as usize)?;
+        positive("checkpoint.every", checkpoint.every as usize)?;
+        positive("monitor.every", monitor.every as usize)?;
+        positive("plugin.timeout_ms", plugin.timeout_ms as usize)?;
+        positive("plugin.memory_mib", plugin.memory_mib)?;
+        let halvings = size.ilog2() - 3;
+        ensure!(
+            can.generator_channels > 0 && can.generator_channels % (1 << halvings) == 0,
+            "can.generator_channels is {}: at {size} px it is halved {halvings} times, so it must be a multiple of {}",
+            can.generator_channels,
+            1 << halvings
+        );
+        ensure!(
+            can.batch_size > 1,
+            "can.batch_size is {}: BatchNorm needs at least two pictures a step",
+            can.batch_size
+        );
+        ensure!(monitor.count > 1, "monitor.count is {}: diversity needs at least two pictures", monitor.count);
+        within("can.test_share", can.test_share, 0.001, 0.9)?;
+        within("can.generator_slope", can.generator_slope, 0.0, 1.0)?;
+        within("can.dropout", can.dropout, 0.0, 0.99)?;
+        within("can.lambda", can.lambda, 0.0, 1e6)?;
+        within("can.style_weight", can.style_weight, 0.0, 1e6)?;
+        within("can.style_ambiguity_weight", can.style_ambiguity_weight, 0.0, 1e6)?;
+        within("can.adam.learning_rate", can.adam.learning_rate, 0.0, 10.0)?;
+        within("can.adam.beta1", can.adam.beta1, 0.0, 0.999_999)?;
+        within("can.adam.beta2", can.adam.beta2, 0.0, 0.999_999_9)?;
+        within("can.adam.epsilon", can.adam.epsilon, 0.0, 1.0)?;
+        within("monitor.min_diversity", monitor.min_diversity, 0.0, 1.0)?;
+        Ok(())
+    }
+
+    /// Whether the style ambiguity is that of the discriminator's own head. A plugin's is told without it, and the head
+    /// is then not trained (the paper discards it).
+    pub fn own_head(&self) -> bool {
+        self.can.classifier == OWN_HEAD
+    }
+
+    /// What the generator is built from.
+    pub fn generator(&self) -> GeneratorConfig {
+        GeneratorConfig {
+            size: i64::from(self.can.size),
+            latent: self.can.latent,
+            channels: self.can.generator_channels,
+            slope: self.can.generator_slope,
+        }
+    }
+
+    /// What the discriminator is built from.
+    pub fn discriminator(&self, n_styles: usize) -> DiscriminatorConfig {
+        DiscriminatorConfig {
+            size: i64::from(self.can.size),
+            channels: self.can.discriminator_channels,
+            max_channels: MAX_WIDENING * self.can.discriminator_channels,
+            head: self.can.head,
+            dropout: self.can.dropout,
+            n_styles: n_styles as i64,
+        }
+    }
+
+    /// Where the pictures come from.
+    pub fn source(&self) -> Source {
+        if !self.can.data.is_empty() {
+            return Source::Folder(PathBuf::from(&self.can.data));
+        }
+        // So many that a whole pass is left once some are held out.
+        let per_class = (self.can.per_class as f64 / (1.0 - self.can.test_share)).ceil() as usize;
+        Source::Paintings { seed: derive_seed(self.run.seed, 0, 0, Purpose::Data), per_class }
+    }
+
+    /// What is made of them.
+    pub fn data_options(&self) -> Options {
+        Options {
+            size: self.can.size,
+            fit: self.can.fit,
+            per_class: self.can.per_class,
+            test_share: self.can.test_share,
+            seed: self.run.seed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str) -> String {
+        let layer = Layer { origin: "run.toml".to_owned(), text: text.to_owned() };
+        format!("{:#}", CanConfig::resolve(Task::Can, "tiny-art", &[layer]).expect_err("the layer is wrong"))
+    }
+
+    #[test]
+    fn every_preset_resolves_and_survives_its_own_toml() {
+        for (name, task) in preset_names().flat_map(|name| [(name, Task::Can), (name, Task::Classifier)]) {
+            let config = CanConfig::resolve(task, name, &[]).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+            let again: CanConfig = toml::from_str(&config.to_toml().expect("serialises")).expect("parses");
+            assert_eq!(again, config, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_papers_networks_are_those_of_table_17() {
+        let config = CanConfig::resolve(Task::Can, "paper-64", &[]).expect("resolves");
+        let (generator, discriminator) = (config.generator(), config.discriminator(27));
+        assert_eq!((generator.size, generator.latent, generator.channels), (64, 100, 2048));
+        assert_eq!((discriminator.channels, discriminator.max_channels, discriminator.head), (32, 512, [1024, 512]));
+        assert_eq!((config.can.adam.learning_rate, config.can.adam.beta2), (1e-3, 0.99));
+        let code = CanConfig::resolve(Task::Can, "can-as-code", &[]).expect("resolves");
+        assert_eq!((code.can.adam.learning_rate, code.can.adam.beta1, code.can.adam.beta2), (2e-4, 0.5, 0.999));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        assert_eq!(
+            message("[can]\nsize = 96\n"),
+            "can.size is 96: a CAN makes pictures whose side is a power of two of at least 32"
+        );
+        assert!(message("[can]\ngenerator_channels = 20\n").contains("must be a multiple of 8"));
+        assert!(message("[can]\nloss = \"hinge\"\n").contains("hinge"));
+        assert_eq!(message("[can]\nlamda = 1\n"), "run.toml:2:1: unknown key `can.lamda`; did you mean `lambda`?");
+        assert!(message("[can.adam]\nlearning_rate = -1\n").contains("can.adam.learning_rate"));
+    }
+}

@@ -1,0 +1,19 @@
+//! `host can train` and `host classifier train`: the creative adversarial network and the classifier trained without
+//! one, the paper's two baselines whose classifiers are trained (sections 3.1.1 and 3.4).
+//!
+//! # Layout
+//! - [`config`]: every value, from a preset, a file and flags.
+//! - [`ambiguity`]: L_SA under a plugin, with its gradient through the encoder into libtorch.
+//! - `adversarial`: one step of generator and discriminator. `simple`: one of the classifier alone.
+//! - [`trainer`]: the loop that both share: figures, monitor, checkpoints, resume.
+//! - [`networks`]: networks as folders and ONNX files.
+
+mod adversarial;
+pub mod ambiguity;
+pub mod config;
+pub mod networks;
+mod simple;
+pub mod trainer;
+
+pub use self::config::{CanConfig, Task};
+pub use self::trainer::{Outcome, Trainer};

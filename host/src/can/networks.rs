@@ -1,0 +1,148 @@
+//! Networks with what trains them, and as files: a folder each (`config.json`, `model.safetensors`), and ONNX.
+
+use std::path::{Path, PathBuf};
+
+use ambiguity_models::can::{Discriminator, DiscriminatorConfig, Generator, GeneratorConfig};
+use ambiguity_models::onnx;
+use ambiguity_models::params::{NamedTensors, Params};
+use ambiguity_models::safetensors::encode_safetensors;
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+use torch_ext::AdamW;
+
+use super::config::{Adam, Can};
+
+/// The folder of a generator in a run's folder.
+pub const GENERATOR: &str = "generator";
+/// The folder of a discriminator in a run's folder.
+pub const DISCRIMINATOR: &str = "discriminator";
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+
+/// A network in training.
+pub struct Trained<N> {
+    /// The network.
+    pub network: N,
+    /// All its tensors, BatchNorm's running statistics included.
+    pub tensors: NamedTensors,
+    /// Adam over those that are trained.
+    pub optimizer: AdamW,
+}
+
+/// A network whose parameters an optimizer can be given.
+pub trait Network {
+    /// Everything that is trained, by checkpoint name.
+    fn parameters(&self) -> Vec<(String, Tensor)>;
+}
+
+impl Network for Generator {
+    fn parameters(&self) -> Vec<(String, Tensor)> {
+        Self::parameters(self)
+    }
+}
+
+impl Network for Discriminator {
+    fn parameters(&self) -> Vec<(String, Tensor)> {
+        Self::parameters(self)
+    }
+}
+
+impl<N: Network> Trained<N> {
+    /// A network of fresh weights.
+    pub fn fresh(
+        seed: u64,
+        device: Device,
+        adam: &Adam,
+        build: impl FnOnce(&Params) -> ambiguity_models::Result<N>,
+    ) -> Result<Self> {
+        let params = Params::random(seed, device)?;
+        let network = build(&params)?;
+        let leaves = network.parameters().into_iter().map(|(name, tensor)| (name, tensor.set_requires_grad(true)));
+        let optimizer = AdamW::new(leaves.collect(), adam.config())?;
+        Ok(Self { network, tensors: params.finish()?, optimizer })
+    }
+
+    /// How many numbers are trained.
+    pub fn n_parameters(&self) -> usize {
+        self.optimizer.parameters().iter().map(|(_, tensor)| tensor.numel()).sum()
+    }
+}
+
+/// A discriminator's `config.json`.
+#[derive(Serialize)]
+struct DiscriminatorFile<'a> {
+    #[serde(flatten)]
+    config: &'a DiscriminatorConfig,
+    /// In the order of the style head's logits.
+    styles: &'a [String],
+}
+
+/// `generator/config.json` and `generator/model.safetensors`, and `generator.onnx`.
+pub fn generator_files(generator: &Trained<Generator>) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut files = folder(GENERATOR, &generator.network.config(), &generator.tensors)?;
+    files.push((
+        "generator.onnx".to_owned(),
+        onnx::generator(&generator.network, "Generator of a creative adversarial network")?,
+    ));
+    Ok(files)
+}
+
+/// `discriminator/config.json`, with the styles in it, and `discriminator/model.safetensors`.
+pub fn discriminator_files(
+    discriminator: &Trained<Discriminator>,
+    styles: &[String],
+) -> Result<Vec<(String, Vec<u8>)>> {
+    let config = DiscriminatorFile { config: discriminator.network.config(), styles };
+    folder(DISCRIMINATOR, &config, &discriminator.tensors)
+}
+
+/// The style head as an ONNX plugin.
+pub fn plugin(
+    discriminator: &Trained<Discriminator>,
+    (name, title): (&str, &str),
+    styles: &[String],
+    can: &Can,
+) -> Result<Vec<u8>> {
+    let metadata = onnx::Metadata {
+        name: name.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        title: title.to_owned(),
+        authors: can.authors.clone(),
+        licence: can.licence.clone(),
+        styles: styles.to_vec(),
+    };
+    Ok(onnx::discriminator(&discriminator.network, &metadata)?)
+}
+
+fn folder(name: &str, config: &impl Serialize, tensors: &NamedTensors) -> Result<Vec<(String, Vec<u8>)>> {
+    let json = serde_json::to_string_pretty(config)? + "\n";
+    let weights = encode_safetensors(Path::new(WEIGHTS), tensors, &[("format", "pt")])?;
+    Ok(vec![(format!("{name}/{CONFIG}"), json.into_bytes()), (format!("{name}/{WEIGHTS}"), weights)])
+}
+
+/// Loads a generator: its own folder, or that of a run with one.
+pub fn load_generator(folder: &Path, device: Device) -> Result<Generator> {
+    let folder = generator_folder(folder)?;
+    let config: GeneratorConfig = read_json(&folder.join(CONFIG))?;
+    let params = Params::load(&folder.join(WEIGHTS), device, Kind::Float)?;
+    let generator = Generator::new(&params, &config)?;
+    params.finish()?;
+    Ok(generator)
+}
+
+fn generator_folder(folder: &Path) -> Result<PathBuf> {
+    match [folder.join(GENERATOR), folder.to_owned()].into_iter().find(|folder| folder.join(CONFIG).is_file()) {
+        Some(folder) => Ok(folder),
+        None => bail!(
+            "{} has no generator: name the folder of a run of `host can train`, or one with a generator's {CONFIG} and \
+             {WEIGHTS}",
+            folder.display()
+        ),
+    }
+}
+
+fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
+    let text = fs_err::read_to_string(path)?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not a generator's configuration", path.display()))
+}

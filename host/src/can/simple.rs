@@ -1,0 +1,78 @@
+//! A step of the simple classifier: the discriminator's convolutions and style head, trained by cross-entropy on real
+//! pictures alone (the paper's section 3.4).
+
+use ambiguity_models::can::{Discriminator, loss};
+use ambiguity_models::params::NamedTensors;
+use anyhow::Result;
+use tch::Device;
+use torch_ext::Generator as Randomness;
+
+use super::config::{Can, CanConfig};
+use super::networks::{self, Trained};
+use super::trainer::{Figures, Job, Look, add_state, load_state, right_share, told};
+use crate::data::styles::{StyleBatch, StyleImages};
+use crate::random::{Purpose, derive_seed};
+
+/// The classifier and what trains it.
+pub struct Simple {
+    can: Can,
+    styles: Vec<String>,
+    network: Trained<Discriminator>,
+    device: Device,
+}
+
+impl Simple {
+    /// A fresh network for the styles of `data`.
+    pub fn new(config: &CanConfig, data: &StyleImages, device: Device) -> Result<Self> {
+        let seed = derive_seed(config.run.seed, 0, 0, Purpose::Weights);
+        let of_styles = config.discriminator(data.styles().len());
+        let network = Trained::fresh(seed, device, &config.can.adam, |p| Discriminator::new(p, &of_styles))?;
+        Ok(Self { can: config.can.clone(), styles: data.styles().to_vec(), network, device })
+    }
+}
+
+impl Job for Simple {
+    fn step(&mut self, batch: &StyleBatch, randomness: &mut Randomness) -> Result<Figures> {
+        let mut figures = Figures::default();
+        self.network.optimizer.zero_grad();
+        let logits = self.network.network.styles_train(&batch.images, randomness)?;
+        let loss = loss::style(&logits, &batch.styles);
+        figures.add("loss", &loss);
+        figures.add("accuracy", &right_share(&logits, &batch.styles));
+        loss.f_backward()?;
+        self.network.optimizer.step()?;
+        Ok(figures)
+    }
+
+    fn look(&mut self, data: &StyleImages) -> Result<Look> {
+        let told = told(&self.network.network, data, self.device)?;
+        let monitor = serde_json::json!({ "accuracy": told.accuracy(), "loss": told.loss });
+        Ok(Look { monitor, cells: Vec::new(), told: Some(told) })
+    }
+
+    fn warnings(&self, _means: &serde_json::Value, _look: Option<&Look>) -> (Vec<String>, bool) {
+        (Vec::new(), false)
+    }
+
+    fn state(&self) -> NamedTensors {
+        let mut state = NamedTensors::new();
+        add_state(&mut state, "classifier", &self.network);
+        state
+    }
+
+    fn load_state(&mut self, state: &NamedTensors) -> Result<()> {
+        load_state(state, "classifier", &mut self.network)
+    }
+
+    fn products(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut files = networks::discriminator_files(&self.network, &self.styles)?;
+        let named = ("simple", "Style classifier trained by cross-entropy on pictures alone");
+        let plugin = networks::plugin(&self.network, named, &self.styles, &self.can)?;
+        files.push(("simple.onnx".to_owned(), plugin));
+        Ok(files)
+    }
+
+    fn parameters(&self) -> usize {
+        self.network.n_parameters()
+    }
+}

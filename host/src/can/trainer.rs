@@ -1,0 +1,591 @@
+//! The loop that CAN and classifier training share: steps over balanced pictures, figures, looks at what came of it,
+//! checkpoints, and going on from them to the last bit.
+//!
+//! Every draw of a step comes from a generator seeded by (seed, step), so a checkpoint needs no generator's state:
+//! networks, optimizers and the number of finished epochs say everything. An interrupted epoch is replayed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use ambiguity_models::can::{Discriminator, loss};
+use ambiguity_models::params::NamedTensors;
+use ambiguity_models::safetensors::{encode_safetensors, read_safetensors_with_metadata};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind, Tensor, no_grad};
+use torch_ext::Generator as Randomness;
+
+use super::adversarial::{Adversarial, Judge};
+use super::ambiguity::PluginAmbiguity;
+use super::config::{CanConfig, Task};
+use super::networks::{Network, Trained};
+use super::simple::Simple;
+use crate::cli::Context as CommandContext;
+use crate::config::OnCollapse;
+use crate::data::styles::{StyleBatch, StyleImages};
+use crate::interrupt::{Interrupt, Interrupted};
+use crate::plugin::{PluginHost, cache_folder};
+use crate::progress::{Bar, Progress as ProgressBars};
+use crate::random::{Purpose, derive_seed};
+use crate::run::{Cell, LockedPlugin, PluginsLock, RunDir, RunInfo, confusion_matrix};
+use crate::train::{Start, check_same_keys, encoders, refuse};
+
+/// Steps after which the figures are read off the device, and looked at for what is no number.
+const READ_EVERY: u64 = 10;
+/// Pictures that an evaluation takes at once.
+const AT_ONCE: usize = 64;
+/// Training that waits longer than this share of its time for pictures is told so.
+const MUCH_WAITING: f64 = 0.1;
+/// Seconds below which an epoch's waiting says nothing.
+const SHORT_EPOCH: f64 = 10.0;
+/// Name of the checkpoint's file.
+const STATE_FILE: &str = "state.safetensors";
+/// Keys that a resumed run may change: they alter what is kept, not what is learnt. The pictures are known by a digest.
+const FREE_KEYS: [&str; 13] = [
+    "run.device",
+    "encoders",
+    "can.data",
+    "can.epochs",
+    "can.authors",
+    "can.licence",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "monitor.every",
+    "monitor.min_diversity",
+    "monitor.on_collapse",
+    "plugin.timeout_ms",
+    "plugin.memory_mib",
+];
+
+/// What is particular to a training.
+pub(super) trait Job {
+    /// One update of everything on a batch.
+    fn step(&mut self, batch: &StyleBatch, randomness: &mut Randomness) -> Result<Figures>;
+    /// What has been learnt so far.
+    fn look(&mut self, data: &StyleImages) -> Result<Look>;
+    /// What somebody should know of an epoch's mean figures and its look, and whether it has collapsed.
+    fn warnings(&self, means: &Value, look: Option<&Look>) -> (Vec<String>, bool);
+    /// Networks and optimizers.
+    fn state(&self) -> NamedTensors;
+    /// Goes back to a state.
+    fn load_state(&mut self, state: &NamedTensors) -> Result<()>;
+    /// The files that the run's folder gets, by name.
+    fn products(&self) -> Result<Vec<(String, Vec<u8>)>>;
+    /// How many numbers are trained.
+    fn parameters(&self) -> usize;
+}
+
+/// Scalars of a step by their place in the record, `loss/style` for `style` in `loss`; on the device, so that nothing
+/// waits for them.
+#[derive(Default)]
+pub(super) struct Figures(Vec<(&'static str, Tensor)>);
+
+impl Figures {
+    /// Adds one.
+    pub(super) fn add(&mut self, name: &'static str, value: &Tensor) {
+        self.0.push((name, value.detach().to_kind(Kind::Float)));
+    }
+}
+
+/// A look at what has been learnt.
+pub(super) struct Look {
+    /// What metrics.jsonl has under `monitor`.
+    pub(super) monitor: Value,
+    /// Made pictures.
+    pub(super) cells: Vec<Cell>,
+    /// How the held-out pictures were told, where a style head is trained.
+    pub(super) told: Option<Told>,
+}
+
+/// How held-out pictures were told.
+pub(super) struct Told {
+    /// A row a true style, a column a told one.
+    pub(super) counts: Vec<Vec<usize>>,
+    /// Mean cross-entropy, nats.
+    pub(super) loss: f64,
+}
+
+impl Told {
+    /// The share that was told right.
+    pub(super) fn accuracy(&self) -> f64 {
+        let right: usize = (0..self.counts.len()).map(|i| self.counts[i][i]).sum();
+        right as f64 / self.counts.iter().flatten().sum::<usize>().max(1) as f64
+    }
+}
+
+/// Tells every held-out picture, in eval mode.
+pub(super) fn told(network: &Discriminator, data: &StyleImages, device: Device) -> Result<Told> {
+    let n_styles = data.styles().len();
+    let mut told = Told { counts: vec![vec![0; n_styles]; n_styles], loss: 0.0 };
+    for batch in data.test_batches(AT_ONCE) {
+        let batch = batch?;
+        let logits = no_grad(|| network.forward(&batch.images.to_device(device)).styles).to_device(Device::Cpu);
+        told.loss += loss::style(&logits, &batch.styles).double_value(&[]) * batch.styles.numel() as f64;
+        let (truth, guess) = (Vec::<i64>::try_from(&batch.styles)?, Vec::<i64>::try_from(&logits.argmax(-1, false))?);
+        for (truth, guess) in truth.into_iter().zip(guess) {
+            told.counts[truth as usize][guess as usize] += 1;
+        }
+    }
+    told.loss /= data.n_test() as f64;
+    Ok(told)
+}
+
+/// The share of logits [n, styles] whose largest is the style's own, a scalar.
+pub(super) fn right_share(logits: &Tensor, styles: &Tensor) -> Tensor {
+    logits.detach().argmax(-1, false).eq_tensor(styles).to_kind(Kind::Float).mean(Kind::Float)
+}
+
+/// Adds a network and its optimizer to a state.
+pub(super) fn add_state<N: Network>(state: &mut NamedTensors, name: &str, trained: &Trained<N>) {
+    for (part, tensor) in &trained.tensors {
+        state.insert(format!("{name}.{part}"), tensor.detach());
+    }
+    for (part, tensor) in trained.optimizer.state() {
+        state.insert(format!("{name}.optimizer.{part}"), tensor);
+    }
+}
+
+/// Takes a network and its optimizer out of a state.
+pub(super) fn load_state<N: Network>(state: &NamedTensors, name: &str, trained: &mut Trained<N>) -> Result<()> {
+    for (part, tensor) in &trained.tensors {
+        let saved = state.get(&format!("{name}.{part}")).with_context(|| format!("no tensor {name}.{part}"))?;
+        ensure!(saved.size() == tensor.size(), "{name}.{part} is {:?}, not {:?}", saved.size(), tensor.size());
+        no_grad(|| tensor.shallow_clone().f_copy_(saved))?;
+    }
+    let prefix = format!("{name}.optimizer.");
+    let part =
+        |(part, tensor): (&String, &Tensor)| Some((part.strip_prefix(&prefix)?.to_owned(), tensor.shallow_clone()));
+    Ok(trained.optimizer.load_state(&state.iter().filter_map(part).collect())?)
+}
+
+/// What, besides tensors, the next epoch depends on.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Progress {
+    /// Finished epochs.
+    epoch: u64,
+}
+
+/// What a finished run has to say.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What the monitor measured first.
+    pub first: Value,
+    /// What it measured last.
+    pub last: Value,
+    /// Finished epochs.
+    pub epochs: u64,
+    /// Whether it ended early since the generator collapsed.
+    pub collapsed: bool,
+}
+
+impl Outcome {
+    /// For `--json`.
+    pub fn to_json(&self, folder: &Path) -> Value {
+        json!({
+            "run": folder, "epochs": self.epochs, "first": self.first, "last": self.last, "collapsed": self.collapsed,
+        })
+    }
+}
+
+/// A run in progress.
+pub struct Trainer {
+    task: Task,
+    config: CanConfig,
+    data: StyleImages,
+    job: Box<dyn Job>,
+    device: Device,
+    run: RunDir,
+    progress: Progress,
+    bars: ProgressBars,
+    interrupt: Interrupt,
+    /// The state after the last finished epoch, until it is on the disk.
+    unsaved: Option<Vec<u8>>,
+}
+
+impl Trainer {
+    /// Loads plugin and pictures, makes the networks, and makes or reopens the run's folder, in this order: nothing is
+    /// written before everything was found to be good.
+    pub fn new(task: Task, config: CanConfig, start: &Start, info: &RunInfo, context: &CommandContext) -> Result<Self> {
+        let device = torch_ext::cuda::device(&config.run.device)?;
+        let (judge, lock) = match task {
+            Task::Can if !config.own_head() => {
+                let host = PluginHost::new(config.plugin.limits(), cache_folder())?.on(device);
+                let classifier = host.load(&config.can.classifier, BTreeMap::new())?;
+                let (source, styles) = (classifier.source(), classifier.description().styles.len());
+                let locked = LockedPlugin {
+                    name: source.name.clone(),
+                    source: config.can.classifier.clone(),
+                    sha256: source.sha256.clone(),
+                    interface: source.interface.clone(),
+                    styles: u32::try_from(styles).ok(),
+                };
+                let encoders = encoders(&config.encoders, device, &context.hub)?;
+                let judge = Judge::Plugin(Box::new(PluginAmbiguity::new(classifier, encoders)?));
+                (judge, PluginsLock { plugins: vec![locked] })
+            }
+            _ => (Judge::OwnHead, PluginsLock::default()),
+        };
+        let data = open_data(&config, context)?;
+        let job: Box<dyn Job> = match task {
+            Task::Can => Box::new(Adversarial::new(&config, &data, judge, device)?),
+            Task::Classifier => Box::new(Simple::new(&config, &data, device)?),
+        };
+        tracing::info!(
+            "{} styles, {} pictures to train on, {} held out; {} parameters",
+            data.styles().len(),
+            data.n_train(),
+            data.n_test(),
+            job.parameters()
+        );
+        let run = match start {
+            Start::New(folder) => {
+                let mut run = RunDir::create(folder, &config.to_toml()?, &lock)?;
+                run.write_info(info)?;
+                run
+            }
+            Start::Resume { folder, force, .. } => {
+                let run = RunDir::open(folder)?;
+                if let Some(conflict) = run.plugins_lock()?.conflict(&lock) {
+                    refuse(*force, anyhow!("{}: {conflict}", folder.display()))?;
+                }
+                run.write_config(&config.to_toml()?)?;
+                run
+            }
+        };
+        let mut trainer = Self {
+            task,
+            config,
+            data,
+            job,
+            device,
+            run,
+            progress: Progress::default(),
+            bars: context.progress.clone(),
+            interrupt: context.interrupt.clone(),
+            unsaved: None,
+        };
+        if let Start::Resume { epoch, force, .. } = start {
+            trainer.restore(*epoch, *force)?;
+        }
+        Ok(trainer)
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        self.run.path()
+    }
+
+    /// Trains until the last epoch, a collapse that is to stop it, or an interrupt.
+    pub fn run(mut self) -> Result<Outcome> {
+        let mut first = self.recorded_monitor(0)?;
+        if first.is_none() {
+            let look = self.job.look(&self.data)?;
+            self.save_look(0, &look)?;
+            self.run.append_metrics(&json!({ "epoch": 0, "monitor": look.monitor }))?;
+            first = Some(look.monitor);
+        }
+        let first = first.expect("it was recorded or just measured");
+        let mut last = self.recorded_monitor(self.progress.epoch)?.unwrap_or_else(|| first.clone());
+        let mut collapsed = false;
+        let n_steps = self.steps_per_epoch();
+        let mut bar = self.bars.bar("training", self.config.can.epochs * n_steps, "steps");
+        bar.skip(self.progress.epoch * n_steps);
+        let first_step = self.progress.epoch * n_steps;
+        let (batch_size, flip) = (self.config.can.batch_size, self.config.can.flip);
+        let mut loader = self.data.loader(batch_size, flip, self.config.run.seed, first_step);
+        while self.progress.epoch < self.config.can.epochs && !collapsed {
+            match self.epoch(self.progress.epoch + 1, &mut loader, &bar) {
+                Ok(Some((monitor, has_collapsed))) => {
+                    last = monitor.unwrap_or(last);
+                    collapsed = has_collapsed && self.config.monitor.on_collapse == OnCollapse::Stop;
+                }
+                Ok(None) => return Err(self.keep_and_stop(None)?),
+                Err(error) => return Err(self.keep_and_stop(Some(error))?),
+            }
+        }
+        bar.finish();
+        self.save_checkpoint()?;
+        self.run.write_report()?;
+        Ok(Outcome { first, last, epochs: self.progress.epoch, collapsed })
+    }
+
+    /// Steps of an epoch.
+    fn steps_per_epoch(&self) -> u64 {
+        match self.config.can.steps_per_epoch {
+            0 => (self.data.per_pass() / self.config.can.batch_size).max(1) as u64,
+            steps => steps,
+        }
+    }
+
+    /// One epoch: steps, figures, a look where it is due. None if interrupted.
+    fn epoch(
+        &mut self,
+        epoch: u64,
+        loader: &mut crate::data::styles::Loader,
+        bar: &Bar,
+    ) -> Result<Option<(Option<Value>, bool)>> {
+        let n_steps = self.steps_per_epoch();
+        let (began, waited_before) = (Instant::now(), loader.waited());
+        let mut sums = Sums::default();
+        for i in 0..n_steps {
+            if self.interrupt.requested() {
+                return Ok(None);
+            }
+            let step = (epoch - 1) * n_steps + i;
+            let batch = loader.next()?;
+            let batch =
+                StyleBatch { images: batch.images.to_device(self.device), styles: batch.styles.to_device(self.device) };
+            let mut randomness = Randomness::cpu(derive_seed(self.config.run.seed, 0, step, Purpose::Update))?;
+            sums.add(self.job.step(&batch, &mut randomness)?);
+            bar.inc(1);
+            if (i + 1) % READ_EVERY == 0 || i + 1 == n_steps {
+                sums.read(step + 1)?;
+                bar.message(format!("epoch {epoch}/{} {}", self.config.can.epochs, in_short(&sums.means())));
+            }
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let waited = (loader.waited() - waited_before).as_secs_f64();
+        let mut record = sums.means();
+        let is_last = epoch == self.config.can.epochs;
+        let clock = Instant::now();
+        let look = (is_last || epoch.is_multiple_of(self.config.monitor.every))
+            .then(|| self.job.look(&self.data))
+            .transpose()?;
+        let (warnings, collapsed) = self.job.warnings(&record, look.as_ref());
+        if waited > MUCH_WAITING * seconds && seconds > SHORT_EPOCH {
+            // Not among the record's warnings, which no two runs may differ in.
+            tracing::warn!(
+                "epoch {epoch}: training waited for pictures {:.0} % of its time: is the disk of the cache slow? \
+                 XDG_CACHE_HOME moves it",
+                100.0 * waited / seconds
+            );
+        }
+        for warning in &warnings {
+            tracing::warn!("epoch {epoch}: {warning}");
+        }
+        record["epoch"] = epoch.into();
+        record["steps"] = n_steps.into();
+        record["images_per_second"] = (n_steps as f64 * self.config.can.batch_size as f64 / seconds).into();
+        record["seconds"] = json!({
+            "data": waited, "train": seconds - waited, "monitor": clock.elapsed().as_secs_f64(),
+        });
+        if let Some(look) = &look {
+            record["monitor"] = look.monitor.clone();
+            self.save_look(epoch, look)?;
+        }
+        if !warnings.is_empty() {
+            record["warnings"] = json!(warnings);
+        }
+        self.run.append_metrics(&record)?;
+        self.progress.epoch = epoch;
+        self.unsaved = Some(self.state_bytes()?);
+        let stops = collapsed && self.config.monitor.on_collapse == OnCollapse::Stop;
+        if epoch.is_multiple_of(self.config.checkpoint.every) || is_last || stops {
+            self.save_checkpoint()?;
+        }
+        Ok(Some((look.map(|look| look.monitor), collapsed)))
+    }
+
+    fn save_look(&mut self, epoch: u64, look: &Look) -> Result<()> {
+        if !look.cells.is_empty() {
+            self.run.save_grid(epoch, &look.cells)?;
+        }
+        if let Some(told) = look.told.as_ref().filter(|_| epoch > 0) {
+            let picture = confusion_matrix(self.data.styles(), &told.counts, told.accuracy());
+            self.run.save_confusion(&picture)?;
+        }
+        Ok(())
+    }
+
+    /// The checkpoint of the last finished epoch, and the networks as they are then.
+    fn save_checkpoint(&mut self) -> Result<()> {
+        let Some(state) = self.unsaved.take() else { return Ok(()) };
+        let keep = match self.config.checkpoint.keep {
+            0 => usize::MAX,
+            keep => keep,
+        };
+        self.run.save_checkpoint(self.progress.epoch, &[(STATE_FILE, state)], keep)?;
+        for (name, bytes) in self.job.products()? {
+            self.run.publish(&name, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Drops the part epoch, keeps the last whole one, and says how to go on.
+    fn keep_and_stop(&mut self, cause: Option<anyhow::Error>) -> Result<anyhow::Error> {
+        if let Some(state) = self.unsaved.take() {
+            // The networks are amid the next epoch, so only the checkpoint is written.
+            self.run.save_checkpoint(self.progress.epoch, &[(STATE_FILE, state)], usize::MAX)?;
+        }
+        if let Err(error) = self.run.write_report() {
+            tracing::warn!("no report: {error}");
+        }
+        let folder = self.run.path().display().to_string();
+        let command = match self.task {
+            Task::Can => "can",
+            Task::Classifier => "classifier",
+        };
+        let kept = format!(
+            "{} of {} epochs are kept in {folder}; go on with `host {command} train --resume {folder}`",
+            self.progress.epoch, self.config.can.epochs
+        );
+        Ok(match cause {
+            None => Interrupted { kept }.into(),
+            Some(error) => error.context(format!("stopped in epoch {}; {kept}", self.progress.epoch + 1)),
+        })
+    }
+
+    fn recorded_monitor(&self, epoch: u64) -> Result<Option<Value>> {
+        let lines = self.run.read_metrics()?;
+        let line = lines.iter().find(|line| line["epoch"] == epoch && line["monitor"].is_object());
+        Ok(line.map(|line| line["monitor"].clone()))
+    }
+
+    fn state_bytes(&self) -> Result<Vec<u8>> {
+        let progress = serde_json::to_string(&self.progress)?;
+        let metadata = [("progress", progress.as_str()), ("data", self.data.digest())];
+        Ok(encode_safetensors(Path::new(STATE_FILE), &self.job.state(), &metadata)?)
+    }
+
+    fn restore(&mut self, epoch: Option<u64>, force: bool) -> Result<()> {
+        let checkpoints = self.run.checkpoints()?;
+        let found = match epoch {
+            Some(epoch) => {
+                let found = checkpoints.into_iter().find(|(found, _)| *found == epoch);
+                let none = || format!("{} has no checkpoint of epoch {epoch}", self.run.path().display());
+                Some(found.with_context(none)?)
+            }
+            None => checkpoints.into_iter().max(),
+        };
+        let Some((epoch, folder)) = found else {
+            tracing::info!("no checkpoint yet: {} starts again from its first epoch", self.run.path().display());
+            return Ok(self.run.rewind(0)?);
+        };
+        let path: PathBuf = folder.join(STATE_FILE);
+        let (tensors, metadata) = read_safetensors_with_metadata(&path)?;
+        if let Some(before) = metadata.get("data").filter(|before| *before != self.data.digest()) {
+            let (run, now) = (self.run.path().display(), self.data.digest());
+            refuse(force, anyhow!("{run}: the run was begun with pictures of digest {before}, these have {now}"))?;
+        }
+        let progress = metadata.get("progress").with_context(|| format!("{} has no progress", path.display()))?;
+        self.progress = serde_json::from_str(progress).with_context(|| path.display().to_string())?;
+        self.job.load_state(&tensors).with_context(|| path.display().to_string())?;
+        self.run.rewind(epoch)?;
+        for (name, bytes) in self.job.products()? {
+            self.run.publish(&name, &bytes)?;
+        }
+        tracing::info!("resumed after epoch {epoch} from {}", folder.display());
+        Ok(())
+    }
+}
+
+/// Refuses a resumed run whose configuration differs in a key that decides what is learnt.
+pub fn check_resumable(before: &CanConfig, now: &CanConfig) -> Result<()> {
+    check_same_keys(&toml::Table::try_from(before)?, &toml::Table::try_from(now)?, &FREE_KEYS)
+}
+
+/// The pictures, cached for this size.
+pub fn open_data(config: &CanConfig, context: &CommandContext) -> Result<StyleImages> {
+    let cache = cache_folder().and_then(|plugins| Some(plugins.parent()?.to_owned()));
+    let cache = cache.context("there is no folder for the cache of pictures: set XDG_CACHE_HOME or HOME")?;
+    StyleImages::open(&config.source(), &config.data_options(), &cache, &context.progress, &context.interrupt)
+}
+
+/// Sums of figures over an epoch.
+#[derive(Default)]
+struct Sums {
+    names: Vec<&'static str>,
+    on_device: Option<Tensor>,
+    totals: Vec<f64>,
+    n_steps: u64,
+}
+
+impl Sums {
+    fn add(&mut self, figures: Figures) {
+        let (names, values): (Vec<_>, Vec<_>) = figures.0.into_iter().unzip();
+        let values = Tensor::stack(&values, 0);
+        self.names = names;
+        self.on_device = Some(match self.on_device.take() {
+            None => values,
+            Some(sum) => sum + values,
+        });
+        self.n_steps += 1;
+    }
+
+    /// Fetches what was summed since the last time; an error if it holds what is no number.
+    fn read(&mut self, step: u64) -> Result<()> {
+        let Some(sums) = self.on_device.take() else { return Ok(()) };
+        let sums = Vec::<f32>::try_from(&sums.to_device(Device::Cpu))?;
+        self.totals.resize(sums.len(), 0.0);
+        for ((total, sum), name) in self.totals.iter_mut().zip(sums).zip(&self.names) {
+            if !sum.is_finite() {
+                bail!(
+                    "{name} is no finite number at one of the {READ_EVERY} steps before step {step}: lower \
+                     can.adam.learning_rate and go on from an earlier checkpoint"
+                );
+            }
+            *total += f64::from(sum);
+        }
+        Ok(())
+    }
+
+    /// The means so far, `a/b` as `b` in `a`.
+    fn means(&self) -> Value {
+        let mut record = Map::new();
+        for (name, total) in self.names.iter().zip(&self.totals) {
+            let mean = Value::from(total / self.n_steps.max(1) as f64);
+            match name.split_once('/') {
+                None => drop(record.insert((*name).to_owned(), mean)),
+                Some((group, name)) => {
+                    let group = record.entry(group).or_insert_with(|| Value::Object(Map::new()));
+                    group[name] = mean;
+                }
+            }
+        }
+        Value::Object(record)
+    }
+}
+
+/// What stands behind the bar.
+fn in_short(means: &Value) -> String {
+    let mut words = Vec::new();
+    let number = |value: &Value| value.as_f64();
+    if let Some(loss) = number(&means["loss"]) {
+        words.push(format!("loss {loss:.3}"));
+    }
+    for (name, key) in [("D", "discriminator"), ("G", "generator"), ("ambiguity", "ambiguity")] {
+        words.extend(number(&means["loss"][key]).map(|loss| format!("{name} {loss:.3}")));
+    }
+    for key in ["accuracy", "style_accuracy"] {
+        words.extend(number(&means[key]).map(|share| format!("accuracy {:.0} %", 100.0 * share)));
+    }
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(style: f32, accuracy: f32) -> Figures {
+        let mut figures = Figures::default();
+        figures.add("loss/style", &Tensor::from(style));
+        figures.add("accuracy", &Tensor::from(accuracy));
+        figures
+    }
+
+    #[test]
+    fn figures_are_averaged_over_the_steps_and_nested() {
+        let mut sums = Sums::default();
+        sums.add(figures(1.0, 0.5));
+        sums.add(figures(2.0, 1.0));
+        sums.read(2).expect("they are numbers");
+        sums.add(figures(3.0, 0.0));
+        sums.read(3).expect("they are numbers");
+        assert_eq!(sums.means(), json!({ "loss": { "style": 2.0 }, "accuracy": 0.5 }));
+        sums.add(figures(f32::NAN, 0.0));
+        let message = sums.read(4).expect_err("not a number").to_string();
+        assert!(message.starts_with("loss/style is no finite number"), "{message}");
+    }
+}

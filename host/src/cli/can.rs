@@ -1,0 +1,321 @@
+//! `host can`: the creative adversarial network, trained and sampled.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, Subcommand};
+use serde_json::Value;
+use tch::{Tensor, no_grad};
+use torch_ext::Generator as Randomness;
+
+use super::Context;
+use crate::can::config::preset_names;
+use crate::can::networks::load_generator;
+use crate::can::trainer::{check_resumable, open_data};
+use crate::can::{CanConfig, Outcome, Task, Trainer};
+use crate::config::Layer;
+use crate::files::new_folder;
+use crate::run::{RunInfo, default_folder, unix_seconds};
+use crate::train::{Start, refuse, rgb_images};
+
+/// Pictures that are made at once.
+const AT_ONCE: usize = 32;
+
+/// Train a creative adversarial network, or make pictures with one.
+#[derive(Args, Debug)]
+pub struct CanArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Train(Box<CanTrainArgs>),
+    Sample(CanSampleArgs),
+}
+
+impl CanArgs {
+    /// Runs the command.
+    pub fn run(self, context: &Context) -> Result<()> {
+        match self.command {
+            Command::Train(args) => args.run(context),
+            Command::Sample(args) => args.run(context),
+        }
+    }
+}
+
+/// Train a generator until a classifier cannot tell the styles of its pictures, and a discriminator that tells styles.
+///
+/// Writes generator/, discriminator/, generator.onnx and, where C is the discriminator's own head, dcgan.onnx: a plugin
+/// for `host train`.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  host can train --out runs/can
+  host can train --data wikiart --preset paper-64 --device cuda
+  host can train --data wikiart --preset can-as-code --set can.size=128 --classifier clip_softmax.wasm
+  host can train --resume runs/can")]
+struct CanTrainArgs {
+    /// C of the style ambiguity: dcgan (the discriminator's own head), or a plugin that has a gradient
+    #[arg(long, value_name = "dcgan|P")]
+    classifier: Option<String>,
+    /// The folder of an encoder that the plugin asks for by name; may be repeated
+    #[arg(long = "encoder", value_name = "NAME=DIR")]
+    encoders: Vec<String>,
+    #[command(flatten)]
+    training: TrainingArgs,
+}
+
+impl CanTrainArgs {
+    fn run(self, context: &Context) -> Result<()> {
+        let mut layers = Vec::new();
+        if let Some(classifier) = &self.classifier {
+            let text = format!("can.classifier = {}", Value::from(classifier.as_str()));
+            layers.push(Layer { origin: "--classifier".to_owned(), text });
+        }
+        for encoder in &self.encoders {
+            let (name, folder) = encoder
+                .split_once('=')
+                .with_context(|| format!("--encoder {encoder}: write NAME=DIR, as in --encoder clip=/models/clip"))?;
+            let text = format!("[encoders]\n{} = {}\n", Value::from(name), Value::from(folder));
+            layers.push(Layer { origin: "--encoder".to_owned(), text });
+        }
+        self.training.run(Task::Can, layers, context)
+    }
+}
+
+/// What CAN and classifier training have in common.
+#[derive(Args, Debug)]
+pub(super) struct TrainingArgs {
+    /// A folder with a folder of pictures for each style [default: the procedural paintings]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The preset below everything else: paper-512, paper-256, paper-128, paper-64, can-as-code or tiny-art
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(preset_names()))]
+    preset: Option<String>,
+    /// A TOML file over the preset
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One key over all files, as in can.epochs=4; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// The run's folder [default: runs/DATE-can or runs/DATE-classifier]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    out: Option<PathBuf>,
+    /// cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// The seed of all randomness
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Go on with a run (its folder, or one of its checkpoints) [default: the newest under runs/]
+    #[arg(long, value_name = "CHECKPOINT|DIR", num_args = 0..=1, conflicts_with_all = ["preset", "seed"])]
+    resume: Option<Option<PathBuf>>,
+    /// Go on with a run although its pictures, its plugin or a key that matters has changed
+    #[arg(long, requires = "resume")]
+    force: bool,
+    /// Print the resolved configuration, and read the pictures; train nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl TrainingArgs {
+    /// Trains, with `layers` of the command's own flags.
+    pub(super) fn run(self, task: Task, layers: Vec<Layer>, context: &Context) -> Result<()> {
+        let layers = self.layers(layers)?;
+        let (config, start, preset) = match &self.resume {
+            Some(target) => resumed(task, Start::resume(target.as_deref(), self.force)?, layers)?,
+            None => self.fresh(task, layers)?,
+        };
+        if self.dry_run {
+            let data = open_data(&config, context)?;
+            print!("{}", config.to_toml()?);
+            eprintln!(
+                "{} styles, {} pictures to train on, {} held out, {} broken; {} pictures a pass",
+                data.styles().len(),
+                data.n_train(),
+                data.n_test(),
+                data.n_broken(),
+                data.per_pass()
+            );
+            return Ok(());
+        }
+        let model = match task {
+            Task::Can => format!("CAN of {} px", config.can.size),
+            Task::Classifier => format!("simple classifier of {} px", config.can.size),
+        };
+        let info = RunInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: unix_seconds(SystemTime::now()),
+            preset,
+            model,
+            device: config.run.device.clone(),
+            threads: usize::try_from(tch::get_num_threads())?,
+        };
+        let own_head = config.own_head();
+        let trainer = Trainer::new(task, config, &start, &info, context)?;
+        let folder = trainer.folder().to_owned();
+        let outcome = trainer.run()?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&outcome.to_json(&folder))?);
+        } else {
+            print!("{}", summary(task, own_head, &outcome, &folder));
+        }
+        Ok(())
+    }
+
+    fn fresh(&self, task: Task, layers: Vec<Layer>) -> Result<(CanConfig, Start, Option<String>)> {
+        let preset = match (&self.preset, &self.data, &self.config) {
+            (Some(preset), _, _) => preset.clone(),
+            (None, None, None) => {
+                tracing::info!(
+                    "no data and no config named: training small networks on the procedural paintings (preset tiny-art)"
+                );
+                "tiny-art".to_owned()
+            }
+            _ => "paper-512".to_owned(),
+        };
+        let config = CanConfig::resolve(task, &preset, &layers)?;
+        let name = match (task, config.own_head()) {
+            (Task::Classifier, _) => "classifier".to_owned(),
+            (Task::Can, true) => "can".to_owned(),
+            (Task::Can, false) => {
+                let stem = Path::new(&config.can.classifier).file_stem().unwrap_or_default();
+                format!("can-{}", stem.to_string_lossy())
+            }
+        };
+        let out = self.out.clone().unwrap_or_else(|| default_folder(Path::new("runs"), &name, SystemTime::now()));
+        Ok((config, Start::New(out), Some(preset)))
+    }
+
+    /// What stands over the preset: the file, then the flags, then `--set`.
+    fn layers(&self, own: Vec<Layer>) -> Result<Vec<Layer>> {
+        let mut layers = Vec::new();
+        if let Some(path) = &self.config {
+            let text = fs_err::read_to_string(path)?;
+            layers.push(Layer { origin: path.display().to_string(), text });
+        }
+        let mut flag = |origin: &str, text: String| layers.push(Layer { origin: format!("--{origin}"), text });
+        if let Some(data) = &self.data {
+            ensure!(data.is_dir(), "--data {}: there is no such folder", data.display());
+            flag("data", format!("can.data = {}", Value::from(data.to_string_lossy().into_owned())));
+        }
+        if let Some(device) = &self.device {
+            flag("device", format!("run.device = {}", Value::from(device.as_str())));
+        }
+        if let Some(seed) = self.seed {
+            flag("seed", format!("run.seed = {seed}"));
+        }
+        layers.extend(own);
+        for set in &self.sets {
+            layers.push(Layer::set(set)?);
+        }
+        Ok(layers)
+    }
+}
+
+fn resumed(task: Task, start: Start, layers: Vec<Layer>) -> Result<(CanConfig, Start, Option<String>)> {
+    let Start::Resume { folder, force, .. } = &start else { bail!("only a run's folder can be resumed") };
+    let path = folder.join("config.toml");
+    let before = CanConfig::read(&path)?;
+    let mut all = vec![Layer { origin: path.display().to_string(), text: fs_err::read_to_string(&path)? }];
+    all.extend(layers);
+    let now = CanConfig::resolve(task, "paper-512", &all)?;
+    if let Err(error) = check_resumable(&before, &now) {
+        refuse(*force, error)?;
+    }
+    Ok((now, start, None))
+}
+
+fn summary(task: Task, own_head: bool, outcome: &Outcome, folder: &Path) -> String {
+    let folder = folder.display();
+    let both = |key: &str| Some((outcome.first[key].as_f64()?, outcome.last[key].as_f64()?));
+    let mut text =
+        format!("{} epochs{}\n", outcome.epochs, if outcome.collapsed { ", stopped: collapsed" } else { "" });
+    for (key, words) in [("accuracy", "accuracy"), ("style_accuracy", "style accuracy of the discriminator")] {
+        if let Some((from, to)) = both(key) {
+            text += &format!("{words} on held-out pictures: {:.1} % → {:.1} %\n", 100.0 * from, 100.0 * to);
+        }
+    }
+    if let Some((from, to)) = both("ambiguity") {
+        text += &format!("style ambiguity of made pictures: {from:.4} → {to:.4}\n");
+    }
+    if let Some((_, share)) = both("diversity") {
+        text += &format!("made pictures differ by {:.0} % as much as real ones\n", 100.0 * share);
+    }
+    text += &format!("report: {folder}/report.html\n");
+    match (task, own_head) {
+        (Task::Classifier, _) => text += &format!("plugin: {folder}/simple.onnx\n"),
+        (Task::Can, true) => {
+            text += &format!(
+                "plugin: {folder}/dcgan.onnx\nmore pictures: host can sample --generator {folder} --count 64 --out pictures\n"
+            );
+        }
+        (Task::Can, false) => {
+            text += &format!("more pictures: host can sample --generator {folder} --count 64 --out pictures\n");
+        }
+    }
+    text
+}
+
+/// Make pictures with a trained generator.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: host can sample --generator runs/can --count 64 --out pictures")]
+struct CanSampleArgs {
+    /// The folder of a run of `host can train`, or of a generator (config.json, model.safetensors)
+    #[arg(long, value_name = "DIR")]
+    generator: PathBuf,
+    /// Pictures
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..))]
+    count: u64,
+    /// Picture i has seed N + i
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: String,
+    /// A new folder for 0000.png …
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl CanSampleArgs {
+    fn run(self, context: &Context) -> Result<()> {
+        let device = torch_ext::cuda::device(&self.device)?;
+        let generator = load_generator(&self.generator, device)?;
+        new_folder(&self.out)?;
+        let bar = context.progress.bar("sampling", self.count, "images");
+        let latent = generator.config().latent;
+        let mut written = 0;
+        while written < self.count {
+            context.interrupt.check(format!("{written} pictures are in {}", self.out.display()))?;
+            let n = (AT_ONCE as u64).min(self.count - written);
+            let noise = (0..n)
+                .map(|i| Ok(Randomness::cpu(self.seed.wrapping_add(written + i))?.normal(&[latent])?))
+                .collect::<Result<Vec<_>>>()?;
+            let noise = Tensor::stack(&noise, 0).to_device(device);
+            let images = no_grad(|| generator.forward(&noise, false));
+            for image in rgb_images(&ambiguity_models::pipeline::images_u8(&images))? {
+                let path = self.out.join(format!("{written:04}.png"));
+                image.save(&path).with_context(|| path.display().to_string())?;
+                written += 1;
+            }
+            bar.inc(n);
+        }
+        bar.finish();
+        let (size, out) = (generator.config().size, self.out.display());
+        if self.json {
+            let document = serde_json::json!({ "out": self.out, "pictures": written, "size": size });
+            println!("{}", serde_json::to_string_pretty(&document)?);
+        } else {
+            println!("{written} pictures of {size}×{size} in {out}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! CAN and classifier training: what a run's folder holds, a resume that is bit-equal, their plugins, and what is refused.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::{host, host_ok, tiny_can};
+use crate::train::{assert_same_tensors, metrics, timeless};
+
+/// A run of `command train` with the tiny settings and more.
+fn train(folder: &Path, command: &str, more: &[&str]) -> String {
+    let arguments = [&[command, "train"][..], &tiny_can(), more].concat();
+    host_ok(folder, &arguments).stdout
+}
+
+fn classified(folder: &Path, plugin: &str, picture: &str) -> Value {
+    let ran = host_ok(folder, &["plugin", "classify", plugin, picture, "--json"]);
+    serde_json::from_str(&ran.stdout).expect("one JSON document")
+}
+
+#[test]
+fn a_can_is_trained_resumed_sampled_and_used_as_a_plugin() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let said = train(folder.path(), "can", &["--out=whole"]);
+    assert!(said.contains("plugin: whole/dcgan.onnx") && said.contains("style accuracy"), "{said}");
+    let whole = folder.path().join("whole");
+    let lines = metrics(&whole);
+    assert_eq!(lines.iter().map(|line| line["epoch"].as_u64()).collect::<Vec<_>>(), [Some(0), Some(1), Some(2)]);
+    let loss = &lines[2]["loss"];
+    for key in ["adversarial_discriminator", "adversarial_generator", "gradient_penalty", "style", "ambiguity"] {
+        assert!(loss[key].is_f64(), "{key} in {loss}");
+    }
+    let sum = |parts: &[(&str, f64)]| -> f64 {
+        parts.iter().map(|(key, weight)| weight * loss[key].as_f64().expect("a number")).sum()
+    };
+    let wanted = |key: &str| loss[key].as_f64().expect("a number");
+    let config: toml::Table =
+        std::fs::read_to_string(whole.join("config.toml")).expect("a config").parse().expect("TOML");
+    let can = |key: &str| config["can"][key].as_float().expect("a number");
+    let discriminator =
+        sum(&[("adversarial_discriminator", 1.0), ("gradient_penalty", can("lambda")), ("style", can("style_weight"))]);
+    assert!((discriminator - wanted("discriminator")).abs() < 1e-4 * discriminator.abs().max(1.0), "{loss}");
+    let generator = sum(&[("adversarial_generator", 1.0), ("ambiguity", can("style_ambiguity_weight"))]);
+    assert!((generator - wanted("generator")).abs() < 1e-4 * generator.abs().max(1.0), "{loss}");
+    for key in ["ambiguity", "entropy", "top_probability", "diversity", "style_accuracy"] {
+        assert!(lines[0]["monitor"][key].is_f64() && lines[2]["monitor"][key].is_f64(), "{key}");
+    }
+    for file in ["report.html", "confusion.png", "samples/epoch-0002.png", "generator.onnx", "plugins.lock"] {
+        assert!(whole.join(file).is_file(), "{file} is missing");
+    }
+
+    // The same again, in two parts, and from an earlier checkpoint.
+    train(folder.path(), "can", &["--out=parts", "--set=can.epochs=1"]);
+    host_ok(folder.path(), &["can", "train", "--resume=parts", "--set=can.epochs=2"]);
+    let parts = folder.path().join("parts");
+    let same = || {
+        assert_eq!(timeless(&whole), timeless(&parts));
+        for file in ["generator/model.safetensors", "checkpoints/epoch-0002/state.safetensors"] {
+            assert_same_tensors(&whole.join(file), &parts.join(file));
+        }
+        let onnx = |run: &Path| std::fs::read(run.join("dcgan.onnx")).expect("a plugin");
+        assert!(onnx(&whole) == onnx(&parts), "the plugins differ");
+    };
+    same();
+    host_ok(folder.path(), &["can", "train", "--resume=parts/checkpoints/epoch-0001"]);
+    same();
+
+    // Another recipe, other pictures.
+    let ran = host(folder.path(), &["can", "train", "--resume=parts", "--set=can.lambda=1"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("can.lambda is 1.0, but the run was begun with 10.0"), "{}", ran.stderr);
+    let ran = host(folder.path(), &["train", "--resume=parts"]);
+    assert!(ran.stderr.contains("parts/config.toml is not a run's config"), "{}", ran.stderr);
+
+    let sample = |out: &str, count: &str, seed: &str| {
+        let ran = host_ok(
+            folder.path(),
+            &[
+                "can",
+                "sample",
+                "--generator=whole",
+                &format!("--count={count}"),
+                seed,
+                &format!("--out={out}"),
+                "--json",
+            ],
+        );
+        let said: Value = serde_json::from_str(&ran.stdout).expect("one JSON document");
+        assert_eq!((said["pictures"].as_u64(), said["size"].as_u64()), (count.parse().ok(), Some(32)));
+    };
+    sample("three", "3", "--seed=5");
+    sample("one", "1", "--seed=6");
+    let picture = |path: &str| image::open(folder.path().join(path)).expect("a picture").into_rgb8();
+    assert_eq!(picture("three/0001.png"), picture("one/0000.png"), "picture i has seed N + i");
+    assert_ne!(picture("three/0000.png"), picture("three/0001.png"));
+
+    let told = classified(folder.path(), "whole/dcgan.onnx", "one/0000.png");
+    assert_eq!(told["styles"].as_array().map(Vec::len), Some(27));
+}
+
+#[test]
+fn a_plugins_gradient_trains_the_generator() {
+    let folder = tempfile::tempdir().expect("a folder");
+    train(folder.path(), "can", &["--out=run", "--classifier=kmeans_image", "--set=can.epochs=1"]);
+    let run = folder.path().join("run");
+    let lines = metrics(&run);
+    assert!(lines[1]["loss"]["ambiguity"].is_f64() && lines[1]["loss"].get("style").is_none(), "{}", lines[1]);
+    assert!(!run.join("dcgan.onnx").exists(), "the head is not trained, so there is no plugin of it");
+    let lock = std::fs::read_to_string(run.join("plugins.lock")).expect("a lock");
+    assert!(lock.contains("kmeans_image"), "{lock}");
+
+    let arguments = [&["can", "train"][..], &tiny_can(), &["--out=other", "--classifier=palette"]].concat();
+    let ran = host(folder.path(), &arguments);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("plugin `palette`") && ran.stderr.contains("gradient"), "{}", ran.stderr);
+    assert!(!folder.path().join("other").exists());
+}
+
+#[test]
+fn the_simple_classifier_learns_a_folder_of_pictures() {
+    let folder = tempfile::tempdir().expect("a folder");
+    host_ok(folder.path(), &["art", "--out=art", "--per-class=8", "--size=32"]);
+    // Two styles that a child tells apart, a broken picture, and a picture of another shape.
+    for style in std::fs::read_dir(folder.path().join("art")).expect("a folder").flatten() {
+        if style.path().is_dir() && !["baroque", "minimalism"].contains(&style.file_name().to_string_lossy().as_ref()) {
+            std::fs::remove_dir_all(style.path()).expect("a folder");
+        }
+    }
+    std::fs::write(folder.path().join("art/baroque/broken.jpg"), "no picture").expect("a file");
+    image::RgbImage::new(90, 40).save(folder.path().join("art/baroque/wide.png")).expect("a file");
+    let more = ["--data=art", "--out=run", "--set=can.steps_per_epoch=40", "--set=can.discriminator_channels=4"];
+    let arguments = [&["classifier", "train"][..], &tiny_can(), &more].concat();
+    let ran = host_ok(folder.path(), &arguments);
+    assert!(ran.stdout.contains("plugin: run/simple.onnx"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("broken.jpg"), "{}", ran.stderr);
+    let run = folder.path().join("run");
+    let last = metrics(&run).pop().expect("epochs");
+    assert!(last["monitor"]["accuracy"].as_f64() >= Some(0.75), "{last}");
+    assert!(run.join("confusion.png").is_file() && run.join("report.html").is_file());
+    let told = classified(folder.path(), "run/simple.onnx", "art/minimalism/0000.png");
+    assert_eq!(told["styles"], serde_json::json!(["baroque", "minimalism"]));
+    assert!(told["samples"][0]["distribution"][1].as_f64() > Some(0.5), "{told}");
+
+    // The pictures are known by their contents.
+    std::fs::remove_file(folder.path().join("art/baroque/0003.png")).expect("a file");
+    let ran = host(folder.path(), &["classifier", "train", "--resume=run", "--set=can.epochs=3"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("the run was begun with pictures of digest"), "{}", ran.stderr);
+}
+
+#[test]
+fn what_cannot_be_trained_on_is_refused_with_one_sentence() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir_all(folder.path().join("empty/style")).expect("a folder");
+    let check = |more: &[&str], words: &str| {
+        let ran = host(folder.path(), &[&["can", "train", "--out=run"][..], &tiny_can(), more].concat());
+        assert_eq!(ran.code, 1, "{}", ran.stderr);
+        assert!(ran.stderr.contains(words) && ran.stderr.trim().lines().count() == 1, "{}", ran.stderr);
+        assert!(!folder.path().join("run").exists());
+    };
+    check(&["--data=nowhere"], "--data nowhere: there is no such folder");
+    check(&["--data=empty"], "empty");
+    check(&["--set=can.size=48"], "a power of two of at least 32");
+    check(&["--set=can.loss=hinge"], "hinge");
+    check(&["--classifier=nowhere"], "nowhere");
+    let ran = host(folder.path(), &["can", "sample", "--generator=empty", "--out=pictures"]);
+    assert!(ran.stderr.contains("empty has no generator"), "{}", ran.stderr);
+}
