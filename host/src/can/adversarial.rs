@@ -95,21 +95,22 @@ impl Adversarial {
             LossForm::Log => loss::log_discriminator(&of_real, &of_made),
         };
         figures.add("loss/adversarial_discriminator", &adversarial);
-        // Not added in place: the figures hold the same tensor.
-        let mut total = adversarial;
+        let mut terms = vec![adversarial];
         if can.loss == LossForm::Wasserstein && can.lambda > 0.0 {
             let mix = randomness.uniform(&[batch.images.size()[0]])?.to_device(self.device);
             let penalty =
                 loss::gradient_penalty(&batch.images, made, &mix, |images| d.real_train(images, Pictures::Made))?;
             figures.add("loss/gradient_penalty", &penalty);
-            total = total + penalty * can.lambda;
+            terms.push(penalty * can.lambda);
         }
         if let Some(styles) = styles {
             let style = loss::style(&styles, &batch.styles);
             figures.add("loss/style", &style);
             figures.add("style_accuracy", &right_share(&styles, &batch.styles));
-            total = total + style * can.style_weight;
+            terms.push(style * can.style_weight);
         }
+        // Not in place: the figures hold the terms.
+        let total = terms.into_iter().reduce(|sum, term| sum + term).expect("there is the adversarial one");
         figures.add("loss/discriminator", &total);
         figures.add("discriminator_accuracy", &ordered.to_kind(Kind::Float).mean(Kind::Float));
         Ok(total)

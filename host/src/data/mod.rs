@@ -1,4 +1,5 @@
-//! What a run is made of: prompts, image folders, the procedural paintings, pictures by style; and recordings, for plugins that hear.
+//! What a run is made of: prompts, image folders, the procedural paintings, pictures by style; and recordings, for
+//! plugins that hear.
 
 pub mod art;
 pub mod audio;

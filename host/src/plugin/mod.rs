@@ -6,7 +6,7 @@
 //!
 //! # Layout
 //!
-//! - [`batch`]: what is classified. [`distributions`]: what comes out. `gradient`: what comes back for training through it.
+//! - [`batch`]: what is classified. [`distributions`]: what comes out. `gradient`: what comes back through it.
 //! - [`resolve`]: names to files; [`crate_folder`]: folders to files.
 //! - [`artifact`]: what a file is, and what is baked into it.
 //! - [`limits`], [`error`]: the sandbox's bounds, and every message.

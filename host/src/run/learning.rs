@@ -12,6 +12,8 @@ use crate::canvas::text::{self, Weight, decimals, number};
 /// Height of a panel, and from one panel to the next.
 const PANEL: f32 = 170.0;
 const STRIDE: f32 = PANEL + 62.0;
+/// Size of a series' last value.
+const VALUE_SIZE: f32 = 13.0;
 
 /// What was measured in a run, and what it was told.
 pub(super) struct Learning<'a> {
@@ -104,6 +106,14 @@ impl Learning<'_> {
                     self.series("held-out pictures", "/monitor/loss", Ink::Reward),
                 ],
             ),
+            panel("gradient penalty", vec![self.series("critic", "/loss/gradient_penalty", Ink::Reward)]),
+            Panel {
+                level: Some((0.5, "neither is told from the other: 50 %".to_owned(), Ink::Ceiling)),
+                ..percent(panel(
+                    "real and made pictures told apart",
+                    vec![self.series("discriminator", "/discriminator_accuracy", Ink::Reward)],
+                ))
+            },
             percent(panel(
                 "style accuracy on real pictures",
                 vec![
@@ -259,9 +269,16 @@ impl Panel {
                 plot.dot((plot.x(epoch), y(value)), 2.6, series.ink, Some(note));
             }
         }
-        if let Some((epoch, value)) = self.series.last().and_then(|series| series.points.last().copied()) {
-            let (at, ink) = ((plot.x(epoch) + 12.0, y(value) + 4.5), self.series[self.series.len() - 1].ink);
-            plot.text(at, Anchor::Start, 13.0, Weight::Bold, ink, number(factor * value, decimals));
+        // The last value of each series, from the one that matters most, unless it would cover another's.
+        let mut taken: Vec<f32> = Vec::new();
+        for series in self.series.iter().rev() {
+            let Some(&(epoch, value)) = series.points.last() else { continue };
+            let at = (plot.x(epoch) + 12.0, y(value) + 4.5);
+            if taken.iter().all(|other| (other - at.1).abs() >= VALUE_SIZE) {
+                let words = number(factor * value, decimals);
+                plot.text(at, Anchor::Start, VALUE_SIZE, Weight::Bold, series.ink, words);
+                taken.push(at.1);
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 
 use ambiguity_host::plugin::Limits;
 use ambiguity_host::plugin::artifact::spoken;
+use ndarray::Array2;
 
 use super::{load, means, two_pictures};
 use crate::support::root;
@@ -22,6 +23,9 @@ fn a_plugin_built_for_0_1_0_keeps_loading() {
     for (row, red) in rows.iter().zip([256.0 / 257.0, 1.0 / 257.0]) {
         assert!((row[0] - red).abs() < 1e-6, "{rows:?}");
     }
+    let upstream = Array2::from_elem((2, 2), 1.0);
+    let gradient = plugin.embedding_vjp(&mut two_pictures(), &mut means(), &upstream).expect("it has a gradient");
+    assert_eq!(gradient, Array2::<f32>::zeros((2, 3)));
     let path = root().join("tests/guests/frozen-0.1.0.wasm");
     let three = load(Limits::default(), &path, &[("styles", "3")]).expect("its configuration reaches it");
     assert_eq!(three.description().styles.len(), 3);

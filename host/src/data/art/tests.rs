@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 use super::*;
 use crate::interrupt::{Interrupt, Interrupted};
 
-/// The paintings' sha256, over every style and subject: a change of looks changes what networks were trained on.
+/// The paintings' sha256, over every style and subject: a change of looks changes what networks were trained on,
+/// and must raise `VERSION`.
 const LOOKS: [(u32, &str); 3] = [
     (32, "619ae96a9707ea8ec3fce7551aa529fb568c5caf7480987876b0776b19058157"),
     (64, "e51b7a01e1d67af85f13afc77492455bf1990b68b4ab880bc4df4c4f0d617390"),

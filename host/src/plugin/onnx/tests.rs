@@ -28,6 +28,7 @@ fn weights(seed: u64, ask: impl FnOnce(&Params)) -> Params {
             Some("running_var") => randomness.uniform(&size).expect("drawn") * 2.0 + 0.1,
             Some("bias") => randomness.normal(&size).expect("drawn") * 0.2,
             _ if name.ends_with("conv.weight") => tensor * 8.0,
+            _ if name.starts_with("style_head") => tensor * 3.0,
             _ => tensor,
         };
         (name, tensor)

@@ -29,8 +29,7 @@ use super::limits::Limits;
 use super::{Classified, Classifier, Description, Inspection, PluginSource, check_description, check_encoders};
 use crate::encoders::Encoders;
 
-/// Of the larger world: a plugin's exports are looked up interface by interface, so that one without `gradient` has all
-/// the same ones else.
+/// Of the larger world. Exports are looked up interface by interface, for not every plugin has `gradient`.
 mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
@@ -183,10 +182,8 @@ impl WasmPlugin {
         encoders: &mut Encoders,
         work: impl FnOnce(&Self, &Instance, &mut Store<Guest>) -> wasmtime::Result<Result<types::Matrix, String>>,
     ) -> Result<(types::Matrix, u64), PluginError> {
-        let facts = Arc::clone(&self.facts);
-        let at = |(sample, fault)| PluginError { plugin: facts.plugin.clone(), sample, fault };
         let pinned = self.facts.artifact.manifest.as_ref().and_then(|manifest| manifest.encoder.as_ref());
-        check_encoders(&self.declared, pinned, encoders).map_err(|fault| at((None, fault)))?;
+        check_encoders(&self.declared, pinned, encoders).map_err(|fault| self.error((None, fault)))?;
         let n_samples = batch.len();
         let mut guest = Guest::new(Arc::clone(&self.facts), self.sandbox.limits);
         guest.batch = std::mem::take(batch);
@@ -196,14 +193,15 @@ impl WasmPlugin {
         self.peak_memory = Some(guest.memory.peak);
         *batch = std::mem::take(&mut guest.batch);
         *encoders = std::mem::take(&mut guest.encoders);
-        let matrix = result.map_err(at)?.map_err(|message| {
+        let matrix = result.map_err(|fault| self.error(fault))?.map_err(|message| {
             let fault = guest.fault.take().unwrap_or(Fault::Refused(cut(message)));
             let sample = if matches!(fault, Fault::Refused(_)) { guest.sample } else { None };
-            at((sample, fault))
+            self.error((sample, fault))
         })?;
         Ok((matrix, fuel))
     }
 
+    /// A fault of this plugin, with the sample that it is about.
     fn error(&self, (sample, fault): (Option<usize>, Fault)) -> PluginError {
         PluginError { plugin: self.facts.plugin.clone(), sample, fault }
     }
@@ -255,7 +253,8 @@ impl Classifier for WasmPlugin {
             return Err(self.error((None, Fault::NoGradient)));
         };
         let [encoder] = &self.declared[..] else {
-            let message = format!("a gradient is that of one encoder's embedding, it names {}", self.declared.len());
+            let named = self.declared.len();
+            let message = format!("a gradient is that of one encoder's embedding, it names {named} encoders");
             return Err(self.error((None, Fault::Description(message))));
         };
         let encoder = encoder.clone();
