@@ -54,10 +54,11 @@ c-plugin: setup ## build examples/plugin-c into a component (8 kB; needs clang)
 templates: setup ## rebuild the committed components that `host plugin fit` and `build` bake into
 	scripts/templates.sh
 
-shipped-plugins: build ## make plugins/*.wasm again (after their sources, the templates, the shipped CLIP or the paintings changed)
+shipped-plugins: build ## make plugins/*.wasm and *.onnx again (after their sources, the templates, the shipped CLIP or the paintings changed)
 	scripts/shipped.sh
 	scripts/kmeans_image.sh
 	scripts/kmeans_text.sh
+	scripts/trained.sh
 
 demo: build ## train the small model on this machine, with a picture before and after and the reward's curve
 	scripts/demo.sh

@@ -10,6 +10,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 use torch_ext::Generator;
 
@@ -42,6 +43,16 @@ pub enum Init {
     },
 }
 
+/// The order of a frozen network's feature maps and convolution weights in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryFormat {
+    /// Channel by channel, PyTorch's own.
+    Contiguous,
+    /// Channels innermost, which tensor cores take without a copy; convolutions then hand it on.
+    ChannelsLast,
+}
+
 enum Source {
     Checkpoint(NamedTensors),
     Random(Generator),
@@ -53,6 +64,7 @@ struct Store {
     source_name: String,
     device: Device,
     kind: Kind,
+    format: MemoryFormat,
     taken: NamedTensors,
 }
 
@@ -86,8 +98,15 @@ impl Params {
     }
 
     fn new(source: Source, source_name: &str, device: Device, kind: Kind) -> Self {
-        let store = Store { source, source_name: source_name.to_owned(), device, kind, taken: NamedTensors::new() };
+        let (source_name, format) = (source_name.to_owned(), MemoryFormat::Contiguous);
+        let store = Store { source, source_name, device, kind, format, taken: NamedTensors::new() };
         Self { store: Rc::new(RefCell::new(store)), path: String::new() }
+    }
+
+    /// Hands out convolution weights in this order.
+    pub fn in_format(self, format: MemoryFormat) -> Self {
+        self.store.borrow_mut().format = format;
+        self
     }
 
     /// The child called `name`, as `parent.name`.
@@ -143,6 +162,10 @@ impl Params {
                 fresh.f_to_device(store.device)?
             }
             Source::Shapes => Tensor::f_zeros([], (store.kind, store.device))?.f_expand(shape, false)?,
+        };
+        let tensor = match store.format {
+            MemoryFormat::ChannelsLast if shape.len() == 4 => torch_ext::channels_last(&tensor)?,
+            _ => tensor,
         };
         store.taken.insert(full, tensor.shallow_clone());
         Ok(tensor)

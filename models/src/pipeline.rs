@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 use crate::clip::{TextConfig, TextTransformer, Tokenizer};
 use crate::error::{Error, Result};
 use crate::json::JsonObject;
+use crate::params::MemoryFormat;
 use crate::safetensors::hex;
 use crate::scheduler::SchedulerConfig;
 use crate::unet::UNet;
@@ -39,9 +40,10 @@ const PARTS: [(&str, &[&str]); 4] = [
 ];
 
 impl Pipeline {
-    /// Reads a folder as diffusers lays it out. UNet and text encoder have the type `kind`, the VAE is f32. Every error
+    /// Reads a folder as diffusers lays it out. UNet and text encoder have the type `kind`, the VAE is f32; `format` is that
+    /// of both networks' convolutions. Every error
     /// names the file and the key or tensor.
-    pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self> {
+    pub fn load(dir: &Path, device: Device, kind: Kind, format: MemoryFormat) -> Result<Self> {
         check_index(dir)?;
         let scheduler = SchedulerConfig::read(&dir.join("scheduler/scheduler_config.json"))?;
         let tokenizer = Tokenizer::load(&dir.join("tokenizer"))?;
@@ -50,8 +52,8 @@ impl Pipeline {
         let params = load_folder(&text_dir, TRANSFORMERS_STEM, device, kind)?;
         let text_encoder = Some(TextTransformer::new(&params, &text_config)?);
         params.finish()?;
-        let unet = UNet::load(&dir.join("unet"), device, kind)?;
-        let vae = Vae::load(&dir.join("vae"), device, Kind::Float)?;
+        let unet = UNet::load(&dir.join("unet"), device, kind, format)?;
+        let vae = Vae::load(&dir.join("vae"), device, Kind::Float, format)?;
         let pipeline = Self { tokenizer, text_encoder, unet, vae, scheduler };
         pipeline.check_fit(dir, &text_config)?;
         Ok(pipeline)

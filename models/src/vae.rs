@@ -10,7 +10,7 @@ use crate::diffusers::DIFFUSERS_VERSION;
 use crate::error::{Error, Result};
 use crate::json::{JsonObject, write_json};
 use crate::layers::{Conv2d, GroupNorm, Linear};
-use crate::params::Params;
+use crate::params::{MemoryFormat, Params};
 use crate::unet::{Downsample, ResnetBlock, Upsample, multi_head_attention};
 use crate::weights::{DIFFUSERS_STEM, load_folder};
 
@@ -170,9 +170,9 @@ impl Vae {
     }
 
     /// Reads a `vae` folder: config.json and its weights, converted to `kind`.
-    pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self> {
+    pub fn load(dir: &Path, device: Device, kind: Kind, format: MemoryFormat) -> Result<Self> {
         let config = VaeConfig::read(&dir.join("config.json"))?;
-        let params = load_folder(dir, DIFFUSERS_STEM, device, kind)?;
+        let params = load_folder(dir, DIFFUSERS_STEM, device, kind)?.in_format(format);
         let vae = Self::new(&params, &config)?;
         params.finish()?;
         Ok(vae)

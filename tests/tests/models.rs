@@ -1,6 +1,7 @@
 //! `host models`, `host lora` and `host embed`.
 
 use ambiguity_models::lora::{Lora, LoraSpec, Targets};
+use ambiguity_models::params::MemoryFormat;
 use ambiguity_models::safetensors::read_safetensors;
 use ambiguity_models::unet::UNet;
 use serde_json::json;
@@ -29,7 +30,8 @@ fn published_models_are_counted_exactly() {
 fn a_merged_model_draws_what_the_lora_draws() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = root().join("models/weights/tiny-art/diffusion");
-    let mut unet = UNet::load(&model.join("unet"), Device::Cpu, Kind::Float).expect("the shipped model");
+    let mut unet =
+        UNet::load(&model.join("unet"), Device::Cpu, Kind::Float, MemoryFormat::Contiguous).expect("the shipped model");
     let spec = LoraSpec { rank: 2, alpha: 3.0, targets: Targets::AllLinear };
     let lora = Lora::attach(&mut unet, &spec, 1).expect("it fits");
     let random = |tensor: &tch::Tensor| tensor.randn_like() * 0.02;

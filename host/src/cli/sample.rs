@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ambiguity_models::lora::Lora;
-use ambiguity_models::params::NamedTensors;
+use ambiguity_models::params::{MemoryFormat, NamedTensors};
 use ambiguity_models::pipeline::{Pipeline, images_u8};
 use ambiguity_models::safetensors::{read_safetensors, write_safetensors};
 use ambiguity_models::scheduler::{Ddim, LastStep};
@@ -95,7 +95,7 @@ impl SampleArgs {
         let folder = model_folder(&self.model, &context.hub)?;
         let size = native_size(&folder)?;
         let (width, height) = (self.width.unwrap_or(size), self.height.unwrap_or(size));
-        let mut pipeline = Pipeline::load(&folder, device, Kind::Float)?;
+        let mut pipeline = Pipeline::load(&folder, device, Kind::Float, MemoryFormat::Contiguous)?;
         let [h, w] = pipeline.latent_size(i64::from(width), i64::from(height)).context("--width and --height")?;
         let shape = [pipeline.unet.config().in_channels, h, w];
         let ddim = Ddim::new(&pipeline.scheduler, self.steps).context("--steps")?;

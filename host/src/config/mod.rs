@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ambiguity_models::lora::{LoraSpec, Targets};
+use ambiguity_models::params::MemoryFormat;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +62,8 @@ pub struct Model {
     pub path: String,
     /// Type of the frozen weights.
     pub dtype: Dtype,
+    /// Order of the convolutions' weights and feature maps in memory; changes speed and rounding only.
+    pub memory_format: MemoryFormat,
 }
 
 /// Floating-point types of frozen weights.

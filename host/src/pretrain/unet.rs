@@ -3,7 +3,7 @@
 //! guidance (Ho and Salimans, arXiv 2207.12598). What ships is the moving average of the weights.
 
 use ambiguity_models::clip::{Clip, Tokenizer};
-use ambiguity_models::params::{NamedTensors, Params};
+use ambiguity_models::params::{MemoryFormat, NamedTensors, Params};
 use ambiguity_models::safetensors::read_safetensors;
 use ambiguity_models::scheduler::{BetaSchedule, Ddim, PredictionType, SchedulerConfig, TimestepSpacing};
 use ambiguity_models::unet::{DownBlockType, UNet, UNetConfig, UpBlockType};
@@ -81,7 +81,8 @@ pub fn train(session: &Session) -> Result<Figures> {
         |stage: &str| format!("the UNet needs the {stage} of the same folder: run `host pretrain {stage}` first");
     let clip = Clip::load(&clip_dir, Device::Cpu, Kind::Float).with_context(|| missing("clip"))?;
     let tokenizer = Tokenizer::load(&clip_dir)?;
-    let vae = || Vae::load(&vae_dir, Device::Cpu, Kind::Float).with_context(|| missing("vae"));
+    let vae =
+        || Vae::load(&vae_dir, Device::Cpu, Kind::Float, MemoryFormat::Contiguous).with_context(|| missing("vae"));
     let mut vaes = (0..config.shards).map(|_| vae()).collect::<Result<Vec<_>>>()?;
     let unet_config = network(session, vaes[0].config().latent_channels, clip.config.text_config.hidden_size)?;
     let params = Params::random(session.weights_seed(Stage::UNet), Device::Cpu)?;

@@ -100,11 +100,13 @@ impl Plan {
         })
     }
 
-    /// Refuses, with the numbers, what cannot fit into the machine's memory.
+    /// Refuses, with the numbers, what cannot fit into the memory of the machine or of the GPU.
     pub fn check_fits(&self, device: Device) -> Result<()> {
-        let Some(available) = system_memory("/proc/meminfo", "MemAvailable:").filter(|_| device == Device::Cpu) else {
-            return Ok(());
+        let available = match device {
+            Device::Cuda(index) => torch_ext::cuda::memory(index).ok().map(|(free, _)| free),
+            _ => system_memory("/proc/meminfo", "MemAvailable:"),
         };
+        let Some(available) = available else { return Ok(()) };
         let Memory { frozen_weights, trained_weights, trajectories } = self.memory;
         if self.memory.total() > available {
             bail!(
@@ -124,7 +126,7 @@ impl Plan {
 /// Tries each part once, with the run's own sizes of calls.
 pub fn measure(config: &Config, folder: &Path, interrupt: &Interrupt) -> Result<Measured> {
     let device = torch_ext::cuda::device(&config.run.device)?;
-    let mut pipeline = Pipeline::load(folder, device, config.model.dtype.kind())?;
+    let mut pipeline = Pipeline::load(folder, device, config.model.dtype.kind(), config.model.memory_format)?;
     let [h, w] = pipeline.latent_size(i64::from(config.sample.width), i64::from(config.sample.height))?;
     let shape = [pipeline.unet.config().in_channels, h, w];
     let text = TextStates::encode(&pipeline, &[String::new(), "painting of a woman".to_owned()])?;

@@ -184,7 +184,7 @@ impl Trainer {
         let scorer = Scorer::load(&config, encoders(&config.encoders, device, &context.hub)?, device)?;
         let folder = model_folder(&config.model.path, &context.hub)?;
         Plan::new(&config, &folder)?.check_fits(device)?;
-        let mut pipeline = Pipeline::load(&folder, device, config.model.dtype.kind())?;
+        let mut pipeline = Pipeline::load(&folder, device, config.model.dtype.kind(), config.model.memory_format)?;
         let (width, height) = (i64::from(config.sample.width), i64::from(config.sample.height));
         let [h, w] = pipeline.latent_size(width, height).context("sample.width and sample.height")?;
         let latent_shape = [pipeline.unet.config().in_channels, h, w];

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 use torch_ext::Generator;
 
-use crate::params::{NamedTensors, Params};
+use crate::params::{MemoryFormat, NamedTensors, Params};
 use crate::safetensors::read_safetensors_with_metadata;
 use crate::unet::{UNet, UNetConfig};
 
@@ -47,8 +47,12 @@ impl Reference {
 
     /// The UNet of `name` with the weights that `draw` gives.
     fn unet(&self, name: &str, seed: u64, kind: Kind) -> UNet {
+        self.unet_in(name, seed, kind, MemoryFormat::Contiguous)
+    }
+
+    fn unet_in(&self, name: &str, seed: u64, kind: Kind, format: MemoryFormat) -> UNet {
         let config = UNetConfig::read(&self.config(name)).unwrap();
-        let params = drawn(seed, kind, |p| UNet::new(p, &config).map(drop));
+        let params = drawn(seed, kind, |p| UNet::new(p, &config).map(drop)).in_format(format);
         let unet = UNet::new(&params, &config).unwrap();
         params.finish().unwrap();
         unet

@@ -1,6 +1,7 @@
 use tch::{Kind, no_grad};
 
 use super::*;
+use crate::params::MemoryFormat;
 use crate::pipeline::{Pipeline, images_u8};
 use crate::scheduler::{Ddim, LastStep};
 
@@ -8,7 +9,7 @@ use crate::scheduler::{Ddim, LastStep};
 fn a_folder_of_diffusers_makes_the_same_images() {
     let Some(dir) = prototype() else { return };
     let reference = Reference::read("diffusion_pipeline.safetensors");
-    let pipeline = Pipeline::load(&dir, Device::Cpu, Kind::Float).unwrap();
+    let pipeline = Pipeline::load(&dir, Device::Cpu, Kind::Float, MemoryFormat::Contiguous).unwrap();
     let prompts: Vec<String> = serde_json::from_str(&reference.configs["prompts"]).unwrap();
     let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
     let text = pipeline.encode_prompts(&prompts).unwrap();
@@ -35,7 +36,7 @@ fn a_folder_of_diffusers_makes_the_same_images() {
 #[test]
 fn sizes_that_do_not_divide_are_refused() {
     let Some(dir) = prototype() else { return };
-    let pipeline = Pipeline::load(&dir, Device::Cpu, Kind::Float).unwrap();
+    let pipeline = Pipeline::load(&dir, Device::Cpu, Kind::Float, MemoryFormat::Contiguous).unwrap();
     assert_eq!(pipeline.latent_size(64, 32).unwrap(), [8, 16]);
     let error = pipeline.latent_size(66, 64).unwrap_err().to_string();
     assert!(error.contains("66×64") && error.contains("multiples of 4"), "{error}");
@@ -61,7 +62,8 @@ fn parts_that_do_not_fit_are_refused_by_file_and_key() {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{file} has no {from}");
         std::fs::write(&path, text.replace(from, to)).unwrap();
-        let error = Pipeline::load(folder.path(), Device::Cpu, Kind::Float).unwrap_err().to_string();
+        let error =
+            Pipeline::load(folder.path(), Device::Cpu, Kind::Float, MemoryFormat::Contiguous).unwrap_err().to_string();
         for part in expected {
             assert!(error.contains(part), "{file} {to}: {error}");
         }
@@ -79,7 +81,8 @@ fn parts_that_do_not_fit_are_refused_by_file_and_key() {
     check("vae/config.json", "\"layers_per_block\": 1", "\"layers_per_block\": 2", &["vae", "resnets", "missing"]);
     check("scheduler/scheduler_config.json", "\"thresholding\": false", "\"thresholding\": true", &["thresholding"]);
     std::fs::remove_file(folder.path().join("vae/diffusion_pytorch_model.safetensors")).unwrap();
-    let error = Pipeline::load(folder.path(), Device::Cpu, Kind::Float).unwrap_err().to_string();
+    let error =
+        Pipeline::load(folder.path(), Device::Cpu, Kind::Float, MemoryFormat::Contiguous).unwrap_err().to_string();
     assert!(error.contains("vae has no diffusion_pytorch_model.safetensors"), "{error}");
 }
 

@@ -25,6 +25,26 @@ fn matches_diffusers() {
 }
 
 #[test]
+fn matches_diffusers_with_channels_innermost() {
+    let reference = Reference::read("diffusion_unet.safetensors");
+    for (name, seed) in UNETS {
+        let input = |part: &str| reference.tensor(&format!("{name}.{part}"));
+        let unet = reference.unet_in(name, seed, Kind::Float, MemoryFormat::ChannelsLast);
+        let out = unet.forward(input("latents"), input("timesteps"), input("text"));
+        let error = relative_error(&out, input("out"));
+        assert!(error <= 1e-5, "{name}: {error:.2e}");
+        let gradient = |unet: &UNet| {
+            let latents = input("latents").copy().set_requires_grad(true);
+            unet.forward(&latents, input("timesteps"), input("text")).square().sum(Kind::Float).backward();
+            latents.grad()
+        };
+        let plain = reference.unet(name, seed, Kind::Float);
+        let error = relative_error(&gradient(&unet), &gradient(&plain));
+        assert!(error <= 1e-5, "{name}, gradient: {error:.2e}");
+    }
+}
+
+#[test]
 fn bf16_stays_near_f32() {
     for (name, seed) in UNETS {
         let error = error_of(Kind::BFloat16, name, seed);

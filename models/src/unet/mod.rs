@@ -18,7 +18,7 @@ pub use recompute::Recomputed;
 
 use crate::error::{Error, Result};
 use crate::layers::{Conv2d, GroupNorm, Linear};
-use crate::params::Params;
+use crate::params::{MemoryFormat, Params};
 use crate::weights::{DIFFUSERS_STEM, load_folder};
 
 /// Predicts noise (or velocity) in latents from the timestep and the text.
@@ -72,9 +72,9 @@ impl UNet {
     }
 
     /// Reads a `unet` folder: config.json and its weights, converted to `kind`.
-    pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self> {
+    pub fn load(dir: &Path, device: Device, kind: Kind, format: MemoryFormat) -> Result<Self> {
         let config = UNetConfig::read(&dir.join("config.json"))?;
-        let params = load_folder(dir, DIFFUSERS_STEM, device, kind)?;
+        let params = load_folder(dir, DIFFUSERS_STEM, device, kind)?.in_format(format);
         let unet = Self::new(&params, &config)?;
         params.finish()?;
         Ok(unet)

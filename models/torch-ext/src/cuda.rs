@@ -71,6 +71,30 @@ pub fn device(spec: &str) -> Result<Device> {
     Ok(Device::Cuda(index))
 }
 
+/// Free and all memory of a CUDA device in bytes, by the CUDA runtime that libtorch runs on. It makes the device the
+/// current one.
+pub fn memory(index: usize) -> Result<(u64, u64)> {
+    load()?;
+    type SetDevice = unsafe extern "C" fn(i32) -> i32;
+    type MemGetInfo = unsafe extern "C" fn(*mut usize, *mut usize) -> i32;
+    let missing = |error: libloading::Error| Error::new(format!("the CUDA runtime does not say its memory: {error}"));
+    // SAFETY: libtorch_cuda is loaded, and with it the runtime, whose functions have had these types since CUDA 3.
+    unsafe {
+        let library = Library::this();
+        let set_device = library.get::<SetDevice>(b"cudaSetDevice\0").map_err(missing)?;
+        let mem_get_info = library.get::<MemGetInfo>(b"cudaMemGetInfo\0").map_err(missing)?;
+        let (mut free, mut total) = (0, 0);
+        let code = match set_device(i32::try_from(index).unwrap_or(-1)) {
+            0 => mem_get_info(&mut free, &mut total),
+            code => code,
+        };
+        if code != 0 {
+            return Err(Error::new(format!("the CUDA runtime does not say its memory (error {code})")));
+        }
+        Ok((free as u64, total as u64))
+    }
+}
+
 fn unknown(spec: &str) -> Error {
     Error::new(format!("unknown device `{spec}`: it is cpu, cuda or cuda:N"))
 }
@@ -98,12 +122,15 @@ mod tests {
                 assert_eq!(found, Device::Cuda(0));
                 assert_eq!((Tensor::ones([2], (Kind::Float, found)) * 2.0).sum(Kind::Float).double_value(&[]), 4.0);
                 assert!(device("cuda:4096").unwrap_err().to_string().contains("is not there"));
+                let (free, total) = memory(0).unwrap();
+                assert!(0 < free && free <= total);
             }
             Err(error) => {
                 let text = error.to_string();
                 assert!(text.contains("make setup-cuda") || text.contains("nvidia-smi"), "{text}");
                 assert!(!text.contains('\n'), "{text}");
                 assert_eq!(load().err(), load().err());
+                assert!(memory(0).is_err());
             }
         }
         assert_eq!(Tensor::ones([2], (Kind::Float, Device::Cpu)).sum(Kind::Float).double_value(&[]), 2.0);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ambiguity_host::encoders::Encoders;
 use ambiguity_host::plugin::fit::KMEANS_TEMPLATE;
 use ambiguity_host::plugin::{Batch, Limits, PluginHost};
+use ndarray::Array2;
 
 use super::{built, load, means, two_pictures};
 
@@ -59,6 +60,41 @@ fn misbehaving_plugins() {
         assert_eq!(answer.expect("a good call").distributions.rows, vec![vec![0.25, 0.75]; 2], "after {fault}");
     }
     insta::assert_snapshot!(table);
+}
+
+/// The same for its gradient; classifying goes on as before after each fault.
+#[test]
+fn misbehaving_gradients() {
+    let hostile = built("hostile");
+    let limits = Limits::default();
+    let frugal = Limits { fuel: 1_000_000, ..limits };
+    let upstream = Array2::from_elem((2, 2), 1.0);
+    let mut table = String::new();
+    for (fault, limits) in [
+        ("vjp-panic", limits),
+        ("vjp-error", limits),
+        ("vjp-loop", frugal),
+        ("vjp-nan", limits),
+        ("vjp-rows", limits),
+        ("vjp-columns", limits),
+        ("vjp-short", limits),
+    ] {
+        let mut plugin = load(limits, &hostile, &[("fault", fault), ("encoder", "means")]).expect("it loads");
+        let (mut batch, mut encoders) = (two_pictures(), means());
+        let message = plugin.embedding_vjp(&mut batch, &mut encoders, &upstream).expect_err(fault).to_string();
+        writeln!(table, "{fault}\n    {message}").expect("a string grows");
+        let classified = plugin.classify(&mut batch, &mut encoders).expect("the batch and the encoders are back");
+        assert_eq!(classified.distributions.rows, vec![vec![0.25, 0.75]; 2], "after {fault}");
+    }
+    // One that declares no encoder has nothing to give the gradient of.
+    let mut plugin = load(limits, &hostile, &[]).expect("it loads");
+    let message = plugin.embedding_vjp(&mut two_pictures(), &mut means(), &upstream).expect_err("none").to_string();
+    writeln!(table, "no encoder\n    {message}").expect("a string grows");
+    insta::assert_snapshot!(table);
+
+    let mut plugin = load(limits, &hostile, &[("encoder", "means")]).expect("it loads");
+    let gradient = plugin.embedding_vjp(&mut two_pictures(), &mut means(), &upstream).expect("it behaves");
+    assert_eq!(gradient, Array2::<f32>::zeros((2, 3)));
 }
 
 /// A fault leaves the batch and the encoders as they were, so that the next plugin finds them.

@@ -3,10 +3,13 @@
 use std::fs;
 use std::process::Command;
 
-use ambiguity_host::plugin::Artifact;
+use ambiguity_host::data::art::{STYLES, SUBJECTS, paint};
+use ambiguity_host::encoders::Encoders;
 use ambiguity_host::plugin::fit::bake_k_means;
+use ambiguity_host::plugin::{Artifact, Batch, Limits, Sample};
 use ambiguity_models::clip::Clip;
 
+use super::load;
 use crate::support::{host, host_ok, root};
 
 /// It is the committed template with its own assets, for the weights that ship: what a refit makes of the same pictures
@@ -218,4 +221,27 @@ fn classify_refuses_what_it_cannot_read() {
     ];
     insta::assert_snapshot!(table.join("\n"));
     assert_eq!(host(folder.path(), &["plugin", "classify", "kmeans_image"]).code, 2, "no files is a usage error");
+}
+
+/// The trained ones tell paintings that they were not trained on, and are small enough to ship.
+#[test]
+fn the_trained_plugins_tell_new_paintings() {
+    for (name, least) in [("simple", 0.95), ("dcgan", 0.8)] {
+        let path = root().join("plugins").join(format!("{name}.onnx"));
+        assert!(fs::metadata(&path).expect("it ships").len() < 8_000_000, "{name}");
+        let mut plugin = load(Limits::default(), &path, &[]).expect("it loads");
+        let styles = STYLES.map(|style| style.slug.to_owned());
+        assert_eq!(plugin.description().styles, styles);
+        assert_eq!((plugin.description().name.as_str(), plugin.inspect().licence.as_str()), (name, "Apache-2.0"));
+        let pictures = (0..STYLES.len()).flat_map(|style| (0..SUBJECTS.len()).map(move |subject| (style, subject)));
+        let samples = pictures.clone().map(|(style, subject)| {
+            let image = Some(std::sync::Arc::new(paint(style, subject, 77_777, 5, 64)));
+            Sample { image, ..Sample::default() }
+        });
+        let mut batch = Batch::new(samples.collect());
+        let rows = plugin.classify(&mut batch, &mut Encoders::new()).expect("pictures").distributions.rows;
+        let right = pictures.zip(&rows).filter(|((style, _), row)| row.iter().all(|p| *p <= row[*style])).count();
+        let accuracy = right as f64 / rows.len() as f64;
+        assert!(accuracy >= least, "{name}: {accuracy:.3} of {} paintings are told right", rows.len());
+    }
 }

@@ -3,7 +3,9 @@
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ambiguity_sdk::{Batch, Classifier, Description, Distribution, Distributions, Error, Result, host};
+use ambiguity_sdk::{
+    Batch, Classifier, Description, Distribution, Distributions, Error, Gradient, Matrix, Result, host,
+};
 
 /// The part that goes through the SDK.
 pub struct Hostile;
@@ -90,6 +92,21 @@ impl Classifier for Hostile {
     }
 }
 
+impl Gradient for Hostile {
+    /// Zeros, if all goes well.
+    fn embedding_vjp(batch: &Batch, upstream: &Matrix) -> Result<Matrix> {
+        match fault().as_str() {
+            "vjp-panic" => panic!("no way down"),
+            "vjp-error" => return Err(Error::new("it is all flat from here")),
+            "vjp-loop" => loop {
+                black_box(());
+            },
+            _ => {}
+        }
+        Ok(Matrix::zeros(upstream.n_rows(), batch.embedding("means")?.n_cols()))
+    }
+}
+
 fn fault() -> String {
     host::config("fault").unwrap_or_default()
 }
@@ -146,16 +163,13 @@ mod raw {
     }
 
     impl gradient::Guest for Raw {
-        fn embedding_vjp(batch: &samples::Batch, _upstream: types::Matrix) -> Result<types::Matrix, String> {
-            let n = batch.len();
+        fn embedding_vjp(batch: &samples::Batch, upstream: types::Matrix) -> Result<types::Matrix, String> {
             let (rows, cols, data) = match fault().as_str() {
-                "vjp-nan" => (n, 3, vec![f32::NAN; 3 * n as usize]),
-                "vjp-shape" => (n, 2, vec![0.0; 2 * n as usize]),
-                "vjp-short" => (n, 3, vec![0.0]),
-                "vjp-loop" => loop {
-                    std::hint::black_box(());
-                },
-                _ => return Err("there is no gradient in me".to_owned()),
+                "vjp-nan" => (2, 3, vec![0.0, 0.0, 0.0, 0.0, f32::NAN, 0.0]),
+                "vjp-rows" => (1, 3, vec![0.0; 3]),
+                "vjp-columns" => (2, 2, vec![0.0; 4]),
+                "vjp-short" => (2, 3, vec![0.0; 5]),
+                _ => return <Glue<Hostile> as gradient::Guest>::embedding_vjp(batch, upstream),
             };
             Ok(types::Matrix { rows, cols, data })
         }
