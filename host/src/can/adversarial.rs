@@ -4,7 +4,7 @@
 use ambiguity_models::can::{Discriminator, Generator, Pictures, loss};
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::pipeline::images_u8;
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tch::{Device, Kind, Tensor, no_grad};
 use torch_ext::{AdamW, Generator as Randomness};
 
@@ -60,7 +60,6 @@ impl Adversarial {
         let discriminator = Trained::fresh(seed(1), device, &config.can.adam, |p| Discriminator::new(p, &of_styles))?;
         let mut randomness = Randomness::cpu(derive_seed(config.run.seed, 0, 0, Purpose::Monitor))?;
         let fixed_noise = randomness.normal(&[config.monitor.count as i64, config.can.latent])?.to_device(device);
-        let real = data.test_batches(config.monitor.count).next().context("no picture is held out")??;
         Ok(Self {
             config: config.clone(),
             styles: data.styles().to_vec(),
@@ -68,7 +67,7 @@ impl Adversarial {
             discriminator,
             judge,
             fixed_noise,
-            real_diversity: pairwise_distance(&real.images),
+            real_diversity: real_diversity(data, config.monitor.count)?,
             device,
         })
     }
@@ -287,6 +286,14 @@ fn set_trained(optimizer: &AdamW, trained: bool) {
     for (_, tensor) in optimizer.parameters() {
         let _ = tensor.set_requires_grad(trained);
     }
+}
+
+/// The distance of `count` held-out pictures, evenly chosen, so that all styles are among them.
+fn real_diversity(data: &StyleImages, count: usize) -> Result<f64> {
+    let stride = (data.n_test() / count).max(1);
+    let chosen = data.test_batches(1).step_by(stride).take(count);
+    let images = chosen.map(|picture| Ok(picture?.images)).collect::<Result<Vec<_>>>()?;
+    Ok(pairwise_distance(&Tensor::cat(&images, 0)))
 }
 
 /// Root mean square difference of all pairs of pictures, averaged; [n, 3, s, s].

@@ -73,7 +73,7 @@ pub struct StyleImages {
 pub struct StyleBatch {
     /// f32 [n, 3, size, size] on [−1, 1].
     pub images: Tensor,
-    /// i64 [n]: indices into [`StyleImages::styles`].
+    /// i64 \[n\]: indices into [`StyleImages::styles`].
     pub styles: Tensor,
 }
 
