@@ -107,7 +107,7 @@ impl Discriminator {
         for (i, layer) in self.style_head.iter().enumerate() {
             x = layer.forward(&x);
             if i < 2 {
-                x = leaky_relu(&x, SLOPE);
+                x = leaky_relu(x, SLOPE);
             }
         }
         Verdict { real: self.real_head.forward(&features).squeeze_dim(1), styles: x }
@@ -135,7 +135,7 @@ impl Discriminator {
         for (i, layer) in self.style_head.iter().enumerate() {
             x = layer.forward(&x);
             if i < 2 {
-                x = self.dropped(&leaky_relu(&x, SLOPE), randomness)?;
+                x = self.dropped(&leaky_relu(x, SLOPE), randomness)?;
             }
         }
         Ok(x)
@@ -144,7 +144,7 @@ impl Discriminator {
     fn features(&self, images: &Tensor, statistics: Statistics) -> Tensor {
         let mut x = images.shallow_clone();
         for (weight, norm) in &self.blocks {
-            x = leaky_relu(&norm.forward(&x.conv2d(weight, None::<&Tensor>, STRIDE, PADDING, 1, 1), statistics), SLOPE);
+            x = leaky_relu(norm.forward(&x.conv2d(weight, None::<&Tensor>, STRIDE, PADDING, 1, 1), statistics), SLOPE);
         }
         x.flatten(1, -1)
     }

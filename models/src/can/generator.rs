@@ -65,7 +65,7 @@ impl Generator {
         let statistics = if train { Statistics::Followed } else { Statistics::Running };
         let mut x = noise.view([-1, self.config.latent, 1, 1]);
         for Block { weight, norm, stride } in &self.blocks {
-            x = leaky_relu(&norm.forward(&transposed(&x, weight, *stride), statistics), self.config.slope);
+            x = leaky_relu(norm.forward(&transposed(&x, weight, *stride), statistics), self.config.slope);
         }
         transposed(&x, &self.out, STRIDE).tanh()
     }

@@ -106,6 +106,7 @@ pub(crate) struct Convolution {
 }
 
 /// max(x, slope · x).
-fn leaky_relu(x: &Tensor, slope: f64) -> Tensor {
-    if slope == 0.0 { x.relu() } else { torch_ext::leaky_relu(x, slope).expect("any tensor has this function") }
+fn leaky_relu(mut x: Tensor, slope: f64) -> Tensor {
+    // In place: what comes here is a layer's fresh output, which its own gradient does not need.
+    if slope == 0.0 { x.relu_() } else { torch_ext::leaky_relu(x, slope).expect("a layer's output is no leaf") }
 }

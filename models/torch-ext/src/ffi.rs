@@ -33,7 +33,7 @@ unsafe extern "C" {
         eps: f64,
         out: *mut *mut C_tensor,
     ) -> Message;
-    pub(crate) fn ext_leaky_relu(x: *const C_tensor, slope: f64, out: *mut *mut C_tensor) -> Message;
+    pub(crate) fn ext_leaky_relu(x: *mut C_tensor, slope: f64, out: *mut *mut C_tensor) -> Message;
     pub(crate) fn ext_generator_new(seed: u64, out: *mut *mut CGenerator) -> Message;
     pub(crate) fn ext_generator_free(generator: *mut CGenerator);
     pub(crate) fn ext_generator_normal(

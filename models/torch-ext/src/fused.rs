@@ -17,10 +17,11 @@ pub fn group_norm_silu(x: &Tensor, groups: i64, weight: &Tensor, bias: &Tensor, 
 }
 
 /// `torch.nn.functional.leaky_relu` with a slope below zero of one's own (tch's has 0.01 alone): max(x, slope · x), in
-/// one kernel, differentiable twice.
-pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
-    // SAFETY: the tensor lives through the call, since it is borrowed.
-    ffi::tensor(|out| unsafe { ffi::ext_leaky_relu(x.as_ptr(), slope, out) })
+/// place of `x`, differentiable twice. It is refused where autograd needs `x` as it was: for a leaf that takes gradients.
+pub fn leaky_relu(mut x: Tensor, slope: f64) -> Result<Tensor> {
+    let x = x.as_mut_ptr();
+    // SAFETY: the tensor lives through the call, since this function owns it.
+    ffi::tensor(|out| unsafe { ffi::ext_leaky_relu(x, slope, out) })
 }
 
 #[cfg(test)]
@@ -34,7 +35,8 @@ mod tests {
     #[test]
     fn the_slope_below_zero_is_the_one_given_and_differentiable_twice() {
         let x = Tensor::from_slice(&[-2.0f32, -0.5, 0.0, 3.0]).set_requires_grad(true);
-        let y = leaky_relu(&x, 0.25).unwrap();
+        let y = leaky_relu(&x * 1.0, 0.25).unwrap();
+        assert!(leaky_relu(x.shallow_clone(), 0.25).is_err());
         assert_eq!(Vec::<f32>::try_from(&y).unwrap(), [-0.5, -0.125, 0.0, 3.0]);
         let first = Tensor::run_backward(&[y.square().sum(Kind::Float)], &[&x], true, true).remove(0);
         assert_eq!(Vec::<f32>::try_from(&first).unwrap(), [-0.25, -0.0625, 0.0, 6.0]);

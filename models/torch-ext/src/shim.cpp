@@ -108,8 +108,8 @@ char* ext_group_norm_silu(const at::Tensor* x, int64_t groups, const at::Tensor*
   return guarded([&] { *out = hand_out(group_norm_silu(*x, groups, *weight, *bias, eps)); });
 }
 
-char* ext_leaky_relu(const at::Tensor* x, double slope, at::Tensor** out) {
-  return guarded([&] { *out = hand_out(at::leaky_relu(*x, slope)); });
+char* ext_leaky_relu(at::Tensor* x, double slope, at::Tensor** out) {
+  return guarded([&] { *out = hand_out(at::leaky_relu_(*x, slope)); });
 }
 
 char* ext_generator_new(uint64_t seed, at::Generator** out) {
