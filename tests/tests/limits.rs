@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use ambiguity_host::config::resolve;
+use ambiguity_host::config::{RunConfig as _, resolve};
 use ambiguity_host::plugin::Limits;
 
 use crate::support::root;

@@ -2,14 +2,14 @@
 //! The preset files hold every default; the code has no second set.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ambiguity_models::can::{DiscriminatorConfig, GeneratorConfig};
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use torch_ext::AdamWConfig;
 
-use crate::config::{Checkpoint, Layer, Monitor, Run, overlay, positive, within};
+use crate::config::{Checkpoint, Layer, Monitor, Run, RunConfig, overlay, positive, within};
 use crate::data::styles::{Fit, Options, Source};
 use crate::plugin::Limits;
 use crate::random::{Purpose, derive_seed};
@@ -178,40 +178,24 @@ impl PluginLimits {
     }
 }
 
-impl CanConfig {
-    /// The preset with the layers over it, in order, checked.
-    pub fn resolve(task: Task, preset: &str, layers: &[Layer]) -> Result<Self> {
-        let (_, texts) = PRESETS.iter().find(|(name, _)| *name == preset).with_context(|| {
-            format!("there is no preset `{preset}`: choose one of {}", preset_names().collect::<Vec<_>>().join(", "))
-        })?;
-        let built_in = |text: &str| Layer { origin: format!("the built-in preset {preset}"), text: text.to_owned() };
-        let mut all: Vec<Layer> = texts.iter().map(|text| built_in(text)).collect();
-        if (task, preset) == (Task::Classifier, "tiny-art") {
-            all.push(built_in(CLASSIFIER_TINY_ART));
-        }
-        all.extend_from_slice(layers);
-        let known = PAPER.parse().context("the built-in presets")?;
-        let config: Self = overlay(&known, &all)?.try_into().map_err(|error: toml::de::Error| {
-            let origins: Vec<_> = layers.iter().map(|layer| layer.origin.as_str()).collect();
-            anyhow!("{}: {}", origins.join(", "), error.to_string().trim().replace('\n', " "))
-        })?;
-        config.check()?;
-        Ok(config)
-    }
-
-    /// The resolved configuration of a run's folder.
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = fs_err::read_to_string(path)?;
-        let config: Self =
-            toml::from_str(&text).with_context(|| format!("{} is not a CAN run's config", path.display()))?;
-        config.check()?;
-        Ok(config)
-    }
-
-    /// As TOML, every value written out.
-    pub fn to_toml(&self) -> Result<String> {
-        Ok(toml::to_string_pretty(self)?)
-    }
+impl RunConfig for CanConfig {
+    const OF: &'static str = "a CAN run";
+    // The pictures are known by their digest.
+    const FREE_KEYS: &'static [&'static str] = &[
+        "run.device",
+        "encoders",
+        "can.data",
+        "can.epochs",
+        "can.authors",
+        "can.licence",
+        "checkpoint.every",
+        "checkpoint.keep",
+        "monitor.every",
+        "monitor.min_diversity",
+        "monitor.on_collapse",
+        "plugin.timeout_ms",
+        "plugin.memory_mib",
+    ];
 
     fn check(&self) -> Result<()> {
         let Self { can, checkpoint, monitor, plugin, .. } = self;
@@ -255,6 +239,23 @@ impl CanConfig {
         within("can.adam.epsilon", can.adam.epsilon, 0.0, 1.0)?;
         within("monitor.min_diversity", monitor.min_diversity, 0.0, 1.0)?;
         Ok(())
+    }
+}
+
+impl CanConfig {
+    /// The preset with the layers over it, in order, checked.
+    pub fn resolve(task: Task, preset: &str, layers: &[Layer]) -> Result<Self> {
+        let (_, texts) = PRESETS.iter().find(|(name, _)| *name == preset).with_context(|| {
+            format!("there is no preset `{preset}`: choose one of {}", preset_names().collect::<Vec<_>>().join(", "))
+        })?;
+        let built_in = |text: &str| Layer { origin: format!("the built-in preset {preset}"), text: text.to_owned() };
+        let mut all: Vec<Layer> = texts.iter().map(|text| built_in(text)).collect();
+        if (task, preset) == (Task::Classifier, "tiny-art") {
+            all.push(built_in(CLASSIFIER_TINY_ART));
+        }
+        all.extend_from_slice(layers);
+        let known = PAPER.parse().context("the built-in presets")?;
+        Self::of_table(overlay(&known, &all)?, layers)
     }
 
     /// Whether the style ambiguity is that of the discriminator's own head. A plugin's is told without it, and the head

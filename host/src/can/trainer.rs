@@ -5,7 +5,7 @@
 //! networks, optimizers and the number of finished epochs say everything. An interrupted epoch is replayed.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use ambiguity_models::can::{Discriminator, loss};
@@ -25,12 +25,12 @@ use super::simple::Simple;
 use crate::cli::Context as CommandContext;
 use crate::config::OnCollapse;
 use crate::data::styles::{StyleBatch, StyleImages};
-use crate::interrupt::{Interrupt, Interrupted};
+use crate::interrupt::Interrupt;
 use crate::plugin::{PluginHost, cache_folder};
 use crate::progress::{Bar, Progress as ProgressBars};
 use crate::random::{Purpose, derive_seed};
-use crate::run::{Cell, LockedPlugin, PluginsLock, RunDir, RunInfo, confusion_matrix};
-use crate::train::{Start, check_same_keys, encoders, refuse};
+use crate::run::{Cell, PluginsLock, RunDir, RunInfo, confusion_matrix};
+use crate::train::{Start, encoders, locked, stopped};
 
 /// Steps after which the figures are read off the device, and looked at for what is no number.
 const READ_EVERY: u64 = 10;
@@ -42,23 +42,6 @@ const MUCH_WAITING: f64 = 0.1;
 const SHORT_EPOCH: f64 = 10.0;
 /// Name of the checkpoint's file.
 const STATE_FILE: &str = "state.safetensors";
-/// Keys that a resumed run may change: they alter what is kept, not what is learnt. The pictures are known by a digest.
-const FREE_KEYS: [&str; 13] = [
-    "run.device",
-    "encoders",
-    "can.data",
-    "can.epochs",
-    "can.authors",
-    "can.licence",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "monitor.every",
-    "monitor.min_diversity",
-    "monitor.on_collapse",
-    "plugin.timeout_ms",
-    "plugin.memory_mib",
-];
-
 /// What is particular to a training.
 pub(super) trait Job {
     /// One update of everything on a batch.
@@ -213,14 +196,7 @@ impl Trainer {
             Task::Can if !config.own_head() => {
                 let host = PluginHost::new(config.plugin.limits(), cache_folder())?.on(device);
                 let classifier = host.load(&config.can.classifier, BTreeMap::new())?;
-                let (source, styles) = (classifier.source(), classifier.description().styles.len());
-                let locked = LockedPlugin {
-                    name: source.name.clone(),
-                    source: config.can.classifier.clone(),
-                    sha256: source.sha256.clone(),
-                    interface: source.interface.clone(),
-                    styles: u32::try_from(styles).ok(),
-                };
+                let locked = locked(&config.can.classifier, &*classifier);
                 let encoders = encoders(&config.encoders, device, &context.hub)?;
                 let judge = Judge::Plugin(Box::new(PluginAmbiguity::new(classifier, encoders)?));
                 (judge, PluginsLock { plugins: vec![locked] })
@@ -239,21 +215,7 @@ impl Trainer {
             data.n_test(),
             job.parameters()
         );
-        let run = match start {
-            Start::New(folder) => {
-                let mut run = RunDir::create(folder, &config.to_toml()?, &lock)?;
-                run.write_info(info)?;
-                run
-            }
-            Start::Resume { folder, force, .. } => {
-                let run = RunDir::open(folder)?;
-                if let Some(conflict) = run.plugins_lock()?.conflict(&lock) {
-                    refuse(*force, anyhow!("{}: {conflict}", folder.display()))?;
-                }
-                run.write_config(&config.to_toml()?)?;
-                run
-            }
-        };
+        let run = start.open(&config, &lock, info)?;
         let mut trainer = Self {
             task,
             config,
@@ -266,9 +228,7 @@ impl Trainer {
             interrupt: context.interrupt.clone(),
             unsaved: None,
         };
-        if let Start::Resume { epoch, force, .. } = start {
-            trainer.restore(*epoch, *force)?;
-        }
+        trainer.restore(start)?;
         Ok(trainer)
     }
 
@@ -279,7 +239,7 @@ impl Trainer {
 
     /// Trains until the last epoch, a collapse that is to stop it, or an interrupt.
     pub fn run(mut self) -> Result<Outcome> {
-        let mut first = self.recorded_monitor(0)?;
+        let mut first = self.run.recorded_monitor(0)?;
         if first.is_none() {
             let look = self.job.look(&self.data)?;
             self.save_look(0, &look)?;
@@ -287,7 +247,7 @@ impl Trainer {
             first = Some(look.monitor);
         }
         let first = first.expect("it was recorded or just measured");
-        let mut last = self.recorded_monitor(self.progress.epoch)?.unwrap_or_else(|| first.clone());
+        let mut last = self.run.recorded_monitor(self.progress.epoch)?.unwrap_or_else(|| first.clone());
         let mut collapsed = false;
         let n_steps = self.steps_per_epoch();
         let mut bar = self.bars.bar("training", self.config.can.epochs * n_steps, "steps");
@@ -419,28 +379,12 @@ impl Trainer {
             // The networks are amid the next epoch, so only the checkpoint is written.
             self.run.save_checkpoint(self.progress.epoch, &[(STATE_FILE, state)], usize::MAX)?;
         }
-        if let Err(error) = self.run.write_report() {
-            tracing::warn!("no report: {error}");
-        }
-        let folder = self.run.path().display().to_string();
         let command = match self.task {
-            Task::Can => "can",
-            Task::Classifier => "classifier",
+            Task::Can => "host can train",
+            Task::Classifier => "host classifier train",
         };
-        let kept = format!(
-            "{} of {} epochs are kept in {folder}; go on with `host {command} train --resume {folder}`",
-            self.progress.epoch, self.config.can.epochs
-        );
-        Ok(match cause {
-            None => Interrupted { kept }.into(),
-            Some(error) => error.context(format!("stopped in epoch {}; {kept}", self.progress.epoch + 1)),
-        })
-    }
-
-    fn recorded_monitor(&self, epoch: u64) -> Result<Option<Value>> {
-        let lines = self.run.read_metrics()?;
-        let line = lines.iter().find(|line| line["epoch"] == epoch && line["monitor"].is_object());
-        Ok(line.map(|line| line["monitor"].clone()))
+        let epochs = (self.progress.epoch, self.config.can.epochs);
+        Ok(stopped(&mut self.run, command, epochs, cause))
     }
 
     fn state_bytes(&self) -> Result<Vec<u8>> {
@@ -449,25 +393,13 @@ impl Trainer {
         Ok(encode_safetensors(Path::new(STATE_FILE), &self.job.state(), &metadata)?)
     }
 
-    fn restore(&mut self, epoch: Option<u64>, force: bool) -> Result<()> {
-        let checkpoints = self.run.checkpoints()?;
-        let found = match epoch {
-            Some(epoch) => {
-                let found = checkpoints.into_iter().find(|(found, _)| *found == epoch);
-                let none = || format!("{} has no checkpoint of epoch {epoch}", self.run.path().display());
-                Some(found.with_context(none)?)
-            }
-            None => checkpoints.into_iter().max(),
-        };
-        let Some((epoch, folder)) = found else {
-            tracing::info!("no checkpoint yet: {} starts again from its first epoch", self.run.path().display());
-            return Ok(self.run.rewind(0)?);
-        };
-        let path: PathBuf = folder.join(STATE_FILE);
+    fn restore(&mut self, start: &Start) -> Result<()> {
+        let Some((epoch, folder)) = start.checkpoint(&mut self.run)? else { return Ok(()) };
+        let path = folder.join(STATE_FILE);
         let (tensors, metadata) = read_safetensors_with_metadata(&path)?;
         if let Some(before) = metadata.get("data").filter(|before| *before != self.data.digest()) {
             let (run, now) = (self.run.path().display(), self.data.digest());
-            refuse(force, anyhow!("{run}: the run was begun with pictures of digest {before}, these have {now}"))?;
+            start.refuse(anyhow!("{run}: the run was begun with pictures of digest {before}, these have {now}"))?;
         }
         let progress = metadata.get("progress").with_context(|| format!("{} has no progress", path.display()))?;
         self.progress = serde_json::from_str(progress).with_context(|| path.display().to_string())?;
@@ -479,11 +411,6 @@ impl Trainer {
         tracing::info!("resumed after epoch {epoch} from {}", folder.display());
         Ok(())
     }
-}
-
-/// Refuses a resumed run whose configuration differs in a key that decides what is learnt.
-pub fn check_resumable(before: &CanConfig, now: &CanConfig) -> Result<()> {
-    check_same_keys(&toml::Table::try_from(before)?, &toml::Table::try_from(now)?, &FREE_KEYS)
 }
 
 /// The pictures, cached for this size.

@@ -3,21 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
-use serde_json::Value;
 use tch::{Tensor, no_grad};
 use torch_ext::Generator as Randomness;
 
 use super::Context;
+use super::run_args::{RunArgs, encoder_layers, flag, quoted};
 use crate::can::config::preset_names;
 use crate::can::networks::load_generator;
-use crate::can::trainer::{check_resumable, open_data};
+use crate::can::trainer::open_data;
 use crate::can::{CanConfig, Outcome, Task, Trainer};
-use crate::config::Layer;
+use crate::config::{Layer, RunConfig as _};
 use crate::files::new_folder;
-use crate::run::{RunInfo, default_folder, unix_seconds};
-use crate::train::{Start, refuse, rgb_images};
+use crate::run::{RunInfo, unix_seconds};
+use crate::train::{Start, rgb_images};
 
 /// Pictures that are made at once.
 const AT_ONCE: usize = 32;
@@ -68,17 +68,9 @@ struct CanTrainArgs {
 
 impl CanTrainArgs {
     fn run(self, context: &Context) -> Result<()> {
-        let mut layers = Vec::new();
+        let mut layers = encoder_layers(&self.encoders)?;
         if let Some(classifier) = &self.classifier {
-            let text = format!("can.classifier = {}", Value::from(classifier.as_str()));
-            layers.push(Layer { origin: "--classifier".to_owned(), text });
-        }
-        for encoder in &self.encoders {
-            let (name, folder) = encoder
-                .split_once('=')
-                .with_context(|| format!("--encoder {encoder}: write NAME=DIR, as in --encoder clip=/models/clip"))?;
-            let text = format!("[encoders]\n{} = {}\n", Value::from(name), Value::from(folder));
-            layers.push(Layer { origin: "--encoder".to_owned(), text });
+            layers.push(flag("classifier", format!("can.classifier = {}", quoted(classifier))));
         }
         self.training.run(Task::Can, layers, context)
     }
@@ -93,55 +85,24 @@ pub(super) struct TrainingArgs {
     /// The preset below everything else: paper-512, paper-256, paper-128, paper-64, can-as-code or tiny-art
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(preset_names()))]
     preset: Option<String>,
-    /// A TOML file over the preset
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// One key over all files, as in can.epochs=4; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    sets: Vec<String>,
-    /// The run's folder [default: runs/DATE-can or runs/DATE-classifier]
-    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
-    out: Option<PathBuf>,
-    /// cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
-    /// The seed of all randomness
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Go on with a run (its folder, or one of its checkpoints) [default: the newest under runs/]
-    #[arg(long, value_name = "CHECKPOINT|DIR", num_args = 0..=1, conflicts_with_all = ["preset", "seed"])]
-    resume: Option<Option<PathBuf>>,
-    /// Go on with a run although its pictures, its plugin or a key that matters has changed
-    #[arg(long, requires = "resume")]
-    force: bool,
-    /// Print the resolved configuration, and read the pictures; train nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 impl TrainingArgs {
     /// Trains, with `layers` of the command's own flags.
     pub(super) fn run(self, task: Task, layers: Vec<Layer>, context: &Context) -> Result<()> {
         let layers = self.layers(layers)?;
-        let (config, start, preset) = match &self.resume {
-            Some(target) => resumed(task, Start::resume(target.as_deref(), self.force)?, layers)?,
-            None => self.fresh(task, layers)?,
+        let (config, start, preset) = match self.run.resumes() {
+            true => {
+                let resolve = |layers: &[Layer]| CanConfig::resolve(task, "paper-512", layers);
+                let (config, start) = self.run.resumed(layers, resolve)?;
+                (config, start, None)
+            }
+            false => self.fresh(task, &layers)?,
         };
-        if self.dry_run {
-            let data = open_data(&config, context)?;
-            print!("{}", config.to_toml()?);
-            eprintln!(
-                "{} styles, {} pictures to train on, {} held out, {} broken; {} pictures a pass",
-                data.styles().len(),
-                data.n_train(),
-                data.n_test(),
-                data.n_broken(),
-                data.per_pass()
-            );
-            return Ok(());
+        if self.run.dry_run {
+            return describe(&config, self.run.json, context);
         }
         let model = match task {
             Task::Can => format!("CAN of {} px", config.can.size),
@@ -159,7 +120,7 @@ impl TrainingArgs {
         let trainer = Trainer::new(task, config, &start, &info, context)?;
         let folder = trainer.folder().to_owned();
         let outcome = trainer.run()?;
-        if self.json {
+        if self.run.json {
             println!("{}", serde_json::to_string_pretty(&outcome.to_json(&folder))?);
         } else {
             print!("{}", summary(task, own_head, &outcome, &folder));
@@ -167,8 +128,8 @@ impl TrainingArgs {
         Ok(())
     }
 
-    fn fresh(&self, task: Task, layers: Vec<Layer>) -> Result<(CanConfig, Start, Option<String>)> {
-        let preset = match (&self.preset, &self.data, &self.config) {
+    fn fresh(&self, task: Task, layers: &[Layer]) -> Result<(CanConfig, Start, Option<String>)> {
+        let preset = match (&self.preset, &self.data, &self.run.config) {
             (Some(preset), _, _) => preset.clone(),
             (None, None, None) => {
                 tracing::info!(
@@ -178,8 +139,8 @@ impl TrainingArgs {
             }
             _ => "paper-512".to_owned(),
         };
-        let config = CanConfig::resolve(task, &preset, &layers)?;
-        let name = match (task, config.own_head()) {
+        let config = CanConfig::resolve(task, &preset, layers)?;
+        let what = match (task, config.own_head()) {
             (Task::Classifier, _) => "classifier".to_owned(),
             (Task::Can, true) => "can".to_owned(),
             (Task::Can, false) => {
@@ -187,47 +148,41 @@ impl TrainingArgs {
                 format!("can-{}", stem.to_string_lossy())
             }
         };
-        let out = self.out.clone().unwrap_or_else(|| default_folder(Path::new("runs"), &name, SystemTime::now()));
-        Ok((config, Start::New(out), Some(preset)))
+        Ok((config, self.run.new_run(&what), Some(preset)))
     }
 
-    /// What stands over the preset: the file, then the flags, then `--set`.
-    fn layers(&self, own: Vec<Layer>) -> Result<Vec<Layer>> {
-        let mut layers = Vec::new();
-        if let Some(path) = &self.config {
-            let text = fs_err::read_to_string(path)?;
-            layers.push(Layer { origin: path.display().to_string(), text });
-        }
-        let mut flag = |origin: &str, text: String| layers.push(Layer { origin: format!("--{origin}"), text });
+    /// What stands over the preset.
+    fn layers(&self, mut own: Vec<Layer>) -> Result<Vec<Layer>> {
         if let Some(data) = &self.data {
             ensure!(data.is_dir(), "--data {}: there is no such folder", data.display());
-            flag("data", format!("can.data = {}", Value::from(data.to_string_lossy().into_owned())));
+            own.push(flag("data", format!("can.data = {}", quoted(&data.to_string_lossy()))));
         }
-        if let Some(device) = &self.device {
-            flag("device", format!("run.device = {}", Value::from(device.as_str())));
-        }
-        if let Some(seed) = self.seed {
-            flag("seed", format!("run.seed = {seed}"));
-        }
-        layers.extend(own);
-        for set in &self.sets {
-            layers.push(Layer::set(set)?);
-        }
-        Ok(layers)
+        self.run.layers(own)
     }
 }
 
-fn resumed(task: Task, start: Start, layers: Vec<Layer>) -> Result<(CanConfig, Start, Option<String>)> {
-    let Start::Resume { folder, force, .. } = &start else { bail!("only a run's folder can be resumed") };
-    let path = folder.join("config.toml");
-    let before = CanConfig::read(&path)?;
-    let mut all = vec![Layer { origin: path.display().to_string(), text: fs_err::read_to_string(&path)? }];
-    all.extend(layers);
-    let now = CanConfig::resolve(task, "paper-512", &all)?;
-    if let Err(error) = check_resumable(&before, &now) {
-        refuse(*force, error)?;
+/// The resolved configuration, and what pictures there are.
+fn describe(config: &CanConfig, json: bool, context: &Context) -> Result<()> {
+    let data = open_data(config, context)?;
+    if json {
+        let counts = serde_json::json!({
+            "styles": data.styles(), "train": data.n_train(), "held_out": data.n_test(), "broken": data.n_broken(),
+            "per_pass": data.per_pass(),
+        });
+        let document = serde_json::json!({ "config": config, "data": counts });
+        println!("{}", serde_json::to_string_pretty(&document)?);
+        return Ok(());
     }
-    Ok((now, start, None))
+    print!("{}", config.to_toml()?);
+    eprintln!(
+        "{} styles, {} pictures to train on, {} held out, {} broken; {} pictures a pass",
+        data.styles().len(),
+        data.n_train(),
+        data.n_test(),
+        data.n_broken(),
+        data.per_pass()
+    );
+    Ok(())
 }
 
 fn summary(task: Task, own_head: bool, outcome: &Outcome, folder: &Path) -> String {

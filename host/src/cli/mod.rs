@@ -11,6 +11,7 @@ pub mod models;
 pub mod plugin;
 pub mod pretrain;
 pub mod report;
+mod run_args;
 pub mod sample;
 pub mod train;
 

@@ -1,19 +1,17 @@
 //! `host train`: DDPO fine-tuning.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
-use toml::Value;
 
 use super::Context;
-use crate::config::{Config, Layer, preset_names, resolve};
+use super::run_args::{RunArgs, encoder_layers, flag, quoted};
+use crate::config::{Config, Layer, RunConfig as _, preset_names, resolve};
 use crate::hub::Hub;
-use crate::run::{RunInfo, default_folder, unix_seconds};
-use crate::train::{
-    Outcome, Plan, Start, Trainer, check_resumable, gibibytes, measure, model_folder, native_size, refuse,
-};
+use crate::run::{RunInfo, unix_seconds};
+use crate::train::{Outcome, Plan, Start, Trainer, gibibytes, measure, model_folder, native_size};
 
 /// Models up to this many pixels are small ones, trained by the small preset unless another is named.
 const SMALL_MODEL_PIXELS: u32 = 64;
@@ -35,47 +33,25 @@ pub struct TrainArgs {
     /// A diffusers folder, the name of a shipped model, or an id on the Hub
     #[arg(long, value_name = "DIR|NAME|ID")]
     model: Option<String>,
-    /// A TOML file over the preset
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// One key over all files, as in train.epochs=4; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    sets: Vec<String>,
     /// The folder of an encoder that plugins ask for by name; may be repeated
     #[arg(long = "encoder", value_name = "NAME=DIR")]
     encoders: Vec<String>,
-    /// The run's folder [default: runs/DATE-PLUGIN]
-    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
-    out: Option<PathBuf>,
-    /// cpu, cuda or cuda:N
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
-    /// The seed of all randomness
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Go on with a run (its folder, or one of its checkpoints) [default: the newest under runs/]
-    #[arg(long, value_name = "CHECKPOINT|DIR", num_args = 0..=1, conflicts_with_all = ["preset", "seed"])]
-    resume: Option<Option<PathBuf>>,
-    /// Go on with a run although its model, a plugin or a key that matters has changed
-    #[arg(long, requires = "resume")]
-    force: bool,
-    /// Print the resolved configuration, and the memory and time it takes, tried once; train nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 impl TrainArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
-        let (config, start, preset) = match &self.resume {
-            Some(target) => self.resumed(Start::resume(target.as_deref(), self.force)?)?,
-            None => self.fresh(&context.hub)?,
+        let (config, start, preset) = match self.run.resumes() {
+            true => {
+                let (config, start) = self.run.resumed(self.layers()?, |layers| resolve("paper-512", layers))?;
+                (config, start, None)
+            }
+            false => self.fresh(&context.hub)?,
         };
-        if self.dry_run {
-            return describe(&config, context, self.json);
+        if self.run.dry_run {
+            return describe(&config, context, self.run.json);
         }
         let info = RunInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -88,7 +64,7 @@ impl TrainArgs {
         let trainer = Trainer::new(config, &start, info, context)?;
         let folder = trainer.folder().to_owned();
         let outcome = trainer.run()?;
-        if self.json {
+        if self.run.json {
             println!("{}", serde_json::to_string_pretty(&outcome.to_json(&folder))?);
         } else {
             print!("{}", summary(&outcome, &folder));
@@ -98,7 +74,7 @@ impl TrainArgs {
 
     fn fresh(&self, hub: &Hub) -> Result<(Config, Start, Option<String>)> {
         let mut layers = Vec::new();
-        let preset = match (&self.preset, &self.model, &self.config) {
+        let preset = match (&self.preset, &self.model, &self.run.config) {
             (Some(preset), _, _) => preset.clone(),
             (None, None, None) => {
                 tracing::info!("no model and no config named: training the small model that ships (preset tiny-art)");
@@ -123,64 +99,26 @@ impl TrainArgs {
         let Some(first) = config.reward.plugin.first() else {
             bail!("no classifier: name one with --plugin, as in --plugin kmeans_image.wasm");
         };
-        let out = match &self.out {
-            Some(out) => out.clone(),
-            None => {
-                let stem = Path::new(&first.source).file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                default_folder(Path::new("runs"), &stem, SystemTime::now())
-            }
-        };
-        Ok((config, Start::New(out), Some(preset)))
+        let what = Path::new(&first.source).file_stem().unwrap_or_default().to_string_lossy();
+        let start = self.run.new_run(&what);
+        Ok((config, start, Some(preset)))
     }
 
-    fn resumed(&self, start: Start) -> Result<(Config, Start, Option<String>)> {
-        let Start::Resume { folder, .. } = &start else { bail!("only a run's folder can be resumed") };
-        let path = folder.join("config.toml");
-        let before = Config::read(&path)?;
-        let text = fs_err::read_to_string(&path)?;
-        let mut layers = vec![Layer { origin: path.display().to_string(), text }];
-        layers.extend(self.layers()?);
-        let now = resolve("paper-512", &layers)?;
-        if let Err(error) = check_resumable(&before, &now) {
-            refuse(self.force, error)?;
-        }
-        Ok((now, start, None))
-    }
-
-    /// What stands over the preset: the file, then the flags, then `--set`.
+    /// What stands over the preset.
     fn layers(&self) -> Result<Vec<Layer>> {
-        let mut layers = Vec::new();
-        if let Some(path) = &self.config {
-            let text = fs_err::read_to_string(path)?;
-            layers.push(Layer { origin: path.display().to_string(), text });
-        }
-        let mut flag = |origin: &str, text: String| layers.push(Layer { origin: format!("--{origin}"), text });
+        let mut own = Vec::new();
         if let Some(model) = &self.model {
-            flag("model", format!("model.path = {}", quoted(model)));
+            own.push(flag("model", format!("model.path = {}", quoted(model))));
         }
-        if let Some(device) = &self.device {
-            flag("device", format!("run.device = {}", quoted(device)));
-        }
-        if let Some(seed) = self.seed {
-            flag("seed", format!("run.seed = {seed}"));
-        }
-        for encoder in &self.encoders {
-            let (name, folder) = encoder
-                .split_once('=')
-                .with_context(|| format!("--encoder {encoder}: write NAME=DIR, as in --encoder clip=/models/clip"))?;
-            flag("encoder", format!("[encoders]\n{} = {}", quoted(name), quoted(folder)));
-        }
+        own.extend(encoder_layers(&self.encoders)?);
         if !self.plugins.is_empty() {
             let tables = self.plugins.iter().map(|plugin| {
                 let (source, weight) = plugin_and_weight(plugin);
                 format!("[[reward.plugin]]\nsource = {}\nweight = {weight:?}\n", quoted(source))
             });
-            flag("plugin", tables.collect());
+            own.push(flag("plugin", tables.collect()));
         }
-        for set in &self.sets {
-            layers.push(Layer::set(set)?);
-        }
-        Ok(layers)
+        self.run.layers(own)
     }
 }
 
@@ -190,10 +128,6 @@ fn plugin_and_weight(plugin: &str) -> (&str, f64) {
         Some((source, Ok(weight))) => (source, weight),
         _ => (plugin, 1.0),
     }
-}
-
-fn quoted(text: &str) -> Value {
-    Value::from(text)
 }
 
 /// The resolved configuration, what an epoch consists of, and what one try of each part took.

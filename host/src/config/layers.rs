@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use super::Config;
+use super::{Config, RunConfig as _};
 
 const PAPER_512: &str = include_str!("../../presets/paper-512.toml");
 
@@ -62,12 +62,7 @@ pub fn resolve(preset: &str, layers: &[Layer]) -> Result<Config> {
     for layer in layers {
         merge(&mut merged, checked(layer, &known)?);
     }
-    let config: Config = merged.try_into().map_err(|error: toml::de::Error| {
-        let origins: Vec<_> = layers.iter().map(|layer| layer.origin.as_str()).collect();
-        anyhow!("{}: {}", origins.join(", "), error.to_string().trim().replace('\n', " "))
-    })?;
-    config.check()?;
-    Ok(config)
+    Config::of_table(merged, layers)
 }
 
 /// A complete table with the layers over it, in order; a key that it does not have is an error.

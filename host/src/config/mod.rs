@@ -10,8 +10,10 @@ use std::path::Path;
 
 use ambiguity_models::lora::{LoraSpec, Targets};
 use ambiguity_models::params::MemoryFormat;
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
 pub(crate) use layers::overlay;
 pub use layers::{Layer, preset_names, resolve};
@@ -306,23 +308,85 @@ pub enum OnError {
     Skip,
 }
 
-impl Config {
+/// A run's configuration: resolved of layers, written into the run's folder with every value, and read from there when the
+/// run goes on.
+pub trait RunConfig: Serialize + DeserializeOwned {
+    /// Whose configuration it is, for messages.
+    const OF: &'static str;
+    /// Keys, or whole sections, that a resumed run may change: they alter what is kept or how fast it goes, not what is
+    /// learnt.
+    const FREE_KEYS: &'static [&'static str];
+
+    /// Refuses values that no run can use; each message names the key.
+    fn check(&self) -> Result<()>;
+
+    /// Of a table with every key; `layers` are what an error is about.
+    fn of_table(table: Table, layers: &[Layer]) -> Result<Self> {
+        let config: Self = table.try_into().map_err(|error: toml::de::Error| {
+            let origins: Vec<_> = layers.iter().map(|layer| layer.origin.as_str()).collect();
+            anyhow!("{}: {}", origins.join(", "), error.to_string().trim().replace('\n', " "))
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
     /// The resolved configuration of a run's folder.
-    pub fn read(path: &Path) -> Result<Self> {
+    fn read(path: &Path) -> Result<Self> {
         let text = fs_err::read_to_string(path)?;
         let config: Self =
-            toml::from_str(&text).with_context(|| format!("{} is not a run's config", path.display()))?;
+            toml::from_str(&text).with_context(|| format!("{} is not {}'s config", path.display(), Self::OF))?;
         config.check()?;
         Ok(config)
     }
 
     /// As TOML, every value written out.
-    pub fn to_toml(&self) -> Result<String> {
+    fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string_pretty(self)?)
     }
 
-    /// Refuses values that no run can use; each message names the key.
-    pub fn check(&self) -> Result<()> {
+    /// Refuses to go on with a run of this configuration by another that differs in a key that decides what is learnt.
+    fn check_resumable(&self, now: &Self) -> Result<()> {
+        let (before, now) = (Table::try_from(self)?, Table::try_from(now)?);
+        for (section, values) in &now {
+            let Some(values) = values.as_table() else { continue };
+            for (key, value) in values {
+                let path = format!("{section}.{key}");
+                if Self::FREE_KEYS.contains(&path.as_str()) || Self::FREE_KEYS.contains(&section.as_str()) {
+                    continue;
+                }
+                let old = before.get(section).and_then(|section| section.get(key));
+                ensure!(
+                    old == Some(value),
+                    "{path} is {value}, but the run was begun with {}: start a new run, or leave the key as it was",
+                    old.map_or_else(|| "nothing".to_owned(), ToString::to_string)
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RunConfig for Config {
+    const OF: &'static str = "a run";
+    const FREE_KEYS: &'static [&'static str] = &[
+        "run.device",
+        "model.path",
+        "encoders",
+        "train.epochs",
+        "train.micro_batch",
+        "train.gradient_checkpointing",
+        "sample.micro_batch",
+        "checkpoint.every",
+        "checkpoint.keep",
+        "monitor.every",
+        "monitor.on_collapse",
+        "monitor.min_diversity",
+        "plugin.timeout_ms",
+        "plugin.memory_mib",
+        "plugin.max_skipped",
+    ];
+
+    fn check(&self) -> Result<()> {
         let Self { sample, train, lora, prompts, checkpoint, monitor, plugin, .. } = self;
         positive("sample.steps", sample.steps)?;
         positive("sample.batch_size", sample.batch_size)?;
@@ -376,7 +440,9 @@ impl Config {
         }
         Ok(())
     }
+}
 
+impl Config {
     /// Timesteps of a sample that an update trains on: the share of the steps, rounded, at least one.
     pub fn n_train_timesteps(&self) -> usize {
         let wanted = (self.sample.steps as f64 * self.train.timestep_fraction).round() as usize;

@@ -6,8 +6,8 @@
 //! - `info`: [`RunInfo`], on what and when it was started · `lock`: [`PluginsLock`], with which plugins
 //! - `history`: [`History`], the metrics as numbers by epoch
 //! - `confusion`: how a classifier tells styles
-//! - `grid`: contact sheets and before/after pictures · `curve`: the reward curve · `learning`: a CAN's or classifier's
-//!   curves · `report`: the page that shows it all
+//! - `grid`: contact sheets and before/after pictures · `curve`: the reward curve · `fine_tuning`: its figures in words ·
+//!   `learning`: a CAN's or classifier's curves and figures · `report`: the page that shows it all
 //! - `events`: TensorBoard's files · `files`: atomic writing · `drawing`: charts as pixels or SVG
 //!
 //! ```
@@ -34,6 +34,7 @@ mod drawing;
 mod error;
 mod events;
 mod files;
+mod fine_tuning;
 pub mod grid;
 mod history;
 mod info;
@@ -234,6 +235,13 @@ impl RunDir {
     /// All records of `metrics.jsonl`, without a torn last line.
     pub fn read_metrics(&self) -> Result<Vec<Value>> {
         read_metrics(&self.path)
+    }
+
+    /// What the monitor measured at an epoch, if it looked then.
+    pub fn recorded_monitor(&self, epoch: u64) -> Result<Option<Value>> {
+        let records = self.read_metrics()?;
+        let record = records.into_iter().find(|record| record["epoch"] == epoch && record["monitor"].is_object());
+        Ok(record.map(|mut record| record["monitor"].take()))
     }
 
     /// The metrics as numbers by epoch.

@@ -8,6 +8,7 @@ mod plan;
 mod record;
 mod score;
 mod setup;
+mod start;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,7 +27,7 @@ use torch_ext::AdamW;
 use crate::config::{Config, OnCollapse};
 use crate::data::prompts::PromptSet;
 use crate::ddpo::{Ddpo, Hooks, UpdateStatistics};
-use crate::interrupt::{Interrupt, Interrupted};
+use crate::interrupt::Interrupt;
 use crate::plugin::Sample;
 use crate::progress::{Bar, Progress as ProgressBars};
 use crate::reward::{Summary, advantages, combine, paired_rise, standard_error};
@@ -35,8 +36,9 @@ use crate::sampler::{Denoiser, Sampler, SeededNoise, TextStates, Trajectories};
 
 pub use plan::{Measured, Plan, gibibytes, measure};
 pub use record::{EpochRecord, MonitorRecord, Seconds, TrainedRecord};
-pub use score::{Scorer, Scores};
-pub use setup::{Start, check_resumable, check_same_keys, encoder_folder, encoders, model_folder, native_size, refuse};
+pub use score::{Scorer, Scores, locked};
+pub use setup::{encoder_folder, encoders, model_folder, native_size};
+pub use start::{Start, stopped};
 
 use record::Progress;
 
@@ -250,19 +252,8 @@ impl Trainer {
     /// Drops the part epoch, keeps the last whole one, and says how to go on.
     fn keep_and_stop(&mut self, cause: Option<anyhow::Error>) -> Result<anyhow::Error> {
         self.save_unsaved()?;
-        // What stopped the run is what its user must hear of, not this.
-        if let Err(error) = self.run.write_report() {
-            tracing::warn!("no report: {error}");
-        }
-        let folder = self.run.path().display().to_string();
-        let kept = format!(
-            "{} of {} epochs are kept in {folder}; go on with `host train --resume {folder}`",
-            self.progress.epoch, self.config.train.epochs
-        );
-        Ok(match cause {
-            None => Interrupted { kept }.into(),
-            Some(error) => error.context(format!("stopped in epoch {}; {kept}", self.progress.epoch + 1)),
-        })
+        let epochs = (self.progress.epoch, self.config.train.epochs);
+        Ok(stopped(&mut self.run, "host train", epochs, cause))
     }
 
     fn denoiser(&self) -> Denoiser<'_> {
@@ -501,9 +492,7 @@ impl Trainer {
     }
 
     fn recorded_monitor(&self, epoch: u64) -> Result<Option<MonitorRecord>> {
-        let lines = self.run.read_metrics()?;
-        let line = lines.iter().find(|line| line["epoch"] == epoch && line["monitor"].is_object());
-        Ok(line.map(|line| serde_json::from_value(line["monitor"].clone())).transpose()?)
+        Ok(self.run.recorded_monitor(epoch)?.map(serde_json::from_value).transpose()?)
     }
 
     fn lora_values(&self) -> NamedTensors {

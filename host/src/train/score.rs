@@ -75,18 +75,7 @@ impl Scorer {
 
     /// What plugins.lock says.
     pub fn locked(&self) -> Vec<LockedPlugin> {
-        let lock = |(plugin, classifier): &(RewardPlugin, Box<dyn Classifier>)| {
-            let source = classifier.source();
-            let description = classifier.description();
-            LockedPlugin {
-                name: description.name.clone(),
-                source: plugin.source.clone(),
-                sha256: source.sha256.clone(),
-                interface: source.interface.clone(),
-                styles: u32::try_from(description.styles.len()).ok(),
-            }
-        };
-        self.classifiers.iter().map(lock).collect()
+        self.classifiers.iter().map(|(plugin, classifier)| locked(&plugin.source, &**classifier)).collect()
     }
 
     /// The highest that the weighted sum of rewards can be.
@@ -196,6 +185,18 @@ fn mean_pairwise_distance(embeddings: &Array2<f32>) -> f64 {
     let squared: f64 = sum.iter().map(|x| x * x).sum();
     let n = n as f64;
     1.0 - (squared - n) / (n * (n - 1.0))
+}
+
+/// What plugins.lock says of a plugin that was called `source`.
+pub fn locked(source: &str, classifier: &dyn Classifier) -> LockedPlugin {
+    let (file, description) = (classifier.source(), classifier.description());
+    LockedPlugin {
+        name: description.name.clone(),
+        source: source.to_owned(),
+        sha256: file.sha256.clone(),
+        interface: file.interface.clone(),
+        styles: u32::try_from(description.styles.len()).ok(),
+    }
 }
 
 #[cfg(test)]

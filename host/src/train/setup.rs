@@ -8,11 +8,11 @@ use ambiguity_models::params::NamedTensors;
 use ambiguity_models::pipeline::Pipeline;
 use ambiguity_models::safetensors::{encode_safetensors, read_safetensors, read_safetensors_with_metadata};
 use ambiguity_models::scheduler::Ddim;
-use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use tch::Device;
 use torch_ext::{AdamW, AdamWConfig};
 
-use super::{LORA_FILE, Plan, Progress, STATE_FILE, Scorer, Trainer};
+use super::{LORA_FILE, Plan, Progress, STATE_FILE, Scorer, Start, Trainer};
 use crate::cli::Context as CommandContext;
 use crate::config::Config;
 use crate::data::prompts::PromptSet;
@@ -20,69 +20,8 @@ use crate::encoders::Encoders;
 use crate::home::home;
 use crate::hub::{Hub, Wanted, is_id};
 use crate::random::{Purpose, derive_seed};
-use crate::run::{PluginsLock, RunDir, RunInfo};
+use crate::run::{PluginsLock, RunInfo};
 use crate::sampler::TextStates;
-
-/// Keys that a resumed run may change: they alter what is kept or how fast it goes, not what is learnt.
-const FREE_KEYS: [&str; 15] = [
-    "run.device",
-    "model.path",
-    "encoders",
-    "train.epochs",
-    "train.micro_batch",
-    "train.gradient_checkpointing",
-    "sample.micro_batch",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "monitor.every",
-    "monitor.on_collapse",
-    "monitor.min_diversity",
-    "plugin.timeout_ms",
-    "plugin.memory_mib",
-    "plugin.max_skipped",
-];
-
-/// Where a run begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// In a new folder.
-    New(PathBuf),
-    /// In a run's folder, at a checkpoint's epoch or at the newest one.
-    Resume {
-        /// The run's folder.
-        folder: PathBuf,
-        /// The checkpoint's epoch; the newest if none.
-        epoch: Option<u64>,
-        /// Whether another model, plugin or key is warned of instead of refused.
-        force: bool,
-    },
-}
-
-impl Start {
-    /// `--resume` with what may follow it: a run's folder, a checkpoint's folder, or nothing for the newest run.
-    pub fn resume(target: Option<&Path>, force: bool) -> Result<Self> {
-        let Some(target) = target else {
-            let newest = RunDir::newest_under(Path::new("runs"));
-            let folder = newest.context("there is no run under ./runs to resume: name its folder, --resume DIR")?;
-            return Ok(Self::Resume { folder, epoch: None, force });
-        };
-        if target.join("config.toml").is_file() {
-            return Ok(Self::Resume { folder: target.to_owned(), epoch: None, force });
-        }
-        let epoch = target.file_name().and_then(|name| name.to_str()?.strip_prefix("epoch-")?.parse().ok());
-        let folder = target.parent().and_then(Path::parent);
-        match (epoch, folder) {
-            (Some(epoch), Some(folder)) if target.is_dir() => {
-                let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-                Ok(Self::Resume { folder: folder.to_owned(), epoch: Some(epoch), force })
-            }
-            _ => bail!(
-                "{} is neither a run's folder (it has no config.toml) nor a checkpoint (checkpoints/epoch-NNNN)",
-                target.display()
-            ),
-        }
-    }
-}
 
 /// The folder of a model: an existing folder, a shipped model's name, or an id on the Hub.
 pub fn model_folder(path: &str, hub: &Hub) -> Result<PathBuf> {
@@ -142,40 +81,6 @@ pub fn encoders(folders: &BTreeMap<String, String>, device: Device, hub: &Hub) -
     Ok(encoders)
 }
 
-/// Refuses a resumed run whose configuration differs in a key that decides what is learnt.
-pub fn check_resumable(before: &Config, now: &Config) -> Result<()> {
-    check_same_keys(&toml::Table::try_from(before)?, &toml::Table::try_from(now)?, &FREE_KEYS)
-}
-
-/// Refuses another value of a key, unless the key or its whole section is among the free ones.
-pub fn check_same_keys(before: &toml::Table, now: &toml::Table, free: &[&str]) -> Result<()> {
-    for (section, values) in now {
-        let Some(values) = values.as_table() else { continue };
-        for (key, value) in values {
-            let path = format!("{section}.{key}");
-            if free.contains(&path.as_str()) || free.contains(&section.as_str()) {
-                continue;
-            }
-            let old = before.get(section).and_then(|section| section.get(key));
-            ensure!(
-                old == Some(value),
-                "{path} is {value}, but the run was begun with {}: start a new run, or leave the key as it was",
-                old.map_or_else(|| "nothing".to_owned(), ToString::to_string)
-            );
-        }
-    }
-    Ok(())
-}
-
-/// What stands against going on with a run: an error, or, where the user insists, a warning.
-pub fn refuse(force: bool, error: Error) -> Result<()> {
-    if !force {
-        return Err(error.context("this would be another run (--force goes on all the same)"));
-    }
-    tracing::warn!("{error}; going on all the same");
-    Ok(())
-}
-
 impl Trainer {
     /// Loads plugins, model and adapter, and makes or reopens the run's folder, in this order: nothing is written
     /// before everything was found to be good.
@@ -226,21 +131,7 @@ impl Trainer {
         );
         let model_digest = Pipeline::digest(&folder)?;
         let lock = PluginsLock { plugins: scorer.locked() };
-        let run = match start {
-            Start::New(folder) => {
-                let mut run = RunDir::create(folder, &config.to_toml()?, &lock)?;
-                run.write_info(&info)?;
-                run
-            }
-            Start::Resume { folder, force, .. } => {
-                let run = RunDir::open(folder)?;
-                if let Some(conflict) = run.plugins_lock()?.conflict(&lock) {
-                    refuse(*force, anyhow!("{}: {conflict}", folder.display()))?;
-                }
-                run.write_config(&config.to_toml()?)?;
-                run
-            }
-        };
+        let run = start.open(&config, &lock, &info)?;
         let mut trainer = Self {
             config,
             pipeline,
@@ -263,34 +154,18 @@ impl Trainer {
         if trainer.config.train.ema > 0.0 {
             trainer.average = Some(trainer.lora_values());
         }
-        if let Start::Resume { epoch, force, .. } = start {
-            trainer.restore(*epoch, *force)?;
-        }
+        trainer.restore(start)?;
         Ok(trainer)
     }
 
-    fn restore(&mut self, epoch: Option<u64>, force: bool) -> Result<()> {
-        let checkpoints = self.run.checkpoints()?;
-        let found = match epoch {
-            Some(epoch) => {
-                let found = checkpoints.into_iter().find(|(found, _)| *found == epoch);
-                Some(
-                    found
-                        .with_context(|| format!("{} has no checkpoint of epoch {epoch}", self.run.path().display()))?,
-                )
-            }
-            None => checkpoints.into_iter().max(),
-        };
-        let Some((epoch, folder)) = found else {
-            tracing::info!("no checkpoint yet: {} starts again from its first epoch", self.run.path().display());
-            return Ok(self.run.rewind(0)?);
-        };
+    fn restore(&mut self, start: &Start) -> Result<()> {
+        let Some((epoch, folder)) = start.checkpoint(&mut self.run)? else { return Ok(()) };
         let state_path = folder.join(STATE_FILE);
         let (tensors, metadata) = read_safetensors_with_metadata(&state_path)?;
         if let Some(before) = metadata.get("model").filter(|before| **before != self.model_digest) {
             let (run, path) = (self.run.path().display(), &self.config.model.path);
             let now = &self.model_digest;
-            refuse(force, anyhow!("{run}: the run was begun with a model of digest {before}, but {path} has {now}"))?;
+            start.refuse(anyhow!("{run}: the run was begun with a model of digest {before}, but {path} has {now}"))?;
         }
         self.lora.load_values(&read_safetensors(&folder.join(LORA_FILE))?)?;
         let progress = metadata.get("progress").with_context(|| format!("{} has no progress", state_path.display()))?;

@@ -103,39 +103,41 @@ impl Discriminator {
     /// Pictures [n, 3, size, size] in [-1, 1] to both verdicts, by the running statistics and without dropout.
     pub fn forward(&self, images: &Tensor) -> Verdict {
         let features = self.features(images, Statistics::Running);
-        let mut x = features.shallow_clone();
-        for (i, layer) in self.style_head.iter().enumerate() {
-            x = layer.forward(&x);
-            if i < 2 {
-                x = leaky_relu(x, SLOPE);
-            }
-        }
-        Verdict { real: self.real_head.forward(&features).squeeze_dim(1), styles: x }
+        let styles = self.styles(&features, None).expect("nothing is drawn");
+        Verdict { real: self.real(&features), styles }
     }
 
     /// As [`Discriminator::forward`] in training: BatchNorm by the batch, dropout by `randomness`.
     pub fn forward_train(&self, images: &Tensor, what: Pictures, randomness: &mut Randomness) -> Result<Verdict> {
         let features = self.features(images, what.statistics());
-        let styles = self.styles_of_features(&features, randomness)?;
-        Ok(Verdict { real: self.real_head.forward(&features).squeeze_dim(1), styles })
+        let styles = self.styles(&features, Some(randomness))?;
+        Ok(Verdict { real: self.real(&features), styles })
     }
 
     /// The style logits alone, [n, styles], in training on real pictures.
     pub fn styles_train(&self, images: &Tensor, randomness: &mut Randomness) -> Result<Tensor> {
-        self.styles_of_features(&self.features(images, Statistics::Followed), randomness)
+        self.styles(&self.features(images, Statistics::Followed), Some(randomness))
     }
 
     /// How real alone, \[n\], in training.
     pub fn real_train(&self, images: &Tensor, what: Pictures) -> Tensor {
-        self.real_head.forward(&self.features(images, what.statistics())).squeeze_dim(1)
+        self.real(&self.features(images, what.statistics()))
     }
 
-    fn styles_of_features(&self, features: &Tensor, randomness: &mut Randomness) -> Result<Tensor> {
+    fn real(&self, features: &Tensor) -> Tensor {
+        self.real_head.forward(features).squeeze_dim(1)
+    }
+
+    /// The style head, with dropout where there is randomness for it.
+    fn styles(&self, features: &Tensor, mut randomness: Option<&mut Randomness>) -> Result<Tensor> {
         let mut x = features.shallow_clone();
         for (i, layer) in self.style_head.iter().enumerate() {
             x = layer.forward(&x);
             if i < 2 {
-                x = self.dropped(&leaky_relu(x, SLOPE), randomness)?;
+                x = leaky_relu(x, SLOPE);
+                if let Some(randomness) = &mut randomness {
+                    x = self.dropped(x, randomness)?;
+                }
             }
         }
         Ok(x)
@@ -150,10 +152,10 @@ impl Discriminator {
     }
 
     /// Zeroes a random share and scales the rest up, so that the mean stays.
-    fn dropped(&self, x: &Tensor, randomness: &mut Randomness) -> Result<Tensor> {
+    fn dropped(&self, x: Tensor, randomness: &mut Randomness) -> Result<Tensor> {
         let share = self.config.dropout;
         if share == 0.0 {
-            return Ok(x.shallow_clone());
+            return Ok(x);
         }
         let kept = randomness.uniform(&x.size())?.ge(share).to_device(x.device()).to_kind(x.kind());
         Ok(x * kept / (1.0 - share))

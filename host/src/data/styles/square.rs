@@ -5,11 +5,10 @@ use image::{RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 
 /// How a picture becomes square.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
     /// The whole picture, with black (torchvision's default) on both sides of the shorter side.
-    #[default]
     Pad,
     /// The square in the middle.
     Crop,

@@ -1,0 +1,118 @@
+//! The flags of all commands that train in a run's folder, and the layers of configuration that they make.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use toml::Value;
+
+use crate::config::{Layer, RunConfig};
+use crate::run::default_folder;
+use crate::train::Start;
+
+/// Where a run begins, and what stands over its preset.
+#[derive(Args, Debug)]
+pub(super) struct RunArgs {
+    /// A TOML file over the preset
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// One key over all files, as in monitor.every=4; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// The run's folder [default: runs/DATE-WHAT]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    out: Option<PathBuf>,
+    /// cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// The seed of all randomness
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Go on with a run (its folder, or one of its checkpoints) [default: the newest under runs/]
+    #[arg(long, value_name = "CHECKPOINT|DIR", num_args = 0..=1, conflicts_with_all = ["preset", "seed"])]
+    resume: Option<Option<PathBuf>>,
+    /// Go on with a run although what it learns from, a plugin or a key that matters has changed
+    #[arg(long, requires = "resume")]
+    force: bool,
+    /// Print the resolved configuration, and what can be said of the run beforehand; train nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl RunArgs {
+    /// Whether a run is gone on with.
+    pub(super) fn resumes(&self) -> bool {
+        self.resume.is_some()
+    }
+
+    /// The start of a new run, in the folder named, or in one of today's date and `what` is trained with.
+    pub(super) fn new_run(&self, what: &str) -> Start {
+        let default = || default_folder(Path::new("runs"), what, SystemTime::now());
+        Start::New(self.out.clone().unwrap_or_else(default))
+    }
+
+    /// The run to go on with: its own configuration under `over`, resolved, which must not change what is learnt.
+    pub(super) fn resumed<C: RunConfig>(
+        &self,
+        over: Vec<Layer>,
+        resolve: impl FnOnce(&[Layer]) -> Result<C>,
+    ) -> Result<(C, Start)> {
+        let start = Start::resume(self.resume.as_ref().and_then(Option::as_deref), self.force)?;
+        let Start::Resume { folder, .. } = &start else { bail!("only a run's folder can be resumed") };
+        let path = folder.join("config.toml");
+        let before = C::read(&path)?;
+        let mut layers = vec![file(&path)?];
+        layers.extend(over);
+        let now = resolve(&layers)?;
+        if let Err(error) = before.check_resumable(&now) {
+            start.refuse(error)?;
+        }
+        Ok((now, start))
+    }
+
+    /// What stands over the preset: the file, then the flags, the command's `own` among them, then `--set`.
+    pub(super) fn layers(&self, own: Vec<Layer>) -> Result<Vec<Layer>> {
+        let mut layers = self.config.as_deref().map(file).into_iter().collect::<Result<Vec<_>>>()?;
+        if let Some(device) = &self.device {
+            layers.push(flag("device", format!("run.device = {}", quoted(device))));
+        }
+        if let Some(seed) = self.seed {
+            layers.push(flag("seed", format!("run.seed = {seed}")));
+        }
+        layers.extend(own);
+        for set in &self.sets {
+            layers.push(Layer::set(set)?);
+        }
+        Ok(layers)
+    }
+}
+
+/// What `--encoder NAME=DIR` says.
+pub(super) fn encoder_layers(encoders: &[String]) -> Result<Vec<Layer>> {
+    let layer = |encoder: &String| {
+        let (name, folder) = encoder
+            .split_once('=')
+            .with_context(|| format!("--encoder {encoder}: write NAME=DIR, as in --encoder clip=/models/clip"))?;
+        Ok(flag("encoder", format!("[encoders]\n{} = {}", quoted(name), quoted(folder))))
+    };
+    encoders.iter().map(layer).collect()
+}
+
+/// A flag's layer.
+pub(super) fn flag(name: &str, text: String) -> Layer {
+    Layer { origin: format!("--{name}"), text }
+}
+
+/// A text as TOML has it.
+pub(super) fn quoted(text: &str) -> Value {
+    Value::from(text)
+}
+
+fn file(path: &Path) -> Result<Layer> {
+    let text = fs_err::read_to_string(path)?;
+    Ok(Layer { origin: path.display().to_string(), text })
+}
