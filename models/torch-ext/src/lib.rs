@@ -1,6 +1,7 @@
 //! What `tch` lacks of libtorch, by a small C++ shim: generators of one's own with PyTorch's numbers, a fused AdamW
 //! whose state can be saved, gradient clipping that returns the norm, autocast with a type on any device, channels-last
-//! memory, GroupNorm and SiLU in one, LeakyReLU with any slope, and CUDA loaded at run time so that one binary serves CPU and GPU. C++ exceptions arrive as [`Error`].
+//! memory, tensors that Rust fills, GroupNorm and SiLU in one, LeakyReLU with any slope, and CUDA loaded at run time so
+//! that one binary serves CPU and GPU. C++ exceptions arrive as [`Error`].
 //!
 //! ```
 //! use tch::{Kind, Tensor, Device};
@@ -21,13 +22,15 @@
 //!
 //! # Layout
 //! [`Generator`] (generator.rs), [`AdamW`] (optim.rs), [`clip_grad_norm`] (grad.rs), [`autocast()`] (autocast.rs),
-//! [`channels_last`] (memory_format.rs), [`group_norm_silu`] and [`leaky_relu`] (fused.rs, fused.cpp, group_norm_silu.c), [`cuda`] (cuda.rs);
+//! [`channels_last`] (memory_format.rs), [`filled`] (fill.rs), [`group_norm_silu`] and [`leaky_relu`] (fused.rs,
+//! fused.cpp, group_norm_silu.c), [`cuda`] (cuda.rs);
 //! ffi.rs declares what shim.cpp defines.
 
 mod autocast;
 pub mod cuda;
 mod error;
 mod ffi;
+mod fill;
 mod fused;
 mod generator;
 mod grad;
@@ -40,6 +43,7 @@ use std::path::PathBuf;
 
 pub use autocast::autocast;
 pub use error::{Error, Result};
+pub use fill::filled;
 pub use fused::{group_norm_silu, leaky_relu};
 pub use generator::Generator;
 pub use grad::clip_grad_norm;

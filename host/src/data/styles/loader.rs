@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tch::Tensor;
+use torch_ext::filled;
 
 use super::StyleBatch;
 use super::balance::Stream;
@@ -81,14 +82,13 @@ fn fill(
     sender: &SyncSender<Result<StyleBatch>>,
     stop: &AtomicBool,
 ) {
-    let mut buffer = Vec::new();
     for step in first_step.. {
         let indices = stream.step(step, batch_size);
         let mirrored = if flip { stream.mirrored(step, batch_size) } else { Vec::new() };
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let batch = batch(pictures, &indices, &mirrored, &mut buffer);
+        let batch = batch(pictures, &indices, &mirrored);
         let failed = batch.is_err();
         if sender.send(batch).is_err() || failed {
             return;
@@ -96,28 +96,20 @@ fn fill(
     }
 }
 
-/// The batch of some pictures, of which those that `mirrored` says are mirrored; an empty `mirrored` mirrors none. The
-/// buffer is kept from batch to batch, so that a batch allocates its tensor alone.
-pub(super) fn batch(
-    pictures: &Pictures,
-    indices: &[usize],
-    mirrored: &[bool],
-    buffer: &mut Vec<f32>,
-) -> Result<StyleBatch> {
+/// The batch of some pictures, of which those that `mirrored` says are mirrored; an empty `mirrored` mirrors none.
+pub(super) fn batch(pictures: &Pictures, indices: &[usize], mirrored: &[bool]) -> Result<StyleBatch> {
     pictures.check()?;
     let size = pictures.size;
-    buffer.resize(indices.len() * 3 * size * size, 0.0);
-    for (i, (&picture, floats)) in indices.iter().zip(buffer.chunks_exact_mut(3 * size * size)).enumerate() {
-        let planes = pictures.planes(picture);
-        for (float, &byte) in floats.iter_mut().zip(planes) {
-            *float = to_float(byte);
+    let images = filled(&[indices.len() as i64, 3, size as i64, size as i64], |floats| {
+        for (i, (&picture, floats)) in indices.iter().zip(floats.chunks_exact_mut(3 * size * size)).enumerate() {
+            for (float, &byte) in floats.iter_mut().zip(pictures.planes(picture)) {
+                *float = to_float(byte);
+            }
+            if mirrored.get(i).is_some_and(|mirrored| *mirrored) {
+                floats.chunks_exact_mut(size).for_each(<[f32]>::reverse);
+            }
         }
-        if mirrored.get(i).is_some_and(|mirrored| *mirrored) {
-            floats.chunks_exact_mut(size).for_each(<[f32]>::reverse);
-        }
-    }
-    let (n, size) = (indices.len() as i64, size as i64);
-    let images = Tensor::f_from_slice(buffer)?.f_view([n, 3, size, size])?;
+    })?;
     let styles: Vec<i64> = indices.iter().map(|&picture| pictures.style(picture)).collect();
     Ok(StyleBatch { images, styles: Tensor::f_from_slice(&styles)? })
 }

@@ -157,9 +157,8 @@ impl StyleImages {
     /// # Panics
     /// If `batch_size` is 0.
     pub fn test_batches(&self, batch_size: usize) -> impl Iterator<Item = Result<StyleBatch>> {
-        let mut buffer = Vec::new();
         let held_out = self.split.held_out.chunks(batch_size);
-        held_out.map(move |indices| loader::batch(&self.pictures, indices, &[], &mut buffer))
+        held_out.map(|indices| loader::batch(&self.pictures, indices, &[]))
     }
 }
 
