@@ -85,7 +85,8 @@ class Peer:
         between = (real * mix + made * (1 - mix)).requires_grad_(True)
         (gradient,) = torch.autograd.grad(self.d(between, style=False)[0].sum(), between, create_graph=True)
         penalty = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
-        loss_d = d_fake.mean() - d_real.mean() + can["style_weight"] * F.cross_entropy(styles, labels) + can["lambda"] * penalty
+        style = F.cross_entropy(styles, labels, label_smoothing=can["label_smoothing"])
+        loss_d = d_fake.mean() - d_real.mean() + can["style_weight"] * style + can["lambda"] * penalty
         loss_d.backward()
         self.opt_d.step()
 

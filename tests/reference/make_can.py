@@ -109,6 +109,7 @@ with statistics_kept(d):
 penalty = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
 losses = {
     "critic": fake_verdict.mean() - real_verdict.mean(), "penalty": penalty, "style": F.cross_entropy(styles, labels),
+    "style_smoothed": F.cross_entropy(styles, labels, label_smoothing=0.2),
     "log_discriminator": F.binary_cross_entropy_with_logits(real_verdict, torch.ones(N))
     + F.binary_cross_entropy_with_logits(fake_verdict, torch.zeros(N)),
 }

@@ -103,7 +103,7 @@ impl Adversarial {
             terms.push(penalty * can.lambda);
         }
         if let Some(styles) = styles {
-            let style = loss::style(&styles, &batch.styles);
+            let style = loss::style(&styles, &batch.styles, can.label_smoothing);
             figures.add("loss/style", &style);
             figures.add("style_accuracy", &right_share(&styles, &batch.styles));
             terms.push(style * can.style_weight);

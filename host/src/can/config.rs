@@ -106,6 +106,8 @@ pub struct Can {
     pub classifier: String,
     /// Weight of L_SL.
     pub style_weight: f64,
+    /// Share of each label of L_SL that is spread evenly over all styles.
+    pub label_smoothing: f64,
     /// Weight of L_SA.
     pub style_ambiguity_weight: f64,
     /// How many.
@@ -232,6 +234,7 @@ impl RunConfig for CanConfig {
         within("can.dropout", can.dropout, 0.0, 0.99)?;
         within("can.lambda", can.lambda, 0.0, 1e6)?;
         within("can.style_weight", can.style_weight, 0.0, 1e6)?;
+        within("can.label_smoothing", can.label_smoothing, 0.0, 1.0)?;
         within("can.style_ambiguity_weight", can.style_ambiguity_weight, 0.0, 1e6)?;
         within("can.adam.learning_rate", can.adam.learning_rate, 0.0, 10.0)?;
         within("can.adam.beta1", can.adam.beta1, 0.0, 0.999_999)?;

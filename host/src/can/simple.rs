@@ -36,7 +36,7 @@ impl Job for Simple {
         let mut figures = Figures::default();
         self.network.optimizer.zero_grad();
         let logits = self.network.network.styles_train(&batch.images, randomness)?;
-        let loss = loss::style(&logits, &batch.styles);
+        let loss = loss::style(&logits, &batch.styles, self.can.label_smoothing);
         figures.add("loss", &loss);
         figures.add("accuracy", &right_share(&logits, &batch.styles));
         loss.f_backward()?;

@@ -105,7 +105,7 @@ pub(super) fn told(network: &Discriminator, data: &StyleImages, device: Device) 
     for batch in data.test_batches(AT_ONCE) {
         let batch = batch?;
         let logits = no_grad(|| network.forward(&batch.images.to_device(device)).styles).to_device(Device::Cpu);
-        told.loss += loss::style(&logits, &batch.styles).double_value(&[]) * batch.styles.numel() as f64;
+        told.loss += loss::style(&logits, &batch.styles, 0.0).double_value(&[]) * batch.styles.numel() as f64;
         let (truth, guess) = (Vec::<i64>::try_from(&batch.styles)?, Vec::<i64>::try_from(&logits.argmax(-1, false))?);
         for (truth, guess) in truth.into_iter().zip(guess) {
             told.counts[truth as usize][guess as usize] += 1;

@@ -28,9 +28,10 @@ pub fn log_generator(fake: &Tensor, nonsaturating: bool) -> Tensor {
     if nonsaturating { -fake.log_sigmoid().mean(Kind::Float) } else { (-fake).log_sigmoid().mean(Kind::Float) }
 }
 
-/// L_SL: the cross-entropy of the style logits [n, styles] of real pictures to their styles, i64 \[n\].
-pub fn style(logits: &Tensor, styles: &Tensor) -> Tensor {
-    logits.cross_entropy_loss(styles, None::<&Tensor>, Reduction::Mean, -100, 0.0)
+/// L_SL: the cross-entropy of the style logits [n, styles] of real pictures to their styles, i64 \[n\], of which
+/// `smoothing`, 0 in the paper, is spread evenly over all styles (Szegedy et al., arXiv 1512.00567, section 7).
+pub fn style(logits: &Tensor, styles: &Tensor, smoothing: f64) -> Tensor {
+    logits.cross_entropy_loss(styles, None::<&Tensor>, Reduction::Mean, -100, smoothing)
 }
 
 /// L_SA: CE(C(x), U) from style logits [n, styles], averaged over the pictures; at least ln of the styles' number.

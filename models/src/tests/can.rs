@@ -62,10 +62,11 @@ fn a_step_of_both_sides_matches_pytorch() {
         loss::gradient_penalty(&real, &fake, reference.tensor("mix"), |x| discriminator.real_train(x, Pictures::Made))
             .unwrap();
     let critic = loss::critic(&judged.real, &fake_verdict);
-    let style = loss::style(&judged.styles, labels);
+    let style = loss::style(&judged.styles, labels, 0.0);
     check("critic", &critic, "loss.critic");
     check("penalty", &penalty, "loss.penalty");
     check("style", &style, "loss.style");
+    check("smoothed", &loss::style(&judged.styles, labels, 0.2), "loss.style_smoothed");
     check("log form", &loss::log_discriminator(&judged.real, &fake_verdict), "loss.log_discriminator");
     (critic + style + penalty * loss::PENALTY_WEIGHT).backward();
     for name in ["blocks.0.conv.weight", "style_head.0.weight"] {
