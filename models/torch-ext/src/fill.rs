@@ -37,6 +37,27 @@ mod tests {
         assert_eq!(Vec::<Vec<f32>>::try_from(&tensor).unwrap(), [[0.0, 0.0, 0.0], [0.0, 5.0, 0.0]]);
     }
 
+    /// The threads of this process that have this name; one that is not told otherwise has its maker's.
+    #[cfg(target_os = "linux")]
+    fn threads_named(name: &str) -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|found| found.trim_end() == name).count()
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn no_threads_come_of_it() {
+        let name = "fills-alone";
+        let fill = || {
+            let tensor = filled(&[32, 3, 64, 64], |floats| floats.fill(1.0)).unwrap();
+            (tensor, threads_named(name))
+        };
+        let (tensor, threads) = std::thread::Builder::new().name(name.to_owned()).spawn(fill).unwrap().join().unwrap();
+        assert_eq!(tensor.sum(Kind::Float).double_value(&[]), tensor.numel() as f64);
+        assert_eq!(threads, 1);
+    }
+
     #[test]
     fn nothing_may_be_written() {
         let tensor = filled(&[0, 3], |floats| assert!(floats.is_empty())).unwrap();
