@@ -195,8 +195,11 @@ fn summary(task: Task, own_head: bool, outcome: &Outcome, folder: &Path) -> Stri
             text += &format!("{words} on held-out pictures: {:.1} % → {:.1} %\n", 100.0 * from, 100.0 * to);
         }
     }
-    if let Some((from, to)) = both("ambiguity") {
-        text += &format!("style ambiguity of made pictures: {from:.4} → {to:.4}\n");
+    if let (Some((from, to)), Some(n)) = (both("ambiguity"), outcome.last["styles"].as_u64()) {
+        // An untrained head is ambiguous of all pictures.
+        let from = if own_head { String::new() } else { format!("{from:.4} → ") };
+        text +=
+            &format!("style ambiguity of made pictures: {from}{to:.4}; the least is ln {n} = {:.4}\n", (n as f64).ln());
     }
     if let Some((_, share)) = both("diversity") {
         text += &format!("made pictures differ by {:.0} % as much as real ones\n", 100.0 * share);

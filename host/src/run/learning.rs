@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::curve::{LEFT, Plot, RIGHT, Range, WIDTH};
 use super::drawing::{Drawing, Ink};
 use super::report::Tile;
+use crate::can::config::OWN_HEAD;
 use crate::canvas::Anchor;
 use crate::canvas::text::{self, Weight, decimals, number};
 
@@ -39,6 +40,14 @@ struct Panel {
     percent: bool,
 }
 
+/// How ambiguous made pictures are, nats.
+struct Ambiguity {
+    classifier: String,
+    /// What the last value is held against, with its epoch.
+    from: (u64, f64),
+    now: f64,
+}
+
 /// One quantity by epoch.
 struct Series {
     name: &'static str,
@@ -67,6 +76,18 @@ impl Learning<'_> {
     fn ends(&self, path: &str) -> Option<(f64, f64)> {
         let points = self.series("", path, Ink::Text).points;
         Some((points.first()?.1, points.last()?.1))
+    }
+
+    /// What the ambiguity came from, and where it is now. An untrained head is ambiguous of all pictures, so under the
+    /// discriminator's own the most that it was, while the head learnt, stands for the beginning.
+    fn ambiguity(&self) -> Option<Ambiguity> {
+        let points = self.series("", "/monitor/ambiguity", Ink::Text).points;
+        let classifier = self.can.get("classifier").and_then(toml::Value::as_str).unwrap_or(OWN_HEAD).to_owned();
+        let from = match classifier.as_str() {
+            OWN_HEAD => *points.iter().max_by(|a, b| a.1.total_cmp(&b.1))?,
+            _ => *points.first()?,
+        };
+        Some(Ambiguity { classifier, from, now: points.last()?.1 })
     }
 
     /// ln N, the least that the ambiguity can be.
@@ -182,10 +203,12 @@ impl Learning<'_> {
                 tone,
             });
         }
-        if let Some((from, to)) = self.ends("/monitor/ambiguity") {
+        if let Some(Ambiguity { classifier, from: (_, from), now }) = self.ambiguity() {
             let least = self.least_ambiguity().map(|(least, n)| format!("; ln {n} = {}", number(least, 3)));
-            let note = format!("from {}{}", number(from, 3), least.unwrap_or_default());
-            tiles.push(Tile { label: "Style ambiguity", value: number(to, 3), note, tone: "" });
+            let from_words = if classifier == OWN_HEAD { "at most" } else { "from" };
+            let note = format!("{from_words} {}{}", number(from, 3), least.unwrap_or_default());
+            let tone = if now < from { "good" } else { "" };
+            tiles.push(Tile { label: "Style ambiguity", value: number(now, 3), note, tone });
         }
         if let Some((_, to)) = self.ends("/monitor/diversity") {
             let limit = self.min_diversity.unwrap_or(0.0);
@@ -215,16 +238,17 @@ impl Learning<'_> {
                 ));
             }
         }
-        if let Some((from, to)) = self.ends("/monitor/ambiguity") {
-            let classifier = self.can.get("classifier").and_then(toml::Value::as_str).unwrap_or("dcgan");
+        if let Some(Ambiguity { classifier, from: (epoch, from), now }) = self.ambiguity() {
+            let (from, now) = (number(from, 3), number(now, 3));
+            let course = match classifier.as_str() {
+                OWN_HEAD => {
+                    format!("under the discriminator\u{2019}s own head is {now}, at most {from} (epoch {epoch})")
+                }
+                plugin => format!("under {plugin} went from {from} to {now}"),
+            };
             let least = self.least_ambiguity();
             let least = least.map(|(least, n)| format!(", where ln {n} = {} is the least there is", number(least, 3)));
-            sentences.push(format!(
-                "The style ambiguity of made pictures under {classifier} went from {} to {}{}.",
-                number(from, 3),
-                number(to, 3),
-                least.unwrap_or_default()
-            ));
+            sentences.push(format!("The style ambiguity of made pictures {course}{}.", least.unwrap_or_default()));
         }
         if let Some((_, share)) = self.ends("/monitor/diversity") {
             sentences.push(format!(
@@ -321,10 +345,14 @@ mod tests {
     #[test]
     fn figures_are_in_words_and_pictures() {
         let (records, can) = (can_records(), toml::Table::new());
+        let plugin = toml::toml! { classifier = "clip_softmax" };
+        let of_plugin = learning(&records, &plugin).result().join(" ");
+        assert!(of_plugin.contains("under clip_softmax went from 3.300 to 3.500, where"), "{of_plugin}");
         let learning = learning(&records, &can);
         let result = learning.result().join(" ");
         assert!(result.contains("tells 55.0 % of the held-out pictures right; untrained it told 4.0 %"), "{result}");
-        assert!(result.contains("went from 3.300 to 3.500, where ln 27 = 3.296 is the least"), "{result}");
+        let of_own_head = "own head is 3.500, at most 3.500 (epoch 2), where ln 27 = 3.296 is the least";
+        assert!(result.contains(of_own_head), "{result}");
         assert_eq!(learning.tiles().len(), 3);
         assert!(learning.to_svg().contains("least: ln 27"));
         assert_eq!(learning.to_rgb().width(), 1800);
