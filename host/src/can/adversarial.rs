@@ -12,6 +12,7 @@ use super::ambiguity::PluginAmbiguity;
 use super::config::{CanConfig, LossForm};
 use super::networks::{self, Trained};
 use super::trainer::{Figures, Job, Look, add_state, load_state, right_share, told};
+use crate::canvas::text::NO_BREAK_SPACE;
 use crate::data::styles::{StyleBatch, StyleImages};
 use crate::plugin::Distributions;
 use crate::random::{Purpose, derive_seed};
@@ -217,7 +218,7 @@ impl Job for Adversarial {
         let cells = rgb_images(&images_u8(&images.narrow(0, 0, (GRID_CELLS as i64).min(images.size()[0]))))?;
         let cells = cells.into_iter().zip(rows).map(|(image, row)| {
             let likeliest = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
-            let title = format!("{} {:.0} %", names[likeliest], 100.0 * row[likeliest]);
+            let title = format!("{} {:.0}{NO_BREAK_SPACE}%", names[likeliest], 100.0 * row[likeliest]);
             Cell { image: image.as_ref().clone(), title, value: Some(ambiguity(row)) }
         });
         Ok(Look { monitor, cells: cells.collect(), told: counts })

@@ -40,10 +40,15 @@ pub(crate) fn width(text: &str, size: f32, weight: Weight) -> f32 {
     text.chars().map(|letter| font.h_advance(font.glyph_id(letter))).sum()
 }
 
-/// Breaks text at spaces into lines no wider than `max_width`; what does not fit into `max_lines` ends in `…`.
+/// Holds a number and its unit together.
+pub(crate) const NO_BREAK_SPACE: char = '\u{a0}';
+
+/// Breaks text at spaces, not at no-break ones, into lines no wider than `max_width`; what does not fit into `max_lines`
+/// ends in `…`.
 pub(crate) fn wrap(text: &str, size: f32, weight: Weight, max_width: f32, max_lines: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
+    let breaks = |letter: char| letter.is_whitespace() && letter != NO_BREAK_SPACE;
+    for word in text.split(breaks).filter(|word| !word.is_empty()) {
         match lines.last_mut() {
             Some(line) if width(&format!("{line} {word}"), size, weight) <= max_width => {
                 line.push(' ');
@@ -98,6 +103,7 @@ mod tests {
         assert_eq!(wrapped.len(), 2);
         assert!(wrapped[1].ends_with('…'), "{wrapped:?}");
         assert!(wrapped.iter().all(|line| width(line, 12.0, Weight::Regular) <= 128.0), "{wrapped:?}");
+        assert_eq!(wrap("cubism 76\u{a0}%", 12.0, Weight::Regular, 70.0, 2), ["cubism", "76\u{a0}%"]);
         assert_eq!(wrap("short", 12.0, Weight::Regular, 128.0, 2), ["short"]);
         assert!(wrap("", 12.0, Weight::Regular, 128.0, 2).is_empty());
     }
@@ -112,7 +118,7 @@ mod tests {
     #[test]
     fn the_fonts_have_every_sign_that_is_drawn() {
         for weight in [Weight::Regular, Weight::Bold] {
-            for letter in "azAZ09 −–—…×±σ→≥≤éß%·".chars() {
+            for letter in "azAZ09 −–—…×±σ→≥≤éß%·\u{a0}".chars() {
                 assert_ne!(font(weight).glyph_id(letter).0, 0, "{letter} is missing in {weight:?}");
             }
         }
