@@ -131,6 +131,7 @@ losses |= {
 (losses["critic_generator"] + losses["ambiguity"]).backward()
 out["g.gradient.blocks.0.conv.weight"] = g[0][0].weight.grad.clone()
 out["g.gradient.out.conv.weight"] = g[4][0].weight.grad.clone()
+out |= {f"g.after.{k}": v for k, v in g_state().items() if "running" in k}
 out |= {f"loss.{k}": v.detach() for k, v in losses.items()}
 save_file({k: v.contiguous().clone() for k, v in out.items()}, Path(__file__).with_name("can.safetensors"))
 print(sum(v.numel() * v.element_size() for v in out.values()), {k: round(float(v.detach()), 4) for k, v in losses.items()})

@@ -5,9 +5,6 @@ use tch::{Kind, Reduction, Tensor};
 
 use crate::error::Result;
 
-/// Weight of the gradient penalty (Gulrajani et al., Improved Training of Wasserstein GANs, arXiv 1704.00028).
-pub const PENALTY_WEIGHT: f64 = 10.0;
-
 /// D of the Wasserstein form without its penalty: mean D(fake) − mean D(real), from logits \[n\].
 pub fn critic(real: &Tensor, fake: &Tensor) -> Tensor {
     fake.mean(Kind::Float) - real.mean(Kind::Float)

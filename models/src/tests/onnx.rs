@@ -3,7 +3,8 @@ use crate::can::{Discriminator, Generator as CanGenerator};
 use crate::onnx::{Metadata, discriminator, generator};
 
 fn networks() -> (CanGenerator, Discriminator) {
-    can::networks(&Reference::read("can.safetensors"))
+    let (generator, discriminator, _) = can::networks(&Reference::read("can.safetensors"));
+    (generator, discriminator)
 }
 
 fn metadata(styles: &[&str]) -> Metadata {
