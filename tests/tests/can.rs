@@ -69,8 +69,15 @@ fn a_can_is_trained_resumed_sampled_and_used_as_a_plugin() {
     let ran = host(folder.path(), &["can", "train", "--resume=parts", "--set=can.lambda=1"]);
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("can.lambda is 1.0, but the run was begun with 10.0"), "{}", ran.stderr);
-    let ran = host(folder.path(), &["train", "--resume=parts"]);
-    assert!(ran.stderr.contains("parts/config.toml is not a run's config"), "{}", ran.stderr);
+    let config = || std::fs::read_to_string(parts.join("config.toml")).expect("a config");
+    let before = config();
+    for command in [&["train"][..], &["classifier", "train"]] {
+        let ran = host(folder.path(), &[command, &["--resume=parts", "--set=run.device=cpu"]].concat());
+        assert_eq!(ran.code, 1);
+        let wanted = "parts is a run of `host can train`: go on with `host can train --resume parts`";
+        assert!(ran.stderr.contains(wanted), "{}", ran.stderr);
+    }
+    assert_eq!(config(), before);
 
     let sample = |out: &str, count: &str, seed: &str| {
         let ran = host_ok(
@@ -143,9 +150,65 @@ fn the_simple_classifier_learns_a_folder_of_pictures() {
 
     // The pictures are known by their contents.
     std::fs::remove_file(folder.path().join("art/baroque/0003.png")).expect("a file");
+    let config = || std::fs::read_to_string(run.join("config.toml")).expect("a config");
+    let before = config();
     let ran = host(folder.path(), &["classifier", "train", "--resume=run", "--set=can.epochs=3"]);
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("the run was begun with pictures of digest"), "{}", ran.stderr);
+    assert_eq!(config(), before, "what is refused leaves the run as it was");
+}
+
+#[test]
+fn the_log_form_trains_and_a_collapse_stops_a_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, nonsaturating) in [("plain", "false"), ("non", "true")] {
+        let more = [format!("--out={name}"), format!("--set=can.nonsaturating={nonsaturating}")];
+        train(folder.path(), "can", &["--set=can.loss=log", "--set=monitor.min_diversity=0", &more[0], &more[1]]);
+        let last = metrics(&folder.path().join(name)).pop().expect("epochs");
+        let (loss, number) = (&last["loss"], |value: &Value| value.as_f64().expect("a number"));
+        assert!(loss.get("gradient_penalty").is_none(), "{loss}");
+        // log(1 − D) is below 0, −log D above it; the discriminator's is a sum of two cross-entropies.
+        assert_eq!(number(&loss["adversarial_generator"]) > 0.0, nonsaturating == "true", "{loss}");
+        assert!(number(&loss["adversarial_discriminator"]) > 0.0, "{loss}");
+        assert!(number(&last["monitor"]["ambiguity_pull"]) > 0.0, "{last}");
+    }
+    // What was diverse enough no longer is, by a limit that no generator reaches.
+    let more = ["--set=monitor.min_diversity=1", "--set=monitor.on_collapse=stop", "--set=can.epochs=5"];
+    let ran = host_ok(folder.path(), &[&["can", "train", "--resume=plain"][..], &more].concat());
+    assert!(ran.stdout.starts_with("3 epochs, stopped: collapsed\n"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("the generator has collapsed"), "{}", ran.stderr);
+    assert!(folder.path().join("plain/checkpoints/epoch-0003").is_dir());
+    // One that never was has not collapsed.
+    let ran = train(folder.path(), "can", &[&["--out=early"], &more[..2]].concat());
+    assert!(ran.starts_with("2 epochs\n"), "{ran}");
+}
+
+#[test]
+fn what_is_no_longer_finite_is_not_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = ["--set=can.steps_per_epoch=1", "--set=checkpoint.keep=1", "--set=can.dropout=0.99"];
+    let begin = |command: &str, more: &[&str]| {
+        let arguments = [&[command, "train"][..], &tiny_can(), &settings, more].concat();
+        host(folder.path(), &arguments)
+    };
+    assert_eq!(begin("classifier", &["--out=run", "--set=can.epochs=1"]).code, 0);
+    // Without its epsilon, Adam divides 0 by 0 where dropout leaves no gradient: after a step whose loss was a number.
+    let spoil = ["--set=can.adam.epsilon=0", "--set=can.epochs=2"];
+    let resume = [&["classifier", "train", "--resume=run", "--force"][..], &spoil].concat();
+    let ran = host(folder.path(), &resume);
+    assert_eq!(ran.code, 1);
+    let wanted = "stopped in epoch 2; 1 of 2 epochs are kept in run; go on from this checkpoint or an earlier one with a \
+                  lower can.adam.learning_rate: `host classifier train --resume run/checkpoints/epoch-0001 --force --set \
+                  can.adam.learning_rate=…`";
+    assert!(ran.stderr.contains(wanted) && ran.stderr.contains("is not finite after step 2"), "{}", ran.stderr);
+    let kept: Vec<_> = std::fs::read_dir(folder.path().join("run/checkpoints")).expect("a folder").flatten().collect();
+    assert_eq!(kept.iter().map(|entry| entry.file_name()).collect::<Vec<_>>(), ["epoch-0001"]);
+
+    // The critic's last bias has no gradient at all: what the generator then learns from is no number, at the first step.
+    let ran = begin("can", &["--out=can", spoil[0]]);
+    assert_eq!(ran.code, 1);
+    let wanted = "0 of 2 epochs are kept in can; start again with a lower can.adam.learning_rate";
+    assert!(ran.stderr.contains(wanted) && ran.stderr.contains("is no finite number at step 1"), "{}", ran.stderr);
 }
 
 #[test]
@@ -159,10 +222,14 @@ fn what_cannot_be_trained_on_is_refused_with_one_sentence() {
         assert!(!folder.path().join("run").exists());
     };
     check(&["--data=nowhere"], "--data nowhere: there is no such folder");
-    check(&["--data=empty"], "empty");
+    check(&["--data=empty"], "empty has no folder with pictures (png, jpg)");
     check(&["--set=can.size=48"], "a power of two of at least 32");
     check(&["--set=can.loss=hinge"], "hinge");
-    check(&["--classifier=nowhere"], "nowhere");
+    check(&["--classifier=nowhere"], "plugin `nowhere`: not found in");
+    check(&["--classifier=nowhere", "--dry-run"], "plugin `nowhere`: not found in");
+    // What is soon known comes first.
+    let ran = host(folder.path(), &[&["can", "train", "--out=empty", "--data=empty"][..], &tiny_can()].concat());
+    assert!(ran.stderr.contains("empty is not empty: name another folder with --out"), "{}", ran.stderr);
     let ran = host(folder.path(), &["can", "sample", "--generator=empty", "--out=pictures"]);
     assert!(ran.stderr.contains("empty has no generator"), "{}", ran.stderr);
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use ambiguity_host::run::{LockedPlugin, PluginsLock, RunDir};
+use ambiguity_host::run::{LockedPlugin, PluginsLock, RunDir, RunInfo};
 use serde_json::{Value, json};
 
 use crate::support::{command, host, host_ok};
@@ -18,7 +18,8 @@ fn fake_run(path: &Path) {
         styles: Some(27),
     };
     let config = "[train]\nepochs = 2\n[monitor]\nmin_diversity = 0.6\n";
-    let mut run = RunDir::create(path, config, &PluginsLock { plugins: vec![plugin] }).expect("a run");
+    let mut run =
+        RunDir::create(path, config, &PluginsLock { plugins: vec![plugin] }, &RunInfo::default()).expect("a run");
     for (epoch, reward) in [(0, -4.0), (2, -3.5)] {
         let monitor = json!({"reward_mean": reward, "reward_sem": 0.02, "diversity": 0.5});
         run.append_metrics(&json!({"epoch": epoch, "monitor": monitor})).expect("a line of metrics");

@@ -4,21 +4,20 @@
 use ambiguity_models::can::{Discriminator, Generator, Pictures, loss};
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::pipeline::images_u8;
-use anyhow::Result;
+use anyhow::{Error, Result, ensure};
 use tch::{Device, Kind, Tensor, no_grad};
 use torch_ext::{AdamW, Generator as Randomness};
 
-use super::ambiguity::PluginAmbiguity;
+use super::ambiguity::{AmbiguityError, PluginAmbiguity};
 use super::config::{CanConfig, LossForm};
 use super::networks::{self, Trained};
-use super::trainer::{Figures, Job, Look, add_state, load_state, right_share, told};
+use super::trainer::{Figures, Job, LEARNING_RATE, Look, add_state, load_state, not_finite, right_share, told};
 use crate::canvas::text::NO_BREAK_SPACE;
 use crate::data::styles::{StyleBatch, StyleImages};
-use crate::plugin::Distributions;
 use crate::random::{Purpose, derive_seed};
 use crate::reward::{Summary, ambiguity, entropy, top_probability};
 use crate::run::Cell;
-use crate::train::rgb_images;
+use crate::train::{Diverged, rgb_images};
 
 /// Pictures in a grid.
 const GRID_CELLS: usize = 40;
@@ -127,10 +126,7 @@ impl Adversarial {
         } else {
             (d.real_train(made, Pictures::Made), None)
         };
-        let adversarial = match can.loss {
-            LossForm::Wasserstein => loss::critic_generator(&of_made),
-            LossForm::Log => loss::log_generator(&of_made, can.nonsaturating),
-        };
+        let adversarial = can.adversarial_generator(&of_made);
         figures.add("loss/adversarial_generator", &adversarial);
         let weight = can.style_ambiguity_weight;
         let (total, watched) = match (&mut self.judge, styles) {
@@ -142,7 +138,7 @@ impl Adversarial {
                 (total, watched)
             }
             (Judge::Plugin(plugin), _) if wanted => {
-                let ambiguity = plugin.loss(made)?;
+                let ambiguity = plugin.loss(made).map_err(diverged)?;
                 let value = Tensor::from(ambiguity.value as f32).to_device(self.device);
                 figures.add("loss/ambiguity", &value);
                 // The surrogate has the loss's gradient, not its value.
@@ -158,14 +154,42 @@ impl Adversarial {
         Ok(total)
     }
 
-    fn judge(&mut self, images: &Tensor) -> Result<Distributions> {
+    /// How strongly L_SA, as it is weighted, draws made pictures, measured by how strongly the adversarial loss does: the
+    /// ratio of their gradients' norms in the pictures. None where either draws nowhere.
+    fn pull(&mut self, images: &Tensor) -> Result<Option<f64>> {
+        let (can, d) = (&self.config.can, &self.discriminator.network);
+        if can.style_ambiguity_weight == 0.0 {
+            return Ok(None);
+        }
+        let images = images.detach().set_requires_grad(true);
+        let norm = |loss: Tensor| -> Result<f64> {
+            let gradient = Tensor::f_run_backward(&[loss], &[&images], false, false)?.remove(0);
+            Ok(gradient.norm().double_value(&[]))
+        };
+        let adversarial = norm(can.adversarial_generator(&d.real_train(&images, Pictures::Made)))?;
+        let ambiguity = norm(match &mut self.judge {
+            Judge::OwnHead => loss::ambiguity(&d.forward(&images).styles),
+            Judge::Plugin(plugin) => plugin.loss(&images).map_err(diverged)?.surrogate,
+        })?;
+        Ok((adversarial > 0.0).then(|| can.style_ambiguity_weight * ambiguity / adversarial))
+    }
+
+    /// The styles that C tells apart.
+    fn judged_styles(&self) -> &[String] {
+        match &self.judge {
+            Judge::OwnHead => &self.styles,
+            Judge::Plugin(plugin) => &plugin.description().styles,
+        }
+    }
+
+    /// C's distribution of each picture.
+    fn judge(&mut self, images: &Tensor) -> Result<Vec<Vec<f64>>> {
         match &mut self.judge {
-            Judge::Plugin(plugin) => Ok(plugin.judge(images)?),
+            Judge::Plugin(plugin) => Ok(plugin.judge(images).map_err(diverged)?.rows),
             Judge::OwnHead => {
                 let logits = no_grad(|| self.discriminator.network.forward(images).styles);
                 let rows = logits.to_kind(Kind::Double).softmax(-1, Kind::Double).to_device(Device::Cpu);
-                let rows = Vec::<Vec<f64>>::try_from(&rows)?;
-                Ok(Distributions { styles: self.styles.len(), rows })
+                Ok(Vec::<Vec<f64>>::try_from(&rows)?)
             }
         }
     }
@@ -192,67 +216,51 @@ impl Job for Adversarial {
     }
 
     fn look(&mut self, data: &StyleImages) -> Result<Look> {
-        let images = no_grad(|| {
-            let parts = self.fixed_noise.split(AT_ONCE as i64, 0);
-            let parts: Vec<_> = parts.iter().map(|noise| self.generator.network.forward(noise, false)).collect();
-            Tensor::cat(&parts, 0)
-        });
-        let distributions = self.judge(&images)?;
-        let rows = &distributions.rows;
+        let (mut parts, mut rows) = (Vec::new(), Vec::new());
+        for noise in self.fixed_noise.split(AT_ONCE as i64, 0) {
+            let images = no_grad(|| self.generator.network.forward(&noise, false));
+            rows.extend(self.judge(&images)?);
+            parts.push(images);
+        }
+        let pull = self.pull(&parts[0])?;
+        let images = Tensor::cat(&parts, 0);
         let mean = |of: fn(&[f64]) -> f64| Summary::of(&rows.iter().map(|row| of(row)).collect::<Vec<_>>()).mean;
-        let diversity = pairwise_distance(&images);
+        let diversity = pairwise_distance(&images) / self.real_diversity;
+        let names = self.judged_styles();
         let mut monitor = serde_json::json!({
             "ambiguity": -mean(ambiguity), "entropy": mean(entropy), "top_probability": mean(top_probability),
-            "diversity": diversity / self.real_diversity, "styles": distributions.styles,
+            "diversity": diversity, "styles": names.len(),
         });
+        if let Some(pull) = pull {
+            monitor["ambiguity_pull"] = pull.into();
+        }
         let mut counts = None;
         if self.config.own_head() {
             let told = told(&self.discriminator.network, data, self.device)?;
             monitor["style_accuracy"] = told.accuracy().into();
             counts = Some(told);
         }
-        let names = match &self.judge {
-            Judge::OwnHead => &self.styles,
-            Judge::Plugin(plugin) => &plugin.description().styles,
-        };
         let cells = rgb_images(&images_u8(&images.narrow(0, 0, (GRID_CELLS as i64).min(images.size()[0]))))?;
-        let cells = cells.into_iter().zip(rows).map(|(image, row)| {
+        let cells = cells.into_iter().zip(&rows).map(|(image, row)| {
             let likeliest = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
             let title = format!("{} {:.0}{NO_BREAK_SPACE}%", names[likeliest], 100.0 * row[likeliest]);
             Cell { image: image.as_ref().clone(), title, value: Some(ambiguity(row)) }
         });
-        Ok(Look { monitor, cells: cells.collect(), told: counts })
+        Ok(Look { monitor, cells: cells.collect(), diversity: Some(diversity), told: counts })
     }
 
-    fn warnings(&self, means: &serde_json::Value, look: Option<&Look>) -> (Vec<String>, bool) {
-        let mut warnings = Vec::new();
-        let accuracy = means["discriminator_accuracy"].as_f64().unwrap_or(0.5);
-        if self.config.can.loss == LossForm::Log && accuracy > SATURATED {
-            warnings.push(format!(
-                "the discriminator tells {:.1} % of real and made pictures apart, which leaves the generator little to learn \
-                 from: lower can.adam.learning_rate, or take can.nonsaturating = true or can.loss = \"wasserstein\"",
-                100.0 * accuracy
-            ));
-        }
-        let penalty = means["loss"]["gradient_penalty"].as_f64().unwrap_or(0.0);
-        if penalty > LOOSE_PENALTY {
-            warnings.push(format!(
-                "the critic's gradient is far from a norm of 1 (penalty {penalty:.2}): lower can.adam.learning_rate or \
-                 raise can.lambda"
-            ));
-        }
-        let diversity = look.and_then(|look| look.monitor["diversity"].as_f64());
-        let collapsed = diversity.is_some_and(|share| share < self.config.monitor.min_diversity);
-        if let (true, Some(share)) = (collapsed, diversity) {
-            warnings.push(format!(
-                "made pictures differ by {:.0} % as much as real ones (monitor.min_diversity is {:.0} %): the generator has \
-                 collapsed onto few pictures, or has not left its beginning; lower can.adam.learning_rate or \
-                 can.style_ambiguity_weight",
-                100.0 * share,
-                100.0 * self.config.monitor.min_diversity
-            ));
-        }
-        (warnings, collapsed)
+    fn warnings(&self, means: &serde_json::Value, look: Option<&Look>, was_diverse: bool) -> Vec<String> {
+        let of_diversity = |share: f64| warning_of_diversity(share, self.config.monitor.min_diversity, was_diverse);
+        let warnings = [
+            warning_of_saturation(self.config.can.loss, means),
+            warning_of_penalty(means),
+            look.and_then(|look| look.diversity).and_then(of_diversity),
+        ];
+        warnings.into_iter().flatten().collect()
+    }
+
+    fn not_finite(&self) -> Result<Option<String>> {
+        Ok(not_finite("generator", &self.generator)?.or(not_finite("discriminator", &self.discriminator)?))
     }
 
     fn state(&self) -> NamedTensors {
@@ -289,12 +297,62 @@ fn set_trained(optimizer: &AdamW, trained: bool) {
     }
 }
 
-/// The distance of `count` held-out pictures, evenly chosen, so that all styles are among them.
+/// Pictures that are no numbers come of the training, not of the plugin.
+fn diverged(error: AmbiguityError) -> Error {
+    match error {
+        AmbiguityError::NotFinite { .. } => Diverged { what: error.to_string(), lower: LEARNING_RATE }.into(),
+        error => error.into(),
+    }
+}
+
+/// A discriminator that leaves the log form's generator without a gradient.
+fn warning_of_saturation(form: LossForm, means: &serde_json::Value) -> Option<String> {
+    let accuracy = means["discriminator_accuracy"].as_f64()?;
+    (form == LossForm::Log && accuracy > SATURATED).then(|| {
+        format!(
+            "the discriminator tells {:.1} % of real and made pictures apart, which leaves the generator little to learn \
+             from: lower can.adam.learning_rate, or take can.nonsaturating = true or can.loss = \"wasserstein\"",
+            100.0 * accuracy
+        )
+    })
+}
+
+/// A critic that is far from what the Wasserstein form asks of it.
+fn warning_of_penalty(means: &serde_json::Value) -> Option<String> {
+    let penalty = means["loss"]["gradient_penalty"].as_f64()?;
+    (penalty > LOOSE_PENALTY).then(|| {
+        format!(
+            "the critic's gradient is far from a norm of 1 (penalty {penalty:.2}): lower can.adam.learning_rate or raise \
+             can.lambda"
+        )
+    })
+}
+
+/// Made pictures that are too much alike: only those that once were not have collapsed.
+fn warning_of_diversity(share: f64, least: f64, was_diverse: bool) -> Option<String> {
+    let what = match was_diverse {
+        true => "the generator has collapsed onto few pictures",
+        false => "the generator has not left its beginning; if that lasts",
+    };
+    (share < least).then(|| {
+        format!(
+            "made pictures differ by {:.0} % as much as real ones (monitor.min_diversity is {:.0} %): {what}, lower \
+             can.adam.learning_rate or can.style_ambiguity_weight",
+            100.0 * share,
+            100.0 * least
+        )
+    })
+}
+
+/// How much `count` held-out pictures differ, evenly chosen, so that all styles are among them.
 fn real_diversity(data: &StyleImages, count: usize) -> Result<f64> {
-    let stride = (data.n_test() / count).max(1);
-    let chosen = data.test_batches(1).step_by(stride).take(count);
-    let images = chosen.map(|picture| Ok(picture?.images)).collect::<Result<Vec<_>>>()?;
-    Ok(pairwise_distance(&Tensor::cat(&images, 0)))
+    let diversity = pairwise_distance(&data.some_held_out(count)?.images);
+    ensure!(
+        diversity > 0.0,
+        "all held-out pictures that were looked at are the same, so there is nothing to hold the diversity of made ones \
+         against: give pictures that differ"
+    );
+    Ok(diversity)
 }
 
 /// Root mean square difference of all pairs of pictures, averaged; [n, 3, s, s].
@@ -321,5 +379,30 @@ mod tests {
         let images = Tensor::from_slice(&[0.0f32, 0.0, 1.0, 1.0, 0.0, 2.0]).view([3, 1, 1, 2]);
         let wanted = (1.0 + 2.0f64.sqrt() + 1.0) / 3.0;
         assert!((pairwise_distance(&images) - wanted).abs() < 1e-6, "{}", pairwise_distance(&images));
+    }
+
+    #[test]
+    fn failures_that_gans_are_known_for_are_told_where_they_are_and_only_there() {
+        let means = |accuracy: f64, penalty: f64| serde_json::json!({ "discriminator_accuracy": accuracy, "loss": { "gradient_penalty": penalty } });
+        let saturated = warning_of_saturation(LossForm::Log, &means(0.999, 0.0)).expect("it is saturated");
+        assert!(saturated.starts_with("the discriminator tells 99.9 % of real and made pictures apart"), "{saturated}");
+        assert_eq!(warning_of_saturation(LossForm::Log, &means(0.9, 0.0)), None);
+        // A critic may tell them all: its gradient does not vanish.
+        assert_eq!(warning_of_saturation(LossForm::Wasserstein, &means(1.0, 0.0)), None);
+
+        let loose = warning_of_penalty(&means(0.9, 2.5)).expect("it is loose");
+        assert!(loose.contains("(penalty 2.50)") && loose.contains("can.lambda"), "{loose}");
+        assert_eq!(warning_of_penalty(&means(0.9, 0.2)), None);
+        assert_eq!(warning_of_penalty(&serde_json::json!({ "loss": {} })), None);
+
+        let collapsed = warning_of_diversity(0.12, 0.3, true).expect("they are alike");
+        assert!(
+            collapsed.contains("differ by 12 % as much as real ones (monitor.min_diversity is 30 %)"),
+            "{collapsed}"
+        );
+        assert!(collapsed.contains("has collapsed"), "{collapsed}");
+        let early = warning_of_diversity(0.12, 0.3, false).expect("they are alike");
+        assert!(early.contains("has not left its beginning") && !early.contains("collapsed"), "{early}");
+        assert_eq!(warning_of_diversity(0.3, 0.3, true), None);
     }
 }

@@ -5,7 +5,7 @@ use ndarray::Array2;
 use tch::{Kind, Tensor, no_grad};
 
 use crate::encoders::{EncoderError, Encoders, array};
-use crate::plugin::{Batch, Classifier, Description, Distributions, Fault, PluginError, PluginSource};
+use crate::plugin::{Batch, Classifier, Description, Distributions, Fault, PluginError};
 use crate::reward;
 
 /// The medium that a generator makes.
@@ -60,7 +60,7 @@ pub enum AmbiguityError {
         found: String,
     },
     /// The pictures are no longer numbers.
-    #[error("the embedding of picture {sample} is not finite: the generator has diverged")]
+    #[error("the embedding of picture {sample} of a batch is not finite")]
     NotFinite {
         /// The first such picture of the batch.
         sample: usize,
@@ -96,11 +96,6 @@ impl PluginAmbiguity {
     /// What the plugin says of itself.
     pub fn description(&self) -> &Description {
         self.plugin.description()
-    }
-
-    /// Which file the plugin is.
-    pub fn source(&self) -> &PluginSource {
-        self.plugin.source()
     }
 
     /// Number of styles; L_SA is at least its logarithm.

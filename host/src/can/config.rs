@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use ambiguity_models::can::{DiscriminatorConfig, GeneratorConfig};
+use ambiguity_models::can::{DiscriminatorConfig, GeneratorConfig, loss};
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 use torch_ext::AdamWConfig;
 
 use crate::config::{Checkpoint, Layer, Monitor, Run, RunConfig, overlay, positive, within};
@@ -29,6 +30,8 @@ const PRESETS: [(&str, &[&str]); 6] = [
 
 /// What the simple classifier has over its preset, where that is `tiny-art`.
 const CLASSIFIER_TINY_ART: &str = include_str!("../../presets/classifier-tiny-art.toml");
+/// What a CAN has over the same preset where C is a plugin.
+const PLUGIN_TINY_ART: &str = include_str!("../../presets/can-tiny-art-plugin.toml");
 
 /// How the configuration calls the discriminator's own style head.
 pub const OWN_HEAD: &str = "dcgan";
@@ -48,6 +51,16 @@ pub enum Task {
     Can,
     /// The discriminator's convolutions and style head alone.
     Classifier,
+}
+
+impl Task {
+    /// The command that does it.
+    pub fn command(self) -> &'static str {
+        match self {
+            Self::Can => "host can train",
+            Self::Classifier => "host classifier train",
+        }
+    }
 }
 
 /// Everything that decides what a run does.
@@ -173,6 +186,16 @@ impl Adam {
     }
 }
 
+impl Can {
+    /// G's adversarial loss, from what D says of made pictures, \[n\].
+    pub(super) fn adversarial_generator(&self, of_made: &Tensor) -> Tensor {
+        match self.loss {
+            LossForm::Wasserstein => loss::critic_generator(of_made),
+            LossForm::Log => loss::log_generator(of_made, self.nonsaturating),
+        }
+    }
+}
+
 impl PluginLimits {
     /// The sandbox's limits.
     pub fn limits(&self) -> Limits {
@@ -252,13 +275,28 @@ impl CanConfig {
             format!("there is no preset `{preset}`: choose one of {}", preset_names().collect::<Vec<_>>().join(", "))
         })?;
         let built_in = |text: &str| Layer { origin: format!("the built-in preset {preset}"), text: text.to_owned() };
-        let mut all: Vec<Layer> = texts.iter().map(|text| built_in(text)).collect();
-        if (task, preset) == (Task::Classifier, "tiny-art") {
-            all.push(built_in(CLASSIFIER_TINY_ART));
-        }
-        all.extend_from_slice(layers);
         let known = PAPER.parse().context("the built-in presets")?;
-        Self::of_table(overlay(&known, &all)?, layers)
+        let over = |built_ins: &[&str]| {
+            let built_ins = texts.iter().chain(built_ins).map(|text| built_in(text));
+            Self::of_table(overlay(&known, &built_ins.chain(layers.iter().cloned()).collect::<Vec<_>>())?, layers)
+        };
+        match (task, preset) {
+            (Task::Classifier, "tiny-art") => over(&[CLASSIFIER_TINY_ART]),
+            (Task::Can, "tiny-art") => match over(&[])? {
+                config if config.own_head() => Ok(config),
+                _ => over(&[PLUGIN_TINY_ART]),
+            },
+            _ => over(&[]),
+        }
+    }
+
+    /// Whether some of the layers name a folder of pictures.
+    pub fn names_data(layers: &[Layer]) -> bool {
+        let data = |layer: &Layer| {
+            let table: toml::Table = layer.text.parse().ok()?;
+            Some(!table.get("can")?.get("data")?.as_str()?.is_empty())
+        };
+        layers.iter().filter_map(data).next_back().unwrap_or(false)
     }
 
     /// Whether the style ambiguity is that of the discriminator's own head. A plugin's is told without it, and the head
@@ -338,6 +376,25 @@ mod tests {
         assert_eq!((config.can.adam.learning_rate, config.can.adam.beta2), (1e-3, 0.99));
         let code = CanConfig::resolve(Task::Can, "can-as-code", &[]).expect("resolves");
         assert_eq!((code.can.adam.learning_rate, code.can.adam.beta1, code.can.adam.beta2), (2e-4, 0.5, 0.999));
+    }
+
+    #[test]
+    fn a_plugins_ambiguity_has_a_weight_of_its_own_where_nobody_names_one() {
+        let weight = |layers: &[&str]| {
+            let layers: Vec<_> = layers.iter().map(|set| Layer::set(set).expect("an assignment")).collect();
+            CanConfig::resolve(Task::Can, "tiny-art", &layers).expect("resolves").can.style_ambiguity_weight
+        };
+        assert_eq!((weight(&[]), weight(&["can.classifier=clip_softmax"])), (20.0, 1.0));
+        assert_eq!(weight(&["can.style_ambiguity_weight=20", "can.classifier=clip_softmax"]), 20.0);
+    }
+
+    #[test]
+    fn the_last_layer_says_whether_there_is_data() {
+        let named = |sets: &[&str]| {
+            CanConfig::names_data(&sets.iter().map(|set| Layer::set(set).expect("an assignment")).collect::<Vec<_>>())
+        };
+        assert!(!named(&[]) && !named(&["can.size=64"]) && named(&["can.data=two", "can.size=64"]));
+        assert!(!named(&["can.data=two", "can.data="]));
     }
 
     #[test]

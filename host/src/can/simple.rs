@@ -9,7 +9,7 @@ use torch_ext::Generator as Randomness;
 
 use super::config::{Can, CanConfig};
 use super::networks::{self, Trained};
-use super::trainer::{Figures, Job, Look, add_state, load_state, right_share, told};
+use super::trainer::{Figures, Job, Look, add_state, load_state, not_finite, right_share, told};
 use crate::data::styles::{StyleBatch, StyleImages};
 use crate::random::{Purpose, derive_seed};
 
@@ -47,11 +47,15 @@ impl Job for Simple {
     fn look(&mut self, data: &StyleImages) -> Result<Look> {
         let told = told(&self.network.network, data, self.device)?;
         let monitor = serde_json::json!({ "accuracy": told.accuracy(), "loss": told.loss });
-        Ok(Look { monitor, cells: Vec::new(), told: Some(told) })
+        Ok(Look { monitor, cells: Vec::new(), diversity: None, told: Some(told) })
     }
 
-    fn warnings(&self, _means: &serde_json::Value, _look: Option<&Look>) -> (Vec<String>, bool) {
-        (Vec::new(), false)
+    fn warnings(&self, _means: &serde_json::Value, _look: Option<&Look>, _was_diverse: bool) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn not_finite(&self) -> Result<Option<String>> {
+        not_finite("classifier", &self.network)
     }
 
     fn state(&self) -> NamedTensors {

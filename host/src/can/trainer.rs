@@ -30,7 +30,7 @@ use crate::plugin::{PluginHost, cache_folder};
 use crate::progress::{Bar, Progress as ProgressBars};
 use crate::random::{Purpose, derive_seed};
 use crate::run::{Cell, PluginsLock, RunDir, RunInfo, confusion_matrix};
-use crate::train::{Start, encoders, locked, stopped};
+use crate::train::{Diverged, Start, encoders, locked, stopped};
 
 /// Steps after which the figures are read off the device, and looked at for what is no number.
 const READ_EVERY: u64 = 10;
@@ -42,14 +42,20 @@ const MUCH_WAITING: f64 = 0.1;
 const SHORT_EPOCH: f64 = 10.0;
 /// Name of the checkpoint's file.
 const STATE_FILE: &str = "state.safetensors";
+/// What is to be lowered when a training leaves the finite numbers.
+pub(super) const LEARNING_RATE: &str = "can.adam.learning_rate";
+
 /// What is particular to a training.
 pub(super) trait Job {
     /// One update of everything on a batch.
     fn step(&mut self, batch: &StyleBatch, randomness: &mut Randomness) -> Result<Figures>;
     /// What has been learnt so far.
     fn look(&mut self, data: &StyleImages) -> Result<Look>;
-    /// What somebody should know of an epoch's mean figures and its look, and whether it has collapsed.
-    fn warnings(&self, means: &Value, look: Option<&Look>) -> (Vec<String>, bool);
+    /// What somebody should know of an epoch's mean figures and its look; `was_diverse` says whether made pictures were
+    /// ever as diverse as `monitor.min_diversity` wants.
+    fn warnings(&self, means: &Value, look: Option<&Look>, was_diverse: bool) -> Vec<String>;
+    /// The name of a network's tensor that holds what is no finite number.
+    fn not_finite(&self) -> Result<Option<String>>;
     /// Networks and optimizers.
     fn state(&self) -> NamedTensors;
     /// Goes back to a state.
@@ -78,6 +84,8 @@ pub(super) struct Look {
     pub(super) monitor: Value,
     /// Made pictures.
     pub(super) cells: Vec<Cell>,
+    /// How much made pictures differ, as a share of how much real ones do.
+    pub(super) diversity: Option<f64>,
     /// How the held-out pictures were told, where a style head is trained.
     pub(super) told: Option<Told>,
 }
@@ -115,6 +123,15 @@ pub(super) fn told(network: &Discriminator, data: &StyleImages, device: Device) 
     Ok(told)
 }
 
+/// The name of a network's tensor that holds what is no finite number.
+pub(super) fn not_finite<N: Network>(name: &str, trained: &Trained<N>) -> Result<Option<String>> {
+    // One look at the device for all of them.
+    let finite: Vec<_> = trained.tensors.values().map(|tensor| tensor.isfinite().all()).collect();
+    let finite = Vec::<bool>::try_from(&Tensor::stack(&finite, 0).to_device(Device::Cpu))?;
+    let found = trained.tensors.keys().zip(finite).find(|(_, finite)| !finite);
+    Ok(found.map(|(part, _)| format!("{name}.{part}")))
+}
+
 /// The share of logits [n, styles] whose largest is the style's own, a scalar.
 pub(super) fn right_share(logits: &Tensor, styles: &Tensor) -> Tensor {
     logits.detach().argmax(-1, false).eq_tensor(styles).to_kind(Kind::Float).mean(Kind::Float)
@@ -148,6 +165,20 @@ pub(super) fn load_state<N: Network>(state: &NamedTensors, name: &str, trained: 
 struct Progress {
     /// Finished epochs.
     epoch: u64,
+    /// Whether made pictures were ever as diverse as `monitor.min_diversity` wants: only then can they collapse.
+    #[serde(default)]
+    was_diverse: bool,
+}
+
+impl Progress {
+    /// Takes note of a look's diversity, and says whether it has fallen below `least`.
+    fn collapsed(&mut self, diversity: Option<f64>, least: f64) -> bool {
+        let Some(diversity) = diversity else { return false };
+        let diverse = diversity >= least;
+        let collapsed = self.was_diverse && !diverse;
+        self.was_diverse |= diverse;
+        collapsed
+    }
 }
 
 /// What a finished run has to say.
@@ -188,21 +219,13 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Loads plugin and pictures, makes the networks, and makes or reopens the run's folder, in this order: nothing is
-    /// written before everything was found to be good.
+    /// Loads the plugin, looks at the run's folder, loads the pictures, makes the networks, and makes the folder or goes on
+    /// with it, in this order: what is soon refused comes first, and nothing is written before everything was found to be
+    /// good.
     pub fn new(task: Task, config: CanConfig, start: &Start, info: &RunInfo, context: &CommandContext) -> Result<Self> {
         let device = torch_ext::cuda::device(&config.run.device)?;
-        let (judge, lock) = match task {
-            Task::Can if !config.own_head() => {
-                let host = PluginHost::new(config.plugin.limits(), cache_folder())?.on(device);
-                let classifier = host.load(&config.can.classifier, BTreeMap::new())?;
-                let locked = locked(&config.can.classifier, &*classifier);
-                let encoders = encoders(&config.encoders, device, &context.hub)?;
-                let judge = Judge::Plugin(Box::new(PluginAmbiguity::new(classifier, encoders)?));
-                (judge, PluginsLock { plugins: vec![locked] })
-            }
-            _ => (Judge::OwnHead, PluginsLock::default()),
-        };
+        let (judge, lock) = judge(task, &config, device, context)?;
+        let claim = start.claim(lock)?;
         let data = open_data(&config, context)?;
         let job: Box<dyn Job> = match task {
             Task::Can => Box::new(Adversarial::new(&config, &data, judge, device)?),
@@ -215,7 +238,7 @@ impl Trainer {
             data.n_test(),
             job.parameters()
         );
-        let run = start.open(&config, &lock, info)?;
+        let run = claim.open(&config, info)?;
         let mut trainer = Self {
             task,
             config,
@@ -250,10 +273,10 @@ impl Trainer {
         let mut last = self.run.recorded_monitor(self.progress.epoch)?.unwrap_or_else(|| first.clone());
         let mut collapsed = false;
         let n_steps = self.steps_per_epoch();
-        let mut bar = self.bars.bar("training", self.config.can.epochs * n_steps, "steps");
-        bar.skip(self.progress.epoch * n_steps);
-        let first_step = self.progress.epoch * n_steps;
         let (batch_size, flip) = (self.config.can.batch_size, self.config.can.flip);
+        let first_step = self.progress.epoch * n_steps;
+        let mut bar = self.bars.bar("training", self.config.can.epochs * n_steps * batch_size as u64, "images");
+        bar.skip(first_step * batch_size as u64);
         let mut loader = self.data.loader(batch_size, flip, self.config.run.seed, first_step);
         while self.progress.epoch < self.config.can.epochs && !collapsed {
             match self.epoch(self.progress.epoch + 1, &mut loader, &bar) {
@@ -299,11 +322,18 @@ impl Trainer {
                 StyleBatch { images: batch.images.to_device(self.device), styles: batch.styles.to_device(self.device) };
             let mut randomness = Randomness::cpu(derive_seed(self.config.run.seed, 0, step, Purpose::Update))?;
             sums.add(self.job.step(&batch, &mut randomness)?);
-            bar.inc(1);
+            bar.inc(self.config.can.batch_size as u64);
             if (i + 1) % READ_EVERY == 0 || i + 1 == n_steps {
                 sums.read(step + 1)?;
                 bar.message(format!("epoch {epoch}/{} {}", self.config.can.epochs, in_short(&sums.means())));
             }
+        }
+        // Before anything of this epoch is kept: the figures are those from before the last update.
+        if let Some(tensor) = self.job.not_finite()? {
+            bail!(Diverged {
+                what: format!("{tensor} is not finite after step {}", epoch * n_steps),
+                lower: LEARNING_RATE
+            });
         }
         let seconds = began.elapsed().as_secs_f64();
         let waited = (loader.waited() - waited_before).as_secs_f64();
@@ -313,7 +343,9 @@ impl Trainer {
         let look = (is_last || epoch.is_multiple_of(self.config.monitor.every))
             .then(|| self.job.look(&self.data))
             .transpose()?;
-        let (warnings, collapsed) = self.job.warnings(&record, look.as_ref());
+        let warnings = self.job.warnings(&record, look.as_ref(), self.progress.was_diverse);
+        let diversity = look.as_ref().and_then(|look| look.diversity);
+        let collapsed = self.progress.collapsed(diversity, self.config.monitor.min_diversity);
         if waited > MUCH_WAITING * seconds && seconds > SHORT_EPOCH {
             // Not among the record's warnings, which no two runs may differ in.
             tracing::warn!(
@@ -379,12 +411,8 @@ impl Trainer {
             // The networks are amid the next epoch, so only the checkpoint is written.
             self.run.save_checkpoint(self.progress.epoch, &[(STATE_FILE, state)], usize::MAX)?;
         }
-        let command = match self.task {
-            Task::Can => "host can train",
-            Task::Classifier => "host classifier train",
-        };
         let epochs = (self.progress.epoch, self.config.can.epochs);
-        Ok(stopped(&mut self.run, command, epochs, cause))
+        Ok(stopped(&mut self.run, self.task.command(), epochs, cause))
     }
 
     fn state_bytes(&self) -> Result<Vec<u8>> {
@@ -394,7 +422,8 @@ impl Trainer {
     }
 
     fn restore(&mut self, start: &Start) -> Result<()> {
-        let Some((epoch, folder)) = start.checkpoint(&mut self.run)? else { return Ok(()) };
+        let checkpoint = start.checkpoint(&self.run)?;
+        let Some((_, folder)) = &checkpoint else { return start.go_on(&mut self.run, &self.config, None) };
         let path = folder.join(STATE_FILE);
         let (tensors, metadata) = read_safetensors_with_metadata(&path)?;
         if let Some(before) = metadata.get("data").filter(|before| *before != self.data.digest()) {
@@ -404,13 +433,30 @@ impl Trainer {
         let progress = metadata.get("progress").with_context(|| format!("{} has no progress", path.display()))?;
         self.progress = serde_json::from_str(progress).with_context(|| path.display().to_string())?;
         self.job.load_state(&tensors).with_context(|| path.display().to_string())?;
-        self.run.rewind(epoch)?;
-        for (name, bytes) in self.job.products()? {
+        let products = self.job.products()?;
+        start.go_on(&mut self.run, &self.config, checkpoint.as_ref())?;
+        for (name, bytes) in products {
             self.run.publish(&name, &bytes)?;
         }
-        tracing::info!("resumed after epoch {epoch} from {}", folder.display());
         Ok(())
     }
+}
+
+/// C of the style ambiguity, ready to judge, and what is locked of it.
+pub(crate) fn judge(
+    task: Task,
+    config: &CanConfig,
+    device: Device,
+    context: &CommandContext,
+) -> Result<(Judge, PluginsLock)> {
+    if task == Task::Classifier || config.own_head() {
+        return Ok((Judge::OwnHead, PluginsLock::default()));
+    }
+    let host = PluginHost::new(config.plugin.limits(), cache_folder())?.on(device);
+    let classifier = host.load(&config.can.classifier, BTreeMap::new())?;
+    let lock = PluginsLock { plugins: vec![locked(&config.can.classifier, &*classifier)] };
+    let encoders = encoders(&config.encoders, device, &context.hub)?;
+    Ok((Judge::Plugin(Box::new(PluginAmbiguity::new(classifier, encoders)?)), lock))
 }
 
 /// The pictures, cached for this size.
@@ -427,6 +473,8 @@ struct Sums {
     on_device: Option<Tensor>,
     totals: Vec<f64>,
     n_steps: u64,
+    /// Steps that are on the device alone.
+    n_unread: u64,
 }
 
 impl Sums {
@@ -439,22 +487,25 @@ impl Sums {
             Some(sum) => sum + values,
         });
         self.n_steps += 1;
+        self.n_unread += 1;
     }
 
-    /// Fetches what was summed since the last time; an error if it holds what is no number.
+    /// Fetches what was summed since the last time, up to `step`; an error if it holds what is no number.
     fn read(&mut self, step: u64) -> Result<()> {
         let Some(sums) = self.on_device.take() else { return Ok(()) };
         let sums = Vec::<f32>::try_from(&sums.to_device(Device::Cpu))?;
         self.totals.resize(sums.len(), 0.0);
         for ((total, sum), name) in self.totals.iter_mut().zip(sums).zip(&self.names) {
             if !sum.is_finite() {
-                bail!(
-                    "{name} is no finite number at one of the {READ_EVERY} steps before step {step}: lower \
-                     can.adam.learning_rate and go on from an earlier checkpoint"
-                );
+                let what = match self.n_unread {
+                    1 => format!("{name} is no finite number at step {step}"),
+                    n => format!("{name} is no finite number at one of the steps {} to {step}", step + 1 - n),
+                };
+                bail!(Diverged { what, lower: LEARNING_RATE });
             }
             *total += f64::from(sum);
         }
+        self.n_unread = 0;
         Ok(())
     }
 
@@ -503,6 +554,14 @@ mod tests {
     }
 
     #[test]
+    fn only_what_was_diverse_collapses() {
+        let mut progress = Progress::default();
+        let looks = [Some(0.1), None, Some(0.3), Some(0.5), None, Some(0.2)];
+        let collapsed = looks.map(|diversity| progress.collapsed(diversity, 0.3));
+        assert_eq!(collapsed, [false, false, false, false, false, true]);
+    }
+
+    #[test]
     fn figures_are_averaged_over_the_steps_and_nested() {
         let mut sums = Sums::default();
         sums.add(figures(1.0, 0.5));
@@ -512,7 +571,12 @@ mod tests {
         sums.read(3).expect("they are numbers");
         assert_eq!(sums.means(), json!({ "loss": { "style": 2.0 }, "accuracy": 0.5 }));
         sums.add(figures(f32::NAN, 0.0));
-        let message = sums.read(4).expect_err("not a number").to_string();
-        assert!(message.starts_with("loss/style is no finite number"), "{message}");
+        let error = sums.read(4).expect_err("not a number");
+        assert_eq!(error.to_string(), "loss/style is no finite number at step 4");
+        assert!(error.is::<Diverged>());
+        let mut sums = Sums::default();
+        (0..4).for_each(|_| sums.add(figures(f32::INFINITY, 0.0)));
+        let message = sums.read(4).expect_err("not finite").to_string();
+        assert_eq!(message, "loss/style is no finite number at one of the steps 1 to 4");
     }
 }

@@ -12,7 +12,7 @@ use super::Context;
 use super::run_args::{RunArgs, encoder_layers, flag, quoted};
 use crate::can::config::preset_names;
 use crate::can::networks::load_generator;
-use crate::can::trainer::open_data;
+use crate::can::trainer::{judge, open_data};
 use crate::can::{CanConfig, Outcome, Task, Trainer};
 use crate::config::{Layer, RunConfig as _};
 use crate::files::new_folder;
@@ -96,19 +96,20 @@ impl TrainingArgs {
         let (config, start, preset) = match self.run.resumes() {
             true => {
                 let resolve = |layers: &[Layer]| CanConfig::resolve(task, "paper-512", layers);
-                let (config, start) = self.run.resumed(layers, resolve)?;
+                let (config, start) = self.run.resumed(task.command(), layers, resolve)?;
                 (config, start, None)
             }
             false => self.fresh(task, &layers)?,
         };
         if self.run.dry_run {
-            return describe(&config, self.run.json, context);
+            return describe(task, &config, self.run.json, context);
         }
         let model = match task {
             Task::Can => format!("CAN of {} px", config.can.size),
             Task::Classifier => format!("simple classifier of {} px", config.can.size),
         };
         let info = RunInfo {
+            command: task.command().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: unix_seconds(SystemTime::now()),
             preset,
@@ -129,15 +130,21 @@ impl TrainingArgs {
     }
 
     fn fresh(&self, task: Task, layers: &[Layer]) -> Result<(CanConfig, Start, Option<String>)> {
-        let preset = match (&self.preset, &self.data, &self.run.config) {
-            (Some(preset), _, _) => preset.clone(),
-            (None, None, None) => {
+        let preset = match &self.preset {
+            Some(preset) => preset.clone(),
+            None if self.run.config.is_none() && !CanConfig::names_data(layers) => {
                 tracing::info!(
                     "no data and no config named: training small networks on the procedural paintings (preset tiny-art)"
                 );
                 "tiny-art".to_owned()
             }
-            _ => "paper-512".to_owned(),
+            None => {
+                tracing::info!(
+                    "no preset named: taking paper-512, networks of the paper's width, which want a GPU (--preset tiny-art \
+                     has small ones at 64 px)"
+                );
+                "paper-512".to_owned()
+            }
         };
         let config = CanConfig::resolve(task, &preset, layers)?;
         let what = match (task, config.own_head()) {
@@ -161,8 +168,9 @@ impl TrainingArgs {
     }
 }
 
-/// The resolved configuration, and what pictures there are.
-fn describe(config: &CanConfig, json: bool, context: &Context) -> Result<()> {
+/// The resolved configuration, and what pictures there are; the plugin must be one that a run could take.
+fn describe(task: Task, config: &CanConfig, json: bool, context: &Context) -> Result<()> {
+    drop(judge(task, config, torch_ext::cuda::device(&config.run.device)?, context)?);
     let data = open_data(config, context)?;
     if json {
         let counts = serde_json::json!({

@@ -33,9 +33,8 @@ impl ReportArgs {
     pub fn run(self, _context: &Context) -> Result<()> {
         let run = match self.run {
             Some(run) => run,
-            None => {
-                RunDir::newest_under(Path::new("runs")).context("there is no run under ./runs: name a run's folder")?
-            }
+            None => RunDir::newest_under(Path::new("runs"), |_| true)
+                .context("there is no run under ./runs: name a run's folder")?,
         };
         let written = report::write(&run)?;
         if self.json {

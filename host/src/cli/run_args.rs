@@ -55,13 +55,14 @@ impl RunArgs {
         Start::New(self.out.clone().unwrap_or_else(default))
     }
 
-    /// The run to go on with: its own configuration under `over`, resolved, which must not change what is learnt.
+    /// The run of `command` to go on with: its own configuration under `over`, resolved, which must not change what is learnt.
     pub(super) fn resumed<C: RunConfig>(
         &self,
+        command: &str,
         over: Vec<Layer>,
         resolve: impl FnOnce(&[Layer]) -> Result<C>,
     ) -> Result<(C, Start)> {
-        let start = Start::resume(self.resume.as_ref().and_then(Option::as_deref), self.force)?;
+        let start = Start::resume(self.resume.as_ref().and_then(Option::as_deref), command, self.force)?;
         let Start::Resume { folder, .. } = &start else { bail!("only a run's folder can be resumed") };
         let path = folder.join("config.toml");
         let before = C::read(&path)?;

@@ -11,7 +11,9 @@ use super::run_args::{RunArgs, encoder_layers, flag, quoted};
 use crate::config::{Config, Layer, RunConfig as _, preset_names, resolve};
 use crate::hub::Hub;
 use crate::run::{RunInfo, unix_seconds};
-use crate::train::{Outcome, Plan, Start, Trainer, gibibytes, measure, model_folder, native_size};
+use crate::train::{
+    COMMAND, Outcome, Plan, Scorer, Start, Trainer, encoders, gibibytes, measure, model_folder, native_size,
+};
 
 /// Models up to this many pixels are small ones, trained by the small preset unless another is named.
 const SMALL_MODEL_PIXELS: u32 = 64;
@@ -45,7 +47,8 @@ impl TrainArgs {
     pub fn run(self, context: &Context) -> Result<()> {
         let (config, start, preset) = match self.run.resumes() {
             true => {
-                let (config, start) = self.run.resumed(self.layers()?, |layers| resolve("paper-512", layers))?;
+                let (config, start) =
+                    self.run.resumed(COMMAND, self.layers()?, |layers| resolve("paper-512", layers))?;
                 (config, start, None)
             }
             false => self.fresh(&context.hub)?,
@@ -54,6 +57,7 @@ impl TrainArgs {
             return describe(&config, context, self.run.json);
         }
         let info = RunInfo {
+            command: COMMAND.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: unix_seconds(SystemTime::now()),
             preset,
@@ -134,7 +138,10 @@ fn plugin_and_weight(plugin: &str) -> (&str, f64) {
 fn describe(config: &Config, context: &Context, json: bool) -> Result<()> {
     let folder = model_folder(&config.model.path, &context.hub)?;
     let plan = Plan::new(config, &folder)?;
-    plan.check_fits(torch_ext::cuda::device(&config.run.device)?)?;
+    let device = torch_ext::cuda::device(&config.run.device)?;
+    plan.check_fits(device)?;
+    // The plugins must be ones that a run could take.
+    drop(Scorer::load(config, encoders(&config.encoders, device, &context.hub)?, device)?);
     let measured = measure(config, &folder, &context.interrupt)?;
     if json {
         let document = serde_json::json!({ "config": config, "plan": plan, "measured": measured });

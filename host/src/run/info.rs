@@ -9,6 +9,8 @@ pub(super) const FILE: &str = "run.toml";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunInfo {
+    /// The command that trains, and that goes on: `host train`.
+    pub command: String,
     /// The version of the program.
     pub version: String,
     /// Seconds since 1970, see [`unix_seconds`](super::unix_seconds).

@@ -11,11 +11,11 @@
 //! - `events`: TensorBoard's files · `files`: atomic writing · `drawing`: charts as pixels or SVG
 //!
 //! ```
-//! use ambiguity_host::run::{PluginsLock, RunDir};
+//! use ambiguity_host::run::{PluginsLock, RunDir, RunInfo};
 //!
 //! # let folder = tempfile::tempdir()?;
 //! let path = folder.path().join("first");
-//! let mut run = RunDir::create(&path, "seed = 1\n", &PluginsLock::default())?;
+//! let mut run = RunDir::create(&path, "seed = 1\n", &PluginsLock::default(), &RunInfo::default())?;
 //! run.append_metrics(&serde_json::json!({"epoch": 1, "reward_mean": -3.5}))?;
 //! run.save_checkpoint(1, &[("state.safetensors", vec![1, 2, 3])], 3)?;
 //! run.append_metrics(&serde_json::json!({"epoch": 2, "reward_mean": -3.4}))?;
@@ -93,12 +93,10 @@ pub struct RunDir {
 
 impl RunDir {
     /// Starts a run in `path`, which may exist if it is empty, with the configuration in it and the plugins locked.
-    pub fn create(path: &Path, config_toml: &str, lock: &PluginsLock) -> Result<Self> {
+    pub fn create(path: &Path, config_toml: &str, lock: &PluginsLock, info: &RunInfo) -> Result<Self> {
+        Self::check_vacant(path)?;
         let existed = path.exists();
-        if path.join(CONFIG).exists() {
-            return Err(RunError::HoldsRun(path.to_owned()));
-        }
-        new_folder(path)?;
+        fs::create_dir_all(path).map_err(|e| RunError::write(path, e))?;
         let filled = (|| {
             let run = Self::hold(path)?;
             for folder in [SAMPLES, CHECKPOINTS] {
@@ -106,6 +104,7 @@ impl RunDir {
                 fs::create_dir(&folder).map_err(|e| RunError::write(&folder, e))?;
             }
             files::write_atomic(&path.join(LOCK), lock.to_toml().as_bytes())?;
+            files::write_atomic(&path.join(info::FILE), info.to_toml().as_bytes())?;
             // The configuration comes last: a folder with one is a whole run.
             run.write_config(config_toml)?;
             Ok(run)
@@ -115,6 +114,19 @@ impl RunDir {
             drop(if existed { empty(path) } else { fs::remove_dir_all(path) });
         }
         filled
+    }
+
+    /// An error if no run can be started in `path` since something is there. Nothing is written.
+    pub fn check_vacant(path: &Path) -> Result<()> {
+        if path.join(CONFIG).exists() {
+            return Err(RunError::HoldsRun(path.to_owned()));
+        }
+        match fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
+            Ok(true) => Err(RunError::NotEmpty(path.to_owned())),
+            Ok(false) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(RunError::write(path, error)),
+        }
     }
 
     /// Opens a run to go on with it; removes what a killed process left half-written.
@@ -138,13 +150,14 @@ impl RunDir {
         Ok(run)
     }
 
-    /// The run under `runs` that was written to last.
-    pub fn newest_under(runs: &Path) -> Option<PathBuf> {
+    /// The run under `runs` that was written to last, of those that `wanted` takes by their notes.
+    pub fn newest_under(runs: &Path, wanted: impl Fn(&RunInfo) -> bool) -> Option<PathBuf> {
         let written = |run: &Path| {
             let modified = |name: &str| fs::metadata(run.join(name)).and_then(|file| file.modified()).ok();
             modified(CONFIG).map(|config| modified(METRICS).map_or(config, |metrics| metrics.max(config)))
         };
         let folders = fs::read_dir(runs).ok()?.flatten().map(|entry| entry.path());
+        let folders = folders.filter(|path| wanted(&Self::info(path)));
         let (_, newest) = folders.filter_map(|path| Some((written(&path)?, path))).max()?;
         Some(newest)
     }
@@ -181,9 +194,9 @@ impl RunDir {
         read_lock(&self.path)
     }
 
-    /// Notes on what and when the run was started, for the report.
-    pub fn write_info(&mut self, info: &RunInfo) -> Result<()> {
-        files::write_atomic(&self.path.join(info::FILE), info.to_toml().as_bytes())
+    /// Notes on what and when the run in `path` was started; none of them where they are missing or damaged.
+    pub fn info(path: &Path) -> RunInfo {
+        fs::read_to_string(path.join(info::FILE)).ok().and_then(|text| toml::from_str(&text).ok()).unwrap_or_default()
     }
 
     /// Drops what was written after `epoch`: metrics, contact sheets, checkpoints; TensorBoard hides its part.
@@ -310,15 +323,6 @@ impl RunDir {
     /// Writes the curves as a picture and `report.html` from what the folder holds; returns the report's path.
     pub fn write_report(&mut self) -> Result<PathBuf> {
         Ok(report::write(&self.path)?.report)
-    }
-}
-
-/// Makes a folder that is to be filled; one that exists is taken if it is empty.
-fn new_folder(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|e| RunError::write(path, e))?;
-    match fs::read_dir(path).map_err(|e| RunError::read(path, e))?.next() {
-        Some(_) => Err(RunError::NotEmpty(path.to_owned())),
-        None => Ok(()),
     }
 }
 

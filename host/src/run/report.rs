@@ -326,7 +326,9 @@ mod tests {
         };
         let config =
             "[train]\nepochs = 10\n[monitor]\nmin_diversity = 0.6\n[[reward.plugin]]\nsource = \"<k>\"\nweight = 1.0\n";
-        let mut run = RunDir::create(&folder.join("run"), config, &PluginsLock { plugins: vec![plugin] }).unwrap();
+        let mut run =
+            RunDir::create(&folder.join("run"), config, &PluginsLock { plugins: vec![plugin] }, &RunInfo::default())
+                .unwrap();
         for &(epoch, mean, diversity) in points {
             let rewards: Vec<f64> =
                 (0..16).map(|i| mean + f64::from(i % 4) / 30.0 + epoch as f64 * f64::from(i % 3) / 99.0).collect();

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 
 fn new_run(folder: &Path) -> RunDir {
-    RunDir::create(&folder.join("run"), "seed = 1\n", &PluginsLock::default()).unwrap()
+    RunDir::create(&folder.join("run"), "seed = 1\n", &PluginsLock::default(), &RunInfo::default()).unwrap()
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -24,7 +24,7 @@ fn cell() -> Cell {
 fn a_new_run_has_its_parts() {
     let folder = tempfile::tempdir().unwrap();
     let run = new_run(folder.path());
-    assert_eq!(names(run.path()), ["checkpoints", "config.toml", "plugins.lock", "samples"]);
+    assert_eq!(names(run.path()), ["checkpoints", "config.toml", "plugins.lock", "run.toml", "samples"]);
     assert_eq!(run.config().unwrap(), "seed = 1\n");
     assert_eq!(run.plugins_lock().unwrap(), PluginsLock::default());
 }
@@ -32,13 +32,13 @@ fn a_new_run_has_its_parts() {
 #[test]
 fn an_empty_folder_is_taken_and_a_filled_one_refused_untouched() {
     let folder = tempfile::tempdir().unwrap();
-    drop(RunDir::create(folder.path(), "", &PluginsLock::default()).unwrap());
+    drop(RunDir::create(folder.path(), "", &PluginsLock::default(), &RunInfo::default()).unwrap());
     let before = names(folder.path());
-    let error = RunDir::create(folder.path(), "", &PluginsLock::default()).unwrap_err();
+    let error = RunDir::create(folder.path(), "", &PluginsLock::default(), &RunInfo::default()).unwrap_err();
     assert!(error.to_string().contains("holds a run: go on with it by --resume"), "{error}");
     assert_eq!(names(folder.path()), before);
     fs::remove_file(folder.path().join(CONFIG)).unwrap();
-    let error = RunDir::create(folder.path(), "", &PluginsLock::default()).unwrap_err();
+    let error = RunDir::create(folder.path(), "", &PluginsLock::default(), &RunInfo::default()).unwrap_err();
     assert!(error.to_string().ends_with("is not empty: name another folder with --out"), "{error}");
 }
 
@@ -47,7 +47,7 @@ fn an_impossible_place_is_one_clear_sentence_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    let error = RunDir::create(&file.join("run"), "", &PluginsLock::default()).unwrap_err();
+    let error = RunDir::create(&file.join("run"), "", &PluginsLock::default(), &RunInfo::default()).unwrap_err();
     let expected = format!("cannot write {}: not a directory", file.join("run").display());
     assert_eq!(error.to_string(), expected);
     assert_eq!(names(folder.path()), ["file"]);
@@ -194,17 +194,24 @@ fn publishing_makes_the_folder_and_replaces_the_file() {
 #[test]
 fn the_newest_run_is_the_one_written_to_last() {
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(RunDir::newest_under(folder.path()), None);
+    assert_eq!(RunDir::newest_under(folder.path(), |_| true), None);
     let [old, new] = ["b", "a"].map(|name| folder.path().join(name));
-    let mut first = RunDir::create(&old, "", &PluginsLock::default()).unwrap();
-    drop(RunDir::create(&new, "", &PluginsLock::default()).unwrap());
+    let mut first = RunDir::create(&old, "", &PluginsLock::default(), &RunInfo::default()).unwrap();
+    drop(RunDir::create(&new, "", &PluginsLock::default(), &RunInfo::default()).unwrap());
     let later = SystemTime::now() + std::time::Duration::from_secs(5);
     File::open(new.join(CONFIG)).unwrap().set_modified(later).unwrap();
     fs::create_dir(folder.path().join("z-no-run")).unwrap();
-    assert_eq!(RunDir::newest_under(folder.path()), Some(new));
+    assert_eq!(RunDir::newest_under(folder.path(), |_| true), Some(new));
     first.append_metrics(&json!({"epoch": 1})).unwrap();
     File::open(old.join(METRICS)).unwrap().set_modified(later + std::time::Duration::from_secs(5)).unwrap();
-    assert_eq!(RunDir::newest_under(folder.path()), Some(old));
+    assert_eq!(RunDir::newest_under(folder.path(), |_| true), Some(old));
+    drop(first);
+
+    let info = RunInfo { command: "host can train".into(), ..RunInfo::default() };
+    let other = folder.path().join("other");
+    drop(RunDir::create(&other, "", &PluginsLock::default(), &info).unwrap());
+    assert_eq!(RunDir::info(&other), info);
+    assert_eq!(RunDir::newest_under(folder.path(), |found| *found == info), Some(other));
 }
 
 #[test]

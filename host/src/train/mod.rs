@@ -38,10 +38,12 @@ pub use plan::{Measured, Plan, gibibytes, measure};
 pub use record::{EpochRecord, MonitorRecord, Seconds, TrainedRecord};
 pub use score::{Scorer, Scores, locked};
 pub use setup::{encoder_folder, encoders, model_folder, native_size};
-pub use start::{Start, stopped};
+pub use start::{Claim, Diverged, Start, stopped};
 
 use record::Progress;
 
+/// The command that fine-tunes.
+pub const COMMAND: &str = "host train";
 /// The largest |ratio − 1| of a first update that f32 arithmetic explains.
 const MAX_RATIO_ERROR: f64 = 1e-5;
 /// Rewards that spread less than this are all the same.
@@ -253,7 +255,7 @@ impl Trainer {
     fn keep_and_stop(&mut self, cause: Option<anyhow::Error>) -> Result<anyhow::Error> {
         self.save_unsaved()?;
         let epochs = (self.progress.epoch, self.config.train.epochs);
-        Ok(stopped(&mut self.run, "host train", epochs, cause))
+        Ok(stopped(&mut self.run, COMMAND, epochs, cause))
     }
 
     fn denoiser(&self) -> Denoiser<'_> {
@@ -391,10 +393,8 @@ impl Trainer {
         warnings.push(format!("{} optimizer steps were dropped, their gradient was not finite", update.dropped_steps));
         self.progress.dropped_in_a_row += update.dropped_steps;
         if self.progress.dropped_in_a_row >= MAX_DROPPED_STEPS {
-            bail!(
-                "{} optimizer steps without a finite gradient: lower train.learning_rate, or go on from an earlier checkpoint",
-                self.progress.dropped_in_a_row
-            );
+            let what = format!("{} optimizer steps in a row had no finite gradient", self.progress.dropped_in_a_row);
+            bail!(Diverged { what, lower: "train.learning_rate" });
         }
         Ok(())
     }

@@ -87,6 +87,7 @@ impl Trainer {
     pub fn new(config: Config, start: &Start, info: RunInfo, context: &CommandContext) -> Result<Self> {
         let device = torch_ext::cuda::device(&config.run.device)?;
         let scorer = Scorer::load(&config, encoders(&config.encoders, device, &context.hub)?, device)?;
+        let claim = start.claim(PluginsLock { plugins: scorer.locked() })?;
         let folder = model_folder(&config.model.path, &context.hub)?;
         Plan::new(&config, &folder)?.check_fits(device)?;
         let mut pipeline = Pipeline::load(&folder, device, config.model.dtype.kind(), config.model.memory_format)?;
@@ -130,8 +131,7 @@ impl Trainer {
             lora.n_parameters()
         );
         let model_digest = Pipeline::digest(&folder)?;
-        let lock = PluginsLock { plugins: scorer.locked() };
-        let run = start.open(&config, &lock, &info)?;
+        let run = claim.open(&config, &info)?;
         let mut trainer = Self {
             config,
             pipeline,
@@ -159,7 +159,8 @@ impl Trainer {
     }
 
     fn restore(&mut self, start: &Start) -> Result<()> {
-        let Some((epoch, folder)) = start.checkpoint(&mut self.run)? else { return Ok(()) };
+        let checkpoint = start.checkpoint(&self.run)?;
+        let Some((_, folder)) = &checkpoint else { return start.go_on(&mut self.run, &self.config, None) };
         let state_path = folder.join(STATE_FILE);
         let (tensors, metadata) = read_safetensors_with_metadata(&state_path)?;
         if let Some(before) = metadata.get("model").filter(|before| **before != self.model_digest) {
@@ -179,11 +180,9 @@ impl Trainer {
                 *own = value.to_device(self.device);
             }
         }
-        self.run.rewind(epoch)?;
+        start.go_on(&mut self.run, &self.config, checkpoint.as_ref())?;
         let lora = self.lora_bytes()?;
-        self.run.publish(LORA_FILE, &lora)?;
-        tracing::info!("resumed after epoch {epoch} from {}", folder.display());
-        Ok(())
+        Ok(self.run.publish(LORA_FILE, &lora)?)
     }
 
     /// Optimizer, average and counters, as one safetensors file.

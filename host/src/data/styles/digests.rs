@@ -32,14 +32,15 @@ struct Row {
     sha256: String,
 }
 
-/// The files' digests, in their order; what is remembered lies in `cache_folder`, one file for each `root`.
+/// The files' digests, in their order, none of a file that cannot be read; what is remembered lies in `cache_folder`, one
+/// file for each `root`.
 pub(super) fn of_files(
     root: &Path,
     files: &[&Path],
     cache_folder: &Path,
     progress: &Progress,
     interrupt: &Interrupt,
-) -> Result<Vec<Sha>> {
+) -> Result<Vec<Option<Sha>>> {
     let place = fs::canonicalize(root)?;
     let place = format!("{:x}", Sha256::digest(place.as_os_str().as_encoded_bytes()));
     let index = cache_folder.join(format!("files-{}.json", &place[..16]));
@@ -53,23 +54,27 @@ pub(super) fn of_files(
         .par_iter()
         .map(|path| {
             if interrupt.requested() {
-                return Ok(None);
+                return None;
             }
             let name = path.strip_prefix(root).ok().and_then(Path::to_str);
-            let found = digest(path, name.and_then(|name| known.get(name)))?;
+            // Why it cannot be read is said where it is decoded.
+            let found = digest(path, name.and_then(|name| known.get(name))).ok();
             bar.inc(1);
-            Ok(Some((name, found)))
+            Some((name, found))
         })
-        .collect::<Result<Vec<_>>>()?;
+        .collect::<Vec<_>>();
 
     let settled = nanoseconds(now.checked_sub(SETTLED).unwrap_or(UNIX_EPOCH));
-    let rows = found.iter().flatten().filter_map(|(name, (row, _))| Some(((*name)?.to_owned(), row.clone())));
+    let row =
+        |(name, found): &(Option<&str>, Option<(Row, Sha)>)| Some(((*name)?.to_owned(), found.as_ref()?.0.clone()));
+    let rows = found.iter().flatten().filter_map(row);
     let rows: BTreeMap<String, Row> = rows.filter(|(_, row)| row.changed < settled).collect();
     if rows != known {
         fs::create_dir_all(cache_folder)?;
         write_atomically(&index, &serde_json::to_vec(&rows)?)?;
     }
-    let digests: Option<Vec<Sha>> = found.into_iter().map(|found| found.map(|(_, (_, sha))| sha)).collect();
+    let digests: Option<Vec<Option<Sha>>> =
+        found.into_iter().map(|found| found.map(|(_, found)| found.map(|(_, sha)| sha))).collect();
     match digests {
         Some(digests) => Ok(digests),
         None => bail!(Interrupted { kept: "the digests of the pictures seen so far are kept".to_owned() }),
@@ -77,7 +82,7 @@ pub(super) fn of_files(
 }
 
 /// A file's digest: the remembered one if the file has not changed since.
-fn digest(path: &Path, known: Option<&Row>) -> Result<(Row, Sha)> {
+fn digest(path: &Path, known: Option<&Row>) -> io::Result<(Row, Sha)> {
     let mut file = fs::File::open(path)?;
     let metadata = file.metadata()?;
     let (length, changed) = (metadata.len(), changed(&metadata)?);
@@ -130,7 +135,7 @@ mod tests {
         let digests = || {
             let files = [path.as_path()];
             let found = of_files(root.path(), &files, cache.path(), &Progress::new(true), &Interrupt::default());
-            found.unwrap()[0]
+            found.unwrap()[0].unwrap()
         };
         let sha = |text: &str| -> Sha { Sha256::digest(text).into() };
 

@@ -82,15 +82,15 @@ impl Listing {
         let mut seen = HashSet::new();
         let mut pictures = Vec::with_capacity(files.len());
         for ((style, path), digest) in files.iter().zip(digests) {
-            // Copies would let a picture stand in both splits.
-            if !seen.insert((*style, digest)) {
+            // Copies would let a picture stand in both splits. Files that cannot be read are nobody's copies.
+            if digest.is_some_and(|digest| !seen.insert((*style, digest))) {
                 continue;
             }
             let name = path.strip_prefix(root).unwrap_or(path);
             let bytes = name.as_os_str().as_encoded_bytes();
             hash.update((bytes.len() as u64).to_le_bytes());
             hash.update(bytes);
-            hash.update(digest);
+            hash.update(digest.unwrap_or_default());
             let name = name.display().to_string();
             pictures.push(Picture { style: *style, name, origin: Origin::File((*path).clone()) });
         }

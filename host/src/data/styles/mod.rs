@@ -28,7 +28,7 @@ pub use self::square::Fit;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 
-/// Broken pictures that are named one by one; beyond these they are counted.
+/// Broken pictures that are named as warnings; beyond these they are counted, and named where more of the log is wanted.
 const MOST_NAMED: usize = 10;
 
 /// Where the pictures come from.
@@ -152,6 +152,17 @@ impl StyleImages {
         Loader::start(Arc::clone(&self.pictures), stream, batch_size, flip, first_step)
     }
 
+    /// `count` held-out pictures, or all where there are fewer, at even distances in their order by style.
+    ///
+    /// # Errors
+    /// If the cache can no longer be read.
+    pub fn some_held_out(&self, count: usize) -> Result<StyleBatch> {
+        let held_out = &self.split.held_out;
+        let n = count.min(held_out.len());
+        let chosen: Vec<usize> = (0..n).map(|i| held_out[i * held_out.len() / n]).collect();
+        loader::batch(&self.pictures, &chosen, &[])
+    }
+
     /// Every held-out picture once, by style; the last batch may be smaller.
     ///
     /// # Panics
@@ -164,12 +175,16 @@ impl StyleImages {
 
 fn warn_of_broken(pictures: &Pictures) {
     let broken = &pictures.broken;
-    for picture in broken.iter().take(MOST_NAMED) {
-        tracing::warn!("left out: {}", picture.why);
+    for (i, picture) in broken.iter().enumerate() {
+        match i < MOST_NAMED {
+            true => tracing::warn!("left out: {}", picture.why),
+            false => tracing::debug!("left out: {}", picture.why),
+        }
     }
     if !broken.is_empty() {
         let (n, total) = (broken.len(), broken.len() + pictures.len());
-        tracing::warn!("{n} of {total} pictures cannot be read and are left out");
+        let all = if n > MOST_NAMED { " (-v names them all)" } else { "" };
+        tracing::warn!("{n} of {total} pictures cannot be read and are left out{all}");
     }
 }
 

@@ -100,6 +100,19 @@ fn batches_hold_the_right_pictures_in_the_right_range() {
 }
 
 #[test]
+fn some_of_the_held_out_pictures_are_spread_over_the_styles() {
+    let options = Options { test_share: 0.5, ..options() };
+    let images = Place::new(&[8, 8, 8]).open(&options).unwrap();
+    let all: Vec<_> = images.test_batches(12).flat_map(|batch| decode(&batch.unwrap())).collect();
+    let some = |count: usize| decode(&images.some_held_out(count).unwrap());
+    assert_eq!(some(12), all);
+    assert_eq!(some(99), all);
+    assert_eq!(some(3), [all[0], all[4], all[8]]);
+    // More than half of them still reach the last style.
+    assert_eq!(some(8), [0, 1, 3, 4, 6, 7, 9, 10].map(|place| all[place]));
+}
+
+#[test]
 fn every_byte_has_torchvisions_float() {
     let root = tempfile::tempdir().unwrap();
     for style in ["a", "b"] {
@@ -141,6 +154,9 @@ fn broken_pictures_are_named_and_counted_and_copies_count_once() {
     let place = Place::new(&[8, 8]);
     fs::write(place.root.path().join("a/broken.jpg"), "no picture").unwrap();
     fs::write(place.root.path().join("b/also.png"), "no picture either").unwrap();
+    for lost in ["lost.png", "lost too.png"] {
+        std::os::unix::fs::symlink("nowhere.png", place.root.path().join("b").join(lost)).unwrap();
+    }
     fs::copy(place.root.path().join("b/deep/003.png"), place.root.path().join("b/copy.png")).unwrap();
     fs::create_dir(place.root.path().join("empty")).unwrap();
     fs::create_dir(place.root.path().join(".hidden")).unwrap();
@@ -149,9 +165,10 @@ fn broken_pictures_are_named_and_counted_and_copies_count_once() {
     for _ in 0..2 {
         let images = place.open(&options()).unwrap();
         assert_eq!(images.styles(), ["a", "b"]);
-        assert_eq!((images.n_broken(), images.n_train() + images.n_test()), (2, 16));
-        let why = &images.pictures.broken[0].why;
-        assert!(why.contains("a/broken.jpg is not a readable picture"), "{why}");
+        assert_eq!((images.n_broken(), images.n_train() + images.n_test()), (4, 16));
+        let why: Vec<&str> = images.pictures.broken.iter().map(|picture| picture.why.as_str()).collect();
+        assert!(why[0].contains("a/broken.jpg is not a readable picture"), "{why:?}");
+        assert!(why[2].contains("b/lost too.png: No such file"), "{why:?}");
     }
 }
 
