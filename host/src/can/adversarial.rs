@@ -29,6 +29,9 @@ const SATURATED: f64 = 0.995;
 /// A mean penalty above this means gradients of a norm of 2 and more, where 1 is wanted.
 const LOOSE_PENALTY: f64 = 1.0;
 
+/// Between these multiples of the adversarial loss's draw, L_SA's neither goes under nor drowns it.
+const SOUND_PULL: std::ops::RangeInclusive<f64> = 0.02..=50.0;
+
 /// C of the style ambiguity.
 pub enum Judge {
     /// The discriminator's own style head, the paper's C = D_C.
@@ -255,6 +258,8 @@ impl Job for Adversarial {
             warning_of_saturation(self.config.can.loss, means),
             warning_of_penalty(means),
             look.and_then(|look| look.diversity).and_then(of_diversity),
+            look.and_then(|look| look.monitor["ambiguity_pull"].as_f64())
+                .and_then(|pull| warning_of_pull(pull, self.config.can.style_ambiguity_weight)),
         ];
         warnings.into_iter().flatten().collect()
     }
@@ -344,6 +349,17 @@ fn warning_of_diversity(share: f64, least: f64, was_diverse: bool) -> Option<Str
     })
 }
 
+/// L_SA that does next to nothing, or next to which nothing else does.
+fn warning_of_pull(pull: f64, weight: f64) -> Option<String> {
+    (!SOUND_PULL.contains(&pull)).then(|| {
+        format!(
+            "the style ambiguity draws made pictures {pull:.2e} times as strongly as the adversarial loss: at a \
+             can.style_ambiguity_weight of about {:.1e}, instead of {weight}, it would as strongly",
+            weight / pull
+        )
+    })
+}
+
 /// How much `count` held-out pictures differ, evenly chosen, so that all styles are among them.
 fn real_diversity(data: &StyleImages, count: usize) -> Result<f64> {
     let diversity = pairwise_distance(&data.some_held_out(count)?.images);
@@ -394,6 +410,11 @@ mod tests {
         assert!(loose.contains("(penalty 2.50)") && loose.contains("can.lambda"), "{loose}");
         assert_eq!(warning_of_penalty(&means(0.9, 0.2)), None);
         assert_eq!(warning_of_penalty(&serde_json::json!({ "loss": {} })), None);
+
+        let weak = warning_of_pull(0.004, 1.0).expect("it is weak");
+        assert!(weak.contains("4.00e-3 times") && weak.contains("of about 2.5e2, instead of 1"), "{weak}");
+        assert!(warning_of_pull(60.0, 10.0).is_some());
+        assert_eq!(warning_of_pull(1.0, 10.0), None);
 
         let collapsed = warning_of_diversity(0.12, 0.3, true).expect("they are alike");
         assert!(

@@ -209,6 +209,9 @@ fn summary(task: Task, own_head: bool, outcome: &Outcome, folder: &Path) -> Stri
         text +=
             &format!("style ambiguity of made pictures: {from}{to:.4}; the least is ln {n} = {:.4}\n", (n as f64).ln());
     }
+    if let Some(pull) = outcome.last["ambiguity_pull"].as_f64() {
+        text += &format!("it draws them {pull:.2} times as strongly as the adversarial loss\n");
+    }
     if let Some((_, share)) = both("diversity") {
         text += &format!("made pictures differ by {:.0} % as much as real ones\n", 100.0 * share);
     }

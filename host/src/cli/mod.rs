@@ -115,7 +115,8 @@ impl Command {
     }
 }
 
-/// An error and its causes as one sentence; a cause that the text before it has in it already is not said twice.
+/// An error and its causes as one sentence; a cause that the text before it has in it already is not said twice. What a
+/// file or a plugin has put into it cannot steer the terminal.
 pub fn sentence(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
@@ -129,5 +130,22 @@ pub fn sentence(error: &anyhow::Error) -> String {
         }
         text.push_str(&cause);
     }
-    text
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, character| {
+        match character.is_control() && !matches!(character, '\n' | '\t') {
+            true => shown.extend(character.escape_default()),
+            false => shown.push(character),
+        }
+        shown
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_says_nothing_twice_and_cannot_steer_the_terminal() {
+        let error = anyhow::anyhow!("bad \u{1b}[2Jname").context("reading it").context("reading it");
+        assert_eq!(sentence(&error), "reading it: bad \\u{1b}[2Jname");
+    }
 }

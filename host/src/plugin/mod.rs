@@ -155,10 +155,13 @@ impl PluginHost {
     pub fn load(&self, reference: &str, config: BTreeMap<String, String>) -> Result<Box<dyn Classifier>, PluginError> {
         let path = resolve::resolve(reference)?;
         let name = resolve::short_name(&path.to_string_lossy());
-        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(onnx::EXTENSION)) {
-            return Ok(Box::new(OnnxPlugin::load(&name, &path, &config, &self.limits, self.device)?));
-        }
-        Ok(Box::new(self.sandbox.load(&name, &path, config)?))
+        let plugin: Box<dyn Classifier> =
+            match path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(onnx::EXTENSION)) {
+                true => Box::new(OnnxPlugin::load(&name, &path, &config, &self.limits, self.device)?),
+                false => Box::new(self.sandbox.load(&name, &path, config)?),
+            };
+        check_words(&*plugin).map_err(|fault| PluginError::new(name, fault))?;
+        Ok(plugin)
     }
 }
 
@@ -188,6 +191,34 @@ fn check_description(description: &Description, limits: &Limits) -> Result<(), F
         return Ok(());
     };
     Err(Fault::Description(problem))
+}
+
+/// What a plugin says in words can be shown: on a terminal, control characters would do instead of being read, and
+/// directional ones would change the order in which it is read.
+fn check_words(plugin: &dyn Classifier) -> Result<(), Fault> {
+    let (description, inspection) = (plugin.description(), plugin.inspect());
+    let Description { name, version, styles, media, encoders } = description;
+    let texts = [("name", vec![name]), ("version", vec![version]), ("title", plugin.source().title.iter().collect())];
+    let lists = [("styles", styles), ("media", media), ("encoders", encoders), ("authors", &inspection.authors)];
+    let rest = [
+        ("licence", vec![&inspection.licence]),
+        ("prompts", inspection.prompts.iter().flatten().collect()),
+        ("assets", inspection.assets.iter().map(|asset| &asset.name).collect()),
+    ];
+    let lists = lists.into_iter().map(|(what, list)| (what, list.iter().collect::<Vec<&String>>()));
+    for (what, texts) in texts.into_iter().chain(lists).chain(rest) {
+        if let Some(text) = texts.into_iter().find(|text| text.chars().any(is_unreadable)) {
+            return Err(Fault::Description(format!(
+                "its {what}: {text:?} has a character that a terminal obeys instead of showing it"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Control characters, and those that set the direction of text.
+fn is_unreadable(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The encoders that a plugin needs are there, and the one that it was fitted with is the same.

@@ -24,6 +24,7 @@ fn misbehaving_plugins() {
         ("describe-encoder", limits),
         ("one-style", limits),
         ("same-styles", limits),
+        ("escape", limits),
         ("panic", limits),
         ("abort", limits),
         ("loop", hasty),

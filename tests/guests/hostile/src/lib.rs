@@ -17,6 +17,7 @@ impl Classifier for Hostile {
             "describe-panic" => panic!("no description today"),
             "describe-encoder" => &[host::encoder_info("means")?.digest.leak()],
             "one-style" => &["only"],
+            "escape" => &["a", "\u{1b}[2Jb"],
             "same-styles" => &["twin", "twin"],
             _ => &["a", "b"],
         };
