@@ -38,6 +38,10 @@ pub mod bindings {
 
 /// Exports a plugin: `export!(MyPlugin);`, or `export!(MyPlugin, gradient);` for one that implements
 /// [`Gradient`](crate::Gradient) too. Does nothing in a native build.
+///
+/// The crate's `description`, `authors` and `license` of Cargo.toml go along, in the custom sections that the WebAssembly
+/// tool conventions name (`description`, `authors`, `licenses`): `host plugin inspect` shows them, and so does
+/// `wasm-tools metadata show`.
 #[macro_export]
 macro_rules! export {
     ($plugin:ty) => {
@@ -45,7 +49,7 @@ macro_rules! export {
         const _: () = {
             type Exported = $crate::Glue<$plugin>;
     $crate::bindings::plugin::export_plugin!(Exported with_types_in $crate::bindings::plugin);
-            $crate::interface_section!();
+            $crate::sections!();
         };
     };
     ($plugin:ty, gradient) => {
@@ -58,16 +62,30 @@ macro_rules! export {
     };
 }
 
+/// What a plugin's file says of itself without being run.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! interface_section {
+macro_rules! sections {
     () => {
-        #[used]
-        #[unsafe(link_section = "ambiguity:interface")]
-        static INTERFACE: [u8; $crate::INTERFACE_VERSION.len()] = {
-            let mut bytes = [0; $crate::INTERFACE_VERSION.len()];
-            bytes.copy_from_slice($crate::INTERFACE_VERSION.as_bytes());
-            bytes
+        $crate::text_section!("ambiguity:interface", $crate::INTERFACE_VERSION);
+        $crate::text_section!("description", env!("CARGO_PKG_DESCRIPTION"));
+        $crate::text_section!("authors", env!("CARGO_PKG_AUTHORS"));
+        $crate::text_section!("licenses", env!("CARGO_PKG_LICENSE"));
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! text_section {
+    ($name:literal, $text:expr) => {
+        const _: () = {
+            #[used]
+            #[unsafe(link_section = $name)]
+            static TEXT: [u8; $text.len()] = {
+                let mut bytes = [0; $text.len()];
+                bytes.copy_from_slice($text.as_bytes());
+                bytes
+            };
         };
     };
 }

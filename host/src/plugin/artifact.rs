@@ -20,6 +20,12 @@ use super::limits::Limits;
 /// The custom section in which a plugin says which interface it was built for.
 const INTERFACE_SECTION: &str = "ambiguity:interface";
 
+/// The custom sections of the WebAssembly tool conventions that name a title, authors (Cargo's way, between colons) and a
+/// licence; what is in the manifest wins over them.
+const DESCRIPTION_SECTION: &str = "description";
+const AUTHORS_SECTION: &str = "authors";
+const LICENCE_SECTION: &str = "licenses";
+
 /// The custom sections of baked assets are called so and then by the asset's name.
 const ASSET_SECTION: &str = "ambiguity:asset/";
 
@@ -45,6 +51,8 @@ pub struct Artifact {
     /// Names of what it exports, in order.
     pub exports: Vec<String>,
     assets: BTreeMap<String, Range<usize>>,
+    /// The texts of the sections above by their names; of several, the outermost one's.
+    notes: BTreeMap<&'static str, (usize, String)>,
     /// What is baked into it about itself, if anything.
     pub manifest: Option<Manifest>,
 }
@@ -71,6 +79,7 @@ impl Artifact {
             imports: vec![],
             exports: vec![],
             assets: BTreeMap::new(),
+            notes: BTreeMap::new(),
             manifest: None,
         };
         let bytes = Arc::clone(&artifact.bytes);
@@ -100,6 +109,13 @@ impl Artifact {
                 }
                 Payload::CustomSection(custom) if custom.name() == INTERFACE_SECTION => {
                     section = Some(String::from_utf8_lossy(custom.data()).into_owned());
+                }
+                Payload::CustomSection(custom) if let Some(name) = note(custom.name()) => {
+                    let text = String::from_utf8_lossy(custom.data()).into_owned();
+                    let nearer = artifact.notes.get(name).is_none_or(|(found, _)| depth < *found);
+                    if nearer && !text.is_empty() {
+                        artifact.notes.insert(name, (depth, text));
+                    }
                 }
                 Payload::CustomSection(custom) if depth == 1 && custom.name().starts_with(ASSET_SECTION) => {
                     let name = custom.name()[ASSET_SECTION.len()..].to_owned();
@@ -167,9 +183,16 @@ impl Artifact {
             let shape = self.tensor(name).ok().map(|tensor| tensor.dim());
             Asset { name: name.to_owned(), bytes, shape }
         };
+        let authors = self.note(AUTHORS_SECTION).split(':').map(|author| author.trim().to_owned());
         Inspection {
-            authors: manifest.authors,
-            licence: manifest.licence,
+            authors: match manifest.authors {
+                baked if baked.is_empty() => authors.filter(|author| !author.is_empty()).collect(),
+                baked => baked,
+            },
+            licence: match manifest.licence {
+                baked if baked.is_empty() => self.note(LICENCE_SECTION).to_owned(),
+                baked => baked,
+            },
             encoder: manifest.encoder,
             prompts: manifest.prompts,
             temperature: manifest.temperature,
@@ -181,6 +204,18 @@ impl Artifact {
             imports: self.imports.clone(),
             exports: self.exports.clone(),
         }
+    }
+
+    /// One line for people, if there is one.
+    pub fn title(&self) -> Option<String> {
+        let baked = self.manifest.as_ref().map(|manifest| manifest.title.as_str());
+        let title = baked.filter(|title| !title.is_empty()).unwrap_or_else(|| self.note(DESCRIPTION_SECTION));
+        (!title.is_empty()).then(|| title.to_owned())
+    }
+
+    /// A section's text, empty if there is none.
+    fn note(&self, section: &str) -> &str {
+        self.notes.get(section).map_or("", |(_, text)| text)
     }
 
     /// Whether it can say how its distributions change with the embedding.
@@ -274,6 +309,11 @@ impl Artifact {
         }
         Ok(())
     }
+}
+
+/// The section of that name, if it is one that says something of the plugin.
+fn note(section: &str) -> Option<&'static str> {
+    [DESCRIPTION_SECTION, AUTHORS_SECTION, LICENCE_SECTION].into_iter().find(|name| *name == section)
 }
 
 /// The interface versions that this host speaks, for people.

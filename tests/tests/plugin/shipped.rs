@@ -8,6 +8,7 @@ use ambiguity_host::encoders::Encoders;
 use ambiguity_host::plugin::fit::bake_k_means;
 use ambiguity_host::plugin::{Artifact, Batch, Limits, Sample};
 use ambiguity_models::clip::Clip;
+use serde_json::{Value, json};
 
 use super::load;
 use crate::support::{host, host_ok, root};
@@ -68,7 +69,7 @@ fn kmeans_image_tells_paintings_apart_the_same_way_each_time() {
         arguments.extend(json.then_some("--json"));
         arguments
     };
-    let read = || -> serde_json::Value {
+    let read = || -> Value {
         serde_json::from_str(&host_ok(folder.path(), &arguments(true)).stdout).expect("one JSON document")
     };
     let (first, second) = (read(), read());
@@ -77,7 +78,7 @@ fn kmeans_image_tells_paintings_apart_the_same_way_each_time() {
     let mut likeliest = vec![];
     for sample in first["samples"].as_array().expect("a list") {
         let row: Vec<f64> =
-            sample["distribution"].as_array().expect("a list").iter().filter_map(serde_json::Value::as_f64).collect();
+            sample["distribution"].as_array().expect("a list").iter().filter_map(Value::as_f64).collect();
         assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-12);
         let reward = row.iter().map(|p| p.ln()).sum::<f64>() / 27.0;
         assert!((sample["reward"].as_f64().expect("a number") - reward).abs() < 1e-12);
@@ -121,12 +122,12 @@ fn on_fixtures(plugin: &str, folder: &str, files: &[&str], decimals: usize) -> S
         fs::copy(&fixture, scratch.path().join(file)).expect("it is committed");
     }
     let arguments = [&["plugin", "classify", plugin, "--json"], files].concat();
-    let read = || -> serde_json::Value {
+    let read = || -> Value {
         serde_json::from_str(&host_ok(scratch.path(), &arguments).stdout).expect("one JSON document")
     };
     let (first, second) = (read(), read());
     assert_eq!((&first["samples"], &first["fuel"]), (&second["samples"], &second["fuel"]), "the same on every run");
-    let list = |value: &serde_json::Value| value.as_array().expect("a list").clone();
+    let list = |value: &Value| value.as_array().expect("a list").clone();
     let styles = list(&first["styles"]);
     let mut text = String::new();
     for sample in list(&first["samples"]) {
@@ -140,6 +141,15 @@ fn on_fixtures(plugin: &str, folder: &str, files: &[&str], decimals: usize) -> S
 }
 
 /// Plain arithmetic in the sandbox has the same bits everywhere; twelve decimals are what a reader of JSON keeps of them.
+#[test]
+fn a_crates_description_authors_and_licence_are_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let said = host_ok(folder.path(), &["plugin", "inspect", "palette", "--json"]).stdout;
+    let said: Value = serde_json::from_str(&said).expect("one JSON document");
+    assert_eq!(said["title"], "Which palette a picture is painted in, by its pixels");
+    assert_eq!((&said["authors"], &said["licence"]), (&json!(["The Ambiguity authors"]), &json!("Apache-2.0")));
+}
+
 #[test]
 fn palette_words_and_melody_on_their_fixtures() {
     let pictures = ["baroque.png", "fauvism.png", "minimalism.png", "ukiyo-e.png"];
@@ -172,11 +182,11 @@ fn clip_softmax_tells_the_styles_of_the_paintings() {
     }
     let mut arguments = vec!["plugin", "classify", "clip_softmax", "--json"];
     arguments.extend(files.iter().map(String::as_str));
-    let found: serde_json::Value = serde_json::from_str(&host_ok(folder.path(), &arguments).stdout).expect("JSON");
+    let found: Value = serde_json::from_str(&host_ok(folder.path(), &arguments).stdout).expect("JSON");
     let mut right = 0;
     for sample in found["samples"].as_array().expect("a list") {
         let row: Vec<f64> =
-            sample["distribution"].as_array().expect("a list").iter().filter_map(serde_json::Value::as_f64).collect();
+            sample["distribution"].as_array().expect("a list").iter().filter_map(Value::as_f64).collect();
         let best = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("27 styles");
         let style = found["styles"][best].as_str().expect("a name");
         right += usize::from(sample["file"].as_str().expect("a name").contains(&format!("/{style}/")));

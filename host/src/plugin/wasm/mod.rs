@@ -93,7 +93,7 @@ impl Sandbox {
             path: path.to_owned(),
             sha256: artifact.sha256.clone(),
             interface: artifact.interface.clone(),
-            title: artifact.manifest.as_ref().map(|manifest| manifest.title.clone()),
+            title: artifact.title(),
         };
         let mut loaded = WasmPlugin {
             sandbox: Arc::clone(self),

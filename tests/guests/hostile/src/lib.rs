@@ -178,5 +178,5 @@ mod raw {
 
     ambiguity_sdk::bindings::plugin::export_plugin!(Raw with_types_in ambiguity_sdk::bindings::plugin);
     ambiguity_sdk::bindings::gradient::export_gradient!(Raw with_types_in ambiguity_sdk::bindings::gradient);
-    ambiguity_sdk::interface_section!();
+    ambiguity_sdk::sections!();
 }
