@@ -103,8 +103,10 @@ fn resume_refuses_another_recipe() {
 
     host_ok(folder.path(), &["lora", "merge", "--model=tiny-art", "--lora=run", "--out=other"]);
     let more = ["train", "--resume=run", "--model=other", "--set=train.epochs=2"];
+    let config = || std::fs::read_to_string(folder.path().join("run/config.toml")).expect("a config");
+    let before = config();
     let ran = host(folder.path(), &more);
-    assert_eq!(ran.code, 1);
+    assert_eq!((ran.code, config()), (1, before), "what is refused leaves the run as it was");
     assert!(ran.stderr.contains("the run was begun with a model of digest"), "{}", ran.stderr);
     let ran = host_ok(folder.path(), &[&more[..], &["--force"]].concat());
     assert!(ran.stderr.contains("going on all the same"), "{}", ran.stderr);
