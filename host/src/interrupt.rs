@@ -22,7 +22,9 @@ impl Interrupt {
         let flag = interrupt.clone();
         ctrlc::set_handler(move || {
             if flag.0.swap(true, Ordering::SeqCst) {
-                std::process::exit(130);
+                // SAFETY: it takes a number and does not return. `exit` would run libtorch's destructors while its threads
+                // still compute.
+                unsafe { libc::_exit(130) }
             }
             eprintln!("\nstopping at the next safe point (Ctrl-C again stops at once) …");
         })?;

@@ -1,5 +1,6 @@
 //! The binary `host`: parse, log, dispatch, print the error.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use ambiguity_host::cli::{Cli, Context, sentence};
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(progress.clone())
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()))
         .with_target(false)
         .without_time()
         .init();

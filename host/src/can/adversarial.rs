@@ -11,8 +11,8 @@ use torch_ext::{AdamW, Generator as Randomness};
 use super::ambiguity::{AmbiguityError, PluginAmbiguity};
 use super::config::{CanConfig, LossForm};
 use super::networks::{self, Trained};
-use super::trainer::{Figures, Job, LEARNING_RATE, Look, add_state, load_state, not_finite, right_share, told};
-use crate::canvas::text::NO_BREAK_SPACE;
+use super::trainer::{Figures, Job, LEARNING_RATE, Look, Stage, add_state, load_state, not_finite, right_share, told};
+use crate::canvas::text::{NO_BREAK_SPACE, number, two_digits};
 use crate::data::styles::{StyleBatch, StyleImages};
 use crate::random::{Purpose, derive_seed};
 use crate::reward::{Summary, ambiguity, entropy, top_probability};
@@ -247,19 +247,23 @@ impl Job for Adversarial {
         let cells = cells.into_iter().zip(&rows).map(|(image, row)| {
             let likeliest = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
             let title = format!("{} {:.0}{NO_BREAK_SPACE}%", names[likeliest], 100.0 * row[likeliest]);
-            Cell { image: image.as_ref().clone(), title, value: Some(ambiguity(row)) }
+            Cell { image: image.as_ref().clone(), title, value: Some(-ambiguity(row)) }
         });
-        Ok(Look { monitor, cells: cells.collect(), diversity: Some(diversity), told: counts })
+        let mean = (-mean(ambiguity), rows.len());
+        Ok(Look { monitor, cells: cells.collect(), mean, diversity: Some(diversity), told: counts })
     }
 
-    fn warnings(&self, means: &serde_json::Value, look: Option<&Look>, was_diverse: bool) -> Vec<String> {
-        let of_diversity = |share: f64| warning_of_diversity(share, self.config.monitor.min_diversity, was_diverse);
+    fn warnings(&self, means: &serde_json::Value, look: Option<&Look>, stage: Stage) -> Vec<String> {
+        let CanConfig { can, monitor, .. } = &self.config;
+        let diversity = look.and_then(|look| look.diversity);
+        let pull = look.and_then(|look| look.monitor["ambiguity_pull"].as_f64());
+        // What draws pictures that are none yet says nothing.
+        let pull = pull.filter(|_| diversity >= Some(monitor.min_diversity));
         let warnings = [
-            warning_of_saturation(self.config.can.loss, means),
+            warning_of_saturation(can.loss, means),
             warning_of_penalty(means),
-            look.and_then(|look| look.diversity).and_then(of_diversity),
-            look.and_then(|look| look.monitor["ambiguity_pull"].as_f64())
-                .and_then(|pull| warning_of_pull(pull, self.config.can.style_ambiguity_weight)),
+            diversity.and_then(|share| warning_of_diversity(share, monitor.min_diversity, stage)),
+            pull.and_then(|pull| warning_of_pull(pull, can.style_ambiguity_weight)),
         ];
         warnings.into_iter().flatten().collect()
     }
@@ -286,7 +290,7 @@ impl Job for Adversarial {
         if self.config.own_head() {
             let named = ("dcgan", "Style head of a creative adversarial network's discriminator");
             let plugin = networks::plugin(&self.discriminator, named, &self.styles, &self.config.can)?;
-            files.push(("dcgan.onnx".to_owned(), plugin));
+            files.push((networks::DCGAN_PLUGIN.to_owned(), plugin));
         }
         Ok(files)
     }
@@ -327,21 +331,22 @@ fn warning_of_penalty(means: &serde_json::Value) -> Option<String> {
     let penalty = means["loss"]["gradient_penalty"].as_f64()?;
     (penalty > LOOSE_PENALTY).then(|| {
         format!(
-            "the critic's gradient is far from a norm of 1 (penalty {penalty:.2}): lower can.adam.learning_rate or raise \
-             can.lambda"
+            "the critic's gradient is far from a norm of 1 (penalty {}): lower can.adam.learning_rate or raise can.lambda",
+            number(penalty, 2)
         )
     })
 }
 
-/// Made pictures that are too much alike: only those that once were not have collapsed.
-fn warning_of_diversity(share: f64, least: f64, was_diverse: bool) -> Option<String> {
-    let what = match was_diverse {
-        true => "the generator has collapsed onto few pictures",
-        false => "the generator has not left its beginning; if that lasts",
+/// Made pictures that are too much alike.
+fn warning_of_diversity(share: f64, least: f64, stage: Stage) -> Option<String> {
+    let what = match stage {
+        Stage::Beginning => return None,
+        Stage::Overdue => "the generator has not left its beginning",
+        Stage::Diverse => "the generator has collapsed onto few pictures",
     };
     (share < least).then(|| {
         format!(
-            "made pictures differ by {:.0} % as much as real ones (monitor.min_diversity is {:.0} %): {what}, lower \
+            "made pictures differ by {:.0} % as much as real ones (monitor.min_diversity is {:.0} %): {what}; lower \
              can.adam.learning_rate or can.style_ambiguity_weight",
             100.0 * share,
             100.0 * least
@@ -353,9 +358,10 @@ fn warning_of_diversity(share: f64, least: f64, was_diverse: bool) -> Option<Str
 fn warning_of_pull(pull: f64, weight: f64) -> Option<String> {
     (!SOUND_PULL.contains(&pull)).then(|| {
         format!(
-            "the style ambiguity draws made pictures {pull:.2e} times as strongly as the adversarial loss: at a \
-             can.style_ambiguity_weight of about {:.1e}, instead of {weight}, it would as strongly",
-            weight / pull
+            "the style ambiguity draws made pictures {} times as strongly as the adversarial loss does; a \
+             can.style_ambiguity_weight of about {}, not {weight}, makes them equal",
+            two_digits(pull),
+            two_digits(weight / pull)
         )
     })
 }
@@ -411,19 +417,20 @@ mod tests {
         assert_eq!(warning_of_penalty(&means(0.9, 0.2)), None);
         assert_eq!(warning_of_penalty(&serde_json::json!({ "loss": {} })), None);
 
-        let weak = warning_of_pull(0.004, 1.0).expect("it is weak");
-        assert!(weak.contains("4.00e-3 times") && weak.contains("of about 2.5e2, instead of 1"), "{weak}");
+        let weak = warning_of_pull(0.0039, 1.0).expect("it is weak");
+        assert!(weak.contains("0.0039 times") && weak.contains("of about 260, not 1, makes"), "{weak}");
         assert!(warning_of_pull(60.0, 10.0).is_some());
         assert_eq!(warning_of_pull(1.0, 10.0), None);
 
-        let collapsed = warning_of_diversity(0.12, 0.3, true).expect("they are alike");
+        let collapsed = warning_of_diversity(0.12, 0.3, Stage::Diverse).expect("they are alike");
         assert!(
             collapsed.contains("differ by 12 % as much as real ones (monitor.min_diversity is 30 %)"),
             "{collapsed}"
         );
         assert!(collapsed.contains("has collapsed"), "{collapsed}");
-        let early = warning_of_diversity(0.12, 0.3, false).expect("they are alike");
+        let early = warning_of_diversity(0.12, 0.3, Stage::Overdue).expect("they are alike");
         assert!(early.contains("has not left its beginning") && !early.contains("collapsed"), "{early}");
-        assert_eq!(warning_of_diversity(0.3, 0.3, true), None);
+        assert_eq!(warning_of_diversity(0.12, 0.3, Stage::Beginning), None);
+        assert_eq!(warning_of_diversity(0.3, 0.3, Stage::Diverse), None);
     }
 }

@@ -12,7 +12,7 @@ use torch_ext::AdamWConfig;
 
 use crate::config::{Checkpoint, Layer, Monitor, Run, RunConfig, overlay, positive, within};
 use crate::data::styles::{Fit, Options, Source};
-use crate::plugin::Limits;
+use crate::plugin::{Limits, steers_terminal};
 use crate::random::{Purpose, derive_seed};
 
 const PAPER: &str = include_str!("../../presets/can-paper.toml");
@@ -252,13 +252,21 @@ impl RunConfig for CanConfig {
             can.batch_size
         );
         ensure!(monitor.count > 1, "monitor.count is {}: diversity needs at least two pictures", monitor.count);
+        for (key, texts) in [("can.authors", &can.authors[..]), ("can.licence", std::slice::from_ref(&can.licence))] {
+            let bad = texts.iter().find(|text| steers_terminal(text));
+            ensure!(
+                bad.is_none(),
+                "{key} has control characters, which no plugin may have: {:?}",
+                bad.map_or("", |t| t)
+            );
+        }
         within("can.test_share", can.test_share, 0.001, 0.9)?;
         within("can.generator_slope", can.generator_slope, 0.0, 1.0)?;
         within("can.dropout", can.dropout, 0.0, 0.99)?;
         within("can.lambda", can.lambda, 0.0, 1e6)?;
         within("can.style_weight", can.style_weight, 0.0, 1e6)?;
         within("can.label_smoothing", can.label_smoothing, 0.0, 1.0)?;
-        within("can.style_ambiguity_weight", can.style_ambiguity_weight, 0.0, 1e6)?;
+        within("can.style_ambiguity_weight", can.style_ambiguity_weight, 0.0, 1e9)?;
         within("can.adam.learning_rate", can.adam.learning_rate, 0.0, 10.0)?;
         within("can.adam.beta1", can.adam.beta1, 0.0, 0.999_999)?;
         within("can.adam.beta2", can.adam.beta2, 0.0, 0.999_999_9)?;

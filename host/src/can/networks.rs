@@ -17,6 +17,12 @@ use super::config::{Adam, Can};
 pub const GENERATOR: &str = "generator";
 /// The folder of a discriminator in a run's folder.
 pub const DISCRIMINATOR: &str = "discriminator";
+/// The plugin of a CAN's own head, in its run's folder.
+pub const DCGAN_PLUGIN: &str = "dcgan.onnx";
+/// The plugin of a simple classifier, in its run's folder.
+pub const SIMPLE_PLUGIN: &str = "simple.onnx";
+/// The generator as ONNX, in its folder: beside a plugin it would be taken for one.
+const ONNX: &str = "model.onnx";
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 
@@ -78,11 +84,11 @@ struct DiscriminatorFile<'a> {
     styles: &'a [String],
 }
 
-/// `generator/config.json` and `generator/model.safetensors`, and `generator.onnx`.
+/// `generator/config.json`, `generator/model.safetensors` and `generator/model.onnx`.
 pub fn generator_files(generator: &Trained<Generator>) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = folder(GENERATOR, &generator.network.config(), &generator.tensors)?;
     files.push((
-        "generator.onnx".to_owned(),
+        format!("{GENERATOR}/{ONNX}"),
         onnx::generator(&generator.network, "Generator of a creative adversarial network")?,
     ));
     Ok(files)

@@ -9,9 +9,13 @@ use torch_ext::Generator as Randomness;
 
 use super::config::{Can, CanConfig};
 use super::networks::{self, Trained};
-use super::trainer::{Figures, Job, Look, add_state, load_state, not_finite, right_share, told};
+use super::trainer::{Figures, Job, Look, Stage, add_state, load_state, not_finite, right_share, told};
+use crate::canvas::text::number;
 use crate::data::styles::{StyleBatch, StyleImages};
 use crate::random::{Purpose, derive_seed};
+
+/// A held-out cross-entropy of so many times that of guessing is no overfitting any more.
+const ASTRAY: f64 = 10.0;
 
 /// The classifier and what trains it.
 pub struct Simple {
@@ -47,11 +51,12 @@ impl Job for Simple {
     fn look(&mut self, data: &StyleImages) -> Result<Look> {
         let told = told(&self.network.network, data, self.device)?;
         let monitor = serde_json::json!({ "accuracy": told.accuracy(), "loss": told.loss });
-        Ok(Look { monitor, cells: Vec::new(), diversity: None, told: Some(told) })
+        Ok(Look { monitor, cells: Vec::new(), mean: (0.0, 0), diversity: None, told: Some(told) })
     }
 
-    fn warnings(&self, _means: &serde_json::Value, _look: Option<&Look>, _was_diverse: bool) -> Vec<String> {
-        Vec::new()
+    fn warnings(&self, _means: &serde_json::Value, look: Option<&Look>, _stage: Stage) -> Vec<String> {
+        let loss = look.and_then(|look| look.told.as_ref()).map(|told| told.loss);
+        loss.and_then(|loss| warning_of_loss(loss, self.styles.len())).into_iter().collect()
     }
 
     fn not_finite(&self) -> Result<Option<String>> {
@@ -72,11 +77,35 @@ impl Job for Simple {
         let mut files = networks::discriminator_files(&self.network, &self.styles)?;
         let named = ("simple", "Style classifier trained by cross-entropy on pictures alone");
         let plugin = networks::plugin(&self.network, named, &self.styles, &self.can)?;
-        files.push(("simple.onnx".to_owned(), plugin));
+        files.push((networks::SIMPLE_PLUGIN.to_owned(), plugin));
         Ok(files)
     }
 
     fn parameters(&self) -> usize {
         self.network.n_parameters()
+    }
+}
+
+/// A classifier that knows less than one that guesses.
+fn warning_of_loss(loss: f64, n_styles: usize) -> Option<String> {
+    let guessing = (n_styles as f64).ln();
+    (loss > ASTRAY * guessing).then(|| {
+        format!(
+            "the cross-entropy of held-out pictures is {}, where guessing gives {guessing:.2}: training goes astray; lower \
+             can.adam.learning_rate",
+            number(loss, 2)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_classifier_that_is_worse_than_guessing_is_told() {
+        let warning = warning_of_loss(1.8e10, 27).expect("it is far worse");
+        assert!(warning.contains("is 1.8e10, where guessing gives 3.30"), "{warning}");
+        assert_eq!(warning_of_loss(3.4, 27), None);
     }
 }

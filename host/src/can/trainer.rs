@@ -20,7 +20,7 @@ use torch_ext::Generator as Randomness;
 use super::adversarial::{Adversarial, Judge};
 use super::ambiguity::PluginAmbiguity;
 use super::config::{CanConfig, Task};
-use super::networks::{Network, Trained};
+use super::networks::{DCGAN_PLUGIN, Network, SIMPLE_PLUGIN, Trained};
 use super::simple::Simple;
 use crate::cli::Context as CommandContext;
 use crate::config::OnCollapse;
@@ -29,13 +29,16 @@ use crate::interrupt::Interrupt;
 use crate::plugin::{PluginHost, cache_folder};
 use crate::progress::{Bar, Progress as ProgressBars};
 use crate::random::{Purpose, derive_seed};
-use crate::run::{Cell, PluginsLock, RunDir, RunInfo, confusion_matrix};
+use crate::run::{Cell, PluginsLock, RunDir, RunInfo, Values, confusion_matrix};
 use crate::train::{Diverged, Start, encoders, locked, stopped};
 
 /// Steps after which the figures are read off the device, and looked at for what is no number.
 const READ_EVERY: u64 = 10;
 /// Pictures that an evaluation takes at once.
 const AT_ONCE: usize = 64;
+/// Steps after which made pictures should differ: small networks take some hundred. It does not hang on the run's length,
+/// since a run that is prolonged is to say the same as one that was so long from the start.
+const OVERDUE: u64 = 1000;
 /// Training that waits longer than this share of its time for pictures is told so.
 const MUCH_WAITING: f64 = 0.1;
 /// Seconds below which an epoch's waiting says nothing.
@@ -51,9 +54,8 @@ pub(super) trait Job {
     fn step(&mut self, batch: &StyleBatch, randomness: &mut Randomness) -> Result<Figures>;
     /// What has been learnt so far.
     fn look(&mut self, data: &StyleImages) -> Result<Look>;
-    /// What somebody should know of an epoch's mean figures and its look; `was_diverse` says whether made pictures were
-    /// ever as diverse as `monitor.min_diversity` wants.
-    fn warnings(&self, means: &Value, look: Option<&Look>, was_diverse: bool) -> Vec<String>;
+    /// What somebody should know of an epoch's mean figures and its look.
+    fn warnings(&self, means: &Value, look: Option<&Look>, stage: Stage) -> Vec<String>;
     /// The name of a network's tensor that holds what is no finite number.
     fn not_finite(&self) -> Result<Option<String>>;
     /// Networks and optimizers.
@@ -64,6 +66,18 @@ pub(super) trait Job {
     fn products(&self) -> Result<Vec<(String, Vec<u8>)>>;
     /// How many numbers are trained.
     fn parameters(&self) -> usize;
+}
+
+/// How far a generator has come; only made pictures that once were as diverse as `monitor.min_diversity` wants can
+/// collapse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// They never were, which is to be expected.
+    Beginning,
+    /// They never were, in [`OVERDUE`] steps.
+    Overdue,
+    /// They once were.
+    Diverse,
 }
 
 /// Scalars of a step by their place in the record, `loss/style` for `style` in `loss`; on the device, so that nothing
@@ -84,6 +98,8 @@ pub(super) struct Look {
     pub(super) monitor: Value,
     /// Made pictures.
     pub(super) cells: Vec<Cell>,
+    /// The mean of what the cells have as values, over all made pictures, and how many these are.
+    pub(super) mean: (f64, usize),
     /// How much made pictures differ, as a share of how much real ones do.
     pub(super) diversity: Option<f64>,
     /// How the held-out pictures were told, where a style head is trained.
@@ -184,6 +200,8 @@ impl Progress {
 /// What a finished run has to say.
 #[derive(Clone, Debug)]
 pub struct Outcome {
+    /// The plugin in the run's folder, where one was written.
+    pub plugin: Option<&'static str>,
     /// What the monitor measured first.
     pub first: Value,
     /// What it measured last.
@@ -199,6 +217,7 @@ impl Outcome {
     pub fn to_json(&self, folder: &Path) -> Value {
         json!({
             "run": folder, "epochs": self.epochs, "first": self.first, "last": self.last, "collapsed": self.collapsed,
+            "plugin": self.plugin.map(|plugin| folder.join(plugin)), "report": folder.join("report.html"),
         })
     }
 }
@@ -291,7 +310,11 @@ impl Trainer {
         bar.finish();
         self.save_checkpoint()?;
         self.run.write_report()?;
-        Ok(Outcome { first, last, epochs: self.progress.epoch, collapsed })
+        let plugin = match self.task {
+            Task::Can => self.config.own_head().then_some(DCGAN_PLUGIN),
+            Task::Classifier => Some(SIMPLE_PLUGIN),
+        };
+        Ok(Outcome { plugin, first, last, epochs: self.progress.epoch, collapsed })
     }
 
     /// Steps of an epoch.
@@ -343,7 +366,12 @@ impl Trainer {
         let look = (is_last || epoch.is_multiple_of(self.config.monitor.every))
             .then(|| self.job.look(&self.data))
             .transpose()?;
-        let warnings = self.job.warnings(&record, look.as_ref(), self.progress.was_diverse);
+        let stage = match self.progress.was_diverse {
+            true => Stage::Diverse,
+            false if epoch * n_steps >= OVERDUE => Stage::Overdue,
+            false => Stage::Beginning,
+        };
+        let warnings = self.job.warnings(&record, look.as_ref(), stage);
         let diversity = look.as_ref().and_then(|look| look.diversity);
         let collapsed = self.progress.collapsed(diversity, self.config.monitor.min_diversity);
         if waited > MUCH_WAITING * seconds && seconds > SHORT_EPOCH {
@@ -382,7 +410,8 @@ impl Trainer {
 
     fn save_look(&mut self, epoch: u64, look: &Look) -> Result<()> {
         if !look.cells.is_empty() {
-            self.run.save_grid(epoch, &look.cells)?;
+            let (mean, count) = look.mean;
+            self.run.save_grid(epoch, &look.cells, Values { name: "style ambiguity", mean, count })?;
         }
         if let Some(told) = look.told.as_ref().filter(|_| epoch > 0) {
             let picture = confusion_matrix(self.data.styles(), &told.counts, told.accuracy());
@@ -417,7 +446,13 @@ impl Trainer {
 
     fn state_bytes(&self) -> Result<Vec<u8>> {
         let progress = serde_json::to_string(&self.progress)?;
-        let metadata = [("progress", progress.as_str()), ("data", self.data.digest())];
+        let (styles, pictures) = (serde_json::to_string(self.data.styles())?, self.data.in_words());
+        let metadata = [
+            ("progress", progress.as_str()),
+            ("data", self.data.digest()),
+            ("pictures", &pictures),
+            ("styles", &styles),
+        ];
         Ok(encode_safetensors(Path::new(STATE_FILE), &self.job.state(), &metadata)?)
     }
 
@@ -426,11 +461,20 @@ impl Trainer {
         let Some((_, folder)) = &checkpoint else { return start.go_on(&mut self.run, &self.config, None) };
         let path = folder.join(STATE_FILE);
         let (tensors, metadata) = read_safetensors_with_metadata(&path)?;
-        if let Some(before) = metadata.get("data").filter(|before| *before != self.data.digest()) {
-            let (run, now) = (self.run.path().display(), self.data.digest());
-            start.refuse(anyhow!("{run}: the run was begun with pictures of digest {before}, these have {now}"))?;
+        let said = |key: &str| metadata.get(key).with_context(|| format!("{} has no {key}", path.display()));
+        if said("data")? != self.data.digest() {
+            let (run, before, now) = (self.run.path().display(), said("pictures")?, self.data.in_words());
+            let short = |digest: &str| digest.chars().take(8).collect::<String>();
+            let (digest, own) = (short(said("data")?), short(self.data.digest()));
+            let error = anyhow!(
+                "{run}: the run was begun with {before} (digest {digest}…), these are {now} ({own}…): name by --data the \
+                 pictures that it was begun with, or start a new run"
+            );
+            // Nothing could be learnt of other styles by a head that has those.
+            ensure!(said("styles")? == &serde_json::to_string(self.data.styles())?, "{error}");
+            start.refuse(error)?;
         }
-        let progress = metadata.get("progress").with_context(|| format!("{} has no progress", path.display()))?;
+        let progress = said("progress")?;
         self.progress = serde_json::from_str(progress).with_context(|| path.display().to_string())?;
         self.job.load_state(&tensors).with_context(|| path.display().to_string())?;
         let products = self.job.products()?;

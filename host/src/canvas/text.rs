@@ -75,9 +75,12 @@ fn shorten(line: String, size: f32, weight: Weight, max_width: f32) -> String {
     line
 }
 
-/// A number as people read it: its digits after the point and a true minus sign.
+/// Numbers above this are written with their power of ten.
+const LARGE: f64 = 1e6;
+
+/// A number as people read it: its digits after the point and a true minus sign; a large one as `1.8e10`.
 pub(crate) fn number(value: f64, decimals: usize) -> String {
-    let text = format!("{value:.decimals$}");
+    let text = if value.abs() < LARGE { format!("{value:.decimals$}") } else { format!("{value:.1e}") };
     match text.strip_prefix('-') {
         // Rounded to nothing, a number has no sign.
         Some(digits) if digits.chars().all(|c| c == '0' || c == '.') => digits.to_owned(),
@@ -93,9 +96,28 @@ pub(crate) fn decimals(difference: f64) -> usize {
     if digits.is_finite() { digits.clamp(3.0, 6.0) as usize } else { 3 }
 }
 
+/// A positive number by its first two digits.
+pub(crate) fn two_digits(value: f64) -> String {
+    let place = value.log10().floor() - 1.0;
+    if !place.is_finite() {
+        return number(value, 0);
+    }
+    let unit = 10f64.powf(place);
+    number((value / unit).round() * unit, (-place).max(0.0) as usize)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_short_however_large_they_are() {
+        assert_eq!([number(-3.456, 2), number(1.8e10, 3), number(-0.001, 1)], ["−3.46", "1.8e10", "0.0"]);
+        let cases = [(256.4, "260"), (0.0039, "0.0039"), (1.26, "1.3"), (97.4, "97"), (3.4e7, "3.4e7"), (0.0, "0")];
+        for (value, wanted) in cases {
+            assert_eq!(two_digits(value), wanted);
+        }
+    }
 
     #[test]
     fn lines_are_broken_at_spaces_and_cut_at_the_last() {

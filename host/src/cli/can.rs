@@ -14,6 +14,7 @@ use crate::can::config::preset_names;
 use crate::can::networks::load_generator;
 use crate::can::trainer::{judge, open_data};
 use crate::can::{CanConfig, Outcome, Task, Trainer};
+use crate::canvas::text::two_digits;
 use crate::config::{Layer, RunConfig as _};
 use crate::files::new_folder;
 use crate::run::{RunInfo, unix_seconds};
@@ -47,7 +48,7 @@ impl CanArgs {
 
 /// Train a generator until a classifier cannot tell the styles of its pictures, and a discriminator that tells styles.
 ///
-/// Writes generator/, discriminator/, generator.onnx and, where C is the discriminator's own head, dcgan.onnx: a plugin
+/// Writes generator/ and discriminator/ and, where C is the discriminator's own head, dcgan.onnx: a plugin
 /// for `host train`.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
@@ -161,7 +162,8 @@ impl TrainingArgs {
     /// What stands over the preset.
     fn layers(&self, mut own: Vec<Layer>) -> Result<Vec<Layer>> {
         if let Some(data) = &self.data {
-            ensure!(data.is_dir(), "--data {}: there is no such folder", data.display());
+            let what = if data.exists() { "it is no folder" } else { "there is no such folder" };
+            ensure!(data.is_dir(), "--data {}: {what}", data.display());
             own.push(flag("data", format!("can.data = {}", quoted(&data.to_string_lossy()))));
         }
         self.run.layers(own)
@@ -196,8 +198,8 @@ fn describe(task: Task, config: &CanConfig, json: bool, context: &Context) -> Re
 fn summary(task: Task, own_head: bool, outcome: &Outcome, folder: &Path) -> String {
     let folder = folder.display();
     let both = |key: &str| Some((outcome.first[key].as_f64()?, outcome.last[key].as_f64()?));
-    let mut text =
-        format!("{} epochs{}\n", outcome.epochs, if outcome.collapsed { ", stopped: collapsed" } else { "" });
+    let (n, epochs) = (outcome.epochs, if outcome.epochs == 1 { "epoch" } else { "epochs" });
+    let mut text = format!("{n} {epochs}{}\n", if outcome.collapsed { ", stopped: collapsed" } else { "" });
     for (key, words) in [("accuracy", "accuracy"), ("style_accuracy", "style accuracy of the discriminator")] {
         if let Some((from, to)) = both(key) {
             text += &format!("{words} on held-out pictures: {:.1} % → {:.1} %\n", 100.0 * from, 100.0 * to);
@@ -210,22 +212,18 @@ fn summary(task: Task, own_head: bool, outcome: &Outcome, folder: &Path) -> Stri
             &format!("style ambiguity of made pictures: {from}{to:.4}; the least is ln {n} = {:.4}\n", (n as f64).ln());
     }
     if let Some(pull) = outcome.last["ambiguity_pull"].as_f64() {
-        text += &format!("it draws them {pull:.2} times as strongly as the adversarial loss\n");
+        let pull = two_digits(pull);
+        text += &format!("the style ambiguity draws the generator {pull} times as strongly as the adversarial loss\n");
     }
     if let Some((_, share)) = both("diversity") {
         text += &format!("made pictures differ by {:.0} % as much as real ones\n", 100.0 * share);
     }
     text += &format!("report: {folder}/report.html\n");
-    match (task, own_head) {
-        (Task::Classifier, _) => text += &format!("plugin: {folder}/simple.onnx\n"),
-        (Task::Can, true) => {
-            text += &format!(
-                "plugin: {folder}/dcgan.onnx\nmore pictures: host can sample --generator {folder} --count 64 --out pictures\n"
-            );
-        }
-        (Task::Can, false) => {
-            text += &format!("more pictures: host can sample --generator {folder} --count 64 --out pictures\n");
-        }
+    if let Some(plugin) = outcome.plugin {
+        text += &format!("plugin: {folder}/{plugin}\n");
+    }
+    if task == Task::Can {
+        text += &format!("more pictures: host can sample --generator {folder} --count 64 --out pictures\n");
     }
     text
 }

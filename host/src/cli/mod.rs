@@ -15,6 +15,7 @@ mod run_args;
 pub mod sample;
 pub mod train;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::hub::Hub;
@@ -33,11 +34,14 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// More compute threads than any machine has cores, and fewer than a system refuses.
+const MOST_THREADS: u64 = 1024;
+
 /// Flags that every command takes.
 #[derive(Args, Clone, Debug)]
 pub struct Global {
     /// Compute threads [default: all cores]
-    #[arg(long, global = true, value_name = "N", help_heading = "Global")]
+    #[arg(long, global = true, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=MOST_THREADS), help_heading = "Global")]
     pub threads: Option<usize>,
     /// Ask the network for nothing, not even for a model that is named by its id on the Hub
     #[arg(long, global = true, env = "HF_HUB_OFFLINE", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Global")]

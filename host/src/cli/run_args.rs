@@ -114,6 +114,6 @@ pub(super) fn quoted(text: &str) -> Value {
 }
 
 fn file(path: &Path) -> Result<Layer> {
-    let text = fs_err::read_to_string(path)?;
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(Layer { origin: path.display().to_string(), text })
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use ambiguity_models::lora::{LoraSpec, Targets};
 use ambiguity_models::params::MemoryFormat;
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::Table;
@@ -322,10 +322,7 @@ pub trait RunConfig: Serialize + DeserializeOwned {
 
     /// Of a table with every key; `layers` are what an error is about.
     fn of_table(table: Table, layers: &[Layer]) -> Result<Self> {
-        let config: Self = table.try_into().map_err(|error: toml::de::Error| {
-            let origins: Vec<_> = layers.iter().map(|layer| layer.origin.as_str()).collect();
-            anyhow!("{}: {}", origins.join(", "), error.to_string().trim().replace('\n', " "))
-        })?;
+        let config: Self = table.try_into().map_err(|error: toml::de::Error| of_value(&error.to_string(), layers))?;
         config.check()?;
         Ok(config)
     }
@@ -347,22 +344,49 @@ pub trait RunConfig: Serialize + DeserializeOwned {
     /// Refuses to go on with a run of this configuration by another that differs in a key that decides what is learnt.
     fn check_resumable(&self, now: &Self) -> Result<()> {
         let (before, now) = (Table::try_from(self)?, Table::try_from(now)?);
-        for (section, values) in &now {
-            let Some(values) = values.as_table() else { continue };
-            for (key, value) in values {
-                let path = format!("{section}.{key}");
-                if Self::FREE_KEYS.contains(&path.as_str()) || Self::FREE_KEYS.contains(&section.as_str()) {
-                    continue;
-                }
-                let old = before.get(section).and_then(|section| section.get(key));
-                ensure!(
-                    old == Some(value),
-                    "{path} is {value}, but the run was begun with {}: start a new run, or leave the key as it was",
-                    old.map_or_else(|| "nothing".to_owned(), ToString::to_string)
-                );
-            }
+        check_same(&before, &now, "", Self::FREE_KEYS)
+    }
+}
+
+/// Refuses a value of `now` that `before` has not, unless its key or a table around it is free; `prefix` is where they lie.
+fn check_same(before: &Table, now: &Table, prefix: &str, free: &[&str]) -> Result<()> {
+    for (key, value) in now {
+        let path = format!("{prefix}{key}");
+        if free.contains(&path.as_str()) {
+            continue;
         }
-        Ok(())
+        match (before.get(key), value) {
+            (Some(toml::Value::Table(before)), toml::Value::Table(now)) => {
+                check_same(before, now, &format!("{path}."), free)?;
+            }
+            (old, value) => ensure!(
+                old == Some(value),
+                "{path} is {value}, but the run was begun with {}: start a new run, or leave the key as it was",
+                old.map_or_else(|| "nothing".to_owned(), ToString::to_string)
+            ),
+        }
+    }
+    Ok(())
+}
+
+/// What serde says of a value of the wrong kind, with the layer that it is from.
+fn of_value(error: &str, layers: &[Layer]) -> Error {
+    let (what, key) = error.trim().rsplit_once("\nin `").unwrap_or((error.trim(), ""));
+    let (what, key) = (what.replace('\n', " "), key.trim_end_matches('`'));
+    // Rust's names of numbers say nothing to whoever writes TOML.
+    let what = ["expected u32", "expected u64", "expected usize"]
+        .into_iter()
+        .fold(what, |what, kind| what.replace(kind, "it must be a whole number of at least 0"));
+    let sets = |layer: &&Layer| {
+        let table = layer.text.parse::<Table>().ok().map(toml::Value::Table);
+        key.split('.').try_fold(table?, |value, part| value.get(part).cloned())
+    };
+    let origin = layers.iter().rev().find(|layer| sets(layer).is_some()).map(|layer| layer.origin.as_str());
+    match origin {
+        // What `--set KEY=VALUE` is about can be seen.
+        Some(origin) if origin.contains(key) => anyhow!("{origin}: {what}"),
+        Some(origin) => anyhow!("{origin}: {key}: {what}"),
+        None => anyhow!("{key}: {what}"),
     }
 }
 

@@ -7,6 +7,9 @@ use image::{ImageReader, RgbImage};
 /// File extensions that count as pictures, in any case.
 const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 
+/// Those of pictures that are not read, and would be missed without a word.
+const OTHER_EXTENSIONS: [&str; 9] = ["avif", "bmp", "gif", "heic", "jxl", "svg", "tif", "tiff", "webp"];
+
 /// Why a picture or a folder of them could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -27,19 +30,24 @@ pub enum ImageError {
         source: image::ImageError,
     },
     /// A folder has no pictures.
-    #[error("{path} has no pictures (png, jpg)", path = .path.display())]
+    #[error("{path} has no pictures (png, jpg){}", but(*.n_others), path = .path.display())]
     Empty {
         /// The folder.
         path: PathBuf,
+        /// Pictures of other kinds in it.
+        n_others: usize,
     },
 }
 
 /// All png and jpg files below a folder, sorted by path; files and folders whose names begin with a dot are left out.
 pub fn find_images(folder: &Path) -> Result<Vec<PathBuf>, ImageError> {
-    let mut files = vec![];
-    collect(folder, &mut files)?;
+    let (mut files, mut n_others) = (vec![], 0);
+    collect(folder, &mut files, &mut n_others)?;
     if files.is_empty() {
-        return Err(ImageError::Empty { path: folder.to_owned() });
+        return Err(ImageError::Empty { path: folder.to_owned(), n_others });
+    }
+    if n_others > 0 {
+        tracing::warn!("{} has {}: left out, since png and jpg alone are read", folder.display(), others(n_others));
     }
     files.sort();
     Ok(files)
@@ -53,7 +61,15 @@ pub fn read_image(path: &Path) -> Result<RgbImage, ImageError> {
     Ok(image.into_rgb8())
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), ImageError> {
+fn but(n_others: usize) -> String {
+    if n_others == 0 { String::new() } else { format!(", but {}: convert them", others(n_others)) }
+}
+
+fn others(n: usize) -> String {
+    if n == 1 { "1 picture of another kind".to_owned() } else { format!("{n} pictures of other kinds") }
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>, n_others: &mut usize) -> Result<(), ImageError> {
     let io = |source| ImageError::Io { path: folder.to_owned(), source };
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let entry = entry.map_err(io)?;
@@ -62,17 +78,32 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), ImageError> {
             continue;
         }
         if path.is_dir() {
-            collect(&path, files)?;
+            // A link to a folder around it would be walked without end.
+            if !entry.file_type().map_err(io)?.is_symlink() || !leads_up(folder, &path) {
+                collect(&path, files, n_others)?;
+            }
         } else if has_picture_extension(&path) {
             files.push(path);
+        } else if has_extension(&path, &OTHER_EXTENSIONS) {
+            *n_others += 1;
         }
     }
     Ok(())
 }
 
-fn has_picture_extension(path: &Path) -> bool {
+/// Whether `link` is a folder that `folder` lies in.
+fn leads_up(folder: &Path, link: &Path) -> bool {
+    matches!((folder.canonicalize(), link.canonicalize()), (Ok(folder), Ok(link)) if folder.starts_with(&link))
+}
+
+/// Whether a file is a picture by its name.
+pub fn has_picture_extension(path: &Path) -> bool {
+    has_extension(path, &EXTENSIONS)
+}
+
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    EXTENSIONS.contains(&extension.as_str())
+    extensions.contains(&extension.as_str())
 }
 
 #[cfg(test)]
@@ -104,5 +135,16 @@ mod tests {
         std::fs::create_dir(path("empty")).expect("a new folder");
         let message = find_images(&path("empty")).expect_err("no pictures").to_string();
         assert!(message.ends_with("empty has no pictures (png, jpg)"), "{message}");
+        std::fs::write(path("empty/a.webp"), "another kind").expect("a new file");
+        let message = find_images(&path("empty")).expect_err("no pictures").to_string();
+        assert!(
+            message.ends_with("empty has no pictures (png, jpg), but 1 picture of another kind: convert them"),
+            "{message}"
+        );
+
+        std::os::unix::fs::symlink("..", path("a/up")).expect("a new link");
+        std::os::unix::fs::symlink("../b", path("a/beside")).expect("a new link");
+        let files = find_images(&path("a")).expect("there are pictures");
+        assert_eq!(files, ["a/10.png", "a/2.PNG", "a/beside/1.png"].map(path));
     }
 }

@@ -207,7 +207,7 @@ fn check_words(plugin: &dyn Classifier) -> Result<(), Fault> {
     ];
     let lists = lists.into_iter().map(|(what, list)| (what, list.iter().collect::<Vec<&String>>()));
     for (what, texts) in texts.into_iter().chain(lists).chain(rest) {
-        if let Some(text) = texts.into_iter().find(|text| text.chars().any(is_unreadable)) {
+        if let Some(text) = texts.into_iter().find(|text| steers_terminal(text)) {
             return Err(Fault::Description(format!(
                 "its {what}: {text:?} has a character that a terminal obeys instead of showing it"
             )));
@@ -216,9 +216,9 @@ fn check_words(plugin: &dyn Classifier) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Control characters, and those that set the direction of text.
-fn is_unreadable(character: char) -> bool {
-    character.is_control() || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// Whether a text has control characters, or ones that set the direction of text.
+pub(crate) fn steers_terminal(text: &str) -> bool {
+    text.chars().any(|c| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
 }
 
 /// The encoders that a plugin needs are there, and the one that it was fitted with is the same.

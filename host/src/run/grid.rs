@@ -27,12 +27,23 @@ pub struct Cell {
     pub image: RgbImage,
     /// Its prompt.
     pub title: String,
-    /// Its reward.
+    /// Its reward, or another value.
     pub value: Option<f64>,
 }
 
-/// A contact sheet of an epoch: each picture with its reward and prompt under it.
-pub fn contact_sheet(epoch: u64, cells: &[Cell]) -> RgbImage {
+/// What the values of a sheet are.
+#[derive(Clone, Copy, Debug)]
+pub struct Values<'a> {
+    /// Of what.
+    pub name: &'a str,
+    /// Their mean, over all pictures.
+    pub mean: f64,
+    /// How many pictures there are; a sheet may show some of them.
+    pub count: usize,
+}
+
+/// A contact sheet of an epoch: each picture with its value and prompt under it.
+pub fn contact_sheet(epoch: u64, cells: &[Cell], values: Values<'_>) -> RgbImage {
     let smallest = smallest_side(cells.len());
     let pictures: Vec<_> = cells.iter().map(|cell| Scaled::new(&cell.image, smallest)).collect();
     let (cell_width, cell_height) = largest(pictures.iter(), smallest);
@@ -47,10 +58,10 @@ pub fn contact_sheet(epoch: u64, cells: &[Cell]) -> RgbImage {
     let mut canvas = Canvas::new(width, height, 1.0, GROUND);
 
     let name = if epoch == 0 { "epoch 0, untrained".to_owned() } else { format!("epoch {epoch}") };
-    let mean = mean(cells.iter().filter_map(|cell| cell.value));
     let decimals = decimals(cells.iter().filter_map(|cell| cell.value));
-    let mean = mean.map(|mean| format!("mean reward {}", text::number(mean, decimals)));
-    canvas.header(width, &name, &mean.unwrap_or_default());
+    let Values { name: of, mean, count } = values;
+    let of_all = if cells.len() < count { format!(" of all {count}") } else { String::new() };
+    canvas.header(width, &name, &format!("mean {of}{of_all} {}", text::number(mean, decimals)));
 
     for (i, ((cell, picture), title)) in cells.iter().zip(&pictures).zip(&titles).enumerate() {
         let x = MARGIN + (i as u32 % columns) * (cell_width + GAP);
@@ -203,6 +214,8 @@ mod tests {
 
     use super::*;
 
+    const VALUES: Values<'_> = Values { name: "reward", mean: -3.5, count: 60 };
+
     fn cells(count: usize, size: u32) -> Vec<Cell> {
         let cell = |i: usize| Cell {
             image: RgbImage::from_pixel(size, size, Rgb([200, 30, i as u8])),
@@ -218,7 +231,7 @@ mod tests {
 
     #[test]
     fn small_pictures_are_scaled_up_whole_and_all_are_there() {
-        let sheet = contact_sheet(12, &cells(12, 64));
+        let sheet = contact_sheet(12, &cells(12, 64), VALUES);
         for i in 0..12 {
             assert_eq!(count_exact(&sheet, [200, 30, i]), 192 * 192, "picture {i}");
         }
@@ -228,7 +241,7 @@ mod tests {
     #[test]
     fn large_pictures_are_scaled_down_and_odd_counts_fit() {
         for (count, size) in [(1, 512), (7, 512), (5, 16), (30, 64)] {
-            let sheet = contact_sheet(0, &cells(count, size));
+            let sheet = contact_sheet(0, &cells(count, size), VALUES);
             assert!(sheet.width() <= MAX_WIDTH && sheet.height() > HEADER, "{count} of {size}");
             assert!(count_exact(&sheet, [200, 30, count as u8 - 1]) >= 128 * 128);
         }
@@ -236,7 +249,7 @@ mod tests {
 
     #[test]
     fn an_empty_sheet_is_still_a_picture() {
-        assert!(contact_sheet(1, &[]).width() > 0);
+        assert!(contact_sheet(1, &[], VALUES).width() > 0);
         assert!(compare(&[], &[], &[] as &[&str], &[]).width() > 0);
     }
 

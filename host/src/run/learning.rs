@@ -204,8 +204,8 @@ impl Learning<'_> {
             });
         }
         if let Some(Ambiguity { classifier, from: (_, from), now }) = self.ambiguity() {
-            let least = self.least_ambiguity().map(|(least, n)| format!("; ln {n} = {}", number(least, 3)));
-            let from_words = if classifier == OWN_HEAD { "at most" } else { "from" };
+            let least = self.least_ambiguity().map(|(least, n)| format!("; least ln {n} = {}", number(least, 3)));
+            let from_words = if classifier == OWN_HEAD { "highest" } else { "from" };
             let note = format!("{from_words} {}{}", number(from, 3), least.unwrap_or_default());
             let tone = if now < from { "good" } else { "" };
             tiles.push(Tile { label: "Style ambiguity", value: number(now, 3), note, tone });
@@ -242,7 +242,9 @@ impl Learning<'_> {
             let (from, now) = (number(from, 3), number(now, 3));
             let course = match classifier.as_str() {
                 OWN_HEAD => {
-                    format!("under the discriminator\u{2019}s own head is {now}, at most {from} (epoch {epoch})")
+                    format!(
+                        "under the discriminator\u{2019}s own head is {now} (at its highest, in epoch {epoch}, {from})"
+                    )
                 }
                 plugin => format!("under {plugin} went from {from} to {now}"),
             };
@@ -351,7 +353,7 @@ mod tests {
         let learning = learning(&records, &can);
         let result = learning.result().join(" ");
         assert!(result.contains("tells 55.0 % of the held-out pictures right; untrained it told 4.0 %"), "{result}");
-        let of_own_head = "own head is 3.500, at most 3.500 (epoch 2), where ln 27 = 3.296 is the least";
+        let of_own_head = "own head is 3.500 (at its highest, in epoch 2, 3.500), where ln 27 = 3.296 is the least";
         assert!(result.contains(of_own_head), "{result}");
         assert_eq!(learning.tiles().len(), 3);
         assert!(learning.to_svg().contains("least: ln 27"));

@@ -55,7 +55,7 @@ use serde_json::Value;
 pub use self::confusion::confusion_matrix;
 pub use self::error::{Result, RunError};
 use self::events::EventWriter;
-pub use self::grid::Cell;
+pub use self::grid::{Cell, Values};
 pub use self::history::{EpochPoint, History, MonitorPoint};
 pub use self::info::RunInfo;
 pub use self::lock::{LockedPlugin, PluginsLock};
@@ -287,10 +287,10 @@ impl RunDir {
         files::write_atomic(&path, bytes)
     }
 
-    /// Writes `samples/epoch-NNNN.png`, a contact sheet of pictures with their titles and rewards, and shows it in TensorBoard.
-    pub fn save_grid(&mut self, epoch: u64, cells: &[Cell]) -> Result<PathBuf> {
+    /// Writes `samples/epoch-NNNN.png`, a contact sheet of pictures with their titles and values, and shows it in TensorBoard.
+    pub fn save_grid(&mut self, epoch: u64, cells: &[Cell], values: Values<'_>) -> Result<PathBuf> {
         let path = self.path.join(SAMPLES).join(format!("{}.png", epoch_name(epoch)));
-        let picture = grid::contact_sheet(epoch, cells);
+        let picture = grid::contact_sheet(epoch, cells, values);
         let png = encode_png(&path, &picture)?;
         files::write_atomic(&path, &png)?;
         self.events

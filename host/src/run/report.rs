@@ -178,10 +178,11 @@ impl Page {
 
     fn subtitle(&self) -> String {
         let done = self.history.epochs.last().map_or(0, |point| point.epoch);
+        let word = |n: u64| if n == 1 { "epoch" } else { "epochs" };
         let epochs =
             match self.config("train", "epochs").or(self.config("can", "epochs")).and_then(toml::Value::as_integer) {
-                Some(total) if total as u64 != done => format!("{done} of {total} epochs"),
-                _ => format!("{done} epochs"),
+                Some(total) if total as u64 != done => format!("{done} of {total} {}", word(total as u64)),
+                _ => format!("{done} {}", word(done)),
             };
         if self.info.started == 0 { epochs } else { format!("{} · {epochs}", time::in_words(self.info.started)) }
     }
@@ -204,6 +205,9 @@ impl Page {
             .map(|(size, batches)| (size * batches).to_string());
         let ratio_error = self.history.epochs.first().and_then(|epoch| epoch.ratio_error);
         let skipped: u64 = self.history.epochs.iter().map(|epoch| epoch.skipped).sum();
+        // What a simple classifier has no use for.
+        let can = |key: &str| text("can", key).filter(|_| self.info.model.starts_with("CAN"));
+        let steps: u64 = self.records.iter().filter_map(|record| record["steps"].as_u64()).sum();
         let facts = [
             ("Model", or_config(&self.info.model, "model", "path")),
             ("Preset", self.info.preset.clone()),
@@ -213,8 +217,12 @@ impl Page {
                 "Data",
                 text("can", "data").map(|data| if data.is_empty() { "procedural paintings".to_owned() } else { data }),
             ),
-            ("Loss", text("can", "loss").filter(|_| self.info.model.starts_with("CAN"))),
+            ("Loss", can("loss")),
+            ("Gradient penalty", can("lambda").filter(|_| can("loss").as_deref() == Some("wasserstein"))),
+            ("Classifier C", can("classifier")),
+            ("Weight of the style ambiguity", can("style_ambiguity_weight")),
             ("Batch", text("can", "batch_size")),
+            ("Steps", (steps > 0).then(|| steps.to_string())),
             ("Learning rate", text("train", "learning_rate").or_else(|| self.can_learning_rate())),
             ("LoRA rank", text("lora", "rank")),
             ("Seed", text("run", "seed")),
@@ -258,7 +266,8 @@ impl Page {
             return None;
         }
         let speeds: Vec<f64> = self.history.epochs.iter().filter_map(|epoch| epoch.images_per_second).collect();
-        let mut words = format!("{} in {} epochs", duration(total), self.history.epochs.len());
+        let n = self.history.epochs.len();
+        let mut words = format!("{} in {n} {}", duration(total), if n == 1 { "epoch" } else { "epochs" });
         if !speeds.is_empty() {
             let mean = speeds.iter().sum::<f64>() / speeds.len() as f64;
             words += &format!(", {} images/s", number(mean, if mean < 10.0 { 2 } else { 1 }));
@@ -360,8 +369,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut run = run_with(folder.path(), &[(0, -4.0, 0.5), (5, -3.7, 0.48), (10, -3.5, 0.46)]);
         let cell = Cell { image: RgbImage::from_pixel(8, 8, Rgb([1, 2, 3])), title: "a man".into(), value: Some(-3.0) };
-        run.save_grid(0, std::slice::from_ref(&cell)).unwrap();
-        run.save_grid(10, std::slice::from_ref(&cell)).unwrap();
+        let values = crate::run::Values { name: "reward", mean: -3.0, count: 1 };
+        run.save_grid(0, std::slice::from_ref(&cell), values).unwrap();
+        run.save_grid(10, std::slice::from_ref(&cell), values).unwrap();
         run.save_before_after(&cell.image).unwrap();
         let page = fs::read_to_string(run.write_report().unwrap()).unwrap();
         assert!(run.path().join(CURVE).is_file());

@@ -31,7 +31,7 @@ use crate::interrupt::Interrupt;
 use crate::plugin::Sample;
 use crate::progress::{Bar, Progress as ProgressBars};
 use crate::reward::{Summary, advantages, combine, paired_rise, standard_error};
-use crate::run::{Cell, RunDir, grid};
+use crate::run::{Cell, RunDir, Values, grid};
 use crate::sampler::{Denoiser, Sampler, SeededNoise, TextStates, Trajectories};
 
 pub use plan::{Measured, Plan, gibibytes, measure};
@@ -441,7 +441,7 @@ impl Trainer {
             .take(GRID_CELLS)
             .map(|(&i, &reward)| self.cell(prompts[i], &images[i], reward))
             .collect();
-        self.run.save_grid(epoch, &cells)?;
+        self.run.save_grid(epoch, &cells, Values { name: "reward", mean: summary.mean, count: rewards.len() })?;
         Ok(Some(record))
     }
 

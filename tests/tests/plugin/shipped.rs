@@ -122,9 +122,8 @@ fn on_fixtures(plugin: &str, folder: &str, files: &[&str], decimals: usize) -> S
         fs::copy(&fixture, scratch.path().join(file)).expect("it is committed");
     }
     let arguments = [&["plugin", "classify", plugin, "--json"], files].concat();
-    let read = || -> Value {
-        serde_json::from_str(&host_ok(scratch.path(), &arguments).stdout).expect("one JSON document")
-    };
+    let read =
+        || -> Value { serde_json::from_str(&host_ok(scratch.path(), &arguments).stdout).expect("one JSON document") };
     let (first, second) = (read(), read());
     assert_eq!((&first["samples"], &first["fuel"]), (&second["samples"], &second["fuel"]), "the same on every run");
     let list = |value: &Value| value.as_array().expect("a list").clone();

@@ -228,7 +228,8 @@ fn build(
                 // What is skipped here is never written: the check below comes first.
                 let planes = (!interrupt.requested()).then(|| {
                     let read = picture.read(options.size);
-                    read.map(|read| square(&read, options.size, options.fit)).map_err(|error| error.to_string())
+                    read.map(|read| square(&read, options.size, options.fit))
+                        .map_err(|error| error.to_string().trim_end().to_owned())
                 });
                 bar.inc(1);
                 planes

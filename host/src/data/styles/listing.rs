@@ -10,8 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::{Options, digests};
 use crate::data::art::{self, STYLES, SUBJECTS, paint};
-use crate::data::images::{ImageError, find_images, read_image};
+use crate::data::images::{ImageError, find_images, has_picture_extension, read_image};
 use crate::interrupt::Interrupt;
+use crate::plugin::steers_terminal;
 use crate::progress::Progress;
 
 /// The version of the cache's layout and of what is done to pictures: raise it with either, and caches are made anew.
@@ -132,19 +133,33 @@ fn style_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
     if !root.is_dir() {
         bail!("there is no folder {}: give one that has a folder of pictures for each style", root.display());
     }
-    let mut styles = Vec::new();
+    let (mut styles, mut n_loose) = (Vec::new(), 0);
     for entry in fs::read_dir(root)? {
         let entry = entry?;
         let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b".") || !entry.path().is_dir() {
+        if name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        if !entry.path().is_dir() {
+            n_loose += usize::from(has_picture_extension(&entry.path()));
             continue;
         }
         match find_images(&entry.path()) {
             Ok(files) => styles.push((name.to_string_lossy().into_owned(), files)),
-            Err(ImageError::Empty { .. }) => {}
+            // It is named: whoever has pictures of another kind there would miss a style.
+            Err(error @ ImageError::Empty { .. }) => tracing::warn!("left out: {error}"),
             Err(error) => return Err(error.into()),
         }
     }
+    if n_loose > 0 {
+        tracing::warn!("{n_loose} pictures lie in {} itself, in no style's folder, and are left out", root.display());
+    }
     styles.sort();
+    if let Some((name, _)) = styles.iter().find(|(name, _)| steers_terminal(name)) {
+        bail!(
+            "the folder {:?} has control characters in its name, which no style may have: rename it",
+            root.join(name)
+        );
+    }
     Ok(styles)
 }

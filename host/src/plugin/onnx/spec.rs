@@ -89,6 +89,10 @@ pub fn resolve(graph: &Graph, said: Settings, stem: &str) -> Result<Spec, String
         return Err(format!("it has {}, a plugin has one", listed("input", &graph.inputs)));
     };
     let dims = input.shape.as_deref().ok_or_else(|| format!("its input `{}` has no shape", input.name))?;
+    let makes_pictures = |output: &Tensor| output.shape.as_ref().is_some_and(|shape| shape.len() == 4);
+    if said.styles.is_none() && graph.outputs.iter().all(makes_pictures) {
+        return Err("it gives pictures, so it is no classifier".to_owned());
+    }
     let styles = said.styles.clone().ok_or_else(|| ask_for_styles(graph))?;
     let output = pick_output(graph, &styles)?;
     let kind = match (&said.input, dims.len()) {
