@@ -65,6 +65,14 @@ fn a_can_is_trained_resumed_sampled_and_used_as_a_plugin() {
     host_ok(folder.path(), &["can", "train", "--resume=parts/checkpoints/epoch-0001"]);
     same();
 
+    // What a run would take, before it is begun.
+    let arguments = [&["can", "train", "--dry-run", "--json", "--out=none"][..], &tiny_can()].concat();
+    let said: Value = serde_json::from_str(&host_ok(folder.path(), &arguments).stdout).expect("one JSON document");
+    assert_eq!((&said["data"]["per_pass"], &said["plan"]["steps_per_epoch"]), (&Value::from(162), &Value::from(6)));
+    assert_eq!(said["plan"]["memory"].as_u64(), said["plan"]["parameters"].as_u64().map(|n| 16 * n));
+    assert!(said["measured"]["epoch_seconds"].as_f64() > Some(0.0), "{said}");
+    assert!(!folder.path().join("none").exists());
+
     // Another recipe, other pictures.
     let ran = host(folder.path(), &["can", "train", "--resume=parts", "--set=can.lambda=1"]);
     assert_eq!(ran.code, 1);
@@ -237,6 +245,7 @@ fn what_cannot_be_trained_on_is_refused_with_one_sentence() {
     check(&["--set=can.size=48"], "a power of two of at least 32");
     let wanted = "--set can.size=-64: invalid value: integer `-64`, it must be a whole number of at least 0";
     check(&["--set=can.size=-64"], wanted);
+    check(&["--set=can.generator_channels=65536"], "are free: lower can.generator_channels");
     check(&["--set=can.authors=[\"a\\u001bb\"]"], "can.authors has control characters");
     check(&["--set=can.loss=hinge"], "hinge");
     check(&["--classifier=nowhere"], "plugin `nowhere`: not found in");

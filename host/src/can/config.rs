@@ -39,6 +39,9 @@ pub const OWN_HEAD: &str = "dcgan";
 /// How many times as many channels the discriminator's last feature maps may have as its first: 512 for the paper's 32.
 const MAX_WIDENING: i64 = 16;
 
+/// Beyond any network that fits into a machine's memory.
+const WIDEST: f64 = 65_536.0;
+
 /// The presets' names.
 pub fn preset_names() -> impl Iterator<Item = &'static str> {
     PRESETS.iter().map(|(name, _)| *name)
@@ -229,11 +232,16 @@ impl RunConfig for CanConfig {
             size >= 32 && size.is_power_of_two(),
             "can.size is {size}: a CAN makes pictures whose side is a power of two of at least 32"
         );
-        let natural = |value: i64| usize::try_from(value).unwrap_or(0);
         positive("can.per_class", can.per_class)?;
-        positive("can.latent", natural(can.latent))?;
-        positive("can.discriminator_channels", natural(can.discriminator_channels))?;
-        positive("can.head", natural(can.head[0].min(can.head[1])))?;
+        for (key, width) in [
+            ("can.latent", can.latent),
+            ("can.generator_channels", can.generator_channels),
+            ("can.discriminator_channels", can.discriminator_channels),
+            ("can.head", can.head[0]),
+            ("can.head", can.head[1]),
+        ] {
+            within(key, width as f64, 1.0, WIDEST)?;
+        }
         positive("can.epochs", can.epochs as usize)?;
         positive("checkpoint.every", checkpoint.every as usize)?;
         positive("monitor.every", monitor.every as usize)?;
@@ -241,7 +249,7 @@ impl RunConfig for CanConfig {
         positive("plugin.memory_mib", plugin.memory_mib)?;
         let halvings = size.ilog2() - 3;
         ensure!(
-            can.generator_channels > 0 && can.generator_channels % (1 << halvings) == 0,
+            can.generator_channels % (1 << halvings) == 0,
             "can.generator_channels is {}: at {size} px it is halved {halvings} times, so it must be a multiple of {}",
             can.generator_channels,
             1 << halvings

@@ -6,14 +6,17 @@
 //! - [`ambiguity`]: L_SA under a plugin, with its gradient through the encoder into libtorch.
 //! - `adversarial`: one step of generator and discriminator. `simple`: one of the classifier alone.
 //! - [`trainer`]: the loop that both share: figures, monitor, checkpoints, resume.
+//! - `plan`: memory and time of a run beforehand.
 //! - [`networks`]: networks as folders and ONNX files.
 
 mod adversarial;
 pub mod ambiguity;
 pub mod config;
 pub mod networks;
+mod plan;
 mod simple;
 pub mod trainer;
 
 pub use self::config::{CanConfig, Task};
+pub use self::plan::{Measured, Plan};
 pub use self::trainer::{Outcome, Trainer};

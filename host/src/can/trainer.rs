@@ -21,6 +21,7 @@ use super::adversarial::{Adversarial, Judge};
 use super::ambiguity::PluginAmbiguity;
 use super::config::{CanConfig, Task};
 use super::networks::{DCGAN_PLUGIN, Network, SIMPLE_PLUGIN, Trained};
+use super::plan::{Measured, Plan, measure};
 use super::simple::Simple;
 use crate::cli::Context as CommandContext;
 use crate::config::OnCollapse;
@@ -246,10 +247,8 @@ impl Trainer {
         let (judge, lock) = judge(task, &config, device, context)?;
         let claim = start.claim(lock)?;
         let data = open_data(&config, context)?;
-        let job: Box<dyn Job> = match task {
-            Task::Can => Box::new(Adversarial::new(&config, &data, judge, device)?),
-            Task::Classifier => Box::new(Simple::new(&config, &data, device)?),
-        };
+        Plan::new(task, &config, &data)?.check_fits(device)?;
+        let job = job(task, &config, &data, judge, device)?;
         tracing::info!(
             "{} styles, {} pictures to train on, {} held out; {} parameters",
             data.styles().len(),
@@ -291,7 +290,7 @@ impl Trainer {
         let first = first.expect("it was recorded or just measured");
         let mut last = self.run.recorded_monitor(self.progress.epoch)?.unwrap_or_else(|| first.clone());
         let mut collapsed = false;
-        let n_steps = self.steps_per_epoch();
+        let n_steps = steps_per_epoch(&self.config, &self.data);
         let (batch_size, flip) = (self.config.can.batch_size, self.config.can.flip);
         let first_step = self.progress.epoch * n_steps;
         let mut bar = self.bars.bar("training", self.config.can.epochs * n_steps * batch_size as u64, "images");
@@ -317,14 +316,6 @@ impl Trainer {
         Ok(Outcome { plugin, first, last, epochs: self.progress.epoch, collapsed })
     }
 
-    /// Steps of an epoch.
-    fn steps_per_epoch(&self) -> u64 {
-        match self.config.can.steps_per_epoch {
-            0 => (self.data.per_pass() / self.config.can.batch_size).max(1) as u64,
-            steps => steps,
-        }
-    }
-
     /// One epoch: steps, figures, a look where it is due. None if interrupted.
     fn epoch(
         &mut self,
@@ -332,7 +323,7 @@ impl Trainer {
         loader: &mut crate::data::styles::Loader,
         bar: &Bar,
     ) -> Result<Option<(Option<Value>, bool)>> {
-        let n_steps = self.steps_per_epoch();
+        let n_steps = steps_per_epoch(&self.config, &self.data);
         let (began, waited_before) = (Instant::now(), loader.waited());
         let mut sums = Sums::default();
         for i in 0..n_steps {
@@ -486,13 +477,37 @@ impl Trainer {
     }
 }
 
+/// Steps of an epoch.
+pub(super) fn steps_per_epoch(config: &CanConfig, data: &StyleImages) -> u64 {
+    match config.can.steps_per_epoch {
+        0 => (data.per_pass() / config.can.batch_size).max(1) as u64,
+        steps => steps,
+    }
+}
+
+/// Fresh networks and what trains them.
+fn job(task: Task, config: &CanConfig, data: &StyleImages, judge: Judge, device: Device) -> Result<Box<dyn Job>> {
+    Ok(match task {
+        Task::Can => Box::new(Adversarial::new(config, data, judge, device)?),
+        Task::Classifier => Box::new(Simple::new(config, data, device)?),
+    })
+}
+
+/// What a run of this configuration would consist of and take: its plugin is loaded, its pictures are opened and some
+/// steps are tried.
+pub fn try_out(task: Task, config: &CanConfig, context: &CommandContext) -> Result<(StyleImages, Plan, Measured)> {
+    let device = torch_ext::cuda::device(&config.run.device)?;
+    let (judge, _) = judge(task, config, device, context)?;
+    let data = open_data(config, context)?;
+    let plan = Plan::new(task, config, &data)?;
+    plan.check_fits(device)?;
+    let mut job = job(task, config, &data, judge, device)?;
+    let measured = measure(&mut *job, config, &data, device, &context.interrupt)?;
+    Ok((data, plan, measured))
+}
+
 /// C of the style ambiguity, ready to judge, and what is locked of it.
-pub(crate) fn judge(
-    task: Task,
-    config: &CanConfig,
-    device: Device,
-    context: &CommandContext,
-) -> Result<(Judge, PluginsLock)> {
+fn judge(task: Task, config: &CanConfig, device: Device, context: &CommandContext) -> Result<(Judge, PluginsLock)> {
     if task == Task::Classifier || config.own_head() {
         return Ok((Judge::OwnHead, PluginsLock::default()));
     }
@@ -504,7 +519,7 @@ pub(crate) fn judge(
 }
 
 /// The pictures, cached for this size.
-pub fn open_data(config: &CanConfig, context: &CommandContext) -> Result<StyleImages> {
+fn open_data(config: &CanConfig, context: &CommandContext) -> Result<StyleImages> {
     let cache = cache_folder().and_then(|plugins| Some(plugins.parent()?.to_owned()));
     let cache = cache.context("there is no folder for the cache of pictures: set XDG_CACHE_HOME or HOME")?;
     StyleImages::open(&config.source(), &config.data_options(), &cache, &context.progress, &context.interrupt)

@@ -12,13 +12,13 @@ use super::Context;
 use super::run_args::{RunArgs, encoder_layers, flag, quoted};
 use crate::can::config::preset_names;
 use crate::can::networks::load_generator;
-use crate::can::trainer::{judge, open_data};
+use crate::can::trainer::try_out;
 use crate::can::{CanConfig, Outcome, Task, Trainer};
 use crate::canvas::text::two_digits;
 use crate::config::{Layer, RunConfig as _};
 use crate::files::new_folder;
 use crate::run::{RunInfo, unix_seconds};
-use crate::train::{Start, rgb_images};
+use crate::train::{Start, gibibytes, rgb_images};
 
 /// Pictures that are made at once.
 const AT_ONCE: usize = 32;
@@ -170,27 +170,35 @@ impl TrainingArgs {
     }
 }
 
-/// The resolved configuration, and what pictures there are; the plugin must be one that a run could take.
+/// The resolved configuration, what pictures there are, and what some steps took.
 fn describe(task: Task, config: &CanConfig, json: bool, context: &Context) -> Result<()> {
-    drop(judge(task, config, torch_ext::cuda::device(&config.run.device)?, context)?);
-    let data = open_data(config, context)?;
+    let (data, plan, measured) = try_out(task, config, context)?;
     if json {
         let counts = serde_json::json!({
             "styles": data.styles(), "train": data.n_train(), "held_out": data.n_test(), "broken": data.n_broken(),
             "per_pass": data.per_pass(),
         });
-        let document = serde_json::json!({ "config": config, "data": counts });
+        let document = serde_json::json!({ "config": config, "data": counts, "plan": plan, "measured": measured });
         println!("{}", serde_json::to_string_pretty(&document)?);
         return Ok(());
     }
     print!("{}", config.to_toml()?);
     eprintln!(
-        "{} styles, {} pictures to train on, {} held out, {} broken; {} pictures a pass",
-        data.styles().len(),
+        "pictures: {} to train on and {} held out, of {} styles; {} broken; {} a pass",
         data.n_train(),
         data.n_test(),
+        data.styles().len(),
         data.n_broken(),
         data.per_pass()
+    );
+    let peak = measured.peak_bytes.map_or_else(String::new, |peak| format!("; some steps took {}", gibibytes(peak)));
+    eprintln!("memory: {} at least for {} parameters{peak}", gibibytes(plan.memory), plan.parameters);
+    eprintln!(
+        "time: about {} s an epoch of {} steps ({} s each), {} epochs",
+        two_digits(measured.epoch_seconds),
+        plan.steps_per_epoch,
+        two_digits(measured.step_seconds),
+        config.can.epochs
     );
     Ok(())
 }

@@ -34,7 +34,7 @@ use crate::reward::{Summary, advantages, combine, paired_rise, standard_error};
 use crate::run::{Cell, RunDir, Values, grid};
 use crate::sampler::{Denoiser, Sampler, SeededNoise, TextStates, Trajectories};
 
-pub use plan::{Measured, Plan, gibibytes, measure};
+pub use plan::{Measured, Plan, available_memory, gibibytes, measure, peak_memory};
 pub use record::{EpochRecord, MonitorRecord, Seconds, TrainedRecord};
 pub use score::{Scorer, Scores, locked};
 pub use setup::{encoder_folder, encoders, model_folder, native_size};

@@ -102,11 +102,7 @@ impl Plan {
 
     /// Refuses, with the numbers, what cannot fit into the memory of the machine or of the GPU.
     pub fn check_fits(&self, device: Device) -> Result<()> {
-        let available = match device {
-            Device::Cuda(index) => torch_ext::cuda::memory(index).ok().map(|(free, _)| free),
-            _ => system_memory("/proc/meminfo", "MemAvailable:"),
-        };
-        let Some(available) = available else { return Ok(()) };
+        let Some(available) = available_memory(device) else { return Ok(()) };
         let Memory { frozen_weights, trained_weights, trajectories } = self.memory;
         if self.memory.total() > available {
             bail!(
@@ -188,8 +184,21 @@ pub fn measure(config: &Config, folder: &Path, interrupt: &Interrupt) -> Result<
         trained_step_seconds,
         decode_seconds,
         epoch_seconds: of_one * config.sample.per_epoch() as f64,
-        peak_bytes: system_memory("/proc/self/status", "VmHWM:"),
+        peak_bytes: peak_memory(),
     })
+}
+
+/// Free bytes of the GPU, or of the machine; none where the system does not tell.
+pub fn available_memory(device: Device) -> Option<u64> {
+    match device {
+        Device::Cuda(index) => torch_ext::cuda::memory(index).ok().map(|(free, _)| free),
+        _ => system_memory("/proc/meminfo", "MemAvailable:"),
+    }
+}
+
+/// The most bytes that the process had; none where the system does not tell.
+pub fn peak_memory() -> Option<u64> {
+    system_memory("/proc/self/status", "VmHWM:")
 }
 
 /// A line `KEY N kB` of a file under /proc, in bytes.
