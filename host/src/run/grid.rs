@@ -60,7 +60,7 @@ pub fn contact_sheet(epoch: u64, cells: &[Cell], values: Values<'_>) -> RgbImage
     let name = if epoch == 0 { "epoch 0, untrained".to_owned() } else { format!("epoch {epoch}") };
     let decimals = decimals(cells.iter().filter_map(|cell| cell.value));
     let Values { name: of, mean, count } = values;
-    let of_all = if cells.len() < count { format!(" of all {count}") } else { String::new() };
+    let of_all = if cells.len() < count { format!(" of all {count}:") } else { String::new() };
     canvas.header(width, &name, &format!("mean {of}{of_all} {}", text::number(mean, decimals)));
 
     for (i, ((cell, picture), title)) in cells.iter().zip(&pictures).zip(&titles).enumerate() {

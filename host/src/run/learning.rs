@@ -8,7 +8,7 @@ use super::drawing::{Drawing, Ink};
 use super::report::Tile;
 use crate::can::config::OWN_HEAD;
 use crate::canvas::Anchor;
-use crate::canvas::text::{self, Weight, decimals, number};
+use crate::canvas::text::{self, NO_BREAK_SPACE, Weight, decimals, number};
 
 /// Height of a panel, and from one panel to the next.
 const PANEL: f32 = 170.0;
@@ -225,7 +225,7 @@ impl Learning<'_> {
     /// The result in sentences.
     pub(super) fn result(&self) -> Vec<String> {
         let mut sentences = Vec::new();
-        let percent = |share: f64| format!("{} %", number(100.0 * share, 1));
+        let percent = |share: f64| format!("{}{NO_BREAK_SPACE}%", number(100.0 * share, 1));
         for (what, path) in [
             ("The classifier", "/monitor/accuracy"),
             ("The discriminator\u{2019}s style head", "/monitor/style_accuracy"),
@@ -254,7 +254,7 @@ impl Learning<'_> {
         }
         if let Some((_, share)) = self.ends("/monitor/diversity") {
             sentences.push(format!(
-                "Made pictures differ from each other by {} % as much as real ones.",
+                "Made pictures differ from each other by {}{NO_BREAK_SPACE}% as much as real ones.",
                 number(100.0 * share, 0)
             ));
         }
@@ -277,7 +277,8 @@ impl Panel {
         plot.panel_axis(&range, &format!("{}{unit}", self.title), |value| bottom - range.share(value) * (bottom - top));
         if let Some((level, words, ink)) = &self.level {
             plot.line(vec![(LEFT, y(*level)), (RIGHT, y(*level))], *ink, 1.5, Some([6.0, 5.0]));
-            plot.text((LEFT + 8.0, y(*level) - 7.0), Anchor::Start, 12.5, Weight::Regular, *ink, words.clone());
+            // Below it: curves begin at such a level more often than they end there, and rise.
+            plot.text((LEFT + 8.0, y(*level) + 15.0), Anchor::Start, 12.5, Weight::Regular, *ink, words.clone());
         }
         let mut x = RIGHT;
         for series in self.series.iter().rev() {
@@ -352,7 +353,10 @@ mod tests {
         assert!(of_plugin.contains("under clip_softmax went from 3.300 to 3.500, where"), "{of_plugin}");
         let learning = learning(&records, &can);
         let result = learning.result().join(" ");
-        assert!(result.contains("tells 55.0 % of the held-out pictures right; untrained it told 4.0 %"), "{result}");
+        assert!(
+            result.contains("tells 55.0\u{a0}% of the held-out pictures right; untrained it told 4.0\u{a0}%"),
+            "{result}"
+        );
         let of_own_head = "own head is 3.500 (at its highest, in epoch 2, 3.500), where ln 27 = 3.296 is the least";
         assert!(result.contains(of_own_head), "{result}");
         assert_eq!(learning.tiles().len(), 3);
