@@ -38,6 +38,10 @@ pub fn text_lines(text: &str) -> Vec<&str> {
 /// Makes a folder for output, with its parents; one that has something in it is refused.
 pub fn new_folder(path: &Path) -> std::io::Result<()> {
     let named = |error: Error| Error::new(error.kind(), format!("{}: {error}", path.display()));
+    if path.is_file() {
+        let message = format!("{} is a file: name a new folder", path.display());
+        return Err(Error::new(ErrorKind::NotADirectory, message));
+    }
     if path.exists() && std::fs::read_dir(path).map_err(named)?.next().is_some() {
         let message = format!("{} is not empty: name a new folder, so that nothing is overwritten", path.display());
         return Err(Error::new(ErrorKind::AlreadyExists, message));

@@ -253,6 +253,12 @@ fn what_cannot_be_trained_on_is_refused_with_one_sentence() {
     // What is soon known comes first.
     let ran = host(folder.path(), &[&["can", "train", "--out=empty", "--data=empty"][..], &tiny_can()].concat());
     assert!(ran.stderr.contains("empty is not empty: name another folder with --out"), "{}", ran.stderr);
+    std::fs::create_dir_all(folder.path().join("odd/a\nb")).expect("a folder");
+    std::fs::create_dir_all(folder.path().join("odd/c")).expect("a folder");
+    for style in ["a\nb", "c"] {
+        image::RgbImage::new(4, 4).save(folder.path().join("odd").join(style).join("x.png")).expect("a file");
+    }
+    check(&["--data=odd"], "the folder \"odd/a\\nb\" has control characters in its name");
     let ran = host(folder.path(), &["can", "sample", "--generator=empty", "--out=pictures"]);
     assert!(ran.stderr.contains("empty has no generator"), "{}", ran.stderr);
 }

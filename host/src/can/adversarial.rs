@@ -10,8 +10,9 @@ use torch_ext::{AdamW, Generator as Randomness};
 
 use super::ambiguity::{AmbiguityError, PluginAmbiguity};
 use super::config::{CanConfig, LossForm};
+use super::figures::Figures;
+use super::job::{AT_ONCE, Job, LEARNING_RATE, Look, Made, Stage, right_share, told};
 use super::networks::{self, Trained};
-use super::trainer::{Figures, Job, LEARNING_RATE, Look, Stage, add_state, load_state, not_finite, right_share, told};
 use crate::canvas::text::{NO_BREAK_SPACE, number, two_digits};
 use crate::data::styles::{StyleBatch, StyleImages};
 use crate::random::{Purpose, derive_seed};
@@ -21,8 +22,6 @@ use crate::train::{Diverged, rgb_images};
 
 /// Pictures in a grid.
 const GRID_CELLS: usize = 40;
-/// Pictures that an evaluation takes at once.
-const AT_ONCE: usize = 64;
 /// A discriminator that puts more than this share of (real, made) pairs in the right order leaves the log form's
 /// generator without a gradient.
 const SATURATED: f64 = 0.995;
@@ -174,7 +173,7 @@ impl Adversarial {
             Judge::OwnHead => loss::ambiguity(&d.forward(&images).styles),
             Judge::Plugin(plugin) => plugin.loss(&images).map_err(diverged)?.surrogate,
         })?;
-        Ok((adversarial > 0.0).then(|| can.style_ambiguity_weight * ambiguity / adversarial))
+        Ok((adversarial > 0.0 && ambiguity > 0.0).then(|| can.style_ambiguity_weight * ambiguity / adversarial))
     }
 
     /// The styles that C tells apart.
@@ -249,8 +248,8 @@ impl Job for Adversarial {
             let title = format!("{} {:.0}{NO_BREAK_SPACE}%", names[likeliest], 100.0 * row[likeliest]);
             Cell { image: image.as_ref().clone(), title, value: Some(-ambiguity(row)) }
         });
-        let mean = (-mean(ambiguity), rows.len());
-        Ok(Look { monitor, cells: cells.collect(), mean, diversity: Some(diversity), told: counts })
+        let made = Made { cells: cells.collect(), mean: -mean(ambiguity), count: rows.len() };
+        Ok(Look { monitor, made: Some(made), diversity: Some(diversity), told: counts })
     }
 
     fn warnings(&self, means: &serde_json::Value, look: Option<&Look>, stage: Stage) -> Vec<String> {
@@ -269,19 +268,19 @@ impl Job for Adversarial {
     }
 
     fn not_finite(&self) -> Result<Option<String>> {
-        Ok(not_finite("generator", &self.generator)?.or(not_finite("discriminator", &self.discriminator)?))
+        Ok(self.generator.not_finite("generator")?.or(self.discriminator.not_finite("discriminator")?))
     }
 
     fn state(&self) -> NamedTensors {
         let mut state = NamedTensors::new();
-        add_state(&mut state, "generator", &self.generator);
-        add_state(&mut state, "discriminator", &self.discriminator);
+        self.generator.add_to(&mut state, "generator");
+        self.discriminator.add_to(&mut state, "discriminator");
         state
     }
 
     fn load_state(&mut self, state: &NamedTensors) -> Result<()> {
-        load_state(state, "generator", &mut self.generator)?;
-        load_state(state, "discriminator", &mut self.discriminator)
+        self.generator.load_from(state, "generator")?;
+        self.discriminator.load_from(state, "discriminator")
     }
 
     fn products(&self) -> Result<Vec<(String, Vec<u8>)>> {
@@ -405,7 +404,10 @@ mod tests {
 
     #[test]
     fn failures_that_gans_are_known_for_are_told_where_they_are_and_only_there() {
-        let means = |accuracy: f64, penalty: f64| serde_json::json!({ "discriminator_accuracy": accuracy, "loss": { "gradient_penalty": penalty } });
+        let means = |accuracy: f64, penalty: f64| {
+            let loss = serde_json::json!({ "gradient_penalty": penalty });
+            serde_json::json!({ "discriminator_accuracy": accuracy, "loss": loss })
+        };
         let saturated = warning_of_saturation(LossForm::Log, &means(0.999, 0.0)).expect("it is saturated");
         assert!(saturated.starts_with("the discriminator tells 99.9 % of real and made pictures apart"), "{saturated}");
         assert_eq!(warning_of_saturation(LossForm::Log, &means(0.9, 0.0)), None);

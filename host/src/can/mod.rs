@@ -4,14 +4,17 @@
 //! # Layout
 //! - [`config`]: every value, from a preset, a file and flags.
 //! - [`ambiguity`]: L_SA under a plugin, with its gradient through the encoder into libtorch.
-//! - `adversarial`: one step of generator and discriminator. `simple`: one of the classifier alone.
-//! - [`trainer`]: the loop that both share: figures, monitor, checkpoints, resume.
+//! - `job`: what both trainings are to the loop that they share. `adversarial`: one step of generator and discriminator.
+//!   `simple`: one of the classifier alone.
+//! - [`trainer`]: the loop: epochs, monitor, checkpoints, resume. `figures`: what it measures in an epoch's steps.
 //! - `plan`: memory and time of a run beforehand.
 //! - [`networks`]: networks as folders and ONNX files.
 
 mod adversarial;
 pub mod ambiguity;
 pub mod config;
+mod figures;
+mod job;
 pub mod networks;
 mod plan;
 mod simple;

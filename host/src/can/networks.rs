@@ -6,9 +6,9 @@ use ambiguity_models::can::{Discriminator, DiscriminatorConfig, Generator, Gener
 use ambiguity_models::onnx;
 use ambiguity_models::params::{NamedTensors, Params};
 use ambiguity_models::safetensors::encode_safetensors;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 use torch_ext::AdamW;
 
 use super::config::{Adam, Can};
@@ -67,6 +67,38 @@ impl<N: Network> Trained<N> {
         let leaves = network.parameters().into_iter().map(|(name, tensor)| (name, tensor.set_requires_grad(true)));
         let optimizer = AdamW::new(leaves.collect(), adam.config())?;
         Ok(Self { network, tensors: params.finish()?, optimizer })
+    }
+
+    /// Adds the network and its optimizer to a state, as parts of `name`.
+    pub fn add_to(&self, state: &mut NamedTensors, name: &str) {
+        for (part, tensor) in &self.tensors {
+            state.insert(format!("{name}.{part}"), tensor.detach());
+        }
+        for (part, tensor) in self.optimizer.state() {
+            state.insert(format!("{name}.optimizer.{part}"), tensor);
+        }
+    }
+
+    /// Takes the network and its optimizer out of a state.
+    pub fn load_from(&mut self, state: &NamedTensors, name: &str) -> Result<()> {
+        for (part, tensor) in &self.tensors {
+            let saved = state.get(&format!("{name}.{part}")).with_context(|| format!("no tensor {name}.{part}"))?;
+            ensure!(saved.size() == tensor.size(), "{name}.{part} is {:?}, not {:?}", saved.size(), tensor.size());
+            no_grad(|| tensor.shallow_clone().f_copy_(saved))?;
+        }
+        let prefix = format!("{name}.optimizer.");
+        let part =
+            |(part, tensor): (&String, &Tensor)| Some((part.strip_prefix(&prefix)?.to_owned(), tensor.shallow_clone()));
+        Ok(self.optimizer.load_state(&state.iter().filter_map(part).collect())?)
+    }
+
+    /// The name of a tensor of the network, called `name`, that holds what is no finite number.
+    pub fn not_finite(&self, name: &str) -> Result<Option<String>> {
+        // One look at the device for all of them.
+        let finite: Vec<_> = self.tensors.values().map(|tensor| tensor.isfinite().all()).collect();
+        let finite = Vec::<bool>::try_from(&Tensor::stack(&finite, 0).to_device(Device::Cpu))?;
+        let found = self.tensors.keys().zip(finite).find(|(_, finite)| !finite);
+        Ok(found.map(|(part, _)| format!("{name}.{part}")))
     }
 
     /// How many numbers are trained.

@@ -10,8 +10,9 @@ use tch::Device;
 use torch_ext::Generator as Randomness;
 
 use super::config::{CanConfig, Task};
+use super::job::Job;
 use super::networks::Network;
-use super::trainer::{Job, steps_per_epoch};
+use super::trainer::steps_per_epoch;
 use crate::data::styles::{StyleBatch, StyleImages};
 use crate::interrupt::Interrupt;
 use crate::train::{available_memory, gibibytes, peak_memory};

@@ -8,8 +8,9 @@ use tch::Device;
 use torch_ext::Generator as Randomness;
 
 use super::config::{Can, CanConfig};
+use super::figures::Figures;
+use super::job::{Job, Look, Stage, right_share, told};
 use super::networks::{self, Trained};
-use super::trainer::{Figures, Job, Look, Stage, add_state, load_state, not_finite, right_share, told};
 use crate::canvas::text::number;
 use crate::data::styles::{StyleBatch, StyleImages};
 use crate::random::{Purpose, derive_seed};
@@ -51,7 +52,7 @@ impl Job for Simple {
     fn look(&mut self, data: &StyleImages) -> Result<Look> {
         let told = told(&self.network.network, data, self.device)?;
         let monitor = serde_json::json!({ "accuracy": told.accuracy(), "loss": told.loss });
-        Ok(Look { monitor, cells: Vec::new(), mean: (0.0, 0), diversity: None, told: Some(told) })
+        Ok(Look { monitor, made: None, diversity: None, told: Some(told) })
     }
 
     fn warnings(&self, _means: &serde_json::Value, look: Option<&Look>, _stage: Stage) -> Vec<String> {
@@ -60,17 +61,17 @@ impl Job for Simple {
     }
 
     fn not_finite(&self) -> Result<Option<String>> {
-        not_finite("classifier", &self.network)
+        self.network.not_finite("classifier")
     }
 
     fn state(&self) -> NamedTensors {
         let mut state = NamedTensors::new();
-        add_state(&mut state, "classifier", &self.network);
+        self.network.add_to(&mut state, "classifier");
         state
     }
 
     fn load_state(&mut self, state: &NamedTensors) -> Result<()> {
-        load_state(state, "classifier", &mut self.network)
+        self.network.load_from(state, "classifier")
     }
 
     fn products(&self) -> Result<Vec<(String, Vec<u8>)>> {

@@ -8,19 +8,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use ambiguity_models::can::{Discriminator, loss};
-use ambiguity_models::params::NamedTensors;
 use ambiguity_models::safetensors::{encode_safetensors, read_safetensors_with_metadata};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
-use tch::{Device, Kind, Tensor, no_grad};
+use serde_json::{Value, json};
+use tch::Device;
 use torch_ext::Generator as Randomness;
 
 use super::adversarial::{Adversarial, Judge};
 use super::ambiguity::PluginAmbiguity;
 use super::config::{CanConfig, Task};
-use super::networks::{DCGAN_PLUGIN, Network, SIMPLE_PLUGIN, Trained};
+use super::figures::{Sums, in_short};
+use super::job::{Job, LEARNING_RATE, Look, Made, Stage};
+use super::networks::{DCGAN_PLUGIN, SIMPLE_PLUGIN};
 use super::plan::{Measured, Plan, measure};
 use super::simple::Simple;
 use crate::cli::Context as CommandContext;
@@ -30,13 +30,11 @@ use crate::interrupt::Interrupt;
 use crate::plugin::{PluginHost, cache_folder};
 use crate::progress::{Bar, Progress as ProgressBars};
 use crate::random::{Purpose, derive_seed};
-use crate::run::{Cell, PluginsLock, RunDir, RunInfo, Values, confusion_matrix};
+use crate::run::{PluginsLock, RunDir, RunInfo, Values, confusion_matrix};
 use crate::train::{Diverged, Start, encoders, locked, stopped};
 
 /// Steps after which the figures are read off the device, and looked at for what is no number.
 const READ_EVERY: u64 = 10;
-/// Pictures that an evaluation takes at once.
-const AT_ONCE: usize = 64;
 /// Steps after which made pictures should differ: small networks take some hundred. It does not hang on the run's length,
 /// since a run that is prolonged is to say the same as one that was so long from the start.
 const OVERDUE: u64 = 1000;
@@ -46,136 +44,6 @@ const MUCH_WAITING: f64 = 0.1;
 const SHORT_EPOCH: f64 = 10.0;
 /// Name of the checkpoint's file.
 const STATE_FILE: &str = "state.safetensors";
-/// What is to be lowered when a training leaves the finite numbers.
-pub(super) const LEARNING_RATE: &str = "can.adam.learning_rate";
-
-/// What is particular to a training.
-pub(super) trait Job {
-    /// One update of everything on a batch.
-    fn step(&mut self, batch: &StyleBatch, randomness: &mut Randomness) -> Result<Figures>;
-    /// What has been learnt so far.
-    fn look(&mut self, data: &StyleImages) -> Result<Look>;
-    /// What somebody should know of an epoch's mean figures and its look.
-    fn warnings(&self, means: &Value, look: Option<&Look>, stage: Stage) -> Vec<String>;
-    /// The name of a network's tensor that holds what is no finite number.
-    fn not_finite(&self) -> Result<Option<String>>;
-    /// Networks and optimizers.
-    fn state(&self) -> NamedTensors;
-    /// Goes back to a state.
-    fn load_state(&mut self, state: &NamedTensors) -> Result<()>;
-    /// The files that the run's folder gets, by name.
-    fn products(&self) -> Result<Vec<(String, Vec<u8>)>>;
-    /// How many numbers are trained.
-    fn parameters(&self) -> usize;
-}
-
-/// How far a generator has come; only made pictures that once were as diverse as `monitor.min_diversity` wants can
-/// collapse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// They never were, which is to be expected.
-    Beginning,
-    /// They never were, in [`OVERDUE`] steps.
-    Overdue,
-    /// They once were.
-    Diverse,
-}
-
-/// Scalars of a step by their place in the record, `loss/style` for `style` in `loss`; on the device, so that nothing
-/// waits for them.
-#[derive(Default)]
-pub(super) struct Figures(Vec<(&'static str, Tensor)>);
-
-impl Figures {
-    /// Adds one.
-    pub(super) fn add(&mut self, name: &'static str, value: &Tensor) {
-        self.0.push((name, value.detach().to_kind(Kind::Float)));
-    }
-}
-
-/// A look at what has been learnt.
-pub(super) struct Look {
-    /// What metrics.jsonl has under `monitor`.
-    pub(super) monitor: Value,
-    /// Made pictures.
-    pub(super) cells: Vec<Cell>,
-    /// The mean of what the cells have as values, over all made pictures, and how many these are.
-    pub(super) mean: (f64, usize),
-    /// How much made pictures differ, as a share of how much real ones do.
-    pub(super) diversity: Option<f64>,
-    /// How the held-out pictures were told, where a style head is trained.
-    pub(super) told: Option<Told>,
-}
-
-/// How held-out pictures were told.
-pub(super) struct Told {
-    /// A row a true style, a column a told one.
-    pub(super) counts: Vec<Vec<usize>>,
-    /// Mean cross-entropy, nats.
-    pub(super) loss: f64,
-}
-
-impl Told {
-    /// The share that was told right.
-    pub(super) fn accuracy(&self) -> f64 {
-        let right: usize = (0..self.counts.len()).map(|i| self.counts[i][i]).sum();
-        right as f64 / self.counts.iter().flatten().sum::<usize>().max(1) as f64
-    }
-}
-
-/// Tells every held-out picture, in eval mode.
-pub(super) fn told(network: &Discriminator, data: &StyleImages, device: Device) -> Result<Told> {
-    let n_styles = data.styles().len();
-    let mut told = Told { counts: vec![vec![0; n_styles]; n_styles], loss: 0.0 };
-    for batch in data.test_batches(AT_ONCE) {
-        let batch = batch?;
-        let logits = no_grad(|| network.forward(&batch.images.to_device(device)).styles).to_device(Device::Cpu);
-        told.loss += loss::style(&logits, &batch.styles, 0.0).double_value(&[]) * batch.styles.numel() as f64;
-        let (truth, guess) = (Vec::<i64>::try_from(&batch.styles)?, Vec::<i64>::try_from(&logits.argmax(-1, false))?);
-        for (truth, guess) in truth.into_iter().zip(guess) {
-            told.counts[truth as usize][guess as usize] += 1;
-        }
-    }
-    told.loss /= data.n_test() as f64;
-    Ok(told)
-}
-
-/// The name of a network's tensor that holds what is no finite number.
-pub(super) fn not_finite<N: Network>(name: &str, trained: &Trained<N>) -> Result<Option<String>> {
-    // One look at the device for all of them.
-    let finite: Vec<_> = trained.tensors.values().map(|tensor| tensor.isfinite().all()).collect();
-    let finite = Vec::<bool>::try_from(&Tensor::stack(&finite, 0).to_device(Device::Cpu))?;
-    let found = trained.tensors.keys().zip(finite).find(|(_, finite)| !finite);
-    Ok(found.map(|(part, _)| format!("{name}.{part}")))
-}
-
-/// The share of logits [n, styles] whose largest is the style's own, a scalar.
-pub(super) fn right_share(logits: &Tensor, styles: &Tensor) -> Tensor {
-    logits.detach().argmax(-1, false).eq_tensor(styles).to_kind(Kind::Float).mean(Kind::Float)
-}
-
-/// Adds a network and its optimizer to a state.
-pub(super) fn add_state<N: Network>(state: &mut NamedTensors, name: &str, trained: &Trained<N>) {
-    for (part, tensor) in &trained.tensors {
-        state.insert(format!("{name}.{part}"), tensor.detach());
-    }
-    for (part, tensor) in trained.optimizer.state() {
-        state.insert(format!("{name}.optimizer.{part}"), tensor);
-    }
-}
-
-/// Takes a network and its optimizer out of a state.
-pub(super) fn load_state<N: Network>(state: &NamedTensors, name: &str, trained: &mut Trained<N>) -> Result<()> {
-    for (part, tensor) in &trained.tensors {
-        let saved = state.get(&format!("{name}.{part}")).with_context(|| format!("no tensor {name}.{part}"))?;
-        ensure!(saved.size() == tensor.size(), "{name}.{part} is {:?}, not {:?}", saved.size(), tensor.size());
-        no_grad(|| tensor.shallow_clone().f_copy_(saved))?;
-    }
-    let prefix = format!("{name}.optimizer.");
-    let part =
-        |(part, tensor): (&String, &Tensor)| Some((part.strip_prefix(&prefix)?.to_owned(), tensor.shallow_clone()));
-    Ok(trained.optimizer.load_state(&state.iter().filter_map(part).collect())?)
-}
 
 /// What, besides tensors, the next epoch depends on.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -400,9 +268,8 @@ impl Trainer {
     }
 
     fn save_look(&mut self, epoch: u64, look: &Look) -> Result<()> {
-        if !look.cells.is_empty() {
-            let (mean, count) = look.mean;
-            self.run.save_grid(epoch, &look.cells, Values { name: "style ambiguity", mean, count })?;
+        if let Some(Made { cells, mean, count }) = &look.made {
+            self.run.save_grid(epoch, cells, Values { name: "style ambiguity", mean: *mean, count: *count })?;
         }
         if let Some(told) = look.told.as_ref().filter(|_| epoch > 0) {
             let picture = confusion_matrix(self.data.styles(), &told.counts, told.accuracy());
@@ -525,92 +392,9 @@ fn open_data(config: &CanConfig, context: &CommandContext) -> Result<StyleImages
     StyleImages::open(&config.source(), &config.data_options(), &cache, &context.progress, &context.interrupt)
 }
 
-/// Sums of figures over an epoch.
-#[derive(Default)]
-struct Sums {
-    names: Vec<&'static str>,
-    on_device: Option<Tensor>,
-    totals: Vec<f64>,
-    n_steps: u64,
-    /// Steps that are on the device alone.
-    n_unread: u64,
-}
-
-impl Sums {
-    fn add(&mut self, figures: Figures) {
-        let (names, values): (Vec<_>, Vec<_>) = figures.0.into_iter().unzip();
-        let values = Tensor::stack(&values, 0);
-        self.names = names;
-        self.on_device = Some(match self.on_device.take() {
-            None => values,
-            Some(sum) => sum + values,
-        });
-        self.n_steps += 1;
-        self.n_unread += 1;
-    }
-
-    /// Fetches what was summed since the last time, up to `step`; an error if it holds what is no number.
-    fn read(&mut self, step: u64) -> Result<()> {
-        let Some(sums) = self.on_device.take() else { return Ok(()) };
-        let sums = Vec::<f32>::try_from(&sums.to_device(Device::Cpu))?;
-        self.totals.resize(sums.len(), 0.0);
-        for ((total, sum), name) in self.totals.iter_mut().zip(sums).zip(&self.names) {
-            if !sum.is_finite() {
-                let what = match self.n_unread {
-                    1 => format!("{name} is no finite number at step {step}"),
-                    n => format!("{name} is no finite number at one of the steps {} to {step}", step + 1 - n),
-                };
-                bail!(Diverged { what, lower: LEARNING_RATE });
-            }
-            *total += f64::from(sum);
-        }
-        self.n_unread = 0;
-        Ok(())
-    }
-
-    /// The means so far, `a/b` as `b` in `a`.
-    fn means(&self) -> Value {
-        let mut record = Map::new();
-        for (name, total) in self.names.iter().zip(&self.totals) {
-            let mean = Value::from(total / self.n_steps.max(1) as f64);
-            match name.split_once('/') {
-                None => drop(record.insert((*name).to_owned(), mean)),
-                Some((group, name)) => {
-                    let group = record.entry(group).or_insert_with(|| Value::Object(Map::new()));
-                    group[name] = mean;
-                }
-            }
-        }
-        Value::Object(record)
-    }
-}
-
-/// What stands behind the bar.
-fn in_short(means: &Value) -> String {
-    let mut words = Vec::new();
-    let number = |value: &Value| value.as_f64();
-    if let Some(loss) = number(&means["loss"]) {
-        words.push(format!("loss {loss:.3}"));
-    }
-    for (name, key) in [("D", "discriminator"), ("G", "generator"), ("ambiguity", "ambiguity")] {
-        words.extend(number(&means["loss"][key]).map(|loss| format!("{name} {loss:.3}")));
-    }
-    for key in ["accuracy", "style_accuracy"] {
-        words.extend(number(&means[key]).map(|share| format!("accuracy {:.0} %", 100.0 * share)));
-    }
-    words.join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn figures(style: f32, accuracy: f32) -> Figures {
-        let mut figures = Figures::default();
-        figures.add("loss/style", &Tensor::from(style));
-        figures.add("accuracy", &Tensor::from(accuracy));
-        figures
-    }
 
     #[test]
     fn only_what_was_diverse_collapses() {
@@ -618,24 +402,5 @@ mod tests {
         let looks = [Some(0.1), None, Some(0.3), Some(0.5), None, Some(0.2)];
         let collapsed = looks.map(|diversity| progress.collapsed(diversity, 0.3));
         assert_eq!(collapsed, [false, false, false, false, false, true]);
-    }
-
-    #[test]
-    fn figures_are_averaged_over_the_steps_and_nested() {
-        let mut sums = Sums::default();
-        sums.add(figures(1.0, 0.5));
-        sums.add(figures(2.0, 1.0));
-        sums.read(2).expect("they are numbers");
-        sums.add(figures(3.0, 0.0));
-        sums.read(3).expect("they are numbers");
-        assert_eq!(sums.means(), json!({ "loss": { "style": 2.0 }, "accuracy": 0.5 }));
-        sums.add(figures(f32::NAN, 0.0));
-        let error = sums.read(4).expect_err("not a number");
-        assert_eq!(error.to_string(), "loss/style is no finite number at step 4");
-        assert!(error.is::<Diverged>());
-        let mut sums = Sums::default();
-        (0..4).for_each(|_| sums.add(figures(f32::INFINITY, 0.0)));
-        let message = sums.read(4).expect_err("not finite").to_string();
-        assert_eq!(message, "loss/style is no finite number at one of the steps 1 to 4");
     }
 }
