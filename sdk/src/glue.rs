@@ -68,9 +68,21 @@ macro_rules! export {
 macro_rules! sections {
     () => {
         $crate::text_section!("ambiguity:interface", $crate::INTERFACE_VERSION);
-        $crate::text_section!("description", env!("CARGO_PKG_DESCRIPTION"));
-        $crate::text_section!("authors", env!("CARGO_PKG_AUTHORS"));
-        $crate::text_section!("licenses", env!("CARGO_PKG_LICENSE"));
+        $crate::text_section!("description", $crate::said!("CARGO_PKG_DESCRIPTION"));
+        $crate::text_section!("authors", $crate::said!("CARGO_PKG_AUTHORS"));
+        $crate::text_section!("licenses", $crate::said!("CARGO_PKG_LICENSE"));
+    };
+}
+
+/// What Cargo says of the crate; nothing in a build without Cargo.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! said {
+    ($variable:literal) => {
+        match option_env!($variable) {
+            Some(text) => text,
+            None => "",
+        }
     };
 }
 
@@ -79,11 +91,12 @@ macro_rules! sections {
 macro_rules! text_section {
     ($name:literal, $text:expr) => {
         const _: () = {
+            const TEXT: &str = $text;
             #[used]
             #[unsafe(link_section = $name)]
-            static TEXT: [u8; $text.len()] = {
-                let mut bytes = [0; $text.len()];
-                bytes.copy_from_slice($text.as_bytes());
+            static BYTES: [u8; TEXT.len()] = {
+                let mut bytes = [0; TEXT.len()];
+                bytes.copy_from_slice(TEXT.as_bytes());
                 bytes
             };
         };

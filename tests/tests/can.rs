@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{host, host_ok, tiny_can};
+use crate::support::{command, host, host_ok, ran, tiny_can};
 use crate::train::{assert_same_tensors, metrics, timeless};
 
 /// A run of `command train` with the tiny settings and more.
@@ -188,15 +188,60 @@ fn the_log_form_trains_and_a_collapse_stops_a_run() {
         assert!(number(&loss["adversarial_discriminator"]) > 0.0, "{loss}");
         assert!(number(&last["monitor"]["ambiguity_pull"]) > 0.0, "{last}");
     }
-    // What was diverse enough no longer is, by a limit that no generator reaches.
-    let more = ["--set=monitor.min_diversity=1", "--set=monitor.on_collapse=stop", "--set=can.epochs=5"];
-    let ran = host_ok(folder.path(), &[&["can", "train", "--resume=plain"][..], &more].concat());
-    assert!(ran.stdout.starts_with("3 epochs, stopped: collapsed\n"), "{}", ran.stdout);
-    assert!(ran.stderr.contains("the generator has collapsed"), "{}", ran.stderr);
-    assert!(folder.path().join("plain/checkpoints/epoch-0003").is_dir());
-    // One that never was has not collapsed.
-    let ran = train(folder.path(), "can", &[&["--out=early"], &more[..2]].concat());
-    assert!(ran.starts_with("2 epochs\n"), "{ran}");
+    // Steps that are far too long throw the generator about: a limit between a peak and what follows is a collapse.
+    let wild = ["--set=can.adam.learning_rate=0.02", "--set=can.steps_per_epoch=2", "--set=can.epochs=12"];
+    train(folder.path(), "can", &[&["--out=wild"], &wild[..]].concat());
+    let looks = metrics(&folder.path().join("wild"));
+    let looks: Vec<f64> = looks.iter().filter_map(|line| line["monitor"]["diversity"].as_f64()).collect();
+    // From the first epoch on: the untrained generator does not count.
+    let peak = (1..12).find(|&i| looks[i] > 1.05 * looks[i + 1] && looks[1..i].iter().all(|share| *share < looks[i]));
+    let peak = peak.expect("some epoch is above all before it and above the next one");
+    let limit = format!("--set=monitor.min_diversity={}", (looks[peak] + looks[peak + 1]) / 2.0);
+    let stop = "--set=monitor.on_collapse=stop";
+    let said = train(folder.path(), "can", &[&["--out=stopped", &limit, stop], &wild[..]].concat());
+    assert!(said.starts_with(&format!("{} epochs, stopped: collapsed\n", peak + 1)), "{said}");
+    let stopped = folder.path().join("stopped");
+    let last = metrics(&stopped).pop().expect("epochs");
+    assert!(last["warnings"].to_string().contains("the generator has collapsed"), "{last}");
+    assert!(stopped.join(format!("checkpoints/epoch-{:04}", peak + 1)).is_dir());
+}
+
+#[test]
+fn a_run_without_a_checkpoint_begins_anew_and_a_forced_one_keeps_to_its_plugin() {
+    let folder = tempfile::tempdir().expect("a folder");
+    host_ok(folder.path(), &["art", "--out=one", "--per-class=6", "--size=32", "--seed=1"]);
+    host_ok(folder.path(), &["art", "--out=two", "--per-class=6", "--size=32", "--seed=2"]);
+    train(folder.path(), "can", &["--out=run", "--data=one", "--set=can.epochs=1"]);
+    std::fs::remove_dir_all(folder.path().join("run/checkpoints/epoch-0001")).expect("a checkpoint");
+    // Nothing of the other pictures' run stays, so that this is a run of these alone.
+    host_ok(folder.path(), &["can", "train", "--resume=run", "--data=two"]);
+    train(folder.path(), "can", &["--out=whole", "--data=two", "--set=can.epochs=1"]);
+    assert_eq!(timeless(&folder.path().join("run")), timeless(&folder.path().join("whole")));
+
+    let resume = |more: &[&str]| host(folder.path(), &[&["can", "train", "--resume=run"][..], more].concat());
+    let ran = resume(&["--classifier=kmeans_image", "--set=can.epochs=2", "--force"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let ran = resume(&["--set=can.epochs=3"]);
+    assert_eq!(ran.code, 0, "it goes on with the plugin that was forced: {}", ran.stderr);
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_is_not_said_to_be_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    train(folder.path(), "can", &["--out=run", "--set=can.epochs=1"]);
+    // A disk that is full, for a file of a checkpoint's size: above 500 kB, in the shell's blocks of 512 bytes.
+    let limited = "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\"";
+    let host = command(folder.path(), &["can", "train", "--resume=run", "--set=can.epochs=3"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", limited]).arg(host.get_program()).args(host.get_args()).current_dir(folder.path());
+    shell.envs(host.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let ran = ran(&shell.output().expect("a shell"));
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    let (kept, why) = ("1 of 3 epochs are kept in run", "cannot write run/checkpoints/epoch-0002");
+    assert!(ran.stderr.contains(kept) && ran.stderr.contains(why), "{}", ran.stderr);
+    host_ok(folder.path(), &["can", "train", "--resume=run", "--set=can.epochs=3"]);
+    train(folder.path(), "can", &["--out=whole", "--set=can.epochs=3"]);
+    assert_eq!(timeless(&folder.path().join("run")), timeless(&folder.path().join("whole")));
 }
 
 #[test]
@@ -243,11 +288,14 @@ fn what_cannot_be_trained_on_is_refused_with_one_sentence() {
     std::fs::write(folder.path().join("file"), "").expect("a file");
     check(&["--data=file"], "--data file: it is no folder");
     check(&["--set=can.size=48"], "a power of two of at least 32");
-    let wanted = "--set can.size=-64: invalid value: integer `-64`, it must be a whole number of at least 0";
+    let wanted = "--set can.size=-64: invalid value: integer `-64`, expected a whole number from 0 to 4294967295";
     check(&["--set=can.size=-64"], wanted);
-    check(&["--set=can.generator_channels=65536"], "are free: lower can.generator_channels");
+    check(
+        &["--set=can.generator_channels=100000"],
+        "can.generator_channels is 100000: it must lie between 1 and 65536",
+    );
     check(&["--set=can.authors=[\"a\\u001bb\"]"], "can.authors has control characters");
-    check(&["--set=can.loss=hinge"], "hinge");
+    check(&["--set=can.loss=hinge"], "--set can.loss=hinge: unknown variant `hinge`, expected `wasserstein` or `log`");
     check(&["--classifier=nowhere"], "plugin `nowhere`: not found in");
     check(&["--classifier=nowhere", "--dry-run"], "plugin `nowhere`: not found in");
     // What is soon known comes first.

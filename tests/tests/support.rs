@@ -39,7 +39,8 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn ran(output: &Output) -> Ran {
+/// What a finished process said.
+pub fn ran(output: &Output) -> Ran {
     Ran {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

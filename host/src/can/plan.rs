@@ -64,7 +64,10 @@ impl Plan {
 
     /// Refuses, with the numbers, what cannot fit into the memory of the machine or of the GPU.
     pub fn check_fits(&self, device: Device) -> Result<()> {
-        let Some(available) = available_memory(device) else { return Ok(()) };
+        available_memory(device).map_or(Ok(()), |available| self.check_fits_into(available))
+    }
+
+    fn check_fits_into(&self, available: u64) -> Result<()> {
         ensure!(
             self.memory <= available,
             "{} parameters need at least {} with their gradients and Adam's moments, {} are free: lower \
@@ -100,5 +103,22 @@ pub(super) fn measure(
     }
     let step_seconds = began.elapsed().as_secs_f64() / f64::from(TRIES - 1);
     let epoch_seconds = step_seconds * steps_per_epoch(config, data) as f64;
-    Ok(Measured { step_seconds, epoch_seconds, peak_bytes: peak_memory() })
+    Ok(Measured { step_seconds, epoch_seconds, peak_bytes: peak_memory(device) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_fit_is_refused_with_its_numbers() {
+        let plan = Plan { parameters: 1 << 30, steps_per_epoch: 1, memory: 16 << 30 };
+        plan.check_fits_into(16 << 30).expect("it fits");
+        let message = plan.check_fits_into(8 << 30).expect_err("it does not fit").to_string();
+        assert!(
+            message.starts_with("1073741824 parameters need at least 16.00 GiB")
+                && message.contains("8.00 GiB are free"),
+            "{message}"
+        );
+    }
 }

@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn a_classifier_that_is_worse_than_guessing_is_told() {
         let warning = warning_of_loss(1.8e10, 27).expect("it is far worse");
-        assert!(warning.contains("is 1.8e10, where guessing gives 3.30"), "{warning}");
+        assert!(warning.contains("is 1.80e10, where guessing gives 3.30"), "{warning}");
         assert_eq!(warning_of_loss(3.4, 27), None);
     }
 }

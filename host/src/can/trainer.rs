@@ -31,7 +31,7 @@ use crate::plugin::{PluginHost, cache_folder};
 use crate::progress::{Bar, Progress as ProgressBars};
 use crate::random::{Purpose, derive_seed};
 use crate::run::{PluginsLock, RunDir, RunInfo, Values, confusion_matrix};
-use crate::train::{Diverged, Start, encoders, locked, stopped};
+use crate::train::{Claim, Diverged, Start, encoders, locked, stopped};
 
 /// Steps after which the figures are read off the device, and looked at for what is no number.
 const READ_EVERY: u64 = 10;
@@ -50,18 +50,17 @@ const STATE_FILE: &str = "state.safetensors";
 struct Progress {
     /// Finished epochs.
     epoch: u64,
-    /// Whether made pictures were ever as diverse as `monitor.min_diversity` wants: only then can they collapse.
+    /// The highest diversity that made pictures had: what was above `monitor.min_diversity` can collapse.
     #[serde(default)]
-    was_diverse: bool,
+    best_diversity: f64,
 }
 
 impl Progress {
     /// Takes note of a look's diversity, and says whether it has fallen below `least`.
     fn collapsed(&mut self, diversity: Option<f64>, least: f64) -> bool {
         let Some(diversity) = diversity else { return false };
-        let diverse = diversity >= least;
-        let collapsed = self.was_diverse && !diverse;
-        self.was_diverse |= diverse;
+        let collapsed = self.best_diversity >= least && diversity < least;
+        self.best_diversity = self.best_diversity.max(diversity);
         collapsed
     }
 }
@@ -103,20 +102,20 @@ pub struct Trainer {
     bars: ProgressBars,
     interrupt: Interrupt,
     /// The state after the last finished epoch, until it is on the disk.
-    unsaved: Option<Vec<u8>>,
+    unsaved: Option<[(&'static str, Vec<u8>); 1]>,
 }
 
 impl Trainer {
     /// Loads the plugin, looks at the run's folder, loads the pictures, makes the networks, and makes the folder or goes on
     /// with it, in this order: what is soon refused comes first, and nothing is written before everything was found to be
     /// good.
-    pub fn new(task: Task, config: CanConfig, start: &Start, info: &RunInfo, context: &CommandContext) -> Result<Self> {
+    pub fn new(task: Task, config: CanConfig, start: Start, info: &RunInfo, context: &CommandContext) -> Result<Self> {
         let device = torch_ext::cuda::device(&config.run.device)?;
         let (judge, lock) = judge(task, &config, device, context)?;
         let claim = start.claim(lock)?;
         let data = open_data(&config, context)?;
         Plan::new(task, &config, &data)?.check_fits(device)?;
-        let job = job(task, &config, &data, judge, device)?;
+        let mut job = job(task, &config, &data, judge, device)?;
         tracing::info!(
             "{} styles, {} pictures to train on, {} held out; {} parameters",
             data.styles().len(),
@@ -124,6 +123,11 @@ impl Trainer {
             data.n_test(),
             job.parameters()
         );
+        let progress = match claim.checkpoint() {
+            Some(folder) => restored(&mut *job, folder, &data, &claim)?,
+            None => Progress::default(),
+        };
+        let resumes = claim.checkpoint().is_some();
         let run = claim.open(&config, info)?;
         let mut trainer = Self {
             task,
@@ -132,12 +136,14 @@ impl Trainer {
             job,
             device,
             run,
-            progress: Progress::default(),
+            progress,
             bars: context.progress.clone(),
             interrupt: context.interrupt.clone(),
             unsaved: None,
         };
-        trainer.restore(start)?;
+        if resumes {
+            trainer.publish()?;
+        }
         Ok(trainer)
     }
 
@@ -170,8 +176,8 @@ impl Trainer {
                     last = monitor.unwrap_or(last);
                     collapsed = has_collapsed && self.config.monitor.on_collapse == OnCollapse::Stop;
                 }
-                Ok(None) => return Err(self.keep_and_stop(None)?),
-                Err(error) => return Err(self.keep_and_stop(Some(error))?),
+                Ok(None) => return Err(self.keep_and_stop(None)),
+                Err(error) => return Err(self.keep_and_stop(Some(error))),
             }
         }
         bar.finish();
@@ -225,7 +231,7 @@ impl Trainer {
         let look = (is_last || epoch.is_multiple_of(self.config.monitor.every))
             .then(|| self.job.look(&self.data))
             .transpose()?;
-        let stage = match self.progress.was_diverse {
+        let stage = match self.progress.best_diversity >= self.config.monitor.min_diversity {
             true => Stage::Diverse,
             false if epoch * n_steps >= OVERDUE => Stage::Overdue,
             false => Stage::Beginning,
@@ -259,7 +265,7 @@ impl Trainer {
         }
         self.run.append_metrics(&record)?;
         self.progress.epoch = epoch;
-        self.unsaved = Some(self.state_bytes()?);
+        self.unsaved = Some([(STATE_FILE, self.state_bytes()?)]);
         let stops = collapsed && self.config.monitor.on_collapse == OnCollapse::Stop;
         if epoch.is_multiple_of(self.config.checkpoint.every) || is_last || stops {
             self.save_checkpoint()?;
@@ -280,12 +286,27 @@ impl Trainer {
 
     /// The checkpoint of the last finished epoch, and the networks as they are then.
     fn save_checkpoint(&mut self) -> Result<()> {
-        let Some(state) = self.unsaved.take() else { return Ok(()) };
+        if self.unsaved.is_none() {
+            return Ok(());
+        }
         let keep = match self.config.checkpoint.keep {
             0 => usize::MAX,
             keep => keep,
         };
-        self.run.save_checkpoint(self.progress.epoch, &[(STATE_FILE, state)], keep)?;
+        self.save_state(keep)?;
+        self.publish()
+    }
+
+    fn save_state(&mut self, keep: usize) -> Result<()> {
+        if let Some(files) = &self.unsaved {
+            self.run.save_checkpoint(self.progress.epoch, files, keep)?;
+            self.unsaved = None;
+        }
+        Ok(())
+    }
+
+    /// Writes the networks as they are.
+    fn publish(&mut self) -> Result<()> {
         for (name, bytes) in self.job.products()? {
             self.run.publish(&name, &bytes)?;
         }
@@ -293,13 +314,11 @@ impl Trainer {
     }
 
     /// Drops the part epoch, keeps the last whole one, and says how to go on.
-    fn keep_and_stop(&mut self, cause: Option<anyhow::Error>) -> Result<anyhow::Error> {
-        if let Some(state) = self.unsaved.take() {
-            // The networks are amid the next epoch, so only the checkpoint is written.
-            self.run.save_checkpoint(self.progress.epoch, &[(STATE_FILE, state)], usize::MAX)?;
-        }
-        let epochs = (self.progress.epoch, self.config.can.epochs);
-        Ok(stopped(&mut self.run, self.task.command(), epochs, cause))
+    fn keep_and_stop(&mut self, cause: Option<anyhow::Error>) -> anyhow::Error {
+        // The networks are amid the next epoch, so only the checkpoint is written.
+        let saved = self.save_state(usize::MAX);
+        let epochs = (self.progress.epoch + 1, self.config.can.epochs);
+        stopped(&mut self.run, self.task.command(), epochs, saved, cause)
     }
 
     fn state_bytes(&self) -> Result<Vec<u8>> {
@@ -313,35 +332,27 @@ impl Trainer {
         ];
         Ok(encode_safetensors(Path::new(STATE_FILE), &self.job.state(), &metadata)?)
     }
+}
 
-    fn restore(&mut self, start: &Start) -> Result<()> {
-        let checkpoint = start.checkpoint(&self.run)?;
-        let Some((_, folder)) = &checkpoint else { return start.go_on(&mut self.run, &self.config, None) };
-        let path = folder.join(STATE_FILE);
-        let (tensors, metadata) = read_safetensors_with_metadata(&path)?;
-        let said = |key: &str| metadata.get(key).with_context(|| format!("{} has no {key}", path.display()));
-        if said("data")? != self.data.digest() {
-            let (run, before, now) = (self.run.path().display(), said("pictures")?, self.data.in_words());
-            let short = |digest: &str| digest.chars().take(8).collect::<String>();
-            let (digest, own) = (short(said("data")?), short(self.data.digest()));
-            let error = anyhow!(
-                "{run}: the run was begun with {before} (digest {digest}…), these are {now} ({own}…): name by --data the \
-                 pictures that it was begun with, or start a new run"
-            );
-            // Nothing could be learnt of other styles by a head that has those.
-            ensure!(said("styles")? == &serde_json::to_string(self.data.styles())?, "{error}");
-            start.refuse(error)?;
-        }
-        let progress = said("progress")?;
-        self.progress = serde_json::from_str(progress).with_context(|| path.display().to_string())?;
-        self.job.load_state(&tensors).with_context(|| path.display().to_string())?;
-        let products = self.job.products()?;
-        start.go_on(&mut self.run, &self.config, checkpoint.as_ref())?;
-        for (name, bytes) in products {
-            self.run.publish(&name, &bytes)?;
-        }
-        Ok(())
+/// Takes the networks from a checkpoint's folder, whose pictures must be these, and gives the progress that it had made.
+fn restored(job: &mut dyn Job, folder: &Path, data: &StyleImages, claim: &Claim) -> Result<Progress> {
+    let path = folder.join(STATE_FILE);
+    let (tensors, metadata) = read_safetensors_with_metadata(&path)?;
+    let said = |key: &str| metadata.get(key).with_context(|| format!("{} has no {key}", path.display()));
+    if said("data")? != data.digest() {
+        let (run, before, now) = (claim.folder().display(), said("pictures")?, data.in_words());
+        let short = |digest: &str| digest.chars().take(8).collect::<String>();
+        let (digest, own) = (short(said("data")?), short(data.digest()));
+        let error = anyhow!(
+            "{run}: the run was begun with {before} (digest {digest}…), these are {now} ({own}…): name by --data the \
+             pictures that it was begun with, or start a new run"
+        );
+        // Nothing could be learnt of other styles by a head that has those.
+        ensure!(said("styles")? == &serde_json::to_string(data.styles())?, "{error}");
+        claim.refuse(error)?;
     }
+    job.load_state(&tensors).with_context(|| path.display().to_string())?;
+    serde_json::from_str(said("progress")?).with_context(|| path.display().to_string())
 }
 
 /// Steps of an epoch.
@@ -402,5 +413,8 @@ mod tests {
         let looks = [Some(0.1), None, Some(0.3), Some(0.5), None, Some(0.2)];
         let collapsed = looks.map(|diversity| progress.collapsed(diversity, 0.3));
         assert_eq!(collapsed, [false, false, false, false, false, true]);
+        // By another limit, what was below it from the beginning has not collapsed.
+        assert!(!progress.collapsed(Some(0.4), 0.6));
+        assert!(progress.collapsed(Some(0.4), 0.5));
     }
 }

@@ -75,12 +75,13 @@ fn shorten(line: String, size: f32, weight: Weight, max_width: f32) -> String {
     line
 }
 
-/// Numbers above this are written with their power of ten.
+/// Numbers above this are written with their power of ten, and those below that where two digits are wanted.
 const LARGE: f64 = 1e6;
+const SMALL: f64 = 1e-4;
 
-/// A number as people read it: its digits after the point and a true minus sign; a large one as `1.8e10`.
+/// A number as people read it: its digits after the point and a true minus sign; a large one as `1.80e10`.
 pub(crate) fn number(value: f64, decimals: usize) -> String {
-    let text = if value.abs() < LARGE { format!("{value:.decimals$}") } else { format!("{value:.1e}") };
+    let text = if value.abs() < LARGE { format!("{value:.decimals$}") } else { format!("{value:.2e}") };
     match text.strip_prefix('-') {
         // Rounded to nothing, a number has no sign.
         Some(digits) if digits.chars().all(|c| c == '0' || c == '.') => digits.to_owned(),
@@ -102,6 +103,9 @@ pub(crate) fn two_digits(value: f64) -> String {
     if !place.is_finite() {
         return number(value, 0);
     }
+    if !(SMALL..LARGE).contains(&value) {
+        return format!("{value:.1e}");
+    }
     let unit = 10f64.powf(place);
     number((value / unit).round() * unit, (-place).max(0.0) as usize)
 }
@@ -112,8 +116,16 @@ mod tests {
 
     #[test]
     fn numbers_are_short_however_large_they_are() {
-        assert_eq!([number(-3.456, 2), number(1.8e10, 3), number(-0.001, 1)], ["−3.46", "1.8e10", "0.0"]);
-        let cases = [(256.4, "260"), (0.0039, "0.0039"), (1.26, "1.3"), (97.4, "97"), (3.4e7, "3.4e7"), (0.0, "0")];
+        assert_eq!([number(-3.456, 2), number(1.8e10, 3), number(-0.001, 1)], ["−3.46", "1.80e10", "0.0"]);
+        let cases = [
+            (256.4, "260"),
+            (0.0039, "0.0039"),
+            (1.26, "1.3"),
+            (97.4, "97"),
+            (3.4e7, "3.4e7"),
+            (8.1e-7, "8.1e-7"),
+            (0.0, "0"),
+        ];
         for (value, wanted) in cases {
             assert_eq!(two_digits(value), wanted);
         }

@@ -118,14 +118,14 @@ impl TrainingArgs {
             device: config.run.device.clone(),
             threads: usize::try_from(tch::get_num_threads())?,
         };
-        let own_head = config.own_head();
-        let trainer = Trainer::new(task, config, &start, &info, context)?;
+        let told = (config.own_head(), config.monitor.min_diversity);
+        let trainer = Trainer::new(task, config, start, &info, context)?;
         let folder = trainer.folder().to_owned();
         let outcome = trainer.run()?;
         if self.run.json {
             println!("{}", serde_json::to_string_pretty(&outcome.to_json(&folder))?);
         } else {
-            print!("{}", summary(task, own_head, &outcome, &folder));
+            print!("{}", summary(task, told, &outcome, &folder));
         }
         Ok(())
     }
@@ -203,7 +203,7 @@ fn describe(task: Task, config: &CanConfig, json: bool, context: &Context) -> Re
     Ok(())
 }
 
-fn summary(task: Task, own_head: bool, outcome: &Outcome, folder: &Path) -> String {
+fn summary(task: Task, (own_head, min_diversity): (bool, f64), outcome: &Outcome, folder: &Path) -> String {
     let folder = folder.display();
     let both = |key: &str| Some((outcome.first[key].as_f64()?, outcome.last[key].as_f64()?));
     let (n, epochs) = (outcome.epochs, if outcome.epochs == 1 { "epoch" } else { "epochs" });
@@ -219,7 +219,9 @@ fn summary(task: Task, own_head: bool, outcome: &Outcome, folder: &Path) -> Stri
         text +=
             &format!("style ambiguity of made pictures: {from}{to:.4}; the least is ln {n} = {:.4}\n", (n as f64).ln());
     }
-    if let Some(pull) = outcome.last["ambiguity_pull"].as_f64() {
+    // What draws pictures that are none yet says nothing.
+    let drawn = outcome.last["diversity"].as_f64() >= Some(min_diversity);
+    if let Some(pull) = outcome.last["ambiguity_pull"].as_f64().filter(|_| drawn) {
         let pull = two_digits(pull);
         text += &format!("the style ambiguity draws the generator {pull} times as strongly as the adversarial loss\n");
     }

@@ -20,6 +20,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::hub::Hub;
 use crate::interrupt::Interrupt;
+use crate::plugin::steers;
 use crate::progress::Progress;
 
 /// Style-ambiguity training for image generators, with sandboxed classifier plugins.
@@ -135,7 +136,7 @@ pub fn sentence(error: &anyhow::Error) -> String {
         text.push_str(&cause);
     }
     text.chars().fold(String::with_capacity(text.len()), |mut shown, character| {
-        match character.is_control() && !matches!(character, '\n' | '\t') {
+        match steers(character) && !matches!(character, '\n' | '\t') {
             true => shown.extend(character.escape_default()),
             false => shown.push(character),
         }

@@ -65,7 +65,7 @@ impl TrainArgs {
             device: config.run.device.clone(),
             threads: usize::try_from(tch::get_num_threads())?,
         };
-        let trainer = Trainer::new(config, &start, info, context)?;
+        let trainer = Trainer::new(config, start, &info, context)?;
         let folder = trainer.folder().to_owned();
         let outcome = trainer.run()?;
         if self.run.json {

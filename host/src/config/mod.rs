@@ -13,7 +13,7 @@ use ambiguity_models::params::MemoryFormat;
 use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use toml::Table;
+use toml::{Table, Value};
 
 pub(crate) use layers::overlay;
 pub use layers::{Layer, preset_names, resolve};
@@ -348,22 +348,27 @@ pub trait RunConfig: Serialize + DeserializeOwned {
     }
 }
 
-/// Refuses a value of `now` that `before` has not, unless its key or a table around it is free; `prefix` is where they lie.
+/// Refuses a key of either table that the other has not, or not with that value, unless it, or a table around it, is free;
+/// `prefix` is where they lie.
 fn check_same(before: &Table, now: &Table, prefix: &str, free: &[&str]) -> Result<()> {
-    for (key, value) in now {
+    for key in now.keys().chain(before.keys()) {
         let path = format!("{prefix}{key}");
         if free.contains(&path.as_str()) {
             continue;
         }
-        match (before.get(key), value) {
-            (Some(toml::Value::Table(before)), toml::Value::Table(now)) => {
+        match (before.get(key), now.get(key)) {
+            (Some(Value::Table(before)), Some(Value::Table(now))) => {
                 check_same(before, now, &format!("{path}."), free)?;
             }
-            (old, value) => ensure!(
-                old == Some(value),
-                "{path} is {value}, but the run was begun with {}: start a new run, or leave the key as it was",
-                old.map_or_else(|| "nothing".to_owned(), ToString::to_string)
-            ),
+            (old, new) => {
+                let shown = |value: Option<&Value>| value.map_or_else(|| "not set".to_owned(), ToString::to_string);
+                ensure!(
+                    old == new,
+                    "{path} is {}, but the run was begun with {}: start a new run, or leave the key as it was",
+                    shown(new),
+                    shown(old)
+                );
+            }
         }
     }
     Ok(())
@@ -374,19 +379,34 @@ fn of_value(error: &str, layers: &[Layer]) -> Error {
     let (what, key) = error.trim().rsplit_once("\nin `").unwrap_or((error.trim(), ""));
     let (what, key) = (what.replace('\n', " "), key.trim_end_matches('`'));
     // Rust's names of numbers say nothing to whoever writes TOML.
-    let what = ["expected u32", "expected u64", "expected usize"]
-        .into_iter()
-        .fold(what, |what, kind| what.replace(kind, "it must be a whole number of at least 0"));
-    let sets = |layer: &&Layer| {
-        let table = layer.text.parse::<Table>().ok().map(toml::Value::Table);
-        key.split('.').try_fold(table?, |value, part| value.get(part).cloned())
-    };
-    let origin = layers.iter().rev().find(|layer| sets(layer).is_some()).map(|layer| layer.origin.as_str());
+    let kinds = [
+        ("u32", "a whole number from 0 to 4294967295"),
+        ("u64", "a whole number from 0 on"),
+        ("usize", "a whole number from 0 on"),
+        ("i64", "a whole number"),
+        ("f64", "a number"),
+        ("f32", "a number"),
+    ];
+    let what = kinds.iter().fold(what, |what, (kind, words)| {
+        what.strip_suffix(&format!("expected {kind}")).map_or(what.clone(), |rest| format!("{rest}expected {words}"))
+    });
+    let sets = |layer: &&Layer| has_key(&Value::Table(layer.text.parse().unwrap_or_default()), key);
+    let origin = layers.iter().rev().find(sets).map(|layer| layer.origin.as_str());
     match origin {
         // What `--set KEY=VALUE` is about can be seen.
         Some(origin) if origin.contains(key) => anyhow!("{origin}: {what}"),
         Some(origin) => anyhow!("{origin}: {key}: {what}"),
+        None if key.is_empty() => anyhow!("{what}"),
         None => anyhow!("{key}: {what}"),
+    }
+}
+
+/// Whether a value has a key, `a.b.c`; of an array, whether one of its elements has.
+fn has_key(value: &Value, key: &str) -> bool {
+    match (value, key.split_once('.').unwrap_or((key, ""))) {
+        (_, ("", _)) => true,
+        (Value::Array(elements), _) => elements.iter().any(|element| has_key(element, key)),
+        (value, (first, rest)) => value.get(first).is_some_and(|value| has_key(value, rest)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Folders of pictures.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use image::{ImageReader, RgbImage};
@@ -42,7 +43,7 @@ pub enum ImageError {
 /// All png and jpg files below a folder, sorted by path; files and folders whose names begin with a dot are left out.
 pub fn find_images(folder: &Path) -> Result<Vec<PathBuf>, ImageError> {
     let (mut files, mut n_others) = (vec![], 0);
-    collect(folder, &mut files, &mut n_others)?;
+    collect(folder, &mut files, &mut n_others, &mut BTreeSet::new())?;
     if files.is_empty() {
         return Err(ImageError::Empty { path: folder.to_owned(), n_others });
     }
@@ -69,8 +70,17 @@ fn others(n: usize) -> String {
     if n == 1 { "1 picture of another kind".to_owned() } else { format!("{n} pictures of other kinds") }
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>, n_others: &mut usize) -> Result<(), ImageError> {
+fn collect(
+    folder: &Path,
+    files: &mut Vec<PathBuf>,
+    n_others: &mut usize,
+    walked: &mut BTreeSet<PathBuf>,
+) -> Result<(), ImageError> {
     let io = |source| ImageError::Io { path: folder.to_owned(), source };
+    // Links may lead to a folder again, or around in a ring.
+    if !walked.insert(folder.canonicalize().map_err(io)?) {
+        return Ok(());
+    }
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let entry = entry.map_err(io)?;
         let path = entry.path();
@@ -78,10 +88,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>, n_others: &mut usize) -> Res
             continue;
         }
         if path.is_dir() {
-            // A link to a folder around it would be walked without end.
-            if !entry.file_type().map_err(io)?.is_symlink() || !leads_up(folder, &path) {
-                collect(&path, files, n_others)?;
-            }
+            collect(&path, files, n_others, walked)?;
         } else if has_picture_extension(&path) {
             files.push(path);
         } else if has_extension(&path, &OTHER_EXTENSIONS) {
@@ -89,11 +96,6 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>, n_others: &mut usize) -> Res
         }
     }
     Ok(())
-}
-
-/// Whether `link` is a folder that `folder` lies in.
-fn leads_up(folder: &Path, link: &Path) -> bool {
-    matches!((folder.canonicalize(), link.canonicalize()), (Ok(folder), Ok(link)) if folder.starts_with(&link))
 }
 
 /// Whether a file is a picture by its name.
@@ -142,9 +144,10 @@ mod tests {
             "{message}"
         );
 
-        std::os::unix::fs::symlink("..", path("a/up")).expect("a new link");
-        std::os::unix::fs::symlink("../b", path("a/beside")).expect("a new link");
+        // A ring of links is walked once.
+        std::os::unix::fs::symlink("../a", path("b/ring")).expect("a new link");
+        std::os::unix::fs::symlink("../b", path("a/ring")).expect("a new link");
         let files = find_images(&path("a")).expect("there are pictures");
-        assert_eq!(files, ["a/10.png", "a/2.PNG", "a/beside/1.png"].map(path));
+        assert_eq!(files, ["a/10.png", "a/2.PNG", "a/ring/1.png"].map(path));
     }
 }

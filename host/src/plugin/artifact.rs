@@ -14,6 +14,7 @@ use wasm_encoder::{ComponentSection, CustomSection};
 use wasmparser::{Encoding, Parser, Payload, Validator};
 
 use super::error::Fault;
+use super::in_one_line;
 use super::inspection::{Asset, Inspection};
 use super::limits::Limits;
 
@@ -21,7 +22,7 @@ use super::limits::Limits;
 const INTERFACE_SECTION: &str = "ambiguity:interface";
 
 /// The custom sections of the WebAssembly tool conventions that name a title, authors (Cargo's way, between colons) and a
-/// licence; what is in the manifest wins over them.
+/// licence; a file with a manifest says all that by it.
 const DESCRIPTION_SECTION: &str = "description";
 const AUTHORS_SECTION: &str = "authors";
 const LICENCE_SECTION: &str = "licenses";
@@ -183,16 +184,17 @@ impl Artifact {
             let shape = self.tensor(name).ok().map(|tensor| tensor.dim());
             Asset { name: name.to_owned(), bytes, shape }
         };
-        let authors = self.note(AUTHORS_SECTION).split(':').map(|author| author.trim().to_owned());
+        let (authors, licence) = match &self.manifest {
+            // A template's own authors are not those of what was baked into it.
+            Some(manifest) => (manifest.authors.clone(), manifest.licence.clone()),
+            None => {
+                let authors = self.note(AUTHORS_SECTION).split(':').filter(|author| !author.trim().is_empty());
+                (authors.map(str::to_owned).collect(), self.note(LICENCE_SECTION).to_owned())
+            }
+        };
         Inspection {
-            authors: match manifest.authors {
-                baked if baked.is_empty() => authors.filter(|author| !author.is_empty()).collect(),
-                baked => baked,
-            },
-            licence: match manifest.licence {
-                baked if baked.is_empty() => self.note(LICENCE_SECTION).to_owned(),
-                baked => baked,
-            },
+            authors: authors.iter().map(|author| in_one_line(author)).collect(),
+            licence: in_one_line(&licence),
             encoder: manifest.encoder,
             prompts: manifest.prompts,
             temperature: manifest.temperature,
@@ -209,8 +211,8 @@ impl Artifact {
     /// One line for people, if there is one.
     pub fn title(&self) -> Option<String> {
         let baked = self.manifest.as_ref().map(|manifest| manifest.title.as_str());
-        let title = baked.filter(|title| !title.is_empty()).unwrap_or_else(|| self.note(DESCRIPTION_SECTION));
-        (!title.is_empty()).then(|| title.to_owned())
+        let title = in_one_line(baked.unwrap_or_else(|| self.note(DESCRIPTION_SECTION)));
+        (!title.is_empty()).then_some(title)
     }
 
     /// A section's text, empty if there is none.

@@ -207,7 +207,9 @@ fn check_words(plugin: &dyn Classifier) -> Result<(), Fault> {
     ];
     let lists = lists.into_iter().map(|(what, list)| (what, list.iter().collect::<Vec<&String>>()));
     for (what, texts) in texts.into_iter().chain(lists).chain(rest) {
-        if let Some(text) = texts.into_iter().find(|text| steers_terminal(text)) {
+        let prose = what == "prompts";
+        let bad = |text: &&String| text.chars().any(|c| steers(c) && !(prose && c.is_whitespace()));
+        if let Some(text) = texts.into_iter().find(bad) {
             return Err(Fault::Description(format!(
                 "its {what}: {text:?} has a character that a terminal obeys instead of showing it"
             )));
@@ -218,7 +220,18 @@ fn check_words(plugin: &dyn Classifier) -> Result<(), Fault> {
 
 /// Whether a text has control characters, or ones that set the direction of text.
 pub(crate) fn steers_terminal(text: &str) -> bool {
-    text.chars().any(|c| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+    text.chars().any(steers)
+}
+
+/// Whether a terminal obeys a character instead of showing it.
+pub(crate) fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text in one line: its line breaks and tabs, which descriptions often have, as spaces.
+fn in_one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The encoders that a plugin needs are there, and the one that it was fitted with is the same.

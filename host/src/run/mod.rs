@@ -23,7 +23,7 @@
 //!
 //! let mut run = RunDir::open(&path)?;
 //! let (epoch, _checkpoint) = run.checkpoints()?.pop().expect("saved above");
-//! run.rewind(epoch)?;
+//! run.rewind(Some(epoch))?;
 //! assert_eq!(run.read_metrics()?.len(), 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -97,23 +97,25 @@ impl RunDir {
         Self::check_vacant(path)?;
         let existed = path.exists();
         fs::create_dir_all(path).map_err(|e| RunError::write(path, e))?;
+        let run = Self::hold(path)?;
+        // Another process may have had it in the meantime; what it made is not to be cleared away below.
+        Self::check_vacant(path)?;
         let filled = (|| {
-            let run = Self::hold(path)?;
             for folder in [SAMPLES, CHECKPOINTS] {
                 let folder = path.join(folder);
                 fs::create_dir(&folder).map_err(|e| RunError::write(&folder, e))?;
             }
-            files::write_atomic(&path.join(LOCK), lock.to_toml().as_bytes())?;
+            run.write_plugins_lock(lock)?;
             files::write_atomic(&path.join(info::FILE), info.to_toml().as_bytes())?;
             // The configuration comes last: a folder with one is a whole run.
-            run.write_config(config_toml)?;
-            Ok(run)
+            run.write_config(config_toml)
         })();
-        if filled.is_err() {
+        if let Err(error) = filled {
             // What stands here now was made a moment ago by the lines above.
             drop(if existed { empty(path) } else { fs::remove_dir_all(path) });
+            return Err(error);
         }
-        filled
+        Ok(run)
     }
 
     /// An error if no run can be started in `path` since something is there. Nothing is written.
@@ -189,6 +191,11 @@ impl RunDir {
         files::write_atomic(&self.path.join(CONFIG), toml.as_bytes())
     }
 
+    /// Replaces `plugins.lock`, for a run that goes on with other plugins.
+    pub fn write_plugins_lock(&self, lock: &PluginsLock) -> Result<()> {
+        files::write_atomic(&self.path.join(LOCK), lock.to_toml().as_bytes())
+    }
+
     /// The plugins that the run was started with.
     pub fn plugins_lock(&self) -> Result<PluginsLock> {
         read_lock(&self.path)
@@ -199,30 +206,32 @@ impl RunDir {
         fs::read_to_string(path.join(info::FILE)).ok().and_then(|text| toml::from_str(&text).ok()).unwrap_or_default()
     }
 
-    /// Drops what was written after `epoch`: metrics, contact sheets, checkpoints; TensorBoard hides its part.
+    /// Drops what was written after `epoch`, or all where that is none: checkpoints, contact sheets, metrics; TensorBoard
+    /// hides its part.
     ///
-    /// What was published ([`publish`](Self::publish)) stays, since it has no epoch in its name: the trainer, whose
-    /// checkpoint knows the best reward so far, publishes it again.
-    pub fn rewind(&mut self, epoch: u64) -> Result<()> {
+    /// What was published ([`publish`](Self::publish)) stays, since it has no epoch in its name: the trainer publishes
+    /// again what its checkpoint has.
+    pub fn rewind(&mut self, epoch: Option<u64>) -> Result<()> {
+        // Checkpoints first, the newest before the others: where this is broken off, the next time drops the rest.
+        for (_, checkpoint) in self.checkpoints()?.into_iter().rev().filter(|(at, _)| Some(*at) > epoch) {
+            files::remove_folder(&checkpoint)?;
+        }
+        for (_, grid) in self.grids()?.into_iter().filter(|(at, _)| Some(*at) > epoch) {
+            fs::remove_file(&grid).map_err(|e| RunError::write(&grid, e))?;
+        }
         let path = self.path.join(METRICS);
         let text = read_optional(&path)?;
         // The lines are kept as they stand: a number that is read and written again may change in its last digit.
         let mut kept = String::new();
         for (line, record) in whole_lines(&text).split_inclusive('\n').zip(self.read_metrics()?) {
-            if record_epoch(&record)? <= epoch {
+            if Some(record_epoch(&record)?) <= epoch {
                 kept.push_str(line);
             }
         }
         if kept != text {
             files::write_atomic(&path, kept.as_bytes())?;
         }
-        for (_, grid) in self.grids()?.into_iter().filter(|(at, _)| *at > epoch) {
-            fs::remove_file(&grid).map_err(|e| RunError::write(&grid, e))?;
-        }
-        for (_, checkpoint) in self.checkpoints()?.into_iter().filter(|(at, _)| *at > epoch) {
-            files::remove_folder(&checkpoint)?;
-        }
-        self.events.purge_from(epoch + 1);
+        self.events.purge_from(epoch.map_or(0, |epoch| epoch + 1));
         Ok(())
     }
 

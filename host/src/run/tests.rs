@@ -120,7 +120,7 @@ fn rewinding_drops_what_came_after_and_keeps_the_rest_byte_for_byte() {
         run.save_checkpoint(epoch, &[("state.safetensors", vec![epoch as u8])], 9).unwrap();
         run.save_grid(epoch, &[cell()], Values { name: "reward", mean: -3.0, count: 1 }).unwrap();
     }
-    run.rewind(1).unwrap();
+    run.rewind(Some(1)).unwrap();
     assert_eq!(fs::read_to_string(run.path().join(METRICS)).unwrap(), format!("{first}\n"));
     assert_eq!(names(&run.path().join(CHECKPOINTS)), ["epoch-0001"]);
     assert_eq!(names(&run.path().join(SAMPLES)), ["epoch-0001.png"]);

@@ -145,8 +145,8 @@ impl Trainer {
                     collapsed = warned_of_collapse && self.config.monitor.on_collapse == OnCollapse::Stop;
                     monitor
                 }
-                Ok(None) => return Err(self.keep_and_stop(None)?),
-                Err(error) => return Err(self.keep_and_stop(Some(error))?),
+                Ok(None) => return Err(self.keep_and_stop(None)),
+                Err(error) => return Err(self.keep_and_stop(Some(error))),
             };
             last = monitor.unwrap_or(last);
         }
@@ -241,21 +241,22 @@ impl Trainer {
     }
 
     fn save_unsaved(&mut self) -> Result<()> {
-        if let Some(Unsaved { epoch, files }) = self.unsaved.take() {
+        if let Some(Unsaved { epoch, files }) = &self.unsaved {
             let keep = match self.config.checkpoint.keep {
                 0 => usize::MAX,
                 keep => keep,
             };
-            self.run.save_checkpoint(epoch, &files, keep)?;
+            self.run.save_checkpoint(*epoch, files, keep)?;
+            self.unsaved = None;
         }
         Ok(())
     }
 
     /// Drops the part epoch, keeps the last whole one, and says how to go on.
-    fn keep_and_stop(&mut self, cause: Option<anyhow::Error>) -> Result<anyhow::Error> {
-        self.save_unsaved()?;
-        let epochs = (self.progress.epoch, self.config.train.epochs);
-        Ok(stopped(&mut self.run, COMMAND, epochs, cause))
+    fn keep_and_stop(&mut self, cause: Option<anyhow::Error>) -> anyhow::Error {
+        let saved = self.save_unsaved();
+        let epochs = (self.progress.epoch + 1, self.config.train.epochs);
+        stopped(&mut self.run, COMMAND, epochs, saved, cause)
     }
 
     fn denoiser(&self) -> Denoiser<'_> {
@@ -496,7 +497,7 @@ impl Trainer {
     }
 
     fn lora_values(&self) -> NamedTensors {
-        self.lora.parameters().into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect()
+        setup::values(&self.lora)
     }
 
     /// The adapter as it is published: its average where there is one.

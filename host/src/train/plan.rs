@@ -184,21 +184,32 @@ pub fn measure(config: &Config, folder: &Path, interrupt: &Interrupt) -> Result<
         trained_step_seconds,
         decode_seconds,
         epoch_seconds: of_one * config.sample.per_epoch() as f64,
-        peak_bytes: peak_memory(),
+        peak_bytes: peak_memory(device),
     })
 }
 
-/// Free bytes of the GPU, or of the machine; none where the system does not tell.
+/// Free bytes of the GPU, or of the machine and the container that the process runs in; none where the system does not
+/// tell.
 pub fn available_memory(device: Device) -> Option<u64> {
     match device {
         Device::Cuda(index) => torch_ext::cuda::memory(index).ok().map(|(free, _)| free),
-        _ => system_memory("/proc/meminfo", "MemAvailable:"),
+        _ => {
+            let machine = system_memory("/proc/meminfo", "MemAvailable:");
+            machine.into_iter().chain(left_to_container(Path::new("/sys/fs/cgroup"))).min()
+        }
     }
 }
 
-/// The most bytes that the process had; none where the system does not tell.
-pub fn peak_memory() -> Option<u64> {
-    system_memory("/proc/self/status", "VmHWM:")
+/// What a container's limit leaves, by cgroup v2 as it is seen within one; none where there is no limit.
+fn left_to_container(cgroup: &Path) -> Option<u64> {
+    let number = |name: &str| std::fs::read_to_string(cgroup.join(name)).ok()?.trim().parse::<u64>().ok();
+    Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+}
+
+/// The most bytes of the machine's memory that the process had; none for what runs on a GPU, or where the system does
+/// not tell.
+pub fn peak_memory(device: Device) -> Option<u64> {
+    if device.is_cuda() { None } else { system_memory("/proc/self/status", "VmHWM:") }
 }
 
 /// A line `KEY N kB` of a file under /proc, in bytes.
@@ -218,6 +229,17 @@ mod tests {
     use super::*;
     use crate::config::resolve;
     use crate::home::home;
+
+    #[test]
+    fn a_containers_limit_counts() {
+        let cgroup = tempfile::tempdir().expect("a folder");
+        assert_eq!(left_to_container(cgroup.path()), None);
+        std::fs::write(cgroup.path().join("memory.current"), "300\n").expect("a file");
+        std::fs::write(cgroup.path().join("memory.max"), "max\n").expect("a file");
+        assert_eq!(left_to_container(cgroup.path()), None);
+        std::fs::write(cgroup.path().join("memory.max"), "1000\n").expect("a file");
+        assert_eq!(left_to_container(cgroup.path()), Some(700));
+    }
 
     #[test]
     fn what_cannot_fit_is_refused_with_its_numbers() {

@@ -82,9 +82,10 @@ pub fn encoders(folders: &BTreeMap<String, String>, device: Device, hub: &Hub) -
 }
 
 impl Trainer {
-    /// Loads plugins, model and adapter, and makes or reopens the run's folder, in this order: nothing is written
-    /// before everything was found to be good.
-    pub fn new(config: Config, start: &Start, info: RunInfo, context: &CommandContext) -> Result<Self> {
+    /// Loads the plugins, looks at the run's folder, loads model, adapter and checkpoint, and makes the folder or goes on
+    /// with it, in this order: what is soon refused comes first, and nothing is written before everything was found to be
+    /// good.
+    pub fn new(config: Config, start: Start, info: &RunInfo, context: &CommandContext) -> Result<Self> {
         let device = torch_ext::cuda::device(&config.run.device)?;
         let scorer = Scorer::load(&config, encoders(&config.encoders, device, &context.hub)?, device)?;
         let claim = start.claim(PluginsLock { plugins: scorer.locked() })?;
@@ -104,12 +105,8 @@ impl Trainer {
                 Lora::attach(&mut pipeline.unet, &config.lora.spec(), seed)?
             }
             file => {
-                // A resumed run has a file of its own with the same layers; the one that it began with may be gone.
-                let own = match start {
-                    Start::Resume { folder, .. } => Some(folder.join(LORA_FILE)).filter(|own| own.is_file()),
-                    Start::New(_) => None,
-                };
-                let file = own.unwrap_or_else(|| PathBuf::from(file));
+                // A checkpoint has a file of its own with the same layers; the one that the run began with may be gone.
+                let file = claim.checkpoint().map_or_else(|| PathBuf::from(file), |folder| folder.join(LORA_FILE));
                 Lora::load(&mut pipeline.unet, &file).context("lora.init")?
             }
         };
@@ -131,13 +128,30 @@ impl Trainer {
             lora.n_parameters()
         );
         let model_digest = Pipeline::digest(&folder)?;
-        let run = claim.open(&config, &info)?;
+        let average = (config.train.ema > 0.0).then(|| values(&lora));
+        let mut learnt = Learnt { lora, optimizer, average, progress: Progress::default() };
+        if let Some(folder) = claim.checkpoint() {
+            let path = folder.join(STATE_FILE);
+            let (tensors, metadata) = read_safetensors_with_metadata(&path)?;
+            if let Some(before) = metadata.get("model").filter(|before| **before != model_digest) {
+                let (run, path) = (claim.folder().display(), &config.model.path);
+                claim.refuse(anyhow!(
+                    "{run}: the run was begun with a model of digest {before}, but {path} has {model_digest}"
+                ))?;
+            }
+            let progress = metadata.get("progress").with_context(|| format!("{} has no progress", path.display()))?;
+            learnt.progress = serde_json::from_str(progress).with_context(|| path.display().to_string())?;
+            learnt.load(folder, &tensors, device).with_context(|| path.display().to_string())?;
+        }
+        let resumes = claim.checkpoint().is_some();
+        let run = claim.open(&config, info)?;
+        let Learnt { lora, optimizer, average, progress } = learnt;
         let mut trainer = Self {
             config,
             pipeline,
             lora,
             optimizer,
-            average: None,
+            average,
             ddim,
             text,
             prompts,
@@ -146,43 +160,16 @@ impl Trainer {
             latent_shape,
             model_digest,
             run,
-            progress: Progress::default(),
+            progress,
             bars: context.progress.clone(),
             interrupt: context.interrupt.clone(),
             unsaved: None,
         };
-        if trainer.config.train.ema > 0.0 {
-            trainer.average = Some(trainer.lora_values());
+        if resumes {
+            let lora = trainer.lora_bytes()?;
+            trainer.run.publish(LORA_FILE, &lora)?;
         }
-        trainer.restore(start)?;
         Ok(trainer)
-    }
-
-    fn restore(&mut self, start: &Start) -> Result<()> {
-        let checkpoint = start.checkpoint(&self.run)?;
-        let Some((_, folder)) = &checkpoint else { return start.go_on(&mut self.run, &self.config, None) };
-        let state_path = folder.join(STATE_FILE);
-        let (tensors, metadata) = read_safetensors_with_metadata(&state_path)?;
-        if let Some(before) = metadata.get("model").filter(|before| **before != self.model_digest) {
-            let (run, path) = (self.run.path().display(), &self.config.model.path);
-            let now = &self.model_digest;
-            start.refuse(anyhow!("{run}: the run was begun with a model of digest {before}, but {path} has {now}"))?;
-        }
-        self.lora.load_values(&read_safetensors(&folder.join(LORA_FILE))?)?;
-        let progress = metadata.get("progress").with_context(|| format!("{} has no progress", state_path.display()))?;
-        self.progress = serde_json::from_str(progress).with_context(|| state_path.display().to_string())?;
-        self.optimizer.load_state(&with_prefix_removed(&tensors, "optimizer."))?;
-        if let Some(average) = &mut self.average {
-            for (name, value) in with_prefix_removed(&tensors, "average.") {
-                let own = average
-                    .get_mut(&name)
-                    .with_context(|| format!("{}: unknown tensor {name}", state_path.display()))?;
-                *own = value.to_device(self.device);
-            }
-        }
-        start.go_on(&mut self.run, &self.config, checkpoint.as_ref())?;
-        let lora = self.lora_bytes()?;
-        Ok(self.run.publish(LORA_FILE, &lora)?)
     }
 
     /// Optimizer, average and counters, as one safetensors file.
@@ -201,6 +188,34 @@ impl Trainer {
             &[("progress", &progress), ("model", &self.model_digest)],
         )?)
     }
+}
+
+/// What a checkpoint brings back.
+struct Learnt {
+    lora: Lora,
+    optimizer: AdamW,
+    average: Option<NamedTensors>,
+    progress: Progress,
+}
+
+impl Learnt {
+    /// Takes the adapter, its optimizer's state and its average from a checkpoint's folder and the tensors of its state.
+    fn load(&mut self, folder: &Path, tensors: &NamedTensors, device: Device) -> Result<()> {
+        self.lora.load_values(&read_safetensors(&folder.join(LORA_FILE))?)?;
+        self.optimizer.load_state(&with_prefix_removed(tensors, "optimizer."))?;
+        if let Some(average) = &mut self.average {
+            for (name, value) in with_prefix_removed(tensors, "average.") {
+                let own = average.get_mut(&name).with_context(|| format!("unknown tensor {name}"))?;
+                *own = value.to_device(device);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A copy of an adapter's parameters.
+pub(super) fn values(lora: &Lora) -> NamedTensors {
+    lora.parameters().into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect()
 }
 
 fn with_prefix_removed(tensors: &NamedTensors, prefix: &str) -> NamedTensors {

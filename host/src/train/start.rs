@@ -29,7 +29,8 @@ impl Start {
     /// the newest run.
     pub fn resume(target: Option<&Path>, command: &str, force: bool) -> Result<Self> {
         let Some(target) = target else {
-            let newest = RunDir::newest_under(Path::new("runs"), |info| info.command == command);
+            let newest =
+                RunDir::newest_under(Path::new("runs"), |info| info.command.is_empty() || info.command == command);
             let folder = newest.with_context(|| {
                 format!("there is no run of `{command}` under ./runs to resume: name its folder, --resume DIR")
             })?;
@@ -46,55 +47,24 @@ impl Start {
     }
 
     /// What is to be known before long work begins: that a new run's folder is free, or that nobody else writes to the
-    /// resumed one and its plugins are those of `lock`. What is written to a run's folder is written later, by
-    /// [`Claim::open`] and [`Start::go_on`].
-    pub fn claim(&self, lock: PluginsLock) -> Result<Claim> {
-        match self {
+    /// resumed one, that its plugins are those of `lock`, and from which checkpoint it goes on.
+    pub fn claim(self, lock: PluginsLock) -> Result<Claim> {
+        let held = match &self {
             Self::New(folder) => {
                 RunDir::check_vacant(folder)?;
-                Ok(Claim::New { folder: folder.clone(), lock })
+                None
             }
-            Self::Resume { folder, .. } => {
+            Self::Resume { folder, epoch, .. } => {
                 let run = RunDir::open(folder)?;
-                if let Some(conflict) = run.plugins_lock()?.conflict(&lock) {
+                let conflict = run.plugins_lock()?.conflict(&lock);
+                let checkpoint = checkpoint(&run, *epoch)?;
+                if let Some(conflict) = conflict {
                     self.refuse(anyhow!("{}: {conflict}", folder.display()))?;
                 }
-                Ok(Claim::Resumed(run))
+                Some((run, checkpoint))
             }
-        }
-    }
-
-    /// The checkpoint to go on from; none for a new run, or a resumed one that has none yet.
-    pub fn checkpoint(&self, run: &RunDir) -> Result<Option<(u64, PathBuf)>> {
-        let Self::Resume { epoch, .. } = self else { return Ok(None) };
-        let checkpoints = run.checkpoints()?;
-        match epoch {
-            Some(epoch) => {
-                let found = checkpoints.into_iter().find(|(found, _)| found == epoch);
-                Ok(Some(found.with_context(|| format!("{} has no checkpoint of epoch {epoch}", run.path().display()))?))
-            }
-            None => Ok(checkpoints.into_iter().max()),
-        }
-    }
-
-    /// Makes a resumed run one of `config` that has come to the end of `checkpoint`, or is at its beginning where that is
-    /// none. To be called once everything was found to be good: before, the folder is as it was.
-    pub fn go_on(&self, run: &mut RunDir, config: &impl RunConfig, checkpoint: Option<&(u64, PathBuf)>) -> Result<()> {
-        if let Self::New(_) = self {
-            return Ok(());
-        }
-        run.write_config(&config.to_toml()?)?;
-        match checkpoint {
-            Some((epoch, folder)) => {
-                tracing::info!("resumed after epoch {epoch} from {}", folder.display());
-                run.rewind(*epoch)?;
-            }
-            None => {
-                tracing::info!("no checkpoint yet: {} starts again from its first epoch", run.path().display());
-                run.rewind(0)?;
-            }
-        }
-        Ok(())
+        };
+        Ok(Claim { start: self, lock, held })
     }
 
     /// What stands against going on with a run: an error, or, where the user insists, a warning.
@@ -105,6 +75,63 @@ impl Start {
         tracing::warn!("{error}; going on all the same");
         Ok(())
     }
+}
+
+/// A run's folder that can be written to, and has not been: what goes on is loaded and compared first, and
+/// [`Claim::open`] comes last.
+#[derive(Debug)]
+pub struct Claim {
+    start: Start,
+    lock: PluginsLock,
+    /// A resumed run, held by this process, and the epoch and folder of the checkpoint that it goes on from; none where
+    /// it has none yet.
+    held: Option<(RunDir, Option<(u64, PathBuf)>)>,
+}
+
+impl Claim {
+    /// The folder of the checkpoint that a run goes on from.
+    pub fn checkpoint(&self) -> Option<&Path> {
+        let (_, checkpoint) = self.held.as_ref()?;
+        Some(&checkpoint.as_ref()?.1)
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        match &self.start {
+            Start::New(folder) | Start::Resume { folder, .. } => folder,
+        }
+    }
+
+    /// As [`Start::refuse`].
+    pub fn refuse(&self, error: Error) -> Result<()> {
+        self.start.refuse(error)
+    }
+
+    /// The run: a new one is made, and a resumed one becomes one of `config` that has come to its checkpoint's end, or is
+    /// at its very beginning where it has none.
+    pub fn open(self, config: &impl RunConfig, info: &RunInfo) -> Result<RunDir> {
+        let config = config.to_toml()?;
+        let Some((mut run, checkpoint)) = self.held else {
+            return Ok(RunDir::create(self.folder(), &config, &self.lock, info)?);
+        };
+        // What is not to be kept goes first: stopped in between, this can be done again.
+        run.rewind(checkpoint.as_ref().map(|(epoch, _)| *epoch))?;
+        run.write_plugins_lock(&self.lock)?;
+        run.write_config(&config)?;
+        match checkpoint {
+            Some((epoch, folder)) => tracing::info!("resumed after epoch {epoch} from {}", folder.display()),
+            None => tracing::info!("no checkpoint yet: {} starts again from its first epoch", run.path().display()),
+        }
+        Ok(run)
+    }
+}
+
+/// A run's checkpoint of an epoch, or its newest one, if it has one.
+fn checkpoint(run: &RunDir, epoch: Option<u64>) -> Result<Option<(u64, PathBuf)>> {
+    let checkpoints = run.checkpoints()?;
+    let Some(epoch) = epoch else { return Ok(checkpoints.into_iter().max()) };
+    let found = checkpoints.into_iter().find(|(found, _)| *found == epoch);
+    Ok(Some(found.with_context(|| format!("{} has no checkpoint of epoch {epoch}", run.path().display()))?))
 }
 
 /// The run and the epoch that `--resume` names.
@@ -126,30 +153,6 @@ fn run_and_epoch(target: &Path) -> Result<(PathBuf, Option<u64>)> {
     }
 }
 
-/// A run's folder that can be written to.
-#[derive(Debug)]
-pub enum Claim {
-    /// It is free.
-    New {
-        /// The folder, which need not exist.
-        folder: PathBuf,
-        /// The run's plugins.
-        lock: PluginsLock,
-    },
-    /// It is held by this process.
-    Resumed(RunDir),
-}
-
-impl Claim {
-    /// The run: a new one is made.
-    pub fn open(self, config: &impl RunConfig, info: &RunInfo) -> Result<RunDir> {
-        match self {
-            Self::New { folder, lock } => Ok(RunDir::create(&folder, &config.to_toml()?, &lock, info)?),
-            Self::Resumed(run) => Ok(run),
-        }
-    }
-}
-
 /// Training has left the finite numbers: the same again would end the same.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
@@ -160,27 +163,38 @@ pub struct Diverged {
     pub lower: &'static str,
 }
 
-/// Ends a run before its last epoch, by an interrupt or by `cause`: writes the report, and says what is kept and how
-/// `command` goes on.
-pub fn stopped(run: &mut RunDir, command: &str, (done, epochs): (u64, u64), cause: Option<Error>) -> Error {
+/// Ends a run in `epoch` of `epochs`, by an interrupt or by `cause`: writes the report, and says what is kept and how
+/// `command` goes on. `saved` is what came of keeping the last whole epoch.
+pub fn stopped(
+    run: &mut RunDir,
+    command: &str,
+    (epoch, epochs): (u64, u64),
+    saved: Result<()>,
+    cause: Option<Error>,
+) -> Error {
     // What stopped the run is what its user must hear of, not this.
     if let Err(error) = run.write_report() {
         tracing::warn!("no report: {error}");
     }
+    let newest = run.checkpoints().unwrap_or_default().pop();
     let folder = run.path().display();
-    let kept = format!("{done} of {epochs} epochs are kept in {folder}");
+    let kept = format!("{} of {epochs} epochs are kept in {folder}", newest.as_ref().map_or(0, |(epoch, _)| *epoch));
     let go_on = format!("go on with `{command} --resume {folder}`");
-    let Some(error) = cause else { return Interrupted { kept: format!("{kept}; {go_on}") }.into() };
-    let go_on = match error.downcast_ref::<Diverged>() {
-        None => go_on,
-        Some(Diverged { lower, .. }) => match run.checkpoints().unwrap_or_default().last() {
-            None => format!("start again with a lower {lower}"),
-            Some((_, newest)) => format!(
-                "go on from this checkpoint or an earlier one with a lower {lower}: `{command} --resume {} --force --set \
-                 {lower}=…`",
-                newest.display()
-            ),
-        },
+    let cause = match (cause, saved) {
+        (cause, Ok(())) => cause,
+        (None, Err(unsaved)) => Some(unsaved),
+        // The same full disk, most likely.
+        (Some(cause), Err(unsaved)) => Some(cause.context(format!("the last epoch is not kept ({unsaved})"))),
     };
-    error.context(format!("stopped in epoch {}; {kept}; {go_on}", done + 1))
+    let Some(error) = cause else { return Interrupted { kept: format!("{kept}; {go_on}") }.into() };
+    let go_on = match (error.downcast_ref::<Diverged>(), newest) {
+        (None, _) => go_on,
+        (Some(Diverged { lower, .. }), None) => format!("start again with a lower {lower}"),
+        (Some(Diverged { lower, .. }), Some((_, newest))) => format!(
+            "go on from this checkpoint or an earlier one with a lower {lower}: `{command} --resume {} --force --set \
+             {lower}=…`",
+            newest.display()
+        ),
+    };
+    error.context(format!("stopped in epoch {epoch}; {kept}; {go_on}"))
 }

@@ -139,7 +139,6 @@ fn on_fixtures(plugin: &str, folder: &str, files: &[&str], decimals: usize) -> S
     text
 }
 
-/// Plain arithmetic in the sandbox has the same bits everywhere; twelve decimals are what a reader of JSON keeps of them.
 #[test]
 fn a_crates_description_authors_and_licence_are_shown() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -149,6 +148,7 @@ fn a_crates_description_authors_and_licence_are_shown() {
     assert_eq!((&said["authors"], &said["licence"]), (&json!(["The Ambiguity authors"]), &json!("Apache-2.0")));
 }
 
+/// Plain arithmetic in the sandbox has the same bits everywhere; twelve decimals are what a reader of JSON keeps of them.
 #[test]
 fn palette_words_and_melody_on_their_fixtures() {
     let pictures = ["baroque.png", "fauvism.png", "minimalism.png", "ukiyo-e.png"];

@@ -1,6 +1,7 @@
 //! From what a file says of itself and what its graph shows to what is fed to it and what comes out. What is not said is
 //! taken from the graph where only one thing is possible, and asked for by name where not.
 
+use super::super::in_one_line;
 use super::graph::{Graph, Tensor};
 use super::settings::{InputKind, Layout, OutputKind, Settings};
 
@@ -89,8 +90,8 @@ pub fn resolve(graph: &Graph, said: Settings, stem: &str) -> Result<Spec, String
         return Err(format!("it has {}, a plugin has one", listed("input", &graph.inputs)));
     };
     let dims = input.shape.as_deref().ok_or_else(|| format!("its input `{}` has no shape", input.name))?;
-    let makes_pictures = |output: &Tensor| output.shape.as_ref().is_some_and(|shape| shape.len() == 4);
-    if said.styles.is_none() && graph.outputs.iter().all(makes_pictures) {
+    let picture = |output: &Tensor| matches!(output.shape.as_deref(), Some([_, Some(1 | 3), h, w]) if (*h, *w) != (Some(1), Some(1)));
+    if said.styles.is_none() && !graph.outputs.is_empty() && graph.outputs.iter().all(picture) {
         return Err("it gives pictures, so it is no classifier".to_owned());
     }
     let styles = said.styles.clone().ok_or_else(|| ask_for_styles(graph))?;
@@ -123,9 +124,9 @@ pub fn resolve(graph: &Graph, said: Settings, stem: &str) -> Result<Spec, String
     Ok(Spec {
         name: said.name.unwrap_or_else(|| stem.to_owned()),
         version: said.version.unwrap_or_else(|| graph.model_version.to_string()),
-        title: said.title,
-        authors: said.authors.unwrap_or_default(),
-        licence: said.licence.unwrap_or_default(),
+        title: said.title.map(|title| in_one_line(&title)),
+        authors: said.authors.unwrap_or_default().iter().map(|author| in_one_line(author)).collect(),
+        licence: in_one_line(&said.licence.unwrap_or_default()),
         styles,
         input: made,
         input_name: input.name.clone(),
