@@ -91,6 +91,24 @@ fn a_run_resumed_is_a_run_never_stopped() {
 }
 
 #[test]
+fn a_run_without_a_checkpoint_starts_again_from_the_adapter_that_it_began_with() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let train = |more: &[&str]| {
+        host_ok(folder.path(), &[&["train"][..], &tiny_run(), &["--set=train.epochs=1"], more].concat());
+    };
+    train(&["--out=first"]);
+    train(&["--out=second", "--set=lora.init=first/pytorch_lora_weights.safetensors", "--seed=3"]);
+    let second = folder.path().join("second");
+    let before = timeless(&second);
+    std::fs::remove_dir_all(second.join("checkpoints/epoch-0001")).expect("a checkpoint");
+    host_ok(folder.path(), &["train", "--resume=second"]);
+    assert_eq!(timeless(&second), before);
+    // With a checkpoint, the adapter that it began with may be gone.
+    std::fs::remove_dir_all(folder.path().join("first")).expect("a run");
+    host_ok(folder.path(), &["train", "--resume=second", "--set=train.epochs=2"]);
+}
+
+#[test]
 fn resume_refuses_another_recipe() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut start = vec!["train", "--out=run"];
