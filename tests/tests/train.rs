@@ -88,6 +88,13 @@ fn a_run_resumed_is_a_run_never_stopped() {
     // And from an earlier checkpoint: what came after it is replayed.
     host_ok(folder.path(), &["train", "--resume=parts/checkpoints/epoch-0001"]);
     assert_same_run(&whole, &folder.path().join("parts"));
+    let best = "best/pytorch_lora_weights.safetensors";
+    assert_same_tensors(&whole.join(best), &folder.path().join("parts").join(best));
+
+    // Taken back to its first epoch, the run's best is that epoch's, whatever came later.
+    host_ok(folder.path(), &["train", "--resume=parts/checkpoints/epoch-0001", "--set=train.epochs=1"]);
+    let parts = folder.path().join("parts");
+    assert_same_tensors(&parts.join(best), &parts.join("pytorch_lora_weights.safetensors"));
 }
 
 #[test]

@@ -296,6 +296,15 @@ impl RunDir {
         files::write_atomic(&path, bytes)
     }
 
+    /// Removes a file of the run by its name, if it is there.
+    pub fn unpublish(&mut self, name: &str) -> Result<()> {
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RunError::write(&path, error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes `samples/epoch-NNNN.png`, a contact sheet of pictures with their titles and values, and shows it in TensorBoard.
     pub fn save_grid(&mut self, epoch: u64, cells: &[Cell], values: Values<'_>) -> Result<PathBuf> {
         let path = self.path.join(SAMPLES).join(format!("{}.png", epoch_name(epoch)));

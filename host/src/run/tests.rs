@@ -189,6 +189,10 @@ fn publishing_makes_the_folder_and_replaces_the_file() {
     }
     assert_eq!(fs::read(run.path().join("best/pytorch_lora_weights.safetensors")).unwrap(), [2]);
     assert_eq!(names(&run.path().join("best")), ["pytorch_lora_weights.safetensors"]);
+    for _ in 0..2 {
+        run.unpublish("best/pytorch_lora_weights.safetensors").unwrap();
+        assert!(names(&run.path().join("best")).is_empty());
+    }
 }
 
 #[test]

@@ -60,6 +60,8 @@ const COMPARED: usize = 16;
 const LORA_FILE: &str = ambiguity_models::lora::LORA_FILE;
 /// Name of the optimizer's and counters' file.
 const STATE_FILE: &str = "state.safetensors";
+/// Name of the best adapter's file in a checkpoint.
+const BEST_FILE: &str = "best.safetensors";
 
 /// A run in progress.
 pub struct Trainer {
@@ -69,6 +71,8 @@ pub struct Trainer {
     optimizer: AdamW,
     /// Moving average of the adapter, where there is one.
     average: Option<NamedTensors>,
+    /// The adapter with the highest monitored reward, as best/ has it.
+    best: Option<Vec<u8>>,
     ddim: Ddim,
     text: TextStates,
     prompts: PromptSet,
@@ -229,15 +233,28 @@ impl Trainer {
             && self.progress.best_reward.is_none_or(|best| monitor.reward_mean > best)
         {
             self.progress.best_reward = Some(monitor.reward_mean);
-            self.run.publish(&format!("best/{LORA_FILE}"), &lora)?;
+            self.best = Some(lora.clone());
+            self.publish_best()?;
         }
         self.run.append_metrics(&record)?;
-        let files = vec![(LORA_FILE, self.raw_lora_bytes()?), (STATE_FILE, self.state_bytes()?)];
+        let mut files = vec![(LORA_FILE, self.raw_lora_bytes()?), (STATE_FILE, self.state_bytes()?)];
+        files.extend(self.best.clone().map(|best| (BEST_FILE, best)));
         self.unsaved = Some(Unsaved { epoch, files });
         if epoch.is_multiple_of(self.config.checkpoint.every) || epoch == self.config.train.epochs || collapsed {
             self.save_unsaved()?;
         }
         Ok(self.run.publish(LORA_FILE, &lora)?)
+    }
+
+    /// `best/`, as it is at this epoch: another one's may stand there, which the run was taken back from.
+    fn publish_best(&mut self) -> Result<()> {
+        let name = format!("best/{LORA_FILE}");
+        match &self.best {
+            Some(best) => Ok(self.run.publish(&name, best)?),
+            None if self.progress.best_reward.is_none() => Ok(self.run.unpublish(&name)?),
+            // A checkpoint of an earlier version does not have it.
+            None => Ok(()),
+        }
     }
 
     fn save_unsaved(&mut self) -> Result<()> {

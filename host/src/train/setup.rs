@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use tch::Device;
 use torch_ext::{AdamW, AdamWConfig};
 
-use super::{LORA_FILE, Plan, Progress, STATE_FILE, Scorer, Start, Trainer};
+use super::{BEST_FILE, LORA_FILE, Plan, Progress, STATE_FILE, Scorer, Start, Trainer};
 use crate::cli::Context as CommandContext;
 use crate::config::Config;
 use crate::data::prompts::PromptSet;
@@ -144,6 +144,8 @@ impl Trainer {
             learnt.load(folder, &tensors, device).with_context(|| path.display().to_string())?;
         }
         let resumes = claim.checkpoint().is_some();
+        let best = claim.checkpoint().map(|folder| folder.join(BEST_FILE)).filter(|best| best.is_file());
+        let best = best.map(fs_err::read).transpose()?;
         let run = claim.open(&config, info)?;
         let Learnt { lora, optimizer, average, progress } = learnt;
         let mut trainer = Self {
@@ -152,6 +154,7 @@ impl Trainer {
             lora,
             optimizer,
             average,
+            best,
             ddim,
             text,
             prompts,
@@ -165,6 +168,7 @@ impl Trainer {
             interrupt: context.interrupt.clone(),
             unsaved: None,
         };
+        trainer.publish_best()?;
         if resumes {
             let lora = trainer.lora_bytes()?;
             trainer.run.publish(LORA_FILE, &lora)?;
