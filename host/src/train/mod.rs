@@ -4,6 +4,7 @@
 //! (seed, epoch, sample), so a checkpoint needs no generator's state: adapter, optimizer and counters are enough to go
 //! on bit by bit.
 
+mod meter;
 mod plan;
 mod record;
 mod score;
@@ -40,6 +41,7 @@ pub use score::{Scorer, Scores, locked};
 pub use setup::{encoder_folder, encoders, model_folder, native_size};
 pub use start::{Claim, Diverged, Start, stopped};
 
+use meter::Meter;
 use record::Progress;
 
 /// The command that fine-tunes.
@@ -554,51 +556,4 @@ fn lap(clock: &mut Instant) -> f64 {
     let seconds = clock.elapsed().as_secs_f64();
     *clock = Instant::now();
     seconds
-}
-
-/// Turns rows of sampling and training into the bar's images: a trained row costs about three sampled ones.
-struct Meter<'a> {
-    bar: &'a Bar,
-    epoch: u64,
-    epochs: u64,
-    n_images: u64,
-    shown: u64,
-    units: f64,
-    units_per_image: f64,
-}
-
-impl<'a> Meter<'a> {
-    const TRAINED_ROW: f64 = 3.0;
-
-    fn new(bar: &'a Bar, config: &Config, epoch: u64) -> Self {
-        let trained = (config.n_train_timesteps() * config.train.inner_epochs) as f64 * Self::TRAINED_ROW;
-        Self {
-            bar,
-            epoch,
-            epochs: config.train.epochs,
-            n_images: config.sample.per_epoch() as u64,
-            shown: 0,
-            units: 0.0,
-            units_per_image: config.sample.steps as f64 + trained,
-        }
-    }
-
-    fn phase(&self, what: &str) {
-        self.bar.message(format!("epoch {}/{} {what}", self.epoch, self.epochs));
-    }
-
-    fn sampled(&mut self, rows: usize) {
-        self.advance(rows as f64);
-    }
-
-    fn trained(&mut self, rows: usize) {
-        self.advance(rows as f64 * Self::TRAINED_ROW);
-    }
-
-    fn advance(&mut self, units: f64) {
-        self.units += units;
-        let images = ((self.units / self.units_per_image) as u64).min(self.n_images);
-        self.bar.inc(images - self.shown);
-        self.shown = images;
-    }
 }
