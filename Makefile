@@ -60,7 +60,7 @@ shipped-plugins: build ## make plugins/*.wasm and *.onnx again (after their sour
 	scripts/kmeans_text.sh
 	scripts/trained.sh
 
-demo: build ## train the small model on this machine, with a picture before and after and the reward's curve
+demo: build ## train the small model on this machine, with an image before and after and the reward's curve
 	scripts/demo.sh
 
 test: lint build ## formatting, lints, all tests, documentation

@@ -1,10 +1,10 @@
 """CAN training: `host can train` against the same networks and step in eager PyTorch, interleaved, same threads.
 
-Both sides do the same step on batches of real pictures: a generator forward, the discriminator's Wasserstein loss with
+Both sides do the same step on batches of real images: a generator forward, the discriminator's Wasserstein loss with
 gradient penalty and L_SL, its Adam step, the generator's loss with L_SA through the discriminator's head, its Adam step.
 The peer is written as one writes it in PyTorch (nn.Module, torch.optim.Adam, autograd.grad with create_graph), and gets
-its pictures from memory; the host reads its own from its cache. `--frozen` lets the peer, too, switch off the gradients
-of the discriminator's weights in the generator's step, as the host does. Prints pictures per second and the ratio of the
+its images from memory; the host reads its own from its cache. `--frozen` lets the peer, too, switch off the gradients
+of the discriminator's weights in the generator's step, as the host does. Prints images per second and the ratio of the
 medians.
 
     python bench/can.py [--rounds 5] [--threads 2] [--preset tiny-art|paper-64|…] [--device cuda] [--frozen]
@@ -113,7 +113,7 @@ class Peer:
 
 
 def ours(args, steps):
-    """Pictures a second of the second epoch: the first one is the warming up."""
+    """Images a second of the second epoch: the first one is the warming up."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [ROOT / "target/release/host", "can", "train", "--preset", args.preset, "--out", out, "--device", args.device,

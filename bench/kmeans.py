@@ -1,6 +1,6 @@
 """k-means: `host plugin fit` against scikit-learn, interleaved, on the same embeddings, threads and iterations.
 
-Lloyd: both start from the same centres and make the same number of iterations (tolerance 0); the time is that of the
+Lloyd: both start from the same centers and make the same number of iterations (tolerance 0); the time is that of the
 clustering alone, without reading the file. Whole fit: both choose their own k-means++ starts and stop by themselves;
 `host` with its default of 10 starts is held against scikit-learn's n_init=10. Prints medians, the ratio and both
 inertias.

@@ -1,6 +1,6 @@
 """DDPO fine-tuning: `host train` against TRL 0.11.4's DDPOTrainer, interleaved, on the same model, recipe and threads.
 
-Both sample `--batches` batches of `--batch` pictures an epoch (DDIM at eta 1, classifier-free guidance) and train a LoRA
+Both sample `--batches` batches of `--batch` images an epoch (DDIM at eta 1, classifier-free guidance) and train a LoRA
 of rank 4 on every timestep of them, in batches of the same size, with a reward that costs next to nothing. Prints
 images per second of both, the ratio of the medians, and each side's peak memory. The clip range, learning rate and
 optimizer are the same; the host merges rows of several timesteps into one UNet call (`--micro-batch`), which changes

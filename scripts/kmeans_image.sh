@@ -12,4 +12,4 @@ trap 'rm -rf "$paintings"' EXIT
 "$root/target/release/host" --threads 1 art --out "$paintings/art" --per-class 96 --size 64 --seed 1000003
 "$root/target/release/host" --threads 1 plugin fit --images "$paintings/art" --encoder tiny-art -k 27 --output "$out" --no-sheet \
     --title "27 clusters of the procedural paintings, by the small CLIP" --author "The Ambiguity authors" \
-    --licence Apache-2.0
+    --license Apache-2.0

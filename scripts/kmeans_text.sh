@@ -9,4 +9,4 @@ out=${1:-$root/plugins/kmeans_text.wasm}
 # One thread: the embeddings' last bits depend on how the work is cut.
 "$root/target/release/host" --threads 1 plugin fit --texts "$root/plugins/wikiart_styles.txt" --encoder tiny-art -k 5 \
     --output "$out" --title "5 clusters of the names of WikiArt's 27 styles, by the small CLIP" \
-    --author "The Ambiguity authors" --licence Apache-2.0
+    --author "The Ambiguity authors" --license Apache-2.0

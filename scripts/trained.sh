@@ -9,7 +9,7 @@ runs=${1:-$(mktemp -d)}
 [ $# -gt 0 ] || trap 'rm -rf "$runs"' EXIT
 train() {
     "$root/target/release/host" "$1" train --preset tiny-art --out "$runs/$2" \
-        --set 'can.authors=["The Ambiguity authors"]' --set can.licence=Apache-2.0
+        --set 'can.authors=["The Ambiguity authors"]' --set can.license=Apache-2.0
     cp "$runs/$2/$2.onnx" "$root/plugins/$2.onnx"
 }
 train classifier simple

@@ -48,9 +48,9 @@ class Wheel:
 
 
 def whole(project, version, file, size, sha256, *members):
-    """A wheel that is fetched as a whole; its licence files always go along."""
-    licences = (r"[^/]*\.dist-info/(?:licenses/)?([Ll]icen[sc]e[^/]*|NOTICE[^/]*)", rf"licenses/{project}/\1")
-    return Wheel(project, version, file, size, (Span(0, size, sha256),), (*members, licences))
+    """A wheel that is fetched as a whole; its license files always go along."""
+    licenses = (r"[^/]*\.dist-info/(?:licenses/)?([Ll]icen[sc]e[^/]*|NOTICE[^/]*)", rf"licenses/{project}/\1")
+    return Wheel(project, version, file, size, (Span(0, size, sha256),), (*members, licenses))
 
 
 def nvidia(project, version, platform, size, sha256, libraries):

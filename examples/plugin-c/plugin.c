@@ -12,7 +12,7 @@
 
 enum { STYLES = 3 };
 static const char *const NAMES[STYLES] = {"dark", "middling", "light"};
-static const float CENTRES[STYLES] = {0.15f, 0.5f, 0.85f};
+static const float CENTERS[STYLES] = {0.15f, 0.5f, 0.85f};
 
 // The interface version, where the host reads it before it loads anything.
 __asm__(".section \".custom_section.ambiguity:interface\",\"\",@\n.ascii \"0.1.0\"\n.text\n");
@@ -59,7 +59,7 @@ static bool classify(exports_ambiguity_plugin_classifier_borrow_batch_t batch,
         float lightness = mean_lightness(image.rgb.ptr, image.rgb.len), sum = 0.0f;
         ambiguity_plugin_samples_image_free(&image);
         for (int j = 0; j < STYLES; j++) {
-            float d = lightness - CENTRES[j];
+            float d = lightness - CENTERS[j];
             sum += rows[i * STYLES + j] = exp_of(-d * d / 0.045f);
         }
         for (int j = 0; j < STYLES; j++) rows[i * STYLES + j] /= sum;

@@ -1,4 +1,4 @@
-"""How busy or calm a picture is: a style classifier plugin in Python.
+"""How busy or calm an image is: a style classifier plugin in Python.
 
 Built into a component by `make python-plugin`; see docs/plugins.md.
 """
@@ -14,7 +14,7 @@ from wit_world.imports.types import Matrix
 
 STYLES = ["calm", "lively", "busy"]
 
-# Side of the picture that is looked at, in pixels.
+# Side of the image that is looked at, in pixels.
 SIDE = 32
 
 
@@ -26,7 +26,7 @@ class Classifier(exports.Classifier):
         return Description("busyness", "0.1.0", STYLES, ["image"], [])
 
     def classify(self, batch: Batch) -> Matrix:
-        """One distribution over the styles per picture."""
+        """One distribution over the styles per image."""
         rows: List[float] = []
         n_samples = batch.len()
         for i in range(n_samples):
@@ -35,11 +35,11 @@ class Classifier(exports.Classifier):
 
 
 def logits(rgb: bytes) -> List[float]:
-    """A number for each style from the mean difference between neighbouring pixels."""
+    """A number for each style from the mean difference between neighboring pixels."""
     if len(rgb) != 3 * SIDE * SIDE:
-        raise Err(f"{len(rgb)} bytes are no picture of {SIDE} x {SIDE}")
-    grey = [sum(rgb[i : i + 3]) / 765 for i in range(0, len(rgb), 3)]
-    grain = sum(abs(a - b) for a, b in zip(grey, grey[1:])) / (len(grey) - 1)
+        raise Err(f"{len(rgb)} bytes are no image of {SIDE} x {SIDE}")
+    gray = [sum(rgb[i : i + 3]) / 765 for i in range(0, len(rgb), 3)]
+    grain = sum(abs(a - b) for a, b in zip(gray, gray[1:])) / (len(gray) - 1)
     return [-abs(grain - target) * 40 for target in (0.0, 0.06, 0.12)]
 
 

@@ -185,7 +185,7 @@ fn manifests(_: &Path) -> Result<Vec<Vec<u8>>> {
         version: "1.0.0".to_owned(),
         title: "Clusters \u{1f3a8}".to_owned(),
         authors: vec!["A. Author".to_owned()],
-        licence: "Apache-2.0".to_owned(),
+        license: "Apache-2.0".to_owned(),
         media: vec!["image".to_owned()],
         styles: ["a", "b", "c"].map(str::to_owned).to_vec(),
         encoder: Some(EncoderPin { name: "tiny-art".to_owned(), digest: "0f".repeat(32) }),

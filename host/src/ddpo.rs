@@ -1,7 +1,7 @@
 //! Trajectories and advantages to a step: DDPO with importance sampling (Black et al., arXiv 2305.13301, equation 4),
 //! that is PPO's clipped objective (Schulman et al., arXiv 1707.06347) over the steps of the sampler.
 //!
-//! Nothing here has seen a picture. The log-probability of a step is a mean over latent elements, as in ddpo-pytorch
+//! Nothing here has seen an image. The log-probability of a step is a mean over latent elements, as in ddpo-pytorch
 //! and TRL, and the clip range belongs to that mean.
 
 use ambiguity_models::lora::Lora;

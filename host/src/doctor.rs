@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// The libtorch this binary is written for, without its patch number.
 const LIBTORCH: &str = "2.11";
-/// Less free disk space than this is a warning: an epoch's checkpoints and pictures fill it.
+/// Less free disk space than this is a warning: an epoch's checkpoints and images fill it.
 const FREE_BYTES: u64 = 2_000_000_000;
 /// Less memory than this is a warning: the small model trains in about half of it.
 const MEMORY_BYTES: u64 = 4_000_000_000;

@@ -1,4 +1,4 @@
-//! Encoders: pictures and texts to embeddings, for plugins that ask for them by name.
+//! Encoders: images and texts to embeddings, for plugins that ask for them by name.
 
 mod clip;
 
@@ -23,7 +23,7 @@ pub const ALIAS: &str = "clip";
 /// texts never do.
 const REMEMBERED_TEXTS: usize = 16_384;
 
-/// Pictures that an encoder is given at once: bounds memory, and costs no speed beyond it.
+/// Images that an encoder is given at once: bounds memory, and costs no speed beyond it.
 const IMAGES_AT_ONCE: usize = 32;
 
 /// What there is to know of an encoder.
@@ -33,22 +33,22 @@ pub struct EncoderInfo {
     pub dim: usize,
     /// The factor on cosine similarities that it was trained with, already exponentiated.
     pub logit_scale: Option<f32>,
-    /// Side of the square that it sees of a picture, in pixels.
+    /// Side of the square that it sees of an image, in pixels.
     pub image_size: usize,
     /// sha256 over its weights (sorted name, dtype, shape, bytes), in hex.
     pub digest: String,
 }
 
-/// A network that embeds pictures and texts in one space.
+/// A network that embeds images and texts in one space.
 pub trait Encoder {
     /// What there is to know of it.
     fn info(&self) -> EncoderInfo;
-    /// n × dim raw projected embeddings, not normalised.
+    /// n × dim raw projected embeddings, not normalized.
     fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError>;
-    /// n × dim raw projected embeddings, not normalised.
+    /// n × dim raw projected embeddings, not normalized.
     fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError>;
-    /// The same for pictures that a gradient flows through: f32 [n, 3, h, w] on [0, 1] to [n, dim] on the encoder's
-    /// device, differentiable in the pictures and in nothing else.
+    /// The same for images that a gradient flows through: f32 [n, 3, h, w] on [0, 1] to [n, dim] on the encoder's
+    /// device, differentiable in the images and in nothing else.
     ///
     /// # Errors
     /// [`EncoderError::NoGradient`] unless the encoder is made for it.
@@ -86,7 +86,7 @@ pub enum EncoderError {
     /// It failed.
     #[error("encoder failed: {0}")]
     Run(#[from] ambiguity_models::Error),
-    /// A batch is part pictures, part not.
+    /// A batch is part images, part not.
     #[error("sample {sample} of the batch has no {medium} to embed")]
     Medium {
         /// The first sample that has none.
@@ -175,7 +175,7 @@ impl Encoders {
         }
     }
 
-    /// n × dim raw embeddings of pictures.
+    /// n × dim raw embeddings of images.
     pub fn embed_images(&mut self, name: &str, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
         let encoder = self.get(name)?;
         let mut embeddings = Array2::zeros((images.len(), encoder.info().dim));
@@ -211,7 +211,7 @@ impl Encoders {
         Ok(embeddings)
     }
 
-    /// [n, dim] raw embeddings of pictures that a gradient flows through; see [`Encoder::embed_tensor`].
+    /// [n, dim] raw embeddings of images that a gradient flows through; see [`Encoder::embed_tensor`].
     pub fn embed_tensor(&mut self, name: &str, images: &Tensor) -> Result<Tensor, EncoderError> {
         self.get(name)?.embed_tensor(images)
     }
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_embedded_in_order_over_several_calls() {
+    fn images_are_embedded_in_order_over_several_calls() {
         let mut encoders = Encoders::new();
         encoders.add("lengths", Box::new(Lengths(Rc::default())));
         let images: Vec<_> = (1..=70).map(|width| Arc::new(RgbImage::new(width, 1))).collect();

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::RewardNormalisation;
+use crate::config::RewardNormalization;
 
 /// Probabilities are floored at this before their logarithm is taken.
 pub const MIN_PROBABILITY: f64 = 1e-12;
@@ -25,7 +25,7 @@ pub fn entropy(distribution: &[f64]) -> f64 {
 }
 
 /// The largest probability.
-pub fn top_probability(distribution: &[f64]) -> f64 {
+pub fn max_probability(distribution: &[f64]) -> f64 {
     distribution.iter().copied().fold(0.0, f64::max)
 }
 
@@ -74,16 +74,16 @@ pub struct PluginRewards {
 }
 
 /// The reward of each sample from those of the plugins.
-pub fn combine(plugins: &[PluginRewards], normalisation: RewardNormalisation) -> Vec<f64> {
+pub fn combine(plugins: &[PluginRewards], normalization: RewardNormalization) -> Vec<f64> {
     let n = plugins.first().map_or(0, |plugin| plugin.rewards.len());
     let mut total = vec![0.0; n];
     for plugin in plugins {
         let summary = Summary::of(&plugin.rewards);
         for (total, &reward) in total.iter_mut().zip(&plugin.rewards) {
             *total += plugin.weight
-                * match normalisation {
-                    RewardNormalisation::Sum => reward,
-                    RewardNormalisation::Zscore => summary.z_score(reward),
+                * match normalization {
+                    RewardNormalization::Sum => reward,
+                    RewardNormalization::Zscore => summary.z_score(reward),
                 };
         }
     }
@@ -154,7 +154,7 @@ mod tests {
         let mut certain = [0.0; 27];
         certain[3] = 1.0;
         assert!((ambiguity(&certain) - 26.0 / 27.0 * MIN_PROBABILITY.ln()).abs() < 1e-9);
-        assert_eq!((entropy(&certain), top_probability(&certain)), (0.0, 1.0));
+        assert_eq!((entropy(&certain), max_probability(&certain)), (0.0, 1.0));
     }
 
     #[test]
@@ -183,8 +183,8 @@ mod tests {
     fn z_scores_bring_plugins_to_one_scale() {
         let plugin = |weight, rewards: &[f64]| PluginRewards { name: String::new(), weight, rewards: rewards.to_vec() };
         let plugins = [plugin(1.0, &[1.0, 3.0]), plugin(0.5, &[100.0, 300.0])];
-        assert_eq!(combine(&plugins, RewardNormalisation::Sum), [51.0, 153.0]);
-        let z = combine(&plugins, RewardNormalisation::Zscore);
+        assert_eq!(combine(&plugins, RewardNormalization::Sum), [51.0, 153.0]);
+        let z = combine(&plugins, RewardNormalization::Zscore);
         assert!((z[0] + 1.5).abs() < 1e-6 && (z[1] - 1.5).abs() < 1e-6, "{z:?}");
     }
 

@@ -115,7 +115,7 @@ impl Recomputing {
     }
 }
 
-/// What was sampled: everything the update needs, and nothing of the pictures.
+/// What was sampled: everything the update needs, and nothing of the images.
 #[derive(Debug)]
 pub struct Trajectories {
     /// The prompt index of each sample.

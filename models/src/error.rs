@@ -10,7 +10,7 @@ pub enum Error {
     MissingTensor {
         /// Full checkpoint name.
         name: String,
-        /// The file, or `random initialisation`.
+        /// The file, or `random initialization`.
         source_name: String,
     },
     /// The checkpoint holds tensors that the network, as configured, has no place for.

@@ -94,7 +94,7 @@ impl JsonObject {
         self.typed(key, "a string", |value| value.as_str().map(str::to_owned))
     }
 
-    /// Three numbers, one a colour channel.
+    /// Three numbers, one a color channel.
     pub fn rgb(&self, key: &str) -> Result<Option<[f64; 3]>> {
         self.typed(key, "a list of three numbers", |value| {
             let numbers: Option<Vec<f64>> = value.as_array()?.iter().map(Value::as_f64).collect();

@@ -36,7 +36,7 @@ impl Linear {
         Self::build(p, n_in, n_out, bias, init, init)
     }
 
-    /// As [`Linear::new`] with another initialisation of the weight, and a bias that starts at zero.
+    /// As [`Linear::new`] with another initialization of the weight, and a bias that starts at zero.
     pub fn with_init(p: &Params, n_in: i64, n_out: i64, bias: bool, init: Init) -> Result<Self> {
         Self::build(p, n_in, n_out, bias, init, Init::Zeros)
     }
@@ -86,7 +86,7 @@ impl Adapter {
     }
 }
 
-/// The default initialisation of PyTorch's linear and convolution layers, for weights and biases alike.
+/// The default initialization of PyTorch's linear and convolution layers, for weights and biases alike.
 fn fan_in_uniform(fan_in: i64) -> Init {
     Init::Uniform { bound: 1.0 / (fan_in as f64).sqrt() }
 }

@@ -38,7 +38,7 @@ struct Entry {
     a: Tensor,
     b: Tensor,
     alpha: f64,
-    /// alpha / rank, or alpha / √rank where the file asks for rank-stabilised LoRA.
+    /// alpha / rank, or alpha / √rank where the file asks for rank-stabilized LoRA.
     scaling: f64,
 }
 

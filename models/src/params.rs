@@ -89,7 +89,7 @@ impl Params {
     /// Fresh f32 parameters, drawn by a generator of their own in the order in which the constructor asks.
     pub fn random(seed: u64, device: Device) -> Result<Self> {
         let generator = Generator::cpu(seed)?;
-        Ok(Self::new(Source::Random(generator), "random initialisation", device, Kind::Float))
+        Ok(Self::new(Source::Random(generator), "random initialization", device, Kind::Float))
     }
 
     /// Parameters that have a shape and no memory of their own: a network built from them can be counted, not run.

@@ -110,7 +110,7 @@ fn resize_columns(rgb: &[u8], width: usize, height: usize, new_height: usize) ->
     let mut sums = vec![HALF; stride];
     for (window, out_row) in windows(height, new_height).iter().zip(out.chunks_exact_mut(stride)) {
         sums.fill(HALF);
-        // Whole rows at a time, so that the inner loop runs over neighbouring bytes.
+        // Whole rows at a time, so that the inner loop runs over neighboring bytes.
         for (row, &weight) in rgb[stride * window.first..].chunks_exact(stride).zip(&window.weights) {
             for (sum, &sample) in sums.iter_mut().zip(row) {
                 *sum += i32::from(sample) * weight;

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::host::backend;
 use crate::matrix::Matrix;
 
-/// A picture.
+/// An image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     /// Width in pixels.
@@ -27,7 +27,7 @@ pub struct Audio {
 }
 
 /// Some samples, numbered from 0. Everything is pulled: what is not asked for is not copied, and a plugin that takes
-/// one picture at a time needs memory for one.
+/// one image at a time needs memory for one.
 pub struct Batch<'a>(backend::Batch<'a>);
 
 impl<'a> Batch<'a> {
@@ -56,12 +56,12 @@ impl<'a> Batch<'a> {
         self.0.metadata(i as u32, key)
     }
 
-    /// The picture of sample `i`, as generated; an error if the sample is none.
+    /// The image of sample `i`, as generated; an error if the sample is none.
     pub fn image(&self, i: usize) -> Result<Image> {
         self.0.image(i as u32).map_err(Error::new)
     }
 
-    /// The picture of sample `i`, stretched by the host's one filter (bicubic with antialiasing).
+    /// The image of sample `i`, stretched by the host's one filter (bicubic with antialiasing).
     pub fn image_resized(&self, i: usize, width: usize, height: usize) -> Result<Image> {
         self.0.image_resized(i as u32, width as u32, height as u32).map_err(Error::new)
     }
@@ -76,8 +76,8 @@ impl<'a> Batch<'a> {
         self.0.audio(i as u32).map_err(Error::new)
     }
 
-    /// `len() × dim`: the pictures' (in a batch without pictures: the texts') raw embeddings by an encoder that
-    /// [`Classifier::describe`](crate::Classifier::describe) declared. Not normalised. The host computes them once per
+    /// `len() × dim`: the images' (in a batch without images: the texts') raw embeddings by an encoder that
+    /// [`Classifier::describe`](crate::Classifier::describe) declared. Not normalized. The host computes them once per
     /// batch, however many plugins ask.
     pub fn embedding(&self, encoder: &str) -> Result<Matrix> {
         self.0.embedding(encoder).map_err(Error::new)

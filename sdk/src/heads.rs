@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::math;
 use crate::matrix::Matrix;
 
-/// Soft k-means: softmax of the inverse distances to centres (R(x) of the style-ambiguity paper's clustering
+/// Soft k-means: softmax of the inverse distances to centers (R(x) of the style-ambiguity paper's clustering
 /// classifiers). Logits are 1 / max(‖e − c‖, 1e-6) / temperature.
 #[derive(Clone, Debug)]
 pub struct InverseDistances {
@@ -14,7 +14,7 @@ pub struct InverseDistances {
     pub centers: Matrix,
     /// Divides the logits.
     pub temperature: f32,
-    /// Whether e is the embedding scaled to length 1. The centres are taken as they are.
+    /// Whether e is the embedding scaled to length 1. The centers are taken as they are.
     pub normalize: bool,
 }
 
@@ -30,7 +30,7 @@ pub struct Cosine {
 impl InverseDistances {
     /// One distribution per row of raw embeddings.
     pub fn distributions(&self, mut embeddings: Matrix) -> Result<Distributions> {
-        check_dim("centres", &self.centers, &embeddings)?;
+        check_dim("centers", &self.centers, &embeddings)?;
         if self.normalize {
             embeddings.normalize_rows();
         }
@@ -43,7 +43,7 @@ impl InverseDistances {
 
     /// dL/d(raw embeddings) from dL/d(distributions).
     pub fn vjp(&self, mut embeddings: Matrix, upstream: &Matrix) -> Result<Matrix> {
-        check_dim("centres", &self.centers, &embeddings)?;
+        check_dim("centers", &self.centers, &embeddings)?;
         check_upstream(upstream, embeddings.n_rows(), self.centers.n_rows())?;
         let mut gradient = Matrix::zeros(embeddings.n_rows(), embeddings.n_cols());
         let mut logits = vec![0.0; self.centers.n_rows()];
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_on_a_centre_has_a_finite_gradient() {
+    fn a_point_on_a_center_has_a_finite_gradient() {
         let head = head(false);
         let x = Matrix::new(1, 12, head.centers.row(2).to_vec()).expect("one row");
         let g = head.vjp(x, &numbers(3, 1, 5)).expect("shapes fit");
@@ -201,6 +201,6 @@ mod tests {
     #[test]
     fn other_dimensions_are_named() {
         let message = head(true).distributions(Matrix::zeros(1, 7)).expect_err("12 is not 7").to_string();
-        assert_eq!(message, "the centres have 12 dimensions, the encoder gives 7");
+        assert_eq!(message, "the centers have 12 dimensions, the encoder gives 7");
     }
 }

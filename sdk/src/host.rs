@@ -18,7 +18,7 @@ pub struct EncoderInfo {
     pub dim: usize,
     /// The factor on cosine similarities that it was trained with, already exponentiated (CLIP: about 100).
     pub logit_scale: Option<f32>,
-    /// Side of the square that it sees of a picture, in pixels.
+    /// Side of the square that it sees of an image, in pixels.
     pub image_size: usize,
     /// sha256 over its weights, in hex.
     pub digest: String,
@@ -42,7 +42,7 @@ pub fn encoder_info(encoder: &str) -> Result<EncoderInfo> {
     backend::encoder_info(encoder).map_err(Error::new)
 }
 
-/// `texts.len() × dim`: raw embeddings, not normalised. The host remembers them, so asking for the same class names in
+/// `texts.len() × dim`: raw embeddings, not normalized. The host remembers them, so asking for the same class names in
 /// every batch costs next to nothing.
 pub fn embed_texts<S: AsRef<str>>(encoder: &str, texts: &[S]) -> Result<Matrix> {
     let texts: Vec<String> = texts.iter().map(|text| text.as_ref().to_owned()).collect();

@@ -7,7 +7,7 @@
 //! ```
 //! use ambiguity_sdk::{Batch, Classifier, Description, Distribution, Distributions, Result};
 //!
-//! /// How red, green or blue a picture is.
+//! /// How red, green or blue an image is.
 //! struct Palette;
 //!
 //! impl Classifier for Palette {
@@ -41,7 +41,7 @@
 //! ```
 //!
 //! Built with `cargo build-plugin -p palette` (target `wasm32-unknown-unknown`, linker `wasm-component-ld`), that is
-//! a component without any WASI import, and `host plugin classify palette.wasm picture.png` runs it.
+//! a component without any WASI import, and `host plugin classify palette.wasm image.png` runs it.
 //!
 //! # Layout
 //!

@@ -21,7 +21,7 @@ pub struct Manifest {
     /// Who made it.
     pub authors: Vec<String>,
     /// SPDX expression.
-    pub licence: String,
+    pub license: String,
     /// "image", "text", "audio".
     pub media: Vec<String>,
     /// The styles, in order.
@@ -67,7 +67,7 @@ impl Manifest {
 
     /// The manifest's JSON, the same bytes for the same manifest.
     pub fn to_json(&self) -> Vec<u8> {
-        let mut json = serde_json::to_vec_pretty(self).expect("strings, numbers and lists serialise");
+        let mut json = serde_json::to_vec_pretty(self).expect("strings, numbers and lists serialize");
         json.push(b'\n');
         json
     }

@@ -3,7 +3,7 @@
 
 use crate::lanes::{LANES, Lanes};
 
-/// Distances below this count as this: 1/d stays finite where a point lies on a centre.
+/// Distances below this count as this: 1/d stays finite where a point lies on a center.
 pub const MIN_DISTANCE: f32 = 1e-6;
 
 /// Eights of a vector that are summed in one turn of the loop.
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_on_a_centre_has_a_finite_logit() {
+    fn a_point_on_a_center_has_a_finite_logit() {
         let mut distances = [0.0, 4.0];
         inverse_distances(&mut distances);
         assert_eq!(distances, [1e6, 0.5]);

@@ -1,4 +1,4 @@
-//! Row-major matrices of f32: embeddings, centres, gradients.
+//! Row-major matrices of f32: embeddings, centers, gradients.
 
 use std::ops::Range;
 

@@ -39,7 +39,7 @@ pub struct FakeSample {
     pub prompt: String,
     /// Facts by name.
     pub metadata: BTreeMap<String, String>,
-    /// The picture, if it is one.
+    /// The image, if it is one.
     pub image: Option<Image>,
     /// The text, if it is one.
     pub text: Option<String>,
@@ -164,7 +164,7 @@ impl<'a> Batch<'a> {
 }
 
 impl FakeSample {
-    /// A picture.
+    /// An image.
     ///
     /// # Panics
     /// Unless there are `width * height * 3` bytes.
@@ -311,7 +311,7 @@ pub(crate) mod backend {
         }
 
         pub fn image(&self, i: u32) -> Answer<Image> {
-            self.sample(i)?.image.clone().ok_or_else(|| format!("sample {i} is no picture"))
+            self.sample(i)?.image.clone().ok_or_else(|| format!("sample {i} is no image"))
         }
 
         /// By the nearest pixel: enough for a test, but not the host's filter.

@@ -1,10 +1,10 @@
-//! What the sandbox costs: soft k-means over 27 centres of 768 dimensions, the same code as a WebAssembly component
+//! What the sandbox costs: soft k-means over 27 centers of 768 dimensions, the same code as a WebAssembly component
 //! under the host and natively at -O3 without target-cpu. Each figure is the least of many, in CPU time of the one
 //! thread, so that other work on the machine counts little.
 //!
 //! `arithmetic` is the distributions of one batch whose embeddings lie in the plugin's memory; `call` is all of
-//! `classify` by the k-means template: a fresh instance, the manifest, centres and embeddings copied in, the
-//! distributions copied out and checked. Natively a call copies centres and embeddings too.
+//! `classify` by the k-means template: a fresh instance, the manifest, centers and embeddings copied in, the
+//! distributions copied out and checked. Natively a call copies centers and embeddings too.
 //!
 //! ```text
 //! cargo bench --workspace --bench k_means

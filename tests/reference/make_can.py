@@ -44,7 +44,7 @@ class Discriminator(nn.Module):
 
 @contextmanager
 def statistics_kept(net):
-    """The running statistics follow real pictures alone."""
+    """The running statistics follow real images alone."""
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 0.0

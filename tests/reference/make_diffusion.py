@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 
 def draw(module, seed):
     """Fills a module: tensors in the order of their names, from one generator, scaled by kind; the weights have the
-    variance of PyTorch's own initialisation."""
+    variance of PyTorch's own initialization."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in sorted(module.state_dict().items()):

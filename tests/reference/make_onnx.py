@@ -1,4 +1,4 @@
-"""ONNX plugins for the tests, good ones with what onnxruntime makes of the same pictures, and bad ones.
+"""ONNX plugins for the tests, good ones with what onnxruntime makes of the same images, and bad ones.
 
 Writes onnx/*.onnx and onnx.safetensors. Run in a virtualenv with onnx, onnxruntime, numpy, Pillow and safetensors.
 """
@@ -49,7 +49,7 @@ def convolution(channels, scale=0.4):
 
 
 def conv_nodes(x="x", y="y"):
-    """Convolution, the mean over the picture, a linear layer."""
+    """Convolution, the mean over the image, a linear layer."""
     return [
         helper.make_node("Conv", [x, "kernel"], ["c"], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c"], ["r"]),
@@ -66,7 +66,7 @@ FLOAT, BYTE = TensorProto.FLOAT, TensorProto.UINT8
 model(
     "pixels", conv_nodes(), convolution(3), tensor("x", FLOAT, ["n", 3, 12, 16]), tensor("y", FLOAT, ["n", 3]),
     {
-        "name": "pixels", "version": "1.2.0", "title": "Three styles by a convolution", "licence": "Apache-2.0",
+        "name": "pixels", "version": "1.2.0", "title": "Three styles by a convolution", "license": "Apache-2.0",
         "styles": STYLES, "input": "pixels", "size": [12, 16], "mean": MEAN, "std": STD, "layout": "nchw",
         "channels": 3, "output": "logits",
     },
@@ -85,7 +85,7 @@ model(
     tensor("x", BYTE, ["n", 10, 10, 3]), tensor("y", FLOAT, ["n", 3]), {"styles": STYLES},
 )
 model(
-    "grey", conv_nodes(), convolution(1), tensor("x", FLOAT, ["n", 1, 8, 8]), tensor("y", FLOAT, ["n", 3]),
+    "gray", conv_nodes(), convolution(1), tensor("x", FLOAT, ["n", 1, 8, 8]), tensor("y", FLOAT, ["n", 3]),
     {"styles": STYLES, "input": '"pixels"', "mean": 0.5, "std": 0.25, "output": '"logits"'},
 )
 for n in (1, 4):
@@ -137,7 +137,7 @@ three("sum", helper.make_node("Abs", ["z"], ["y"]), metadata={"styles": STYLES, 
 three("width", identity, metadata={"styles": ["a", "b"], "output": "logits"})
 three("no_styles", identity, metadata={"output": "logits"})
 three("twins", identity, metadata={"styles": ["a", "a", "b"], "output": "logits"})
-three("misspelt", identity, metadata={"stlyes": STYLES})
+three("misspelled", identity, metadata={"stlyes": STYLES})
 three("custom", helper.make_node("Sparkle", ["z"], ["y"], domain="com.example"), domains=(("", 17), ("com.example", 1)))
 three("random", helper.make_node("RandomNormalLike", ["z"], ["y"]))
 three("unknown", helper.make_node("NoSuchOperator", ["z"], ["y"]))
@@ -183,8 +183,8 @@ images[5, :, :12] = [10, 200, 90]
 
 
 def pixels_of(width, height, mode="RGB"):
-    pictures = [Image.fromarray(image).resize((width, height), Image.BICUBIC).convert(mode) for image in images]
-    return np.stack([np.asarray(picture).reshape(height, width, -1) for picture in pictures])
+    resized = [Image.fromarray(image).resize((width, height), Image.BICUBIC).convert(mode) for image in images]
+    return np.stack([np.asarray(image).reshape(height, width, -1) for image in resized])
 
 
 def floats(pixels, mean, std):
@@ -202,7 +202,7 @@ def run(name, x):
 
 
 def run_fixed(name, x, n):
-    """n pictures at a time, the last one again until there are n."""
+    """n images at a time, the last one again until there are n."""
     parts = [x[i : i + n] for i in range(0, len(x), n)]
     filled = [np.concatenate([part, np.repeat(part[-1:], n - len(part), 0)]) for part in parts]
     return np.concatenate([run(name, part) for part in filled])[: len(x)]
@@ -213,7 +213,7 @@ means = images.reshape(6, -1, 3).astype(np.uint64).sum(1).astype(np.float32) / n
 expected = {
     "pixels": softmax(run("pixels", floats(pixels_of(16, 12), MEAN, STD))),
     "bytes": run("bytes", pixels_of(10, 10)),
-    "grey": softmax(run("grey", floats(pixels_of(8, 8, "L"), 0.5, 0.25))),
+    "gray": softmax(run("gray", floats(pixels_of(8, 8, "L"), 0.5, 0.25))),
     "fixed_1": softmax(run_fixed("fixed_1", small, 1)),
     "fixed_4": softmax(run_fixed("fixed_4", small, 4)),
     "embedding": run("embedding", means),
@@ -222,7 +222,7 @@ expected = {
 }
 for name, rows in expected.items():
     rows = rows.astype(np.float64)
-    assert np.ptp(rows, axis=0).max() > 0.01, f"{name} says the same of every picture"
+    assert np.ptp(rows, axis=0).max() > 0.01, f"{name} says the same of every image"
     print(f"{name:10} {rows.round(4).tolist()}")
 tensors = {name: np.ascontiguousarray(rows.astype(np.float64)) for name, rows in expected.items()}
 save_file({"images": images, **tensors}, str(HERE / "onnx.safetensors"))

@@ -12,7 +12,7 @@ torch.set_num_threads(1)
 tensors: dict[str, torch.Tensor] = {}
 
 # Generators: the draws follow each other in this order from one seed. 3x5 = 15 numbers take the scalar path of
-# randn, 4x16 the vectorised one.
+# randn, 4x16 the vectorized one.
 generator = torch.Generator().manual_seed(1234)
 tensors["generator.normal"] = torch.randn(4, 16, generator=generator)
 tensors["generator.normal_small"] = torch.randn(3, 5, generator=generator)

@@ -3,11 +3,11 @@
 1. The committed reference tensors are made again by their scripts and must come out the same (largest relative error
    1e-5), so that they are what the installed torch, diffusers, transformers and peft compute.
 2. The shipped small model loads in diffusers and transformers, and `host embed` gives transformers' embeddings of
-   pictures (by their own preprocessing) and texts, relative error <= 1e-5; of JPEGs a cosine >= 0.999.
+   images (by their own preprocessing) and texts, relative error <= 1e-5; of JPEGs a cosine >= 0.999.
 3. A LoRA trained by `host train` draws in diffusers what `host sample` draws (check_lora.py), largest difference 2e-4.
 4. The ONNX files that this program wrote pass ONNX's checker. The reference networks' (the test
    a_network_that_was_written_is_a_plugin puts them into target/tmp/onnx) give in onnxruntime PyTorch's logits and
-   pictures of can.safetensors, largest difference 1e-4; the shipped plugins/*.onnx give finite logits.
+   images of can.safetensors, largest difference 1e-4; the shipped plugins/*.onnx give finite logits.
 
     python tests/reference/parity.py [--host target/release/host] [--onnx target/tmp/onnx]
 """
@@ -75,21 +75,21 @@ def embeddings(host, folder):
 
     subprocess.run([host, "art", "--out", folder / "art", "--per-class", "2", "--size", "80"], check=True,
                    stdout=subprocess.DEVNULL)
-    pictures = sorted((folder / "art").glob("*/*.png"))
+    images = sorted((folder / "art").glob("*/*.png"))
 
     def theirs(files):
         pixels = processor([Image.open(file).convert("RGB") for file in files], return_tensors="pt").pixel_values
         return pooled(clip.get_image_features(pixels))
 
     with torch.no_grad():
-        report(f"{len(pictures)} pictures in transformers' CLIP", relative(ours("images", folder / "art"), theirs(pictures)), 1e-5)
+        report(f"{len(images)} images in transformers' CLIP", relative(ours("images", folder / "art"), theirs(images)), 1e-5)
         jpegs = folder / "jpegs"
         jpegs.mkdir()
-        for i, file in enumerate(pictures[:16]):
+        for i, file in enumerate(images[:16]):
             Image.open(file).convert("RGB").resize((160, 120)).save(jpegs / f"{i:02}.jpg", quality=85)
         a, b = ours("images", jpegs), theirs(sorted(jpegs.glob("*.jpg")))
         report("16 JPEGs, 1 - cosine", float(1 - torch.cosine_similarity(a, b).min()), 1e-3)
-        texts = ["painting of a man", "drawing of a landscape", "", "a picture in the style of cubism"]
+        texts = ["painting of a man", "drawing of a landscape", "", "an image in the style of cubism"]
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         report("texts in transformers' CLIP", relative(ours("texts", *texts), pooled(clip.get_text_features(ids))), 1e-5)
 
@@ -132,7 +132,7 @@ def networks_as_onnx(folder):
         (found,) = session.run(None, {given.name: (torch.rand(3, *given.shape[1:]) * 2 - 1).numpy()})
         styles = json.loads(session.get_modelmeta().custom_metadata_map["ambiguity.styles"])
         good = found.shape == (3, len(styles)) and bool(torch.from_numpy(found).isfinite().all())
-        report(f"plugins/{file.name}, {len(styles)} finite logits for 3 pictures", 0.0 if good else 1.0, 0.0)
+        report(f"plugins/{file.name}, {len(styles)} finite logits for 3 images", 0.0 if good else 1.0, 0.0)
 
 
 def main():

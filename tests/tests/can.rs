@@ -13,8 +13,8 @@ fn train(folder: &Path, command: &str, more: &[&str]) -> String {
     host_ok(folder, &arguments).stdout
 }
 
-fn classified(folder: &Path, plugin: &str, picture: &str) -> Value {
-    let ran = host_ok(folder, &["plugin", "classify", plugin, picture, "--json"]);
+fn classified(folder: &Path, plugin: &str, image: &str) -> Value {
+    let ran = host_ok(folder, &["plugin", "classify", plugin, image, "--json"]);
     serde_json::from_str(&ran.stdout).expect("one JSON document")
 }
 
@@ -42,7 +42,7 @@ fn a_can_is_trained_resumed_sampled_and_used_as_a_plugin() {
     assert!((discriminator - wanted("discriminator")).abs() < 1e-4 * discriminator.abs().max(1.0), "{loss}");
     let generator = sum(&[("adversarial_generator", 1.0), ("ambiguity", can("style_ambiguity_weight"))]);
     assert!((generator - wanted("generator")).abs() < 1e-4 * generator.abs().max(1.0), "{loss}");
-    for key in ["ambiguity", "entropy", "top_probability", "diversity", "style_accuracy"] {
+    for key in ["ambiguity", "entropy", "max_probability", "diversity", "style_accuracy"] {
         assert!(lines[0]["monitor"][key].is_f64() && lines[2]["monitor"][key].is_f64(), "{key}");
     }
     for file in ["report.html", "confusion.png", "samples/epoch-0002.png", "generator/model.onnx", "plugins.lock"] {
@@ -73,7 +73,7 @@ fn a_can_is_trained_resumed_sampled_and_used_as_a_plugin() {
     assert!(said["measured"]["epoch_seconds"].as_f64() > Some(0.0), "{said}");
     assert!(!folder.path().join("none").exists());
 
-    // Another recipe, other pictures.
+    // Another recipe, other images.
     let ran = host(folder.path(), &["can", "train", "--resume=parts", "--set=can.lambda=1"]);
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("can.lambda is 1.0, but the run was begun with 10.0"), "{}", ran.stderr);
@@ -101,13 +101,13 @@ fn a_can_is_trained_resumed_sampled_and_used_as_a_plugin() {
             ],
         );
         let said: Value = serde_json::from_str(&ran.stdout).expect("one JSON document");
-        assert_eq!((said["pictures"].as_u64(), said["size"].as_u64()), (count.parse().ok(), Some(32)));
+        assert_eq!((said["images"].as_u64(), said["size"].as_u64()), (count.parse().ok(), Some(32)));
     };
     sample("three", "3", "--seed=5");
     sample("one", "1", "--seed=6");
-    let picture = |path: &str| image::open(folder.path().join(path)).expect("a picture").into_rgb8();
-    assert_eq!(picture("three/0001.png"), picture("one/0000.png"), "picture i has seed N + i");
-    assert_ne!(picture("three/0000.png"), picture("three/0001.png"));
+    let image = |path: &str| image::open(folder.path().join(path)).expect("an image").into_rgb8();
+    assert_eq!(image("three/0001.png"), image("one/0000.png"), "image i has seed N + i");
+    assert_ne!(image("three/0000.png"), image("three/0001.png"));
 
     // The run's folder has one plugin; its generator is not another.
     let told = classified(folder.path(), "whole", "one/0000.png");
@@ -133,16 +133,16 @@ fn a_plugins_gradient_trains_the_generator() {
 }
 
 #[test]
-fn the_simple_classifier_learns_a_folder_of_pictures() {
+fn the_simple_classifier_learns_a_folder_of_images() {
     let folder = tempfile::tempdir().expect("a folder");
     host_ok(folder.path(), &["art", "--out=art", "--per-class=8", "--size=32"]);
-    // Two styles that a child tells apart, a broken picture, and a picture of another shape.
+    // Two styles that a child tells apart, a broken image, and an image of another shape.
     for style in std::fs::read_dir(folder.path().join("art")).expect("a folder").flatten() {
         if style.path().is_dir() && !["baroque", "minimalism"].contains(&style.file_name().to_string_lossy().as_ref()) {
             std::fs::remove_dir_all(style.path()).expect("a folder");
         }
     }
-    std::fs::write(folder.path().join("art/baroque/broken.jpg"), "no picture").expect("a file");
+    std::fs::write(folder.path().join("art/baroque/broken.jpg"), "no image").expect("a file");
     image::RgbImage::new(90, 40).save(folder.path().join("art/baroque/wide.png")).expect("a file");
     let more = ["--data=art", "--out=run", "--set=can.steps_per_epoch=40", "--set=can.discriminator_channels=4"];
     let arguments = [&["classifier", "train"][..], &tiny_can(), &more].concat();
@@ -157,15 +157,15 @@ fn the_simple_classifier_learns_a_folder_of_pictures() {
     assert_eq!(told["styles"], serde_json::json!(["baroque", "minimalism"]));
     assert!(told["samples"][0]["distribution"][1].as_f64() > Some(0.5), "{told}");
 
-    // The pictures are known by their contents.
+    // The images are known by their contents.
     std::fs::remove_file(folder.path().join("art/baroque/0003.png")).expect("a file");
     let config = || std::fs::read_to_string(run.join("config.toml")).expect("a config");
     let before = config();
     let ran = host(folder.path(), &["classifier", "train", "--resume=run", "--set=can.epochs=3"]);
     assert_eq!(ran.code, 1);
-    let wanted = "the run was begun with 2 styles, 17 pictures of art (digest ";
+    let wanted = "the run was begun with 2 styles, 17 images of art (digest ";
     assert!(
-        ran.stderr.contains(wanted) && ran.stderr.contains("these are 2 styles, 16 pictures of art"),
+        ran.stderr.contains(wanted) && ran.stderr.contains("these are 2 styles, 16 images of art"),
         "{}",
         ran.stderr
     );
@@ -213,7 +213,7 @@ fn a_run_without_a_checkpoint_begins_anew_and_a_forced_one_keeps_to_its_plugin()
     host_ok(folder.path(), &["art", "--out=two", "--per-class=6", "--size=32", "--seed=2"]);
     train(folder.path(), "can", &["--out=run", "--data=one", "--set=can.epochs=1"]);
     std::fs::remove_dir_all(folder.path().join("run/checkpoints/epoch-0001")).expect("a checkpoint");
-    // Nothing of the other pictures' run stays, so that this is a run of these alone.
+    // Nothing of the other images' run stays, so that this is a run of these alone.
     host_ok(folder.path(), &["can", "train", "--resume=run", "--data=two"]);
     train(folder.path(), "can", &["--out=whole", "--data=two", "--set=can.epochs=1"]);
     assert_eq!(timeless(&folder.path().join("run")), timeless(&folder.path().join("whole")));
@@ -284,7 +284,7 @@ fn what_cannot_be_trained_on_is_refused_with_one_sentence() {
         assert!(!folder.path().join("run").exists());
     };
     check(&["--data=nowhere"], "--data nowhere: there is no such folder");
-    check(&["--data=empty"], "empty has no folder with pictures (png, jpg)");
+    check(&["--data=empty"], "empty has no folder with images (png, jpg)");
     std::fs::write(folder.path().join("file"), "").expect("a file");
     check(&["--data=file"], "--data file: it is no folder");
     check(&["--set=can.size=48"], "a power of two of at least 32");
@@ -307,6 +307,6 @@ fn what_cannot_be_trained_on_is_refused_with_one_sentence() {
         image::RgbImage::new(4, 4).save(folder.path().join("odd").join(style).join("x.png")).expect("a file");
     }
     check(&["--data=odd"], "the folder \"odd/a\\nb\" has control characters in its name");
-    let ran = host(folder.path(), &["can", "sample", "--generator=empty", "--out=pictures"]);
+    let ran = host(folder.path(), &["can", "sample", "--generator=empty", "--out=images"]);
     assert!(ran.stderr.contains("empty has no generator"), "{}", ran.stderr);
 }

@@ -29,7 +29,7 @@ fn document() -> String {
              ## When a run does what\n\n\
              | Key | paper-512 | tiny-art | What it means |\n|---|---|---|---|\n";
     let [paper, tiny] = ["paper-512", "tiny-art"].map(|preset| {
-        let text = resolve(preset, &[]).expect("a preset").to_toml().expect("it serialises");
+        let text = resolve(preset, &[]).expect("a preset").to_toml().expect("it serializes");
         text.parse::<toml::Table>().expect("TOML")
     });
     for (table, key, meaning) in [

@@ -70,7 +70,7 @@ fn a_merged_model_draws_what_the_lora_draws() {
 }
 
 #[test]
-fn texts_and_pictures_are_embedded_in_order() {
+fn texts_and_images_are_embedded_in_order() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("lines.txt"), "painting of a man\n\ndrawing of shapes\n").expect("writable");
     host_ok(folder.path(), &["embed", "texts", "--encoder=tiny-art", "--file=lines.txt", "--out=file", "--normalize"]);
@@ -83,8 +83,8 @@ fn texts_and_pictures_are_embedded_in_order() {
     assert!((scaled - normalized).abs().max().double_value(&[]) < 1e-6);
 
     host_ok(folder.path(), &["art", "--out=art", "--per-class=1", "--size=64"]);
-    host_ok(folder.path(), &["embed", "images", "--encoder=tiny-art", "art", "--out=pictures"]);
-    assert_eq!(read("pictures").expect("a tensor").size()[0], 27);
+    host_ok(folder.path(), &["embed", "images", "--encoder=tiny-art", "art", "--out=images"]);
+    assert_eq!(read("images").expect("a tensor").size()[0], 27);
     let ran = host(folder.path(), &["embed", "texts", "--encoder=nothing", "a", "--out=none"]);
     assert_eq!(ran.code, 1);
     assert!(
@@ -192,6 +192,6 @@ fn a_model_by_its_id_is_downloaded_once() {
     assert!(asked > 8 && !hub.asked.lock().expect("no panic").iter().any(|path| path.contains("README")));
     let ran = sample("second", &[]);
     assert!(ran.status.success() && hub.asked.lock().expect("no panic").len() == asked, "the cache is not used");
-    let read = |out: &str| std::fs::read(folder.path().join(out).join("0000.png")).expect("a picture");
+    let read = |out: &str| std::fs::read(folder.path().join(out).join("0000.png")).expect("an image");
     assert_eq!(read("first"), read("second"));
 }

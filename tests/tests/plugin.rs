@@ -53,13 +53,13 @@ fn means() -> Encoders {
     encoders
 }
 
-/// A picture of one colour.
-fn picture(colour: [u8; 3]) -> Sample {
-    Sample { image: Some(Arc::new(RgbImage::from_pixel(4, 4, Rgb(colour)))), ..Sample::default() }
+/// An image of one color.
+fn image(color: [u8; 3]) -> Sample {
+    Sample { image: Some(Arc::new(RgbImage::from_pixel(4, 4, Rgb(color)))), ..Sample::default() }
 }
 
-fn two_pictures() -> Batch {
-    Batch::new(vec![picture([255, 0, 0]), picture([0, 255, 51])])
+fn two_images() -> Batch {
+    Batch::new(vec![image([255, 0, 0]), image([0, 255, 51])])
 }
 
 fn load(limits: Limits, path: &Path, config: &[(&str, &str)]) -> Result<Box<dyn Classifier>, PluginError> {

@@ -1,4 +1,4 @@
-//! `host sample`: seeds are pictures, batches change nothing, given noise is used.
+//! `host sample`: seeds are images, batches change nothing, given noise is used.
 
 use ambiguity_models::safetensors::{read_safetensors, write_safetensors};
 use tch::{Kind, Tensor};
@@ -8,7 +8,7 @@ use crate::support::host_ok;
 const PROMPT: [&str; 4] = ["--model=tiny-art", "--prompt=painting of a woman", "--steps=3", "--tensors"];
 
 #[test]
-fn picture_i_has_seed_n_plus_i_whatever_the_batch() {
+fn image_i_has_seed_n_plus_i_whatever_the_batch() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = |extra: &[&str]| {
         let mut arguments = vec!["sample"];

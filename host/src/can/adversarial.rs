@@ -1,7 +1,7 @@
 //! A step of generator and discriminator (the paper's section on CAN; Gulrajani et al., arXiv 1704.00028, for the
-//! Wasserstein form): D learns on a batch of real and of made pictures, then G on what D says of the same made ones.
+//! Wasserstein form): D learns on a batch of real and of made images, then G on what D says of the same made ones.
 
-use ambiguity_models::can::{Discriminator, Generator, Pictures, loss};
+use ambiguity_models::can::{Discriminator, Generator, ImageSource, loss};
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::pipeline::images_u8;
 use anyhow::{Error, Result, ensure};
@@ -16,11 +16,11 @@ use super::networks::{self, Trained};
 use crate::canvas::text::{NO_BREAK_SPACE, number, two_digits};
 use crate::data::styles::{StyleBatch, StyleImages};
 use crate::random::{Purpose, derive_seed};
-use crate::reward::{Summary, ambiguity, entropy, top_probability};
+use crate::reward::{Summary, ambiguity, entropy, max_probability};
 use crate::run::Cell;
 use crate::train::{Diverged, rgb_images};
 
-/// Pictures in a grid.
+/// Images in a grid.
 const GRID_CELLS: usize = 40;
 /// A discriminator that puts more than this share of (real, made) pairs in the right order leaves the log form's
 /// generator without a gradient.
@@ -48,7 +48,7 @@ pub struct Adversarial {
     judge: Judge,
     /// f32 [count, latent], the same at every look.
     fixed_noise: Tensor,
-    /// Mean pairwise distance of real pictures.
+    /// Mean pairwise distance of real images.
     real_diversity: f64,
     device: Device,
 }
@@ -74,7 +74,7 @@ impl Adversarial {
         })
     }
 
-    /// D's loss and its parts, and the real pictures' verdicts.
+    /// D's loss and its parts, and the real images' verdicts.
     fn discriminator_loss(
         &self,
         batch: &StyleBatch,
@@ -84,12 +84,12 @@ impl Adversarial {
     ) -> Result<Tensor> {
         let (can, d) = (&self.config.can, &self.discriminator.network);
         let (of_real, styles) = if self.config.own_head() {
-            let verdict = d.forward_train(&batch.images, Pictures::Real, randomness)?;
+            let verdict = d.forward_train(&batch.images, ImageSource::Real, randomness)?;
             (verdict.real, Some(verdict.styles))
         } else {
-            (d.real_train(&batch.images, Pictures::Real), None)
+            (d.real_train(&batch.images, ImageSource::Real), None)
         };
-        let of_made = d.real_train(made, Pictures::Made);
+        let of_made = d.real_train(made, ImageSource::Fake);
         let ordered = of_real.detach().unsqueeze(1).gt_tensor(&of_made.detach().unsqueeze(0));
         let adversarial = match can.loss {
             LossForm::Wasserstein => loss::critic(&of_real, &of_made),
@@ -100,7 +100,7 @@ impl Adversarial {
         if can.loss == LossForm::Wasserstein && can.lambda > 0.0 {
             let mix = randomness.uniform(&[batch.images.size()[0]])?.to_device(self.device);
             let penalty =
-                loss::gradient_penalty(&batch.images, made, &mix, |images| d.real_train(images, Pictures::Made))?;
+                loss::gradient_penalty(&batch.images, made, &mix, |images| d.real_train(images, ImageSource::Fake))?;
             figures.add("loss/gradient_penalty", &penalty);
             terms.push(penalty * can.lambda);
         }
@@ -123,10 +123,10 @@ impl Adversarial {
         // What a weight of 0 leaves out of the sum is not computed: it is watched by the monitor.
         let wanted = can.style_ambiguity_weight > 0.0;
         let (of_made, styles) = if wanted && matches!(self.judge, Judge::OwnHead) {
-            let verdict = d.forward_train(made, Pictures::Made, randomness)?;
+            let verdict = d.forward_train(made, ImageSource::Fake, randomness)?;
             (verdict.real, Some(verdict.styles))
         } else {
-            (d.real_train(made, Pictures::Made), None)
+            (d.real_train(made, ImageSource::Fake), None)
         };
         let adversarial = can.adversarial_generator(&of_made);
         figures.add("loss/adversarial_generator", &adversarial);
@@ -156,8 +156,8 @@ impl Adversarial {
         Ok(total)
     }
 
-    /// How strongly L_SA, as it is weighted, draws made pictures, measured by how strongly the adversarial loss does: the
-    /// ratio of their gradients' norms in the pictures. None where either draws nowhere.
+    /// How strongly L_SA, as it is weighted, draws made images, measured by how strongly the adversarial loss does: the
+    /// ratio of their gradients' norms in the images. None where either draws nowhere.
     fn pull(&mut self, images: &Tensor) -> Result<Option<f64>> {
         let (can, d) = (&self.config.can, &self.discriminator.network);
         if can.style_ambiguity_weight == 0.0 {
@@ -168,7 +168,7 @@ impl Adversarial {
             let gradient = Tensor::f_run_backward(&[loss], &[&images], false, false)?.remove(0);
             Ok(gradient.norm().double_value(&[]))
         };
-        let adversarial = norm(can.adversarial_generator(&d.real_train(&images, Pictures::Made)))?;
+        let adversarial = norm(can.adversarial_generator(&d.real_train(&images, ImageSource::Fake)))?;
         let ambiguity = norm(match &mut self.judge {
             Judge::OwnHead => loss::ambiguity(&d.forward(&images).styles),
             Judge::Plugin(plugin) => plugin.loss(&images).map_err(diverged)?.surrogate,
@@ -184,7 +184,7 @@ impl Adversarial {
         }
     }
 
-    /// C's distribution of each picture.
+    /// C's distribution of each image.
     fn judge(&mut self, images: &Tensor) -> Result<Vec<Vec<f64>>> {
         match &mut self.judge {
             Judge::Plugin(plugin) => Ok(plugin.judge(images).map_err(diverged)?.rows),
@@ -230,7 +230,7 @@ impl Job for Adversarial {
         let diversity = pairwise_distance(&images) / self.real_diversity;
         let names = self.judged_styles();
         let mut monitor = serde_json::json!({
-            "ambiguity": -mean(ambiguity), "entropy": mean(entropy), "top_probability": mean(top_probability),
+            "ambiguity": -mean(ambiguity), "entropy": mean(entropy), "max_probability": mean(max_probability),
             "diversity": diversity, "styles": names.len(),
         });
         if let Some(pull) = pull {
@@ -256,7 +256,7 @@ impl Job for Adversarial {
         let CanConfig { can, monitor, .. } = &self.config;
         let diversity = look.and_then(|look| look.diversity);
         let pull = look.and_then(|look| look.monitor["ambiguity_pull"].as_f64());
-        // What draws pictures that are none yet says nothing.
+        // What draws images that are none yet says nothing.
         let pull = pull.filter(|_| diversity >= Some(monitor.min_diversity));
         let warnings = [
             warning_of_saturation(can.loss, means),
@@ -305,7 +305,7 @@ fn set_trained(optimizer: &AdamW, trained: bool) {
     }
 }
 
-/// Pictures that are no numbers come of the training, not of the plugin.
+/// Images that are no numbers come of the training, not of the plugin.
 fn diverged(error: AmbiguityError) -> Error {
     match error {
         AmbiguityError::NotFinite { .. } => Diverged { what: error.to_string(), lower: LEARNING_RATE }.into(),
@@ -318,7 +318,7 @@ fn warning_of_saturation(form: LossForm, means: &serde_json::Value) -> Option<St
     let accuracy = means["discriminator_accuracy"].as_f64()?;
     (form == LossForm::Log && accuracy > SATURATED).then(|| {
         format!(
-            "the discriminator tells {:.1} % of real and made pictures apart, which leaves the generator little to learn \
+            "the discriminator tells {:.1} % of real and made images apart, which leaves the generator little to learn \
              from: lower can.adam.learning_rate, or take can.nonsaturating = true or can.loss = \"wasserstein\"",
             100.0 * accuracy
         )
@@ -336,16 +336,16 @@ fn warning_of_penalty(means: &serde_json::Value) -> Option<String> {
     })
 }
 
-/// Made pictures that are too much alike.
+/// Made images that are too much alike.
 fn warning_of_diversity(share: f64, least: f64, stage: Stage) -> Option<String> {
     let what = match stage {
         Stage::Beginning => return None,
         Stage::Overdue => "the generator has not left its beginning",
-        Stage::Diverse => "the generator has collapsed onto few pictures",
+        Stage::Diverse => "the generator has collapsed onto few images",
     };
     (share < least).then(|| {
         format!(
-            "made pictures differ by {:.0} % as much as real ones (monitor.min_diversity is {:.0} %): {what}; lower \
+            "made images differ by {:.0} % as much as real ones (monitor.min_diversity is {:.0} %): {what}; lower \
              can.adam.learning_rate or can.style_ambiguity_weight",
             100.0 * share,
             100.0 * least
@@ -357,7 +357,7 @@ fn warning_of_diversity(share: f64, least: f64, stage: Stage) -> Option<String> 
 fn warning_of_pull(pull: f64, weight: f64) -> Option<String> {
     (!SOUND_PULL.contains(&pull)).then(|| {
         format!(
-            "the style ambiguity draws made pictures {} times as strongly as the adversarial loss does; a \
+            "the style ambiguity draws made images {} times as strongly as the adversarial loss does; a \
              can.style_ambiguity_weight of about {}, not {weight}, makes them equal",
             two_digits(pull),
             two_digits(weight / pull)
@@ -365,23 +365,23 @@ fn warning_of_pull(pull: f64, weight: f64) -> Option<String> {
     })
 }
 
-/// How much `count` held-out pictures differ, evenly chosen, so that all styles are among them.
+/// How much `count` held-out images differ, evenly chosen, so that all styles are among them.
 fn real_diversity(data: &StyleImages, count: usize) -> Result<f64> {
     let diversity = pairwise_distance(&data.some_held_out(count)?.images);
     ensure!(
         diversity > 0.0,
-        "all held-out pictures that were looked at are the same, so there is nothing to hold the diversity of made ones \
-         against: give pictures that differ"
+        "all held-out images that were looked at are the same, so there is nothing to hold the diversity of made ones \
+         against: give images that differ"
     );
     Ok(diversity)
 }
 
-/// Root mean square difference of all pairs of pictures, averaged; [n, 3, s, s].
+/// Root mean square difference of all pairs of images, averaged; [n, 3, s, s].
 fn pairwise_distance(images: &Tensor) -> f64 {
     let n = images.size()[0];
     let flat = images.detach().flatten(1, -1).to_kind(Kind::Float);
     let width = flat.size()[1] as f64;
-    // ‖a − b‖² = ‖a‖² + ‖b‖² − 2 ab, about the common mean so that little is cancelled.
+    // ‖a − b‖² = ‖a‖² + ‖b‖² − 2 ab, about the common mean so that little is canceled.
     let flat = &flat - flat.mean_dim([0i64].as_slice(), true, Kind::Float);
     let norms = flat.square().sum_dim_intlist([1i64].as_slice(), false, Kind::Double);
     let products = flat.matmul(&flat.tr()).to_kind(Kind::Double);
@@ -409,7 +409,7 @@ mod tests {
             serde_json::json!({ "discriminator_accuracy": accuracy, "loss": loss })
         };
         let saturated = warning_of_saturation(LossForm::Log, &means(0.999, 0.0)).expect("it is saturated");
-        assert!(saturated.starts_with("the discriminator tells 99.9 % of real and made pictures apart"), "{saturated}");
+        assert!(saturated.starts_with("the discriminator tells 99.9 % of real and made images apart"), "{saturated}");
         assert_eq!(warning_of_saturation(LossForm::Log, &means(0.9, 0.0)), None);
         // A critic may tell them all: its gradient does not vanish.
         assert_eq!(warning_of_saturation(LossForm::Wasserstein, &means(1.0, 0.0)), None);

@@ -1,4 +1,4 @@
-//! L_SA under a plugin, with its gradient in the pictures: the embedding by libtorch, the distributions and their
+//! L_SA under a plugin, with its gradient in the images: the embedding by libtorch, the distributions and their
 //! vector-Jacobian product by the plugin, and back into libtorch.
 
 use ndarray::Array2;
@@ -22,12 +22,12 @@ pub struct PluginAmbiguity {
 /// L_SA of a batch.
 #[derive(Debug)]
 pub struct Ambiguity {
-    /// A scalar on the encoder's device whose gradient in the pictures is that of L_SA; its value is not L_SA's. A
+    /// A scalar on the encoder's device whose gradient in the images is that of L_SA; its value is not L_SA's. A
     /// weight times it has a weight times the gradient.
     pub surrogate: Tensor,
-    /// CE(C(x), U) averaged over the pictures; at least ln of the styles' number.
+    /// CE(C(x), U) averaged over the images; at least ln of the styles' number.
     pub value: f64,
-    /// C(x), one per picture.
+    /// C(x), one per image.
     pub distributions: Distributions,
 }
 
@@ -40,7 +40,7 @@ pub enum AmbiguityError {
     /// The encoder is not there, or failed.
     #[error(transparent)]
     Encoder(#[from] EncoderError),
-    /// libtorch failed, or the pictures are none.
+    /// libtorch failed, or the images are none.
     #[error(transparent)]
     Tensor(#[from] ambiguity_models::Error),
     /// The plugin is for something else.
@@ -59,10 +59,10 @@ pub enum AmbiguityError {
         /// The encoders that it asks for.
         found: String,
     },
-    /// The pictures are no longer numbers.
-    #[error("the embedding of picture {sample} of a batch is not finite")]
+    /// The images are no longer numbers.
+    #[error("the embedding of image {sample} of a batch is not finite")]
     NotFinite {
-        /// The first such picture of the batch.
+        /// The first such image of the batch.
         sample: usize,
     },
 }
@@ -103,10 +103,10 @@ impl PluginAmbiguity {
         self.description().styles.len()
     }
 
-    /// L_SA of pictures, f32 [n, 3, s, s] on [-1, 1] with the graph that made them.
+    /// L_SA of images, f32 [n, 3, s, s] on [-1, 1] with the graph that made them.
     ///
     /// # Errors
-    /// If there are no pictures, they are not finite, or the plugin fails.
+    /// If there are no images, they are not finite, or the plugin fails.
     pub fn loss(&mut self, images: &Tensor) -> Result<Ambiguity, AmbiguityError> {
         let (embeddings, mut batch) = self.embed(images)?;
         let distributions = self.plugin.classify(&mut batch, &mut self.encoders)?.distributions;
@@ -121,7 +121,7 @@ impl PluginAmbiguity {
         Ok(Ambiguity { surrogate, value: mean_cross_entropy(&distributions), distributions })
     }
 
-    /// C(x) of pictures, [n, 3, s, s] on [-1, 1], without gradients.
+    /// C(x) of images, [n, 3, s, s] on [-1, 1], without gradients.
     ///
     /// # Errors
     /// As [`PluginAmbiguity::loss`].
@@ -133,7 +133,7 @@ impl PluginAmbiguity {
     /// Raw embeddings [n, dim], with their graph for libtorch and without it for the plugin.
     fn embed(&mut self, images: &Tensor) -> Result<(Tensor, Batch), AmbiguityError> {
         if images.size().first().is_none_or(|&n| n == 0) {
-            return Err(ambiguity_models::Error::Input("there are no pictures to judge".to_owned()).into());
+            return Err(ambiguity_models::Error::Input("there are no images to judge".to_owned()).into());
         }
         let embeddings = self.encoders.embed_tensor(&self.encoder, &((images + 1.0) * 0.5))?;
         let rows = array(&embeddings)?;
@@ -145,7 +145,7 @@ impl PluginAmbiguity {
     }
 }
 
-/// L_SA: CE(C(x), U) averaged over the pictures, with probabilities floored as rewards have it.
+/// L_SA: CE(C(x), U) averaged over the images, with probabilities floored as rewards have it.
 pub fn mean_cross_entropy(distributions: &Distributions) -> f64 {
     let sum: f64 = distributions.rows.iter().map(|row| -reward::ambiguity(row)).sum();
     sum / distributions.rows.len() as f64
@@ -153,10 +153,10 @@ pub fn mean_cross_entropy(distributions: &Distributions) -> f64 {
 
 /// dL_SA/dp, (1 − 1 / (N p)) / n: what −1 / (n N p) is for probabilities that are divided by their sum, as the host does
 /// with a plugin's. A plugin whose rows sum to 1 whatever the embedding gives the same for both, to more digits here,
-/// where nearly all is cancelled in f64.
+/// where nearly all is canceled in f64.
 ///
 /// p is not floored as in the value, but only where 1 / p would overflow: the gradient of a softmax has p again as a
-/// factor, and p · 1 / p is exact however saturated it is. A floor would take the gradient away just where a picture is
+/// factor, and p · 1 / p is exact however saturated it is. A floor would take the gradient away just where an image is
 /// least ambiguous.
 fn upstream(distributions: &Distributions) -> Array2<f32> {
     let (n_samples, n_styles) = (distributions.rows.len(), distributions.styles);
@@ -174,8 +174,8 @@ mod tests {
     fn upstream_is_the_derivative_of_the_value() {
         let rows = vec![vec![0.2, 0.5, 0.3], vec![0.9, 0.06, 0.04]];
         let value = |rows: &[Vec<f64>]| {
-            let normalised = rows.iter().map(|row| row.iter().map(|p| p / row.iter().sum::<f64>()).collect());
-            mean_cross_entropy(&Distributions { styles: 3, rows: normalised.collect() })
+            let normalized = rows.iter().map(|row| row.iter().map(|p| p / row.iter().sum::<f64>()).collect());
+            mean_cross_entropy(&Distributions { styles: 3, rows: normalized.collect() })
         };
         let upstream = upstream(&Distributions { styles: 3, rows: rows.clone() });
         for ((i, style), &found) in upstream.indexed_iter() {

@@ -78,7 +78,7 @@ pub struct CanConfig {
     pub can: Can,
     /// What is kept.
     pub checkpoint: Checkpoint,
-    /// What is watched; `min_diversity` is a share of the real pictures' diversity.
+    /// What is watched; `min_diversity` is a share of the real images' diversity.
     pub monitor: Monitor,
     /// What a plugin may use.
     pub plugin: PluginLimits,
@@ -88,17 +88,17 @@ pub struct CanConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Can {
-    /// A folder with a folder of pictures for each style; empty for the procedural paintings.
+    /// A folder with a folder of images for each style; empty for the procedural paintings.
     pub data: String,
-    /// Side of the pictures in pixels.
+    /// Side of the images in pixels.
     pub size: u32,
-    /// Pictures of each style in one pass.
+    /// Images of each style in one pass.
     pub per_class: usize,
-    /// Share of each style's pictures that is held out.
+    /// Share of each style's images that is held out.
     pub test_share: f64,
-    /// How a picture becomes a square.
+    /// How an image becomes a square.
     pub fit: Fit,
-    /// Mirror half of the pictures.
+    /// Mirror half of the images.
     pub flip: bool,
     /// Numbers of noise.
     pub latent: i64,
@@ -128,14 +128,14 @@ pub struct Can {
     pub style_ambiguity_weight: f64,
     /// How many.
     pub epochs: u64,
-    /// 0: one pass over the balanced pictures.
+    /// 0: one pass over the balanced images.
     pub steps_per_epoch: u64,
-    /// Pictures a step.
+    /// Images a step.
     pub batch_size: usize,
     /// Who made it, for the plugin that is written.
     pub authors: Vec<String>,
     /// An SPDX expression, for the same.
-    pub licence: String,
+    pub license: String,
     /// The optimizer of both networks.
     pub adam: Adam,
 }
@@ -190,7 +190,7 @@ impl Adam {
 }
 
 impl Can {
-    /// G's adversarial loss, from what D says of made pictures, \[n\].
+    /// G's adversarial loss, from what D says of made images, \[n\].
     pub(super) fn adversarial_generator(&self, of_made: &Tensor) -> Tensor {
         match self.loss {
             LossForm::Wasserstein => loss::critic_generator(of_made),
@@ -208,14 +208,14 @@ impl PluginLimits {
 
 impl RunConfig for CanConfig {
     const OF: &'static str = "a CAN run";
-    // The pictures are known by their digest.
+    // The images are known by their digest.
     const FREE_KEYS: &'static [&'static str] = &[
         "run.device",
         "encoders",
         "can.data",
         "can.epochs",
         "can.authors",
-        "can.licence",
+        "can.license",
         "checkpoint.every",
         "checkpoint.keep",
         "monitor.every",
@@ -230,7 +230,7 @@ impl RunConfig for CanConfig {
         let size = can.size;
         ensure!(
             size >= 32 && size.is_power_of_two(),
-            "can.size is {size}: a CAN makes pictures whose side is a power of two of at least 32"
+            "can.size is {size}: a CAN makes images whose side is a power of two of at least 32"
         );
         positive("can.per_class", can.per_class)?;
         for (key, width) in [
@@ -256,11 +256,11 @@ impl RunConfig for CanConfig {
         );
         ensure!(
             can.batch_size > 1,
-            "can.batch_size is {}: BatchNorm needs at least two pictures a step",
+            "can.batch_size is {}: BatchNorm needs at least two images a step",
             can.batch_size
         );
-        ensure!(monitor.count > 1, "monitor.count is {}: diversity needs at least two pictures", monitor.count);
-        for (key, texts) in [("can.authors", &can.authors[..]), ("can.licence", std::slice::from_ref(&can.licence))] {
+        ensure!(monitor.count > 1, "monitor.count is {}: diversity needs at least two images", monitor.count);
+        for (key, texts) in [("can.authors", &can.authors[..]), ("can.license", std::slice::from_ref(&can.license))] {
             let bad = texts.iter().find(|text| steers_terminal(text));
             ensure!(
                 bad.is_none(),
@@ -306,7 +306,7 @@ impl CanConfig {
         }
     }
 
-    /// Whether some of the layers name a folder of pictures.
+    /// Whether some of the layers name a folder of images.
     pub fn names_data(layers: &[Layer]) -> bool {
         let data = |layer: &Layer| {
             let table: toml::Table = layer.text.parse().ok()?;
@@ -343,7 +343,7 @@ impl CanConfig {
         }
     }
 
-    /// Where the pictures come from.
+    /// Where the images come from.
     pub fn source(&self) -> Source {
         if !self.can.data.is_empty() {
             return Source::Folder(PathBuf::from(&self.can.data));
@@ -378,7 +378,7 @@ mod tests {
     fn every_preset_resolves_and_survives_its_own_toml() {
         for (name, task) in preset_names().flat_map(|name| [(name, Task::Can), (name, Task::Classifier)]) {
             let config = CanConfig::resolve(task, name, &[]).unwrap_or_else(|error| panic!("{name}: {error:#}"));
-            let again: CanConfig = toml::from_str(&config.to_toml().expect("serialises")).expect("parses");
+            let again: CanConfig = toml::from_str(&config.to_toml().expect("serializes")).expect("parses");
             assert_eq!(again, config, "{name}");
         }
     }
@@ -417,7 +417,7 @@ mod tests {
     fn mistakes_are_named() {
         assert_eq!(
             message("[can]\nsize = 96\n"),
-            "can.size is 96: a CAN makes pictures whose side is a power of two of at least 32"
+            "can.size is 96: a CAN makes images whose side is a power of two of at least 32"
         );
         assert!(message("[can]\ngenerator_channels = 20\n").contains("must be a multiple of 8"));
         assert!(message("[can]\nloss = \"hinge\"\n").contains("hinge"));

@@ -1,4 +1,4 @@
-//! What CAN and classifier training are to the loop that both share: a step, a look at what has been learnt, a state.
+//! What CAN and classifier training are to the loop that both share: a step, a look at what has been learned, a state.
 
 use ambiguity_models::can::{Discriminator, loss};
 use ambiguity_models::params::NamedTensors;
@@ -13,14 +13,14 @@ use crate::run::Cell;
 
 /// What is to be lowered when a training leaves the finite numbers.
 pub(super) const LEARNING_RATE: &str = "can.adam.learning_rate";
-/// Pictures that an evaluation takes at once.
+/// Images that an evaluation takes at once.
 pub(super) const AT_ONCE: usize = 64;
 
 /// What is particular to a training.
 pub(super) trait Job {
     /// One update of everything on a batch.
     fn step(&mut self, batch: &StyleBatch, randomness: &mut Randomness) -> Result<Figures>;
-    /// What has been learnt so far.
+    /// What has been learned so far.
     fn look(&mut self, data: &StyleImages) -> Result<Look>;
     /// What somebody should know of an epoch's mean figures and its look.
     fn warnings(&self, means: &Value, look: Option<&Look>, stage: Stage) -> Vec<String>;
@@ -36,7 +36,7 @@ pub(super) trait Job {
     fn parameters(&self) -> usize;
 }
 
-/// How far a generator has come; only made pictures that once were as diverse as `monitor.min_diversity` wants can
+/// How far a generator has come; only made images that once were as diverse as `monitor.min_diversity` wants can
 /// collapse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -48,19 +48,19 @@ pub(super) enum Stage {
     Diverse,
 }
 
-/// A look at what has been learnt.
+/// A look at what has been learned.
 pub(super) struct Look {
     /// What metrics.jsonl has under `monitor`.
     pub(super) monitor: Value,
-    /// Made pictures, where some are made.
+    /// Made images, where some are made.
     pub(super) made: Option<Made>,
-    /// How much made pictures differ, as a share of how much real ones do.
+    /// How much made images differ, as a share of how much real ones do.
     pub(super) diversity: Option<f64>,
-    /// How the held-out pictures were told, where a style head is trained.
+    /// How the held-out images were told, where a style head is trained.
     pub(super) told: Option<Told>,
 }
 
-/// Made pictures.
+/// Made images.
 pub(super) struct Made {
     /// Some of them, with their style ambiguity.
     pub(super) cells: Vec<Cell>,
@@ -70,7 +70,7 @@ pub(super) struct Made {
     pub(super) count: usize,
 }
 
-/// How held-out pictures were told.
+/// How held-out images were told.
 pub(super) struct Told {
     /// A row a true style, a column a told one.
     pub(super) counts: Vec<Vec<usize>>,
@@ -86,7 +86,7 @@ impl Told {
     }
 }
 
-/// Tells every held-out picture, in eval mode.
+/// Tells every held-out image, in eval mode.
 pub(super) fn told(network: &Discriminator, data: &StyleImages, device: Device) -> Result<Told> {
     let n_styles = data.styles().len();
     let mut told = Told { counts: vec![vec![0; n_styles]; n_styles], loss: 0.0 };

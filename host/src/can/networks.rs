@@ -147,7 +147,7 @@ pub fn plugin(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         title: title.to_owned(),
         authors: can.authors.clone(),
-        licence: can.licence.clone(),
+        license: can.license.clone(),
         styles: styles.to_vec(),
     };
     Ok(onnx::discriminator(&discriminator.network, &metadata)?)

@@ -38,7 +38,7 @@ pub struct Plan {
 pub struct Measured {
     /// Seconds of a step.
     pub step_seconds: f64,
-    /// Seconds of an epoch, its look at what has been learnt not counted.
+    /// Seconds of an epoch, its look at what has been learned not counted.
     pub epoch_seconds: f64,
     /// The most memory that the process had, bytes; none where the system does not tell.
     pub peak_bytes: Option<u64>,
@@ -80,7 +80,7 @@ impl Plan {
     }
 }
 
-/// Tries some steps on the run's own pictures; what they teach is thrown away.
+/// Tries some steps on the run's own images; what they teach is thrown away.
 pub(super) fn measure(
     job: &mut dyn Job,
     config: &CanConfig,

@@ -1,5 +1,5 @@
 //! A step of the simple classifier: the discriminator's convolutions and style head, trained by cross-entropy on real
-//! pictures alone (the paper's section 3.4).
+//! images alone (the paper's section 3.4).
 
 use ambiguity_models::can::{Discriminator, loss};
 use ambiguity_models::params::NamedTensors;
@@ -76,7 +76,7 @@ impl Job for Simple {
 
     fn products(&self) -> Result<Vec<(String, Vec<u8>)>> {
         let mut files = networks::discriminator_files(&self.network, &self.styles)?;
-        let named = ("simple", "Style classifier trained by cross-entropy on pictures alone");
+        let named = ("simple", "Style classifier trained by cross-entropy on images alone");
         let plugin = networks::plugin(&self.network, named, &self.styles, &self.can)?;
         files.push((networks::SIMPLE_PLUGIN.to_owned(), plugin));
         Ok(files)
@@ -92,7 +92,7 @@ fn warning_of_loss(loss: f64, n_styles: usize) -> Option<String> {
     let guessing = (n_styles as f64).ln();
     (loss > ASTRAY * guessing).then(|| {
         format!(
-            "the cross-entropy of held-out pictures is {}, where guessing gives {guessing:.2}: training goes astray; lower \
+            "the cross-entropy of held-out images is {}, where guessing gives {guessing:.2}: training goes astray; lower \
              can.adam.learning_rate",
             number(loss, 2)
         )

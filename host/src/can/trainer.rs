@@ -1,4 +1,4 @@
-//! The loop that CAN and classifier training share: steps over balanced pictures, figures, looks at what came of it,
+//! The loop that CAN and classifier training share: steps over balanced images, figures, looks at what came of it,
 //! checkpoints, and going on from them to the last bit.
 //!
 //! Every draw of a step comes from a generator seeded by (seed, step), so a checkpoint needs no generator's state:
@@ -35,10 +35,10 @@ use crate::train::{Claim, Diverged, Start, encoders, locked, stopped};
 
 /// Steps after which the figures are read off the device, and looked at for what is no number.
 const READ_EVERY: u64 = 10;
-/// Steps after which made pictures should differ: small networks take some hundred. It does not hang on the run's length,
+/// Steps after which made images should differ: small networks take some hundred. It does not hang on the run's length,
 /// since a run that is prolonged is to say the same as one that was so long from the start.
 const OVERDUE: u64 = 1000;
-/// Training that waits longer than this share of its time for pictures is told so.
+/// Training that waits longer than this share of its time for images is told so.
 const MUCH_WAITING: f64 = 0.1;
 /// Seconds below which an epoch's waiting says nothing.
 const SHORT_EPOCH: f64 = 10.0;
@@ -50,7 +50,7 @@ const STATE_FILE: &str = "state.safetensors";
 struct Progress {
     /// Finished epochs.
     epoch: u64,
-    /// The highest diversity that made pictures had: what was above `monitor.min_diversity` can collapse.
+    /// The highest diversity that made images had: what was above `monitor.min_diversity` can collapse.
     #[serde(default)]
     best_diversity: f64,
 }
@@ -106,7 +106,7 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Loads the plugin, looks at the run's folder, loads the pictures, makes the networks, and makes the folder or goes on
+    /// Loads the plugin, looks at the run's folder, loads the images, makes the networks, and makes the folder or goes on
     /// with it, in this order: what is soon refused comes first, and nothing is written before everything was found to be
     /// good.
     pub fn new(task: Task, config: CanConfig, start: Start, info: &RunInfo, context: &CommandContext) -> Result<Self> {
@@ -117,7 +117,7 @@ impl Trainer {
         Plan::new(task, &config, &data)?.check_fits(device)?;
         let mut job = job(task, &config, &data, judge, device)?;
         tracing::info!(
-            "{} styles, {} pictures to train on, {} held out; {} parameters",
+            "{} styles, {} images to train on, {} held out; {} parameters",
             data.styles().len(),
             data.n_train(),
             data.n_test(),
@@ -242,7 +242,7 @@ impl Trainer {
         if waited > MUCH_WAITING * seconds && seconds > SHORT_EPOCH {
             // Not among the record's warnings, which no two runs may differ in.
             tracing::warn!(
-                "epoch {epoch}: training waited for pictures {:.0} % of its time: is the disk of the cache slow? \
+                "epoch {epoch}: training waited for images {:.0} % of its time: is the disk of the cache slow? \
                  XDG_CACHE_HOME moves it",
                 100.0 * waited / seconds
             );
@@ -278,8 +278,8 @@ impl Trainer {
             self.run.save_grid(epoch, cells, Values { name: "style ambiguity", mean: *mean, count: *count })?;
         }
         if let Some(told) = look.told.as_ref().filter(|_| epoch > 0) {
-            let picture = confusion_matrix(self.data.styles(), &told.counts, told.accuracy());
-            self.run.save_confusion(&picture)?;
+            let image = confusion_matrix(self.data.styles(), &told.counts, told.accuracy());
+            self.run.save_confusion(&image)?;
         }
         Ok(())
     }
@@ -323,31 +323,31 @@ impl Trainer {
 
     fn state_bytes(&self) -> Result<Vec<u8>> {
         let progress = serde_json::to_string(&self.progress)?;
-        let (styles, pictures) = (serde_json::to_string(self.data.styles())?, self.data.in_words());
+        let (styles, images) = (serde_json::to_string(self.data.styles())?, self.data.in_words());
         let metadata = [
             ("progress", progress.as_str()),
             ("data", self.data.digest()),
-            ("pictures", &pictures),
+            ("images", &images),
             ("styles", &styles),
         ];
         Ok(encode_safetensors(Path::new(STATE_FILE), &self.job.state(), &metadata)?)
     }
 }
 
-/// Takes the networks from a checkpoint's folder, whose pictures must be these, and gives the progress that it had made.
+/// Takes the networks from a checkpoint's folder, whose images must be these, and gives the progress that it had made.
 fn restored(job: &mut dyn Job, folder: &Path, data: &StyleImages, claim: &Claim) -> Result<Progress> {
     let path = folder.join(STATE_FILE);
     let (tensors, metadata) = read_safetensors_with_metadata(&path)?;
     let said = |key: &str| metadata.get(key).with_context(|| format!("{} has no {key}", path.display()));
     if said("data")? != data.digest() {
-        let (run, before, now) = (claim.folder().display(), said("pictures")?, data.in_words());
+        let (run, before, now) = (claim.folder().display(), said("images")?, data.in_words());
         let short = |digest: &str| digest.chars().take(8).collect::<String>();
         let (digest, own) = (short(said("data")?), short(data.digest()));
         let error = anyhow!(
             "{run}: the run was begun with {before} (digest {digest}…), these are {now} ({own}…): name by --data the \
-             pictures that it was begun with, or start a new run"
+             images that it was begun with, or start a new run"
         );
-        // Nothing could be learnt of other styles by a head that has those.
+        // Nothing could be learned of other styles by a head that has those.
         ensure!(said("styles")? == &serde_json::to_string(data.styles())?, "{error}");
         claim.refuse(error)?;
     }
@@ -371,7 +371,7 @@ fn job(task: Task, config: &CanConfig, data: &StyleImages, judge: Judge, device:
     })
 }
 
-/// What a run of this configuration would consist of and take: its plugin is loaded, its pictures are opened and some
+/// What a run of this configuration would consist of and take: its plugin is loaded, its images are opened and some
 /// steps are tried.
 pub fn try_out(task: Task, config: &CanConfig, context: &CommandContext) -> Result<(StyleImages, Plan, Measured)> {
     let device = torch_ext::cuda::device(&config.run.device)?;
@@ -396,10 +396,10 @@ fn judge(task: Task, config: &CanConfig, device: Device, context: &CommandContex
     Ok((Judge::Plugin(Box::new(PluginAmbiguity::new(classifier, encoders)?)), lock))
 }
 
-/// The pictures, cached for this size.
+/// The images, cached for this size.
 fn open_data(config: &CanConfig, context: &CommandContext) -> Result<StyleImages> {
     let cache = cache_folder().and_then(|plugins| Some(plugins.parent()?.to_owned()));
-    let cache = cache.context("there is no folder for the cache of pictures: set XDG_CACHE_HOME or HOME")?;
+    let cache = cache.context("there is no folder for the cache of images: set XDG_CACHE_HOME or HOME")?;
     StyleImages::open(&config.source(), &config.data_options(), &cache, &context.progress, &context.interrupt)
 }
 

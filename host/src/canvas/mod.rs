@@ -1,4 +1,4 @@
-//! Pixels: an opaque canvas for shapes (tiny-skia), words (ab_glyph) and pictures, and what all sheets of pictures have
+//! Pixels: an opaque canvas for shapes (tiny-skia), words (ab_glyph) and images, and what all sheets of images have
 //! in common.
 
 pub(crate) mod text;
@@ -40,14 +40,14 @@ pub(crate) const MAX_WIDTH: u32 = 1500;
 /// The narrowest, so that the header has room.
 pub(crate) const MIN_WIDTH: u32 = 560;
 
-/// An opaque picture that is drawn on in units of `scale` pixels.
+/// An opaque image that is drawn on in units of `scale` pixels.
 pub(crate) struct Canvas {
     pixmap: Pixmap,
     scale: f32,
 }
 
 impl Canvas {
-    /// A canvas of one colour; `width` and `height` in units.
+    /// A canvas of one color; `width` and `height` in units.
     pub(crate) fn new(width: u32, height: u32, scale: f32, background: Rgba) -> Self {
         let pixels = |units: u32| ((units.max(1) as f32 * scale).ceil() as u32).max(1);
         let mut pixmap =
@@ -130,17 +130,17 @@ impl Canvas {
         self.rect(MARGIN as f32, 45.0, right_edge - MARGIN as f32, 1.0, RULE);
     }
 
-    /// A picture with its corner at (`x`, `y`), each of its pixels `factor` × `factor` pixels of the canvas.
-    pub(crate) fn picture(&mut self, x: u32, y: u32, picture: &RgbImage, factor: u32) {
+    /// An image with its corner at (`x`, `y`), each of its pixels `factor` × `factor` pixels of the canvas.
+    pub(crate) fn image(&mut self, x: u32, y: u32, image: &RgbImage, factor: u32) {
         let width = self.pixmap.width();
         let height = self.pixmap.height();
         let data = self.pixmap.data_mut();
         for (column, row) in
-            (0..picture.height() * factor).flat_map(|r| (0..picture.width() * factor).map(move |c| (c, r)))
+            (0..image.height() * factor).flat_map(|r| (0..image.width() * factor).map(move |c| (c, r)))
         {
             let (left, top) = (x + column, y + row);
             if left < width && top < height {
-                let Rgb([red, green, blue]) = *picture.get_pixel(column / factor, row / factor);
+                let Rgb([red, green, blue]) = *image.get_pixel(column / factor, row / factor);
                 let at = (top as usize * width as usize + left as usize) * 4;
                 data[at..at + 4].copy_from_slice(&[red, green, blue, 255]);
             }
@@ -160,10 +160,10 @@ impl Canvas {
         }
     }
 
-    /// The finished picture.
+    /// The finished image.
     pub(crate) fn into_rgb(self) -> RgbImage {
         let (width, height) = (self.pixmap.width(), self.pixmap.height());
-        // The background is opaque, so premultiplied colours are plain ones.
+        // The background is opaque, so premultiplied colors are plain ones.
         let pixels = self.pixmap.data().chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
         RgbImage::from_raw(width, height, pixels).expect("three bytes a pixel were collected")
     }

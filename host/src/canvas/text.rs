@@ -1,4 +1,4 @@
-//! Words in pictures: the two fonts that are compiled in, measuring and wrapping.
+//! Words in images: the two fonts that are compiled in, measuring and wrapping.
 
 use std::sync::LazyLock;
 

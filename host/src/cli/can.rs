@@ -20,10 +20,10 @@ use crate::files::new_folder;
 use crate::run::{RunInfo, unix_seconds};
 use crate::train::{Start, gibibytes, rgb_images};
 
-/// Pictures that are made at once.
+/// Images that are made at once.
 const AT_ONCE: usize = 32;
 
-/// Train a creative adversarial network, or make pictures with one.
+/// Train a creative adversarial network, or make images with one.
 #[derive(Args, Debug)]
 pub struct CanArgs {
     #[command(subcommand)]
@@ -46,7 +46,7 @@ impl CanArgs {
     }
 }
 
-/// Train a generator until a classifier cannot tell the styles of its pictures, and a discriminator that tells styles.
+/// Train a generator until a classifier cannot tell the styles of its images, and a discriminator that tells styles.
 ///
 /// Writes generator/ and discriminator/ and, where C is the discriminator's own head, dcgan.onnx: a plugin
 /// for `host train`.
@@ -80,7 +80,7 @@ impl CanTrainArgs {
 /// What CAN and classifier training have in common.
 #[derive(Args, Debug)]
 pub(super) struct TrainingArgs {
-    /// A folder with a folder of pictures for each style [default: the procedural paintings]
+    /// A folder with a folder of images for each style [default: the procedural paintings]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// The preset below everything else: paper-512, paper-256, paper-128, paper-64, can-as-code or tiny-art
@@ -170,7 +170,7 @@ impl TrainingArgs {
     }
 }
 
-/// The resolved configuration, what pictures there are, and what some steps took.
+/// The resolved configuration, what images there are, and what some steps took.
 fn describe(task: Task, config: &CanConfig, json: bool, context: &Context) -> Result<()> {
     let (data, plan, measured) = try_out(task, config, context)?;
     if json {
@@ -184,7 +184,7 @@ fn describe(task: Task, config: &CanConfig, json: bool, context: &Context) -> Re
     }
     print!("{}", config.to_toml()?);
     eprintln!(
-        "pictures: {} to train on and {} held out, of {} styles; {} broken; {} a pass",
+        "images: {} to train on and {} held out, of {} styles; {} broken; {} a pass",
         data.n_train(),
         data.n_test(),
         data.styles().len(),
@@ -210,45 +210,45 @@ fn summary(task: Task, (own_head, min_diversity): (bool, f64), outcome: &Outcome
     let mut text = format!("{n} {epochs}{}\n", if outcome.collapsed { ", stopped: collapsed" } else { "" });
     for (key, words) in [("accuracy", "accuracy"), ("style_accuracy", "style accuracy of the discriminator")] {
         if let Some((from, to)) = both(key) {
-            text += &format!("{words} on held-out pictures: {:.1} % → {:.1} %\n", 100.0 * from, 100.0 * to);
+            text += &format!("{words} on held-out images: {:.1} % → {:.1} %\n", 100.0 * from, 100.0 * to);
         }
     }
     if let (Some((from, to)), Some(n)) = (both("ambiguity"), outcome.last["styles"].as_u64()) {
-        // An untrained head is ambiguous of all pictures.
+        // An untrained head is ambiguous of all images.
         let from = if own_head { String::new() } else { format!("{from:.4} → ") };
         text +=
-            &format!("style ambiguity of made pictures: {from}{to:.4}; the least is ln {n} = {:.4}\n", (n as f64).ln());
+            &format!("style ambiguity of made images: {from}{to:.4}; the least is ln {n} = {:.4}\n", (n as f64).ln());
     }
-    // What draws pictures that are none yet says nothing.
+    // What draws images that are none yet says nothing.
     let drawn = outcome.last["diversity"].as_f64() >= Some(min_diversity);
     if let Some(pull) = outcome.last["ambiguity_pull"].as_f64().filter(|_| drawn) {
         let pull = two_digits(pull);
         text += &format!("the style ambiguity draws the generator {pull} times as strongly as the adversarial loss\n");
     }
     if let Some((_, share)) = both("diversity") {
-        text += &format!("made pictures differ by {:.0} % as much as real ones\n", 100.0 * share);
+        text += &format!("made images differ by {:.0} % as much as real ones\n", 100.0 * share);
     }
     text += &format!("report: {folder}/report.html\n");
     if let Some(plugin) = outcome.plugin {
         text += &format!("plugin: {folder}/{plugin}\n");
     }
     if task == Task::Can {
-        text += &format!("more pictures: host can sample --generator {folder} --count 64 --out pictures\n");
+        text += &format!("more images: host can sample --generator {folder} --count 64 --out images\n");
     }
     text
 }
 
-/// Make pictures with a trained generator.
+/// Make images with a trained generator.
 #[derive(Args, Debug)]
-#[command(after_help = "Example: host can sample --generator runs/can --count 64 --out pictures")]
+#[command(after_help = "Example: host can sample --generator runs/can --count 64 --out images")]
 struct CanSampleArgs {
     /// The folder of a run of `host can train`, or of a generator (config.json, model.safetensors)
     #[arg(long, value_name = "DIR")]
     generator: PathBuf,
-    /// Pictures
+    /// Images
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
-    /// Picture i has seed N + i
+    /// Image i has seed N + i
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// cpu, cuda or cuda:N
@@ -271,7 +271,7 @@ impl CanSampleArgs {
         let latent = generator.config().latent;
         let mut written = 0;
         while written < self.count {
-            context.interrupt.check(format!("{written} pictures are in {}", self.out.display()))?;
+            context.interrupt.check(format!("{written} images are in {}", self.out.display()))?;
             let n = (AT_ONCE as u64).min(self.count - written);
             let noise = (0..n)
                 .map(|i| Ok(Randomness::cpu(self.seed.wrapping_add(written + i))?.normal(&[latent])?))
@@ -288,10 +288,10 @@ impl CanSampleArgs {
         bar.finish();
         let (size, out) = (generator.config().size, self.out.display());
         if self.json {
-            let document = serde_json::json!({ "out": self.out, "pictures": written, "size": size });
+            let document = serde_json::json!({ "out": self.out, "images": written, "size": size });
             println!("{}", serde_json::to_string_pretty(&document)?);
         } else {
-            println!("{written} pictures of {size}×{size} in {out}");
+            println!("{written} images of {size}×{size} in {out}");
         }
         Ok(())
     }

@@ -16,9 +16,9 @@ pub struct ClassifierArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Train the discriminator's convolutions and style head by cross-entropy on pictures alone.
+    /// Train the discriminator's convolutions and style head by cross-entropy on images alone.
     ///
-    /// Writes discriminator/, confusion.png (on held-out pictures) and simple.onnx: a plugin for `host train`.
+    /// Writes discriminator/, confusion.png (on held-out images) and simple.onnx: a plugin for `host train`.
     #[command(after_help = "Examples:
   host classifier train --out runs/simple
   host classifier train --data wikiart --preset paper-64 --device cuda

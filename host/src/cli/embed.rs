@@ -1,4 +1,4 @@
-//! `host embed`: an encoder's embeddings of pictures or texts, as a safetensors file.
+//! `host embed`: an encoder's embeddings of images or texts, as a safetensors file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::train::encoder_folder;
 /// Rows that are embedded between two looks at Ctrl-C.
 const BATCH: usize = 64;
 
-/// Embed pictures or texts with a CLIP encoder.
+/// Embed images or texts with a CLIP encoder.
 #[derive(Args, Debug)]
 pub struct EmbedArgs {
     #[command(subcommand)]
@@ -28,13 +28,13 @@ pub struct EmbedArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Embed pictures; a folder stands for all pictures below it
+    /// Embed images; a folder stands for all images below it
     #[command(after_help = "Example:
-  host embed images --encoder tiny-art pictures/ --out pictures.safetensors")]
+  host embed images --encoder tiny-art images/ --out images.safetensors")]
     Images {
         #[command(flatten)]
         common: Common,
-        /// Pictures (png, jpg) or folders of them
+        /// Images (png, jpg) or folders of them
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
@@ -75,11 +75,11 @@ impl EmbedArgs {
     pub fn run(self, context: &Context) -> Result<()> {
         match self.command {
             Command::Images { common, files } => {
-                let mut pictures = vec![];
+                let mut images = vec![];
                 for file in files {
-                    if file.is_dir() { pictures.extend(find_images(&file)?) } else { pictures.push(file) }
+                    if file.is_dir() { images.extend(find_images(&file)?) } else { images.push(file) }
                 }
-                common.write(context, &pictures, |encoders, name, files| {
+                common.write(context, &images, |encoders, name, files| {
                     let images =
                         files.iter().map(|file| Ok(Arc::new(read_image(file)?))).collect::<Result<Vec<_>>>()?;
                     Ok(encoders.embed_images(name, &images)?)

@@ -25,7 +25,7 @@ pub struct LoraArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Info(InfoArgs),
-    /// Write a copy of a model with a LoRA added to its UNet's weights: the same pictures without the LoRA's cost
+    /// Write a copy of a model with a LoRA added to its UNet's weights: the same images without the LoRA's cost
     #[command(after_help = "Example:
   host lora merge --model stable-diffusion-2-base --lora runs/2026-03-01-kmeans_image --out ambiguous")]
     Merge(MergeArgs),

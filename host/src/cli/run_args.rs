@@ -55,7 +55,7 @@ impl RunArgs {
         Start::New(self.out.clone().unwrap_or_else(default))
     }
 
-    /// The run of `command` to go on with: its own configuration under `over`, resolved, which must not change what is learnt.
+    /// The run of `command` to go on with: its own configuration under `over`, resolved, which must not change what is learned.
     pub(super) fn resumed<C: RunConfig>(
         &self,
         command: &str,

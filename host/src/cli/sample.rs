@@ -1,4 +1,4 @@
-//! `host sample`: pictures from a model, with or without a LoRA.
+//! `host sample`: images from a model, with or without a LoRA.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -21,10 +21,10 @@ use crate::train::{model_folder, native_size, rgb_images};
 /// Latents decoded at once.
 const DECODE_SLICE: i64 = 8;
 
-/// Draw pictures with DDIM, with or without a trained LoRA.
+/// Draw images with DDIM, with or without a trained LoRA.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
-  host sample --model tiny-art --prompt \"painting of a woman\" --count 8 --out pictures
+  host sample --model tiny-art --prompt \"painting of a woman\" --count 8 --out images
   host sample --model tiny-art --lora runs/demo --prompt \"painting of a woman\" --count 8 --out trained")]
 pub struct SampleArgs {
     /// A diffusers folder, the name of a shipped model, or an id on the Hub
@@ -51,10 +51,10 @@ pub struct SampleArgs {
     /// Classifier-free guidance; 1 or less: none
     #[arg(long, value_name = "G", default_value_t = 5.0)]
     guidance: f64,
-    /// Picture i has seed N + i
+    /// Image i has seed N + i
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Pictures of each prompt
+    /// Images of each prompt
     #[arg(long, value_name = "N", default_value_t = 1)]
     count: usize,
     /// Pixels [default: the model's own size]
@@ -122,7 +122,7 @@ impl SampleArgs {
         let sampled = sampler.sample(&prompts, &mut noise, &context.interrupt, &mut |rows| bar.inc(rows as u64))?;
         bar.finish();
         let Some(trajectories) = sampled else {
-            return Err(Interrupted { kept: "no picture was written".to_owned() }.into());
+            return Err(Interrupted { kept: "no image was written".to_owned() }.into());
         };
         let images = no_grad(|| pipeline.decode(&trajectories.last(), DECODE_SLICE));
         for (i, image) in rgb_images(&images_u8(&images))?.iter().enumerate() {
@@ -139,7 +139,7 @@ impl SampleArgs {
             }
             write_safetensors(&self.out.join("sample.safetensors"), &tensors, &[])?;
         }
-        println!("{n} pictures of {width}×{height} in {}", self.out.display());
+        println!("{n} images of {width}×{height} in {}", self.out.display());
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use crate::train::{
 /// Models up to this many pixels are small ones, trained by the small preset unless another is named.
 const SMALL_MODEL_PIXELS: u32 = 64;
 
-/// Fine-tune a diffusion model (LoRA, DDPO) until a classifier cannot tell the styles of its pictures.
+/// Fine-tune a diffusion model (LoRA, DDPO) until a classifier cannot tell the styles of its images.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host train --plugin kmeans_image.wasm
@@ -88,7 +88,7 @@ impl TrainArgs {
                 let size = native_size(&model_folder(model, hub)?)?;
                 let preset = if size <= SMALL_MODEL_PIXELS { "tiny-art" } else { "paper-512" };
                 tracing::info!(
-                    "{model} makes {size} px pictures: taking preset {preset} at that size (--preset takes another)"
+                    "{model} makes {size} px images: taking preset {preset} at that size (--preset takes another)"
                 );
                 layers.push(Layer {
                     origin: "the model's own size".to_owned(),
@@ -168,7 +168,7 @@ fn describe(config: &Config, context: &Context, json: bool) -> Result<()> {
             .map_or_else(String::new, |peak| format!("; one call of each kind took {}", gibibytes(peak)))
     );
     eprintln!(
-        "time: about {:.1} s an epoch (a step of a picture {:.4} s sampled, {:.4} s trained; decoding one {:.4} s), the \
+        "time: about {:.1} s an epoch (a step of an image {:.4} s sampled, {:.4} s trained; decoding one {:.4} s), the \
          plugins' own and the monitor's not counted",
         measured.epoch_seconds, measured.sampled_step_seconds, measured.trained_step_seconds, measured.decode_seconds
     );

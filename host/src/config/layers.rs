@@ -168,7 +168,7 @@ mod tests {
     fn every_preset_resolves_and_survives_its_own_toml() {
         for name in preset_names() {
             let config = resolve(name, &[]).unwrap_or_else(|error| panic!("{name}: {error:#}"));
-            let again: Config = toml::from_str(&config.to_toml().expect("serialises")).expect("parses");
+            let again: Config = toml::from_str(&config.to_toml().expect("serializes")).expect("parses");
             assert_eq!(again, config, "{name}");
         }
     }

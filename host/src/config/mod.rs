@@ -189,7 +189,7 @@ pub struct Train {
     /// Statistics by prompt instead of by epoch.
     pub per_prompt_statistics: bool,
     /// How several plugins' rewards are put together.
-    pub reward_normalisation: RewardNormalisation,
+    pub reward_normalization: RewardNormalization,
 }
 
 /// Which timesteps an update trains on when it does not train on all.
@@ -205,7 +205,7 @@ pub enum TimestepChoice {
 /// How the rewards of several plugins are put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum RewardNormalisation {
+pub enum RewardNormalization {
     /// The weighted sum.
     Sum,
     /// The weighted sum of each plugin's z-scores over the epoch.
@@ -314,7 +314,7 @@ pub trait RunConfig: Serialize + DeserializeOwned {
     /// Whose configuration it is, for messages.
     const OF: &'static str;
     /// Keys, or whole sections, that a resumed run may change: they alter what is kept or how fast it goes, not what is
-    /// learnt.
+    /// learned.
     const FREE_KEYS: &'static [&'static str];
 
     /// Refuses values that no run can use; each message names the key.
@@ -341,7 +341,7 @@ pub trait RunConfig: Serialize + DeserializeOwned {
         Ok(toml::to_string_pretty(self)?)
     }
 
-    /// Refuses to go on with a run of this configuration by another that differs in a key that decides what is learnt.
+    /// Refuses to go on with a run of this configuration by another that differs in a key that decides what is learned.
     fn check_resumable(&self, now: &Self) -> Result<()> {
         let (before, now) = (Table::try_from(self)?, Table::try_from(now)?);
         check_same(&before, &now, "", Self::FREE_KEYS)

@@ -1,17 +1,17 @@
-//! Folders of pictures.
+//! Folders of images.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use image::{ImageReader, RgbImage};
 
-/// File extensions that count as pictures, in any case.
+/// File extensions that count as images, in any case.
 const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 
-/// Those of pictures that are not read, and would be missed without a word.
+/// Those of images that are not read, and would be missed without a word.
 const OTHER_EXTENSIONS: [&str; 9] = ["avif", "bmp", "gif", "heic", "jxl", "svg", "tif", "tiff", "webp"];
 
-/// Why a picture or a folder of them could not be read.
+/// Why an image or a folder of them could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// A file or folder could not be opened.
@@ -22,20 +22,20 @@ pub enum ImageError {
         /// The operating system's word.
         source: std::io::Error,
     },
-    /// A file is no picture that we can read.
-    #[error("{path} is not a readable picture: {source}", path = .path.display())]
+    /// A file is no image that we can read.
+    #[error("{path} is not a readable image: {source}", path = .path.display())]
     Broken {
         /// The file.
         path: PathBuf,
         /// The decoder's word.
         source: image::ImageError,
     },
-    /// A folder has no pictures.
-    #[error("{path} has no pictures (png, jpg){}", but(*.n_others), path = .path.display())]
+    /// A folder has no images.
+    #[error("{path} has no images (png, jpg){}", but(*.n_others), path = .path.display())]
     Empty {
         /// The folder.
         path: PathBuf,
-        /// Pictures of other kinds in it.
+        /// Images of other kinds in it.
         n_others: usize,
     },
 }
@@ -54,7 +54,7 @@ pub fn find_images(folder: &Path) -> Result<Vec<PathBuf>, ImageError> {
     Ok(files)
 }
 
-/// Reads a picture as RGB8, told by its content, not by its name; transparency is dropped.
+/// Reads an image as RGB8, told by its content, not by its name; transparency is dropped.
 pub fn read_image(path: &Path) -> Result<RgbImage, ImageError> {
     let io = |source| ImageError::Io { path: path.to_owned(), source };
     let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(io)?;
@@ -67,7 +67,7 @@ fn but(n_others: usize) -> String {
 }
 
 fn others(n: usize) -> String {
-    if n == 1 { "1 picture of another kind".to_owned() } else { format!("{n} pictures of other kinds") }
+    if n == 1 { "1 image of another kind".to_owned() } else { format!("{n} images of other kinds") }
 }
 
 fn collect(
@@ -89,7 +89,7 @@ fn collect(
         }
         if path.is_dir() {
             collect(&path, files, n_others, walked)?;
-        } else if has_picture_extension(&path) {
+        } else if has_image_extension(&path) {
             files.push(path);
         } else if has_extension(&path, &OTHER_EXTENSIONS) {
             *n_others += 1;
@@ -98,8 +98,8 @@ fn collect(
     Ok(())
 }
 
-/// Whether a file is a picture by its name.
-pub fn has_picture_extension(path: &Path) -> bool {
+/// Whether a file is an image by its name.
+pub fn has_image_extension(path: &Path) -> bool {
     has_extension(path, &EXTENSIONS)
 }
 
@@ -123,31 +123,31 @@ mod tests {
         for file in ["b/1.png", "a/2.PNG", "a/10.png", ".hidden/3.png"] {
             red.save_with_format(path(file), image::ImageFormat::Png).expect("a new file");
         }
-        std::fs::write(path("a/notes.txt"), "no picture").expect("a new file");
-        std::fs::write(path("broken.jpg"), "no picture").expect("a new file");
+        std::fs::write(path("a/notes.txt"), "no image").expect("a new file");
+        std::fs::write(path("broken.jpg"), "no image").expect("a new file");
 
-        let files = find_images(root.path()).expect("there are pictures");
+        let files = find_images(root.path()).expect("there are images");
         assert_eq!(files, ["a/10.png", "a/2.PNG", "b/1.png", "broken.jpg"].map(path));
-        assert_eq!(read_image(&files[1]).expect("a picture"), red);
-        let message = read_image(&files[3]).expect_err("no picture").to_string();
+        assert_eq!(read_image(&files[1]).expect("an image"), red);
+        let message = read_image(&files[3]).expect_err("no image").to_string();
         assert!(
-            message.starts_with(&format!("{} is not a readable picture", path("broken.jpg").display())),
+            message.starts_with(&format!("{} is not a readable image", path("broken.jpg").display())),
             "{message}"
         );
         std::fs::create_dir(path("empty")).expect("a new folder");
-        let message = find_images(&path("empty")).expect_err("no pictures").to_string();
-        assert!(message.ends_with("empty has no pictures (png, jpg)"), "{message}");
+        let message = find_images(&path("empty")).expect_err("no images").to_string();
+        assert!(message.ends_with("empty has no images (png, jpg)"), "{message}");
         std::fs::write(path("empty/a.webp"), "another kind").expect("a new file");
-        let message = find_images(&path("empty")).expect_err("no pictures").to_string();
+        let message = find_images(&path("empty")).expect_err("no images").to_string();
         assert!(
-            message.ends_with("empty has no pictures (png, jpg), but 1 picture of another kind: convert them"),
+            message.ends_with("empty has no images (png, jpg), but 1 image of another kind: convert them"),
             "{message}"
         );
 
         // A ring of links is walked once.
         std::os::unix::fs::symlink("../a", path("b/ring")).expect("a new link");
         std::os::unix::fs::symlink("../b", path("a/ring")).expect("a new link");
-        let files = find_images(&path("a")).expect("there are pictures");
+        let files = find_images(&path("a")).expect("there are images");
         assert_eq!(files, ["a/10.png", "a/2.PNG", "a/ring/1.png"].map(path));
     }
 }

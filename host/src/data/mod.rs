@@ -1,4 +1,4 @@
-//! What a run is made of: prompts, image folders, the procedural paintings, pictures by style; and recordings, for
+//! What a run is made of: prompts, image folders, the procedural paintings, images by style; and recordings, for
 //! plugins that hear.
 
 pub mod art;

@@ -22,10 +22,10 @@ use super::limits::Limits;
 const INTERFACE_SECTION: &str = "ambiguity:interface";
 
 /// The custom sections of the WebAssembly tool conventions that name a title, authors (Cargo's way, between colons) and a
-/// licence; a file with a manifest says all that by it.
+/// license; a file with a manifest says all that by it.
 const DESCRIPTION_SECTION: &str = "description";
 const AUTHORS_SECTION: &str = "authors";
-const LICENCE_SECTION: &str = "licenses";
+const LICENSE_SECTION: &str = "licenses";
 
 /// The custom sections of baked assets are called so and then by the asset's name.
 const ASSET_SECTION: &str = "ambiguity:asset/";
@@ -184,17 +184,17 @@ impl Artifact {
             let shape = self.tensor(name).ok().map(|tensor| tensor.dim());
             Asset { name: name.to_owned(), bytes, shape }
         };
-        let (authors, licence) = match &self.manifest {
+        let (authors, license) = match &self.manifest {
             // A template's own authors are not those of what was baked into it.
-            Some(manifest) => (manifest.authors.clone(), manifest.licence.clone()),
+            Some(manifest) => (manifest.authors.clone(), manifest.license.clone()),
             None => {
                 let authors = self.note(AUTHORS_SECTION).split(':').filter(|author| !author.trim().is_empty());
-                (authors.map(str::to_owned).collect(), self.note(LICENCE_SECTION).to_owned())
+                (authors.map(str::to_owned).collect(), self.note(LICENSE_SECTION).to_owned())
             }
         };
         Inspection {
             authors: authors.iter().map(|author| in_one_line(author)).collect(),
-            licence: in_one_line(&licence),
+            license: in_one_line(&license),
             encoder: manifest.encoder,
             prompts: manifest.prompts,
             temperature: manifest.temperature,
@@ -315,7 +315,7 @@ impl Artifact {
 
 /// The section of that name, if it is one that says something of the plugin.
 fn note(section: &str) -> Option<&'static str> {
-    [DESCRIPTION_SECTION, AUTHORS_SECTION, LICENCE_SECTION].into_iter().find(|name| *name == section)
+    [DESCRIPTION_SECTION, AUTHORS_SECTION, LICENSE_SECTION].into_iter().find(|name| *name == section)
 }
 
 /// The interface versions that this host speaks, for people.
@@ -329,7 +329,7 @@ pub fn encode_tensor(name: &str, tensor: &Array2<f32>) -> Vec<u8> {
     let data: Vec<u8> = tensor.iter().flat_map(|x| x.to_le_bytes()).collect();
     let view = safetensors::tensor::TensorView::new(Dtype::F32, vec![tensor.nrows(), tensor.ncols()], &data)
         .expect("the bytes are those of the shape");
-    safetensors::serialize([(name, view)], None).expect("one valid tensor serialises")
+    safetensors::serialize([(name, view)], None).expect("one valid tensor serializes")
 }
 
 fn decode_tensor(bytes: &[u8]) -> Result<Array2<f32>, String> {

@@ -16,7 +16,7 @@ pub struct Sample {
     pub prompt: String,
     /// Facts by name: "seed", "title", …
     pub metadata: BTreeMap<String, String>,
-    /// The picture, if it is one.
+    /// The image, if it is one.
     pub image: Option<Arc<RgbImage>>,
     /// The text, if it is one.
     pub text: Option<String>,
@@ -38,7 +38,7 @@ impl Batch {
     }
 
     /// A batch of nothing but embeddings, a row each, by the encoder of that real name (see [`Encoders::resolve`]): what
-    /// is left of pictures that exist as tensors alone.
+    /// is left of images that exist as tensors alone.
     pub fn of_embeddings(encoder: &str, embeddings: Array2<f32>) -> Self {
         let samples = vec![Sample::default(); embeddings.nrows()];
         Self { samples, embeddings: BTreeMap::from([(encoder.to_owned(), Arc::new(embeddings))]) }
@@ -59,7 +59,7 @@ impl Batch {
         self.samples.is_empty()
     }
 
-    /// The pictures' (in a batch without pictures: the texts') raw embeddings, len × dim, by the named encoder.
+    /// The images' (in a batch without images: the texts') raw embeddings, len × dim, by the named encoder.
     /// Computed at the first call.
     pub fn embedding(&mut self, encoder: &str, encoders: &mut Encoders) -> Result<Arc<Array2<f32>>, EncoderError> {
         let name = encoders.resolve(encoder)?;
@@ -69,7 +69,7 @@ impl Batch {
         let n_images = self.samples.iter().filter(|sample| sample.image.is_some()).count();
         let embeddings = if n_images > 0 {
             let images: Option<Vec<_>> = self.samples.iter().map(|sample| sample.image.clone()).collect();
-            encoders.embed_images(&name, &images.ok_or_else(|| self.mixed("picture", |s| s.image.is_none()))?)?
+            encoders.embed_images(&name, &images.ok_or_else(|| self.mixed("image", |s| s.image.is_none()))?)?
         } else {
             let texts: Option<Vec<_>> = self.samples.iter().map(|sample| sample.text.clone()).collect();
             encoders.embed_texts(&name, &texts.ok_or_else(|| self.mixed("text", |s| s.text.is_none()))?)?

@@ -6,7 +6,7 @@
 //! name = "light"                       # else the file's name
 //! version = "1.0.0"
 //! authors = ["Ada"]
-//! licence = "CC0-1.0"
+//! license = "CC0-1.0"
 //! encoder = "clip"                     # the run's own one; or a name such as tiny-art
 //! medium = "image"                     # or "text"
 //! temperature = 0.01                   # divides the cosines; else what the encoder was trained with
@@ -39,7 +39,7 @@ pub const CLIP_SOFTMAX_TEMPLATE: &[u8] = include_bytes!("templates/clip_softmax.
 
 /// What a file of styles may say.
 const KEYS: [&str; 10] =
-    ["title", "name", "version", "authors", "licence", "encoder", "medium", "temperature", "template", "styles"];
+    ["title", "name", "version", "authors", "license", "encoder", "medium", "temperature", "template", "styles"];
 
 /// What is wrong with a file of styles, and where.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +88,7 @@ pub fn read_styles(origin: &str, text: &str, name: &str) -> Result<Manifest, Sty
         version: string("version")?.unwrap_or_else(|| "1.0.0".to_owned()),
         title,
         authors: table.get("authors").map_or(Ok(vec![]), |value| file.strings("authors", value))?,
-        licence: string("licence")?.unwrap_or_else(|| "NOASSERTION".to_owned()),
+        license: string("license")?.unwrap_or_else(|| "NOASSERTION".to_owned()),
         media: vec![medium],
         styles,
         // Prompts are embedded by whatever weights a run has under the name: none are pinned.
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_table_keeps_its_order_and_everything_can_be_said() {
-        let text = "title = 'Light'\nname = 'light'\nversion = '2.1.0'\nauthors = ['Ada', 'Grace']\nlicence = 'CC0-1.0'\n\
+        let text = "title = 'Light'\nname = 'light'\nversion = '2.1.0'\nauthors = ['Ada', 'Grace']\nlicense = 'CC0-1.0'\n\
                     encoder = 'tiny-art'\nmedium = 'text'\ntemperature = 1_0\n[styles]\nnoon = 'at noon'\n\
                     candle = ['by candle', 'by lamp']\n";
         let manifest = read(text).expect("a full file");
@@ -315,7 +315,7 @@ mod tests {
             version: "2.1.0".into(),
             title: "Light".into(),
             authors: vec!["Ada".into(), "Grace".into()],
-            licence: "CC0-1.0".into(),
+            license: "CC0-1.0".into(),
             media: vec!["text".into()],
             styles: vec!["noon".into(), "candle".into()],
             encoder: Some(EncoderPin { name: "tiny-art".into(), digest: String::new() }),

@@ -2,7 +2,7 @@
 
 use super::error::Fault;
 
-/// How far a row's sum may be from 1; it is then renormalised.
+/// How far a row's sum may be from 1; it is then renormalized.
 pub(super) const SUM_TOLERANCE: f64 = 1e-3;
 
 /// One distribution over styles per sample: finite, not negative, each row summing to 1.
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_renormalised() {
+    fn a_row_is_renormalized() {
         let checked = Distributions::check((1, 2, &[0.5, 0.5005]), (1, 2)).expect("within the tolerance");
         assert!((checked.rows[0].iter().sum::<f64>() - 1.0).abs() < 1e-15);
     }

@@ -1,4 +1,4 @@
-//! Plugins without a compiler: k-means centres of embeddings, baked into a template component that ships inside this
+//! Plugins without a compiler: k-means centers of embeddings, baked into a template component that ships inside this
 //! program.
 
 pub mod elbow;
@@ -12,10 +12,10 @@ pub use self::kmeans::{Clustering, KMeansOptions, k_means, k_means_from};
 use super::artifact::{Artifact, encode_tensor};
 use super::error::Fault;
 
-/// The component that classifies by baked centres: `plugins/kmeans`, as `make templates` builds it.
+/// The component that classifies by baked centers: `plugins/kmeans`, as `make templates` builds it.
 pub const KMEANS_TEMPLATE: &[u8] = include_bytes!("templates/kmeans.wasm");
 
-/// Bakes centres (styles × dim) and what is to be said of them into the k-means template. The same centres and manifest
+/// Bakes centers (styles × dim) and what is to be said of them into the k-means template. The same centers and manifest
 /// give the same bytes.
 pub fn bake_k_means(manifest: &Manifest, centers: &Array2<f32>) -> Result<Vec<u8>, Fault> {
     let assets = [("centers", encode_tensor("centers", centers)), (Manifest::ASSET, manifest.to_json())];
@@ -107,9 +107,9 @@ mod tests {
         assert_eq!(artifact.manifest.as_ref().map(|m| m.title.as_str()), Some("two"));
         // What a template says of itself is not said of what is baked into it.
         assert_eq!(artifact.title().as_deref(), Some("two"));
-        assert_eq!((artifact.inspect().licence.as_str(), artifact.inspect().authors.len()), ("", 0));
+        assert_eq!((artifact.inspect().license.as_str(), artifact.inspect().authors.len()), ("", 0));
         let template = Artifact::parse("x.wasm".as_ref(), KMEANS_TEMPLATE.to_vec()).expect("a plugin");
-        assert_eq!(template.title().as_deref(), Some("Soft assignment to baked k-means centres"));
+        assert_eq!(template.title().as_deref(), Some("Soft assignment to baked k-means centers"));
         assert_eq!(template.inspect().authors, ["The Ambiguity authors"]);
         assert_eq!(artifact.tensor("centers").expect("a matrix"), centers);
         assert_eq!(artifact.assets().map(|(name, _)| name).collect::<Vec<_>>(), ["centers", "manifest.json"]);

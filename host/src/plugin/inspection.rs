@@ -8,7 +8,7 @@ pub struct Inspection {
     /// Who made it.
     pub authors: Vec<String>,
     /// SPDX expression, empty if it is not said.
-    pub licence: String,
+    pub license: String,
     /// The encoder that it was fitted with, if it is for these weights alone.
     pub encoder: Option<EncoderPin>,
     /// What texts stand for each style, if it has such.

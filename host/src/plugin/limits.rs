@@ -82,14 +82,14 @@ impl Limits {
             row(
                 None,
                 format!("{} megapixels", self.resample_megapixels),
-                "pictures that the host resamples, for each sample of a batch",
+                "images that the host resamples, for each sample of a batch",
             ),
             row(None, self.texts.to_string(), "texts that the host embeds for a plugin in one call"),
             row(None, format!("{} MiB", self.onnx_mib), "an ONNX model's file"),
             row(None, format!("{} s", LOAD_LIMIT.as_secs()), "the time until an ONNX model is ready to run"),
             row(None, self.styles.to_string(), "styles of a plugin"),
             row(None, format!("{MESSAGE_LENGTH} characters"), "a plugin's message, longer ones are cut"),
-            row(None, format!("{SUM_TOLERANCE}"), "how far a row's sum may be from 1; it is then renormalised"),
+            row(None, format!("{SUM_TOLERANCE}"), "how far a row's sum may be from 1; it is then renormalized"),
         ]
     }
 

@@ -12,7 +12,7 @@
 //! - [`limits`], [`error`]: the sandbox's bounds, and every message.
 //! - `wasm`: WebAssembly components on wasmtime. [`onnx`]: ONNX models on ONNX Runtime.
 //! - [`inspection`]: what a file shows when it is looked into, whatever its kind.
-//! - [`fit`]: k-means centres of embeddings, [`build`]: styles and prompts; each baked into a template.
+//! - [`fit`]: k-means centers of embeddings, [`build`]: styles and prompts; each baked into a template.
 
 pub mod artifact;
 pub mod batch;
@@ -201,7 +201,7 @@ fn check_words(plugin: &dyn Classifier) -> Result<(), Fault> {
     let texts = [("name", vec![name]), ("version", vec![version]), ("title", plugin.source().title.iter().collect())];
     let lists = [("styles", styles), ("media", media), ("encoders", encoders), ("authors", &inspection.authors)];
     let rest = [
-        ("licence", vec![&inspection.licence]),
+        ("license", vec![&inspection.license]),
         ("prompts", inspection.prompts.iter().flatten().collect()),
         ("assets", inspection.assets.iter().map(|asset| &asset.name).collect()),
     ];

@@ -70,7 +70,7 @@ fn clip_card(session: &Session, figures: &Figures) -> String {
         "{FRONT_MATTER}library_name: transformers\npipeline_tag: zero-shot-image-classification\n---\n\n\
 # Tiny art CLIP\n\n\
 A CLIP of {parameters} parameters for procedural paintings of {size} × {size} pixels in 27 styles of 8 subjects. It was\n\
-trained from scratch, by `host pretrain clip`, on pictures that `host art` draws; no other picture and no other weights\n\
+trained from scratch, by `host pretrain clip`, on images that `host art` draws; no other image and no other weights\n\
 went in. It knows nothing of the world outside these paintings. transformers loads it as a `CLIPModel`.\n\n\
 ## Figures\n\n\
 On {held_out} held-out paintings, zero-shot:\n\n\
@@ -84,7 +84,7 @@ Subject texts: {subject_list}.\n\n\
 {training} paintings, {minutes} minutes on {threads} CPU thread(s) ({provenance}). Loss: contrast between each batch's\n\
 captions, plus telling the 27 styles and the 8 subjects apart by texts worded anew at each step.\n\n\
 ```toml\n{recipe}```\n\n\
-Licence: Apache-2.0.\n",
+License: Apache-2.0.\n",
         parameters = number(figures, "parameters", 0),
         size = session.config.data.size,
         held_out = number(figures, "held_out_paintings", 0),
@@ -110,7 +110,7 @@ fn diffusion_card(session: &Session, vae: &Figures, unet: &Figures) -> String {
 # Tiny art diffusion\n\n\
 A latent diffusion model for procedural paintings of {size} × {size} pixels in 27 styles of 8 subjects: a UNet of\n\
 {unet_parameters} parameters, an autoencoder of {vae_parameters} and the text encoder of the CLIP beside it. It was trained\n\
-from scratch, by `host pretrain`, on pictures that `host art` draws; no other picture and no other weights went in.\n\
+from scratch, by `host pretrain`, on images that `host art` draws; no other image and no other weights went in.\n\
 diffusers loads it as a `StableDiffusionPipeline`. Prompts: \"painting of a man, ukiyo-e\", \"an impressionism painting of a\n\
 building\", \"drawing of an animal\".\n\n\
 ## Figures\n\n\
@@ -125,7 +125,7 @@ Samples ({steps} DDIM steps, guidance {guidance}, eta 0), told by the CLIP besid
 Autoencoder: {vae_training} paintings, {vae_minutes} minutes on {vae_threads} CPU thread(s). UNet: {latents} latents,\n\
 {unet_minutes} minutes on {unet_threads} CPU thread(s), the moving average of the weights ({provenance}).\n\n\
 ```toml\n{recipe}```\n\n\
-Licence: Apache-2.0.\n",
+License: Apache-2.0.\n",
         size = session.config.data.size,
         unet_parameters = number(unet, "parameters", 0),
         vae_parameters = number(vae, "parameters", 0),

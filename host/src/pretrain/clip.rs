@@ -13,7 +13,7 @@ use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
 use super::config::{ClipStage, WeightsType};
 use super::data::{Captions, N_PAIRS, Paintings, Split, augment, style_of, subject_of};
-use super::evaluate::{Judge, normalised};
+use super::evaluate::{Judge, normalized};
 use super::journal::Figures;
 use super::trainer::{Task, Trainer};
 use super::{Session, Stage, vocabulary};
@@ -120,8 +120,8 @@ impl Task for Contrast<'_> {
         let draws = Vec::<f32>::try_from(generator.uniform(&[(n + STYLES.len() + SUBJECTS.len()) as i64])?)?;
         let images = augment(&self.paintings.at(&indices), self.config.shift, &mut generator)?;
         let pixels = self.preprocessor.pixels_from_tensor(&images)?;
-        let images = normalised(&self.clip.embed_images(&pixels));
-        let texts = normalised(&self.clip.embed_texts(&self.captions.select(&self.rows(&pairs, &draws))));
+        let images = normalized(&self.clip.embed_images(&pixels));
+        let texts = normalized(&self.clip.embed_texts(&self.captions.select(&self.rows(&pairs, &draws))));
         let logits = images.matmul(&texts.tr()) * self.clip.logit_scale.exp();
         let loss = self.loss(&logits, &pairs);
         loss.f_backward()?;

@@ -206,7 +206,7 @@ pub struct VaeStage {
     pub l1_weight: f64,
     /// Weight of the mean squared error.
     pub l2_weight: f64,
-    /// Weight of the error of neighbouring pixels' differences.
+    /// Weight of the error of neighboring pixels' differences.
     pub gradient_weight: f64,
     /// Weight of the error of R - G and G - B.
     pub opponent_weight: f64,

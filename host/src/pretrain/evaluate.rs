@@ -27,7 +27,7 @@ pub struct Judge {
 impl Judge {
     /// Embeds the texts.
     pub fn new(clip: &Clip, tokenizer: &Tokenizer) -> Self {
-        let embed = |texts: Vec<String>| no_grad(|| normalised(&clip.embed_texts(&tokenizer.encode_batch(&texts))));
+        let embed = |texts: Vec<String>| no_grad(|| normalized(&clip.embed_texts(&tokenizer.encode_batch(&texts))));
         Self {
             styles: embed(style_texts()),
             subjects: embed(subject_texts()),
@@ -66,12 +66,12 @@ impl Judge {
 
     fn embed(&self, clip: &Clip, images: &Tensor) -> Result<Tensor> {
         let pixels = self.preprocessor.pixels_from_tensor(images)?;
-        Ok(no_grad(|| normalised(&clip.embed_images(&pixels))))
+        Ok(no_grad(|| normalized(&clip.embed_images(&pixels))))
     }
 }
 
 /// Rows of length 1.
-pub fn normalised(embeddings: &Tensor) -> Tensor {
+pub fn normalized(embeddings: &Tensor) -> Tensor {
     embeddings / embeddings.linalg_norm(2, [-1i64].as_slice(), true, None)
 }
 

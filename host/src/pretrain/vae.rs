@@ -1,5 +1,5 @@
 //! The autoencoder of latent diffusion (Rombach et al., arXiv 2112.10752), without its adversarial and perceptual losses:
-//! pixels, their differences and their opponent colours are enough for pictures this small.
+//! pixels, their differences and their opponent colors are enough for images this small.
 
 use ambiguity_models::params::Params;
 use ambiguity_models::vae::{Vae, VaeConfig};
@@ -121,7 +121,7 @@ impl Task for Reconstruction<'_> {
     }
 }
 
-/// Errors of pixels, of their differences and of their opponent colours, weighted.
+/// Errors of pixels, of their differences and of their opponent colors, weighted.
 fn loss(config: &VaeStage, decoded: &Tensor, images: &Tensor) -> Tensor {
     let error = decoded - images;
     let (height, width) = (error.size()[2], error.size()[3]);

@@ -1,4 +1,4 @@
-//! How a classifier tells held-out pictures, as a picture: a row for each true style, a column for each told one.
+//! How a classifier tells held-out images, as an image: a row for each true style, a column for each told one.
 
 use image::RgbImage;
 
@@ -18,23 +18,23 @@ const SMALL: f32 = 11.5;
 const CELL_SIZE: f32 = 10.5;
 /// Names are cut to this width.
 const LONGEST_NAME: f32 = 260.0;
-/// Room for the share that was told right and the number of pictures, behind a row.
+/// Room for the share that was told right and the number of images, behind a row.
 const RECALL: u32 = 118;
 /// Room for what stands above and below the cells.
 const ABOVE: u32 = 44;
 const BELOW: u32 = 66;
-/// Cells of no and of all of a row's pictures, in OKLab: lightness, green to red, blue to yellow.
+/// Cells of no and of all of a row's images, in OKLab: lightness, green to red, blue to yellow.
 const NONE: [f32; 3] = [0.955, -0.002, -0.006];
 const ALL: [f32; 3] = [0.36, -0.02, -0.145];
 /// Below this lightness, numbers are white.
 const DARK: f32 = 0.68;
-/// Steps and height of the key to the colours.
+/// Steps and height of the key to the colors.
 const KEY_STEPS: u32 = 100;
 const KEY_HEIGHT: f32 = 9.0;
 
 /// Draws `counts`, a row a true style and a column a told one, in per cent of each row. Columns are numbered as rows are
 /// (or named, where names fit); behind each row stands the share of it that was told right, its recall, with how many
-/// pictures it is of, and `accuracy`, of all pictures, in the header.
+/// images it is of, and `accuracy`, of all images, in the header.
 ///
 /// # Panics
 /// If `counts` is not as wide and high as there are `styles`.
@@ -51,8 +51,8 @@ pub fn confusion_matrix(styles: &[String], counts: &[Vec<usize>], accuracy: f64)
     let (side, top) = (n * cell, HEADER + ABOVE);
     let width = (left + side + RECALL + MARGIN).max(MIN_WIDTH);
     let mut canvas = Canvas::new(width, top + side + BELOW, 1.0, GROUND);
-    let n_pictures: usize = counts.iter().flatten().sum();
-    let right = format!("{} % of {n_pictures} held-out pictures told right", text::number(100.0 * accuracy, 1));
+    let n_images: usize = counts.iter().flatten().sum();
+    let right = format!("{} % of {n_images} held-out images told right", text::number(100.0 * accuracy, 1));
     canvas.header(width, "true and told styles", &right);
 
     let middle = (left + side / 2) as f32;
@@ -61,7 +61,7 @@ pub fn confusion_matrix(styles: &[String], counts: &[Vec<usize>], accuracy: f64)
     let recall_x = (left + side + 58) as f32;
     let count_x = (left + side + RECALL) as f32;
     small(&mut canvas, (recall_x, (top - 9) as f32), Anchor::End, "recall");
-    small(&mut canvas, (count_x, (top - 9) as f32), Anchor::End, "pictures");
+    small(&mut canvas, (count_x, (top - 9) as f32), Anchor::End, "images");
 
     let are_named = widest(styles) <= (cell - 8) as f32;
     let every = if cell >= 18 { 1 } else { 5 };
@@ -101,7 +101,7 @@ pub fn confusion_matrix(styles: &[String], counts: &[Vec<usize>], accuracy: f64)
     canvas.into_rgb()
 }
 
-/// The colours from nothing to all, and what they are of.
+/// The colors from nothing to all, and what they are of.
 fn draw_key(canvas: &mut Canvas, left: u32, top: u32) {
     let (x, y) = (left as f32 + 26.0, top as f32);
     small(canvas, (left as f32, y + KEY_HEIGHT), Anchor::Start, "0 %");
@@ -110,7 +110,7 @@ fn draw_key(canvas: &mut Canvas, left: u32, top: u32) {
         canvas.rect(x + step as f32, y, 1.0, KEY_HEIGHT, ink);
     }
     let after = (x + KEY_STEPS as f32 + 8.0, y + KEY_HEIGHT);
-    small(canvas, after, Anchor::Start, "100 % of the row’s pictures");
+    small(canvas, after, Anchor::Start, "100 % of the row’s images");
 }
 
 fn small(canvas: &mut Canvas, at: (f32, f32), anchor: Anchor, words: &str) {
@@ -126,7 +126,7 @@ fn cut(name: &str) -> String {
     text::wrap(name, SIZE, Weight::Regular, LONGEST_NAME, 1).join(" ")
 }
 
-/// The colour of a share of a row, in OKLab, where equal steps look equal.
+/// The color of a share of a row, in OKLab, where equal steps look equal.
 fn shade(share: f64) -> [f32; 3] {
     let depth = share.clamp(0.0, 1.0) as f32;
     std::array::from_fn(|i| NONE[i] + (ALL[i] - NONE[i]) * depth)
@@ -161,18 +161,18 @@ mod tests {
         (0..n).map(|i| format!("style {i}")).collect()
     }
 
-    fn count(picture: &RgbImage, share: f64) -> usize {
+    fn count(image: &RgbImage, share: f64) -> usize {
         let [red, green, blue, _] = to_rgba(shade(share));
-        picture.pixels().filter(|pixel| pixel.0 == [red, green, blue]).count()
+        image.pixels().filter(|pixel| pixel.0 == [red, green, blue]).count()
     }
 
     #[test]
     fn cells_have_the_shares_of_their_rows() {
         let counts = vec![vec![8, 0, 0], vec![0, 0, 8], vec![0, 0, 0]];
-        let picture = confusion_matrix(&names(3), &counts, 0.5);
+        let image = confusion_matrix(&names(3), &counts, 0.5);
         // All but a cell's edge; numbers and the key's last step take and add little.
         let cell = (LARGEST_CELL as usize - 2).pow(2);
-        let (all, none) = (count(&picture, 1.0), count(&picture, 0.0));
+        let (all, none) = (count(&image, 1.0), count(&image, 0.0));
         assert!((9 * cell / 5..11 * cell / 5).contains(&all), "two cells of 100 %: {all} pixels of {cell} each");
         assert!((7 * cell..8 * cell).contains(&none), "seven cells of 0 %: {none} pixels of {cell} each");
         let halves = confusion_matrix(&names(2), &[vec![3, 3], vec![2, 2]], 0.5);
@@ -180,10 +180,10 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_any_number_of_styles_fit() {
+    fn images_of_any_number_of_styles_fit() {
         for n in [0, 1, 2, 27, 60, 120] {
-            let picture = confusion_matrix(&names(n), &vec![vec![1; n]; n], 0.0);
-            assert!(picture.width() <= MAX_WIDTH && picture.height() > HEADER, "{n}");
+            let image = confusion_matrix(&names(n), &vec![vec![1; n]; n], 0.0);
+            assert!(image.width() <= MAX_WIDTH && image.height() > HEADER, "{n}");
         }
     }
 

@@ -30,17 +30,17 @@ pub struct Curve<'a> {
 }
 
 impl Curve<'_> {
-    /// The curve as a picture of 1800 pixels in width.
+    /// The curve as an image of 1800 pixels in width.
     pub fn to_rgb(&self) -> RgbImage {
         self.draw(true).to_rgb(2.0)
     }
 
-    /// The curve as an `svg` element without a title; its colours are the page's.
+    /// The curve as an `svg` element without a title; its colors are the page's.
     pub(super) fn to_svg(&self) -> String {
         self.draw(false).to_svg()
     }
 
-    /// Draws it; a picture file needs its own title, a page has one already.
+    /// Draws it; an image file needs its own title, a page has one already.
     fn draw(&self, with_title: bool) -> Drawing {
         let top = if with_title { 108.0 } else { 66.0 };
         let with_diversity = !self.shares().is_empty();
@@ -320,15 +320,15 @@ mod tests {
     }
 
     #[test]
-    fn the_picture_has_its_size_and_its_inks() {
+    fn the_image_has_its_size_and_its_inks() {
         let history = history(&[(0, -4.0, 0.5), (10, -3.7, 0.48), (20, -3.5, 0.45)]);
-        let picture = curve(&history, -3.296).to_rgb();
-        assert_eq!(picture.dimensions(), (1800, 1308));
+        let image = curve(&history, -3.296).to_rgb();
+        assert_eq!(image.dimensions(), (1800, 1308));
         for (name, color) in
             [("reward", [0x2a, 0x5b, 0xd7]), ("ceiling", [0xb2, 0x5a, 0x00]), ("limit", [0xc0, 0x2f, 0x3c])]
         {
             let near = |pixel: &Rgb<u8>| pixel.0.iter().zip(color).all(|(a, b): (&u8, u8)| a.abs_diff(b) < 60);
-            assert!(picture.pixels().filter(|pixel| near(pixel)).count() > 200, "{name} is drawn");
+            assert!(image.pixels().filter(|pixel| near(pixel)).count() > 200, "{name} is drawn");
         }
     }
 

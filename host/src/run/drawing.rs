@@ -1,4 +1,4 @@
-//! A drawing as a list of shapes in named inks, which becomes pixels or SVG: one chart for the picture file and the page.
+//! A drawing as a list of shapes in named inks, which becomes pixels or SVG: one chart for the image file and the page.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use image::RgbImage;
 use crate::canvas::text::Weight;
 use crate::canvas::{Anchor, Canvas, Rgba};
 
-/// What a shape is for; the picture file has one colour for each, the page one for light and one for dark.
+/// What a shape is for; the image file has one color for each, the page one for light and one for dark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ink {
     /// Titles and values.
@@ -55,7 +55,7 @@ impl Ink {
         }
     }
 
-    /// Its colour in the picture file; the page's light colours are the same.
+    /// Its color in the image file; the page's light colors are the same.
     fn color(self) -> Rgba {
         match self {
             Self::Text => [0x1d, 0x22, 0x2b, 255],
@@ -114,7 +114,7 @@ impl Drawing {
         canvas.into_rgb()
     }
 
-    /// The drawing as an `svg` element whose colours come from the page: class `ink-NAME` on each shape.
+    /// The drawing as an `svg` element whose colors come from the page: class `ink-NAME` on each shape.
     pub(super) fn to_svg(&self) -> String {
         let mut svg = format!(
             "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\">",
@@ -195,8 +195,8 @@ mod tests {
         let drawing = Drawing { width: 80, height: 16, shapes: vec![words], description: "\"it\"".into() };
         assert!(drawing.to_svg().contains("a &lt;b&gt; &amp; c"));
         assert!(drawing.to_svg().contains("aria-label=\"&quot;it&quot;\""));
-        let picture = drawing.to_rgb(2.0);
-        assert_eq!(picture.dimensions(), (160, 32));
-        assert!(picture.pixels().any(|pixel| pixel.0[0] < 64), "letters are dark");
+        let image = drawing.to_rgb(2.0);
+        assert_eq!(image.dimensions(), (160, 32));
+        assert!(image.pixels().any(|pixel| pixel.0[0] < 64), "letters are dark");
     }
 }

@@ -48,10 +48,10 @@ pub enum RunError {
     /// A record without a whole number `epoch`, or one that is no JSON object.
     #[error("a metrics record must be a JSON object with a whole number `epoch`")]
     Record,
-    /// A picture could not be encoded.
+    /// An image could not be encoded.
     #[error("cannot encode {}: {source}", .path.display())]
-    Picture {
-        /// The picture's file.
+    Image {
+        /// The image's file.
         path: PathBuf,
         /// Why.
         source: image::ImageError,

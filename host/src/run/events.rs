@@ -1,4 +1,4 @@
-//! TensorBoard's event files: TFRecord framing and the few protobuf messages that scalars and pictures need.
+//! TensorBoard's event files: TFRecord framing and the few protobuf messages that scalars and images need.
 //!
 //! Formats: `tensorflow/core/lib/io/record_writer.h` (length, masked CRC32C, data, masked CRC32C),
 //! `tensorboard/compat/proto/event.proto` and `summary.proto`. Written by hand: five messages don't need a code generator.
@@ -48,7 +48,7 @@ impl EventWriter {
         png: &[u8],
         size: (u32, u32),
     ) -> io::Result<()> {
-        /// `colorspace` of an RGB picture in summary.proto.
+        /// `colorspace` of an RGB image in summary.proto.
         const RGB: u64 = 3;
         let mut image = field_varint(1, u64::from(size.1));
         image.extend(field_varint(2, u64::from(size.0)));

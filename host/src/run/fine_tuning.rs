@@ -107,7 +107,7 @@ impl<'a> FineTuning<'a> {
                 tone: if limit.is_some_and(|limit| share < 100.0 * limit) { "bad" } else { "good" },
             });
         }
-        if let (Some(from), Some(to)) = (first.top_probability, last.top_probability) {
+        if let (Some(from), Some(to)) = (first.max_probability, last.max_probability) {
             tiles.push(Tile {
                 label: "Top probability",
                 value: number(to, 2),
@@ -171,7 +171,7 @@ impl<'a> FineTuning<'a> {
                 number(to, 2),
                 most.unwrap_or_default()
             );
-            if let (Some(from), Some(to)) = (first.top_probability, last.top_probability) {
+            if let (Some(from), Some(to)) = (first.max_probability, last.max_probability) {
                 sentence +=
                     &format!(", the probability of the likeliest style from {} to {}", number(from, 2), number(to, 2));
             }
@@ -186,7 +186,7 @@ impl<'a> FineTuning<'a> {
                 None => String::new(),
             };
             sentences
-                .push(format!("The pictures are {} % as diverse as the untrained model's{held}.", number(share, 0)));
+                .push(format!("The images are {} % as diverse as the untrained model's{held}.", number(share, 0)));
         }
         if let Some(best) =
             self.history.best(self.min_diversity).filter(|best| best.epoch > 0 && best.epoch != last.epoch)

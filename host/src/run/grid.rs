@@ -1,4 +1,4 @@
-//! Contact sheets by epoch, and the same noise before and after, with prompts and rewards in the picture.
+//! Contact sheets by epoch, and the same noise before and after, with prompts and rewards in the image.
 
 use std::borrow::Cow;
 
@@ -13,17 +13,17 @@ const WORSE: Rgba = [0xb4, 0x2a, 0x36, 255];
 
 /// Space between cells, in pixels.
 const GAP: u32 = 18;
-/// Pictures above this are scaled down.
+/// Images above this are scaled down.
 const LARGEST: u32 = 320;
 /// Sizes of rewards and of titles, and the distance of lines.
 const SIZE: f32 = 13.0;
 const TITLE_SIZE: f32 = 12.0;
 const LINE: u32 = 17;
 
-/// One picture of a contact sheet.
+/// One image of a contact sheet.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// The picture.
+    /// The image.
     pub image: RgbImage,
     /// Its prompt.
     pub title: String,
@@ -36,17 +36,17 @@ pub struct Cell {
 pub struct Values<'a> {
     /// Of what.
     pub name: &'a str,
-    /// Their mean, over all pictures.
+    /// Their mean, over all images.
     pub mean: f64,
-    /// How many pictures there are; a sheet may show some of them.
+    /// How many images there are; a sheet may show some of them.
     pub count: usize,
 }
 
-/// A contact sheet of an epoch: each picture with its value and prompt under it.
+/// A contact sheet of an epoch: each image with its value and prompt under it.
 pub fn contact_sheet(epoch: u64, cells: &[Cell], values: Values<'_>) -> RgbImage {
     let smallest = smallest_side(cells.len());
-    let pictures: Vec<_> = cells.iter().map(|cell| Scaled::new(&cell.image, smallest)).collect();
-    let (cell_width, cell_height) = largest(pictures.iter(), smallest);
+    let images: Vec<_> = cells.iter().map(|cell| Scaled::new(&cell.image, smallest)).collect();
+    let (cell_width, cell_height) = largest(images.iter(), smallest);
     let titles: Vec<_> = cells.iter().map(|cell| title_lines(&cell.title, cell_width)).collect();
     let value_lines = u32::from(cells.iter().any(|cell| cell.value.is_some()));
     let lines = titles.iter().map(Vec::len).max().unwrap_or(0) as u32 + value_lines;
@@ -63,10 +63,10 @@ pub fn contact_sheet(epoch: u64, cells: &[Cell], values: Values<'_>) -> RgbImage
     let of_all = if cells.len() < count { format!(" of all {count}:") } else { String::new() };
     canvas.header(width, &name, &format!("mean {of}{of_all} {}", text::number(mean, decimals)));
 
-    for (i, ((cell, picture), title)) in cells.iter().zip(&pictures).zip(&titles).enumerate() {
+    for (i, ((cell, image), title)) in cells.iter().zip(&images).zip(&titles).enumerate() {
         let x = MARGIN + (i as u32 % columns) * (cell_width + GAP);
         let y = HEADER + (i as u32 / columns) * (cell_height + words + GAP);
-        canvas.picture(x, y, &picture.image, picture.factor);
+        canvas.image(x, y, &image.image, image.factor);
         let mut baseline = y + cell_height + LINE;
         if let Some(value) = cell.value {
             let at = (x as f32, baseline as f32);
@@ -81,10 +81,10 @@ pub fn contact_sheet(epoch: u64, cells: &[Cell], values: Values<'_>) -> RgbImage
     canvas.into_rgb()
 }
 
-/// Pictures from the same prompts and noise in two rows, `untrained` and `trained`, with the reward under each.
+/// Images from the same prompts and noise in two rows, `untrained` and `trained`, with the reward under each.
 ///
 /// `before`, `after` and `titles` go together by index, as do the `rewards`, (before, after), which may be empty. Rewards
-/// without a picture count in the header's mean, so that a few pictures can stand for all samples. More columns than fit
+/// without an image count in the header's mean, so that a few images can stand for all samples. More columns than fit
 /// are continued below.
 pub fn compare(
     before: &[RgbImage],
@@ -132,7 +132,7 @@ pub fn compare(
                 let at = ((x - 14) as f32, (y + cell_height / 2 + 5) as f32);
                 canvas.text(at, Anchor::End, SIZE, Weight::Bold, INK, name);
             }
-            canvas.picture(x, y, &rows[row][i].image, rows[row][i].factor);
+            canvas.image(x, y, &rows[row][i].image, rows[row][i].factor);
             let Some(&(from, to)) = rewards.get(i) else { continue };
             let baseline = (y + cell_height + LINE) as f32;
             let value = text::number(if row == 0 { from } else { to }, decimals);
@@ -148,7 +148,7 @@ pub fn compare(
     canvas.into_rgb()
 }
 
-/// A picture at the size at which it is shown: `factor` pixels for each of its own.
+/// An image at the size at which it is shown: `factor` pixels for each of its own.
 struct Scaled<'a> {
     image: Cow<'a, RgbImage>,
     factor: u32,
@@ -170,8 +170,8 @@ impl<'a> Scaled<'a> {
     }
 }
 
-fn largest<'a>(pictures: impl Iterator<Item = &'a Scaled<'a>>, smallest: u32) -> (u32, u32) {
-    pictures.map(Scaled::size).fold((smallest, 0), |(width, height), size| (width.max(size.0), height.max(size.1)))
+fn largest<'a>(images: impl Iterator<Item = &'a Scaled<'a>>, smallest: u32) -> (u32, u32) {
+    images.map(Scaled::size).fold((smallest, 0), |(width, height), size| (width.max(size.0), height.max(size.1)))
 }
 
 /// Columns and rows for `count` cells of a size: few empty cells, and a sheet somewhat wider than high.
@@ -198,7 +198,7 @@ fn decimals(values: impl Iterator<Item = f64> + Clone) -> usize {
     text::decimals(high - low)
 }
 
-/// Pictures with a shorter side than this are scaled up by a whole factor: the fewer there are, the larger they are shown.
+/// Images with a shorter side than this are scaled up by a whole factor: the fewer there are, the larger they are shown.
 fn smallest_side(count: usize) -> u32 {
     if count <= 12 { 160 } else { 128 }
 }
@@ -225,21 +225,21 @@ mod tests {
         (0..count).map(cell).collect()
     }
 
-    fn count_exact(picture: &RgbImage, color: [u8; 3]) -> usize {
-        picture.pixels().filter(|pixel| pixel.0 == color).count()
+    fn count_exact(image: &RgbImage, color: [u8; 3]) -> usize {
+        image.pixels().filter(|pixel| pixel.0 == color).count()
     }
 
     #[test]
-    fn small_pictures_are_scaled_up_whole_and_all_are_there() {
+    fn small_images_are_scaled_up_whole_and_all_are_there() {
         let sheet = contact_sheet(12, &cells(12, 64), VALUES);
         for i in 0..12 {
-            assert_eq!(count_exact(&sheet, [200, 30, i]), 192 * 192, "picture {i}");
+            assert_eq!(count_exact(&sheet, [200, 30, i]), 192 * 192, "image {i}");
         }
         assert!(sheet.width() <= MAX_WIDTH);
     }
 
     #[test]
-    fn large_pictures_are_scaled_down_and_odd_counts_fit() {
+    fn large_images_are_scaled_down_and_odd_counts_fit() {
         for (count, size) in [(1, 512), (7, 512), (5, 16), (30, 64)] {
             let sheet = contact_sheet(0, &cells(count, size), VALUES);
             assert!(sheet.width() <= MAX_WIDTH && sheet.height() > HEADER, "{count} of {size}");
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_sheet_is_still_a_picture() {
+    fn an_empty_sheet_is_still_a_image() {
         assert!(contact_sheet(1, &[], VALUES).width() > 0);
         assert!(compare(&[], &[], &[] as &[&str], &[]).width() > 0);
     }
@@ -257,9 +257,9 @@ mod tests {
     fn a_comparison_has_both_rows_and_continues_below() {
         let before = vec![RgbImage::from_pixel(64, 64, Rgb([255, 0, 0])); 16];
         let after = vec![RgbImage::from_pixel(64, 64, Rgb([0, 0, 255])); 16];
-        let picture = compare(&before, &after, &["a man"; 16], &[(-4.0, -3.5); 64]);
-        assert_eq!(count_exact(&picture, [255, 0, 0]), 16 * 128 * 128);
-        assert_eq!(count_exact(&picture, [0, 0, 255]), 16 * 128 * 128);
-        assert!(picture.width() <= MAX_WIDTH && picture.height() > 4 * 128);
+        let image = compare(&before, &after, &["a man"; 16], &[(-4.0, -3.5); 64]);
+        assert_eq!(count_exact(&image, [255, 0, 0]), 16 * 128 * 128);
+        assert_eq!(count_exact(&image, [0, 0, 255]), 16 * 128 * 128);
+        assert!(image.width() <= MAX_WIDTH && image.height() > 4 * 128);
     }
 }

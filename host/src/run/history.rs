@@ -14,7 +14,7 @@ pub struct MonitorPoint {
     /// Mean entropy of the distributions, in nats.
     pub entropy: Option<f64>,
     /// Mean probability of a sample's likeliest style.
-    pub top_probability: Option<f64>,
+    pub max_probability: Option<f64>,
     /// Mean pairwise 1 − cos of the samples' embeddings.
     pub diversity: Option<f64>,
     /// The reward of each sample, for comparing epochs sample by sample.
@@ -89,7 +89,7 @@ fn monitor_point(epoch: u64, monitor: &Value) -> Option<MonitorPoint> {
         reward_mean: number(monitor, "reward_mean")?,
         reward_sem: number(monitor, "reward_sem"),
         entropy: number(monitor, "entropy"),
-        top_probability: number(monitor, "top_probability"),
+        max_probability: number(monitor, "max_probability"),
         diversity: number(monitor, "diversity"),
         rewards: rewards.filter_map(Value::as_f64).collect(),
     })

@@ -28,6 +28,6 @@ pub struct RunInfo {
 
 impl RunInfo {
     pub(super) fn to_toml(&self) -> String {
-        toml::to_string(self).expect("strings and numbers in a flat table always serialise")
+        toml::to_string(self).expect("strings and numbers in a flat table always serialize")
     }
 }

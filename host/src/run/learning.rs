@@ -26,7 +26,7 @@ pub(super) struct Learning<'a> {
     pub(super) can: &'a toml::Table,
     /// How many styles the plugin tells apart, where C is one.
     pub(super) styles: Option<u32>,
-    /// The share of the real pictures' diversity below which a run warns or stops.
+    /// The share of the real images' diversity below which a run warns or stops.
     pub(super) min_diversity: Option<f64>,
 }
 
@@ -40,7 +40,7 @@ struct Panel {
     percent: bool,
 }
 
-/// How ambiguous made pictures are, nats.
+/// How ambiguous made images are, nats.
 struct Ambiguity {
     classifier: String,
     /// What the last value is held against, with its epoch.
@@ -56,7 +56,7 @@ struct Series {
 }
 
 impl Learning<'_> {
-    /// The curves as a picture of 1800 pixels in width.
+    /// The curves as an image of 1800 pixels in width.
     pub(super) fn to_rgb(&self) -> RgbImage {
         self.draw(true).to_rgb(2.0)
     }
@@ -78,8 +78,8 @@ impl Learning<'_> {
         Some((points.first()?.1, points.last()?.1))
     }
 
-    /// What the ambiguity came from, and where it is now. An untrained head is ambiguous of all pictures, so under the
-    /// discriminator's own the most that it was, while the head learnt, stands for the beginning.
+    /// What the ambiguity came from, and where it is now. An untrained head is ambiguous of all images, so under the
+    /// discriminator's own the most that it was, while the head learned, stands for the beginning.
     fn ambiguity(&self) -> Option<Ambiguity> {
         let points = self.series("", "/monitor/ambiguity", Ink::Text).points;
         let classifier = self.can.get("classifier").and_then(toml::Value::as_str).unwrap_or(OWN_HEAD).to_owned();
@@ -113,7 +113,7 @@ impl Learning<'_> {
             Panel {
                 level: self.least_ambiguity().map(|(least, n)| (least, format!("least: ln {n}"), Ink::Ceiling)),
                 ..panel(
-                    "style ambiguity of made pictures, nats",
+                    "style ambiguity of made images, nats",
                     vec![
                         self.series("in training", "/loss/ambiguity", Ink::Training),
                         self.series("fixed noise", "/monitor/ambiguity", Ink::Reward),
@@ -124,29 +124,29 @@ impl Learning<'_> {
                 "cross-entropy, nats",
                 vec![
                     self.series("in training", "/loss", Ink::Training),
-                    self.series("held-out pictures", "/monitor/loss", Ink::Reward),
+                    self.series("held-out images", "/monitor/loss", Ink::Reward),
                 ],
             ),
             panel("gradient penalty", vec![self.series("critic", "/loss/gradient_penalty", Ink::Reward)]),
             Panel {
                 level: Some((0.5, "neither is told from the other: 50 %".to_owned(), Ink::Ceiling)),
                 ..percent(panel(
-                    "real and made pictures told apart",
+                    "real and made images told apart",
                     vec![self.series("discriminator", "/discriminator_accuracy", Ink::Reward)],
                 ))
             },
             percent(panel(
-                "style accuracy on real pictures",
+                "style accuracy on real images",
                 vec![
                     self.series("in training", "/style_accuracy", Ink::Training),
-                    self.series("held-out pictures", "/monitor/style_accuracy", Ink::Reward),
+                    self.series("held-out images", "/monitor/style_accuracy", Ink::Reward),
                 ],
             )),
             percent(panel(
                 "accuracy",
                 vec![
                     self.series("in training", "/accuracy", Ink::Training),
-                    self.series("held-out pictures", "/monitor/accuracy", Ink::Reward),
+                    self.series("held-out images", "/monitor/accuracy", Ink::Reward),
                 ],
             )),
             Panel {
@@ -154,7 +154,7 @@ impl Learning<'_> {
                     .min_diversity
                     .map(|limit| (limit, format!("limit {} %", number(100.0 * limit, 0)), Ink::Limit)),
                 ..percent(panel(
-                    "diversity, share of the real pictures\u{2019}",
+                    "diversity, share of the real images\u{2019}",
                     vec![self.series("fixed noise", "/monitor/diversity", Ink::Diversity)],
                 ))
             },
@@ -199,7 +199,7 @@ impl Learning<'_> {
             tiles.push(Tile {
                 label,
                 value: percent(to),
-                note: format!("held-out pictures; from {}", percent(from)),
+                note: format!("held-out images; from {}", percent(from)),
                 tone,
             });
         }
@@ -215,7 +215,7 @@ impl Learning<'_> {
             tiles.push(Tile {
                 label: "Diversity",
                 value: format!("{} %", number(100.0 * to, 0)),
-                note: format!("of the real pictures\u{2019}; limit {} %", number(100.0 * limit, 0)),
+                note: format!("of the real images\u{2019}; limit {} %", number(100.0 * limit, 0)),
                 tone: if to < limit { "bad" } else { "good" },
             });
         }
@@ -232,7 +232,7 @@ impl Learning<'_> {
         ] {
             if let Some((from, to)) = self.ends(path) {
                 sentences.push(format!(
-                    "{what} tells {} of the held-out pictures right; untrained it told {}.",
+                    "{what} tells {} of the held-out images right; untrained it told {}.",
                     percent(to),
                     percent(from)
                 ));
@@ -250,11 +250,11 @@ impl Learning<'_> {
             };
             let least = self.least_ambiguity();
             let least = least.map(|(least, n)| format!(", where ln {n} = {} is the least there is", number(least, 3)));
-            sentences.push(format!("The style ambiguity of made pictures {course}{}.", least.unwrap_or_default()));
+            sentences.push(format!("The style ambiguity of made images {course}{}.", least.unwrap_or_default()));
         }
         if let Some((_, share)) = self.ends("/monitor/diversity") {
             sentences.push(format!(
-                "Made pictures differ from each other by {}{NO_BREAK_SPACE}% as much as real ones.",
+                "Made images differ from each other by {}{NO_BREAK_SPACE}% as much as real ones.",
                 number(100.0 * share, 0)
             ));
         }
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_in_words_and_pictures() {
+    fn figures_are_in_words_and_images() {
         let (records, can) = (can_records(), toml::Table::new());
         let plugin = toml::toml! { classifier = "clip_softmax" };
         let of_plugin = learning(&records, &plugin).result().join(" ");
@@ -354,7 +354,7 @@ mod tests {
         let learning = learning(&records, &can);
         let result = learning.result().join(" ");
         assert!(
-            result.contains("tells 55.0\u{a0}% of the held-out pictures right; untrained it told 4.0\u{a0}%"),
+            result.contains("tells 55.0\u{a0}% of the held-out images right; untrained it told 4.0\u{a0}%"),
             "{result}"
         );
         let of_own_head = "own head is 3.500 (at its highest, in epoch 2, 3.500), where ln 27 = 3.296 is the least";

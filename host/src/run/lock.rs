@@ -29,7 +29,7 @@ pub struct LockedPlugin {
 impl PluginsLock {
     /// The file's text.
     pub fn to_toml(&self) -> String {
-        let body = toml::to_string(self).expect("strings and numbers in a flat table always serialise");
+        let body = toml::to_string(self).expect("strings and numbers in a flat table always serialize");
         format!("# The plugins that this run is trained with; resuming with other bytes is refused.\n\n{body}")
     }
 

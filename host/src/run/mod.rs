@@ -6,7 +6,7 @@
 //! - `info`: [`RunInfo`], on what and when it was started · `lock`: [`PluginsLock`], with which plugins
 //! - `history`: [`History`], the metrics as numbers by epoch
 //! - `confusion`: how a classifier tells styles
-//! - `grid`: contact sheets and before/after pictures · `curve`: the reward curve · `fine_tuning`: its figures in words ·
+//! - `grid`: contact sheets and before/after images · `curve`: the reward curve · `fine_tuning`: its figures in words ·
 //!   `learning`: a CAN's or classifier's curves and figures · `report`: the page that shows it all
 //! - `events`: TensorBoard's files · `files`: atomic writing · `drawing`: charts as pixels or SVG
 //!
@@ -75,7 +75,7 @@ const CHECKPOINTS: &str = "checkpoints";
 const BEST: &str = "best";
 /// The same noise before and after.
 const BEFORE_AFTER: &str = "before-after.png";
-/// How held-out pictures were told.
+/// How held-out images were told.
 const CONFUSION: &str = "confusion.png";
 /// The learning curves of a CAN or a classifier.
 const LEARNING: &str = "curves.png";
@@ -305,14 +305,14 @@ impl RunDir {
         }
     }
 
-    /// Writes `samples/epoch-NNNN.png`, a contact sheet of pictures with their titles and values, and shows it in TensorBoard.
+    /// Writes `samples/epoch-NNNN.png`, a contact sheet of images with their titles and values, and shows it in TensorBoard.
     pub fn save_grid(&mut self, epoch: u64, cells: &[Cell], values: Values<'_>) -> Result<PathBuf> {
         let path = self.path.join(SAMPLES).join(format!("{}.png", epoch_name(epoch)));
-        let picture = grid::contact_sheet(epoch, cells, values);
-        let png = encode_png(&path, &picture)?;
+        let image = grid::contact_sheet(epoch, cells, values);
+        let png = encode_png(&path, &image)?;
         files::write_atomic(&path, &png)?;
         self.events
-            .image(SystemTime::now(), epoch, "samples", &png, picture.dimensions())
+            .image(SystemTime::now(), epoch, "samples", &png, image.dimensions())
             .map_err(|e| RunError::write(&self.path, e))?;
         Ok(path)
     }
@@ -322,23 +322,23 @@ impl RunDir {
         numbered(&self.path.join(SAMPLES), ".png")
     }
 
-    /// Writes `before-after.png`: pictures from the same prompts and noise, untrained and trained, see [`grid::compare`].
-    pub fn save_before_after(&mut self, picture: &RgbImage) -> Result<PathBuf> {
-        self.save_picture(BEFORE_AFTER, picture)
+    /// Writes `before-after.png`: images from the same prompts and noise, untrained and trained, see [`grid::compare`].
+    pub fn save_before_after(&mut self, image: &RgbImage) -> Result<PathBuf> {
+        self.save_image(BEFORE_AFTER, image)
     }
 
-    /// Writes `confusion.png`, how held-out pictures were told, see [`confusion_matrix`].
-    pub fn save_confusion(&mut self, picture: &RgbImage) -> Result<PathBuf> {
-        self.save_picture(CONFUSION, picture)
+    /// Writes `confusion.png`, how held-out images were told, see [`confusion_matrix`].
+    pub fn save_confusion(&mut self, image: &RgbImage) -> Result<PathBuf> {
+        self.save_image(CONFUSION, image)
     }
 
-    fn save_picture(&mut self, name: &str, picture: &RgbImage) -> Result<PathBuf> {
+    fn save_image(&mut self, name: &str, image: &RgbImage) -> Result<PathBuf> {
         let path = self.path.join(name);
-        files::write_atomic(&path, &encode_png(&path, picture)?)?;
+        files::write_atomic(&path, &encode_png(&path, image)?)?;
         Ok(path)
     }
 
-    /// Writes the curves as a picture and `report.html` from what the folder holds; returns the report's path.
+    /// Writes the curves as an image and `report.html` from what the folder holds; returns the report's path.
     pub fn write_report(&mut self) -> Result<PathBuf> {
         Ok(report::write(&self.path)?.report)
     }
@@ -417,11 +417,11 @@ fn collect_scalars(value: &Value, name: &str, scalars: &mut Vec<(String, f64)>) 
     }
 }
 
-fn encode_png(path: &Path, picture: &RgbImage) -> Result<Vec<u8>> {
+fn encode_png(path: &Path, image: &RgbImage) -> Result<Vec<u8>> {
     let mut bytes = io::Cursor::new(Vec::new());
-    picture
+    image
         .write_to(&mut bytes, ImageFormat::Png)
-        .map_err(|source| RunError::Picture { path: path.to_owned(), source })?;
+        .map_err(|source| RunError::Image { path: path.to_owned(), source })?;
     Ok(bytes.into_inner())
 }
 

@@ -27,7 +27,7 @@ const MOST_GRIDS: usize = 12;
 pub struct Written {
     /// The page.
     pub report: PathBuf,
-    /// The reward's or the learning curves as a picture.
+    /// The reward's or the learning curves as an image.
     pub curve: PathBuf,
 }
 
@@ -39,8 +39,8 @@ pub fn write(run: &Path) -> Result<Written> {
     let learning = page.learning();
     let name = if learning.is_some() { LEARNING } else { CURVE };
     let written = Written { report: run.join(FILE), curve: run.join(name) };
-    let picture = learning.map_or_else(|| page.fine_tuning().curve().to_rgb(), |learning| learning.to_rgb());
-    files::write_atomic(&written.curve, &encode_png(&written.curve, &picture)?)?;
+    let image = learning.map_or_else(|| page.fine_tuning().curve().to_rgb(), |learning| learning.to_rgb());
+    files::write_atomic(&written.curve, &encode_png(&written.curve, &image)?)?;
     files::write_atomic(&written.report, page.render(run)?.as_bytes())?;
     Ok(written)
 }
@@ -153,7 +153,7 @@ impl Page {
         let mut templates = Environment::new();
         templates.add_template("report.html", include_str!("report.html"))?;
         let grids = numbered(&run.join(SAMPLES), ".png")?;
-        let picture =
+        let image =
             |name: &str| Some(run.join(name)).filter(|path| path.is_file()).map(|path| data_uri(&path)).transpose();
         let (learning, fine_tuning) = (self.learning(), self.fine_tuning());
         let page = templates.get_template("report.html")?.render(context! {
@@ -163,8 +163,8 @@ impl Page {
             result => learning.as_ref().map_or_else(|| fine_tuning.result(), Learning::result),
             curve_title => if learning.is_some() { "By epoch" } else { "Reward by epoch" },
             curve => learning.as_ref().map_or_else(|| fine_tuning.curve().to_svg(), Learning::to_svg),
-            before_after => picture(BEFORE_AFTER)?,
-            confusion => picture(CONFUSION)?,
+            before_after => image(BEFORE_AFTER)?,
+            confusion => image(CONFUSION)?,
             grids => chosen(&grids).map(|(epoch, path)| Ok(Grid { epoch: *epoch, uri: data_uri(path)? })).collect::<Result<Vec<_>>>()?,
             n_grids => grids.len(),
             warnings => self.history.warnings,
@@ -211,7 +211,7 @@ impl Page {
         let facts = [
             ("Model", or_config(&self.info.model, "model", "path")),
             ("Preset", self.info.preset.clone()),
-            ("Pictures", size),
+            ("Images", size),
             ("Samples an epoch", per_epoch),
             (
                 "Data",
@@ -342,7 +342,7 @@ mod tests {
             let rewards: Vec<f64> =
                 (0..16).map(|i| mean + f64::from(i % 4) / 30.0 + epoch as f64 * f64::from(i % 3) / 99.0).collect();
             let monitor = json!({
-                "reward_mean": mean, "reward_sem": 0.02, "entropy": 2.0, "top_probability": 0.4, "diversity": diversity,
+                "reward_mean": mean, "reward_sem": 0.02, "entropy": 2.0, "max_probability": 0.4, "diversity": diversity,
                 "rewards": rewards
             });
             let mut record = json!({"epoch": epoch, "monitor": monitor});

@@ -1,4 +1,4 @@
-//! How far an epoch is: what is sampled and trained of it, in pictures.
+//! How far an epoch is: what is sampled and trained of it, in images.
 
 use crate::config::Config;
 use crate::progress::Bar;

@@ -54,9 +54,9 @@ const MIN_REWARD_STD: f64 = 1e-9;
 const MAX_DROPPED_STEPS: usize = 3;
 /// Latents decoded at once.
 const DECODE_SLICE: i64 = 16;
-/// Pictures in a grid.
+/// Images in a grid.
 const GRID_CELLS: usize = 32;
-/// Pictures in the comparison of before and after.
+/// Images in the comparison of before and after.
 const COMPARED: usize = 16;
 /// Name of the adapter's file.
 const LORA_FILE: &str = ambiguity_models::lora::LORA_FILE;
@@ -313,7 +313,7 @@ impl Trainer {
     }
 
     fn advantages(&mut self, prompts: &[usize], scores: &Scores, n: usize) -> Vec<Option<f64>> {
-        let rewards = combine(&scores.plugins, self.config.train.reward_normalisation);
+        let rewards = combine(&scores.plugins, self.config.train.reward_normalization);
         let clip = self.config.train.advantage_clip;
         let kept_prompts: Vec<usize> = scores.kept.iter().map(|&i| prompts[i]).collect();
         let values = if self.config.train.per_prompt_statistics {
@@ -379,8 +379,8 @@ impl Trainer {
         }
         if summary.std < MIN_REWARD_STD {
             warnings.push(format!(
-                "all rewards are {:.6}, so there is nothing to learn from: does the plugin give every picture the same \
-                 distribution? Try `host plugin classify` on different pictures",
+                "all rewards are {:.6}, so there is nothing to learn from: does the plugin give every image the same \
+                 distribution? Try `host plugin classify` on different images",
                 summary.mean
             ));
         }
@@ -426,7 +426,7 @@ impl Trainer {
         if collapsed {
             warnings.push(format!(
                 "diversity is {:.0} % of the untrained model's (monitor.min_diversity is {:.0} %): the model collapses onto \
-                 few pictures; best/ holds the last good LoRA, and train.kl or fewer epochs hold it back",
+                 few images; best/ holds the last good LoRA, and train.kl or fewer epochs hold it back",
                 100.0 * share,
                 100.0 * self.config.monitor.min_diversity
             ));
@@ -450,7 +450,7 @@ impl Trainer {
             reward_mean: summary.mean,
             reward_sem: standard_error(summary.std, rewards.len() as f64),
             entropy: mean(&scores.entropy),
-            top_probability: mean(&scores.top_probability),
+            max_probability: mean(&scores.max_probability),
             diversity,
             rewards: rewards.clone(),
         };
@@ -494,20 +494,20 @@ impl Trainer {
         Ok((prompts, images))
     }
 
-    /// The untrained and the trained model's pictures of the same prompts and noise.
+    /// The untrained and the trained model's images of the same prompts and noise.
     fn save_comparison(&mut self, first: &MonitorRecord, last: &MonitorRecord) -> Result<()> {
         let (prompts, after) = self.monitor_images()?;
         self.lora.enable(&mut self.pipeline.unet, false);
         let before = self.monitor_images();
         self.lora.enable(&mut self.pipeline.unet, true);
         let (_, before) = before?;
-        let pictures = |images: Vec<Arc<RgbImage>>| -> Vec<RgbImage> {
+        let images = |images: Vec<Arc<RgbImage>>| -> Vec<RgbImage> {
             images.into_iter().take(COMPARED).map(Arc::unwrap_or_clone).collect()
         };
         let titles: Vec<&str> = prompts.iter().map(|&prompt| self.title(prompt)).collect();
         let rewards: Vec<(f64, f64)> = first.rewards.iter().copied().zip(last.rewards.iter().copied()).collect();
-        let picture = grid::compare(&pictures(before), &pictures(after), &titles, &rewards);
-        self.run.save_before_after(&picture)?;
+        let image = grid::compare(&images(before), &images(after), &titles, &rewards);
+        self.run.save_before_after(&image)?;
         Ok(())
     }
 
@@ -541,15 +541,15 @@ impl Trainer {
     }
 }
 
-/// u8 [n, h, w, 3] to pictures.
+/// u8 [n, h, w, 3] to images.
 pub fn rgb_images(images: &Tensor) -> Result<Vec<Arc<RgbImage>>> {
     let size = images.size();
     let (height, width) = (u32::try_from(size[1])?, u32::try_from(size[2])?);
     let bytes: Vec<u8> = Vec::try_from(images.to_device(Device::Cpu).flatten(0, -1))?;
-    let pictures = bytes.chunks_exact((width * height * 3) as usize).map(|rgb| {
-        Arc::new(RgbImage::from_raw(width, height, rgb.to_vec()).expect("the chunk is as long as the picture"))
+    let images = bytes.chunks_exact((width * height * 3) as usize).map(|rgb| {
+        Arc::new(RgbImage::from_raw(width, height, rgb.to_vec()).expect("the chunk is as long as the image"))
     });
-    Ok(pictures.collect())
+    Ok(images.collect())
 }
 
 fn lap(clock: &mut Instant) -> f64 {

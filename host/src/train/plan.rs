@@ -22,7 +22,7 @@ use crate::sampler::{Denoiser, Sampler, SeededNoise, TextStates};
 /// What an epoch consists of, and what must be in memory at least.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
-    /// Pictures.
+    /// Images.
     pub samples_per_epoch: usize,
     /// Optimizer steps.
     pub optimizer_steps_per_epoch: usize,
@@ -55,11 +55,11 @@ impl Memory {
 /// What one try of each part took.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Measured {
-    /// Seconds of one sampled step of one picture, guidance included.
+    /// Seconds of one sampled step of one image, guidance included.
     pub sampled_step_seconds: f64,
-    /// Seconds of one trained step of one picture, guidance included.
+    /// Seconds of one trained step of one image, guidance included.
     pub trained_step_seconds: f64,
-    /// Seconds to decode one picture.
+    /// Seconds to decode one image.
     pub decode_seconds: f64,
     /// Seconds of an epoch, the plugins' own time not counted.
     pub epoch_seconds: f64,

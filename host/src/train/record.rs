@@ -12,7 +12,7 @@ use crate::reward::{PromptStatistics, Summary};
 pub struct EpochRecord {
     /// 0 is the untrained model, which has the monitor alone.
     pub epoch: u64,
-    /// What was sampled, rewarded and learnt.
+    /// What was sampled, rewarded and learned.
     #[serde(flatten)]
     pub trained: Option<TrainedRecord>,
     /// The fixed samples, every so many epochs.
@@ -92,7 +92,7 @@ pub struct MonitorRecord {
     /// Mean entropy of the first plugin's distributions, nats.
     pub entropy: f64,
     /// Mean of the largest probability.
-    pub top_probability: f64,
+    pub max_probability: f64,
     /// Mean pairwise 1 − cos of the images' embeddings.
     pub diversity: f64,
     /// The reward of each sample, for paired comparison.

@@ -1,4 +1,4 @@
-//! Pictures to rewards: every classifier of the run over the same batches, encoders run once a batch.
+//! Images to rewards: every classifier of the run over the same batches, encoders run once a batch.
 
 use anyhow::{Context as _, Result, bail};
 use ndarray::{Array2, Axis, concatenate};
@@ -7,7 +7,7 @@ use tch::Device;
 use crate::config::{Config, OnError, RewardPlugin};
 use crate::encoders::Encoders;
 use crate::plugin::{Batch, Classifier, Limits, PluginHost, Sample, cache_folder};
-use crate::reward::{PluginRewards, ambiguity, entropy, top_probability};
+use crate::reward::{PluginRewards, ambiguity, entropy, max_probability};
 use crate::run::LockedPlugin;
 
 /// The classifiers of a run and the encoders they ask for.
@@ -19,25 +19,25 @@ pub struct Scorer {
     batch_size: usize,
 }
 
-/// What the classifiers say of some pictures.
+/// What the classifiers say of some images.
 #[derive(Debug)]
 pub struct Scores {
-    /// Which pictures every plugin could judge; all below is of these, in order.
+    /// Which images every plugin could judge; all below is of these, in order.
     pub kept: Vec<usize>,
     /// One entry a plugin.
     pub plugins: Vec<PluginRewards>,
     /// Of the first plugin's distributions, nats.
     pub entropy: Vec<f64>,
     /// Of the first plugin's distributions.
-    pub top_probability: Vec<f64>,
-    /// Pictures left out.
+    pub max_probability: Vec<f64>,
+    /// Images left out.
     pub skipped: usize,
 }
 
 impl Scores {
     /// The weighted sum of the plugins' rewards, as they are.
     pub fn weighted_sum(&self) -> Vec<f64> {
-        crate::reward::combine(&self.plugins, crate::config::RewardNormalisation::Sum)
+        crate::reward::combine(&self.plugins, crate::config::RewardNormalization::Sum)
     }
 }
 
@@ -86,12 +86,12 @@ impl Scorer {
         self.classifiers.iter().map(of).sum()
     }
 
-    /// Scores pictures batch by batch.
+    /// Scores images batch by batch.
     pub fn score(&mut self, samples: Vec<Sample>) -> Result<Scores> {
         self.score_batches(samples, &mut |_, _| Ok(()))
     }
 
-    /// Scores pictures, and measures their diversity: the mean pairwise 1 − cos of their embeddings by the run's first
+    /// Scores images, and measures their diversity: the mean pairwise 1 − cos of their embeddings by the run's first
     /// image encoder.
     pub fn score_and_diversity(&mut self, samples: Vec<Sample>) -> Result<(Scores, f64)> {
         let encoder = self.diversity_encoder.clone();
@@ -115,7 +115,7 @@ impl Scorer {
             kept: Vec::new(),
             plugins: Vec::new(),
             entropy: Vec::new(),
-            top_probability: Vec::new(),
+            max_probability: Vec::new(),
             skipped: 0,
         };
         for ((plugin, _), name) in self.classifiers.iter().zip(names) {
@@ -152,7 +152,7 @@ impl Scorer {
             plugin.rewards.extend(distributions.rows.iter().map(|row| ambiguity(row)));
         }
         scores.entropy.extend(classified[0].rows.iter().map(|row| entropy(row)));
-        scores.top_probability.extend(classified[0].rows.iter().map(|row| top_probability(row)));
+        scores.max_probability.extend(classified[0].rows.iter().map(|row| max_probability(row)));
         Ok(())
     }
 

@@ -53,7 +53,7 @@ pub fn native_size(folder: &Path) -> Result<u32> {
     match (sample_size, n_levels) {
         (Some(latents), Some(levels)) if levels > 0 => Ok(u32::try_from(latents << (levels - 1))?),
         _ => bail!(
-            "{} does not say its picture size (unet sample_size, vae block_out_channels): give width and height",
+            "{} does not say its image size (unet sample_size, vae block_out_channels): give width and height",
             folder.display()
         ),
     }
@@ -129,7 +129,7 @@ impl Trainer {
         );
         let model_digest = Pipeline::digest(&folder)?;
         let average = (config.train.ema > 0.0).then(|| values(&lora));
-        let mut learnt = Learnt { lora, optimizer, average, progress: Progress::default() };
+        let mut learned = Learned { lora, optimizer, average, progress: Progress::default() };
         if let Some(folder) = claim.checkpoint() {
             let path = folder.join(STATE_FILE);
             let (tensors, metadata) = read_safetensors_with_metadata(&path)?;
@@ -140,14 +140,14 @@ impl Trainer {
                 ))?;
             }
             let progress = metadata.get("progress").with_context(|| format!("{} has no progress", path.display()))?;
-            learnt.progress = serde_json::from_str(progress).with_context(|| path.display().to_string())?;
-            learnt.load(folder, &tensors, device).with_context(|| path.display().to_string())?;
+            learned.progress = serde_json::from_str(progress).with_context(|| path.display().to_string())?;
+            learned.load(folder, &tensors, device).with_context(|| path.display().to_string())?;
         }
         let resumes = claim.checkpoint().is_some();
         let best = claim.checkpoint().map(|folder| folder.join(BEST_FILE)).filter(|best| best.is_file());
         let best = best.map(fs_err::read).transpose()?;
         let run = claim.open(&config, info)?;
-        let Learnt { lora, optimizer, average, progress } = learnt;
+        let Learned { lora, optimizer, average, progress } = learned;
         let mut trainer = Self {
             config,
             pipeline,
@@ -195,14 +195,14 @@ impl Trainer {
 }
 
 /// What a checkpoint brings back.
-struct Learnt {
+struct Learned {
     lora: Lora,
     optimizer: AdamW,
     average: Option<NamedTensors>,
     progress: Progress,
 }
 
-impl Learnt {
+impl Learned {
     /// Takes the adapter, its optimizer's state and its average from a checkpoint's folder and the tensors of its state.
     fn load(&mut self, folder: &Path, tensors: &NamedTensors, device: Device) -> Result<()> {
         self.lora.load_values(&read_safetensors(&folder.join(LORA_FILE))?)?;

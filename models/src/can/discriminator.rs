@@ -1,4 +1,4 @@
-//! Pictures to two verdicts: real or made, and which style.
+//! ImageSource to two verdicts: real or made, and which style.
 
 use serde::Serialize;
 use tch::Tensor;
@@ -19,7 +19,7 @@ const PADDING: i64 = 1;
 /// What a [`Discriminator`] is built from.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct DiscriminatorConfig {
-    /// Side of the pictures, a power of two of at least 32.
+    /// Side of the images, a power of two of at least 32.
     pub size: i64,
     /// Channels of the first feature map; the paper has 32.
     pub channels: i64,
@@ -42,21 +42,21 @@ pub struct Discriminator {
     style_head: [Linear; 3],
 }
 
-/// What a batch in training shows. BatchNorm's running statistics, by which the style head tells pictures once it is a
+/// What a batch in training shows. BatchNorm's running statistics, by which the style head tells images once it is a
 /// classifier, follow real ones alone; PyTorch's would follow all that goes through, and lie between real and made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pictures {
+pub enum ImageSource {
     /// Out of the data.
     Real,
     /// By the generator, or between both.
-    Made,
+    Fake,
 }
 
-impl Pictures {
+impl ImageSource {
     fn statistics(self) -> Statistics {
         match self {
             Self::Real => Statistics::Followed,
-            Self::Made => Statistics::Batch,
+            Self::Fake => Statistics::Batch,
         }
     }
 }
@@ -100,7 +100,7 @@ impl Discriminator {
         })
     }
 
-    /// Pictures [n, 3, size, size] in [-1, 1] to both verdicts, by the running statistics and without dropout.
+    /// ImageSource [n, 3, size, size] in [-1, 1] to both verdicts, by the running statistics and without dropout.
     pub fn forward(&self, images: &Tensor) -> Verdict {
         let features = self.features(images, Statistics::Running);
         let styles = self.styles(&features, None).expect("nothing is drawn");
@@ -108,19 +108,19 @@ impl Discriminator {
     }
 
     /// As [`Discriminator::forward`] in training: BatchNorm by the batch, dropout by `randomness`.
-    pub fn forward_train(&self, images: &Tensor, what: Pictures, randomness: &mut Randomness) -> Result<Verdict> {
+    pub fn forward_train(&self, images: &Tensor, what: ImageSource, randomness: &mut Randomness) -> Result<Verdict> {
         let features = self.features(images, what.statistics());
         let styles = self.styles(&features, Some(randomness))?;
         Ok(Verdict { real: self.real(&features), styles })
     }
 
-    /// The style logits alone, [n, styles], in training on real pictures.
+    /// The style logits alone, [n, styles], in training on real images.
     pub fn styles_train(&self, images: &Tensor, randomness: &mut Randomness) -> Result<Tensor> {
         self.styles(&self.features(images, Statistics::Followed), Some(randomness))
     }
 
     /// How real alone, \[n\], in training.
-    pub fn real_train(&self, images: &Tensor, what: Pictures) -> Tensor {
+    pub fn real_train(&self, images: &Tensor, what: ImageSource) -> Tensor {
         self.real(&self.features(images, what.statistics()))
     }
 

@@ -1,4 +1,4 @@
-//! Noise to pictures.
+//! Noise to images.
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -14,7 +14,7 @@ const STRIDE: i64 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GeneratorConfig {
-    /// Side of the pictures, a power of two of at least 32.
+    /// Side of the images, a power of two of at least 32.
     pub size: i64,
     /// Numbers of noise; the paper has 100.
     pub latent: i64,
@@ -24,7 +24,7 @@ pub struct GeneratorConfig {
     pub slope: f64,
 }
 
-/// Transposed convolutions from 1×1 to the picture, each but the last followed by BatchNorm and an activation; tanh.
+/// Transposed convolutions from 1×1 to the image, each but the last followed by BatchNorm and an activation; tanh.
 #[derive(Debug)]
 pub struct Generator {
     config: GeneratorConfig,
@@ -60,7 +60,7 @@ impl Generator {
         Ok(Self { config: *config, blocks, out: convolution(&p.at("out"), n_in, 3)? })
     }
 
-    /// Noise [n, latent], standard normal, to pictures [n, 3, size, size] in [-1, 1]. `train` is BatchNorm's mode.
+    /// Noise [n, latent], standard normal, to images [n, 3, size, size] in [-1, 1]. `train` is BatchNorm's mode.
     pub fn forward(&self, noise: &Tensor, train: bool) -> Tensor {
         let statistics = if train { Statistics::Followed } else { Statistics::Running };
         let mut x = noise.view([-1, self.config.latent, 1, 1]);

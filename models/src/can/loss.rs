@@ -1,4 +1,4 @@
-//! The losses of a CAN, all to be minimised. See the paper's section on CAN; signs where its text leaves them open are
+//! The losses of a CAN, all to be minimized. See the paper's section on CAN; signs where its text leaves them open are
 //! those under which each side learns what it is for.
 
 use tch::{Kind, Reduction, Tensor};
@@ -25,18 +25,18 @@ pub fn log_generator(fake: &Tensor, nonsaturating: bool) -> Tensor {
     if nonsaturating { -fake.log_sigmoid().mean(Kind::Float) } else { (-fake).log_sigmoid().mean(Kind::Float) }
 }
 
-/// L_SL: the cross-entropy of the style logits [n, styles] of real pictures to their styles, i64 \[n\], of which
+/// L_SL: the cross-entropy of the style logits [n, styles] of real images to their styles, i64 \[n\], of which
 /// `smoothing`, 0 in the paper, is spread evenly over all styles (Szegedy et al., arXiv 1512.00567, section 7).
 pub fn style(logits: &Tensor, styles: &Tensor, smoothing: f64) -> Tensor {
     logits.cross_entropy_loss(styles, None::<&Tensor>, Reduction::Mean, -100, smoothing)
 }
 
-/// L_SA: CE(C(x), U) from style logits [n, styles], averaged over the pictures; at least ln of the styles' number.
+/// L_SA: CE(C(x), U) from style logits [n, styles], averaged over the images; at least ln of the styles' number.
 pub fn ambiguity(logits: &Tensor) -> Tensor {
     -logits.log_softmax(-1, Kind::Float).mean(Kind::Float)
 }
 
-/// (‖∇D‖₂ − 1)², averaged, at points between real and made pictures [n, 3, s, s]: ε real + (1 − ε) made, with one ε in
+/// (‖∇D‖₂ − 1)², averaged, at points between real and made images [n, 3, s, s]: ε real + (1 − ε) made, with one ε in
 /// `mix`, \[n\] of [0, 1], for each. `critic` gives \[n\]. It is differentiable in D's parameters.
 pub fn gradient_penalty(
     real: &Tensor,

@@ -2,7 +2,7 @@
 //! 1706.07068; a DCGAN, Radford et al., arXiv 1511.06434): sizes and counts as its Table 17 has them.
 //!
 //! # Layout
-//! - [`Generator`] makes pictures from noise
+//! - [`Generator`] makes images from noise
 //! - [`Discriminator`] tells real ones from made ones, and styles from each other
 //! - [`loss`] has the losses of both
 
@@ -11,7 +11,7 @@ mod generator;
 pub mod loss;
 
 pub(crate) use discriminator::SLOPE;
-pub use discriminator::{Discriminator, DiscriminatorConfig, Pictures, Verdict};
+pub use discriminator::{Discriminator, DiscriminatorConfig, ImageSource, Verdict};
 pub use generator::{Generator, GeneratorConfig};
 
 use tch::{Kind, Tensor};
@@ -24,17 +24,17 @@ const INIT_STD: f64 = 0.02;
 /// Kernel of every convolution.
 const KERNEL: i64 = 4;
 
-/// log₂ of a picture's side, which must be a power of two of at least 32.
+/// log₂ of an image's side, which must be a power of two of at least 32.
 fn log2_of_side(size: i64) -> Result<u32> {
     if size < 32 || !(size as u64).is_power_of_two() {
         return Err(Error::Input(format!(
-            "a CAN makes pictures whose side is a power of two of at least 32, not {size}"
+            "a CAN makes images whose side is a power of two of at least 32, not {size}"
         )));
     }
     Ok(size.ilog2())
 }
 
-/// How BatchNorm normalises.
+/// How BatchNorm normalizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Statistics {
     /// By the running statistics.

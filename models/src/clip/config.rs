@@ -60,7 +60,7 @@ pub struct VisionConfig {
     pub num_hidden_layers: i64,
     /// Attention heads; divides `hidden_size`.
     pub num_attention_heads: i64,
-    /// Colour channels of the input.
+    /// Color channels of the input.
     pub num_channels: i64,
     /// Side of the square input, pixels.
     pub image_size: i64,

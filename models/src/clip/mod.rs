@@ -50,7 +50,7 @@ pub struct Clip {
 }
 
 impl Clip {
-    /// Reads the tensors from a checkpoint, or makes them with transformers' initialisation.
+    /// Reads the tensors from a checkpoint, or makes them with transformers' initialization.
     pub fn new(p: &Params, config: &ClipConfig) -> Result<Self> {
         let (text, vision) = (&config.text_config, &config.vision_config);
         Ok(Self {
@@ -80,7 +80,7 @@ impl Clip {
         digest_safetensors(&dir.join("model.safetensors"))
     }
 
-    /// Normalised pixels [n, 3, s, s] to raw embeddings [n, projection]; see [`VisionTransformer::forward`].
+    /// Normalized pixels [n, 3, s, s] to raw embeddings [n, projection]; see [`VisionTransformer::forward`].
     pub fn embed_images(&self, pixels: &Tensor) -> Tensor {
         self.visual_projection.forward(&self.vision.forward(pixels))
     }

@@ -32,7 +32,7 @@ pub enum Resize {
     },
 }
 
-/// Bicubic resize, centre crop, [0, 1], mean and standard deviation.
+/// Bicubic resize, center crop, [0, 1], mean and standard deviation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocessor {
     /// The resize, unless switched off.
@@ -176,8 +176,8 @@ impl Preprocessor {
         Ok(Tensor::f_from_slice(&pixels)?.f_view(shape)?)
     }
 
-    /// The same for images that a gradient flows through: [n, 3, h, w] on [0, 1] to normalised pixels, resized by
-    /// bicubic with antialiasing in floating point, without rounding to grey levels.
+    /// The same for images that a gradient flows through: [n, 3, h, w] on [0, 1] to normalized pixels, resized by
+    /// bicubic with antialiasing in floating point, without rounding to gray levels.
     ///
     /// # Errors
     /// If the images are smaller than the crop, or the shape is another.
@@ -250,7 +250,7 @@ impl Preprocessor {
         out
     }
 
-    /// The normalised value of each grey level, by channel: in f64 up to the rescale and in f32 after it, as upstream.
+    /// The normalized value of each gray level, by channel: in f64 up to the rescale and in f32 after it, as upstream.
     fn table(&self) -> [[f32; 256]; 3] {
         std::array::from_fn(|channel| {
             let (mean, std) = (self.mean[channel] as f32, self.std[channel] as f32);

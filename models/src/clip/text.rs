@@ -121,7 +121,7 @@ impl ProjectedText {
     }
 }
 
-/// A projection into the joint space, with CLIP's initialisation.
+/// A projection into the joint space, with CLIP's initialization.
 pub(crate) fn projection(p: &Params, hidden: i64, dim: i64) -> Result<Linear> {
     Linear::with_init(p, hidden, dim, false, Init::Normal { mean: 0.0, std: (hidden as f64).powf(-0.5) })
 }

@@ -67,7 +67,7 @@ impl VisionTransformer {
         })
     }
 
-    /// Normalised pixels [n, 3, s, s] to the class token's states after the last layer norm, [n, hidden].
+    /// Normalized pixels [n, 3, s, s] to the class token's states after the last layer norm, [n, hidden].
     ///
     /// # Panics
     /// If `s` is not the configuration's `image_size`; [`Preprocessor`](crate::clip::Preprocessor) makes it so.
@@ -110,7 +110,7 @@ impl ProjectedVision {
         Ok(vision)
     }
 
-    /// Normalised pixels [n, 3, s, s] to raw embeddings [n, projection].
+    /// Normalized pixels [n, 3, s, s] to raw embeddings [n, projection].
     pub fn embed_images(&self, pixels: &Tensor) -> Tensor {
         self.visual_projection.forward(&self.vision.forward(pixels))
     }

@@ -59,11 +59,11 @@ impl Lora {
         put("r", json!(rank));
         put("rank_pattern", Value::Object(rank_pattern));
         put("target_modules", json!(self.targets));
-        put("use_rslora", json!(self.is_rank_stabilised()));
-        serde_json::to_string_pretty(&config).expect("a JSON value always serialises")
+        put("use_rslora", json!(self.is_rank_stabilized()));
+        serde_json::to_string_pretty(&config).expect("a JSON value always serializes")
     }
 
-    fn is_rank_stabilised(&self) -> bool {
+    fn is_rank_stabilized(&self) -> bool {
         self.entries.iter().any(|entry| {
             let rank = entry.a.size()[0] as f64;
             rank > 1.0 && entry.scaling != entry.alpha / rank
@@ -114,7 +114,7 @@ pub struct LoraLayer {
     pub b: Tensor,
     /// As the file says, or the rank.
     pub alpha: f64,
-    /// alpha / rank, or alpha / √rank where the file asks for rank-stabilised LoRA.
+    /// alpha / rank, or alpha / √rank where the file asks for rank-stabilized LoRA.
     pub scaling: f64,
     /// The names of A and B in the file.
     keys: [String; 2],
@@ -153,7 +153,7 @@ impl LoraFile {
             }
             let rank = a.size()[0] as f64;
             let alpha = alpha.or_else(|| hints.alpha_of(&module)).unwrap_or(rank);
-            let scaling = alpha / if hints.rank_stabilised { rank.sqrt() } else { rank };
+            let scaling = alpha / if hints.rank_stabilized { rank.sqrt() } else { rank };
             let (a, b) = (a.f_to_kind(Kind::Float)?, b.f_to_kind(Kind::Float)?);
             layers.push(LoraLayer { module, a, b, alpha, scaling, keys: [a_key, b_key] });
         }
@@ -279,7 +279,7 @@ fn split_key(key: &str) -> Option<(String, Part)> {
 struct Hints {
     alpha: Option<f64>,
     alpha_pattern: Vec<(String, f64)>,
-    rank_stabilised: bool,
+    rank_stabilized: bool,
 }
 
 impl Hints {
@@ -304,7 +304,7 @@ impl Hints {
                 .flatten()
                 .filter_map(|(name, alpha)| Some((name.trim_start_matches('^').to_owned(), alpha.as_f64()?)))
                 .collect(),
-            rank_stabilised: value("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+            rank_stabilized: value("use_rslora").and_then(Value::as_bool).unwrap_or(false),
         }
     }
 

@@ -25,7 +25,7 @@ pub struct Metadata {
     /// Who made it.
     pub authors: Vec<String>,
     /// SPDX expression.
-    pub licence: String,
+    pub license: String,
     /// The styles, in the order of the classes that the network was trained on.
     pub styles: Vec<String>,
 }
@@ -33,7 +33,7 @@ pub struct Metadata {
 /// The discriminator's style classifier as an ONNX plugin: `images`, f32 [n, 3, size, size] in [-1, 1], to `logits`, f32
 /// [n, styles].
 ///
-/// The file says all that a plugin's must (`ambiguity.*`): pictures in [0, 1] are brought to [-1, 1] by a mean and a
+/// The file says all that a plugin's must (`ambiguity.*`): images in [0, 1] are brought to [-1, 1] by a mean and a
 /// standard deviation of 0.5.
 ///
 /// # Errors
@@ -117,13 +117,13 @@ fn activation(graph: &mut Graph, name: &str, x: &str, slope: f64) -> String {
 
 /// What an ONNX plugin's metadata is, values in JSON.
 fn properties(metadata: &Metadata, side: i64) -> Vec<(String, String)> {
-    let Metadata { name, version, title, authors, licence, styles } = metadata;
+    let Metadata { name, version, title, authors, license, styles } = metadata;
     let pairs: [(&str, Value); 13] = [
         ("name", json!(name)),
         ("version", json!(version)),
         ("title", json!(title)),
         ("authors", json!(authors)),
-        ("licence", json!(licence)),
+        ("license", json!(license)),
         ("styles", json!(styles)),
         ("input", json!("pixels")),
         ("size", json!([side, side])),

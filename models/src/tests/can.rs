@@ -1,7 +1,7 @@
 use torch_ext::{AdamW, AdamWConfig};
 
 use super::*;
-use crate::can::{Discriminator, DiscriminatorConfig, Generator as CanGenerator, GeneratorConfig, Pictures, loss};
+use crate::can::{Discriminator, DiscriminatorConfig, Generator as CanGenerator, GeneratorConfig, ImageSource, loss};
 
 const TOLERANCE: f64 = 1e-5;
 
@@ -45,7 +45,7 @@ fn a_step_of_both_sides_matches_pytorch() {
     let (noise, labels) = (reference.tensor("noise"), reference.tensor("labels"));
     let real = reference.tensor("real").to_kind(Kind::Float);
     tch::no_grad(|| {
-        check("pictures", &generator.forward(noise, false).narrow(0, 0, 1), "eval.images");
+        check("images", &generator.forward(noise, false).narrow(0, 0, 1), "eval.images");
         let verdict = discriminator.forward(&real);
         check("verdicts", &verdict.real, "eval.real");
         check("styles", &verdict.styles, "eval.styles");
@@ -56,12 +56,12 @@ fn a_step_of_both_sides_matches_pytorch() {
     let mut optimizer = AdamW::new(parameters, adam).unwrap();
     let generator_parameters = trainable(generator.parameters());
     let fake = generator.forward(noise, true).detach();
-    check("pictures in training", &fake.narrow(0, 0, 1), "train.images");
+    check("images in training", &fake.narrow(0, 0, 1), "train.images");
     let mut randomness = Generator::cpu(0).unwrap();
-    let judged = discriminator.forward_train(&real, Pictures::Real, &mut randomness).unwrap();
-    let fake_verdict = discriminator.real_train(&fake, Pictures::Made);
+    let judged = discriminator.forward_train(&real, ImageSource::Real, &mut randomness).unwrap();
+    let fake_verdict = discriminator.real_train(&fake, ImageSource::Fake);
     let penalty =
-        loss::gradient_penalty(&real, &fake, reference.tensor("mix"), |x| discriminator.real_train(x, Pictures::Made))
+        loss::gradient_penalty(&real, &fake, reference.tensor("mix"), |x| discriminator.real_train(x, ImageSource::Fake))
             .unwrap();
     let critic = loss::critic(&judged.real, &fake_verdict);
     let style = loss::style(&judged.styles, labels, 0.0);
@@ -86,7 +86,7 @@ fn a_step_of_both_sides_matches_pytorch() {
     };
     check_after("d", 14);
 
-    let judged = discriminator.forward_train(&generator.forward(noise, true), Pictures::Made, &mut randomness).unwrap();
+    let judged = discriminator.forward_train(&generator.forward(noise, true), ImageSource::Fake, &mut randomness).unwrap();
     let (critic, ambiguity) = (loss::critic_generator(&judged.real), loss::ambiguity(&judged.styles));
     check("critic of the generator", &critic, "loss.critic_generator");
     check("ambiguity", &ambiguity, "loss.ambiguity");
@@ -109,7 +109,7 @@ fn dropout_keeps_the_mean_and_its_seed() {
     let real = reference.tensor("real").to_kind(Kind::Float);
     let styles = |seed| {
         let mut randomness = Generator::cpu(seed).unwrap();
-        tch::no_grad(|| discriminator.forward_train(&real, Pictures::Real, &mut randomness).unwrap().styles)
+        tch::no_grad(|| discriminator.forward_train(&real, ImageSource::Real, &mut randomness).unwrap().styles)
     };
     assert!(styles(1).equal(&styles(1)) && !styles(1).equal(&styles(2)));
 }

@@ -13,7 +13,7 @@ fn metadata(styles: &[&str]) -> Metadata {
         version: "1.0.0".to_owned(),
         title: "Five styles".to_owned(),
         authors: vec!["somebody".to_owned()],
-        licence: "Apache-2.0".to_owned(),
+        license: "Apache-2.0".to_owned(),
         styles: styles.iter().map(|&style| style.to_owned()).collect(),
     }
 }
@@ -28,7 +28,7 @@ fn the_same_weights_give_the_same_bytes() {
         if train {
             made.parameters().into_iter().chain(judge.parameters()).for_each(|(_, t)| drop(t.set_requires_grad(true)));
         }
-        (generator(&made, "Pictures").unwrap(), discriminator(&judge, &metadata(&STYLES)).unwrap())
+        (generator(&made, "Images").unwrap(), discriminator(&judge, &metadata(&STYLES)).unwrap())
     };
     assert_eq!(write(false), write(true));
 }

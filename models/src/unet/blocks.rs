@@ -74,7 +74,7 @@ impl Downsample {
     }
 }
 
-/// `Upsample2D`: nearest neighbours, then a convolution.
+/// `Upsample2D`: nearest neighbors, then a convolution.
 #[derive(Debug)]
 pub(crate) struct Upsample {
     conv: Conv2d,

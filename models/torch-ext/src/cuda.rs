@@ -25,7 +25,7 @@ fn open() -> Result<()> {
     // The one beside the libtorch_cpu that runs here comes first, since the two must be of one build.
     let beside = library_path().and_then(|path| Some(path.parent()?.join(NAME))).filter(|path| path.is_file());
     let path = beside.unwrap_or_else(|| PathBuf::from(NAME));
-    // SAFETY: the initialisers of libtorch_cuda register its operators and are meant to run at any time.
+    // SAFETY: the initializers of libtorch_cuda register its operators and are meant to run at any time.
     match unsafe { Library::open(Some(&path), RTLD_LAZY | RTLD_GLOBAL) } {
         Ok(library) => {
             // It registered functions with libtorch_cpu, so it stays until the process ends.

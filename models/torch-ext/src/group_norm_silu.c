@@ -1,4 +1,4 @@
-// The arithmetic of SiLU after GroupNorm for one group of one picture: f32, contiguous, channel after channel.
+// The arithmetic of SiLU after GroupNorm for one group of one image: f32, contiguous, channel after channel.
 //
 // build.rs compiles this file once per instruction set, under other names; it includes nothing, so that no function of
 // a header is compiled for a processor that the program may not run on. Sums go over LANES partial sums, which the

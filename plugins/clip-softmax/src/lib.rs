@@ -1,7 +1,7 @@
-//! CLIP softmax: how near a picture's embedding is to each style's prompts, by the cosine.
+//! CLIP softmax: how near an image's embedding is to each style's prompts, by the cosine.
 //!
 //! A style's direction is the mean of its prompts' embeddings, each scaled to length 1; logits are the cosines between
-//! it and the picture's embedding, divided by the temperature. The manifest has styles, prompts, encoder and temperature
+//! it and the image's embedding, divided by the temperature. The manifest has styles, prompts, encoder and temperature
 //! (without one: that which the encoder was trained with). Nothing here depends on an encoder's weights: the host
 //! embeds the prompts, and remembers them over the batches. `host plugin build` bakes a manifest into this component.
 

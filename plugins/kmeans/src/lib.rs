@@ -1,7 +1,7 @@
-//! Soft k-means: how near a sample's embedding is to each baked centre.
+//! Soft k-means: how near a sample's embedding is to each baked center.
 //!
 //! e = the raw embedding by the manifest's encoder, scaled to length 1 if the manifest says so; logits 1 / ‖e − c‖,
-//! divided by the manifest's temperature; softmax. One crate serves pictures and texts, and pictures by centres of texts'
+//! divided by the manifest's temperature; softmax. One crate serves images and texts, and images by centers of texts'
 //! embeddings (the paper's text clusters): what differs is what is baked into it, the matrix `centers` and
 //! `manifest.json`. `host plugin fit` does that.
 
@@ -34,13 +34,13 @@ impl Gradient for KMeans {
     }
 }
 
-/// The manifest, and the head that it and the baked centres make.
+/// The manifest, and the head that it and the baked centers make.
 fn baked() -> Result<(Manifest, InverseDistances)> {
     let manifest = Manifest::baked()?;
     let centers = host::asset_tensor("centers")?;
     if centers.n_rows() != manifest.styles.len() {
         let (centers, styles) = (centers.n_rows(), manifest.styles.len());
-        return Err(Error::new(format!("{centers} baked centres do not fit the manifest's {styles} styles")));
+        return Err(Error::new(format!("{centers} baked centers do not fit the manifest's {styles} styles")));
     }
     let temperature = manifest.temperature.unwrap_or(1.0);
     let head = InverseDistances { centers, temperature, normalize: manifest.normalize };
@@ -59,7 +59,7 @@ mod tests {
             version: "1.0.0".into(),
             title: "Directions of the plane".into(),
             authors: vec![],
-            licence: "Apache-2.0".into(),
+            license: "Apache-2.0".into(),
             media: vec!["image".into()],
             styles: styles.iter().map(|&style| style.into()).collect(),
             encoder: Some(EncoderPin { name: "tiny".into(), digest: "0".into() }),
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_centre_is_the_likeliest_style() {
+    fn the_nearest_center_is_the_likeliest_style() {
         let centers = Matrix::from_rows(&[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]).expect("three rows of two");
         let embeddings = Matrix::from_rows(&[[9.0, 1.0], [-0.1, 0.4]]).expect("two rows of two");
         let batch = FakeBatch::new(vec![FakeSample::default(); 2]).embedding("tiny", embeddings);
@@ -88,8 +88,8 @@ mod tests {
     }
 
     #[test]
-    fn centres_that_do_not_fit_are_refused() {
+    fn centers_that_do_not_fit_are_refused() {
         let message = host(&["east"], numbers(1, 2, 2)).describe::<KMeans>().expect_err("2 is not 1").to_string();
-        assert_eq!(message, "2 baked centres do not fit the manifest's 1 styles");
+        assert_eq!(message, "2 baked centers do not fit the manifest's 1 styles");
     }
 }

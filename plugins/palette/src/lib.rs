@@ -1,8 +1,8 @@
-//! Which palette a picture is painted in: warm or cold, vivid or muted, light or dark. Pixels alone, no encoder.
+//! Which palette an image is painted in: warm or cold, vivid or muted, light or dark. Pixels alone, no encoder.
 //!
-//! The picture's mean lightness, mean chroma and mean warmth in Oklab (Björn Ottosson, "A perceptual color space for
+//! The image's mean lightness, mean chroma and mean warmth in Oklab (Björn Ottosson, "A perceptual color space for
 //! image processing", 2020) are three axes through a neutral point; each axis has a style at either end, and the
-//! logits are how far out the picture lies towards it. It is flat for a picture of middling light and colour that is
+//! logits are how far out the image lies towards it. It is flat for an image of middling light and color that is
 //! as warm as it is cold. The configuration's `sharpness` (default 3) multiplies the logits.
 
 use ambiguity_sdk::{Batch, Classifier, Description, Distribution, Distributions, Error, Image, Result, export, host};
@@ -15,13 +15,13 @@ export!(Palette);
 /// The ends of the axes: warmth, chroma, lightness.
 const STYLES: [&str; 6] = ["warm", "cold", "vivid", "muted", "light", "dark"];
 
-/// The picture is looked at in this size, from a distance as it were.
+/// The image is looked at in this size, from a distance as it were.
 const SIDE: usize = 64;
 
 /// The direction of warmth in Oklab's plane of (a, b): orange, 55 degrees.
 const WARM: [f32; 2] = [0.573_576_4, 0.819_152];
 
-/// Where an axis has its neutral point, and how far from it a picture is plainly of one style.
+/// Where an axis has its neutral point, and how far from it an image is plainly of one style.
 const WARMTH: (f32, f32) = (0.0, 0.08);
 const CHROMA: (f32, f32) = (0.09, 0.09);
 const LIGHTNESS: (f32, f32) = (0.6, 0.35);
@@ -52,7 +52,7 @@ fn sharpness() -> Result<f32> {
     }
 }
 
-/// Warmth, chroma and lightness of a picture, each 0 at the neutral point.
+/// Warmth, chroma and lightness of an image, each 0 at the neutral point.
 fn axes(image: &Image, linear: &[f32; 256]) -> [f32; 3] {
     let mut sums = [0.0; 3];
     for pixel in image.rgb.chunks_exact(3) {
@@ -74,7 +74,7 @@ fn linear_light() -> [f32; 256] {
     })
 }
 
-/// Linear sRGB to Oklab: lightness in [0, 1], and the plane of colours.
+/// Linear sRGB to Oklab: lightness in [0, 1], and the plane of colors.
 fn oklab([r, g, b]: [f32; 3]) -> [f32; 3] {
     let l = (0.412_221_46 * r + 0.536_332_54 * g + 0.051_445_995 * b).cbrt();
     let m = (0.211_903_5 * r + 0.680_699_5 * g + 0.107_396_96 * b).cbrt();
@@ -91,12 +91,12 @@ mod tests {
     use super::*;
     use ambiguity_sdk::testing::{FakeBatch, FakeHost, FakeSample};
 
-    fn plain(colour: [u8; 3]) -> FakeSample {
-        FakeSample::image(2, 3, colour.repeat(6))
+    fn plain(color: [u8; 3]) -> FakeSample {
+        FakeSample::image(2, 3, color.repeat(6))
     }
 
-    fn likeliest(colour: [u8; 3]) -> &'static str {
-        let found = FakeHost::new().classify::<Palette>(FakeBatch::new([plain(colour)])).expect("a picture");
+    fn likeliest(color: [u8; 3]) -> &'static str {
+        let found = FakeHost::new().classify::<Palette>(FakeBatch::new([plain(color)])).expect("an image");
         let row = found.row(0);
         STYLES[(0..6).max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("six styles")]
     }
@@ -111,17 +111,17 @@ mod tests {
     }
 
     #[test]
-    fn plain_colours_are_what_a_person_says() {
+    fn plain_colors_are_what_a_person_says() {
         let table = [([0, 0, 0], "dark"), ([255, 255, 255], "light"), ([255, 120, 0], "warm"), ([0, 80, 220], "cold")];
-        for (colour, style) in table.into_iter().chain([([0, 230, 60], "vivid"), ([128, 128, 128], "muted")]) {
-            assert_eq!(likeliest(colour), style, "{colour:?}");
+        for (color, style) in table.into_iter().chain([([0, 230, 60], "vivid"), ([128, 128, 128], "muted")]) {
+            assert_eq!(likeliest(color), style, "{color:?}");
         }
     }
 
     #[test]
     fn sharpness_0_is_flat_and_others_are_checked() {
         let mut host = FakeHost::new().config("sharpness", "0");
-        let found = host.classify::<Palette>(FakeBatch::new([plain([255, 0, 0])])).expect("a picture");
+        let found = host.classify::<Palette>(FakeBatch::new([plain([255, 0, 0])])).expect("an image");
         assert!(found.row(0).iter().all(|p| (p - 1.0 / 6.0).abs() < 1e-6));
         let message = FakeHost::new().config("sharpness", "very").describe::<Palette>().expect_err("no number");
         assert_eq!(message.to_string(), "sharpness is `very`, it must be a number from 0 to 100");

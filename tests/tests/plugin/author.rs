@@ -263,7 +263,7 @@ fn bench_measures_all_there_is() {
     assert_eq!(first["batches"][1]["fuel"], second["batches"][1]["fuel"], "fuel is deterministic");
     assert!(first["batches"][1]["peak_memory"].as_u64().is_some_and(|bytes| bytes >= 1 << 16));
     let text = host_ok(folder.path(), &arguments).stdout;
-    assert!(text.contains("load, from the cache") && text.contains("pictures of 32 x 32"), "{text}");
+    assert!(text.contains("load, from the cache") && text.contains("images of 32 x 32"), "{text}");
 }
 
 /// Needs clang with its WebAssembly back end.
@@ -287,9 +287,9 @@ fn the_plugin_in_c_builds_and_runs() {
     assert_eq!(document["styles"], serde_json::json!(["dark", "middling", "light"]));
     for (i, (style, lightness)) in [(0, 40.0), (2, 220.0), (0, 40.0)].into_iter().enumerate() {
         let p = document["samples"][i]["distribution"][style].as_f64().expect("a number");
-        let weight = |centre: f64| (-(lightness / 255.0 - centre).powi(2) / 0.045).exp();
-        let centres = [0.15, 0.5, 0.85];
-        let expected = weight(centres[style]) / centres.iter().map(|&centre| weight(centre)).sum::<f64>();
+        let weight = |center: f64| (-(lightness / 255.0 - center).powi(2) / 0.045).exp();
+        let centers = [0.15, 0.5, 0.85];
+        let expected = weight(centers[style]) / centers.iter().map(|&center| weight(center)).sum::<f64>();
         assert!((p - expected).abs() < 1e-5, "{} {p} {expected}", files[i]);
     }
     let check = host_ok(folder.path(), &["plugin", "check", "./lightness.wasm"]).stdout;

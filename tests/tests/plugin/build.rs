@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{host, host_ok};
 
-const LIGHT: &str = "title = 'Two kinds of painting'\nauthors = ['Ada', 'Grace']\nlicence = 'CC0-1.0'\nversion = '1.2.0'\n\
+const LIGHT: &str = "title = 'Two kinds of painting'\nauthors = ['Ada', 'Grace']\nlicense = 'CC0-1.0'\nversion = '1.2.0'\n\
                      temperature = 0.02\n\n[styles]\nukiyo-e = ['a ukiyo e painting', 'ukiyo-e']\n\
                      minimalism = 'a minimalism painting'\n";
 

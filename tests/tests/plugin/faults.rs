@@ -9,9 +9,9 @@ use ambiguity_host::plugin::fit::KMEANS_TEMPLATE;
 use ambiguity_host::plugin::{Batch, Limits, PluginHost};
 use ndarray::Array2;
 
-use super::{built, load, means, two_pictures};
+use super::{built, load, means, two_images};
 
-/// What a plugin's own behaviour may be, with the limits that it meets.
+/// What a plugin's own behavior may be, with the limits that it meets.
 #[test]
 fn misbehaving_plugins() {
     let hostile = built("hostile");
@@ -50,13 +50,13 @@ fn misbehaving_plugins() {
     let mut table = String::new();
     for (fault, limits) in cases {
         let message = load(*limits, &hostile, &[("fault", fault)])
-            .and_then(|mut plugin| plugin.classify(&mut two_pictures(), &mut means()))
+            .and_then(|mut plugin| plugin.classify(&mut two_images(), &mut means()))
             .expect_err(fault)
             .to_string();
         let message = message.replace(&"bla ".repeat(500), "[500 x bla] ");
         writeln!(table, "{fault}\n    {message}").expect("a string grows");
 
-        let mut batch = two_pictures();
+        let mut batch = two_images();
         let answer = load(*limits, &hostile, &[]).and_then(|mut plugin| plugin.classify(&mut batch, &mut means()));
         assert_eq!(answer.expect("a good call").distributions.rows, vec![vec![0.25, 0.75]; 2], "after {fault}");
     }
@@ -81,7 +81,7 @@ fn misbehaving_gradients() {
         ("vjp-short", limits),
     ] {
         let mut plugin = load(limits, &hostile, &[("fault", fault), ("encoder", "means")]).expect("it loads");
-        let (mut batch, mut encoders) = (two_pictures(), means());
+        let (mut batch, mut encoders) = (two_images(), means());
         let message = plugin.embedding_vjp(&mut batch, &mut encoders, &upstream).expect_err(fault).to_string();
         writeln!(table, "{fault}\n    {message}").expect("a string grows");
         let classified = plugin.classify(&mut batch, &mut encoders).expect("the batch and the encoders are back");
@@ -89,12 +89,12 @@ fn misbehaving_gradients() {
     }
     // One that declares no encoder has nothing to give the gradient of.
     let mut plugin = load(limits, &hostile, &[]).expect("it loads");
-    let message = plugin.embedding_vjp(&mut two_pictures(), &mut means(), &upstream).expect_err("none").to_string();
+    let message = plugin.embedding_vjp(&mut two_images(), &mut means(), &upstream).expect_err("none").to_string();
     writeln!(table, "no encoder\n    {message}").expect("a string grows");
     insta::assert_snapshot!(table);
 
     let mut plugin = load(limits, &hostile, &[("encoder", "means")]).expect("it loads");
-    let gradient = plugin.embedding_vjp(&mut two_pictures(), &mut means(), &upstream).expect("it behaves");
+    let gradient = plugin.embedding_vjp(&mut two_images(), &mut means(), &upstream).expect("it behaves");
     assert_eq!(gradient, Array2::<f32>::zeros((2, 3)));
 }
 
@@ -102,7 +102,7 @@ fn misbehaving_gradients() {
 #[test]
 fn a_fault_gives_the_batch_and_the_encoders_back() {
     let hostile = built("hostile");
-    let (mut batch, mut encoders) = (two_pictures(), means());
+    let (mut batch, mut encoders) = (two_images(), means());
     let mut plugin = load(Limits::default(), &hostile, &[("fault", "panic")]).expect("it loads");
     plugin.classify(&mut batch, &mut encoders).expect_err("it panics");
     assert_eq!((batch.len(), encoders.names()), (2, vec!["means"]));
@@ -117,25 +117,25 @@ fn encoders_that_are_missing_or_mixed() {
     let hostile = built("hostile");
     let mut plugin =
         load(Limits::default(), &hostile, &[("encoder", "means"), ("fault", "embedding")]).expect("it loads");
-    let message = plugin.classify(&mut two_pictures(), &mut Encoders::new()).expect_err("no encoder").to_string();
+    let message = plugin.classify(&mut two_images(), &mut Encoders::new()).expect_err("no encoder").to_string();
     assert_eq!(
         message,
         "plugin `hostile`: there is no encoder `means`; say where it is with --encoder means=DIR or \
          `[encoders] means = \"DIR\"` (known: none)"
     );
 
-    let mut samples = two_pictures().samples().to_vec();
+    let mut samples = two_images().samples().to_vec();
     samples[1].image = None;
     let mut batch = Batch::new(samples);
-    let message = plugin.classify(&mut batch, &mut means()).expect_err("half pictures").to_string();
-    assert_eq!(message, "plugin `hostile`: sample 1 of the batch has no picture to embed");
+    let message = plugin.classify(&mut batch, &mut means()).expect_err("half images").to_string();
+    assert_eq!(message, "plugin `hostile`: sample 1 of the batch has no image to embed");
 }
 
 #[test]
 fn texts_without_end() {
     let limits = Limits { texts: 4500, ..Limits::default() };
     let mut plugin = load(limits, &built("hostile"), &[("encoder", "means"), ("fault", "texts")]).expect("it loads");
-    let message = plugin.classify(&mut two_pictures(), &mut means()).expect_err("too many").to_string();
+    let message = plugin.classify(&mut two_images(), &mut means()).expect_err("too many").to_string();
     assert!(
         message.starts_with("plugin `hostile`: it asked the host for embeddings of more than 4500 texts"),
         "{message}"
@@ -147,7 +147,7 @@ fn texts_without_end() {
 fn each_batch_meets_a_fresh_instance() {
     let mut plugin = load(Limits::default(), &built("hostile"), &[("fault", "remember")]).expect("it loads");
     for _ in 0..3 {
-        plugin.classify(&mut two_pictures(), &mut means()).expect("no traces of another batch");
+        plugin.classify(&mut two_images(), &mut means()).expect("no traces of another batch");
     }
 }
 
@@ -161,7 +161,7 @@ fn files_that_are_no_plugins() {
         ("empty", vec![]),
         ("text", b"(component)".to_vec()),
         ("page", b"<!doctype html>".to_vec()),
-        ("picture", b"\x89PNG\r\n".to_vec()),
+        ("image", b"\x89PNG\r\n".to_vec()),
         ("stump", b"\0as".to_vec()),
         ("cut", KMEANS_TEMPLATE[..KMEANS_TEMPLATE.len() / 2].to_vec()),
         ("core-module", wat("(module (func (export \"classify\")))")),
@@ -201,7 +201,7 @@ fn a_damaged_cache_entry_is_compiled_again() {
     let classify = || {
         let host = PluginHost::new(Limits::default(), Some(folder.path().to_owned())).expect("the sandbox starts");
         let mut plugin = host.load(hostile.to_str().expect("a path in UTF-8"), Default::default()).expect("it loads");
-        plugin.classify(&mut two_pictures(), &mut means()).expect("it classifies").distributions
+        plugin.classify(&mut two_images(), &mut means()).expect("it classifies").distributions
     };
     let entry = || -> PathBuf {
         let mut entries = fs::read_dir(folder.path()).expect("readable");

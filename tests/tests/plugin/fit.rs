@@ -10,7 +10,7 @@ use image::{Rgb, RgbImage};
 use ndarray::{Array2, arr2};
 use serde_json::json;
 
-use super::{load, means, picture};
+use super::{load, means, image};
 use crate::support::{host, host_ok, root};
 
 fn primaries(digest: &str, medium: &str) -> Vec<u8> {
@@ -19,7 +19,7 @@ fn primaries(digest: &str, medium: &str) -> Vec<u8> {
         version: "1.0.0".into(),
         title: "Red, green or blue".into(),
         authors: vec!["Test".into()],
-        licence: "Apache-2.0".into(),
+        license: "Apache-2.0".into(),
         media: vec![medium.into()],
         styles: ["red", "green", "blue"].map(String::from).to_vec(),
         encoder: Some(EncoderPin { name: "means".into(), digest: digest.into() }),
@@ -37,12 +37,12 @@ fn k_means_distributions_are_what_the_definition_says() {
     let path = folder.path().join("primaries.wasm");
     fs::write(&path, primaries("means", "image")).expect("writable");
     let mut plugin = load(Limits::default(), &path, &[]).expect("it loads");
-    let colours = [[255, 0, 0], [255, 255, 255], [0, 51, 102]];
-    let mut batch = Batch::new(colours.map(picture).to_vec());
+    let colors = [[255, 0, 0], [255, 255, 255], [0, 51, 102]];
+    let mut batch = Batch::new(colors.map(image).to_vec());
     let classified = plugin.classify(&mut batch, &mut means()).expect("it classifies");
-    for (row, colour) in classified.distributions.rows.iter().zip(colours) {
-        let length = colour.map(|c: u8| f64::from(c).powi(2)).iter().sum::<f64>().sqrt();
-        let unit = colour.map(|c| f64::from(c) / length);
+    for (row, color) in classified.distributions.rows.iter().zip(colors) {
+        let length = color.map(|c: u8| f64::from(c).powi(2)).iter().sum::<f64>().sqrt();
+        let unit = color.map(|c| f64::from(c) / length);
         let logit = |style: usize| {
             let squared = (0..3).map(|i| (unit[i] - f64::from(u8::from(i == style))).powi(2)).sum::<f64>();
             1.0 / squared.sqrt().max(1e-6)
@@ -51,7 +51,7 @@ fn k_means_distributions_are_what_the_definition_says() {
         let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = logits.iter().map(|z| (z - most).exp()).sum();
         for (p, z) in row.iter().zip(logits) {
-            assert!((p - (z - most).exp() / sum).abs() < 1e-6, "{colour:?}: {row:?}");
+            assert!((p - (z - most).exp() / sum).abs() < 1e-6, "{color:?}: {row:?}");
         }
     }
     // The same bits on every run and machine.
@@ -78,7 +78,7 @@ fn other_weights_under_the_same_name_are_refused() {
     fs::write(&path, primaries("others", "image")).expect("writable");
     let mut plugin = load(Limits::default(), &path, &[]).expect("it loads");
     let message =
-        plugin.classify(&mut Batch::new(vec![picture([1, 2, 3])]), &mut means()).expect_err("other").to_string();
+        plugin.classify(&mut Batch::new(vec![image([1, 2, 3])]), &mut means()).expect_err("other").to_string();
     assert_eq!(
         message,
         "plugin `primaries`: it was fitted with encoder `means` of digest others, the `means` here has means; name the \
@@ -95,19 +95,19 @@ fn the_interface_file_and_the_template_agree_on_the_version() {
     assert_eq!(template.interface, version);
 }
 
-/// From a folder of pictures to a plugin to distributions, by the command line alone.
+/// From a folder of images to a plugin to distributions, by the command line alone.
 #[test]
 fn fit_inspect_classify() {
     let folder = tempfile::tempdir().expect("a folder");
-    for (style, colour) in [("cold", [20, 40, 200]), ("warm", [210, 60, 20])] {
+    for (style, color) in [("cold", [20, 40, 200]), ("warm", [210, 60, 20])] {
         fs::create_dir_all(folder.path().join("art").join(style)).expect("a folder");
         for i in 0..6u8 {
-            let shade = colour.map(|c: u8| c.saturating_add(i * 3));
+            let shade = color.map(|c: u8| c.saturating_add(i * 3));
             let file = folder.path().join(format!("art/{style}/{i}.png"));
             RgbImage::from_pixel(64, 64, Rgb(shade)).save(file).expect("writable");
         }
     }
-    fs::write(folder.path().join("art/cold/broken.png"), "no picture").expect("writable");
+    fs::write(folder.path().join("art/cold/broken.png"), "no image").expect("writable");
 
     let fit = ["plugin", "fit", "--images", "art", "-k", "2", "-o", "two.wasm", "--title", "Cold or warm"];
     let ran = host_ok(folder.path(), &fit);
@@ -119,8 +119,8 @@ fn fit_inspect_classify() {
         "fitting twice, the same bytes"
     );
     let sheet = image::open(folder.path().join("two.png")).expect("the contact sheet").into_rgb8();
-    let shown = |colour: [u8; 3]| sheet.pixels().filter(|pixel| pixel.0 == colour).count();
-    assert_eq!((shown([20, 40, 200]), shown([210, 60, 20])), (96 * 96, 96 * 96), "each picture is there once");
+    let shown = |color: [u8; 3]| sheet.pixels().filter(|pixel| pixel.0 == color).count();
+    assert_eq!((shown([20, 40, 200]), shown([210, 60, 20])), (96 * 96, 96 * 96), "each image is there once");
 
     let inspected: serde_json::Value =
         serde_json::from_str(&host_ok(folder.path(), &["plugin", "inspect", "two", "--json"]).stdout).expect("JSON");
@@ -202,7 +202,7 @@ fn an_elbow_table() {
     assert_eq!(inspected["styles"].as_array().map(Vec::len), Some(3), "of three rows the middle one is the elbow");
 }
 
-/// Clusters of texts judge pictures by default, texts when asked; each is called by its nearest text.
+/// Clusters of texts judge images by default, texts when asked; each is called by its nearest text.
 #[test]
 fn fit_texts() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -220,9 +220,9 @@ fn fit_texts() {
     let classified: serde_json::Value = serde_json::from_str(&classified).expect("JSON");
     assert_eq!(classified["styles"], json!(["baroque", "pop art", "cubism"]));
     let row = &classified["samples"][0]["distribution"];
-    assert!(row[2].as_f64() > Some(0.99), "a text lies on its own centre: {row}");
+    assert!(row[2].as_f64() > Some(0.99), "a text lies on its own center: {row}");
 
-    host_ok(folder.path(), &["plugin", "fit", "--texts", "moods.txt", "-k", "2", "-o", "pictures.wasm"]);
+    host_ok(folder.path(), &["plugin", "fit", "--texts", "moods.txt", "-k", "2", "-o", "images.wasm"]);
     RgbImage::from_pixel(8, 8, Rgb([1, 2, 3])).save(folder.path().join("1.png")).expect("writable");
-    host_ok(folder.path(), &["plugin", "classify", "pictures", "1.png"]);
+    host_ok(folder.path(), &["plugin", "classify", "images", "1.png"]);
 }

@@ -6,7 +6,7 @@ use ambiguity_host::plugin::Limits;
 use ambiguity_host::plugin::artifact::spoken;
 use ndarray::Array2;
 
-use super::{load, means, two_pictures};
+use super::{load, means, two_images};
 use crate::support::root;
 
 /// `tests/guests/frozen-0.1.0.wasm` was built from `wit/frozen/0.1.0` alone and calls every function of it.
@@ -18,13 +18,13 @@ fn a_plugin_built_for_0_1_0_keeps_loading() {
     let description = plugin.description();
     assert_eq!((description.name.as_str(), &description.encoders[..]), ("frozen", &["means".to_owned()][..]));
     assert_eq!((&description.styles[..], description.media.len()), (&["style-0", "style-1"].map(str::to_owned)[..], 2));
-    let rows = plugin.classify(&mut two_pictures(), &mut means()).expect("it classifies").distributions.rows;
+    let rows = plugin.classify(&mut two_images(), &mut means()).expect("it classifies").distributions.rows;
     // The shares of red and green, each plus one.
     for (row, red) in rows.iter().zip([256.0 / 257.0, 1.0 / 257.0]) {
         assert!((row[0] - red).abs() < 1e-6, "{rows:?}");
     }
     let upstream = Array2::from_elem((2, 2), 1.0);
-    let gradient = plugin.embedding_vjp(&mut two_pictures(), &mut means(), &upstream).expect("it has a gradient");
+    let gradient = plugin.embedding_vjp(&mut two_images(), &mut means(), &upstream).expect("it has a gradient");
     assert_eq!(gradient, Array2::<f32>::zeros((2, 3)));
     let path = root().join("tests/guests/frozen-0.1.0.wasm");
     let three = load(Limits::default(), &path, &[("styles", "3")]).expect("its configuration reaches it");

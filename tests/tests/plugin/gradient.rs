@@ -1,4 +1,4 @@
-//! L_SA through a plugin's gradient, from pictures through the shipped encoder and the plugins that ship, and back.
+//! L_SA through a plugin's gradient, from images through the shipped encoder and the plugins that ship, and back.
 
 use ambiguity_host::can::ambiguity::{PluginAmbiguity, mean_cross_entropy};
 use ambiguity_host::encoders::Encoders;
@@ -9,10 +9,10 @@ use ndarray::Array2;
 use tch::{Device, Kind, Tensor, no_grad};
 use torch_ext::{AdamW, AdamWConfig};
 
-use super::{load, means, two_pictures};
+use super::{load, means, two_images};
 use crate::support::root;
 
-/// The plugins that ship and have a gradient for pictures.
+/// The plugins that ship and have a gradient for images.
 const PLUGINS: [&str; 3] = ["kmeans_image", "kmeans_text", "clip_softmax"];
 
 fn encoders() -> Encoders {
@@ -31,15 +31,15 @@ fn normal(seed: u64, shape: &[i64]) -> Tensor {
     torch_ext::Generator::cpu(seed).and_then(|mut randomness| randomness.normal(shape)).expect("random numbers")
 }
 
-/// Smooth pictures [n, 3, 40, 40] within (-1, 1), of another size than the encoder's, as a leaf.
-fn pictures(seed: u64, n: i64) -> Tensor {
+/// Smooth images [n, 3, 40, 40] within (-1, 1), of another size than the encoder's, as a leaf.
+fn images(seed: u64, n: i64) -> Tensor {
     let coarse = normal(seed, &[n, 3, 5, 5]);
     coarse.upsample_bicubic2d([40, 40], false, None, None).tanh().set_requires_grad(true)
 }
 
-/// The gradient in the pictures of something that was made of them.
-fn gradient(of: &Tensor, pictures: &Tensor) -> Tensor {
-    Tensor::f_run_backward(&[of], &[pictures], false, false).expect("there is a graph").remove(0)
+/// The gradient in the images of something that was made of them.
+fn gradient(of: &Tensor, images: &Tensor) -> Tensor {
+    Tensor::f_run_backward(&[of], &[images], false, false).expect("there is a graph").remove(0)
 }
 
 fn relative_error(found: &Tensor, wanted: &Tensor) -> f64 {
@@ -53,12 +53,12 @@ fn the_surrogates_gradient_is_that_of_the_value() {
     const STEP: f64 = 4e-3;
     for plugin in PLUGINS {
         let mut ambiguity = shipped(plugin);
-        let images = pictures(5, 2);
-        let loss = ambiguity.loss(&images).expect("good pictures");
+        let images = images(5, 2);
+        let loss = ambiguity.loss(&images).expect("good images");
         assert!((loss.value - mean_cross_entropy(&loss.distributions)).abs() < 1e-12);
         assert!(loss.value >= (ambiguity.n_styles() as f64).ln(), "{plugin}: {}", loss.value);
         let gradient = gradient(&loss.surrogate, &images);
-        let mut value = |images: &Tensor| mean_cross_entropy(&ambiguity.judge(images).expect("good pictures"));
+        let mut value = |images: &Tensor| mean_cross_entropy(&ambiguity.judge(images).expect("good images"));
         let (mut off, mut whole) = (0.0, 0.0);
         for seed in 0..12 {
             // Smooth, as the steps that matter are: white noise is nearly gone after the resize.
@@ -83,10 +83,10 @@ fn the_surrogates_gradient_is_that_of_the_same_head_in_libtorch() {
         let path = root().join(format!("plugins/{plugin}.wasm"));
         let artifact = Artifact::read(&path, &Limits::default()).expect("it ships");
         let manifest = artifact.manifest.clone().expect("it has a manifest");
-        let images = pictures(6, 5);
+        let images = images(6, 5);
         let mut encoders = encoders();
         let unit = |rows: &Tensor| rows / rows.norm_scalaropt_dim(2, [-1].as_slice(), true);
-        let embeddings = encoders.embed_tensor("tiny-art", &((&images + 1.0) * 0.5)).expect("good pictures");
+        let embeddings = encoders.embed_tensor("tiny-art", &((&images + 1.0) * 0.5)).expect("good images");
         let logits = if plugin == "clip_softmax" {
             let texts: Vec<Tensor> = manifest
                 .prompts
@@ -102,14 +102,14 @@ fn the_surrogates_gradient_is_that_of_the_same_head_in_libtorch() {
             };
             unit(&embeddings).matmul(&Tensor::stack(&texts, 0).tr()) * f64::from(scale)
         } else {
-            let centers = tensor(&artifact.tensor("centers").expect("it has centres"));
+            let centers = tensor(&artifact.tensor("centers").expect("it has centers"));
             let points = if manifest.normalize { unit(&embeddings) } else { embeddings.shallow_clone() };
             let apart = points.unsqueeze(1) - centers.unsqueeze(0);
             let distances = apart.norm_scalaropt_dim(2, [-1].as_slice(), false).clamp_min(1e-6);
             distances.reciprocal() / f64::from(manifest.temperature.unwrap_or(1.0))
         };
         let wanted = ambiguity_models::can::loss::ambiguity(&logits);
-        let loss = shipped(plugin).loss(&images).expect("good pictures");
+        let loss = shipped(plugin).loss(&images).expect("good images");
         let value_error = (loss.value / wanted.double_value(&[]) - 1.0).abs();
         let weighted = loss.surrogate * 3.0;
         let error = relative_error(&gradient(&weighted, &images), &(gradient(&wanted, &images) * 3.0));
@@ -124,7 +124,7 @@ fn tensor(rows: &Array2<f32>) -> Tensor {
     Tensor::from_slice(&rows.iter().copied().collect::<Vec<_>>()).view(shape)
 }
 
-/// A generator that is trained on nothing else makes pictures that the plugin cannot place, from noise that it has not
+/// A generator that is trained on nothing else makes images that the plugin cannot place, from noise that it has not
 /// seen in training too.
 #[test]
 fn l_sa_falls_when_trained_alone() {
@@ -140,13 +140,13 @@ fn l_sa_falls_when_trained_alone() {
         let held_out = normal(99, &[16, config.latent]);
         let value = |ambiguity: &mut PluginAmbiguity| {
             let images = no_grad(|| generator.forward(&held_out, true));
-            mean_cross_entropy(&ambiguity.judge(&images).expect("good pictures"))
+            mean_cross_entropy(&ambiguity.judge(&images).expect("good images"))
         };
         let best = (ambiguity.n_styles() as f64).ln();
         let before = value(&mut ambiguity) - best;
         for step in 0..30 {
             let images = generator.forward(&normal(100 + step, &[8, config.latent]), true);
-            ambiguity.loss(&images).expect("good pictures").surrogate.backward();
+            ambiguity.loss(&images).expect("good images").surrogate.backward();
             optimizer.step().expect("finite gradients");
             optimizer.zero_grad();
         }
@@ -174,7 +174,7 @@ fn plugins_that_cannot_be_trained_through_are_refused_in_a_sentence() {
     for path in ["plugins/palette.wasm", "tests/reference/onnx/pixels.onnx"] {
         let mut plugin = load(Limits::default(), &root().join(path), &[]).expect("it loads");
         let upstream = Array2::zeros((2, plugin.description().styles.len()));
-        let message = plugin.embedding_vjp(&mut two_pictures(), &mut means(), &upstream).expect_err(path).to_string();
+        let message = plugin.embedding_vjp(&mut two_images(), &mut means(), &upstream).expect_err(path).to_string();
         assert!(message.ends_with(lacks), "{message}");
     }
     // One that has a gradient, and an encoder that has none or is not there.
@@ -182,7 +182,7 @@ fn plugins_that_cannot_be_trained_through_are_refused_in_a_sentence() {
     let missing = PluginAmbiguity::new(frozen(), Encoders::new()).err().expect("no encoder").to_string();
     assert!(missing.starts_with("there is no encoder `means`; say where it is"), "{missing}");
     let mut ambiguity = PluginAmbiguity::new(frozen(), means()).expect("it has a gradient");
-    let message = ambiguity.loss(&pictures(1, 1)).expect_err("no gradient flows").to_string();
+    let message = ambiguity.loss(&images(1, 1)).expect_err("no gradient flows").to_string();
     assert_eq!(
         message,
         "this encoder cannot be differentiated, which training through it needs; take a CLIP folder instead"
@@ -195,10 +195,10 @@ fn plugins_that_cannot_be_trained_through_are_refused_in_a_sentence() {
 }
 
 #[test]
-fn pictures_that_are_none_are_refused() {
+fn images_that_are_none_are_refused() {
     let mut ambiguity = shipped("kmeans_image");
-    let message = ambiguity.loss(&(pictures(1, 2) * f64::NAN)).expect_err("no numbers").to_string();
-    assert_eq!(message, "the embedding of picture 0 of a batch is not finite");
+    let message = ambiguity.loss(&(images(1, 2) * f64::NAN)).expect_err("no numbers").to_string();
+    assert_eq!(message, "the embedding of image 0 of a batch is not finite");
     let message = ambiguity.judge(&Tensor::zeros([0, 3, 32, 32], (Kind::Float, Device::Cpu))).expect_err("none");
-    assert!(message.to_string().contains("there are no pictures to judge"), "{message}");
+    assert!(message.to_string().contains("there are no images to judge"), "{message}");
 }

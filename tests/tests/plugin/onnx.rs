@@ -15,7 +15,7 @@ use image::RgbImage;
 use serde_json::Value;
 use tch::{Device, Kind};
 
-use super::{load, means, two_pictures};
+use super::{load, means, two_images};
 use crate::support::{command, host, host_ok, root, tiny_run};
 
 fn file(name: &str) -> PathBuf {
@@ -27,27 +27,27 @@ fn reference(name: &str) -> tch::Tensor {
     tensors[name].shallow_clone()
 }
 
-/// The six pictures of the reference, 24 x 20.
-fn pictures() -> Batch {
+/// The six images of the reference, 24 x 20.
+fn images() -> Batch {
     let images = reference("images");
     let bytes = Vec::<u8>::try_from(images.flatten(0, -1)).expect("bytes");
     let images = bytes.chunks_exact(24 * 20 * 3).map(|rgb| RgbImage::from_raw(24, 20, rgb.to_vec()).expect("its size"));
     Batch::new(images.map(|image| Sample { image: Some(Arc::new(image)), ..Sample::default() }).collect())
 }
 
-/// Within 1e-6 of what onnxruntime and numpy make of the same pictures, resized by Pillow.
+/// Within 1e-6 of what onnxruntime and numpy make of the same images, resized by Pillow.
 #[test]
 fn distributions_are_those_of_onnxruntime_in_python() {
-    for name in ["pixels", "bytes", "grey", "fixed_1", "fixed_4", "embedding", "bare", "function"] {
+    for name in ["pixels", "bytes", "gray", "fixed_1", "fixed_4", "embedding", "bare", "function"] {
         let mut plugin = load(Limits::default(), &file(&format!("{name}.onnx")), &[]).expect(name);
-        let classified = plugin.classify(&mut pictures(), &mut means()).expect(name);
+        let classified = plugin.classify(&mut images(), &mut means()).expect(name);
         let wanted = Vec::<f64>::try_from(reference(name).flatten(0, -1)).expect("f64");
         let found: Vec<f64> = classified.distributions.rows.concat();
         assert_eq!(found.len(), wanted.len(), "{name}");
         let worst = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(worst < 1e-6, "{name} is off by {worst}");
         assert_eq!(classified.fuel, None);
-        let again = plugin.classify(&mut pictures(), &mut means()).expect(name);
+        let again = plugin.classify(&mut images(), &mut means()).expect(name);
         assert_eq!(again.distributions, classified.distributions, "{name} says something else the second time");
         assert!(
             plugin
@@ -66,10 +66,10 @@ fn files_that_are_refused() {
     let small = Limits { onnx_mib: 0, ..Limits::default() };
     let loud = |name: &str, limits: Limits, config: &[(&str, &str)], encoders: &mut Encoders| {
         let result = load(limits, &file(&format!("{name}.onnx")), config)
-            .and_then(|mut plugin| plugin.classify(&mut two_pictures(), encoders));
+            .and_then(|mut plugin| plugin.classify(&mut two_images(), encoders));
         // What is broken must leave the next one working.
         let mut good = load(Limits::default(), &file("pixels.onnx"), &[]).expect("a good plugin");
-        good.classify(&mut two_pictures(), &mut means()).expect("a good plugin");
+        good.classify(&mut two_images(), &mut means()).expect("a good plugin");
         result.expect_err(name).to_string().replace(&root().display().to_string(), "[ROOT]")
     };
     let mut table = vec![];
@@ -81,7 +81,7 @@ fn files_that_are_refused() {
         "unknown",
         "truncated",
         "no_styles",
-        "misspelt",
+        "misspelled",
         "width",
         "twins",
         "nan",
@@ -92,17 +92,17 @@ fn files_that_are_refused() {
     }
     table.push(loud("loop", hasty, &[], &mut means()));
     table.push(loud("pixels", small, &[], &mut means()));
-    table.push(loud("pixels", Limits::default(), &[("colour", "red")], &mut means()));
+    table.push(loud("pixels", Limits::default(), &[("color", "red")], &mut means()));
     table.push(loud("embedding", Limits::default(), &[], &mut Encoders::new()));
     insta::assert_snapshot!(table.join("\n"));
 }
 
 #[test]
-fn a_batch_without_pictures_names_the_sample() {
+fn a_batch_without_images_names_the_sample() {
     let mut plugin = load(Limits::default(), &file("pixels.onnx"), &[]).expect("a good plugin");
-    let text = Sample { text: Some("no picture".to_owned()), ..Sample::default() };
+    let text = Sample { text: Some("no image".to_owned()), ..Sample::default() };
     let error = plugin.classify(&mut Batch::new(vec![text]), &mut means()).expect_err("a text").to_string();
-    assert_eq!(error, "plugin `pixels` at sample 0: the sample is no picture");
+    assert_eq!(error, "plugin `pixels` at sample 0: the sample is no image");
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn inspect_and_classify_do_not_mind_the_kind() {
         host_ok(folder.path(), &["plugin", "inspect", "./fixed_4.onnx"]).stdout,
         classified.stdout,
     ];
-    let notice = "plugin `pixels` takes pictures of 16 x 12; those of 24 x 20 are resized with antialias";
+    let notice = "plugin `pixels` takes images of 16 x 12; those of 24 x 20 are resized with antialias";
     assert_eq!(classified.stderr.matches(notice).count(), 1, "{}", classified.stderr);
     insta::assert_snapshot!(shown.concat());
     let document = |arguments: &[&str]| -> Value {
@@ -139,7 +139,7 @@ fn inspect_and_classify_do_not_mind_the_kind() {
     fs::write(folder.path().join("bare.toml"), "styels = []\n").expect("writable");
     let ran = host(folder.path(), &["plugin", "inspect", "bare"]);
     assert_eq!(ran.code, 1);
-    insta::assert_snapshot!("a_key_misspelt_beside", ran.stderr.replace(&folder.path().display().to_string(), "[DIR]"));
+    insta::assert_snapshot!("a_key_misspelled_beside", ran.stderr.replace(&folder.path().display().to_string(), "[DIR]"));
 }
 
 #[test]
@@ -192,14 +192,14 @@ fn a_network_that_was_written_is_a_plugin() {
         version: "1.0.0".to_owned(),
         title: "Five styles of nothing".to_owned(),
         authors: vec![],
-        licence: "Apache-2.0".to_owned(),
+        license: "Apache-2.0".to_owned(),
         styles: ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec(),
     };
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("onnx");
     fs::create_dir_all(&folder).expect("writable");
     let file = folder.join("discriminator.onnx");
     fs::write(&file, onnx::discriminator(&discriminator, &metadata).expect("written")).expect("writable");
-    fs::write(folder.join("generator.onnx"), onnx::generator(&generator, "Pictures").expect("written"))
+    fs::write(folder.join("generator.onnx"), onnx::generator(&generator, "Images").expect("written"))
         .expect("writable");
 
     let real = tensors["real"].to_kind(Kind::Float);

@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 use super::load;
 use crate::support::{host, host_ok, root};
 
-/// It is the committed template with its own assets, for the weights that ship: what a refit makes of the same pictures
+/// It is the committed template with its own assets, for the weights that ship: what a refit makes of the same images
 /// hangs on the machine's arithmetic, this does not.
 #[test]
 fn kmeans_image_is_the_template_with_assets_for_the_shipped_encoder() {
     let bytes = fs::read(root().join("plugins/kmeans_image.wasm")).expect("it ships");
     let plugin = Artifact::parse("kmeans_image.wasm".as_ref(), bytes.clone()).expect("a plugin");
     let manifest = plugin.manifest.clone().expect("it has a manifest");
-    let centers = plugin.tensor("centers").expect("it has centres");
+    let centers = plugin.tensor("centers").expect("it has centers");
     assert!(bake_k_means(&manifest, &centers).expect("it bakes") == bytes, "run `make shipped-plugins` and commit it");
     let encoder = manifest.encoder.expect("it names its encoder");
     let shipped = Clip::digest(&root().join("models/weights/tiny-art/clip")).expect("the weights ship");
@@ -33,11 +33,11 @@ fn kmeans_image_is_the_template_with_assets_for_the_shipped_encoder() {
 }
 
 #[test]
-fn kmeans_text_is_the_template_with_centres_of_style_names() {
+fn kmeans_text_is_the_template_with_centers_of_style_names() {
     let bytes = fs::read(root().join("plugins/kmeans_text.wasm")).expect("it ships");
     let plugin = Artifact::parse("kmeans_text.wasm".as_ref(), bytes.clone()).expect("a plugin");
     let manifest = plugin.manifest.clone().expect("it has a manifest");
-    let centers = plugin.tensor("centers").expect("it has centres");
+    let centers = plugin.tensor("centers").expect("it has centers");
     assert!(bake_k_means(&manifest, &centers).expect("it bakes") == bytes, "run `make shipped-plugins` and commit it");
     let names = fs::read_to_string(root().join("plugins/wikiart_styles.txt")).expect("the names ship");
     assert!(manifest.styles.iter().all(|style| names.lines().any(|name| name == style)), "{:?}", manifest.styles);
@@ -140,19 +140,19 @@ fn on_fixtures(plugin: &str, folder: &str, files: &[&str], decimals: usize) -> S
 }
 
 #[test]
-fn a_crates_description_authors_and_licence_are_shown() {
+fn a_crates_description_authors_and_license_are_shown() {
     let folder = tempfile::tempdir().expect("a folder");
     let said = host_ok(folder.path(), &["plugin", "inspect", "palette", "--json"]).stdout;
     let said: Value = serde_json::from_str(&said).expect("one JSON document");
-    assert_eq!(said["title"], "Which palette a picture is painted in, by its pixels");
-    assert_eq!((&said["authors"], &said["licence"]), (&json!(["The Ambiguity authors"]), &json!("Apache-2.0")));
+    assert_eq!(said["title"], "Which palette an image is painted in, by its pixels");
+    assert_eq!((&said["authors"], &said["license"]), (&json!(["The Ambiguity authors"]), &json!("Apache-2.0")));
 }
 
 /// Plain arithmetic in the sandbox has the same bits everywhere; twelve decimals are what a reader of JSON keeps of them.
 #[test]
 fn palette_words_and_melody_on_their_fixtures() {
-    let pictures = ["baroque.png", "fauvism.png", "minimalism.png", "ukiyo-e.png"];
-    insta::assert_snapshot!("palette", on_fixtures("palette", "palette", &pictures, 12));
+    let images = ["baroque.png", "fauvism.png", "minimalism.png", "ukiyo-e.png"];
+    insta::assert_snapshot!("palette", on_fixtures("palette", "palette", &images, 12));
     let texts = ["all-moods.txt", "meadow.txt", "statute.txt"];
     insta::assert_snapshot!("words", on_fixtures("words", "words", &texts, 12));
     let recordings = ["chord.wav", "concert-a.wav", "rain.wav", "silence.wav"];
@@ -162,9 +162,9 @@ fn palette_words_and_melody_on_their_fixtures() {
 /// The encoder's arithmetic depends on the machine's: so many decimals are the same everywhere.
 #[test]
 fn clip_softmax_and_kmeans_image_on_their_fixtures() {
-    let pictures = ["cubism.png", "pop-art.png"];
-    insta::assert_snapshot!("clip_softmax", on_fixtures("clip_softmax", "clip-softmax", &pictures, 3));
-    on_fixtures("kmeans_image", "clip-softmax", &pictures, 3);
+    let images = ["cubism.png", "pop-art.png"];
+    insta::assert_snapshot!("clip_softmax", on_fixtures("clip_softmax", "clip-softmax", &images, 3));
+    on_fixtures("kmeans_image", "clip-softmax", &images, 3);
 }
 
 /// The small CLIP was trained on such paintings' captions, so its own softmax tells their styles.
@@ -215,7 +215,7 @@ fn a_plugin_for_another_medium_is_refused_with_both_named() {
 #[test]
 fn classify_refuses_what_it_cannot_read() {
     let folder = tempfile::tempdir().expect("a folder");
-    fs::write(folder.path().join("broken.png"), "no picture").expect("writable");
+    fs::write(folder.path().join("broken.png"), "no image").expect("writable");
     fs::write(folder.path().join("poem.txt"), "rose").expect("writable");
     let refused = |arguments: &[&str]| {
         let ran = host(folder.path(), &[&["plugin", "classify"], arguments].concat());
@@ -241,15 +241,15 @@ fn the_trained_plugins_tell_new_paintings() {
         let mut plugin = load(Limits::default(), &path, &[]).expect("it loads");
         let styles = STYLES.map(|style| style.slug.to_owned());
         assert_eq!(plugin.description().styles, styles);
-        assert_eq!((plugin.description().name.as_str(), plugin.inspect().licence.as_str()), (name, "Apache-2.0"));
-        let pictures = (0..STYLES.len()).flat_map(|style| (0..SUBJECTS.len()).map(move |subject| (style, subject)));
-        let samples = pictures.clone().map(|(style, subject)| {
+        assert_eq!((plugin.description().name.as_str(), plugin.inspect().license.as_str()), (name, "Apache-2.0"));
+        let images = (0..STYLES.len()).flat_map(|style| (0..SUBJECTS.len()).map(move |subject| (style, subject)));
+        let samples = images.clone().map(|(style, subject)| {
             let image = Some(std::sync::Arc::new(paint(style, subject, 77_777, 5, 64)));
             Sample { image, ..Sample::default() }
         });
         let mut batch = Batch::new(samples.collect());
-        let rows = plugin.classify(&mut batch, &mut Encoders::new()).expect("pictures").distributions.rows;
-        let right = pictures.zip(&rows).filter(|((style, _), row)| row.iter().all(|p| *p <= row[*style])).count();
+        let rows = plugin.classify(&mut batch, &mut Encoders::new()).expect("images").distributions.rows;
+        let right = images.zip(&rows).filter(|((style, _), row)| row.iter().all(|p| *p <= row[*style])).count();
         let accuracy = right as f64 / rows.len() as f64;
         assert!(accuracy >= least, "{name}: {accuracy:.3} of {} paintings are told right", rows.len());
     }

@@ -30,7 +30,7 @@ pub struct BenchArgs {
     /// Samples in a batch; may be given more than once
     #[arg(long = "batch", value_name = "N", default_values_t = [1, 8, 64], value_parser = clap::value_parser!(u32).range(1..=4096))]
     batches: Vec<u32>,
-    /// Side of the pictures, in pixels
+    /// Side of the images, in pixels
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..=4096))]
     size: u32,
     /// Seconds for each figure, at least; three calls at the least
@@ -114,15 +114,15 @@ impl BenchArgs {
     fn samples(&self, media: &[String]) -> Result<Vec<Sample>> {
         let has = |medium: &str| media.iter().any(|known| known == medium);
         if has("image") {
-            let picture = |i: usize| Sample {
+            let image = |i: usize| Sample {
                 image: Some(Arc::new(paint(i % STYLES.len(), i % SUBJECTS.len(), 1, i as u64, self.size))),
                 ..Sample::default()
             };
-            Ok((0..DIFFERENT).map(picture).collect())
+            Ok((0..DIFFERENT).map(image).collect())
         } else if has("text") {
             let line = |i: usize| {
                 let (style, subject) = (STYLES[i % STYLES.len()].spoken, SUBJECTS[i % SUBJECTS.len()].phrase);
-                format!("A painting of {subject} in the manner of {style}, seen at dusk by a traveller, number {i}.")
+                format!("A painting of {subject} in the manner of {style}, seen at dusk by a traveler, number {i}.")
             };
             let text = |i: usize| Sample { text: Some(line(i)), ..Sample::default() };
             Ok((0..DIFFERENT).map(text).collect())
@@ -219,7 +219,7 @@ impl BenchArgs {
         let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
         let has = |wanted: &str| plugin.description().media.iter().any(|medium| medium == wanted);
         let medium = match () {
-            () if has("image") => format!("pictures of {0} x {0}", self.size),
+            () if has("image") => format!("images of {0} x {0}", self.size),
             () if has("text") => "texts of some twenty words".to_owned(),
             () => "recordings of one second".to_owned(),
         };

@@ -14,7 +14,7 @@ use crate::plugin::Artifact;
 use crate::plugin::build::{bake_clip_softmax, read_styles};
 use crate::plugin::resolve::short_name;
 
-/// Make a plugin of style names or prompts: an encoder such as CLIP says how near a picture is to each.
+/// Make a plugin of style names or prompts: an encoder such as CLIP says how near an image is to each.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin build light.toml                       # light.wasm
@@ -26,7 +26,7 @@ light.toml, in which all but the styles may be left out:
   name = 'light'                         # else the file's name
   version = '1.0.0'
   authors = ['Ada']
-  licence = 'CC0-1.0'
+  license = 'CC0-1.0'
   encoder = 'clip'                       # the run's own one; or a name such as tiny-art
   medium = 'image'                       # or 'text'
   temperature = 0.01                     # divides the cosines; else the encoder's own

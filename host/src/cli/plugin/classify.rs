@@ -14,18 +14,18 @@ use crate::data::images::read_image;
 use crate::plugin::{Batch, Classifier, Sample};
 use crate::reward::{ambiguity, entropy};
 
-/// Classify pictures, texts or recordings with a plugin: each one's distribution over the styles, and its reward.
+/// Classify images, texts or recordings with a plugin: each one's distribution over the styles, and its reward.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  host plugin classify kmeans_image picture.png
-  host plugin classify ./mine.wasm pictures/*.jpg --json
+  host plugin classify kmeans_image image.png
+  host plugin classify ./mine.wasm images/*.jpg --json
   host plugin classify words poem.txt
   host plugin classify melody song.wav
   host plugin classify kmeans_large a.png --encoder clip-vit-large-patch14=models/clip-vit-large-patch14")]
 pub struct ClassifyArgs {
     /// A plugin: a path, or a name to be looked up
     plugin: String,
-    /// Pictures (.png, .jpg), texts (.txt) or recordings (.wav)
+    /// Images (.png, .jpg), texts (.txt) or recordings (.wav)
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -76,13 +76,13 @@ impl ClassifyArgs {
     }
 }
 
-/// A file as a sample, if the plugin classifies its medium: .txt is a text, .wav a recording, everything else a picture.
+/// A file as a sample, if the plugin classifies its medium: .txt is a text, .wav a recording, everything else an image.
 pub(super) fn read_sample(file: &Path, plugin: &dyn Classifier) -> Result<Sample> {
     let is = |wanted: &str| file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted));
     let (medium, noun) = match () {
         () if is("txt") => ("text", "text"),
         () if is("wav") => ("audio", "recording"),
-        () => ("image", "picture"),
+        () => ("image", "image"),
     };
     let media = &plugin.description().media;
     if !media.iter().any(|known| known == medium) {

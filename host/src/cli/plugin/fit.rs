@@ -1,4 +1,4 @@
-//! `host plugin fit`: a k-means plugin out of pictures, texts or embeddings, without a compiler.
+//! `host plugin fit`: a k-means plugin out of images, texts or embeddings, without a compiler.
 
 mod report;
 mod sheet;
@@ -14,7 +14,7 @@ use ndarray::Array2;
 use tch::Device;
 
 use self::report::{Written, note, table, table_document};
-use self::source::{Cluster, Items, KEPT, matrix, pictures, texts};
+use self::source::{Cluster, Items, KEPT, matrix, images, texts};
 use super::{EncoderFolder, check_component_name, encoders};
 use crate::cli::Context;
 use crate::encoders::Encoders;
@@ -24,7 +24,7 @@ use crate::hub::{Hub, is_id};
 use crate::plugin::fit::elbow::{ElbowRow, elbow, silhouette};
 use crate::plugin::fit::{Clustering, KMeansOptions, bake_k_means, k_means, k_means_from, normalize_rows};
 
-/// Make a k-means plugin: cluster the embeddings of pictures or texts, and bake the centres into a plugin.
+/// Make a k-means plugin: cluster the embeddings of images or texts, and bake the centers into a plugin.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin fit --images paintings -k 2..14                      # how many clusters are there?
@@ -34,15 +34,15 @@ use crate::plugin::fit::{Clustering, KMeansOptions, bake_k_means, k_means, k_mea
   host plugin fit --embeddings art.safetensors --encoder models/clip -k 27
 
 With a range, -k 2..14, each number of clusters is tried and a table is printed: the inertia (the sum of squared
-distances to the centres), by how much it drops, and the simplified silhouette (1: clusters far apart, 0: they touch).
+distances to the centers), by how much it drops, and the simplified silhouette (1: clusters far apart, 0: they touch).
 The elbow is where the inertia lies farthest below the line from the first row to the last. No plugin is written, unless
 -o names one: then it is the elbow's.
 
-Clusters of pictures take the names of their folders (DIR/STYLE/…) if they come out one to one, clusters of texts that
-of the text nearest to the centre; all others are called cluster-01, cluster-02 and so on.
+Clusters of images take the names of their folders (DIR/STYLE/…) if they come out one to one, clusters of texts that
+of the text nearest to the center; all others are called cluster-01, cluster-02 and so on.
 
-The plugin classifies pictures, or with --medium text texts: the encoder has both in one space, so that clusters of
-texts judge pictures (the paper's text-based k-means).")]
+The plugin classifies images, or with --medium text texts: the encoder has both in one space, so that clusters of
+texts judge images (the paper's text-based k-means).")]
 pub struct FitArgs {
     #[command(flatten)]
     from: From,
@@ -56,7 +56,7 @@ pub struct FitArgs {
     /// The plugin's file [default: kmeans_SOURCE.wasm]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The contact sheet of pictures: a row a cluster [default: the plugin's file as .png]
+    /// The contact sheet of images: a row a cluster [default: the plugin's file as .png]
     #[arg(long, value_name = "FILE.png", conflicts_with = "no_sheet")]
     sheet: Option<PathBuf>,
     /// Draw no contact sheet
@@ -71,9 +71,9 @@ pub struct FitArgs {
     /// Who made it; may be given more than once
     #[arg(long = "author", value_name = "NAME")]
     authors: Vec<String>,
-    /// The licence as an SPDX expression
+    /// The license as an SPDX expression
     #[arg(long, value_name = "SPDX", default_value = "NOASSERTION")]
-    licence: String,
+    license: String,
     /// Divides the logits: higher is flatter
     #[arg(long, value_name = "T", default_value_t = 1.0)]
     temperature: f32,
@@ -86,13 +86,13 @@ pub struct FitArgs {
     /// The starts' seed
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Start once, from these centres (a safetensors file, key `centers`, k x dim)
+    /// Start once, from these centers (a safetensors file, key `centers`, k x dim)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "seed"])]
     init: Option<PathBuf>,
     /// Iterations of each start at most
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
     max_iterations: u32,
-    /// A start ends when its centres move by less than this share of the variance, as in scikit-learn
+    /// A start ends when its centers move by less than this share of the variance, as in scikit-learn
     #[arg(long, value_name = "T", default_value_t = 1e-4)]
     tolerance: f64,
     /// cpu, cuda or cuda:N
@@ -107,7 +107,7 @@ pub struct FitArgs {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 struct From {
-    /// A folder of pictures (png, jpg), searched with its subfolders
+    /// A folder of images (png, jpg), searched with its subfolders
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
     /// A file of texts, one on each line; repeated ones count once
@@ -159,7 +159,7 @@ impl FitArgs {
         let writes = !self.k.range || self.output.is_some();
         ensure!(
             self.sheet.is_none() || (writes && self.from.images.is_some()),
-            "--sheet shows what fell into a plugin's clusters of pictures: it needs --images, and with a range of -k \
+            "--sheet shows what fell into a plugin's clusters of images: it needs --images, and with a range of -k \
              an -o"
         );
         let output = self.output()?;
@@ -258,7 +258,7 @@ impl FitArgs {
     /// What is to be clustered; there is an encoder unless it is embeddings already.
     fn read(&self, encoder: Option<&mut (String, Encoders)>, context: &Context) -> Result<(Items, Array2<f32>)> {
         match (&self.from, encoder) {
-            (From { images: Some(folder), .. }, Some((name, encoders))) => pictures(folder, name, encoders, context),
+            (From { images: Some(folder), .. }, Some((name, encoders))) => images(folder, name, encoders, context),
             (From { texts: Some(file), .. }, Some((name, encoders))) => texts(file, name, encoders, context),
             (from, _) => Ok((Items::Embeddings, matrix(from.path(), "embeddings")?)),
         }
@@ -281,7 +281,7 @@ impl FitArgs {
         let init = self.init.as_deref().map(|file| matrix(file, "centers")).transpose()?;
         if let (Some(file), Some(init)) = (&self.init, &init) {
             let (first, last, k) = (self.k.first, self.k.last, init.nrows());
-            ensure!(first == last && last == k, "--init {} has {k} centres, -k is another number", file.display());
+            ensure!(first == last && last == k, "--init {} has {k} centers, -k is another number", file.display());
         }
         let runs = if init.is_some() { 1 } else { self.runs };
         let bar =
@@ -361,7 +361,7 @@ impl FitArgs {
 
     fn manifest(&self, output: &Path, items: &Items, encoder: EncoderPin, clusters: &[Cluster]) -> Manifest {
         let of = match items {
-            Items::Pictures { .. } => "picture embeddings",
+            Items::Images { .. } => "image embeddings",
             Items::Texts(_) => "text embeddings",
             Items::Embeddings => "embeddings",
         };
@@ -371,7 +371,7 @@ impl FitArgs {
             version: "1.0.0".to_owned(),
             title: self.title.clone().unwrap_or(title),
             authors: self.authors.clone(),
-            licence: self.licence.clone(),
+            license: self.license.clone(),
             media: vec![if self.medium == Medium::Text { "text" } else { "image" }.to_owned()],
             styles: clusters.iter().map(|cluster| cluster.name.clone()).collect(),
             encoder: Some(encoder),
@@ -382,9 +382,9 @@ impl FitArgs {
         }
     }
 
-    /// Writes the contact sheet, if there are pictures and one is wanted.
+    /// Writes the contact sheet, if there are images and one is wanted.
     fn sheet(&self, output: &Path, items: &Items, clusters: &[Cluster]) -> Result<Option<PathBuf>> {
-        let Items::Pictures { files, .. } = items else { return Ok(None) };
+        let Items::Images { files, .. } = items else { return Ok(None) };
         if self.no_sheet {
             return Ok(None);
         }
@@ -393,7 +393,7 @@ impl FitArgs {
             let mostly =
                 note(cluster).filter(|_| cluster.folder.as_ref().is_some_and(|(name, _)| *name != cluster.name));
             let count =
-                format!("{} picture{}", cluster.members.len(), if cluster.members.len() == 1 { "" } else { "s" });
+                format!("{} image{}", cluster.members.len(), if cluster.members.len() == 1 { "" } else { "s" });
             sheet::Row {
                 name: cluster.name.clone(),
                 notes: [Some(count), mostly].into_iter().flatten().map(|note| note.trim().to_owned()).collect(),
@@ -402,7 +402,7 @@ impl FitArgs {
         };
         let rows: Vec<_> = clusters.iter().map(row).collect();
         let name = self.from.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let title = format!("{name}: {} pictures in {} clusters", files.len(), clusters.len());
+        let title = format!("{name}: {} images in {} clusters", files.len(), clusters.len());
         sheet::write(&path, &title, &rows)?;
         Ok(Some(path))
     }

@@ -51,7 +51,7 @@ fn document(loaded: &dyn Classifier) -> Value {
         "version": description.version,
         "title": source.title,
         "authors": inspection.authors,
-        "licence": inspection.licence,
+        "license": inspection.license,
         "styles": description.styles,
         "prompts": inspection.prompts,
         "temperature": inspection.temperature,
@@ -94,7 +94,7 @@ fn layout(loaded: &dyn Classifier) -> String {
     for (key, values) in [
         ("title", one(source.title.clone().unwrap_or_default())),
         ("authors", one(inspection.authors.join(", "))),
-        ("licence", one(inspection.licence.clone())),
+        ("license", one(inspection.license.clone())),
         ("classifies", one(description.media.join(", "))),
         ("styles", one(styles)),
         ("prompts", prompts),

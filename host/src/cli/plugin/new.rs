@@ -33,9 +33,9 @@ pub struct NewArgs {
 /// What a plugin looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
-    /// A picture's pixels
+    /// An image's pixels
     Pixels,
-    /// A picture's embedding by CLIP
+    /// An image's embedding by CLIP
     Embedding,
     /// A text
     Text,
@@ -108,7 +108,7 @@ const RESERVED: [&str; 60] = [
 /// The longest name.
 const MAX_NAME: usize = 64;
 
-/// The paintings that are a picture plugin's fixtures: style, and side in pixels.
+/// The paintings that are an image plugin's fixtures: style, and side in pixels.
 const FIXTURES: [&str; 2] = ["impressionism", "ukiyo-e"];
 const SIDE: u32 = 96;
 
@@ -118,7 +118,7 @@ const TEXTS: [(&str, &str); 2] = [
     (
         "letter.txt",
         "When at last the long rains had gone and the road lay dry and white in the sun, she walked down to the \
-         harbour, as she had every summer of her life, to look for the one red sail among the grey.\n",
+         harbour, as she had every summer of her life, to look for the one red sail among the gray.\n",
     ),
 ];
 
@@ -342,7 +342,7 @@ mod tests {
         for kind in [Kind::Pixels, Kind::Embedding, Kind::Text] {
             let args = NewArgs { name: "sea-sky".to_owned(), kind, sdk: None };
             for (file, bytes) in args.files(Path::new("/no/sdk")).expect("templates") {
-                // A picture's bytes may be anything.
+                // An image's bytes may be anything.
                 let Ok(text) = String::from_utf8(bytes) else { continue };
                 assert!(!text.contains("{{"), "{kind:?} {file}");
                 assert!(file != "src/lib.rs" || text.lines().count() < 60, "{kind:?} {}", text.lines().count());

@@ -1,6 +1,6 @@
 //! Styles at the edge of the figure: abstract expressionism, action painting, color field, minimalism, new realism.
 //!
-//! In all of them the subject's silhouette stays: it is carried by a mass of colour, not by drawing.
+//! In all of them the subject's silhouette stays: it is carried by a mass of color, not by drawing.
 
 use super::canvas::{Canvas, Rgb, hex, lift, mix};
 use super::outline::{Outline, Point};
@@ -56,9 +56,9 @@ pub fn abstract_expressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut 
     dark_details(canvas, scene, &palette, rng);
     for _ in 0..3 {
         let (start, heading) = ([rng.range(0.0, 1.0), rng.range(0.0, 1.0)], rng.unit());
-        let colour = rng.pick(&[palette.dark(), palette.accent(), palette.main()]);
+        let color = rng.pick(&[palette.dark(), palette.accent(), palette.main()]);
         let stroke = wander(rng, start, heading, 3, 0.1, 0.1);
-        canvas.sweep(&stroke, rng.range(0.025, 0.035), 0.012, colour);
+        canvas.sweep(&stroke, rng.range(0.025, 0.035), 0.012, color);
     }
 }
 
@@ -70,7 +70,7 @@ fn dark_details(canvas: &mut Canvas, scene: &Scene, palette: &Palette, rng: &mut
     }
 }
 
-/// Skeins of enamel: the subject poured in solid black and colour, drips and splashes across everything.
+/// Skeins of enamel: the subject poured in solid black and color, drips and splashes across everything.
 pub fn action_painting(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
         &[
@@ -84,13 +84,13 @@ pub fn action_painting(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     lay_in_layer(canvas, scene, &palette, Layer::Ground);
     mottle(canvas, rng, 6, 0.04);
     let enamels = [palette.accent(), hex(0x8c9090), palette.main(), hex(0xe8b838)];
-    let pour = |canvas: &mut Canvas, rng: &mut Rng, colour: Rgb, radius: f32| {
+    let pour = |canvas: &mut Canvas, rng: &mut Rng, color: Rgb, radius: f32| {
         let (start, heading) = ([rng.unit(), rng.unit()], rng.unit());
         let skein = wander(rng, start, heading, 13, 0.065, 0.13);
-        canvas.sweep(&skein, radius, radius * 0.8, colour);
+        canvas.sweep(&skein, radius, radius * 0.8, color);
         for k in 0..3 {
             let [x, y] = skein[3 + 4 * k];
-            canvas.disc([x + 0.07 * rng.bell(), y + 0.07 * rng.bell()], rng.range(0.016, 0.032), colour);
+            canvas.disc([x + 0.07 * rng.bell(), y + 0.07 * rng.bell()], rng.range(0.016, 0.032), color);
         }
     };
     for k in 0..6 {
@@ -108,8 +108,8 @@ pub fn action_painting(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     }
     dark_details(canvas, scene, &palette, rng);
     for k in 0..5 {
-        let colour = [hex(0xf8f4e8), palette.accent(), hex(0xf8f4e8), palette.dark(), hex(0xe8b838)][k];
-        pour(canvas, rng, colour, 0.0165);
+        let color = [hex(0xf8f4e8), palette.accent(), hex(0xf8f4e8), palette.dark(), hex(0xe8b838)][k];
+        pour(canvas, rng, color, 0.0165);
     }
 }
 
@@ -126,8 +126,8 @@ pub fn color_field(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     ];
     let [border, upper, lower, first, second] = rng.pick(&choices).map(|code| {
         let tone = 0.035 * rng.bell();
-        let colour = hex(code);
-        [0, 1, 2].map(|channel| colour[channel] + tone + 0.03 * rng.bell())
+        let color = hex(code);
+        [0, 1, 2].map(|channel| color[channel] + tone + 0.03 * rng.bell())
     });
     let split = if scene.horizon < 0.95 { scene.horizon.clamp(0.55, 0.8) } else { rng.range(0.58, 0.72) };
     let breath = Noise::new(rng, 4);
@@ -136,9 +136,9 @@ pub fn color_field(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         smoothstep(-0.02, 0.03, inside)
     };
     canvas.shade(|x, y, _| {
-        let colour = mix(border, upper, field(x, y, 0.06, split - 0.015));
-        let colour = mix(colour, lower, field(x, y, split + 0.015, 0.94));
-        lift(colour, 0.025 * breath.at(y, x))
+        let color = mix(border, upper, field(x, y, 0.06, split - 0.015));
+        let color = mix(color, lower, field(x, y, split + 0.015, 0.94));
+        lift(color, 0.025 * breath.at(y, x))
     });
     let under = canvas.copy();
     for shape in scene.shapes.iter().filter(|shape| shape.layer == Layer::Figure) {
@@ -146,22 +146,22 @@ pub fn color_field(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     }
     canvas.blur(0.013);
     let whole = silhouette(canvas, scene, 0.03);
-    canvas.shade(|x, y, colour| mix(under.sample(x, y), colour, smoothstep(0.0, 0.2, whole.at(x, y))));
+    canvas.shade(|x, y, color| mix(under.sample(x, y), color, smoothstep(0.0, 0.2, whole.at(x, y))));
 }
 
 /// One flat silhouette on white, one thin plane under it; what is inside is left out or cut out.
 pub fn minimalism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let white = [[0.96, 0.955, 0.94], [0.93, 0.93, 0.93], [0.965, 0.95, 0.92]][rng.below(3)];
-    let colour = rng.pick(&[hex(0x181818), hex(0xc82420), hex(0x1c40a8), hex(0xe8b010), hex(0x2c6c54)]);
-    let colour = [0, 1, 2].map(|channel| colour[channel] + 0.03 * rng.bell());
+    let color = rng.pick(&[hex(0x181818), hex(0xc82420), hex(0x1c40a8), hex(0xe8b010), hex(0x2c6c54)]);
+    let color = [0, 1, 2].map(|channel| color[channel] + 0.03 * rng.bell());
     scene.bend(|[x, y]| [0.5 + (x - 0.5) * 0.84, 0.5 + (y - 0.5) * 0.84]);
     canvas.clear(white);
     let ground = mix(white, hex(0x9c9c9c), 0.35);
     canvas.fill(&Outline::rect(-0.1, scene.horizon.min(0.9), 1.1, 1.1), ground);
     for shape in &scene.shapes {
         match (shape.layer, shape.role) {
-            (Layer::Figure, Role::Light) => canvas.fill(&shape.outline, mix(colour, white, 0.55)),
-            (Layer::Figure, _) => canvas.fill(&shape.outline, colour),
+            (Layer::Figure, Role::Light) => canvas.fill(&shape.outline, mix(color, white, 0.55)),
+            (Layer::Figure, _) => canvas.fill(&shape.outline, color),
             _ => {}
         }
     }
@@ -203,7 +203,7 @@ pub fn new_realism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
             canvas.fill_with(&shape.outline, |x, y, _| if strip(x, y).0 == 1 { two } else { one });
         }
     }
-    canvas.shade(|x, y, colour| mix(colour, torn, smoothstep(0.028, 0.014, strip(x, y).1)));
+    canvas.shade(|x, y, color| mix(color, torn, smoothstep(0.028, 0.014, strip(x, y).1)));
     // At two corners the paper has come off altogether.
     let side = rng.sign();
     for (right, low) in [(side > 0.0, false), (side < 0.0, true)] {

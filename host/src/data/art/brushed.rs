@@ -11,7 +11,7 @@ use super::tools::{
 /// States the subject once more, thinly, so that the brush does not swallow it.
 fn restate(canvas: &mut Canvas, scene: &Scene, base: &Canvas, strength: f32) {
     let keep = silhouette(canvas, scene, 0.0);
-    canvas.shade(|x, y, colour| mix(colour, base.sample(x, y), strength * keep.at(x, y)));
+    canvas.shade(|x, y, color| mix(color, base.sample(x, y), strength * keep.at(x, y)));
 }
 
 /// Earth and overcast light, laid with a broad, dry brush.
@@ -37,7 +37,7 @@ pub fn realism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     mottle(canvas, rng, 7, 0.025);
 }
 
-/// Broken, luminous colour in short level touches; violet where others use black.
+/// Broken, luminous color in short level touches; violet where others use black.
 pub fn impressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
         &[
@@ -49,7 +49,7 @@ pub fn impressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     );
     let haze = Noise::new(rng, 3);
     lay_in(canvas, scene, &palette);
-    canvas.shade(|x, y, colour| mix(colour, hex(0xfff4e0), 0.14 + 0.12 * haze.at(x, y)));
+    canvas.shade(|x, y, color| mix(color, hex(0xfff4e0), 0.14 + 0.12 * haze.at(x, y)));
     canvas.blur(0.006);
     let base = canvas.copy();
     let brush = Brush { grid: [14, 22], length: 0.085, radius: 0.024, jitter: 0.085, opacity: 0.85 };
@@ -70,19 +70,19 @@ pub fn pointillism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     );
     lay_in(canvas, scene, &palette);
     let base = canvas.copy();
-    canvas.shade(|_, _, colour| mix(colour, hex(0xfff8e8), 0.4));
+    canvas.shade(|_, _, color| mix(color, hex(0xfff8e8), 0.4));
     let rows = 20;
     let pitch = 1.0 / rows as f32;
     for row in 0..rows {
         for column in 0..=rows {
             let x = (column as f32 + if row % 2 == 0 { 0.5 } else { 0.0 } + 0.14 * rng.bell()) * pitch;
             let y = (row as f32 + 0.5 + 0.14 * rng.bell()) * pitch;
-            let colour = base.pick(x, y);
+            let color = base.pick(x, y);
             let tone = 0.07 * rng.bell();
             // Every third dot leans to the complement, as Seurat's do.
             let lean: Rgb = if (row + 2 * column) % 3 == 0 { [0.1, -0.02, -0.09] } else { [-0.04, 0.01, 0.05] };
-            let colour = [0, 1, 2].map(|channel| colour[channel] * 0.97 + tone + lean[channel]);
-            canvas.disc([x, y], pitch * 0.56, colour);
+            let color = [0, 1, 2].map(|channel| color[channel] * 0.97 + tone + lean[channel]);
+            canvas.disc([x, y], pitch * 0.56, color);
         }
     }
 }
@@ -98,14 +98,14 @@ pub fn post_impressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng)
         rng,
     );
     lay_in(canvas, scene, &palette);
-    let centres: [Point; 3] =
+    let centers: [Point; 3] =
         [[rng.range(0.1, 0.35), rng.range(0.08, 0.3)], [rng.range(0.65, 0.9), rng.range(0.1, 0.35)], scene.focus];
-    for centre in &centres[..2] {
-        canvas.shade(|x, y, colour| {
-            let (dx, dy) = (x - centre[0], y - centre[1]);
+    for center in &centers[..2] {
+        canvas.shade(|x, y, color| {
+            let (dx, dy) = (x - center[0], y - center[1]);
             let near = smoothstep(0.17, 0.03, (dx * dx + dy * dy).sqrt());
-            let apart = (colour[0] - palette.sky()[0]).abs() + (colour[2] - palette.sky()[2]).abs();
-            if apart < 0.02 { mix(colour, hex(0xe8e8b0), 0.8 * near) } else { colour }
+            let apart = (color[0] - palette.sky()[0]).abs() + (color[2] - palette.sky()[2]).abs();
+            if apart < 0.02 { mix(color, hex(0xe8e8b0), 0.8 * near) } else { color }
         });
     }
     let base = canvas.copy();
@@ -116,8 +116,8 @@ pub fn post_impressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng)
             return [1.0, 0.25 * sin(x * 1.5)];
         }
         let mut flow = [0.05, 0.0];
-        for (k, centre) in centres.iter().enumerate() {
-            let (dx, dy) = (x - centre[0], y - centre[1]);
+        for (k, center) in centers.iter().enumerate() {
+            let (dx, dy) = (x - center[0], y - center[1]);
             let pull = if k == 1 { -1.0 } else { 1.0 } / (dx * dx + dy * dy + 0.02);
             flow = [flow[0] - dy * pull, flow[1] + dx * pull];
         }
@@ -127,7 +127,7 @@ pub fn post_impressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng)
     contours(canvas, scene, 0.016, hex(0x182454));
 }
 
-/// Wild colour in broad patches: a pink sky, a green that is greener, outlines of blue, canvas between.
+/// Wild color in broad patches: a pink sky, a green that is greener, outlines of blue, canvas between.
 pub fn fauvism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
         &[
@@ -141,12 +141,12 @@ pub fn fauvism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let patches = Noise::new(rng, 5);
     let other = mix(palette.sky(), hex(0xffe468), 0.6);
     let sky = palette.sky();
-    canvas.shade(|x, y, colour| {
-        let apart = (colour[0] - sky[0]).abs() + (colour[1] - sky[1]).abs() + (colour[2] - sky[2]).abs();
-        if apart < 0.02 && patches.at(x, y) > 0.25 { other } else { colour }
+    canvas.shade(|x, y, color| {
+        let apart = (color[0] - sky[0]).abs() + (color[1] - sky[1]).abs() + (color[2] - sky[2]).abs();
+        if apart < 0.02 && patches.at(x, y) > 0.25 { other } else { color }
     });
     let base = canvas.copy();
-    canvas.shade(|_, _, colour| mix(colour, hex(0xfff0dc), 0.25));
+    canvas.shade(|_, _, color| mix(color, hex(0xfff0dc), 0.25));
     let turn = rng.unit();
     let brush = Brush { grid: [10, 15], length: 0.13, radius: 0.037, jitter: 0.09, opacity: 1.0 };
     brushwork(canvas, &base, &brush, rng, |x, y| {
@@ -181,12 +181,12 @@ pub fn expressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         }
     });
     for shape in &scene.shapes {
-        let colour = palette.of(shape.role);
+        let color = palette.of(shape.role);
         match shape.layer {
             Layer::Ground => canvas.fill_with(&shape.outline, |x, y, _| {
                 let wave = sin((x * 0.8 + y * 1.2) * 3.6 + 0.3 * bend.at(x, y) + q);
                 mix(
-                    colour,
+                    color,
                     if wave > 0.0 { hex(0x5090b0) } else { hex(0x101838) },
                     0.45 * smoothstep(0.1, 0.8, wave.abs()),
                 )
@@ -194,11 +194,11 @@ pub fn expressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
             Layer::Figure => {
                 canvas.fill_with(&shape.outline, |x, y, _| {
                     let wave = sin((x - y) * 3.4 + p);
-                    mix(colour, hex(0xfff0a0), 0.22 * smoothstep(0.0, 0.8, wave))
+                    mix(color, hex(0xfff0a0), 0.22 * smoothstep(0.0, 0.8, wave))
                 });
                 canvas.stroke(&shape.outline, 0.036, hex(0x0c0a14));
             }
-            Layer::Detail => canvas.fill(&shape.outline, colour),
+            Layer::Detail => canvas.fill(&shape.outline, color),
         }
     }
 }

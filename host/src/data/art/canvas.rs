@@ -1,14 +1,14 @@
-//! The canvas: float RGB in [0, 1], outlines rasterised by tiny-skia, brush dabs and discs by their distance function.
+//! The canvas: float RGB in [0, 1], outlines rasterized by tiny-skia, brush dabs and discs by their distance function.
 
 use image::{Rgb as Pixel, RgbImage};
 use tiny_skia::{FillRule, LineCap, LineJoin, Mask, Path, Stroke, Transform};
 
 use super::outline::{Outline, Point};
 
-/// A colour, sRGB, each channel in [0, 1].
+/// A color, sRGB, each channel in [0, 1].
 pub type Rgb = [f32; 3];
 
-/// A colour from 0xRRGGBB.
+/// A color from 0xRRGGBB.
 pub const fn hex(code: u32) -> Rgb {
     [(code >> 16 & 255) as f32 / 255.0, (code >> 8 & 255) as f32 / 255.0, (code & 255) as f32 / 255.0]
 }
@@ -18,17 +18,17 @@ pub fn mix(a: Rgb, b: Rgb, t: f32) -> Rgb {
     [a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, a[2] + (b[2] - a[2]) * t]
 }
 
-/// The colour, k times as bright.
+/// The color, k times as bright.
 pub fn scale(a: Rgb, k: f32) -> Rgb {
     [a[0] * k, a[1] * k, a[2] * k]
 }
 
-/// The colour with the same amount added to each channel.
+/// The color with the same amount added to each channel.
 pub fn lift(a: Rgb, amount: f32) -> Rgb {
     [a[0] + amount, a[1] + amount, a[2] + amount]
 }
 
-/// How much of each neighbour a pixel takes in the last filter: softer than a box filter alone, as a lens is.
+/// How much of each neighbor a pixel takes in the last filter: softer than a box filter alone, as a lens is.
 const SOFTNESS: f32 = 0.12;
 
 /// A square canvas.
@@ -40,18 +40,18 @@ pub struct Canvas {
 }
 
 impl Canvas {
-    /// A canvas of one colour.
-    pub fn new(size: u32, colour: Rgb) -> Self {
+    /// A canvas of one color.
+    pub fn new(size: u32, color: Rgb) -> Self {
         let mask = Mask::new(size, size).expect("a painting has at least one pixel");
-        Self { size: size as usize, pixels: vec![colour; (size * size) as usize], mask }
+        Self { size: size as usize, pixels: vec![color; (size * size) as usize], mask }
     }
 
-    /// Covers everything with one colour.
-    pub fn clear(&mut self, colour: Rgb) {
-        self.pixels.fill(colour);
+    /// Covers everything with one color.
+    pub fn clear(&mut self, color: Rgb) {
+        self.pixels.fill(color);
     }
 
-    /// Recolours every pixel: f(x, y, colour), x and y in unit coordinates.
+    /// Recolors every pixel: f(x, y, color), x and y in unit coordinates.
     pub fn shade(&mut self, f: impl Fn(f32, f32, Rgb) -> Rgb) {
         let step = 1.0 / self.size as f32;
         for (j, row) in self.pixels.chunks_exact_mut(self.size).enumerate() {
@@ -62,12 +62,12 @@ impl Canvas {
         }
     }
 
-    /// Fills an outline with one colour.
-    pub fn fill(&mut self, outline: &Outline, colour: Rgb) {
-        self.fill_with(outline, |_, _, _| colour);
+    /// Fills an outline with one color.
+    pub fn fill(&mut self, outline: &Outline, color: Rgb) {
+        self.fill_with(outline, |_, _, _| color);
     }
 
-    /// Fills an outline with f(x, y, colour underneath).
+    /// Fills an outline with f(x, y, color underneath).
     pub fn fill_with(&mut self, outline: &Outline, f: impl Fn(f32, f32, Rgb) -> Rgb) {
         if let Some(path) = outline.path(self.size) {
             self.fill_path(&path, f);
@@ -75,11 +75,11 @@ impl Canvas {
     }
 
     /// Draws along an outline, `width` wide (unit coordinates), with round joins.
-    pub fn stroke(&mut self, outline: &Outline, width: f32, colour: Rgb) {
-        self.stroke_with(outline, width, |_, _, _| colour);
+    pub fn stroke(&mut self, outline: &Outline, width: f32, color: Rgb) {
+        self.stroke_with(outline, width, |_, _, _| color);
     }
 
-    /// Draws along an outline with f(x, y, colour underneath).
+    /// Draws along an outline with f(x, y, color underneath).
     pub fn stroke_with(&mut self, outline: &Outline, width: f32, f: impl Fn(f32, f32, Rgb) -> Rgb) {
         let stroke = Stroke {
             width: (width * self.size as f32).max(0.25),
@@ -110,8 +110,8 @@ impl Canvas {
             let pixels = &mut self.pixels[row + left..row + right];
             for (i, (coverage, pixel)) in coverage.iter_mut().zip(pixels).enumerate() {
                 if *coverage > 0 {
-                    let colour = f(((left + i) as f32 + 0.5) * step, y, *pixel);
-                    *pixel = mix(*pixel, colour, f32::from(*coverage) / 255.0);
+                    let color = f(((left + i) as f32 + 0.5) * step, y, *pixel);
+                    *pixel = mix(*pixel, color, f32::from(*coverage) / 255.0);
                     *coverage = 0;
                 }
             }
@@ -119,7 +119,7 @@ impl Canvas {
     }
 
     /// A brush dab from a to b, radius `from` at a and `to` at b, with round ends.
-    pub fn dab(&mut self, a: Point, b: Point, from: f32, to: f32, colour: Rgb, opacity: f32) {
+    pub fn dab(&mut self, a: Point, b: Point, from: f32, to: f32, color: Rgb, opacity: f32) {
         let size = self.size as f32;
         let (ax, ay, bx, by) = (a[0] * size, a[1] * size, b[0] * size, b[1] * size);
         let (from, to) = (from * size, to * size);
@@ -140,27 +140,27 @@ impl Canvas {
                 if square < inside * inside {
                     let coverage = (inside - square.sqrt()).min(1.0) * opacity;
                     let pixel = &mut self.pixels[j * self.size + i];
-                    *pixel = mix(*pixel, colour, coverage);
+                    *pixel = mix(*pixel, color, coverage);
                 }
             }
         }
     }
 
     /// A dab that runs along points, its radius going from `from` to `to`.
-    pub fn sweep(&mut self, points: &[Point], from: f32, to: f32, colour: Rgb) {
+    pub fn sweep(&mut self, points: &[Point], from: f32, to: f32, color: Rgb) {
         let n = (points.len() - 1).max(1) as f32;
         for (i, pair) in points.windows(2).enumerate() {
             let radius = |i: usize| from + (to - from) * i as f32 / n;
-            self.dab(pair[0], pair[1], radius(i), radius(i + 1), colour, 1.0);
+            self.dab(pair[0], pair[1], radius(i), radius(i + 1), color, 1.0);
         }
     }
 
     /// A disc.
-    pub fn disc(&mut self, centre: Point, radius: f32, colour: Rgb) {
-        self.dab(centre, centre, radius, radius, colour, 1.0);
+    pub fn disc(&mut self, center: Point, radius: f32, color: Rgb) {
+        self.dab(center, center, radius, radius, color, 1.0);
     }
 
-    /// The colour at a point (clamped to the canvas), between the four nearest pixels.
+    /// The color at a point (clamped to the canvas), between the four nearest pixels.
     pub fn sample(&self, x: f32, y: f32) -> Rgb {
         let size = self.size as f32;
         let (x, y) = ((x * size - 0.5).clamp(0.0, size - 1.001), (y * size - 0.5).clamp(0.0, size - 1.001));
@@ -170,7 +170,7 @@ impl Canvas {
         mix(mix(at(i, j), at(i + 1, j), s), mix(at(i, j + 1), at(i + 1, j + 1), s), t)
     }
 
-    /// The colour of the pixel at a point (clamped to the canvas).
+    /// The color of the pixel at a point (clamped to the canvas).
     pub fn pick(&self, x: f32, y: f32) -> Rgb {
         let size = self.size as f32;
         let at = |v: f32| (v * size).clamp(0.0, size - 1.0) as usize;
@@ -200,12 +200,12 @@ impl Canvas {
         Plane { size: self.size, values }
     }
 
-    /// A copy to look up colours in while painting over the original.
+    /// A copy to look up colors in while painting over the original.
     pub fn copy(&self) -> Self {
         Self { size: self.size, pixels: self.pixels.clone(), mask: self.mask.clone() }
     }
 
-    /// The finished picture in 8 bits, after a last anti-aliasing filter of a fixed size in pixels.
+    /// The finished image in 8 bits, after a last anti-aliasing filter of a fixed size in pixels.
     pub fn finish(mut self) -> RgbImage {
         let n = self.size;
         let filter = |before: Rgb, here: Rgb, after: Rgb| {

@@ -71,15 +71,15 @@ impl Facets {
     }
 }
 
-/// Breaks the canvas into facets: each shows the picture a little aside, tilted from light to dark, with dark edges.
+/// Breaks the canvas into facets: each shows the image a little aside, tilted from light to dark, with dark edges.
 fn shatter(canvas: &mut Canvas, facets: &Facets, slope: f32, edge: Rgb, width: f32, strength: f32) {
     let base = canvas.copy();
     canvas.shade(|x, y, _| {
         let Cell { facet, edge: distance } = facets.at(x, y);
-        let colour = base.sample(x + facet.shift[0], y + facet.shift[1]);
+        let color = base.sample(x + facet.shift[0], y + facet.shift[1]);
         let along = (x - facet.at[0]) * facet.slope[0] + (y - facet.at[1]) * facet.slope[1];
-        let colour = lift(colour, facet.tone + (slope * along).clamp(-0.16, 0.16));
-        mix(colour, edge, strength * smoothstep(width, width * 0.35, distance))
+        let color = lift(color, facet.tone + (slope * along).clamp(-0.16, 0.16));
+        mix(color, edge, strength * smoothstep(width, width * 0.35, distance))
     });
 }
 
@@ -116,11 +116,11 @@ pub fn cubism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     shatter(canvas, &facets, 0.7, hex(0x14101c), 0.016, 0.95);
     let planes = Facets::new(rng, 4, 0.0, 0.11);
     for shape in scene.shapes.iter().filter(|shape| shape.layer != Layer::Ground) {
-        let colour = palette.of(shape.role);
+        let color = palette.of(shape.role);
         canvas.fill_with(&shape.outline, |x, y, _| {
             let cell = planes.at(x, y);
             let tone = cell.facet.tone;
-            [colour[0] + tone * 1.6, colour[1] + tone, colour[2] - tone]
+            [color[0] + tone * 1.6, color[1] + tone, color[2] - tone]
         });
         if shape.layer == Layer::Figure {
             canvas.stroke(&shape.outline, 0.026, hex(0x14101c));
@@ -142,8 +142,8 @@ pub fn synthetic_cubism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     lay_in_layer(canvas, scene, &palette, Layer::Ground);
     let ink = hex(0x241c18);
     for k in 0..5 {
-        let centre = [[0.2, 0.22], [0.8, 0.28], [0.22, 0.72], [0.8, 0.76], [0.5, 0.12]][k];
-        let (x, y) = (centre[0] + 0.08 * rng.bell(), centre[1] + 0.08 * rng.bell());
+        let center = [[0.2, 0.22], [0.8, 0.28], [0.22, 0.72], [0.8, 0.76], [0.5, 0.12]][k];
+        let (x, y) = (center[0] + 0.08 * rng.bell(), center[1] + 0.08 * rng.bell());
         let (w, h, angle) = (rng.range(0.16, 0.24), rng.range(0.17, 0.26), rng.range(-0.06, 0.06));
         let (c, s) = (cos(angle), sin(angle));
         let corner = |u: f32, v: f32| [x + u * w * c - v * h * s, y + u * w * s + v * h * c];
@@ -168,8 +168,8 @@ pub fn synthetic_cubism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let split = rng.range(-0.05, 0.05);
     let (focus, lean) = (scene.focus[0], rng.range(-0.3, 0.3));
     for shape in scene.shapes.iter().filter(|shape| shape.layer != Layer::Ground) {
-        let colour = palette.of(shape.role);
-        let (day, night) = (lift(colour, 0.06), mix(scale(colour, 0.62), hex(0x302840), 0.15));
+        let color = palette.of(shape.role);
+        let (day, night) = (lift(color, 0.06), mix(scale(color, 0.62), hex(0x302840), 0.15));
         canvas.fill_with(&shape.outline, |x, y, _| {
             mix(day, night, smoothstep(-0.008, 0.008, x - focus - split - lean * (y - 0.5)))
         });

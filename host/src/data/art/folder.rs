@@ -82,8 +82,8 @@ pub fn write_folder(
             let subject = number % SUBJECTS.len();
             let file = format!("{}/{number:04}.png", STYLES[style].slug);
             let path = partial.0.join(&file);
-            let picture = paint(style, subject, seed, number as u64, size);
-            picture.save(&path).with_context(|| format!("writing {}", path.display()))?;
+            let image = paint(style, subject, seed, number as u64, size);
+            image.save(&path).with_context(|| format!("writing {}", path.display()))?;
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
             // The variant of a caption is of no weight, only that it changes from one painting to the next.
             let caption = caption(style, subject, CaptionKind::Full, (number / SUBJECTS.len() + 5 * style) as u64);
@@ -106,14 +106,14 @@ pub fn contact_sheet(size: u32, seed: u64) -> RgbImage {
     let rows = styles.div_ceil(across);
     let block = subjects * (size + gap) + 3 * gap;
     let mut sheet = RgbImage::from_pixel(across * block, rows * (size + gap) + gap, Rgb([250; 3]));
-    let pictures: Vec<RgbImage> = (0..styles * subjects)
+    let images: Vec<RgbImage> = (0..styles * subjects)
         .into_par_iter()
         .map(|k| paint((k / subjects) as usize, (k % subjects) as usize, seed, u64::from(k % subjects), size))
         .collect();
-    for (k, picture) in pictures.iter().enumerate() {
+    for (k, image) in images.iter().enumerate() {
         let (style, subject) = (k as u32 / subjects, k as u32 % subjects);
         let x = style / rows * block + subject * (size + gap) + gap;
-        imageops::replace(&mut sheet, picture, i64::from(x), i64::from(style % rows * (size + gap) + gap));
+        imageops::replace(&mut sheet, image, i64::from(x), i64::from(style % rows * (size + gap) + gap));
     }
     sheet
 }

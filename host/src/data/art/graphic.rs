@@ -1,4 +1,4 @@
-//! Styles of line and flat colour: art nouveau, naive art, pop art, ukiyo-e.
+//! Styles of line and flat color: art nouveau, naive art, pop art, ukiyo-e.
 
 use super::canvas::{Canvas, hex, mix, scale};
 use super::outline::Outline;
@@ -70,8 +70,8 @@ pub fn naive_art(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         .map(|k| [((k % 6) as f32 + 0.5 * ((k / 6) % 2) as f32 + 0.3) / 6.0, (k / 6) as f32 / 5.0 + 0.1])
         .collect();
     inked(canvas, scene, 0.022, seam, |canvas, shape| {
-        let colour = palette.of(shape.role);
-        canvas.fill(&shape.outline, colour);
+        let color = palette.of(shape.role);
+        canvas.fill(&shape.outline, color);
         match (shape.layer, shape.role) {
             (Layer::Ground, _) => {
                 let [_, top, ..] = shape.outline.bounds();
@@ -82,7 +82,7 @@ pub fn naive_art(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
                 }
             }
             (Layer::Figure, Role::Main) => {
-                let dots = mix(colour, hex(0xffffff), 0.75);
+                let dots = mix(color, hex(0xffffff), 0.75);
                 canvas.fill_with(&shape.outline, |x, y, under| {
                     let row = (y * 7.5).floor();
                     let (u, v) = (x * 7.5 + 0.5 * (row - 2.0 * (row / 2.0).floor()), y * 7.5);
@@ -160,9 +160,9 @@ pub fn ukiyo_e(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let ink = hex(0x182030);
     canvas.clear(paper);
     let band = rng.range(0.3, 0.4);
-    canvas.shade(|_, y, colour| {
-        let colour = mix(colour, hex(0x24508c), smoothstep(band, 0.0, y));
-        mix(colour, hex(0xe8b088), 0.4 * smoothstep(0.2, 0.0, (y - 0.58).abs()))
+    canvas.shade(|_, y, color| {
+        let color = mix(color, hex(0x24508c), smoothstep(band, 0.0, y));
+        mix(color, hex(0xe8b088), 0.4 * smoothstep(0.2, 0.0, (y - 0.58).abs()))
     });
     inked(canvas, scene, 0.02, ink, |canvas, shape| match shape.layer {
         Layer::Ground => canvas.fill_with(&shape.outline, |x, y, _| {
@@ -175,10 +175,10 @@ pub fn ukiyo_e(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
             mix(water, hex(0xdce6e0), 0.6 * ring)
         }),
         _ => {
-            let colour = palette.of(shape.role);
+            let color = palette.of(shape.role);
             let [_, top, _, bottom] = shape.outline.bounds();
             canvas
-                .fill_with(&shape.outline, |_, y, _| scale(colour, 1.06 - 0.16 * smoothstep(top, bottom.min(1.05), y)));
+                .fill_with(&shape.outline, |_, y, _| scale(color, 1.06 - 0.16 * smoothstep(top, bottom.min(1.05), y)));
         }
     });
     let x = if rng.chance(0.5) { 0.85 } else { 0.04 };

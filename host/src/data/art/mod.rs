@@ -1,7 +1,7 @@
 //! The procedural paintings: 27 styles × 8 subjects, drawn as anti-aliased vectors at any size, with captions.
 //!
 //! A painting is a scene (outlines with roles, `scene`) that a style (`tonal`, `renaissance`, `graphic`, `brushed`, `faceted`, `abstracted`) turns into
-//! colour on a canvas (`canvas`). The same arguments give the same bytes on every machine and any number of threads
+//! color on a canvas (`canvas`). The same arguments give the same bytes on every machine and any number of threads
 //! (`rng` says how). Styles follow WikiArt's names (the paper's Table 7).
 
 mod abstracted;
@@ -136,7 +136,7 @@ pub const SUBJECTS: [Subject; 8] = [
 /// The media a prompt may name.
 pub const MEDIA: [&str; 3] = ["painting of", "picture of", "drawing of"];
 
-/// Paints one picture of `size` × `size` pixels: the same bytes for the same arguments, on every machine.
+/// Paints one image of `size` × `size` pixels: the same bytes for the same arguments, on every machine.
 ///
 /// # Panics
 /// If `style_idx` ≥ 27, `subject_idx` ≥ 8 or `size` is 0.

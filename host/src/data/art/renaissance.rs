@@ -46,10 +46,10 @@ pub fn early_renaissance(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) 
             (radius - (x - 0.5).abs()).min(1.0 - inset - y)
         }
     };
-    canvas.shade(|x, y, colour| {
+    canvas.shade(|x, y, color| {
         let inner = smoothstep(0.008, -0.008, arch(x, y, 0.065));
         let outer = smoothstep(0.008, -0.008, arch(x, y, 0.03));
-        mix(mix(colour, gilt, inner), wood, outer)
+        mix(mix(color, gilt, inner), wood, outer)
     });
 }
 
@@ -66,7 +66,7 @@ pub fn northern_renaissance(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rn
     scene.bend(|[x, y]| [0.5 + (x - 0.5) * 0.86, 0.52 + (y - 0.52) * 0.86]);
     let side = rng.sign();
     canvas.clear(palette.sky());
-    canvas.shade(|x, y, colour| lift(colour, 0.07 * (1.0 - y) * (1.0 - side * (x - 0.5))));
+    canvas.shade(|x, y, color| lift(color, 0.07 * (1.0 - y) * (1.0 - side * (x - 0.5))));
     // The window, with sky, hills and a lead cross.
     let at = |x: f32| if side > 0.0 { x } else { 1.0 - x };
     let (x0, x1) = (at(0.66).min(at(0.9)), at(0.66).max(at(0.9)));
@@ -115,14 +115,14 @@ pub fn high_renaissance(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     lay_in_layer(canvas, scene, &palette, Layer::Ground);
     // A dusk behind the subject sets it off.
     let dusk = silhouette(canvas, scene, 0.06);
-    canvas.shade(|x, y, colour| scale(colour, 1.0 - 0.25 * dusk.at(x, y)));
+    canvas.shade(|x, y, color| scale(color, 1.0 - 0.25 * dusk.at(x, y)));
     let light = Light { towards: [-0.6, -0.75], depth: 0.75, warm: hex(0xfff0c8), shade: hex(0x22140a) };
     model_figure(canvas, scene, &palette, &light);
     canvas.blur(0.009);
     vignette(canvas, [0.48, 0.4], 0.32, 0.82, hex(0x1c1408), 0.72);
 }
 
-/// Elongated and serpentine in acid colours: pink, chartreuse and turquoise shot with light before slate.
+/// Elongated and serpentine in acid colors: pink, chartreuse and turquoise shot with light before slate.
 pub fn mannerism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
         &[

@@ -1,6 +1,6 @@
 //! What is painted: the eight subjects as outlines with roles, before any style has touched them.
 //!
-//! Subjects are large, centred and few in details, so that a silhouette of 64 px still says what it is; they vary in
+//! Subjects are large, centered and few in details, so that a silhouette of 64 px still says what it is; they vary in
 //! kind, proportion, position, tilt and mirror.
 
 mod outdoors;
@@ -10,7 +10,7 @@ mod things;
 use super::outline::{Outline, Point};
 use super::rng::Rng;
 
-/// What a shape's colour stands for; a palette has the sky's and then one for each, in this order.
+/// What a shape's color stands for; a palette has the sky's and then one for each, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The background's lower part: ground or table.
@@ -41,7 +41,7 @@ pub enum Layer {
 pub struct Shape {
     /// Where its edge runs.
     pub outline: Outline,
-    /// Which colour it takes.
+    /// Which color it takes.
     pub role: Role,
     /// Where it belongs.
     pub layer: Layer,
@@ -52,7 +52,7 @@ pub struct Shape {
 pub struct Scene {
     /// The shapes, back to front.
     pub shapes: Vec<Shape>,
-    /// Where a halo, a glow or a swirl is centred: a head, a crown, the middle of things.
+    /// Where a halo, a glow or a swirl is centered: a head, a crown, the middle of things.
     pub focus: Point,
     /// The height at which the ground begins (1 where there is none).
     pub horizon: f32,

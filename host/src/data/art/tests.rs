@@ -46,14 +46,14 @@ fn styles_are_sorted_and_each_argument_changes_the_painting() {
 }
 
 #[test]
-fn a_painting_is_the_same_picture_at_every_size() {
+fn a_painting_is_the_same_image_at_every_size() {
     for style in 0..STYLES.len() {
         let small = paint(style, 1, 9, 2, 64);
         let large = paint(style, 1, 9, 2, 256);
         let reduced = image::imageops::thumbnail(&large, 64, 64);
         let apart: u64 = small.iter().zip(reduced.iter()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
         let mean = apart as f64 / (64 * 64 * 3) as f64;
-        assert!(mean < 8.0, "{}: {mean:.1} grey levels apart on average", STYLES[style].slug);
+        assert!(mean < 8.0, "{}: {mean:.1} gray levels apart on average", STYLES[style].slug);
     }
 }
 
@@ -61,9 +61,9 @@ fn a_painting_is_the_same_picture_at_every_size() {
 fn no_painting_is_nearly_blank() {
     for style in 0..STYLES.len() {
         for subject in 0..SUBJECTS.len() {
-            let picture = paint(style, subject, 3, 1, 32);
-            let mean = picture.iter().map(|&v| f64::from(v)).sum::<f64>() / 3072.0;
-            let spread = (picture.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / 3072.0).sqrt();
+            let image = paint(style, subject, 3, 1, 32);
+            let mean = image.iter().map(|&v| f64::from(v)).sum::<f64>() / 3072.0;
+            let spread = (image.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / 3072.0).sqrt();
             assert!(spread > 15.0, "{} {}: spread {spread:.1}", STYLES[style].slug, SUBJECTS[subject].slug);
         }
     }

@@ -20,9 +20,9 @@ pub fn baroque(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     canvas.clear(palette.sky());
     lay_in_layer(canvas, scene, &palette, Layer::Ground);
     let (bx, slope) = (0.5 - side * 0.42, side * rng.range(0.45, 0.6));
-    canvas.shade(|x, y, colour| {
+    canvas.shade(|x, y, color| {
         let off = (x - bx - slope * y) / (0.2 + 0.3 * y);
-        mix(colour, hex(0x9a6a34), 0.55 / (1.0 + 3.0 * off * off) * (1.0 - 0.4 * y))
+        mix(color, hex(0x9a6a34), 0.55 / (1.0 + 3.0 * off * off) * (1.0 - 0.4 * y))
     });
     cast_shadow(canvas, scene, [0.05 * side, 0.03], 0.03, 0.6);
     let light = Light { towards: [-0.85 * side, -0.55], depth: 0.85, warm: hex(0xfff0c8), shade: hex(0x120804) };
@@ -59,7 +59,7 @@ pub fn rococo(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     scene.bend(|[x, y]| [0.5 + (x - 0.5) * 0.88, 0.5 + (y - 0.5) * 0.88]);
     canvas.clear(palette.sky());
     let clouds = Noise::new(rng, 4);
-    canvas.shade(|x, y, colour| mix(colour, hex(0xfff4ee), smoothstep(0.0, 0.8, clouds.at(x, y)) * 0.6));
+    canvas.shade(|x, y, color| mix(color, hex(0xfff4ee), smoothstep(0.0, 0.8, clouds.at(x, y)) * 0.6));
     lay_in_layer(canvas, scene, &palette, Layer::Ground);
     canvas.blur(0.012);
     let light = Light { towards: [-0.6, -0.7], depth: 0.5, warm: hex(0xffffff), shade: hex(0xa888a0) };
@@ -70,10 +70,10 @@ pub fn rococo(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         let (dx, dy) = ((x - 0.5) / 0.475, (y - 0.5) / 0.485);
         dx * dx + dy * dy
     };
-    canvas.shade(|x, y, colour| {
+    canvas.shade(|x, y, color| {
         let d = oval(x, y);
         let ring = smoothstep(0.88, 0.92, d) * (1.0 - smoothstep(1.04, 1.08, d));
-        mix(mix(colour, cream, smoothstep(0.98, 1.02, d)), gold, ring * 0.9)
+        mix(mix(color, cream, smoothstep(0.98, 1.02, d)), gold, ring * 0.9)
     });
     for (sx, sy) in [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)] {
         let at = |u: f32, v: f32| [if sx > 0.5 { 1.0 - u } else { u }, if sy > 0.5 { 1.0 - v } else { v }];
@@ -109,7 +109,7 @@ pub fn romanticism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     }
     // The rim of light round what stands before the sun.
     let halo = silhouette(canvas, scene, 0.012);
-    canvas.shade(|x, y, colour| mix(colour, hex(0xffd488), 0.75 * smoothstep(0.02, 0.4, halo.at(x, y))));
+    canvas.shade(|x, y, color| mix(color, hex(0xffd488), 0.75 * smoothstep(0.02, 0.4, halo.at(x, y))));
     let towards = if glow[0] < 0.5 { -1.0 } else { 1.0 };
     let light = Light { towards: [towards * 0.8, -0.3], depth: 0.55, warm: hex(0xf0a058), shade: hex(0x140c14) };
     model_figure(canvas, scene, &palette, &light);
@@ -122,13 +122,13 @@ pub fn symbolism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     canvas.clear(palette.sky());
     lay_in_layer(canvas, scene, &palette, Layer::Ground);
     let (focus, phase, horizon) = (scene.focus, rng.unit(), scene.horizon);
-    canvas.shade(|x, y, colour| {
+    canvas.shade(|x, y, color| {
         let (dx, dy) = (x - focus[0], y - focus[1]);
         let d = (dx * dx + dy * dy).sqrt();
         let fade = 1.0 / (1.0 + 5.0 * d * d);
         let ring = 0.5 + 0.5 * cos(d * 7.5 + phase);
         let ring = ring * ring * fade * if y > horizon { 0.25 } else { 0.62 };
-        mix(mix(colour, hex(0x7a3080), 0.5 * fade), hex(0xe8b040), ring)
+        mix(mix(color, hex(0x7a3080), 0.5 * fade), hex(0xe8b040), ring)
     });
     for _ in 0..7 {
         let star = [rng.unit(), rng.range(0.03, 0.6)];
@@ -140,7 +140,7 @@ pub fn symbolism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     vignette(canvas, [0.5, 0.45], 0.4, 0.85, hex(0x0a0420), 0.6);
 }
 
-/// Cool daylight in a room: clean modelling, a window's light on the wall, one clear shadow.
+/// Cool daylight in a room: clean modeling, a window's light on the wall, one clear shadow.
 pub fn contemporary_realism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
         &[
@@ -152,7 +152,7 @@ pub fn contemporary_realism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rn
     );
     let side = rng.sign();
     canvas.clear(palette.sky());
-    canvas.shade(|x, y, colour| lift(colour, 0.05 - 0.1 * y + side * 0.05 * (0.5 - x)));
+    canvas.shade(|x, y, color| lift(color, 0.05 - 0.1 * y + side * 0.05 * (0.5 - x)));
     // Two panes of light lie slantwise on the wall.
     let (left, top, slant) = (rng.range(0.06, 0.14), rng.range(0.05, 0.12), rng.range(0.1, 0.16));
     for pane in 0..2 {
@@ -168,10 +168,10 @@ pub fn contemporary_realism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rn
     }
     lay_in_layer(canvas, scene, &palette, Layer::Ground);
     let horizon = scene.horizon;
-    canvas.shade(|_, y, colour| if y > horizon { lift(colour, 0.08 - 0.3 * (y - horizon)) } else { colour });
+    canvas.shade(|_, y, color| if y > horizon { lift(color, 0.08 - 0.3 * (y - horizon)) } else { color });
     cast_shadow(canvas, scene, [0.07 * side, 0.035], 0.014, 0.42);
     let light = Light { towards: [-0.8 * side, -0.5], depth: 0.62, warm: hex(0xffffff), shade: hex(0x1c2634) };
     model_figure(canvas, scene, &palette, &light);
     mottle(canvas, rng, 6, 0.012);
-    canvas.shade(|_, _, colour| scale(colour, 1.02));
+    canvas.shade(|_, _, color| scale(color, 1.02));
 }

@@ -1,26 +1,26 @@
-//! What the styles share: palettes, laying in a scene, modelling with light, contours, brushwork, grounds and frames.
+//! What the styles share: palettes, laying in a scene, modeling with light, contours, brushwork, grounds and frames.
 
 use super::canvas::{Canvas, Plane, Rgb, lift, mix, scale};
 use super::outline::{Outline, Point};
 use super::rng::{Noise, Rng, cos, sin};
 use super::scene::{Layer, Role, Scene, Shape};
 
-/// The colours of sky, ground, light, main, accent and dark: the sky's, then one for each role.
+/// The colors of sky, ground, light, main, accent and dark: the sky's, then one for each role.
 #[derive(Clone, Copy, Debug)]
 pub struct Palette([Rgb; 6]);
 
 impl Palette {
-    /// The palette from 0xRRGGBB codes, moved a little as a whole, each colour a little more.
+    /// The palette from 0xRRGGBB codes, moved a little as a whole, each color a little more.
     pub fn new(codes: [u32; 6], jitter: f32, rng: &mut Rng) -> Self {
         let tilt = [rng.bell() * jitter, rng.bell() * jitter, rng.bell() * jitter];
         let brightness = rng.bell() * jitter;
         Self(codes.map(|code| {
             let own = rng.bell() * jitter;
-            let mut colour = super::canvas::hex(code);
-            for (channel, tilt) in colour.iter_mut().zip(tilt) {
+            let mut color = super::canvas::hex(code);
+            for (channel, tilt) in color.iter_mut().zip(tilt) {
                 *channel = (*channel + tilt + brightness + own + rng.bell() * jitter * 0.6).clamp(0.0, 1.0);
             }
-            colour
+            color
         }))
     }
 
@@ -30,27 +30,27 @@ impl Palette {
         Self::new(codes, jitter, rng)
     }
 
-    /// The colour of a role.
+    /// The color of a role.
     pub fn of(&self, role: Role) -> Rgb {
         self.0[role as usize]
     }
 
-    /// The colour of the sky.
+    /// The color of the sky.
     pub fn sky(&self) -> Rgb {
         self.0[0]
     }
 
-    /// The colour of the ground.
+    /// The color of the ground.
     pub fn ground(&self) -> Rgb {
         self.0[1]
     }
 
-    /// The colour of light things.
+    /// The color of light things.
     pub fn light(&self) -> Rgb {
         self.0[2]
     }
 
-    /// The main colour.
+    /// The main color.
     pub fn main(&self) -> Rgb {
         self.0[3]
     }
@@ -60,7 +60,7 @@ impl Palette {
         self.0[4]
     }
 
-    /// The dark colour.
+    /// The dark color.
     pub fn dark(&self) -> Rgb {
         self.0[5]
     }
@@ -95,15 +95,15 @@ pub struct Light {
 }
 
 impl Light {
-    /// The colour of a point that faces the light by `t` (−1 … 1).
-    pub fn on(&self, colour: Rgb, t: f32) -> Rgb {
+    /// The color of a point that faces the light by `t` (−1 … 1).
+    pub fn on(&self, color: Rgb, t: f32) -> Rgb {
         let t = t * self.depth;
-        if t > 0.0 { mix(colour, self.warm, t * 0.75) } else { mix(colour, self.shade, -t) }
+        if t > 0.0 { mix(color, self.warm, t * 0.75) } else { mix(color, self.shade, -t) }
     }
 }
 
 /// Fills a shape as if it were round, lit from one side.
-pub fn model(canvas: &mut Canvas, shape: &Shape, colour: Rgb, light: &Light) {
+pub fn model(canvas: &mut Canvas, shape: &Shape, color: Rgb, light: &Light) {
     let [left, top, right, bottom] = shape.outline.bounds();
     let (left, right, top, bottom) = (left.max(-0.1), right.min(1.1), top.max(-0.1), bottom.min(1.1));
     let (cx, cy) = ((left + right) / 2.0, (top + bottom) / 2.0);
@@ -112,7 +112,7 @@ pub fn model(canvas: &mut Canvas, shape: &Shape, colour: Rgb, light: &Light) {
         let (u, v) = ((x - cx) * inverse_x, (y - cy) * inverse_y);
         let facing = (u * light.towards[0] + v * light.towards[1]).clamp(-1.0, 1.0);
         // A little rim of reflected light keeps shadows from closing up.
-        light.on(colour, facing - 0.25 * (u * u * 0.6 + v * v * 0.4).min(1.0))
+        light.on(color, facing - 0.25 * (u * u * 0.6 + v * v * 0.4).min(1.0))
     });
 }
 
@@ -139,17 +139,17 @@ pub fn silhouette(canvas: &mut Canvas, scene: &Scene, softness: f32) -> Plane {
 /// Darkens the canvas where the subject keeps the light off: call it before the subject is painted.
 pub fn cast_shadow(canvas: &mut Canvas, scene: &Scene, offset: Point, softness: f32, strength: f32) {
     let plane = silhouette(canvas, scene, softness);
-    canvas.shade(|x, y, colour| scale(colour, 1.0 - strength * plane.at(x - offset[0], y - offset[1])));
+    canvas.shade(|x, y, color| scale(color, 1.0 - strength * plane.at(x - offset[0], y - offset[1])));
 }
 
 /// Draws the contours of the subject's larger parts, where no later part covers them.
-pub fn contours(canvas: &mut Canvas, scene: &Scene, width: f32, colour: Rgb) {
+pub fn contours(canvas: &mut Canvas, scene: &Scene, width: f32, color: Rgb) {
     let base = canvas.copy();
     for shape in scene.shapes.iter().filter(|shape| shape.layer == Layer::Figure) {
         canvas.fill_with(&shape.outline, |x, y, _| base.sample(x, y));
         let [left, top, right, bottom] = shape.outline.bounds();
         if (right - left).min(bottom - top) > 0.07 {
-            canvas.stroke(&shape.outline, width, colour);
+            canvas.stroke(&shape.outline, width, color);
         }
     }
     for shape in scene.shapes.iter().filter(|shape| shape.layer == Layer::Detail) {
@@ -177,13 +177,13 @@ pub struct Brush {
     pub length: f32,
     /// A dab's half width.
     pub radius: f32,
-    /// How far a dab's colour strays.
+    /// How far a dab's color strays.
     pub jitter: f32,
     /// How opaque a dab is.
     pub opacity: f32,
 }
 
-/// Covers the canvas with dabs of the colours of `base`, in a jittered grid, laid in shuffled rows.
+/// Covers the canvas with dabs of the colors of `base`, in a jittered grid, laid in shuffled rows.
 ///
 /// `direction(x, y)` is a vector of any length; where base changes within a dab's length the dab is shortened, so that
 /// edges hold.
@@ -195,7 +195,7 @@ pub fn brushwork(
     direction: impl Fn(f32, f32) -> Point,
 ) {
     let [columns, rows] = brush.grid;
-    // Rows in steps of a number prime to most counts, so that neighbours overlap both ways.
+    // Rows in steps of a number prime to most counts, so that neighbors overlap both ways.
     let stride = if rows % 7 == 0 { 5 } else { 7 };
     for k in 0..rows {
         let row = k * stride % rows;
@@ -205,21 +205,21 @@ pub fn brushwork(
             let y = (row as f32 + 0.5 + 0.45 * rng.bell()) / rows as f32;
             let [dx, dy] = direction(x, y);
             let norm = brush.length * rng.range(0.4, 0.6) / (dx * dx + dy * dy).sqrt().max(1e-4);
-            let colour = base.pick(x, y);
+            let color = base.pick(x, y);
             let reach = |sign: f32| {
                 let far = base.pick(x + sign * dx * norm, y + sign * dy * norm);
-                let apart = (far[0] - colour[0]).abs() + (far[1] - colour[1]).abs() + (far[2] - colour[2]).abs();
+                let apart = (far[0] - color[0]).abs() + (far[1] - color[1]).abs() + (far[2] - color[2]).abs();
                 if apart > 0.35 { 0.25 * sign * norm } else { sign * norm }
             };
             let (back, forth) = (reach(-1.0), reach(1.0));
             let tone = rng.bell() * brush.jitter;
-            let colour = [0, 1, 2].map(|channel| colour[channel] + tone + rng.bell() * brush.jitter * 0.6);
+            let color = [0, 1, 2].map(|channel| color[channel] + tone + rng.bell() * brush.jitter * 0.6);
             canvas.dab(
                 [x + dx * back, y + dy * back],
                 [x + dx * forth, y + dy * forth],
                 brush.radius,
                 brush.radius * 0.7,
-                colour,
+                color,
                 brush.opacity,
             );
         }
@@ -229,36 +229,36 @@ pub fn brushwork(
 /// Lets the tone rise and fall in soft clouds.
 pub fn mottle(canvas: &mut Canvas, rng: &mut Rng, cells: usize, amount: f32) {
     let noise = Noise::new(rng, cells);
-    canvas.shade(|x, y, colour| lift(colour, amount * noise.at(x, y)));
+    canvas.shade(|x, y, color| lift(color, amount * noise.at(x, y)));
 }
 
-/// Darkens (or tints) towards the edges: `colour` at the corners by `amount`, nothing within `inner` of the centre.
-pub fn vignette(canvas: &mut Canvas, centre: Point, inner: f32, outer: f32, colour: Rgb, amount: f32) {
+/// Darkens (or tints) towards the edges: `color` at the corners by `amount`, nothing within `inner` of the center.
+pub fn vignette(canvas: &mut Canvas, center: Point, inner: f32, outer: f32, color: Rgb, amount: f32) {
     canvas.shade(|x, y, own| {
-        let (dx, dy) = (x - centre[0], y - centre[1]);
+        let (dx, dy) = (x - center[0], y - center[1]);
         let t = super::rng::smoothstep(inner * inner, outer * outer, dx * dx + dy * dy);
-        mix(own, colour, amount * t)
+        mix(own, color, amount * t)
     });
 }
 
 /// A plain frame.
-pub fn frame(canvas: &mut Canvas, from: f32, to: f32, colour: Rgb) {
+pub fn frame(canvas: &mut Canvas, from: f32, to: f32, color: Rgb) {
     for bar in [
         Outline::rect(from, from, 1.0 - from, to),
         Outline::rect(from, 1.0 - to, 1.0 - from, 1.0 - from),
         Outline::rect(from, from, to, 1.0 - from),
         Outline::rect(1.0 - to, from, 1.0 - from, 1.0 - from),
     ] {
-        canvas.fill(&bar, colour);
+        canvas.fill(&bar, color);
     }
 }
 
 /// A gap-free arc of small dabs: part of a circle from `from` to `to` (turns).
-pub fn arc(centre: Point, radius: f32, from: f32, to: f32, steps: usize) -> Vec<Point> {
+pub fn arc(center: Point, radius: f32, from: f32, to: f32, steps: usize) -> Vec<Point> {
     (0..=steps)
         .map(|i| {
             let angle = from + (to - from) * i as f32 / steps as f32;
-            [centre[0] + radius * cos(angle), centre[1] + radius * sin(angle)]
+            [center[0] + radius * cos(angle), center[1] + radius * sin(angle)]
         })
         .collect()
 }

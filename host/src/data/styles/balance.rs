@@ -1,4 +1,4 @@
-//! The split, and the endless balanced stream of training pictures.
+//! The split, and the endless balanced stream of training images.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use crate::random::{Purpose, derive_seed};
 /// What is drawn.
 #[derive(Clone, Copy)]
 enum Draw {
-    /// Which pictures of a style are held out.
+    /// Which images of a style are held out.
     Split,
-    /// A pass's pictures and their order.
+    /// A pass's images and their order.
     Pass,
-    /// Which pictures of a step are mirrored.
+    /// Which images of a step are mirrored.
     Mirror,
 }
 
-/// Which pictures to train on and which to measure on, by their places in the cache.
+/// Which images to train on and which to measure on, by their places in the cache.
 #[derive(Debug)]
 pub(super) struct Split {
     /// By style; at least one each.
@@ -29,7 +29,7 @@ pub(super) struct Split {
     pub(super) held_out: Vec<usize>,
 }
 
-/// Holds out round(`test_share` · m) of each style's m pictures, at least one where the share is above 0.
+/// Holds out round(`test_share` · m) of each style's m images, at least one where the share is above 0.
 pub(super) fn split(styles: &[CachedStyle], test_share: f64, seed: u64) -> Result<Split> {
     let mut split = Split { training: Vec::with_capacity(styles.len()), held_out: Vec::new() };
     let mut first = 0;
@@ -45,25 +45,25 @@ pub(super) fn split(styles: &[CachedStyle], test_share: f64, seed: u64) -> Resul
             n_held_out < n,
             "the style {} has {n} {}{broken}: too few to hold {n_held_out} out and train on the rest",
             style.name,
-            if n == 1 { "picture" } else { "pictures" }
+            if n == 1 { "image" } else { "images" }
         );
-        let mut pictures: Vec<u32> = (first..first + n).map(|picture| picture as u32).collect();
-        shuffle(&mut pictures, &mut generator(seed, Draw::Split, i as u64));
-        let training = pictures.split_off(n_held_out);
-        pictures.sort_unstable();
-        split.held_out.extend(pictures.into_iter().map(|picture| picture as usize));
+        let mut images: Vec<u32> = (first..first + n).map(|image| image as u32).collect();
+        shuffle(&mut images, &mut generator(seed, Draw::Split, i as u64));
+        let training = images.split_off(n_held_out);
+        images.sort_unstable();
+        split.held_out.extend(images.into_iter().map(|image| image as usize));
         split.training.push(training);
         first += n;
     }
     Ok(split)
 }
 
-/// The stream of passes: each has `per_class` pictures of every style, shuffled as a whole, and follows from its number.
+/// The stream of passes: each has `per_class` images of every style, shuffled as a whole, and follows from its number.
 pub(super) struct Stream {
     split: Arc<Split>,
     per_class: usize,
     seed: u64,
-    /// The pass at hand and its pictures.
+    /// The pass at hand and its images.
     pass: Option<(u64, Vec<u32>)>,
 }
 
@@ -72,33 +72,33 @@ impl Stream {
         Self { split, per_class, seed, pass: None }
     }
 
-    /// The pictures of a step.
+    /// The images of a step.
     pub(super) fn step(&mut self, step: u64, batch_size: usize) -> Vec<usize> {
         let first = step * batch_size as u64;
         (first..first + batch_size as u64).map(|place| self.at(place)).collect()
     }
 
-    /// Which pictures of a step are mirrored.
+    /// Which images of a step are mirrored.
     pub(super) fn mirrored(&self, step: u64, batch_size: usize) -> Vec<bool> {
         let mut generator = generator(self.seed, Draw::Mirror, step);
         (0..batch_size).map(|_| generator.next_u64() >> 63 == 1).collect()
     }
 
-    /// The picture at a place of the stream.
+    /// The image at a place of the stream.
     fn at(&mut self, place: u64) -> usize {
         let per_pass = (self.split.training.len() * self.per_class) as u64;
         let (pass, within) = (place / per_pass, (place % per_pass) as usize);
         if self.pass.as_ref().is_none_or(|(at_hand, _)| *at_hand != pass) {
             self.pass = Some((pass, self.draw(pass)));
         }
-        let (_, pictures) = self.pass.as_ref().expect("drawn on the line above");
-        pictures[within] as usize
+        let (_, images) = self.pass.as_ref().expect("drawn on the line above");
+        images[within] as usize
     }
 
     /// A pass: of each style whole permutations, one after the other, then the beginning of one.
     fn draw(&self, pass: u64) -> Vec<u32> {
         let mut generator = generator(self.seed, Draw::Pass, pass);
-        let mut pictures = Vec::with_capacity(self.split.training.len() * self.per_class);
+        let mut images = Vec::with_capacity(self.split.training.len() * self.per_class);
         for style in &self.split.training {
             let mut missing = self.per_class;
             while missing > 0 {
@@ -106,11 +106,11 @@ impl Stream {
                 shuffle(&mut permutation, &mut generator);
                 permutation.truncate(missing);
                 missing -= permutation.len();
-                pictures.extend(permutation);
+                images.extend(permutation);
             }
         }
-        shuffle(&mut pictures, &mut generator);
-        pictures
+        shuffle(&mut images, &mut generator);
+        images
     }
 }
 
@@ -165,35 +165,35 @@ mod tests {
     }
 
     #[test]
-    fn a_style_with_too_few_pictures_is_named() {
+    fn a_style_with_too_few_images_is_named() {
         let mut styles = styles(&[10, 1]);
         let error = split(&styles, 0.1, 7).unwrap_err().to_string();
-        assert_eq!(error, "the style style 1 has 1 picture: too few to hold 1 out and train on the rest");
+        assert_eq!(error, "the style style 1 has 1 image: too few to hold 1 out and train on the rest");
         styles[1].n_broken = 4;
         let error = split(&styles, 0.1, 7).unwrap_err().to_string();
-        assert!(error.contains("has 1 picture and 4 that cannot be read: too few"), "{error}");
+        assert!(error.contains("has 1 image and 4 that cannot be read: too few"), "{error}");
         assert_eq!(split(&styles, 0.0, 7).unwrap().training[1].len(), 1);
     }
 
     #[test]
     fn every_pass_is_balanced_and_repeats_evenly() {
-        // Of 4, 8, 16 and 80 pictures to train on, 20 each.
+        // Of 4, 8, 16 and 80 images to train on, 20 each.
         let mut stream = stream(&[5, 10, 20, 100], 20, 3);
         let training = stream.split.training.clone();
         for pass in 0..3 {
             let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
-            for picture in stream.step(pass, 80) {
-                *counts.entry(picture).or_default() += 1;
+            for image in stream.step(pass, 80) {
+                *counts.entry(image).or_default() += 1;
             }
             for (style, (least, most)) in training.iter().zip([(5, 5), (2, 3), (1, 2), (0, 1)]) {
                 let times: Vec<usize> =
-                    style.iter().map(|&picture| counts.get(&(picture as usize)).copied().unwrap_or(0)).collect();
+                    style.iter().map(|&image| counts.get(&(image as usize)).copied().unwrap_or(0)).collect();
                 assert_eq!(times.iter().sum::<usize>(), 20);
                 assert!(times.iter().all(|times| (least..=most).contains(times)), "{times:?}");
             }
         }
         let held_out: BTreeSet<usize> = stream.split.held_out.iter().copied().collect();
-        assert!((0..9).flat_map(|step| stream.step(step, 80)).all(|picture| !held_out.contains(&picture)));
+        assert!((0..9).flat_map(|step| stream.step(step, 80)).all(|image| !held_out.contains(&image)));
     }
 
     #[test]
@@ -202,7 +202,7 @@ mod tests {
         let passes = [0, 1].map(|pass| stream.step(pass, 40));
         assert_ne!(passes[0], passes[1]);
         let sets = passes.clone().map(BTreeSet::from_iter);
-        assert_ne!(sets[0], sets[1], "other pictures are drawn");
+        assert_ne!(sets[0], sets[1], "other images are drawn");
         let switches = passes[0].windows(2).filter(|pair| (pair[0] < 100) != (pair[1] < 100)).count();
         assert!((10..30).contains(&switches), "styles take turns {switches} times in 40");
         assert_ne!(self::stream(&[100, 100], 20, 4).step(0, 40), passes[0], "the seed counts");

@@ -1,6 +1,6 @@
-//! The cache: the pictures' planes in one memory-mapped file, KEY.u8, and what they are in KEY.json beside it.
+//! The cache: the images' planes in one memory-mapped file, KEY.u8, and what they are in KEY.json beside it.
 //!
-//! The index comes last and by a rename, so that where it stands the pictures are whole. A lock lets one process at a time
+//! The index comes last and by a rename, so that where it stands the images are whole. A lock lets one process at a time
 //! make a cache; the others wait for it.
 
 use std::fs::{File, TryLockError};
@@ -22,9 +22,9 @@ use crate::files::write_atomically;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::progress::Progress;
 
-/// Pictures that are decoded for each thread between two writes: this bounds the memory.
+/// Images that are decoded for each thread between two writes: this bounds the memory.
 const DECODED_PER_THREAD: usize = 16;
-/// Pictures whose bytes are checked when a cache is opened; to read all of a large one would take minutes.
+/// Images whose bytes are checked when a cache is opened; to read all of a large one would take minutes.
 const MOST_CHECKED: usize = 64;
 /// How often a process that waits for another one's cache looks.
 const WAITING: Duration = Duration::from_millis(200);
@@ -36,20 +36,20 @@ struct Index {
     size: u32,
     styles: Vec<CachedStyle>,
     broken: Vec<Broken>,
-    /// The SHA-256 over evenly chosen pictures.
+    /// The SHA-256 over evenly chosen images.
     checked: String,
 }
 
-/// A style and its pictures, which lie one after the other.
+/// A style and its images, which lie one after the other.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct CachedStyle {
     pub(super) name: String,
     pub(super) files: Vec<String>,
-    /// Pictures of it that could not be read.
+    /// Images of it that could not be read.
     pub(super) n_broken: usize,
 }
 
-/// A picture that could not be read.
+/// An image that could not be read.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Broken {
     file: String,
@@ -57,23 +57,23 @@ pub(super) struct Broken {
     pub(super) why: String,
 }
 
-/// The pictures of an opened cache, by style and then by name.
+/// The images of an opened cache, by style and then by name.
 #[derive(Debug)]
-pub(super) struct Pictures {
+pub(super) struct Images {
     pub(super) key: String,
     pub(super) names: Vec<String>,
     pub(super) styles: Vec<CachedStyle>,
     pub(super) broken: Vec<Broken>,
     /// Width and height.
     pub(super) size: usize,
-    /// Each picture's style.
+    /// Each image's style.
     style_of: Vec<u32>,
     path: PathBuf,
     file: File,
     map: Mmap,
 }
 
-impl Pictures {
+impl Images {
     /// Opens the cache of a listing, which is made where it is missing or damaged.
     pub(super) fn open(
         listing: &Listing,
@@ -82,15 +82,15 @@ impl Pictures {
         progress: &Progress,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        if let Some(pictures) = Self::load(listing, options.size, folder)? {
-            return Ok(pictures);
+        if let Some(images) = Self::load(listing, options.size, folder)? {
+            return Ok(images);
         }
         fs::create_dir_all(folder)?;
         let lock = fs::File::create(folder.join(format!("{}.lock", listing.key)))?;
         wait_for(lock.file(), progress, interrupt)?;
         // Another process may have made it in the meantime.
-        if let Some(pictures) = Self::load(listing, options.size, folder)? {
-            return Ok(pictures);
+        if let Some(images) = Self::load(listing, options.size, folder)? {
+            return Ok(images);
         }
         build(listing, options, folder, progress, interrupt)?;
         let written = Self::load(listing, options.size, folder)?;
@@ -100,7 +100,7 @@ impl Pictures {
     /// The cache, if it is there and whole.
     ///
     /// # Errors
-    /// If it is whole, but a style in it has no picture.
+    /// If it is whole, but a style in it has no image.
     fn load(listing: &Listing, size: u32, folder: &Path) -> Result<Option<Self>> {
         let [index_path, path] = ["json", "u8"].map(|kind| folder.join(format!("{}.{kind}", listing.key)));
         // Whatever keeps a cache from being read is a reason to make it again.
@@ -109,14 +109,14 @@ impl Pictures {
         if let Some(style) = index.styles.iter().find(|style| style.files.is_empty()) {
             let first = index.broken.iter().find(|broken| Path::new(&broken.file).starts_with(&style.name));
             bail!(
-                "every picture of the style {} is broken; the first: {}",
+                "every image of the style {} is broken; the first: {}",
                 style.name,
                 first.map_or("", |broken| &broken.why)
             );
         }
         let n: usize = index.styles.iter().map(|style| style.files.len()).sum();
         let Ok(file) = File::open(&path) else { return Ok(None) };
-        if file.metadata().ok().map(|metadata| metadata.len()) != Some(n as u64 * picture_bytes(size)) {
+        if file.metadata().ok().map(|metadata| metadata.len()) != Some(n as u64 * image_bytes(size)) {
             return Ok(None);
         }
         // SAFETY: the file is never written to after it was renamed to this name. Were it cut short by somebody else,
@@ -145,15 +145,15 @@ impl Pictures {
         self.style_of.len()
     }
 
-    /// A picture's style.
-    pub(super) fn style(&self, picture: usize) -> i64 {
-        i64::from(self.style_of[picture])
+    /// An image's style.
+    pub(super) fn style(&self, image: usize) -> i64 {
+        i64::from(self.style_of[image])
     }
 
-    /// A picture's planes, u8 [3, size, size].
-    pub(super) fn planes(&self, picture: usize) -> &[u8] {
+    /// An image's planes, u8 [3, size, size].
+    pub(super) fn planes(&self, image: usize) -> &[u8] {
         let bytes = 3 * self.size * self.size;
-        &self.map[picture * bytes..(picture + 1) * bytes]
+        &self.map[image * bytes..(image + 1) * bytes]
     }
 
     /// An error if the file was cut short since it was opened: its pages could then not be read.
@@ -168,18 +168,18 @@ impl Pictures {
     }
 }
 
-/// Bytes of one picture in the cache.
-fn picture_bytes(size: u32) -> u64 {
+/// Bytes of one image in the cache.
+fn image_bytes(size: u32) -> u64 {
     3 * u64::from(size) * u64::from(size)
 }
 
-/// The SHA-256 over evenly chosen pictures of `n`, the first and the last among them, in hexadecimal.
-fn digest_of_some(pictures: &[u8], n: usize) -> String {
+/// The SHA-256 over evenly chosen images of `n`, the first and the last among them, in hexadecimal.
+fn digest_of_some(images: &[u8], n: usize) -> String {
     let mut hash = Sha256::new();
-    let (bytes, count) = (pictures.len() / n.max(1), n.min(MOST_CHECKED));
+    let (bytes, count) = (images.len() / n.max(1), n.min(MOST_CHECKED));
     for i in 0..count {
-        let picture = if count > 1 { i * (n - 1) / (count - 1) } else { 0 };
-        hash.update(&pictures[picture * bytes..(picture + 1) * bytes]);
+        let image = if count > 1 { i * (n - 1) / (count - 1) } else { 0 };
+        hash.update(&images[image * bytes..(image + 1) * bytes]);
     }
     format!("{:x}", hash.finalize())
 }
@@ -202,7 +202,7 @@ fn wait_for(lock: &File, progress: &Progress, interrupt: &Interrupt) -> Result<(
     }
 }
 
-/// Reads, squares and resizes every picture, in parallel, and writes them as they come.
+/// Reads, squares and resizes every image, in parallel, and writes them as they come.
 fn build(
     listing: &Listing,
     options: &Options,
@@ -210,7 +210,7 @@ fn build(
     progress: &Progress,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let needed = listing.pictures.len() as u64 * picture_bytes(options.size);
+    let needed = listing.images.len() as u64 * image_bytes(options.size);
     let disk = rustix::fs::statvfs(folder).with_context(|| format!("asking how much room {} has", folder.display()))?;
     check_room(needed, disk.f_bavail.saturating_mul(disk.f_frsize), folder)?;
 
@@ -220,14 +220,14 @@ fn build(
     let mut styles: Vec<CachedStyle> =
         listing.names.iter().map(|name| CachedStyle { name: name.clone(), files: Vec::new(), n_broken: 0 }).collect();
     let mut broken = Vec::new();
-    let bar = progress.bar("image cache", listing.pictures.len() as u64, "images");
-    for pictures in listing.pictures.chunks(DECODED_PER_THREAD * rayon::current_num_threads()) {
-        let decoded: Vec<_> = pictures
+    let bar = progress.bar("image cache", listing.images.len() as u64, "images");
+    for images in listing.images.chunks(DECODED_PER_THREAD * rayon::current_num_threads()) {
+        let decoded: Vec<_> = images
             .par_iter()
-            .map(|picture| {
+            .map(|image| {
                 // What is skipped here is never written: the check below comes first.
                 let planes = (!interrupt.requested()).then(|| {
-                    let read = picture.read(options.size);
+                    let read = image.read(options.size);
                     read.map(|read| square(&read, options.size, options.fit))
                         .map_err(|error| error.to_string().trim_end().to_owned())
                 });
@@ -235,19 +235,19 @@ fn build(
                 planes
             })
             .collect();
-        for (picture, decoded) in pictures.iter().zip(decoded) {
+        for (image, decoded) in images.iter().zip(decoded) {
             let Some(decoded) = decoded else {
                 bail!(Interrupted { kept: "nothing is kept of the unfinished image cache".to_owned() });
             };
-            let style = &mut styles[picture.style];
+            let style = &mut styles[image.style];
             match decoded {
                 Ok(planes) => {
                     out.write_all(&planes)
                         .with_context(|| format!("writing the image cache in {}", folder.display()))?;
-                    style.files.push(picture.name.clone());
+                    style.files.push(image.name.clone());
                 }
                 Err(why) => {
-                    broken.push(Broken { file: picture.name.clone(), why });
+                    broken.push(Broken { file: image.name.clone(), why });
                     style.n_broken += 1;
                 }
             }
@@ -257,7 +257,7 @@ fn build(
     let temporary = out.into_inner().map_err(|error| error.into_error()).with_context(writing)?;
     temporary.as_file().sync_all().with_context(writing)?;
 
-    let n = listing.pictures.len() - broken.len();
+    let n = listing.images.len() - broken.len();
     // SAFETY: nobody else writes to the temporary file, and it has been written whole.
     let map = unsafe { Mmap::map(temporary.as_file()) }.with_context(writing)?;
     let checked = digest_of_some(&map, n);
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn a_cache_without_room_is_refused_with_the_numbers() {
         check_room(10, 10, Path::new("cache")).unwrap();
-        let needed = 81_444 * picture_bytes(512);
+        let needed = 81_444 * image_bytes(512);
         let error = check_room(needed, 12_300_000_000, Path::new("cache")).unwrap_err().to_string();
         assert_eq!(
             error,
@@ -299,12 +299,12 @@ mod tests {
     }
 
     #[test]
-    fn the_checked_pictures_are_spread_from_the_first_to_the_last() {
-        let pictures = vec![0; 2 * 1000];
-        let sound = digest_of_some(&pictures, 1000);
-        let seen = (0..1000).filter(|picture| {
-            let mut damaged = pictures.clone();
-            damaged[2 * picture + 1] = 1;
+    fn the_checked_images_are_spread_from_the_first_to_the_last() {
+        let images = vec![0; 2 * 1000];
+        let sound = digest_of_some(&images, 1000);
+        let seen = (0..1000).filter(|image| {
+            let mut damaged = images.clone();
+            damaged[2 * image + 1] = 1;
             digest_of_some(&damaged, 1000) != sound
         });
         let seen: Vec<usize> = seen.collect();

@@ -1,4 +1,4 @@
-//! The files' SHA-256, remembered by path, length and time of change: to read 80,000 pictures at each start would take minutes.
+//! The files' SHA-256, remembered by path, length and time of change: to read 80,000 images at each start would take minutes.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -77,7 +77,7 @@ pub(super) fn of_files(
         found.into_iter().map(|found| found.map(|(_, found)| found.map(|(_, sha)| sha))).collect();
     match digests {
         Some(digests) => Ok(digests),
-        None => bail!(Interrupted { kept: "the digests of the pictures seen so far are kept".to_owned() }),
+        None => bail!(Interrupted { kept: "the digests of the images seen so far are kept".to_owned() }),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which pictures there are, before any of them is decoded, and the key of their cache.
+//! Which images there are, before any of them is decoded, and the key of their cache.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -10,25 +10,25 @@ use sha2::{Digest, Sha256};
 
 use super::{Options, digests};
 use crate::data::art::{self, STYLES, SUBJECTS, paint};
-use crate::data::images::{ImageError, find_images, has_picture_extension, read_image};
+use crate::data::images::{ImageError, find_images, has_image_extension, read_image};
 use crate::interrupt::Interrupt;
 use crate::plugin::steers_terminal;
 use crate::progress::Progress;
 
-/// The version of the cache's layout and of what is done to pictures: raise it with either, and caches are made anew.
+/// The version of the cache's layout and of what is done to images: raise it with either, and caches are made anew.
 const FORMAT: u32 = 1;
 
-/// The pictures of a source, by style and then by name.
+/// The images of a source, by style and then by name.
 pub(super) struct Listing {
     /// The styles' names, sorted.
     pub(super) names: Vec<String>,
-    pub(super) pictures: Vec<Picture>,
-    /// SHA-256 over the pictures' contents and what is made of them, in hexadecimal.
+    pub(super) images: Vec<Image>,
+    /// SHA-256 over the images' contents and what is made of them, in hexadecimal.
     pub(super) key: String,
 }
 
-/// One picture that may turn out to be broken.
-pub(super) struct Picture {
+/// One image that may turn out to be broken.
+pub(super) struct Image {
     /// Index into the styles' names.
     pub(super) style: usize,
     /// Its path in the source.
@@ -41,8 +41,8 @@ enum Origin {
     Painting { seed: u64, number: usize },
 }
 
-impl Picture {
-    /// The picture as it is; a painting at `size`.
+impl Image {
+    /// The image as it is; a painting at `size`.
     pub(super) fn read(&self, size: u32) -> Result<RgbImage, ImageError> {
         match &self.origin {
             Origin::File(path) => read_image(path),
@@ -55,7 +55,7 @@ impl Picture {
 }
 
 impl Listing {
-    /// The pictures below each direct subfolder of `root`; hidden ones and those without pictures are passed over.
+    /// The images below each direct subfolder of `root`; hidden ones and those without images are passed over.
     pub(super) fn of_folder(
         root: &Path,
         options: &Options,
@@ -66,7 +66,7 @@ impl Listing {
         let styles = style_folders(root)?;
         ensure!(
             styles.len() >= 2,
-            "{} has {} with pictures (png, jpg): give a folder that has one folder for each of two or more styles",
+            "{} has {} with images (png, jpg): give a folder that has one folder for each of two or more styles",
             root.display(),
             if styles.len() == 1 { "one folder" } else { "no folder" }
         );
@@ -81,9 +81,9 @@ impl Listing {
         let mut hash = new_key("folder", options.size);
         hash.update(options.fit.name());
         let mut seen = HashSet::new();
-        let mut pictures = Vec::with_capacity(files.len());
+        let mut images = Vec::with_capacity(files.len());
         for ((style, path), digest) in files.iter().zip(digests) {
-            // Copies would let a picture stand in both splits. Files that cannot be read are nobody's copies.
+            // Copies would let an image stand in both splits. Files that cannot be read are nobody's copies.
             if digest.is_some_and(|digest| !seen.insert((*style, digest))) {
                 continue;
             }
@@ -93,14 +93,14 @@ impl Listing {
             hash.update(bytes);
             hash.update(digest.unwrap_or_default());
             let name = name.display().to_string();
-            pictures.push(Picture { style: *style, name, origin: Origin::File((*path).clone()) });
+            images.push(Image { style: *style, name, origin: Origin::File((*path).clone()) });
         }
-        let n_copies = files.len() - pictures.len();
+        let n_copies = files.len() - images.len();
         if n_copies > 0 {
-            tracing::info!("{n_copies} pictures are copies of others of their style and left out");
+            tracing::info!("{n_copies} images are copies of others of their style and left out");
         }
         let names = styles.into_iter().map(|(name, _)| name).collect();
-        Ok(Self { names, pictures, key: format!("{:x}", hash.finalize()) })
+        Ok(Self { names, images, key: format!("{:x}", hash.finalize()) })
     }
 
     /// `per_class` procedural paintings of each style.
@@ -112,11 +112,11 @@ impl Listing {
         let painting = |k: usize| {
             let (style, number) = (k / per_class, k % per_class);
             let name = format!("{}/{number:04}.png", STYLES[style].slug);
-            Picture { style, name, origin: Origin::Painting { seed, number } }
+            Image { style, name, origin: Origin::Painting { seed, number } }
         };
         Self {
             names: STYLES.iter().map(|style| style.slug.to_owned()).collect(),
-            pictures: (0..STYLES.len() * per_class).map(painting).collect(),
+            images: (0..STYLES.len() * per_class).map(painting).collect(),
             key: format!("{:x}", hash.finalize()),
         }
     }
@@ -128,10 +128,10 @@ fn new_key(source: &str, size: u32) -> Sha256 {
     hash
 }
 
-/// The subfolders that have pictures, by name, and their pictures, sorted.
+/// The subfolders that have images, by name, and their images, sorted.
 fn style_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
     if !root.is_dir() {
-        bail!("there is no folder {}: give one that has a folder of pictures for each style", root.display());
+        bail!("there is no folder {}: give one that has a folder of images for each style", root.display());
     }
     let (mut styles, mut n_loose) = (Vec::new(), 0);
     for entry in fs::read_dir(root)? {
@@ -141,18 +141,18 @@ fn style_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
             continue;
         }
         if !entry.path().is_dir() {
-            n_loose += usize::from(has_picture_extension(&entry.path()));
+            n_loose += usize::from(has_image_extension(&entry.path()));
             continue;
         }
         match find_images(&entry.path()) {
             Ok(files) => styles.push((name.to_string_lossy().into_owned(), files)),
-            // It is named: whoever has pictures of another kind there would miss a style.
+            // It is named: whoever has images of another kind there would miss a style.
             Err(error @ ImageError::Empty { .. }) => tracing::warn!("left out: {error}"),
             Err(error) => return Err(error.into()),
         }
     }
     if n_loose > 0 {
-        tracing::warn!("{n_loose} pictures lie in {} itself, in no style's folder, and are left out", root.display());
+        tracing::warn!("{n_loose} images lie in {} itself, in no style's folder, and are left out", root.display());
     }
     styles.sort();
     if let Some((name, _)) = styles.iter().find(|(name, _)| steers_terminal(name)) {

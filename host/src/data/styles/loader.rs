@@ -12,7 +12,7 @@ use torch_ext::filled;
 
 use super::StyleBatch;
 use super::balance::Stream;
-use super::cache::Pictures;
+use super::cache::Images;
 
 /// Batches that are kept ready.
 const AHEAD: usize = 4;
@@ -29,7 +29,7 @@ pub struct Loader {
 
 impl Loader {
     pub(super) fn start(
-        pictures: Arc<Pictures>,
+        images: Arc<Images>,
         stream: Stream,
         batch_size: usize,
         flip: bool,
@@ -38,7 +38,7 @@ impl Loader {
         let (sender, receiver) = sync_channel(AHEAD);
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || fill(&pictures, stream, batch_size, flip, first_step, &sender, &flag));
+        let thread = std::thread::spawn(move || fill(&images, stream, batch_size, flip, first_step, &sender, &flag));
         Self { batches: Some(receiver), thread: Some(thread), stop, waited: Duration::ZERO }
     }
 
@@ -74,7 +74,7 @@ impl Drop for Loader {
 
 /// Makes batch after batch, until an error or the end of the loader.
 fn fill(
-    pictures: &Pictures,
+    images: &Images,
     mut stream: Stream,
     batch_size: usize,
     flip: bool,
@@ -88,7 +88,7 @@ fn fill(
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let batch = batch(pictures, &indices, &mirrored);
+        let batch = batch(images, &indices, &mirrored);
         let failed = batch.is_err();
         if sender.send(batch).is_err() || failed {
             return;
@@ -96,13 +96,13 @@ fn fill(
     }
 }
 
-/// The batch of some pictures, of which those that `mirrored` says are mirrored; an empty `mirrored` mirrors none.
-pub(super) fn batch(pictures: &Pictures, indices: &[usize], mirrored: &[bool]) -> Result<StyleBatch> {
-    pictures.check()?;
-    let size = pictures.size;
+/// The batch of some images, of which those that `mirrored` says are mirrored; an empty `mirrored` mirrors none.
+pub(super) fn batch(images: &Images, indices: &[usize], mirrored: &[bool]) -> Result<StyleBatch> {
+    images.check()?;
+    let size = images.size;
     let images = filled(&[indices.len() as i64, 3, size as i64, size as i64], |floats| {
-        for (i, (&picture, floats)) in indices.iter().zip(floats.chunks_exact_mut(3 * size * size)).enumerate() {
-            for (float, &byte) in floats.iter_mut().zip(pictures.planes(picture)) {
+        for (i, (&image, floats)) in indices.iter().zip(floats.chunks_exact_mut(3 * size * size)).enumerate() {
+            for (float, &byte) in floats.iter_mut().zip(images.planes(image)) {
                 *float = to_float(byte);
             }
             if mirrored.get(i).is_some_and(|mirrored| *mirrored) {
@@ -110,7 +110,7 @@ pub(super) fn batch(pictures: &Pictures, indices: &[usize], mirrored: &[bool]) -
             }
         }
     })?;
-    let styles: Vec<i64> = indices.iter().map(|&picture| pictures.style(picture)).collect();
+    let styles: Vec<i64> = indices.iter().map(|&image| images.style(image)).collect();
     Ok(StyleBatch { images, styles: Tensor::f_from_slice(&styles)? })
 }
 

@@ -1,9 +1,9 @@
-//! Pictures by style, to train the CAN and the simple classifier on: split before they are balanced, square, at one size,
+//! Images by style, to train the CAN and the simple classifier on: split before they are balanced, square, at one size,
 //! in a cache that is keyed by their content (the paper's sections on the CAN and the classifiers).
 //!
 //! # Layout
 //!
-//! - this file: [`StyleImages`], which opens them · `listing`: which pictures there are, and the key of the cache
+//! - this file: [`StyleImages`], which opens them · `listing`: which images there are, and the key of the cache
 //! - `digests`: unchanged files keep their SHA-256 · `square`: [`Fit`] · `cache`: the memory-mapped file
 //! - `balance`: the split, and the endless balanced stream · `loader`: batches made ahead by a thread
 
@@ -21,20 +21,20 @@ use anyhow::{Result, ensure};
 use tch::Tensor;
 
 use self::balance::{Split, Stream};
-use self::cache::Pictures;
+use self::cache::Images;
 use self::listing::Listing;
 pub use self::loader::Loader;
 pub use self::square::Fit;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 
-/// Broken pictures that are named as warnings; beyond these they are counted, and named where more of the log is wanted.
+/// Broken images that are named as warnings; beyond these they are counted, and named where more of the log is wanted.
 const MOST_NAMED: usize = 10;
 
-/// Where the pictures come from.
+/// Where the images come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A folder for each style, WikiArt's layout: the folders' names are the styles, the pictures lie below at any depth.
+    /// A folder for each style, WikiArt's layout: the folders' names are the styles, the images lie below at any depth.
     Folder(PathBuf),
     /// The procedural paintings (`data::art`), a style for each of their 27.
     Paintings {
@@ -45,31 +45,31 @@ pub enum Source {
     },
 }
 
-/// How pictures become batches.
+/// How images become batches.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Width and height, in pixels.
     pub size: u32,
-    /// How a picture becomes square.
+    /// How an image becomes square.
     pub fit: Fit,
-    /// Pictures of each style in a pass: fewer are repeated, more are subsampled afresh at each pass.
+    /// Images of each style in a pass: fewer are repeated, more are subsampled afresh at each pass.
     pub per_class: usize,
-    /// The share of each style's pictures that is held out, from 0 to below 1; at least one picture where it is above 0.
+    /// The share of each style's images that is held out, from 0 to below 1; at least one image where it is above 0.
     pub test_share: f64,
     /// The seed of the split.
     pub seed: u64,
 }
 
-/// Pictures by style, opened: in the cache, split, and ready to be loaded.
+/// Images by style, opened: in the cache, split, and ready to be loaded.
 #[derive(Debug)]
 pub struct StyleImages {
-    pictures: Arc<Pictures>,
+    images: Arc<Images>,
     split: Arc<Split>,
     per_class: usize,
     source: Source,
 }
 
-/// Pictures and their styles, on the CPU.
+/// Images and their styles, on the CPU.
 #[derive(Debug)]
 pub struct StyleBatch {
     /// f32 [n, 3, size, size] on [−1, 1].
@@ -79,13 +79,13 @@ pub struct StyleBatch {
 }
 
 impl StyleImages {
-    /// Opens the pictures of `source`: from `cache_folder`/images where they are cached already, else by reading, squaring
+    /// Opens the images of `source`: from `cache_folder`/images where they are cached already, else by reading, squaring
     /// and resizing each of them once.
     ///
-    /// Broken pictures are named in the log and left out, as are copies of a picture within a style.
+    /// Broken images are named in the log and left out, as are copies of an image within a style.
     ///
     /// # Errors
-    /// If there are fewer than two styles, a style has no whole picture or too few to hold any out, the cache cannot be
+    /// If there are fewer than two styles, a style has no whole image or too few to hold any out, the cache cannot be
     /// written or has no room, or `interrupt` is set: then nothing half-made is left.
     pub fn open(
         source: &Source,
@@ -94,57 +94,57 @@ impl StyleImages {
         progress: &Progress,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        ensure!(options.size > 0, "pictures must have at least one pixel a side");
-        ensure!(options.per_class > 0, "a pass must have at least one picture of each style");
+        ensure!(options.size > 0, "images must have at least one pixel a side");
+        ensure!(options.per_class > 0, "a pass must have at least one image of each style");
         let share = options.test_share;
-        ensure!((0.0..1.0).contains(&share), "the share of held-out pictures must be from 0 to below 1, not {share}");
+        ensure!((0.0..1.0).contains(&share), "the share of held-out images must be from 0 to below 1, not {share}");
         let folder = cache_folder.join("images");
         let listing = match source {
             Source::Folder(root) => Listing::of_folder(root, options, &folder, progress, interrupt)?,
             Source::Paintings { seed, per_class } => Listing::of_paintings(*seed, *per_class, options.size),
         };
-        let pictures = Pictures::open(&listing, options, &folder, progress, interrupt)?;
-        warn_of_broken(&pictures);
-        let split = balance::split(&pictures.styles, options.test_share, options.seed)?;
-        let (pictures, split) = (Arc::new(pictures), Arc::new(split));
-        Ok(Self { pictures, split, per_class: options.per_class, source: source.clone() })
+        let images = Images::open(&listing, options, &folder, progress, interrupt)?;
+        warn_of_broken(&images);
+        let split = balance::split(&images.styles, options.test_share, options.seed)?;
+        let (images, split) = (Arc::new(images), Arc::new(split));
+        Ok(Self { images, split, per_class: options.per_class, source: source.clone() })
     }
 
     /// The styles' names, sorted; a batch's styles are indices into them.
     pub fn styles(&self) -> &[String] {
-        &self.pictures.names
+        &self.images.names
     }
 
-    /// The SHA-256 of what is trained on, in hexadecimal: the pictures' contents, their size and how they became square.
+    /// The SHA-256 of what is trained on, in hexadecimal: the images' contents, their size and how they became square.
     pub fn digest(&self) -> &str {
-        &self.pictures.key
+        &self.images.key
     }
 
-    /// What they are, for people: `27 styles, 2997 pictures of wikiart`.
+    /// What they are, for people: `27 styles, 2997 images of wikiart`.
     pub fn in_words(&self) -> String {
         let whose = match &self.source {
             Source::Folder(folder) => folder.display().to_string(),
             Source::Paintings { .. } => "the procedural paintings".to_owned(),
         };
-        format!("{} styles, {} pictures of {whose}", self.styles().len(), self.pictures.len())
+        format!("{} styles, {} images of {whose}", self.styles().len(), self.images.len())
     }
 
-    /// Pictures to train on, each counted once.
+    /// Images to train on, each counted once.
     pub fn n_train(&self) -> usize {
         self.split.training.iter().map(Vec::len).sum()
     }
 
-    /// Pictures that are held out.
+    /// Images that are held out.
     pub fn n_test(&self) -> usize {
         self.split.held_out.len()
     }
 
-    /// Pictures that could not be read.
+    /// Images that could not be read.
     pub fn n_broken(&self) -> usize {
-        self.pictures.broken.len()
+        self.images.broken.len()
     }
 
-    /// Pictures in a pass: `per_class` of each style.
+    /// Images in a pass: `per_class` of each style.
     pub fn per_pass(&self) -> usize {
         self.styles().len() * self.per_class
     }
@@ -152,18 +152,18 @@ impl StyleImages {
     /// The endless stream of training batches from step `first_step` on, made ahead by a thread of its own.
     ///
     /// Step k has the places k · `batch_size` to (k + 1) · `batch_size` of the stream of passes, so that a stream from
-    /// `first_step` is the stream from 0 with as many batches left out. With `flip`, each picture is mirrored with
+    /// `first_step` is the stream from 0 with as many batches left out. With `flip`, each image is mirrored with
     /// probability 1/2. Pass p's order and step k's mirroring come of (`seed`, p) and (`seed`, k) alone.
     ///
     /// # Panics
     /// If `batch_size` is 0.
     pub fn loader(&self, batch_size: usize, flip: bool, seed: u64, first_step: u64) -> Loader {
-        assert!(batch_size > 0, "a batch has at least one picture");
+        assert!(batch_size > 0, "a batch has at least one image");
         let stream = Stream::new(Arc::clone(&self.split), self.per_class, seed);
-        Loader::start(Arc::clone(&self.pictures), stream, batch_size, flip, first_step)
+        Loader::start(Arc::clone(&self.images), stream, batch_size, flip, first_step)
     }
 
-    /// `count` held-out pictures, or all where there are fewer, at even distances in their order by style.
+    /// `count` held-out images, or all where there are fewer, at even distances in their order by style.
     ///
     /// # Errors
     /// If the cache can no longer be read.
@@ -171,31 +171,31 @@ impl StyleImages {
         let held_out = &self.split.held_out;
         let n = count.min(held_out.len());
         let chosen: Vec<usize> = (0..n).map(|i| held_out[i * held_out.len() / n]).collect();
-        loader::batch(&self.pictures, &chosen, &[])
+        loader::batch(&self.images, &chosen, &[])
     }
 
-    /// Every held-out picture once, by style; the last batch may be smaller.
+    /// Every held-out image once, by style; the last batch may be smaller.
     ///
     /// # Panics
     /// If `batch_size` is 0.
     pub fn test_batches(&self, batch_size: usize) -> impl Iterator<Item = Result<StyleBatch>> {
         let held_out = self.split.held_out.chunks(batch_size);
-        held_out.map(|indices| loader::batch(&self.pictures, indices, &[]))
+        held_out.map(|indices| loader::batch(&self.images, indices, &[]))
     }
 }
 
-fn warn_of_broken(pictures: &Pictures) {
-    let broken = &pictures.broken;
-    for (i, picture) in broken.iter().enumerate() {
+fn warn_of_broken(images: &Images) {
+    let broken = &images.broken;
+    for (i, image) in broken.iter().enumerate() {
         match i < MOST_NAMED {
-            true => tracing::warn!("left out: {}", picture.why),
-            false => tracing::debug!("left out: {}", picture.why),
+            true => tracing::warn!("left out: {}", image.why),
+            false => tracing::debug!("left out: {}", image.why),
         }
     }
     if !broken.is_empty() {
-        let (n, total) = (broken.len(), broken.len() + pictures.len());
+        let (n, total) = (broken.len(), broken.len() + images.len());
         let all = if n > MOST_NAMED && !tracing::enabled!(tracing::Level::DEBUG) { " (-v names them all)" } else { "" };
-        tracing::warn!("{n} of {total} pictures cannot be read and are left out{all}");
+        tracing::warn!("{n} of {total} images cannot be read and are left out{all}");
     }
 }
 

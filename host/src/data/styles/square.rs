@@ -1,14 +1,14 @@
-//! Square pictures at one size.
+//! Square images at one size.
 
 use ambiguity_models::resize::resize_bicubic;
 use image::{RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 
-/// How a picture becomes square.
+/// How an image becomes square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
-    /// The whole picture, with black (torchvision's default) on both sides of the shorter side.
+    /// The whole image, with black (torchvision's default) on both sides of the shorter side.
     Pad,
     /// The square in the middle.
     Crop,
@@ -24,24 +24,24 @@ impl Fit {
     }
 }
 
-/// A picture as three planes, u8 [3, size, size], resized once with antialiasing.
+/// An image as three planes, u8 [3, size, size], resized once with antialiasing.
 ///
-/// A padded picture is resized before it gets its borders: a narrow one never becomes a huge square in memory, and the
-/// filter does not bleed the black into the picture.
-pub(super) fn square(picture: &RgbImage, size: u32, fit: Fit) -> Vec<u8> {
-    let (width, height) = picture.dimensions();
-    let resized = |picture: &RgbImage, to: (u32, u32)| {
-        let (width, height) = picture.dimensions();
+/// A padded image is resized before it gets its borders: a narrow one never becomes a huge square in memory, and the
+/// filter does not bleed the black into the image.
+pub(super) fn square(image: &RgbImage, size: u32, fit: Fit) -> Vec<u8> {
+    let (width, height) = image.dimensions();
+    let resized = |image: &RgbImage, to: (u32, u32)| {
+        let (width, height) = image.dimensions();
         if (width, height) == to {
-            return picture.as_raw().clone();
+            return image.as_raw().clone();
         }
-        resize_bicubic(picture.as_raw(), width as usize, height as usize, to.0 as usize, to.1 as usize)
+        resize_bicubic(image.as_raw(), width as usize, height as usize, to.0 as usize, to.1 as usize)
     };
     match fit {
         Fit::Crop => {
             let side = width.min(height);
             let (x, y) = ((width - side) / 2, (height - side) / 2);
-            let middle = imageops::crop_imm(picture, x, y, side, side).to_image();
+            let middle = imageops::crop_imm(image, x, y, side, side).to_image();
             planes(&resized(&middle, (size, size)), (size, size), size)
         }
         Fit::Pad => {
@@ -51,7 +51,7 @@ pub(super) fn square(picture: &RgbImage, size: u32, fit: Fit) -> Vec<u8> {
                 (rounded as u32).max(1)
             };
             let to = (scaled(width), scaled(height));
-            planes(&resized(picture, to), to, size)
+            planes(&resized(image, to), to, size)
         }
     }
 }
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_keeps_the_whole_picture_between_black_bars() {
+    fn padding_keeps_the_whole_image_between_black_bars() {
         let planes = square(&wide(), 8, Fit::Pad);
         for (channel, columns) in [(0, 0..4), (1, 0..0), (2, 4..8)] {
             for (i, &value) in planes[channel * 64..(channel + 1) * 64].iter().enumerate() {
@@ -103,17 +103,17 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_any_shape_become_squares_and_a_resize_is_the_one_filter() {
+    fn images_of_any_shape_become_squares_and_a_resize_is_the_one_filter() {
         for (width, height) in [(1, 1), (1, 900), (300, 2), (17, 31), (64, 64)] {
-            let picture = RgbImage::from_pixel(width, height, Rgb([9, 99, 199]));
+            let image = RgbImage::from_pixel(width, height, Rgb([9, 99, 199]));
             for fit in [Fit::Pad, Fit::Crop] {
-                assert_eq!(square(&picture, 16, fit).len(), 3 * 16 * 16, "{width}x{height} {fit:?}");
+                assert_eq!(square(&image, 16, fit).len(), 3 * 16 * 16, "{width}x{height} {fit:?}");
             }
         }
-        let picture = RgbImage::from_fn(40, 40, |x, y| Rgb([(6 * x) as u8, (6 * y) as u8, (x * y) as u8]));
-        let expected = resize_bicubic(picture.as_raw(), 40, 40, 16, 16);
+        let image = RgbImage::from_fn(40, 40, |x, y| Rgb([(6 * x) as u8, (6 * y) as u8, (x * y) as u8]));
+        let expected = resize_bicubic(image.as_raw(), 40, 40, 16, 16);
         let expected: Vec<u8> = (0..3).flat_map(|c| expected.iter().skip(c).step_by(3).copied()).collect();
-        assert_eq!(square(&picture, 16, Fit::Pad), expected);
-        assert_eq!(square(&picture, 16, Fit::Crop), expected);
+        assert_eq!(square(&image, 16, Fit::Pad), expected);
+        assert_eq!(square(&image, 16, Fit::Crop), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! Pictures by style, from the folder to the batch.
+//! Images by style, from the folder to the batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,7 +16,7 @@ struct Place {
 }
 
 impl Place {
-    /// `counts` pictures a style, named a, b, c …: picture k of style s has the colour (10 s, k, left or right half).
+    /// `counts` images a style, named a, b, c …: image k of style s has the color (10 s, k, left or right half).
     fn new(counts: &[usize]) -> Self {
         let place = Self { root: tempfile::tempdir().unwrap(), cache: tempfile::tempdir().unwrap() };
         for (style, &n) in counts.iter().enumerate() {
@@ -30,7 +30,7 @@ impl Place {
     fn save(&self, file: &str, style: u8, k: u8) {
         let path = self.root.path().join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        picture(style, k).save(path).unwrap();
+        image(style, k).save(path).unwrap();
     }
 
     fn open(&self, options: &Options) -> Result<StyleImages> {
@@ -56,7 +56,7 @@ fn name(style: usize) -> String {
     char::from(b'a' + style as u8).to_string()
 }
 
-fn picture(style: u8, k: u8) -> RgbImage {
+fn image(style: u8, k: u8) -> RgbImage {
     RgbImage::from_fn(4, 4, |x, _| Rgb([10 * style, k, if x < 2 { 0 } else { 255 }]))
 }
 
@@ -64,7 +64,7 @@ fn options() -> Options {
     Options { size: 4, fit: Fit::Pad, per_class: 6, test_share: 0.25, seed: 1 }
 }
 
-/// The pictures of a batch as (style that is told, style in the colour, number in the colour, mirrored).
+/// The images of a batch as (style that is told, style in the color, number in the color, mirrored).
 fn decode(batch: &StyleBatch) -> Vec<(i64, u8, u8, bool)> {
     let n = batch.images.size()[0];
     assert_eq!(batch.images.size(), [n, 3, 4, 4]);
@@ -74,7 +74,7 @@ fn decode(batch: &StyleBatch) -> Vec<(i64, u8, u8, bool)> {
 }
 
 #[test]
-fn batches_hold_the_right_pictures_in_the_right_range() {
+fn batches_hold_the_right_images_in_the_right_range() {
     let images = Place::new(&[8, 4, 12]).open(&options()).unwrap();
     assert_eq!(images.styles(), ["a", "b", "c"]);
     assert_eq!((images.n_train(), images.n_test(), images.n_broken(), images.per_pass()), (18, 6, 0, 18));
@@ -88,19 +88,19 @@ fn batches_hold_the_right_pictures_in_the_right_range() {
     for _ in 0..5 {
         let batch = loader.next().unwrap();
         assert_eq!((batch.images.min().double_value(&[]), batch.images.max().double_value(&[])), (-1.0, 1.0));
-        let pictures = decode(&batch);
+        let images = decode(&batch);
         let mut counts: BTreeMap<i64, usize> = BTreeMap::new();
-        for &(told, painted, ..) in &pictures {
+        for &(told, painted, ..) in &images {
             assert_eq!(told, i64::from(painted));
             *counts.entry(told).or_default() += 1;
         }
         assert_eq!(counts, BTreeMap::from([(0, 6), (1, 6), (2, 6)]));
-        assert!(pictures.iter().all(|picture| !held_out.contains(picture) && !picture.3));
+        assert!(images.iter().all(|image| !held_out.contains(image) && !image.3));
     }
 }
 
 #[test]
-fn some_of_the_held_out_pictures_are_spread_over_the_styles() {
+fn some_of_the_held_out_images_are_spread_over_the_styles() {
     let options = Options { test_share: 0.5, ..options() };
     let images = Place::new(&[8, 8, 8]).open(&options).unwrap();
     let all: Vec<_> = images.test_batches(12).flat_map(|batch| decode(&batch.unwrap())).collect();
@@ -143,17 +143,17 @@ fn a_later_start_is_the_same_stream_and_flips_are_even_and_repeatable() {
     let whole = take(true, 3, 0, 40);
     assert_eq!(take(true, 3, 13, 27), whole[13 * 5..]);
     assert_ne!(take(true, 4, 0, 40), whole);
-    let mirrored = whole.iter().filter(|picture| picture.3).count();
+    let mirrored = whole.iter().filter(|image| image.3).count();
     assert!((70..130).contains(&mirrored), "{mirrored} of 200 are mirrored");
     let plain: Vec<_> = whole.iter().map(|&(told, style, k, _)| (told, style, k, false)).collect();
     assert_eq!(take(false, 3, 0, 40), plain);
 }
 
 #[test]
-fn broken_pictures_are_named_and_counted_and_copies_count_once() {
+fn broken_images_are_named_and_counted_and_copies_count_once() {
     let place = Place::new(&[8, 8]);
-    fs::write(place.root.path().join("a/broken.jpg"), "no picture").unwrap();
-    fs::write(place.root.path().join("b/also.png"), "no picture either").unwrap();
+    fs::write(place.root.path().join("a/broken.jpg"), "no image").unwrap();
+    fs::write(place.root.path().join("b/also.png"), "no image either").unwrap();
     for lost in ["lost.png", "lost too.png"] {
         std::os::unix::fs::symlink("nowhere.png", place.root.path().join("b").join(lost)).unwrap();
     }
@@ -166,8 +166,8 @@ fn broken_pictures_are_named_and_counted_and_copies_count_once() {
         let images = place.open(&options()).unwrap();
         assert_eq!(images.styles(), ["a", "b"]);
         assert_eq!((images.n_broken(), images.n_train() + images.n_test()), (4, 16));
-        let why: Vec<&str> = images.pictures.broken.iter().map(|picture| picture.why.as_str()).collect();
-        assert!(why[0].contains("a/broken.jpg is not a readable picture"), "{why:?}");
+        let why: Vec<&str> = images.images.broken.iter().map(|image| image.why.as_str()).collect();
+        assert!(why[0].contains("a/broken.jpg is not a readable image"), "{why:?}");
         assert!(why[2].contains("b/lost too.png: No such file"), "{why:?}");
     }
 }
@@ -177,27 +177,27 @@ fn what_cannot_be_trained_on_is_one_clear_sentence() {
     let message = |place: &Place| place.open(&options()).unwrap_err().to_string();
     let one = Place::new(&[4]);
     assert!(
-        message(&one).contains("has one folder with pictures (png, jpg): give a folder that has"),
+        message(&one).contains("has one folder with images (png, jpg): give a folder that has"),
         "{}",
         message(&one)
     );
     let none = Place::new(&[]);
-    assert!(message(&none).contains("has no folder with pictures"), "{}", message(&none));
+    assert!(message(&none).contains("has no folder with images"), "{}", message(&none));
     fs::remove_dir(none.root.path()).unwrap();
     assert!(message(&none).starts_with("there is no folder "), "{}", message(&none));
     let few = Place::new(&[4, 1]);
-    assert_eq!(message(&few), "the style b has 1 picture: too few to hold 1 out and train on the rest");
+    assert_eq!(message(&few), "the style b has 1 image: too few to hold 1 out and train on the rest");
     let broken = Place::new(&[4]);
     fs::create_dir(broken.root.path().join("b")).unwrap();
-    fs::write(broken.root.path().join("b/x.png"), "no picture").unwrap();
+    fs::write(broken.root.path().join("b/x.png"), "no image").unwrap();
     assert!(
-        message(&broken).starts_with("every picture of the style b is broken; the first: "),
+        message(&broken).starts_with("every image of the style b is broken; the first: "),
         "{}",
         message(&broken)
     );
     let bad = Options { test_share: 1.0, ..options() };
     let error = Place::new(&[4, 4]).open(&bad).unwrap_err().to_string();
-    assert_eq!(error, "the share of held-out pictures must be from 0 to below 1, not 1");
+    assert_eq!(error, "the share of held-out images must be from 0 to below 1, not 1");
 }
 
 #[test]
@@ -216,8 +216,8 @@ fn the_cache_is_used_again_and_made_anew_for_other_contents_sizes_and_fits() {
     let digests = BTreeSet::from([digest.as_str(), &others[0], &others[1], changed.digest()]);
     assert_eq!(digests.len(), 4);
     assert_eq!(place.cached("u8").len(), 4);
-    let pictures: Vec<_> = changed.test_batches(9).chain([changed.loader(12, false, 0, 0).next()]).collect();
-    assert!(pictures.iter().flat_map(|batch| decode(batch.as_ref().unwrap())).any(|picture| picture.2 == 77));
+    let images: Vec<_> = changed.test_batches(9).chain([changed.loader(12, false, 0, 0).next()]).collect();
+    assert!(images.iter().flat_map(|batch| decode(batch.as_ref().unwrap())).any(|image| image.2 == 77));
 }
 
 #[test]
@@ -280,11 +280,11 @@ fn dropping_a_loader_stops_its_thread_and_waiting_is_counted() {
     assert!(loader.waited() > Duration::ZERO);
     // The thread has filled the queue by now and waits.
     std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(Arc::strong_count(&images.pictures), 2);
+    assert_eq!(Arc::strong_count(&images.images), 2);
     let started = Instant::now();
     drop(loader);
     assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
-    assert_eq!(Arc::strong_count(&images.pictures), 1, "the thread has let go of the pictures");
+    assert_eq!(Arc::strong_count(&images.images), 1, "the thread has let go of the images");
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn paintings_come_from_the_painters_and_are_cached_by_their_seed() {
     assert!(images.styles().is_sorted());
     assert_eq!((images.n_train(), images.n_test(), images.per_pass()), (27, 27, 54));
     let expected = square::square(&crate::data::art::paint(3, 1, 5, 1, 16), 16, Fit::Pad);
-    assert_eq!(images.pictures.planes(7), expected);
+    assert_eq!(images.images.planes(7), expected);
     assert_eq!(open(5, 2).digest(), images.digest());
     assert_ne!(open(6, 2).digest(), images.digest());
     assert_ne!(open(5, 3).digest(), images.digest());

@@ -13,7 +13,7 @@ const TILE: usize = 256;
 pub struct ElbowRow {
     /// Number of clusters.
     pub k: usize,
-    /// Sum of squared distances to the centres.
+    /// Sum of squared distances to the centers.
     pub inertia: f64,
     /// The simplified silhouette, see [`silhouette`].
     pub silhouette: f64,
@@ -43,7 +43,7 @@ pub fn most_separate(rows: &[ElbowRow]) -> Option<usize> {
 }
 
 /// The simplified silhouette (Hruschka et al., 2006): the mean over the points of (b − a) / max(a, b), a being the
-/// distance to a point's own centre and b that to the nearest other one. Near 1, clusters are far apart; near 0, they
+/// distance to a point's own center and b that to the nearest other one. Near 1, clusters are far apart; near 0, they
 /// touch.
 pub fn silhouette(points: &Array2<f32>, found: &Clustering) -> f64 {
     let lengths: Vec<f32> = found.centers.rows().into_iter().map(|c| c.dot(&c)).collect();

@@ -22,7 +22,7 @@ pub struct KMeansOptions {
     pub runs: usize,
     /// Iterations of a run at most.
     pub max_iterations: usize,
-    /// A run ends when its centres move by less than this share of the points' mean variance, squared and summed (as
+    /// A run ends when its centers move by less than this share of the points' mean variance, squared and summed (as
     /// scikit-learn's `tol`).
     pub tolerance: f64,
     /// Run r starts from k-means++ seeded with `seed + r`.
@@ -36,7 +36,7 @@ pub struct Clustering {
     pub centers: Array2<f32>,
     /// The cluster of each point.
     pub labels: Vec<usize>,
-    /// Sum of the points' squared distances to their centres.
+    /// Sum of the points' squared distances to their centers.
     pub inertia: f64,
     /// Iterations of the best run.
     pub iterations: usize,
@@ -50,7 +50,7 @@ impl Clustering {
         sizes
     }
 
-    /// The points of each cluster, the nearest to its centre first. `points` are those that were clustered.
+    /// The points of each cluster, the nearest to its center first. `points` are those that were clustered.
     pub fn nearest_first(&self, points: &Array2<f32>) -> Vec<Vec<usize>> {
         let distances = own_distances(points.view(), &self.centers, &self.labels);
         let mut members = vec![vec![]; self.centers.nrows()];
@@ -97,10 +97,10 @@ pub fn k_means(
     Ok(best.expect("at least one run was made"))
 }
 
-/// k-means from given centres (k × dim); `max_iterations` and `tolerance` as in [`KMeansOptions`].
+/// k-means from given centers (k × dim); `max_iterations` and `tolerance` as in [`KMeansOptions`].
 ///
 /// # Errors
-/// As [`k_means`], or if the centres are not finite or have other dimensions than the points.
+/// As [`k_means`], or if the centers are not finite or have other dimensions than the points.
 pub fn k_means_from(
     points: &Array2<f32>,
     centers: Array2<f32>,
@@ -109,10 +109,10 @@ pub fn k_means_from(
 ) -> Result<Clustering, String> {
     check(points, centers.nrows())?;
     if centers.ncols() != points.ncols() {
-        return Err(format!("the centres have {} dimensions, the points {}", centers.ncols(), points.ncols()));
+        return Err(format!("the centers have {} dimensions, the points {}", centers.ncols(), points.ncols()));
     }
     if centers.iter().any(|x| !x.is_finite()) {
-        return Err("the centres to start from are not all finite".to_owned());
+        return Err("the centers to start from are not all finite".to_owned());
     }
     let points = points.as_standard_layout();
     let tolerance = tolerance * mean_variance(points.view());
@@ -153,7 +153,7 @@ struct Assignment {
     counts: Vec<usize>,
 }
 
-/// Nearest centres by ‖x − c‖² = ‖x‖² − 2 x·c + ‖c‖², of which the first term is the same for all centres.
+/// Nearest centers by ‖x − c‖² = ‖x‖² − 2 x·c + ‖c‖², of which the first term is the same for all centers.
 fn assign(points: ArrayView2<'_, f32>, centers: &Array2<f32>) -> Assignment {
     let lengths: Array1<f32> = centers.rows().into_iter().map(|c| c.dot(&c)).collect();
     let blocks: Vec<_> = points
@@ -203,7 +203,7 @@ fn assign_block(
 }
 
 impl Assignment {
-    /// The means of the clusters; an empty one gets the point that is farthest from its centre.
+    /// The means of the clusters; an empty one gets the point that is farthest from its center.
     fn means(&self, points: ArrayView2<'_, f32>, centers: &Array2<f32>) -> Array2<f32> {
         let mut means = centers.clone();
         let mut farthest = vec![];
@@ -224,7 +224,7 @@ impl Assignment {
     }
 }
 
-/// Each point's squared distance to its centre: of the differences themselves, which do not cancel as products do.
+/// Each point's squared distance to its center: of the differences themselves, which do not cancel as products do.
 fn own_distances(points: ArrayView2<'_, f32>, centers: &Array2<f32>, labels: &[usize]) -> Vec<f64> {
     let distance = |(i, &label): (usize, &usize)| {
         let difference = points.row(i).into_iter().zip(centers.row(label)).map(|(x, c)| x - c);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_the_same_centres() {
+    fn a_seed_gives_the_same_centers() {
         let found = || k_means(&points(), &OPTIONS, |_, _| true).expect("3 of 30").centers;
         assert_eq!(found(), found());
     }
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn an_empty_cluster_gets_the_farthest_point() {
         let points = ndarray::arr2(&[[0.0], [1.0], [2.0], [9.0]]);
-        // Nothing is nearer to the third centre than to the others.
+        // Nothing is nearer to the third center than to the others.
         let centers = ndarray::arr2(&[[0.0], [1.0], [100.0]]);
         let found = k_means_from(&points, centers, 100, 0.0).expect("it goes");
         assert_eq!((found.sizes(), found.centers[[2, 0]]), (vec![2, 1, 1], 9.0));
@@ -317,9 +317,9 @@ mod tests {
     #[test]
     fn starts_that_do_not_fit_are_refused() {
         let refused = |centers: Array2<f32>| k_means_from(&points(), centers, 10, 0.0).expect_err("it does not fit");
-        assert_eq!(refused(Array2::zeros((3, 5))), "the centres have 5 dimensions, the points 2");
+        assert_eq!(refused(Array2::zeros((3, 5))), "the centers have 5 dimensions, the points 2");
         assert!(refused(Array2::zeros((1, 2))).starts_with("1 clusters cannot"));
-        assert_eq!(refused(Array2::from_elem((2, 2), f32::NAN)), "the centres to start from are not all finite");
+        assert_eq!(refused(Array2::from_elem((2, 2), f32::NAN)), "the centers to start from are not all finite");
     }
 
     /// linfa's Lloyd goes row by row, some seven times slower, so it is what we are held against and not what runs.
@@ -363,7 +363,7 @@ mod tests {
         Array2::from_shape_vec((shape[0], shape[1]), data.iter().map(|&x| x as f32).collect()).expect("a matrix")
     }
 
-    /// Five iterations from the same centres; relative error, where f32 sums differ in their order alone.
+    /// Five iterations from the same centers; relative error, where f32 sums differ in their order alone.
     #[test]
     fn lloyd_is_what_scikit_learn_does() {
         let (points, start) = (reference_matrix("points"), reference_matrix("start"));
@@ -371,7 +371,7 @@ mod tests {
         let expected = reference_matrix("centers");
         let norm = |x: &Array2<f32>| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         let error = norm(&(&found.centers - &expected)) / norm(&expected);
-        assert!(error < 1e-5, "centres: {error}");
+        assert!(error < 1e-5, "centers: {error}");
         let inertia = reference("lloyd_inertia").1[0];
         assert!((found.inertia / inertia - 1.0).abs() < 1e-5, "{} is not {inertia}", found.inertia);
     }

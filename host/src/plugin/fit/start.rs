@@ -1,8 +1,8 @@
 //! Where k-means starts: greedy k-means++ (Arthur and Vassilvitskii, 2007), as scikit-learn has it.
 //!
-//! Each next centre is a point drawn with a probability proportional to its squared distance to the nearest centre so
+//! Each next center is a point drawn with a probability proportional to its squared distance to the nearest center so
 //! far; of 2 + ln k draws the one counts that leaves the least inertia. The distances are matrix products, and only
-//! those to the newest centre are computed: O(k n dim).
+//! those to the newest center are computed: O(k n dim).
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use rand_xoshiro::Xoshiro256Plus;

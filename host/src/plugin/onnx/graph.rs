@@ -15,7 +15,7 @@ const MAX_DEPTH: usize = 100;
 /// Operator sets that ONNX Runtime itself has. An operator of any other is a library's, or a function of the file.
 const DOMAINS: [&str; 3] = ["ai.onnx", "ai.onnx.ml", "com.microsoft"];
 
-/// Operators that draw random numbers: the same picture must get the same distribution.
+/// Operators that draw random numbers: the same image must get the same distribution.
 const RANDOM: [&str; 6] =
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"];
 
@@ -123,7 +123,7 @@ pub enum GraphError {
     #[error("its operator EPContext loads code that was compiled for one device: export the model itself")]
     CompiledContext,
     /// Chance.
-    #[error("its operator {operator} draws random numbers: the same picture must get the same distribution each time")]
+    #[error("its operator {operator} draws random numbers: the same image must get the same distribution each time")]
     Random {
         /// The operator.
         operator: String,

@@ -52,7 +52,7 @@ pub(super) struct OnnxPlugin {
     timeout_ms: u64,
     description: Description,
     source: PluginSource,
-    /// Whether it was said that pictures are resized.
+    /// Whether it was said that images are resized.
     said_resizing: bool,
 }
 
@@ -121,7 +121,7 @@ impl OnnxPlugin {
         }
     }
 
-    /// Says, once, that pictures are not of the size that the model takes.
+    /// Says, once, that images are not of the size that the model takes.
     fn say_resizing(&mut self, batch: &Batch) {
         let Input::Pixels(Pixels { width, height, .. }) = self.spec.input else { return };
         let mut sizes = batch.samples().iter().filter_map(|sample| Some(sample.image.as_ref()?.dimensions()));
@@ -130,7 +130,7 @@ impl OnnxPlugin {
             self.said_resizing = true;
             let name = &self.source.name;
             tracing::info!(
-                "plugin `{name}` takes pictures of {width} x {height}; those of {w} x {h} are resized with antialias"
+                "plugin `{name}` takes images of {width} x {height}; those of {w} x {h} are resized with antialias"
             );
         }
     }
@@ -163,7 +163,7 @@ impl OnnxPlugin {
             let n_rows = if self.spec.fixed_batch { at_once } else { n };
             let rows = (0..n_rows).map(|i| start + i.min(n - 1));
             let (numbers, shape) = match (&self.spec.input, &embeddings) {
-                (Input::Pixels(pixels), _) => (pictures(pixels, batch, rows)?, pixels.shape(n_rows).to_vec()),
+                (Input::Pixels(pixels), _) => (images(pixels, batch, rows)?, pixels.shape(n_rows).to_vec()),
                 (Input::Embedding { .. }, Some(embeddings)) => {
                     let numbers = rows.flat_map(|i| embeddings.row(i).to_vec()).collect();
                     (Numbers::Floats(numbers), vec![n_rows, embeddings.ncols()])
@@ -202,7 +202,7 @@ impl Classifier for OnnxPlugin {
             self.graph.opsets.iter().map(|(domain, version)| format!("{domain} {version}")).collect();
         Inspection {
             authors: self.spec.authors.clone(),
-            licence: self.spec.licence.clone(),
+            license: self.spec.license.clone(),
             encoder: self.pin(),
             prompts: vec![],
             temperature: None,
@@ -253,7 +253,7 @@ fn description(spec: &Spec) -> Description {
 fn takes(spec: &Spec) -> String {
     let what = match &spec.input {
         Input::Pixels(Pixels { height, width, channels, layout, normalize }) => {
-            let colour = if *channels == 1 { "grey" } else { "RGB" };
+            let color = if *channels == 1 { "gray" } else { "RGB" };
             let order = if *layout == Layout::Nchw { "NCHW" } else { "NHWC" };
             let scale = match normalize {
                 None => "bytes".to_owned(),
@@ -263,7 +263,7 @@ fn takes(spec: &Spec) -> String {
                     format!("[0, 1] less {mean:?} over {std:?}")
                 }
             };
-            format!("pictures of {width} x {height}, {colour}, {order}, {scale}")
+            format!("images of {width} x {height}, {color}, {order}, {scale}")
         }
         Input::Embedding { encoder, .. } => format!("embeddings by {encoder}"),
     };
@@ -289,8 +289,8 @@ fn beside(path: &Path) -> Result<Option<(PathBuf, Vec<u8>)>, Fault> {
     }
 }
 
-/// Pictures as a model takes them, stretched as `image-resized` of the WIT interface does.
-fn pictures(
+/// Images as a model takes them, stretched as `image-resized` of the WIT interface does.
+fn images(
     pixels: &Pixels,
     batch: &Batch,
     rows: impl Iterator<Item = usize>,
@@ -298,13 +298,13 @@ fn pictures(
     let (mut floats, mut bytes) = (vec![], vec![]);
     for i in rows {
         let image = batch.samples()[i].image.as_deref();
-        let image = image.ok_or_else(|| (Some(i), Fault::Refused("the sample is no picture".to_owned())))?;
-        let picture = picture(pixels, image);
+        let image = image.ok_or_else(|| (Some(i), Fault::Refused("the sample is no image".to_owned())))?;
+        let image = image(pixels, image);
         match &pixels.normalize {
-            None => bytes.extend(picture),
+            None => bytes.extend(image),
             Some(pairs) => {
                 let area = pixels.height * pixels.width;
-                floats.extend(picture.into_iter().enumerate().map(|(at, byte)| {
+                floats.extend(image.into_iter().enumerate().map(|(at, byte)| {
                     let channel = match pixels.layout {
                         Layout::Nchw => at / area,
                         Layout::Nhwc => at % pixels.channels,
@@ -318,8 +318,8 @@ fn pictures(
     Ok(if pixels.normalize.is_none() { Numbers::Bytes(bytes) } else { Numbers::Floats(floats) })
 }
 
-/// One picture's bytes in a model's size, channels and order.
-fn picture(pixels: &Pixels, image: &RgbImage) -> Vec<u8> {
+/// One image's bytes in a model's size, channels and order.
+fn image(pixels: &Pixels, image: &RgbImage) -> Vec<u8> {
     let [width, height] = [image.width() as usize, image.height() as usize];
     let rgb = resize_bicubic(image.as_raw(), width, height, pixels.width, pixels.height);
     match (pixels.channels, pixels.layout) {

@@ -10,7 +10,7 @@ use serde_json::Value;
 pub const PREFIX: &str = "ambiguity.";
 
 /// Keys whose values may stand without JSON's quotation marks.
-const TEXTS: [&str; 8] = ["name", "version", "title", "licence", "input", "layout", "output", "encoder_digest"];
+const TEXTS: [&str; 8] = ["name", "version", "title", "license", "input", "layout", "output", "encoder_digest"];
 
 /// What is said, none where it is not.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -25,7 +25,7 @@ pub struct Settings {
     /// Who made it.
     pub authors: Option<Vec<String>>,
     /// SPDX expression.
-    pub licence: Option<String>,
+    pub license: Option<String>,
     /// The styles, in the order of the outputs.
     pub styles: Option<Vec<String>>,
     /// What is fed to the model.
@@ -40,7 +40,7 @@ pub struct Settings {
     pub std: Option<PerChannel>,
     /// The order of the input's dimensions.
     pub layout: Option<Layout>,
-    /// 3 for red, green, blue; 1 for grey.
+    /// 3 for red, green, blue; 1 for gray.
     pub channels: Option<usize>,
     /// What comes out.
     pub output: Option<OutputKind>,
@@ -50,7 +50,7 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum InputKind {
-    /// The picture itself.
+    /// The image itself.
     Pixels,
     /// Its embedding by the encoder of that name.
     Embedding(String),
@@ -157,7 +157,7 @@ impl Settings {
             version: self.version.or(other.version),
             title: self.title.or(other.title),
             authors: self.authors.or(other.authors),
-            licence: self.licence.or(other.licence),
+            license: self.license.or(other.license),
             styles: self.styles.or(other.styles),
             input: self.input.or(other.input),
             encoder_digest: self.encoder_digest.or(other.encoder_digest),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_misspelt_is_named() {
+    fn what_is_misspelled_is_named() {
         let message = metadata(&[("ambiguity.stlyes", "[]")]).expect_err("no such key");
         assert!(
             message.starts_with("its metadata `ambiguity.*`: unknown field `stlyes`, expected one of"),
@@ -224,7 +224,7 @@ mod tests {
         assert!(message.contains("it must be `pixels` or `embedding:ENCODER`"), "{message}");
         let message = metadata(&[("ambiguity.size", "\"large\"")]).expect_err("no size");
         assert!(message.contains("`size` must be [height, width]"), "{message}");
-        let message = Settings::from_toml("size = 3\ncolour = 1").expect_err("no such key");
-        assert!(message.contains("unknown field `colour`"), "{message}");
+        let message = Settings::from_toml("size = 3\ncolor = 1").expect_err("no such key");
+        assert!(message.contains("unknown field `color`"), "{message}");
     }
 }

@@ -11,7 +11,7 @@ const AT_ONCE: usize = 64;
 /// Numbers in one call's input at most: 1 GiB of float32.
 const MAX_NUMBERS: usize = 1 << 28;
 
-/// A picture is not stretched to more than this on a side.
+/// An image is not stretched to more than this on a side.
 const MAX_SIDE: usize = 8192;
 
 /// How a model is used.
@@ -26,7 +26,7 @@ pub struct Spec {
     /// Who made it.
     pub authors: Vec<String>,
     /// SPDX expression, empty if not said.
-    pub licence: String,
+    pub license: String,
     /// The styles, in the order of the outputs.
     pub styles: Vec<String>,
     /// What is fed to it.
@@ -46,7 +46,7 @@ pub struct Spec {
 /// What a model is fed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
-    /// Pictures.
+    /// Images.
     Pixels(Pixels),
     /// Embeddings.
     Embedding {
@@ -59,14 +59,14 @@ pub enum Input {
     },
 }
 
-/// Pictures as numbers.
+/// Images as numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pixels {
     /// Rows.
     pub height: usize,
     /// Columns.
     pub width: usize,
-    /// 3 for red, green, blue; 1 for grey.
+    /// 3 for red, green, blue; 1 for gray.
     pub channels: usize,
     /// The order of dimensions.
     pub layout: Layout,
@@ -75,7 +75,7 @@ pub struct Pixels {
 }
 
 impl Pixels {
-    /// The shape of `n` pictures.
+    /// The shape of `n` images.
     pub fn shape(&self, n: usize) -> [usize; 4] {
         match self.layout {
             Layout::Nchw => [n, self.channels, self.height, self.width],
@@ -90,9 +90,9 @@ pub fn resolve(graph: &Graph, said: Settings, stem: &str) -> Result<Spec, String
         return Err(format!("it has {}, a plugin has one", listed("input", &graph.inputs)));
     };
     let dims = input.shape.as_deref().ok_or_else(|| format!("its input `{}` has no shape", input.name))?;
-    let picture = |output: &Tensor| matches!(output.shape.as_deref(), Some([_, Some(1 | 3), h, w]) if (*h, *w) != (Some(1), Some(1)));
-    if said.styles.is_none() && !graph.outputs.is_empty() && graph.outputs.iter().all(picture) {
-        return Err("it gives pictures, so it is no classifier".to_owned());
+    let image = |output: &Tensor| matches!(output.shape.as_deref(), Some([_, Some(1 | 3), h, w]) if (*h, *w) != (Some(1), Some(1)));
+    if said.styles.is_none() && !graph.outputs.is_empty() && graph.outputs.iter().all(image) {
+        return Err("it gives images, so it is no classifier".to_owned());
     }
     let styles = said.styles.clone().ok_or_else(|| ask_for_styles(graph))?;
     let output = pick_output(graph, &styles)?;
@@ -105,7 +105,7 @@ pub fn resolve(graph: &Graph, said: Settings, stem: &str) -> Result<Spec, String
                 key("input", "embedding:ENCODER")
             ));
         }
-        (None, _) => return Err(format!("its input `{input}` is neither pictures nor embeddings")),
+        (None, _) => return Err(format!("its input `{input}` is neither images nor embeddings")),
     };
     let made = match kind {
         InputKind::Pixels => Input::Pixels(pixels(input, dims, &said)?),
@@ -126,7 +126,7 @@ pub fn resolve(graph: &Graph, said: Settings, stem: &str) -> Result<Spec, String
         version: said.version.unwrap_or_else(|| graph.model_version.to_string()),
         title: said.title.map(|title| in_one_line(&title)),
         authors: said.authors.unwrap_or_default().iter().map(|author| in_one_line(author)).collect(),
-        licence: in_one_line(&said.licence.unwrap_or_default()),
+        license: in_one_line(&said.license.unwrap_or_default()),
         styles,
         input: made,
         input_name: input.name.clone(),
@@ -261,7 +261,7 @@ fn pixels(input: &Tensor, dims: &[Option<usize>], said: &Settings) -> Result<Pix
         }
     };
     if !matches!(channels, 1 | 3) {
-        return Err(format!("its input `{input}` has {channels} channels, pictures have 1 or 3"));
+        return Err(format!("its input `{input}` has {channels} channels, images have 1 or 3"));
     }
     let [height, width] = size(input, [height, width], said)?;
     Ok(Pixels { height, width, channels, layout, normalize: normalize(input, channels, said)? })

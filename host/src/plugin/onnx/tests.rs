@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 use super::*;
 use crate::plugin::Sample;
 
-/// Largest absolute difference of logits, and of pictures in [-1, 1].
+/// Largest absolute difference of logits, and of images in [-1, 1].
 const TOLERANCE: f64 = 1e-4;
 
 const STYLES: [&str; 4] = ["cubism", "na-ve-art-primitivism", "\"pop\" art", "ukiyo-e"];
@@ -55,7 +55,7 @@ fn metadata() -> Metadata {
         version: "1.2.0".to_owned(),
         title: "Four styles, told apart by a discriminator".to_owned(),
         authors: vec!["A. Author".to_owned()],
-        licence: "Apache-2.0".to_owned(),
+        license: "Apache-2.0".to_owned(),
         styles: STYLES.map(str::to_owned).to_vec(),
     }
 }
@@ -92,11 +92,11 @@ fn a_written_discriminator_gives_libtorchs_logits() {
 }
 
 #[test]
-fn a_written_generator_gives_libtorchs_pictures() {
+fn a_written_generator_gives_libtorchs_images() {
     let mut randomness = torch_ext::Generator::cpu(4).expect("a generator");
     for (size, slope) in [(32, 0.2), (64, 0.0)] {
         let network = generator(size, slope);
-        let bytes = writer::generator(&network, "Pictures of nothing").expect("written");
+        let bytes = writer::generator(&network, "Images of nothing").expect("written");
         let mut model = Model::load(&bytes, "noise", "images", Device::Cpu).expect("it loads");
         for n in [1, 5] {
             let noise = randomness.normal(&[n, 7]).expect("drawn");
@@ -129,12 +129,12 @@ fn what_is_written_is_read_back() {
         version: spec.version,
         title: spec.title.expect("said"),
         authors: spec.authors,
-        licence: spec.licence,
+        license: spec.license,
         styles: spec.styles,
     };
     assert_eq!(found, metadata());
 
-    let graph = Graph::parse(&writer::generator(&generator(64, 0.2), "Pictures").expect("written"));
+    let graph = Graph::parse(&writer::generator(&generator(64, 0.2), "Images").expect("written"));
     let graph = graph.expect("an ONNX model");
     assert_eq!(listed(&graph.inputs), ["noise float32 [?, 7]"]);
     assert_eq!(listed(&graph.outputs), ["images float32 [?, 3, 64, 64]"]);
@@ -142,7 +142,7 @@ fn what_is_written_is_read_back() {
 }
 
 #[test]
-fn as_a_plugin_it_takes_pictures_of_any_size() {
+fn as_a_plugin_it_takes_images_of_any_size() {
     let network = discriminator(32);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("dcgan.onnx");
@@ -163,8 +163,8 @@ fn as_a_plugin_it_takes_pictures_of_any_size() {
     let own: Vec<RgbImage> = (0..5).map(|seed| image(32, seed)).collect();
     let rows = classified(&own);
     let bytes: Vec<u8> = own.iter().flat_map(|image| image.as_raw().clone()).collect();
-    let pictures = Tensor::from_slice(&bytes).view([5, 32, 32, 3]).permute([0, 3, 1, 2]);
-    let logits = network.forward(&(pictures.to_kind(Kind::Float) / 127.5 - 1.0)).styles;
+    let images = Tensor::from_slice(&bytes).view([5, 32, 32, 3]).permute([0, 3, 1, 2]);
+    let logits = network.forward(&(images.to_kind(Kind::Float) / 127.5 - 1.0)).styles;
     let wanted = Vec::<f64>::try_from(logits.softmax(-1, Kind::Double).flatten(0, -1)).expect("numbers");
     let error = rows.concat().iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     assert!(error <= TOLERANCE, "off by {error:.2e}");

@@ -18,7 +18,7 @@ use crate::plugin::limits::Limits;
 /// The guest's handle to the one batch of a call.
 pub enum BatchHandle {}
 
-/// A picture larger than this on a side is not resampled for a plugin: it would not fit its memory anyway.
+/// An image larger than this on a side is not resampled for a plugin: it would not fit its memory anyway.
 const MAX_SIDE: u32 = 8192;
 
 /// What stays the same for all calls of a plugin.
@@ -140,7 +140,7 @@ impl samples::HostBatch for Guest {
 
     fn image(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<types::Image> {
         Ok(match &self.sample(i)?.image {
-            None => Err(format!("sample {i} is no picture")),
+            None => Err(format!("sample {i} is no image")),
             Some(image) => {
                 Ok(types::Image { width: image.width(), height: image.height(), rgb: image.as_raw().clone() })
             }
@@ -149,17 +149,17 @@ impl samples::HostBatch for Guest {
 
     fn image_resized(&mut self, _: Resource<BatchHandle>, i: u32, width: u32, height: u32) -> Answer<types::Image> {
         let Some(image) = self.sample(i)?.image.clone() else {
-            return Ok(Err(format!("sample {i} is no picture")));
+            return Ok(Err(format!("sample {i} is no image")));
         };
         if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
-            return Ok(Err(format!("a picture of {width} x {height} cannot be made: sides go from 1 to {MAX_SIDE}")));
+            return Ok(Err(format!("an image of {width} x {height} cannot be made: sides go from 1 to {MAX_SIDE}")));
         }
         let area = |width: u32, height: u32| u64::from(width) * u64::from(height);
         self.resampled += area(width, height).max(area(image.width(), image.height()));
         let limit = self.limits.resample_megapixels.saturating_mul(1 << 20);
         if self.resampled > limit.saturating_mul(self.batch.len() as u64) {
             let limit = self.limits.resample_megapixels;
-            let what = format!("resampled pictures of more than {limit} megapixels for each sample");
+            let what = format!("resampled images of more than {limit} megapixels for each sample");
             return Err(wasmtime::Error::new(Fault::HostWork { what }));
         }
         let size = [image.width(), image.height(), width, height].map(|n| n as usize);

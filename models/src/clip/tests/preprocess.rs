@@ -59,7 +59,7 @@ fn differentiable_path_is_near_the_rounded_one() {
         let rounded = preprocessor.pixels(&[(&rgb, width, height)]).unwrap();
         let unit = (source.permute([2, 0, 1]).unsqueeze(0).to_kind(Kind::Float) / 255.0).set_requires_grad(true);
         let pixels = preprocessor.pixels_from_tensor(&unit).unwrap();
-        // Within a grey level and a half, in units of the standard deviation; overshoot is clamped only in the other one.
+        // Within a gray level and a half, in units of the standard deviation; overshoot is clamped only in the other one.
         let inside = rounded.abs().lt(1.4);
         let difference = ((&pixels - &rounded).abs() * inside.to_kind(Kind::Float)).max().double_value(&[]);
         assert!(difference < 1.5 / 255.0 / 0.26, "{name}: {difference}");

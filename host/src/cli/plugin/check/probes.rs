@@ -11,7 +11,7 @@ use crate::data::art::{STYLES, paint};
 use crate::data::audio::Audio;
 use crate::plugin::Sample;
 
-/// Side of a picture, in pixels.
+/// Side of an image, in pixels.
 const SIDE: u32 = 128;
 
 /// Styles whose paintings are probes, and their subjects' numbers.
@@ -42,14 +42,14 @@ pub(super) struct Probe {
 /// The probes of a medium; none if it is not known here.
 pub(super) fn probes(medium: &str) -> Vec<Probe> {
     match medium {
-        "image" => pictures(),
+        "image" => images(),
         "text" => texts(),
         "audio" => recordings(),
         _ => vec![],
     }
 }
 
-fn pictures() -> Vec<Probe> {
+fn images() -> Vec<Probe> {
     let flat = |value: u8| RgbImage::from_pixel(SIDE, SIDE, Rgb([value; 3]));
     let level = |n: u32| (n * 255 / (SIDE - 1)) as u8;
     let noise = |seed: u64, side: u32| {
@@ -57,24 +57,24 @@ fn pictures() -> Vec<Probe> {
         RgbImage::from_fn(side, side, |_, _| Rgb([0; 3].map(|_: u8| (rng.next_u32() >> 24) as u8)))
     };
     let worthless = [
-        ("grey", flat(128)),
+        ("gray", flat(128)),
         ("black", flat(0)),
         ("white", flat(255)),
         ("noise", noise(1, SIDE)),
         ("blur", resize(&noise(2, 4), SIDE, SIDE, FilterType::CatmullRom)),
-        ("gradient, grey", RgbImage::from_fn(SIDE, SIDE, |x, _| Rgb([level(x); 3]))),
-        ("gradient, colour", RgbImage::from_fn(SIDE, SIDE, |x, y| Rgb([level(x), level(y), 128]))),
+        ("gradient, gray", RgbImage::from_fn(SIDE, SIDE, |x, _| Rgb([level(x); 3]))),
+        ("gradient, color", RgbImage::from_fn(SIDE, SIDE, |x, y| Rgb([level(x), level(y), 128]))),
     ];
     let painting = |(slug, subject): (&str, usize)| {
         let style = STYLES.iter().position(|style| style.slug == slug).expect("it is one of the styles");
         (format!("painting, {slug}"), paint(style, subject, 1, 0, SIDE))
     };
-    let picture = |kind: Kind, name: String, image: RgbImage| {
+    let image = |kind: Kind, name: String, image: RgbImage| {
         let sample = Sample { image: Some(Arc::new(image)), ..Sample::default() };
         Probe { name, kind, sample }
     };
-    let worthless = worthless.into_iter().map(|(name, image)| picture(Kind::Worthless, name.to_owned(), image));
-    let paintings = PAINTINGS.map(painting).into_iter().map(|(name, image)| picture(Kind::Real, name, image));
+    let worthless = worthless.into_iter().map(|(name, image)| image(Kind::Worthless, name.to_owned(), image));
+    let paintings = PAINTINGS.map(painting).into_iter().map(|(name, image)| image(Kind::Real, name, image));
     worthless.chain(paintings).collect()
 }
 

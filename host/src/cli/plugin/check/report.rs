@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::probes::Kind;
 use crate::cli::plugin::running::{count, heading, mib, table};
 use crate::plugin::{Classifier, Limits};
-use crate::reward::{ambiguity, entropy, top_probability};
+use crate::reward::{ambiguity, entropy, max_probability};
 
 /// A worthless probe is close to the best reward when its gap is below this share of the real ones' median gap.
 const CLOSE: f64 = 0.25;
@@ -172,7 +172,7 @@ fn warnings(rows: &[Row]) -> Vec<String> {
             .push("dead: all probes get the same reward, whatever their style; are probabilities rounded?".to_owned());
         return warnings;
     }
-    let saturated = all.iter().filter(|answer| top_probability(&answer.distribution) > SATURATED).count();
+    let saturated = all.iter().filter(|answer| max_probability(&answer.distribution) > SATURATED).count();
     if saturated * 2 > all.len() {
         warnings.push(format!(
             "saturated: {saturated} of {} probes have a style above 99.99 %, which leaves their rewards at the floor; \

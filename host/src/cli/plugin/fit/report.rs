@@ -55,7 +55,7 @@ impl Written<'_> {
             self.found.iterations,
             size(self.bytes),
         ));
-        lines.extend(self.sheet.map(|sheet| format!("{}: the clusters as pictures", sheet.display())));
+        lines.extend(self.sheet.map(|sheet| format!("{}: the clusters as images", sheet.display())));
         lines
     }
 
@@ -64,7 +64,7 @@ impl Written<'_> {
         let cluster = |cluster: &Cluster| {
             let mut value = json!({ "style": cluster.name, self.items.unit(): cluster.members.len() });
             match self.items {
-                Items::Pictures { .. } => {
+                Items::Images { .. } => {
                     let (folder, share) = cluster.folder.clone().unwrap_or_default();
                     value["folder"] = json!(folder);
                     value["folder_share"] = json!(share);

@@ -12,17 +12,17 @@ use crate::canvas::{Anchor, Canvas, GROUND, HEADER, INK, MARGIN, MAX_WIDTH, MUTE
 use crate::data::images::read_image;
 use crate::files::write_atomically;
 
-/// Side of a picture's square, and the space round it.
+/// Side of an image's square, and the space round it.
 const SIDE: u32 = 96;
 const GAP: u32 = 6;
 /// Width of the column of names.
 const LABELS: u32 = 210;
-/// Space between the nearest pictures and the farthest.
+/// Space between the nearest images and the farthest.
 const BREAK: u32 = 24;
-/// Pictures of a row in all, and how many of them are the farthest ones.
+/// Images of a row in all, and how many of them are the farthest ones.
 const SHOWN: usize = 11;
 const FARTHEST: usize = 3;
-/// More clusters than this make no picture that anyone looks at.
+/// More clusters than this make no image that anyone looks at.
 const MOST_ROWS: usize = 200;
 /// Sizes of names and of notes.
 const SIZE: f32 = 13.0;
@@ -35,7 +35,7 @@ pub(super) struct Row {
     pub name: String,
     /// What is said under it, such as its size.
     pub notes: Vec<String>,
-    /// Its pictures, the nearest to the centre first.
+    /// Its images, the nearest to the center first.
     pub files: Vec<PathBuf>,
 }
 
@@ -59,8 +59,8 @@ fn draw(title: &str, rows: &[Row]) -> RgbImage {
     let width = (2 * MARGIN + LABELS + columns * (SIDE + GAP) + edge).clamp(900, MAX_WIDTH);
     let mut canvas = Canvas::new(width, HEADER + rows.len() as u32 * (SIDE + 2 * GAP) + MARGIN, 1.0, GROUND);
     let order = match (whole, left_out) {
-        (true, 0) => "nearest to the centre first".to_owned(),
-        (false, 0) => format!("nearest to the centre first, then the {FARTHEST} farthest"),
+        (true, 0) => "nearest to the center first".to_owned(),
+        (false, 0) => format!("nearest to the center first, then the {FARTHEST} farthest"),
         (_, n) => format!("the first {MOST_ROWS} clusters, {n} more are not shown"),
     };
     canvas.header(width, title, &order);
@@ -82,26 +82,26 @@ fn draw(title: &str, rows: &[Row]) -> RgbImage {
         let near = if row.files.len() <= SHOWN { row.files.len() } else { SHOWN - FARTHEST };
         let far = if row.files.len() <= SHOWN { 0 } else { FARTHEST };
         let shown: Vec<&PathBuf> = row.files[..near].iter().chain(&row.files[row.files.len() - far..]).collect();
-        // A picture that was read a moment ago and is gone now leaves its place empty.
-        let pictures: Vec<_> =
-            shown.par_iter().map(|file| read_image(file).ok().map(|picture| fit(&picture))).collect();
-        for (column, picture) in pictures.iter().enumerate() {
-            let Some(picture) = picture else { continue };
+        // An image that was read a moment ago and is gone now leaves its place empty.
+        let images: Vec<_> =
+            shown.par_iter().map(|file| read_image(file).ok().map(|image| fit(&image))).collect();
+        for (column, image) in images.iter().enumerate() {
+            let Some(image) = image else { continue };
             let x = MARGIN + LABELS + column as u32 * (SIDE + GAP) + if column >= near { BREAK } else { 0 };
-            let (left, over) = ((SIDE - picture.width()) / 2, (SIDE - picture.height()) / 2);
-            canvas.picture(x + left, top + over, picture, 1);
+            let (left, over) = ((SIDE - image.width()) / 2, (SIDE - image.height()) / 2);
+            canvas.image(x + left, top + over, image, 1);
         }
     }
     canvas.into_rgb()
 }
 
-/// The picture in a square of [`SIDE`], as large as it goes; one that grows by a whole factor keeps its pixels sharp.
-fn fit(picture: &RgbImage) -> RgbImage {
-    let (width, height) = picture.dimensions();
+/// The image in a square of [`SIDE`], as large as it goes; one that grows by a whole factor keeps its pixels sharp.
+fn fit(image: &RgbImage) -> RgbImage {
+    let (width, height) = image.dimensions();
     let side = width.max(height).max(1);
     let scaled = |length: u32| (length * SIDE / side).max(1);
     let filter = if SIDE.is_multiple_of(side) { FilterType::Nearest } else { FilterType::CatmullRom };
-    imageops::resize(picture, scaled(width), scaled(height), filter)
+    imageops::resize(image, scaled(width), scaled(height), filter)
 }
 
 #[cfg(test)]
@@ -116,7 +116,7 @@ mod tests {
             RgbImage::from_pixel(32, 16, Rgb([200, count, i])).save(&path).expect("writable");
             path
         };
-        Row { name: name.to_owned(), notes: vec![format!("{count} pictures")], files: (0..count).map(file).collect() }
+        Row { name: name.to_owned(), notes: vec![format!("{count} images")], files: (0..count).map(file).collect() }
     }
 
     #[test]
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_fill_the_square() {
+    fn images_fill_the_square() {
         let size = |width, height| fit(&RgbImage::new(width, height)).dimensions();
         assert_eq!(
             [size(64, 64), size(512, 256), size(1, 2000), size(30, 10)],
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_a_missing_file_are_still_a_picture() {
+    fn nothing_and_a_missing_file_are_still_a_image() {
         let gone = Row { name: "gone".into(), notes: vec![], files: vec!["nowhere.png".into()] };
         assert!(draw("none", &[]).width() > 0 && draw("one", &[gone]).width() > 0);
     }

@@ -1,4 +1,4 @@
-//! What is clustered: pictures, texts or embeddings as rows of a matrix, and what their clusters are called.
+//! What is clustered: images, texts or embeddings as rows of a matrix, and what their clusters are called.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,14 +20,14 @@ use crate::plugin::fit::{Clustering, name_clusters};
 /// What an interrupt leaves.
 pub(super) const KEPT: &str = "nothing was written";
 
-/// Pictures or texts that are embedded at a time.
+/// Images or texts that are embedded at a time.
 const BATCH: usize = 128;
 
 /// What the rows of a matrix stand for.
 #[derive(Clone, Debug)]
 pub(super) enum Items {
-    /// Picture files below a folder.
-    Pictures { root: PathBuf, files: Vec<PathBuf> },
+    /// Image files below a folder.
+    Images { root: PathBuf, files: Vec<PathBuf> },
     /// Texts, all different.
     Texts(Vec<String>),
     /// Nothing that is known.
@@ -39,9 +39,9 @@ pub(super) enum Items {
 pub(super) struct Cluster {
     /// The style's name.
     pub name: String,
-    /// Its items, the nearest to the centre first.
+    /// Its items, the nearest to the center first.
     pub members: Vec<usize>,
-    /// Of pictures in folders: the folder that most of them lie in, and its share.
+    /// Of images in folders: the folder that most of them lie in, and its share.
     pub folder: Option<(String, f64)>,
 }
 
@@ -49,7 +49,7 @@ impl Items {
     /// What they are called when there are many.
     pub(super) fn unit(&self) -> &'static str {
         match self {
-            Self::Pictures { .. } => "pictures",
+            Self::Images { .. } => "images",
             Self::Texts(_) => "texts",
             Self::Embeddings => "embeddings",
         }
@@ -71,7 +71,7 @@ impl Items {
             order.iter().enumerate().map(cluster).collect()
         };
         let (clusters, how) = match self {
-            Self::Pictures { root, files } => {
+            Self::Images { root, files } => {
                 let folders: Vec<String> = files.iter().map(|file| style_folder(root, file)).collect();
                 let names = name_clusters(&found.labels, &folders, members.len());
                 if names.from_folders {
@@ -96,7 +96,7 @@ impl Items {
                     Some(&nearest) => texts[nearest].clone(),
                     None => numbered(new),
                 };
-                (number(&order, &name), "each named by the text nearest to its centre")
+                (number(&order, &name), "each named by the text nearest to its center")
             }
             Self::Embeddings => (number(&order, &|new, _| numbered(new)), "named by number"),
         };
@@ -118,8 +118,8 @@ fn style_folder(root: &Path, file: &Path) -> String {
     }
 }
 
-/// The embeddings of the pictures below `root` that can be read; each other one is named in a warning.
-pub(super) fn pictures(
+/// The embeddings of the images below `root` that can be read; each other one is named in a warning.
+pub(super) fn images(
     root: &Path,
     encoder: &str,
     encoders: &mut Encoders,
@@ -129,15 +129,15 @@ pub(super) fn pictures(
     let (mut files, mut rows) = (vec![], vec![]);
     // Loading comes before the bar, whose speed it would spoil.
     encoders.get(encoder)?;
-    let bar = context.progress.bar("embedding", found.len() as u64, "pictures");
+    let bar = context.progress.bar("embedding", found.len() as u64, "images");
     for chunk in found.chunks(BATCH) {
         context.interrupt.check(KEPT)?;
-        let pictures: Vec<_> = chunk.par_iter().map(|file| read_image(file)).collect();
+        let images: Vec<_> = chunk.par_iter().map(|file| read_image(file)).collect();
         let mut images: Vec<Arc<RgbImage>> = vec![];
-        for (file, picture) in chunk.iter().zip(pictures) {
-            match picture {
-                Ok(picture) => {
-                    images.push(Arc::new(picture));
+        for (file, image) in chunk.iter().zip(images) {
+            match image {
+                Ok(image) => {
+                    images.push(Arc::new(image));
                     files.push(file.clone());
                 }
                 Err(error) => tracing::warn!("left out: {error}"),
@@ -149,8 +149,8 @@ pub(super) fn pictures(
         bar.inc(chunk.len() as u64);
     }
     bar.finish();
-    ensure!(!rows.is_empty(), "none of the {} pictures below {} can be read", found.len(), root.display());
-    Ok((Items::Pictures { root: root.to_owned(), files }, stacked(&rows)))
+    ensure!(!rows.is_empty(), "none of the {} images below {} can be read", found.len(), root.display());
+    Ok((Items::Images { root: root.to_owned(), files }, stacked(&rows)))
 }
 
 /// The embeddings of a file's lines; empty ones and repetitions are left out.
@@ -207,13 +207,13 @@ mod tests {
         Clustering { centers: ndarray::arr2(&[[0.0], [1.0]]), labels: vec![0, 1, 1], inertia: 0.0, iterations: 1 }
     }
 
-    /// The third point is nearer to its centre than the second.
+    /// The third point is nearer to its center than the second.
     fn points() -> Array2<f32> {
         ndarray::arr2(&[[0.0], [1.3], [0.9]])
     }
 
-    fn pictures(names: [&str; 3]) -> Items {
-        Items::Pictures { root: "art".into(), files: names.map(|name| Path::new("art").join(name)).to_vec() }
+    fn images(names: [&str; 3]) -> Items {
+        Items::Images { root: "art".into(), files: names.map(|name| Path::new("art").join(name)).to_vec() }
     }
 
     #[test]
@@ -224,10 +224,10 @@ mod tests {
 
     #[test]
     fn clusters_are_sorted_by_name_or_by_size() {
-        let (by_name, clusters, _) = pictures(["b/1.png", "a/1.png", "a/2.png"]).name(found(), &points());
+        let (by_name, clusters, _) = images(["b/1.png", "a/1.png", "a/2.png"]).name(found(), &points());
         assert_eq!((clusters[0].name.as_str(), by_name.labels), ("a", vec![1, 0, 0]));
         assert_eq!((&clusters[0].members, &clusters[0].folder), (&vec![2, 1], &Some(("a".to_owned(), 1.0))));
-        let (by_size, clusters, _) = pictures(["1.png", "2.png", "3.png"]).name(found(), &points());
+        let (by_size, clusters, _) = images(["1.png", "2.png", "3.png"]).name(found(), &points());
         assert_eq!(clusters.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["cluster-01", "cluster-02"]);
         assert_eq!((by_size.sizes(), by_size.centers[[0, 0]], &clusters[0].folder), (vec![2, 1], 1.0, &None));
     }
