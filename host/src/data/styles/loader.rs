@@ -100,7 +100,7 @@ fn fill(
 pub(super) fn batch(images: &Images, indices: &[usize], mirrored: &[bool]) -> Result<StyleBatch> {
     images.check()?;
     let size = images.size;
-    let images = filled(&[indices.len() as i64, 3, size as i64, size as i64], |floats| {
+    let batch = filled(&[indices.len() as i64, 3, size as i64, size as i64], |floats| {
         for (i, (&image, floats)) in indices.iter().zip(floats.chunks_exact_mut(3 * size * size)).enumerate() {
             for (float, &byte) in floats.iter_mut().zip(images.planes(image)) {
                 *float = to_float(byte);
@@ -111,7 +111,7 @@ pub(super) fn batch(images: &Images, indices: &[usize], mirrored: &[bool]) -> Re
         }
     })?;
     let styles: Vec<i64> = indices.iter().map(|&image| images.style(image)).collect();
-    Ok(StyleBatch { images, styles: Tensor::f_from_slice(&styles)? })
+    Ok(StyleBatch { images: batch, styles: Tensor::f_from_slice(&styles)? })
 }
 
 /// 0..=255 to [−1, 1], with the bits of torchvision's `ToTensor` and `Normalize(0.5, 0.5)`.

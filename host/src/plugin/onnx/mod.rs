@@ -299,7 +299,7 @@ fn images(
     for i in rows {
         let image = batch.samples()[i].image.as_deref();
         let image = image.ok_or_else(|| (Some(i), Fault::Refused("the sample is no image".to_owned())))?;
-        let image = image(pixels, image);
+        let image = fitted(pixels, image);
         match &pixels.normalize {
             None => bytes.extend(image),
             Some(pairs) => {
@@ -319,7 +319,7 @@ fn images(
 }
 
 /// One image's bytes in a model's size, channels and order.
-fn image(pixels: &Pixels, image: &RgbImage) -> Vec<u8> {
+fn fitted(pixels: &Pixels, image: &RgbImage) -> Vec<u8> {
     let [width, height] = [image.width() as usize, image.height() as usize];
     let rgb = resize_bicubic(image.as_raw(), width, height, pixels.width, pixels.height);
     match (pixels.channels, pixels.layout) {

@@ -69,12 +69,12 @@ fn images() -> Vec<Probe> {
         let style = STYLES.iter().position(|style| style.slug == slug).expect("it is one of the styles");
         (format!("painting, {slug}"), paint(style, subject, 1, 0, SIDE))
     };
-    let image = |kind: Kind, name: String, image: RgbImage| {
+    let probe = |kind: Kind, name: String, image: RgbImage| {
         let sample = Sample { image: Some(Arc::new(image)), ..Sample::default() };
         Probe { name, kind, sample }
     };
-    let worthless = worthless.into_iter().map(|(name, image)| image(Kind::Worthless, name.to_owned(), image));
-    let paintings = PAINTINGS.map(painting).into_iter().map(|(name, image)| image(Kind::Real, name, image));
+    let worthless = worthless.into_iter().map(|(name, image)| probe(Kind::Worthless, name.to_owned(), image));
+    let paintings = PAINTINGS.map(painting).into_iter().map(|(name, image)| probe(Kind::Real, name, image));
     worthless.chain(paintings).collect()
 }
 

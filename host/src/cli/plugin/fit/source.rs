@@ -132,9 +132,9 @@ pub(super) fn images(
     let bar = context.progress.bar("embedding", found.len() as u64, "images");
     for chunk in found.chunks(BATCH) {
         context.interrupt.check(KEPT)?;
-        let images: Vec<_> = chunk.par_iter().map(|file| read_image(file)).collect();
+        let read: Vec<_> = chunk.par_iter().map(|file| read_image(file)).collect();
         let mut images: Vec<Arc<RgbImage>> = vec![];
-        for (file, image) in chunk.iter().zip(images) {
+        for (file, image) in chunk.iter().zip(read) {
             match image {
                 Ok(image) => {
                     images.push(Arc::new(image));
