@@ -4,11 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The error that long work returns once it has stopped safely; the binary exits with 130 on it.
-#[derive(Debug, thiserror::Error)]
-#[error("interrupted; {kept}")]
+#[derive(Debug, Default, thiserror::Error)]
+#[error("interrupted{}{kept}", if .kept.is_empty() { "" } else { "; " })]
 pub struct Interrupted {
-    /// What is kept and how to go on: "the last checkpoint is …; go on with `host train --resume …`".
+    /// What is kept and how to resume: "the last checkpoint is …; resume with `host train --resume …`".
     pub kept: String,
+}
+
+/// An error as it is, or, where it is an interruption, one that says what is kept.
+pub fn keeping(error: anyhow::Error, kept: impl Into<String>) -> anyhow::Error {
+    if error.is::<Interrupted>() { Interrupted { kept: kept.into() }.into() } else { error }
 }
 
 /// Whether somebody asked to stop; cheap to clone and to ask.
@@ -36,7 +41,7 @@ impl Interrupt {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// An error if somebody asked to stop; `kept` is what it says is kept.
+    /// An error if somebody asked to stop; `kept` is what it says is kept (see also [`keeping`]).
     pub fn check(&self, kept: impl Into<String>) -> Result<(), Interrupted> {
         if self.requested() { Err(Interrupted { kept: kept.into() }) } else { Ok(()) }
     }

@@ -1,22 +1,40 @@
-//! The host: DDPO fine-tuning with sandboxed classifier plugins, and everything round it.
+//! The host: trains image generators for style ambiguity on libtorch, with sandboxed classifier plugins.
+//!
+//! # Layout
+//!
+//! In reading order; a module imports only those above it, which a test checks.
+//!
+//! - Leaves: [`context`], [`fs`], [`text`], [`random`], [`interrupt`], [`progress`], [`memory`], [`statistics`], [`optim`].
+//! - [`zoo`]: models and encoders by folder, shipped name or Hub id.
+//! - [`config`]: presets, files and flags to one checked configuration.
+//! - [`data`]: prompts, images, recordings, images by style.
+//! - [`encoders`]: images and texts to embeddings.
+//! - [`plugin`]: style classifiers in a sandbox.
+//! - [`policy`]: a diffusion model as reinforcement learning sees it. [`rl`]: rollouts, rewards, advantages, the update.
+//! - [`run`]: a run's folder and its typed records. [`report`]: the page and images that show it.
+//! - [`metrics`]: images to numbers.
+//! - [`trainer`]: the one training loop. [`tasks`]: what is particular to each training.
+//! - [`cli`]: the commands.
 
-pub mod can;
-mod canvas;
 pub mod cli;
 pub mod config;
+pub mod context;
 pub mod data;
-pub mod ddpo;
-pub mod doctor;
 pub mod encoders;
-pub mod files;
-pub mod home;
-pub mod hub;
+pub mod fs;
 pub mod interrupt;
+pub mod memory;
+pub mod metrics;
+pub mod optim;
 pub mod plugin;
-pub mod pretrain;
+pub mod policy;
 pub mod progress;
 pub mod random;
-pub mod reward;
+pub mod report;
+pub mod rl;
 pub mod run;
-pub mod sampler;
-pub mod train;
+pub mod statistics;
+pub mod tasks;
+pub mod text;
+pub mod trainer;
+pub mod zoo;

@@ -3,10 +3,11 @@
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use ambiguity_host::cli::{Cli, Context, sentence};
-use ambiguity_host::hub::Hub;
+use ambiguity_host::cli::Cli;
+use ambiguity_host::context::Context;
 use ambiguity_host::interrupt::{Interrupt, Interrupted};
 use ambiguity_host::progress::Progress;
+use ambiguity_host::text::sentence;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -48,7 +49,6 @@ fn run(cli: Cli, progress: Progress) -> anyhow::Result<()> {
     tch::set_num_threads(i32::try_from(threads)?);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let interrupt = Interrupt::on_signals()?;
-    let hub = Hub { offline: cli.global.offline, progress: progress.clone(), interrupt: interrupt.clone() };
-    let context = Context { global: cli.global, progress, interrupt, hub };
+    let context = Context { threads, offline: cli.global.offline, progress, interrupt };
     cli.command.run(&context)
 }

@@ -3,23 +3,23 @@
 
 use sha2::{Digest, Sha256};
 
-/// What a generator is for.
+/// What a generator is for; the numbers are part of seeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// The choice of a prompt.
-    Prompt,
+    Prompt = 0,
     /// The initial latents.
-    Latents,
+    Latents = 1,
     /// The sampler's noise at its steps.
-    StepNoise,
+    StepNoise = 2,
     /// The choice of timesteps to train on, and other draws of an update.
-    Update,
+    Update = 3,
     /// Fresh LoRA or network weights.
-    Weights,
+    Weights = 4,
     /// The monitor's fixed prompts and noise.
-    Monitor,
+    Monitor = 5,
     /// The choice of training data (a batch of paintings, an augmentation).
-    Data,
+    Data = 6,
 }
 
 /// The seed of one generator, from (run seed, epoch, sample or step index, purpose).

@@ -1,11 +1,11 @@
 //! Configuration files of the Hub, read key by key, so that every complaint names the file and the key.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::files::write_atomic;
 
 /// One JSON object of a configuration file; `null` counts as absent.
 pub(crate) struct JsonObject {
@@ -125,22 +125,10 @@ fn kind_name(value: &Value) -> String {
 
 /// Writes pretty JSON with a final newline.
 pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    write_atomically(path, format!("{value:#}\n").as_bytes())
+    write_file(path, format!("{value:#}\n").as_bytes())
 }
 
-/// Writes `bytes` to a temporary file beside `path` and renames it.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let written = (|| {
-        let mut file = std::fs::File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    })();
-    written.map_err(|source| {
-        // The error that matters is the first one; the temporary file may not even exist.
-        drop(std::fs::remove_file(&temporary));
-        Error::Io { path: path.to_owned(), source }
-    })
+/// Writes a file, all or nothing.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic(path, bytes).map_err(|source| Error::Io { path: path.to_owned(), source })
 }

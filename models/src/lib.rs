@@ -5,6 +5,7 @@ pub mod clip;
 pub mod count;
 mod diffusers;
 pub mod error;
+pub mod files;
 mod json;
 pub mod layers;
 pub mod lora;

@@ -21,8 +21,8 @@ use crate::weights::{DIFFUSERS_STEM, TRANSFORMERS_STEM, digest_folder, load_fold
 pub struct Pipeline {
     /// Texts to token ids.
     pub tokenizer: Tokenizer,
-    /// Token ids to what the UNet attends to; none once it was dropped.
-    pub text_encoder: Option<TextTransformer>,
+    /// Token ids to what the UNet attends to.
+    pub text_encoder: TextTransformer,
     /// The denoiser.
     pub unet: UNet,
     /// Latents to images, always in f32: f16 overflows in the published ones.
@@ -50,7 +50,7 @@ impl Pipeline {
         let text_dir = dir.join("text_encoder");
         let text_config = TextConfig::read(&text_dir.join("config.json"))?;
         let params = load_folder(&text_dir, TRANSFORMERS_STEM, device, kind)?;
-        let text_encoder = Some(TextTransformer::new(&params, &text_config)?);
+        let text_encoder = TextTransformer::new(&params, &text_config)?;
         params.finish()?;
         let unet = UNet::load(&dir.join("unet"), device, kind, format)?;
         let vae = Vae::load(&dir.join("vae"), device, Kind::Float, format)?;
@@ -121,23 +121,8 @@ impl Pipeline {
         if prompts.is_empty() {
             return Err(Error::Input("no prompts to encode".to_owned()));
         }
-        let encoder = self.text_encoder.as_ref();
-        let encoder = encoder.ok_or_else(|| Error::Input("the text encoder was dropped".to_owned()))?;
         let ids = self.tokenizer.encode_batch(prompts);
-        Ok(tch::no_grad(|| encoder.hidden_states(&ids).0))
-    }
-
-    /// Frees the text encoder's memory, once all prompts are encoded.
-    pub fn drop_text_encoder(&mut self) {
-        self.text_encoder = None;
-    }
-
-    /// Latents as the UNet sees them, [n, c, h, w], to images [n, 3, H, W], f32, about [-1, 1], `slice` rows at a time,
-    /// which bounds the memory that the large feature maps take.
-    pub fn decode(&self, latents: &Tensor, slice: i64) -> Tensor {
-        let latents = latents.to_kind(Kind::Float) / self.vae.config().scaling_factor;
-        let images: Vec<Tensor> = latents.split(slice.max(1), 0).iter().map(|rows| self.vae.decode(rows)).collect();
-        Tensor::cat(&images, 0)
+        Ok(tch::no_grad(|| self.text_encoder.hidden_states(&ids).0))
     }
 
     /// Height and width of the latents of an image of this size in pixels.

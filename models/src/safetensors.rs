@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::json::write_atomically;
+use crate::json::write_file;
 use crate::params::NamedTensors;
 
 /// All tensors of a file, on the CPU, in the file's own types.
@@ -40,7 +40,7 @@ pub fn read_safetensors_with_metadata(path: &Path) -> Result<(NamedTensors, Hash
 
 /// Writes tensors (made contiguous, brought to the CPU) and metadata to `path` through a temporary file beside it.
 pub fn write_safetensors(path: &Path, tensors: &NamedTensors, metadata: &[(&str, &str)]) -> Result<()> {
-    write_atomically(path, &encode_safetensors(path, tensors, metadata)?)
+    write_file(path, &encode_safetensors(path, tensors, metadata)?)
 }
 
 /// The bytes of a safetensors file; `path` only names it in errors.

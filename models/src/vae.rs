@@ -190,6 +190,14 @@ impl Vae {
         (moments.narrow(1, 0, latent), moments.narrow(1, latent, latent).clamp(low, high))
     }
 
+    /// Latents as the UNet sees them, [n, c, h, w], to images [n, 3, H, W], f32, about [-1, 1], `slice` rows at a time,
+    /// which bounds the memory that the large feature maps take.
+    pub fn decode_latents(&self, latents: &Tensor, slice: i64) -> Tensor {
+        let latents = latents.to_kind(Kind::Float) / self.config.scaling_factor;
+        let images: Vec<Tensor> = latents.split(slice.max(1), 0).iter().map(|rows| self.decode(rows)).collect();
+        Tensor::cat(&images, 0)
+    }
+
     /// Unscaled latents (already divided by `scaling_factor`) to images [n, 3, H, W] about [-1, 1], not clamped.
     pub fn decode(&self, latents: &Tensor) -> Tensor {
         let latents = latents.to_kind(self.kind());

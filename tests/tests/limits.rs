@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use ambiguity_host::config::{RunConfig as _, resolve};
+use ambiguity_host::config::{FineTuneConfig, RunConfig as _};
 use ambiguity_host::plugin::Limits;
 
 use crate::support::root;
@@ -29,7 +29,7 @@ fn document() -> String {
              ## When a run does what\n\n\
              | Key | paper-512 | tiny-art | What it means |\n|---|---|---|---|\n";
     let [paper, tiny] = ["paper-512", "tiny-art"].map(|preset| {
-        let text = resolve(preset, &[]).expect("a preset").to_toml().expect("it serializes");
+        let text = FineTuneConfig::resolve(preset, &[]).expect("a preset").to_toml().expect("it serializes");
         text.parse::<toml::Table>().expect("TOML")
     });
     for (table, key, meaning) in [
@@ -65,7 +65,7 @@ fn the_table_of_limits_is_the_codes() {
 fn presets_have_the_same_limits_as_the_commands_without_a_configuration() {
     let limits = Limits::default();
     for preset in ["paper-512", "tiny-art"] {
-        let plugin = resolve(preset, &[]).expect("a preset").plugin;
+        let plugin = FineTuneConfig::resolve(preset, &[]).expect("a preset").plugin.limits;
         let of_preset = (plugin.timeout_ms, plugin.fuel, plugin.memory_mib);
         assert_eq!(of_preset, (limits.timeout_ms, limits.fuel, limits.memory_mib), "{preset}");
     }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use ambiguity_host::config::{FineTuneConfig, RunConfig as _};
+use ambiguity_host::run::record::{FineTuneEpoch, FineTuneMonitor, FineTuneRecord};
 use ambiguity_host::run::{LockedPlugin, PluginsLock, RunDir, RunInfo};
 use serde_json::{Value, json};
 
@@ -17,12 +19,15 @@ fn fake_run(path: &Path) {
         interface: "0.1.0".to_owned(),
         styles: Some(27),
     };
-    let config = "[train]\nepochs = 2\n[monitor]\nmin_diversity = 0.6\n";
-    let mut run =
-        RunDir::create(path, config, &PluginsLock { plugins: vec![plugin] }, &RunInfo::default()).expect("a run");
-    for (epoch, reward) in [(0, -4.0), (2, -3.5)] {
-        let monitor = json!({"reward_mean": reward, "reward_sem": 0.02, "diversity": 0.5});
-        run.append_metrics(&json!({"epoch": epoch, "monitor": monitor})).expect("a line of metrics");
+    let config = FineTuneConfig::resolve("tiny-art", &[]).and_then(|config| config.to_toml()).expect("the preset");
+    let lock = PluginsLock { plugins: vec![plugin] };
+    let mut run = RunDir::create(path, &config, &lock, &RunInfo::default()).expect("a run");
+    for (epoch, reward_mean) in [(0, -4.0), (2, -3.5)] {
+        let reward_sem = Some(0.02);
+        let monitor = FineTuneMonitor { reward_mean, reward_sem, diversity: 0.5, ..FineTuneMonitor::default() };
+        let trained = (epoch > 0).then(FineTuneEpoch::default);
+        let record = FineTuneRecord { epoch, trained, monitor: Some(monitor), warnings: Vec::new() };
+        run.append_metrics(&record).expect("a line of metrics");
     }
 }
 

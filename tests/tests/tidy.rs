@@ -1,5 +1,6 @@
 //! The invariants of ARCHITECTURE.md that can be read off the sources.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -62,17 +63,169 @@ fn only_the_plugin_folder_names_ort() {
 }
 
 #[test]
-fn ddpo_never_sees_pixels() {
-    let text = fs::read_to_string(root().join("host/src/ddpo.rs")).expect("readable");
+fn the_objective_never_sees_pixels() {
+    let text = fs::read_to_string(root().join("host/src/rl/objective.rs")).expect("readable");
     for word in ["RgbImage", "image::", "decode"] {
-        assert!(!text.contains(word), "ddpo.rs names {word}");
+        assert!(!text.contains(word), "objective.rs names {word}");
     }
 }
 
 #[test]
 fn configuration_has_no_defaults_in_code() {
-    let text = fs::read_to_string(root().join("host/src/config/mod.rs")).expect("readable");
-    assert!(!text.contains("impl Default") && !text.contains("Default)]"));
+    assert_absent("host/src/config", &["impl Default", "Default)]"], "");
+}
+
+/// The modules of the host in the order in which they may import each other: a module imports those before it.
+const LAYERS: [&[&str]; 15] = [
+    &["context", "fs", "interrupt", "memory", "optim", "progress", "random", "statistics", "text"],
+    &["zoo"],
+    &["config"],
+    &["data"],
+    &["encoders"],
+    &["plugin"],
+    &["policy"],
+    &["rl"],
+    &["run"],
+    &["report"],
+    &["metrics"],
+    &["trainer"],
+    &["tasks"],
+    &["cli"],
+    &["lib", "main"],
+];
+
+/// The path of a source below `host/src`, as a module path: `tasks/gan/mod.rs` is `tasks`, `gan`.
+fn module_of(path: &Path) -> Vec<String> {
+    let path = path.strip_prefix(root().join("host/src")).expect("it lies there").with_extension("");
+    let mut parts: Vec<String> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    parts.retain(|part| part != "mod");
+    parts
+}
+
+/// What a source imports from the host, as module paths: `crate::a::b::C` is `a`, `b`, `C`. Groups are opened, `self` and
+/// `super` are resolved, and what stands in the module's tests does not count.
+fn imports(module: &[String], text: &str) -> Vec<Vec<String>> {
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join(" ");
+    let mut found = Vec::new();
+    let roots = [("crate::", 0), ("ambiguity_host::", 0), ("super::super::", 2), ("super::", 1)];
+    for (prefix, up) in roots {
+        for (at, _) in code.match_indices(prefix) {
+            let before = code[..at].chars().next_back().unwrap_or(' ');
+            if before.is_alphanumeric() || before == '_' || before == ':' {
+                continue;
+            }
+            let base = if up == 0 { Vec::new() } else { module[..module.len().saturating_sub(up)].to_vec() };
+            open_path(&base, &code[at + prefix.len()..], &mut found);
+        }
+    }
+    found
+}
+
+/// Adds the paths of `a::b`, or of `a::{b, c::d}`, that `text` begins with.
+fn open_path(base: &[String], text: &str, found: &mut Vec<Vec<String>>) {
+    let name: String = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    let rest = &text[name.len()..];
+    if name.is_empty() {
+        let Some(group) = rest.strip_prefix('{') else { return };
+        let mut depth = 0;
+        let mut start = 0;
+        for (i, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth > 0 => depth -= 1,
+                ',' | '}' if depth == 0 => {
+                    open_path(base, group[start..i].trim(), found);
+                    start = i + 1;
+                    if c == '}' {
+                        return;
+                    }
+                }
+                _ => {}
+            }
+        }
+        return;
+    }
+    let mut path = base.to_vec();
+    path.push(name);
+    match rest.strip_prefix("::") {
+        Some(rest) => open_path(&path, rest, found),
+        None => found.push(path),
+    }
+}
+
+#[test]
+fn no_module_of_the_host_imports_one_above_it() {
+    let layer = |name: &str| LAYERS.iter().position(|layer| layer.contains(&name));
+    let mut upward = Vec::new();
+    for (path, text) in sources("host/src") {
+        let module = module_of(&path);
+        let own = layer(&module[0]).unwrap_or_else(|| panic!("{} is in no layer", path.display()));
+        for import in imports(&module, &text).into_iter().filter(|import| import[0] != module[0]) {
+            // Names of the crate's root that are no modules, macros above all, have no layer.
+            if layer(&import[0]).is_some_and(|other| other > own || (other == own && own > 0)) {
+                upward.push(format!("{} imports {}", module.join("::"), import.join("::")));
+            }
+        }
+    }
+    assert!(upward.is_empty(), "arrows upward:\n{}", upward.join("\n"));
+}
+
+#[test]
+fn the_modules_of_the_host_have_no_circles() {
+    // Files by module path; a folder's mod.rs and its children may know each other, siblings may not go in a circle.
+    let files: Vec<(Vec<String>, String)> =
+        sources("host/src").into_iter().map(|(path, text)| (module_of(&path), text)).collect();
+    let modules: BTreeSet<Vec<String>> = files.iter().map(|(module, _)| module.clone()).collect();
+    let mut arrows: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
+    for (module, text) in &files {
+        for import in imports(module, text) {
+            // The longest prefix that is a file.
+            let target = (1..=import.len()).rev().map(|n| import[..n].to_vec()).find(|path| modules.contains(path));
+            // An arrow between two siblings, at the level where their paths part.
+            let Some(target) = target else { continue };
+            let common = module.iter().zip(&target).take_while(|(a, b)| a == b).count();
+            if common < module.len() && common < target.len() {
+                arrows.entry(module[..=common].to_vec()).or_default().insert(target[..=common].to_vec());
+            }
+        }
+    }
+    let reaches = |from: &Vec<String>, to: &Vec<String>| {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
+        while let Some(at) = open.pop() {
+            for next in arrows.get(at).into_iter().flatten() {
+                if next == to {
+                    return true;
+                }
+                if seen.insert(next) {
+                    open.push(next);
+                }
+            }
+        }
+        false
+    };
+    let circles: Vec<String> =
+        arrows.keys().filter(|module| reaches(module, module)).map(|module| module.join("::")).collect();
+    assert!(circles.is_empty(), "modules that reach themselves: {}", circles.join(", "));
+}
+
+#[test]
+fn imports_are_read_as_rust_reads_them() {
+    let module = ["tasks", "gan", "plan"].map(str::to_owned);
+    let text = "use super::ambiguity::{self, A};\nuse crate::run::{self, record::{B, C}, D};\n// crate::cli::no\n\
+                fn f() -> crate::text::T {}\n#[cfg(test)]\nuse crate::cli::no;";
+    let mut found: Vec<String> = imports(&module, text).into_iter().map(|path| path.join("::")).collect();
+    found.sort();
+    let wanted = [
+        "run::D",
+        "run::record::B",
+        "run::record::C",
+        "run::self",
+        "tasks::gan::ambiguity::A",
+        "tasks::gan::ambiguity::self",
+        "text::T",
+    ];
+    assert_eq!(found, wanted);
 }
 
 #[test]

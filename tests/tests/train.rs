@@ -134,7 +134,7 @@ fn resume_refuses_another_recipe() {
     assert_eq!((ran.code, config()), (1, before), "what is refused leaves the run as it was");
     assert!(ran.stderr.contains("the run was begun with a model of digest"), "{}", ran.stderr);
     let ran = host_ok(folder.path(), &[&more[..], &["--force"]].concat());
-    assert!(ran.stderr.contains("going on all the same"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("resuming all the same"), "{}", ran.stderr);
 }
 
 #[test]
@@ -160,8 +160,8 @@ fn ctrl_c_keeps_what_is_finished() {
     let output = output.expect("the child ends");
     assert_eq!(output.status.code(), Some(130));
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains("go on with `host train --resume run`"), "{stderr}");
-    // What was finished goes on.
+    assert!(stderr.contains("resume with `host train --resume run`"), "{stderr}");
+    // What was finished is resumed.
     let epochs = metrics(&run).len();
     let more = format!("--set=train.epochs={epochs}");
     host_ok(folder.path(), &["train", "--resume", "run", &more]);

@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
-use super::Context;
-use crate::data::art::{STYLES, SUBJECTS, contact_sheet, write_folder};
+use crate::context::Context;
+use crate::data::art::{contact_sheet, write_folder};
+use procedural_art::{STYLES, SUBJECTS};
 
 /// Paint the 27 styles × 8 subjects: a folder of PNGs with captions, or a contact sheet.
 #[derive(Args, Debug)]

@@ -1,29 +1,29 @@
 //! `host can`: the creative adversarial network, trained and sampled.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
+use serde_json::json;
 use tch::{Tensor, no_grad};
 use torch_ext::Generator as Randomness;
 
-use super::Context;
-use super::run_args::{RunArgs, encoder_layers, flag, quoted};
-use crate::can::config::preset_names;
-use crate::can::networks::load_generator;
-use crate::can::trainer::try_out;
-use crate::can::{CanConfig, Outcome, Task, Trainer};
-use crate::canvas::text::two_digits;
-use crate::config::{Layer, RunConfig as _};
-use crate::files::new_folder;
-use crate::run::{RunInfo, unix_seconds};
-use crate::train::{Start, gibibytes, rgb_images};
+use super::run_args::{RunArgs, encoder_layers, flag, quoted, run_info};
+use crate::config::gan::{GanTask, preset_names};
+use crate::config::{GanConfig, Layer, RunConfig as _};
+use crate::context::Context;
+use crate::data::images::rgb_images;
+use crate::fs::new_folder;
+use crate::run::record::{ClassifierMonitor, GanMonitor};
+use crate::tasks::networks::{DCGAN_PLUGIN, SIMPLE_PLUGIN, load_generator};
+use crate::tasks::{classifier, gan};
+use crate::text::{counted, gibibytes, two_digits};
+use crate::trainer::{Ends, Outcome, Start, Task, Trainer};
 
-/// Images that are made at once.
+/// Number of images that are generated at once.
 const AT_ONCE: usize = 32;
 
-/// Train a creative adversarial network, or make images with one.
+/// Train a creative adversarial network, or generate images with one.
 #[derive(Args, Debug)]
 pub struct CanArgs {
     #[command(subcommand)]
@@ -46,7 +46,7 @@ impl CanArgs {
     }
 }
 
-/// Train a generator until a classifier cannot tell the styles of its images, and a discriminator that tells styles.
+/// Train a generator until a classifier cannot tell the styles of its images, and a discriminator that predicts styles.
 ///
 /// Writes generator/ and discriminator/ and, where C is the discriminator's own head, dcgan.onnx: a plugin
 /// for `host train`.
@@ -73,7 +73,7 @@ impl CanTrainArgs {
         if let Some(classifier) = &self.classifier {
             layers.push(flag("classifier", format!("can.classifier = {}", quoted(classifier))));
         }
-        self.training.run(Task::Can, layers, context)
+        self.training.run(GanTask::Can, layers, context)
     }
 }
 
@@ -92,11 +92,11 @@ pub(super) struct TrainingArgs {
 
 impl TrainingArgs {
     /// Trains, with `layers` of the command's own flags.
-    pub(super) fn run(self, task: Task, layers: Vec<Layer>, context: &Context) -> Result<()> {
+    pub(super) fn run(self, task: GanTask, layers: Vec<Layer>, context: &Context) -> Result<()> {
         let layers = self.layers(layers)?;
         let (config, start, preset) = match self.run.resumes() {
             true => {
-                let resolve = |layers: &[Layer]| CanConfig::resolve(task, "paper-512", layers);
+                let resolve = |layers: &[Layer]| GanConfig::resolve(task, "paper-512", layers);
                 let (config, start) = self.run.resumed(task.command(), layers, resolve)?;
                 (config, start, None)
             }
@@ -106,34 +106,51 @@ impl TrainingArgs {
             return describe(task, &config, self.run.json, context);
         }
         let model = match task {
-            Task::Can => format!("CAN of {} px", config.can.size),
-            Task::Classifier => format!("simple classifier of {} px", config.can.size),
+            GanTask::Can => format!("CAN of {} px", config.can.size),
+            GanTask::Classifier => format!("simple classifier of {} px", config.can.size),
         };
-        let info = RunInfo {
-            command: task.command().to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            started: unix_seconds(SystemTime::now()),
-            preset,
-            model,
-            device: config.run.device.clone(),
-            threads: usize::try_from(tch::get_num_threads())?,
-        };
-        let told = (config.own_head(), config.monitor.min_diversity);
-        let trainer = Trainer::new(task, config, start, &info, context)?;
-        let folder = trainer.folder().to_owned();
-        let outcome = trainer.run()?;
+        let info = run_info(task.command(), preset, model, &config.run.device)?;
+        match task {
+            GanTask::Can => {
+                let (training, claim) = gan::open(config.clone(), start, context)?;
+                let outcome = Trainer::new(training, claim, &config, &info, context)?.run()?;
+                let plugin = config.own_head().then_some(DCGAN_PLUGIN);
+                self.print(&outcome, plugin, gan_summary(&config, &outcome.ends))
+            }
+            GanTask::Classifier => {
+                let (training, claim) = classifier::open(config.clone(), start, context)?;
+                let outcome = Trainer::new(training, claim, &config, &info, context)?.run()?;
+                self.print(&outcome, Some(SIMPLE_PLUGIN), classifier_summary(&outcome.ends))
+            }
+        }
+    }
+
+    /// Prints a run's end: `details` are what its monitor measured, in words.
+    fn print<T: Task>(&self, outcome: &Outcome<T>, plugin: Option<&str>, details: String) -> Result<()> {
+        let Outcome { folder, ends, epochs, collapsed, .. } = outcome;
         if self.run.json {
-            println!("{}", serde_json::to_string_pretty(&outcome.to_json(&folder))?);
-        } else {
-            print!("{}", summary(task, told, &outcome, &folder));
+            let document = json!({
+                "run": folder, "epochs": epochs, "first": ends.first, "last": ends.last, "collapsed": collapsed,
+                "plugin": plugin.map(|plugin| folder.join(plugin)), "report": folder.join("report.html"),
+            });
+            println!("{}", serde_json::to_string_pretty(&document)?);
+            return Ok(());
+        }
+        let stopped = if *collapsed { ", stopped: collapsed" } else { "" };
+        println!("{}{stopped}", counted(*epochs, "epoch"));
+        print!("{details}");
+        let folder = folder.display();
+        println!("report: {folder}/report.html");
+        if let Some(plugin) = plugin {
+            println!("plugin: {folder}/{plugin}");
         }
         Ok(())
     }
 
-    fn fresh(&self, task: Task, layers: &[Layer]) -> Result<(CanConfig, Start, Option<String>)> {
+    fn fresh(&self, task: GanTask, layers: &[Layer]) -> Result<(GanConfig, Start, Option<String>)> {
         let preset = match &self.preset {
             Some(preset) => preset.clone(),
-            None if self.run.config.is_none() && !CanConfig::names_data(layers) => {
+            None if self.run.config.is_none() && !GanConfig::names_data(layers) => {
                 tracing::info!(
                     "no data and no config named: training small networks on the procedural paintings (preset tiny-art)"
                 );
@@ -147,11 +164,11 @@ impl TrainingArgs {
                 "paper-512".to_owned()
             }
         };
-        let config = CanConfig::resolve(task, &preset, layers)?;
+        let config = GanConfig::resolve(task, &preset, layers)?;
         let what = match (task, config.own_head()) {
-            (Task::Classifier, _) => "classifier".to_owned(),
-            (Task::Can, true) => "can".to_owned(),
-            (Task::Can, false) => {
+            (GanTask::Classifier, _) => "classifier".to_owned(),
+            (GanTask::Can, true) => "can".to_owned(),
+            (GanTask::Can, false) => {
                 let stem = Path::new(&config.can.classifier).file_stem().unwrap_or_default();
                 format!("can-{}", stem.to_string_lossy())
             }
@@ -171,14 +188,17 @@ impl TrainingArgs {
 }
 
 /// The resolved configuration, what images there are, and what some steps took.
-fn describe(task: Task, config: &CanConfig, json: bool, context: &Context) -> Result<()> {
-    let (data, plan, measured) = try_out(task, config, context)?;
+fn describe(task: GanTask, config: &GanConfig, json: bool, context: &Context) -> Result<()> {
+    let (data, plan, measured) = match task {
+        GanTask::Can => gan::try_out(config, context)?,
+        GanTask::Classifier => classifier::try_out(config, context)?,
+    };
     if json {
-        let counts = serde_json::json!({
+        let counts = json!({
             "styles": data.styles(), "train": data.n_train(), "held_out": data.n_test(), "broken": data.n_broken(),
             "per_pass": data.per_pass(),
         });
-        let document = serde_json::json!({ "config": config, "data": counts, "plan": plan, "measured": measured });
+        let document = json!({ "config": config, "data": counts, "plan": plan, "measured": measured });
         println!("{}", serde_json::to_string_pretty(&document)?);
         return Ok(());
     }
@@ -203,42 +223,37 @@ fn describe(task: Task, config: &CanConfig, json: bool, context: &Context) -> Re
     Ok(())
 }
 
-fn summary(task: Task, (own_head, min_diversity): (bool, f64), outcome: &Outcome, folder: &Path) -> String {
-    let folder = folder.display();
-    let both = |key: &str| Some((outcome.first[key].as_f64()?, outcome.last[key].as_f64()?));
-    let (n, epochs) = (outcome.epochs, if outcome.epochs == 1 { "epoch" } else { "epochs" });
-    let mut text = format!("{n} {epochs}{}\n", if outcome.collapsed { ", stopped: collapsed" } else { "" });
-    for (key, words) in [("accuracy", "accuracy"), ("style_accuracy", "style accuracy of the discriminator")] {
-        if let Some((from, to)) = both(key) {
-            text += &format!("{words} on held-out images: {:.1} % → {:.1} %\n", 100.0 * from, 100.0 * to);
-        }
-    }
-    if let (Some((from, to)), Some(n)) = (both("ambiguity"), outcome.last["styles"].as_u64()) {
-        // An untrained head is ambiguous of all images.
-        let from = if own_head { String::new() } else { format!("{from:.4} → ") };
-        text +=
-            &format!("style ambiguity of made images: {from}{to:.4}; the least is ln {n} = {:.4}\n", (n as f64).ln());
-    }
-    // What draws images that are none yet says nothing.
-    let drawn = outcome.last["diversity"].as_f64() >= Some(min_diversity);
-    if let Some(pull) = outcome.last["ambiguity_pull"].as_f64().filter(|_| drawn) {
-        let pull = two_digits(pull);
-        text += &format!("the style ambiguity draws the generator {pull} times as strongly as the adversarial loss\n");
-    }
-    if let Some((_, share)) = both("diversity") {
-        text += &format!("made images differ by {:.0} % as much as real ones\n", 100.0 * share);
-    }
-    text += &format!("report: {folder}/report.html\n");
-    if let Some(plugin) = outcome.plugin {
-        text += &format!("plugin: {folder}/{plugin}\n");
-    }
-    if task == Task::Can {
-        text += &format!("more images: host can sample --generator {folder} --count 64 --out images\n");
-    }
-    text
+fn classifier_summary(ends: &Ends<ClassifierMonitor>) -> String {
+    let (from, to) = (ends.first.accuracy, ends.last.accuracy);
+    format!("accuracy on held-out images: {:.1} % → {:.1} %\n", 100.0 * from, 100.0 * to)
 }
 
-/// Make images with a trained generator.
+fn gan_summary(config: &GanConfig, ends: &Ends<GanMonitor>) -> String {
+    let Ends { first, last } = ends;
+    let mut text = String::new();
+    if let (Some(from), Some(to)) = (first.style_accuracy, last.style_accuracy) {
+        let (from, to) = (100.0 * from, 100.0 * to);
+        text += &format!("style accuracy of the discriminator on held-out images: {from:.1} % → {to:.1} %\n");
+    }
+    // An untrained head is ambiguous about all images.
+    let from = if config.own_head() { String::new() } else { format!("{:.4} → ", first.ambiguity) };
+    let (n, to) = (last.styles, last.ambiguity);
+    let minimum = (n as f64).ln();
+    text += &format!("style ambiguity of generated images: {from}{to:.4}; the minimum is ln {n} = {minimum:.4}\n");
+    // The gradients in images that are none yet say nothing.
+    let drawn = last.diversity >= config.monitor.min_diversity;
+    if let Some(ratio) = last.gradient_norm_ratio.filter(|_| drawn) {
+        let ratio = two_digits(ratio);
+        text += &format!("gradient norm of the style ambiguity, as a multiple of the adversarial loss's: {ratio}\n");
+    }
+    text + &format!(
+        "generated images are {:.0} % as diverse as real ones\nmore images: host can sample --generator RUN --count 64 --out \
+         images\n",
+        100.0 * last.diversity
+    )
+}
+
+/// Generate images with a trained generator.
 #[derive(Args, Debug)]
 #[command(after_help = "Example: host can sample --generator runs/can --count 64 --out images")]
 struct CanSampleArgs {
@@ -288,7 +303,7 @@ impl CanSampleArgs {
         bar.finish();
         let (size, out) = (generator.config().size, self.out.display());
         if self.json {
-            let document = serde_json::json!({ "out": self.out, "images": written, "size": size });
+            let document = json!({ "out": self.out, "images": written, "size": size });
             println!("{}", serde_json::to_string_pretty(&document)?);
         } else {
             println!("{written} images of {size}×{size} in {out}");

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use super::Context;
 use super::can::TrainingArgs;
-use crate::can::Task;
+use crate::config::gan::GanTask;
+use crate::context::Context;
 
 /// Train the simple style classifier.
 #[derive(Args, Debug)]
@@ -30,6 +30,6 @@ impl ClassifierArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         let Command::Train(args) = self.command;
-        args.run(Task::Classifier, Vec::new(), context)
+        args.run(GanTask::Classifier, Vec::new(), context)
     }
 }

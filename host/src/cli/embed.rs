@@ -10,11 +10,12 @@ use clap::{Args, Subcommand};
 use ndarray::Array2;
 use tch::Tensor;
 
-use super::Context;
+use crate::context::Context;
 use crate::data::images::{find_images, read_image};
 use crate::encoders::{Encoders, stacked};
-use crate::files::{read_text, text_lines};
-use crate::train::encoder_folder;
+use crate::fs::read_text;
+use crate::text::text_lines;
+use crate::zoo::encoder_folder;
 
 /// Rows that are embedded between two looks at Ctrl-C.
 const BATCH: usize = 64;
@@ -106,7 +107,7 @@ impl Common {
         let device = torch_ext::cuda::device(&self.device)?;
         let mut encoders = Encoders::shipped(device);
         if Path::new(&self.encoder).is_dir() || !encoders.names().contains(&self.encoder.as_str()) {
-            let folder = encoder_folder(&self.encoder, &self.encoder, &context.hub)?;
+            let folder = encoder_folder(&self.encoder, &self.encoder, context)?;
             encoders.add_clip(&self.encoder, &folder, device);
         }
         let bar = context.progress.bar("embedding", items.len() as u64, "rows");

@@ -11,9 +11,9 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use tch::Kind;
 
-use super::Context;
-use crate::files::new_folder;
-use crate::train::model_folder;
+use crate::context::Context;
+use crate::fs::new_folder;
+use crate::zoo::model_folder;
 
 /// Look into a LoRA, merge it into a model, or take it out again.
 #[derive(Args, Debug)]
@@ -130,7 +130,7 @@ fn target(module: &str) -> &str {
 
 impl MergeArgs {
     fn run(self, sign: f64, context: &Context) -> Result<()> {
-        let folder = model_folder(&self.model, &context.hub)?;
+        let folder = model_folder(&self.model, context)?;
         let lora = LoraFile::read(&self.lora)?;
         let unet = folder.join("unet");
         let mut tensors = read_folder(&unet, DIFFUSERS_STEM)?;

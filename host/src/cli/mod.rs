@@ -18,10 +18,7 @@ pub mod train;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
-use crate::hub::Hub;
-use crate::interrupt::Interrupt;
-use crate::plugin::steers;
-use crate::progress::Progress;
+use crate::context::Context;
 
 /// Style-ambiguity training for image generators, with sandboxed classifier plugins.
 #[derive(Debug, Parser)]
@@ -53,19 +50,6 @@ pub struct Global {
     /// Say only warnings and errors on stderr, without progress bars
     #[arg(short, long, global = true, help_heading = "Global")]
     pub quiet: bool,
-}
-
-/// What a command is given besides its own arguments.
-#[derive(Clone, Debug)]
-pub struct Context {
-    /// The global flags.
-    pub global: Global,
-    /// Bars and lines on stderr.
-    pub progress: Progress,
-    /// Set by Ctrl-C.
-    pub interrupt: Interrupt,
-    /// Where models are got that are named by their ids.
-    pub hub: Hub,
 }
 
 /// All commands.
@@ -117,40 +101,5 @@ impl Command {
             Self::Sample(args) => args.run(context),
             Self::Train(args) => args.run(context),
         }
-    }
-}
-
-/// An error and its causes as one sentence; a cause that the text before it has in it already is not said twice. What a
-/// file or a plugin has put into it cannot steer the terminal.
-pub fn sentence(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain() {
-        let cause = cause.to_string();
-        let plain = cause.split(" (os error").next().unwrap_or(&cause).to_lowercase();
-        if text.to_lowercase().contains(&plain) {
-            continue;
-        }
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(&cause);
-    }
-    text.chars().fold(String::with_capacity(text.len()), |mut shown, character| {
-        match steers(character) && !matches!(character, '\n' | '\t') {
-            true => shown.extend(character.escape_default()),
-            false => shown.push(character),
-        }
-        shown
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sentence_says_nothing_twice_and_cannot_steer_the_terminal() {
-        let error = anyhow::anyhow!("bad \u{1b}[2Jname").context("reading it").context("reading it");
-        assert_eq!(sentence(&error), "reading it: bad \\u{1b}[2Jname");
     }
 }

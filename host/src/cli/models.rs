@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::Context;
-use crate::train::model_folder;
+use crate::context::Context;
+use crate::zoo::model_folder;
 
 /// Ask about models without running them.
 #[derive(Args, Debug)]
@@ -62,7 +62,7 @@ impl ModelsArgs {
             (None, Some(model)) => of_published(&args.model, model, &lora)?,
             (None, None) => {
                 let ids = || PUBLISHED.map(|(id, _)| id).join(", ");
-                let folder = model_folder(&args.model, &context.hub);
+                let folder = model_folder(&args.model, context);
                 of_folder(&folder.with_context(|| format!("counted without files: {}", ids()))?, &lora)?
             }
         };

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use super::Context;
-use crate::pretrain::config::PretrainConfig;
-use crate::pretrain::{Session, Stage, run};
+use super::run_args::file;
+use crate::config::Layer;
+use crate::config::pretrain::PretrainFile;
+use crate::context::Context;
+use crate::tasks::pretrain::stage::Stage;
+use crate::tasks::pretrain::{Session, run};
 
 /// Train the small models that ship, from the procedural paintings
 #[derive(Args, Debug)]
@@ -17,7 +20,7 @@ pub struct PretrainArgs {
     /// What to train; the UNet needs the other two in the same folder
     #[arg(value_enum)]
     what: What,
-    /// Folder of the models: OUT/clip, OUT/diffusion, OUT/pretrain.jsonl
+    /// Folder of the models: OUT/clip, OUT/diffusion; each stage's run is OUT/training/STAGE
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// TOML file with values that differ from the preset's
@@ -29,10 +32,10 @@ pub struct PretrainArgs {
     /// Everything random follows from it [default: the preset's]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Go on from the checkpoints in OUT; finished trainings are left alone
+    /// Resume from the checkpoints in OUT; finished trainings are left alone
     #[arg(long)]
     resume: bool,
-    /// Print the figures as one JSON document
+    /// Print the metrics as one JSON document
     #[arg(long)]
     json: bool,
 }
@@ -52,19 +55,13 @@ enum What {
 impl PretrainArgs {
     /// Trains.
     pub fn run(self, context: &Context) -> Result<()> {
-        let mut set = self.set;
-        set.extend(self.seed.map(|seed| format!("pretrain.seed={seed}")));
-        let config = PretrainConfig::resolve(self.config.as_deref(), &set)?;
-        let threads =
-            context.global.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let session = Session {
-            config: &config,
-            out: &self.out,
-            resume: self.resume,
-            threads,
-            interrupt: &context.interrupt,
-            progress: &context.progress,
-        };
+        let mut layers = self.config.as_deref().map(file).into_iter().collect::<Result<Vec<_>>>()?;
+        let seed = self.seed.map(|seed| format!("pretrain.seed={seed}"));
+        for set in self.set.iter().chain(&seed) {
+            layers.push(Layer::set(set)?);
+        }
+        let config = PretrainFile::resolve(&layers)?;
+        let session = Session { config: &config, out: &self.out, resume: self.resume, context };
         let stages = match self.what {
             What::Clip => vec![Stage::Clip],
             What::Vae => vec![Stage::Vae],
@@ -74,11 +71,11 @@ impl PretrainArgs {
         let results = run(&stages, &session)?;
         if self.json {
             let document: serde_json::Map<String, serde_json::Value> =
-                results.into_iter().map(|(stage, figures)| (stage.name().to_owned(), figures.into_json())).collect();
+                results.into_iter().map(|(stage, result)| (stage.name().to_owned(), result)).collect();
             println!("{}", serde_json::to_string_pretty(&document)?);
         } else {
-            for (stage, figures) in results {
-                println!("{}: {figures}", stage.name());
+            for (stage, result) in results {
+                println!("{}: {result}", stage.name());
             }
         }
         Ok(())

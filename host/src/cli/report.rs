@@ -6,8 +6,9 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
-use super::Context;
-use crate::run::{RunDir, report};
+use crate::context::Context;
+use crate::report;
+use crate::run::RunDir;
 
 /// What opens a file in the desktop's own program.
 const OPENER: &str = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };

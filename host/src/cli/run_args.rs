@@ -8,8 +8,8 @@ use clap::Args;
 use toml::Value;
 
 use crate::config::{Layer, RunConfig};
-use crate::run::default_folder;
-use crate::train::Start;
+use crate::run::{RunInfo, default_folder, unix_seconds};
+use crate::trainer::Start;
 
 /// Where a run begins, and what stands over its preset.
 #[derive(Args, Debug)]
@@ -29,10 +29,10 @@ pub(super) struct RunArgs {
     /// The seed of all randomness
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Go on with a run (its folder, or one of its checkpoints) [default: the newest under runs/]
+    /// Resume a run (its folder, or one of its checkpoints) [default: the newest under runs/]
     #[arg(long, value_name = "CHECKPOINT|DIR", num_args = 0..=1, conflicts_with_all = ["preset", "seed"])]
     resume: Option<Option<PathBuf>>,
-    /// Go on with a run although what it learns from, a plugin or a key that matters has changed
+    /// Resume a run although what it learns from, a plugin or a key that matters has changed
     #[arg(long, requires = "resume")]
     force: bool,
     /// Print the resolved configuration, and what can be said of the run beforehand; train nothing
@@ -44,7 +44,7 @@ pub(super) struct RunArgs {
 }
 
 impl RunArgs {
-    /// Whether a run is gone on with.
+    /// Whether a run is resumed.
     pub(super) fn resumes(&self) -> bool {
         self.resume.is_some()
     }
@@ -55,7 +55,7 @@ impl RunArgs {
         Start::New(self.out.clone().unwrap_or_else(default))
     }
 
-    /// The run of `command` to go on with: its own configuration under `over`, resolved, which must not change what is learned.
+    /// The run of `command` to resume: its own configuration under `over`, resolved, which must not change what is learned.
     pub(super) fn resumed<C: RunConfig>(
         &self,
         command: &str,
@@ -69,7 +69,7 @@ impl RunArgs {
         let mut layers = vec![file(&path)?];
         layers.extend(over);
         let now = resolve(&layers)?;
-        if let Err(error) = before.check_resumable(&now) {
+        if let Err(error) = before.check_resumable(&now, C::FREE_KEYS) {
             start.refuse(error)?;
         }
         Ok((now, start))
@@ -92,7 +92,20 @@ impl RunArgs {
     }
 }
 
-/// What `--encoder NAME=DIR` says.
+/// The notes of a run of `command` that starts now.
+pub(super) fn run_info(command: &str, preset: Option<String>, model: String, device: &str) -> Result<RunInfo> {
+    Ok(RunInfo {
+        command: command.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: unix_seconds(SystemTime::now()),
+        preset,
+        model,
+        device: device.to_owned(),
+        threads: usize::try_from(tch::get_num_threads())?,
+    })
+}
+
+/// The layers of `--encoder NAME=DIR`.
 pub(super) fn encoder_layers(encoders: &[String]) -> Result<Vec<Layer>> {
     let layer = |encoder: &String| {
         let (name, folder) = encoder
@@ -113,7 +126,8 @@ pub(super) fn quoted(text: &str) -> Value {
     Value::from(text)
 }
 
-fn file(path: &Path) -> Result<Layer> {
+/// The layer of a TOML file.
+pub(super) fn file(path: &Path) -> Result<Layer> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(Layer { origin: path.display().to_string(), text })
 }

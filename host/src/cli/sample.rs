@@ -12,13 +12,15 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use tch::{Kind, Tensor, no_grad};
 
-use super::Context;
-use crate::files::new_folder;
-use crate::interrupt::Interrupted;
-use crate::sampler::{Denoiser, NoiseSource, Sampler, SeededNoise, TextStates};
-use crate::train::{model_folder, native_size, rgb_images};
+use crate::context::Context;
+use crate::data::images::rgb_images;
+use crate::fs::new_folder;
+use crate::interrupt::keeping;
+use crate::policy::{Policy, PromptEmbeddings};
+use crate::rl::rollout::{NoiseSource, SeededNoise, rollout};
+use crate::zoo::{model_folder, native_size};
 
-/// Latents decoded at once.
+/// Number of latents that are decoded at once.
 const DECODE_SLICE: i64 = 8;
 
 /// Draw images with DDIM, with or without a trained LoRA.
@@ -92,39 +94,39 @@ impl SampleArgs {
             "--count, --steps and --micro-batch must be at least 1"
         );
         let device = torch_ext::cuda::device(&self.device)?;
-        let folder = model_folder(&self.model, &context.hub)?;
+        let folder = model_folder(&self.model, context)?;
         let size = native_size(&folder)?;
         let (width, height) = (self.width.unwrap_or(size), self.height.unwrap_or(size));
-        let mut pipeline = Pipeline::load(&folder, device, Kind::Float, MemoryFormat::Contiguous)?;
+        let pipeline = Pipeline::load(&folder, device, Kind::Float, MemoryFormat::Contiguous)?;
         let [h, w] = pipeline.latent_size(i64::from(width), i64::from(height)).context("--width and --height")?;
         let shape = [pipeline.unet.config().in_channels, h, w];
         let ddim = Ddim::new(&pipeline.scheduler, self.steps).context("--steps")?;
+        let mut table = vec![self.negative_prompt.clone()];
+        table.extend(self.prompts.iter().cloned());
+        let prompts = PromptEmbeddings::encode(&pipeline, &table)?;
+        let Pipeline { mut unet, vae, .. } = pipeline;
         if let Some(lora) = &self.lora {
-            Lora::load(&mut pipeline.unet, lora)?.set_scale(&mut pipeline.unet, self.lora_scale);
+            Lora::load(&mut unet, lora)?.set_scale(&mut unet, self.lora_scale);
         }
         let n = self.prompts.len() * self.count;
         let mut noise = self.noise_source(shape, n)?;
         new_folder(&self.out)?;
 
-        let mut table = vec![self.negative_prompt.clone()];
-        table.extend(self.prompts.iter().cloned());
-        let text = TextStates::encode(&pipeline, &table)?;
-        let prompts: Vec<usize> = (0..n).map(|i| 1 + i / self.count).collect();
-        let sampler = Sampler {
-            denoiser: Denoiser { unet: &pipeline.unet, text: &text, guidance: self.guidance },
-            ddim: &ddim,
+        let policy = Policy {
+            unet,
+            prompts,
+            ddim,
+            guidance_scale: self.guidance,
             eta: self.eta,
             last_step: LastStep::FinalAlpha,
-            micro_batch: self.micro_batch,
-            device,
         };
+        let indices: Vec<usize> = (0..n).map(|i| 1 + i / self.count).collect();
         let bar = context.progress.bar("sampling", (n * self.steps) as u64, "steps");
-        let sampled = sampler.sample(&prompts, &mut noise, &context.interrupt, &mut |rows| bar.inc(rows as u64))?;
+        let mut done = |rows| bar.inc(rows as u64);
+        let sampled = rollout(&policy, &indices, &mut noise, self.micro_batch, &context.interrupt, &mut done);
+        let trajectories = sampled.map_err(|error| keeping(error, "no image was written"))?;
         bar.finish();
-        let Some(trajectories) = sampled else {
-            return Err(Interrupted { kept: "no image was written".to_owned() }.into());
-        };
-        let images = no_grad(|| pipeline.decode(&trajectories.last(), DECODE_SLICE));
+        let images = no_grad(|| vae.decode_latents(&trajectories.last(), DECODE_SLICE));
         for (i, image) in rgb_images(&images_u8(&images))?.iter().enumerate() {
             let path = self.out.join(format!("{i:04}.png"));
             image.save(&path).with_context(|| path.display().to_string())?;

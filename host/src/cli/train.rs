@@ -1,19 +1,22 @@
 //! `host train`: DDPO fine-tuning.
 
 use std::path::Path;
-use std::time::SystemTime;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use serde_json::{Value, json};
 
-use super::Context;
-use super::run_args::{RunArgs, encoder_layers, flag, quoted};
-use crate::config::{Config, Layer, RunConfig as _, preset_names, resolve};
-use crate::hub::Hub;
-use crate::run::{RunInfo, unix_seconds};
-use crate::train::{
-    COMMAND, Outcome, Plan, Scorer, Start, Trainer, encoders, gibibytes, measure, model_folder, native_size,
-};
+use super::run_args::{RunArgs, encoder_layers, flag, quoted, run_info};
+use crate::config::fine_tune::preset_names;
+use crate::config::{FineTuneConfig, Layer, RunConfig as _};
+use crate::context::Context;
+use crate::encoders::Encoders;
+use crate::metrics::Scorer;
+use crate::statistics::Improvement;
+use crate::tasks::fine_tune::{COMMAND, FineTune, Plan, measure};
+use crate::text::gibibytes;
+use crate::trainer::{Ends, Outcome, Start, Trainer};
+use crate::zoo::{model_folder, native_size};
 
 /// Models up to this many pixels are small ones, trained by the small preset unless another is named.
 const SMALL_MODEL_PIXELS: u32 = 64;
@@ -48,35 +51,26 @@ impl TrainArgs {
         let (config, start, preset) = match self.run.resumes() {
             true => {
                 let (config, start) =
-                    self.run.resumed(COMMAND, self.layers()?, |layers| resolve("paper-512", layers))?;
+                    self.run.resumed(COMMAND, self.layers()?, |layers| FineTuneConfig::resolve("paper-512", layers))?;
                 (config, start, None)
             }
-            false => self.fresh(&context.hub)?,
+            false => self.fresh(context)?,
         };
         if self.run.dry_run {
             return describe(&config, context, self.run.json);
         }
-        let info = RunInfo {
-            command: COMMAND.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            started: unix_seconds(SystemTime::now()),
-            preset,
-            model: config.model.path.clone(),
-            device: config.run.device.clone(),
-            threads: usize::try_from(tch::get_num_threads())?,
-        };
-        let trainer = Trainer::new(config, start, &info, context)?;
-        let folder = trainer.folder().to_owned();
-        let outcome = trainer.run()?;
+        let info = run_info(COMMAND, preset, config.model.path.clone(), &config.run.device)?;
+        let (task, claim) = FineTune::open(config.clone(), start, context)?;
+        let outcome = Trainer::new(task, claim, &config, &info, context)?.run()?;
         if self.run.json {
-            println!("{}", serde_json::to_string_pretty(&outcome.to_json(&folder))?);
+            println!("{}", serde_json::to_string_pretty(&document(&outcome))?);
         } else {
-            print!("{}", summary(&outcome, &folder));
+            print!("{}", summary(&outcome));
         }
         Ok(())
     }
 
-    fn fresh(&self, hub: &Hub) -> Result<(Config, Start, Option<String>)> {
+    fn fresh(&self, context: &Context) -> Result<(FineTuneConfig, Start, Option<String>)> {
         let mut layers = Vec::new();
         let preset = match (&self.preset, &self.model, &self.run.config) {
             (Some(preset), _, _) => preset.clone(),
@@ -85,10 +79,10 @@ impl TrainArgs {
                 "tiny-art".to_owned()
             }
             (None, Some(model), None) => {
-                let size = native_size(&model_folder(model, hub)?)?;
+                let size = native_size(&model_folder(model, context)?)?;
                 let preset = if size <= SMALL_MODEL_PIXELS { "tiny-art" } else { "paper-512" };
                 tracing::info!(
-                    "{model} makes {size} px images: taking preset {preset} at that size (--preset takes another)"
+                    "{model} generates {size} px images: taking preset {preset} at that size (--preset takes another)"
                 );
                 layers.push(Layer {
                     origin: "the model's own size".to_owned(),
@@ -99,7 +93,7 @@ impl TrainArgs {
             (None, _, Some(_)) => "paper-512".to_owned(),
         };
         layers.extend(self.layers()?);
-        let config = resolve(&preset, &layers)?;
+        let config = FineTuneConfig::resolve(&preset, &layers)?;
         let Some(first) = config.reward.plugin.first() else {
             bail!("no classifier: name one with --plugin, as in --plugin kmeans_image.wasm");
         };
@@ -135,16 +129,16 @@ fn plugin_and_weight(plugin: &str) -> (&str, f64) {
 }
 
 /// The resolved configuration, what an epoch consists of, and what one try of each part took.
-fn describe(config: &Config, context: &Context, json: bool) -> Result<()> {
-    let folder = model_folder(&config.model.path, &context.hub)?;
+fn describe(config: &FineTuneConfig, context: &Context, json: bool) -> Result<()> {
+    let folder = model_folder(&config.model.path, context)?;
     let plan = Plan::new(config, &folder)?;
     let device = torch_ext::cuda::device(&config.run.device)?;
     plan.check_fits(device)?;
     // The plugins must be ones that a run could take.
-    drop(Scorer::load(config, encoders(&config.encoders, device, &context.hub)?, device)?);
+    drop(Scorer::load(config, Encoders::open(&config.encoders, device, context)?, device)?);
     let measured = measure(config, &folder, &context.interrupt)?;
     if json {
-        let document = serde_json::json!({ "config": config, "plan": plan, "measured": measured });
+        let document = json!({ "config": config, "plan": plan, "measured": measured });
         println!("{}", serde_json::to_string_pretty(&document)?);
         return Ok(());
     }
@@ -175,21 +169,38 @@ fn describe(config: &Config, context: &Context, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn summary(outcome: &Outcome, folder: &Path) -> String {
-    let Outcome { first, last, rise: (rise, sem), ceiling, collapsed } = outcome;
-    let gap = 100.0 * rise / (ceiling - first.reward_mean);
+/// The change of the reward on the monitor's fixed samples.
+fn improvement(outcome: &Outcome<FineTune>) -> Improvement {
+    Improvement::paired(&outcome.ends.first.rewards, &outcome.ends.last.rewards)
+}
+
+fn document(outcome: &Outcome<FineTune>) -> Value {
+    let improvement = improvement(outcome);
+    json!({
+        "run": outcome.folder, "first": outcome.ends.first, "last": outcome.ends.last,
+        "improvement": improvement.mean, "improvement_sem": improvement.sem,
+        "upper_bound": outcome.task.upper_bound(), "collapsed": outcome.collapsed,
+    })
+}
+
+fn summary(outcome: &Outcome<FineTune>) -> String {
+    let Ends { first, last } = &outcome.ends;
+    let (bound, improvement) = (outcome.task.upper_bound(), improvement(outcome));
+    let gap = 100.0 * improvement.mean / (bound - first.reward_mean);
+    let errors = improvement.sem.zip(improvement.standard_errors());
+    let errors = errors.map_or_else(String::new, |(sem, errors)| format!(" ± {sem:.4}, {errors:.1} standard errors"));
     let mut text = format!(
-        "reward on the fixed samples: {:.4} -> {:.4} (rise {rise:.4} ± {sem:.4}, {:.1} standard errors; {gap:.0} % of the gap \
-         to {ceiling:.4})\ndiversity: {:.0} % of the untrained model's\n",
+        "reward on the fixed samples: {:.4} -> {:.4} (improvement {:.4}{errors}; {gap:.0} % of the gap to {bound:.4})\n\
+         diversity: {:.0} % of the untrained model's\n",
         first.reward_mean,
         last.reward_mean,
-        rise / sem,
+        improvement.mean,
         100.0 * last.diversity / first.diversity,
     );
-    if *collapsed {
+    if outcome.collapsed {
         text.push_str("the run was stopped since the model collapsed: best/ holds the last good LoRA\n");
     }
-    let folder = folder.display();
+    let folder = outcome.folder.display();
     text.push_str(&format!("LoRA:         {folder}/pytorch_lora_weights.safetensors\n"));
     text.push_str(&format!("before/after: {folder}/before-after.png\n"));
     text.push_str(&format!("curve:        {folder}/reward-curve.png\n"));

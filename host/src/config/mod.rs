@@ -1,50 +1,30 @@
-//! A run's configuration: raw layers (preset < file < flags and `--set`) in, one checked [`Config`] out.
+//! A run's configuration: raw layers (preset < file < flags and `--set`) in, one checked configuration out.
 //!
-//! The preset files under `host/presets` hold every default; there is no `Default` in code. The resolved
-//! configuration is written to the run's folder, and reading it back gives the same [`Config`].
+//! The preset files under `host/presets` hold every default; there is no `Default` in code. The resolved configuration is
+//! written to the run's folder, and reading it back gives the same one.
+//!
+//! # Layout
+//!
+//! - [`fine_tune`]: `host train`. [`gan`]: `host can train` and `host classifier train`. [`pretrain`]: `host pretrain`.
+//! - [`layers`]: presets, files and flags to one table.
+//! - this file: the sections that several of them have, and what they all can.
 
-mod layers;
+pub mod fine_tune;
+pub mod gan;
+pub mod layers;
+pub mod pretrain;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use ambiguity_models::lora::{LoraSpec, Targets};
-use ambiguity_models::params::MemoryFormat;
-use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Error, Result, anyhow, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-pub(crate) use layers::overlay;
-pub use layers::{Layer, preset_names, resolve};
-
-/// Everything that decides what a run does.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// Seed and device.
-    pub run: Run,
-    /// What is fine-tuned.
-    pub model: Model,
-    /// Encoder folders by the name that plugins use.
-    pub encoders: BTreeMap<String, String>,
-    /// The classifiers.
-    pub reward: Reward,
-    /// How samples are drawn.
-    pub sample: Sample,
-    /// The update.
-    pub train: Train,
-    /// The adapter.
-    pub lora: LoraConfig,
-    /// What is asked for.
-    pub prompts: Prompts,
-    /// What is kept.
-    pub checkpoint: Checkpoint,
-    /// What is watched.
-    pub monitor: Monitor,
-    /// What a plugin may use.
-    pub plugin: PluginLimits,
-}
+pub use self::fine_tune::{FineTuneConfig, OnError, RewardNormalization, RewardPlugin, TimestepChoice, Train};
+pub use self::gan::GanConfig;
+pub use self::layers::Layer;
+pub use self::pretrain::PretrainConfig;
 
 /// `[run]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,198 +34,6 @@ pub struct Run {
     pub seed: u64,
     /// `cpu`, `cuda` or `cuda:N`.
     pub device: String,
-}
-
-/// `[model]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Model {
-    /// A diffusers folder, or the name of a shipped model.
-    pub path: String,
-    /// Type of the frozen weights.
-    pub dtype: Dtype,
-    /// Order of the convolutions' weights and feature maps in memory; changes speed and rounding only.
-    pub memory_format: MemoryFormat,
-}
-
-/// Floating-point types of frozen weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// 32 bits.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// IEEE half.
-    F16,
-}
-
-impl Dtype {
-    /// The libtorch kind.
-    pub fn kind(self) -> tch::Kind {
-        match self {
-            Self::F32 => tch::Kind::Float,
-            Self::Bf16 => tch::Kind::BFloat16,
-            Self::F16 => tch::Kind::Half,
-        }
-    }
-}
-
-/// `[reward]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Reward {
-    /// The classifiers, in order.
-    pub plugin: Vec<RewardPlugin>,
-}
-
-/// `[[reward.plugin]]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RewardPlugin {
-    /// A path or a plugin's name.
-    pub source: String,
-    /// Its reward is multiplied by this.
-    #[serde(default = "one")]
-    pub weight: f64,
-    /// What the plugin reads through its `config` import.
-    #[serde(default)]
-    pub config: BTreeMap<String, String>,
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-/// `[sample]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Sample {
-    /// DDIM steps.
-    pub steps: usize,
-    /// 0 (deterministic) to 1 (as DDPM).
-    pub eta: f64,
-    /// Classifier-free guidance; 1 or less means none.
-    pub guidance: f64,
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-    /// Samples a batch.
-    pub batch_size: usize,
-    /// Batches an epoch.
-    pub batches_per_epoch: usize,
-    /// UNet rows a call.
-    pub micro_batch: usize,
-}
-
-impl Sample {
-    /// Samples an epoch.
-    pub fn per_epoch(&self) -> usize {
-        self.batch_size * self.batches_per_epoch
-    }
-}
-
-/// `[train]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Train {
-    /// How many.
-    pub epochs: u64,
-    /// AdamW, constant.
-    pub learning_rate: f64,
-    /// AdamW.
-    pub beta1: f64,
-    /// AdamW.
-    pub beta2: f64,
-    /// AdamW, decoupled.
-    pub weight_decay: f64,
-    /// AdamW.
-    pub epsilon: f64,
-    /// Half the width of the trust interval of the ratio.
-    pub clip_range: f64,
-    /// Advantages are clamped to ± this.
-    pub advantage_clip: f64,
-    /// Passes over the samples of an epoch.
-    pub inner_epochs: usize,
-    /// Gradient norm.
-    pub max_grad_norm: f64,
-    /// Share of the timesteps trained on.
-    pub timestep_fraction: f64,
-    /// Which ones.
-    pub timestep_choice: TimestepChoice,
-    /// Samples an update.
-    pub batch_size: usize,
-    /// Batches an optimizer step.
-    pub accumulation_steps: usize,
-    /// Rows (sample × timestep) a UNet call.
-    pub micro_batch: usize,
-    /// Compute the UNet's stages again in the backward pass: a third more time, a fraction of the memory.
-    pub gradient_checkpointing: bool,
-    /// Weight of the KL divergence to the reference.
-    pub kl: f64,
-    /// Decay of the moving average; 0 is none.
-    pub ema: f64,
-    /// Statistics by prompt instead of by epoch.
-    pub per_prompt_statistics: bool,
-    /// How several plugins' rewards are put together.
-    pub reward_normalization: RewardNormalization,
-}
-
-/// Which timesteps an update trains on when it does not train on all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TimestepChoice {
-    /// A fresh random subset for every sample.
-    Random,
-    /// The first ones sampled: the noisiest.
-    Earliest,
-}
-
-/// How the rewards of several plugins are put together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RewardNormalization {
-    /// The weighted sum.
-    Sum,
-    /// The weighted sum of each plugin's z-scores over the epoch.
-    Zscore,
-}
-
-/// `[lora]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LoraConfig {
-    /// Width of the bottleneck.
-    pub rank: i64,
-    /// The addition is scaled by alpha / rank.
-    pub alpha: f64,
-    /// Which layers.
-    pub targets: Targets,
-    /// A LoRA to go on from, a file or folder of diffusers, peft or a run, whose rank, alpha and layers then count
-    /// instead; empty for a fresh one.
-    pub init: String,
-}
-
-impl LoraConfig {
-    /// What a fresh adapter is made from.
-    pub fn spec(&self) -> LoraSpec {
-        LoraSpec { rank: self.rank, alpha: self.alpha, targets: self.targets.clone() }
-    }
-}
-
-/// `[prompts]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Prompts {
-    /// "painting of", …
-    pub media: Vec<String>,
-    /// "a man", …
-    pub subjects: Vec<String>,
-    /// Share of empty prompts.
-    pub null_probability: f64,
-    /// A text file, one prompt a line; empty: none.
-    pub file: String,
 }
 
 /// `[checkpoint]`
@@ -282,30 +70,28 @@ pub enum OnCollapse {
     Stop,
 }
 
-/// `[plugin]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What one plugin may use, the limits that a user may set; [`crate::plugin::limits`] has those that are part of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginLimits {
-    /// Wall clock of a call.
+    /// Milliseconds of wall-clock time that a plugin's own code may take for one batch; the host's encoders and
+    /// resampling do not count. A backstop: what it hits depends on the machine.
     pub timeout_ms: u64,
-    /// Fuel for each sample of a call.
+    /// Units of fuel (about one per WebAssembly instruction) for each sample of a batch. The same on every machine.
     pub fuel: u64,
-    /// Linear memory of an instance.
+    /// MiB of memory in all.
     pub memory_mib: usize,
-    /// What a failing plugin does.
-    pub on_error: OnError,
-    /// Share of an epoch's samples that may be skipped.
-    pub max_skipped: f64,
 }
 
-/// What a failing plugin does to the run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnError {
-    /// Drops the part epoch and stops.
-    Abort,
-    /// Leaves the batch's samples out of the update.
-    Skip,
+impl PluginLimits {
+    /// The limits that a run has by default, for commands that run a plugin without a run.
+    pub fn preset() -> Self {
+        fine_tune::preset().plugin.limits
+    }
+
+    fn check(&self) -> Result<()> {
+        positive("plugin.timeout_ms", self.timeout_ms)?;
+        positive("plugin.memory_mib", self.memory_mib)
+    }
 }
 
 /// A run's configuration: resolved of layers, written into the run's folder with every value, and read from there when the
@@ -341,10 +127,11 @@ pub trait RunConfig: Serialize + DeserializeOwned {
         Ok(toml::to_string_pretty(self)?)
     }
 
-    /// Refuses to go on with a run of this configuration by another that differs in a key that decides what is learned.
-    fn check_resumable(&self, now: &Self) -> Result<()> {
+    /// Refuses to resume a run of this configuration with another that differs in a key that decides what is learned, which
+    /// are all but `free` ones.
+    fn check_resumable(&self, now: &Self, free: &[&str]) -> Result<()> {
         let (before, now) = (Table::try_from(self)?, Table::try_from(now)?);
-        check_same(&before, &now, "", Self::FREE_KEYS)
+        check_same(&before, &now, "", free)
     }
 }
 
@@ -410,98 +197,12 @@ fn has_key(value: &Value, key: &str) -> bool {
     }
 }
 
-impl RunConfig for Config {
-    const OF: &'static str = "a run";
-    const FREE_KEYS: &'static [&'static str] = &[
-        "run.device",
-        "model.path",
-        "encoders",
-        "train.epochs",
-        "train.micro_batch",
-        "train.gradient_checkpointing",
-        "sample.micro_batch",
-        "checkpoint.every",
-        "checkpoint.keep",
-        "monitor.every",
-        "monitor.on_collapse",
-        "monitor.min_diversity",
-        "plugin.timeout_ms",
-        "plugin.memory_mib",
-        "plugin.max_skipped",
-    ];
-
-    fn check(&self) -> Result<()> {
-        let Self { sample, train, lora, prompts, checkpoint, monitor, plugin, .. } = self;
-        positive("sample.steps", sample.steps)?;
-        positive("sample.batch_size", sample.batch_size)?;
-        positive("sample.batches_per_epoch", sample.batches_per_epoch)?;
-        positive("sample.micro_batch", sample.micro_batch)?;
-        positive("sample.width", sample.width as usize)?;
-        positive("sample.height", sample.height as usize)?;
-        positive("train.inner_epochs", train.inner_epochs)?;
-        positive("train.batch_size", train.batch_size)?;
-        positive("train.accumulation_steps", train.accumulation_steps)?;
-        positive("train.micro_batch", train.micro_batch)?;
-        positive("monitor.count", monitor.count)?;
-        positive("monitor.every", monitor.every as usize)?;
-        positive("checkpoint.every", checkpoint.every as usize)?;
-        positive("lora.rank", usize::try_from(lora.rank).unwrap_or(0))?;
-        positive("plugin.timeout_ms", plugin.timeout_ms as usize)?;
-        positive("plugin.memory_mib", plugin.memory_mib)?;
-        within("sample.eta", sample.eta, 0.0, 1.0)?;
-        ensure!(
-            sample.eta > 0.0,
-            "sample.eta is 0, but DDPO learns from the sampler's noise: set it above 0 (1 is DDPM)"
-        );
-        within("sample.guidance", sample.guidance, 0.0, 1000.0)?;
-        within("train.learning_rate", train.learning_rate, 0.0, 10.0)?;
-        within("train.beta1", train.beta1, 0.0, 0.999_999)?;
-        within("train.beta2", train.beta2, 0.0, 0.999_999_9)?;
-        within("train.weight_decay", train.weight_decay, 0.0, 10.0)?;
-        within("train.clip_range", train.clip_range, 0.0, 1.0)?;
-        within("train.advantage_clip", train.advantage_clip, 0.0, 1e6)?;
-        within("train.max_grad_norm", train.max_grad_norm, 0.0, 1e6)?;
-        within("train.timestep_fraction", train.timestep_fraction, 1e-6, 1.0)?;
-        within("train.kl", train.kl, 0.0, 1e6)?;
-        within("train.ema", train.ema, 0.0, 0.999_999_9)?;
-        within("prompts.null_probability", prompts.null_probability, 0.0, 1.0)?;
-        within("monitor.min_diversity", monitor.min_diversity, 0.0, 1.0)?;
-        within("plugin.max_skipped", plugin.max_skipped, 0.0, 1.0)?;
-        ensure!(
-            sample.per_epoch() % (train.batch_size * train.accumulation_steps) == 0,
-            "an epoch has {} samples (sample.batch_size × sample.batches_per_epoch), which {} samples an optimizer step \
-             (train.batch_size × train.accumulation_steps) do not divide: change one of the four",
-            sample.per_epoch(),
-            train.batch_size * train.accumulation_steps
-        );
-        ensure!(sample.per_epoch() > 1, "an epoch of one sample has no reward spread: raise sample.batch_size");
-        if prompts.file.is_empty() && prompts.null_probability < 1.0 {
-            ensure!(!prompts.media.is_empty(), "prompts.media is empty: name at least one, or prompts.file");
-            ensure!(!prompts.subjects.is_empty(), "prompts.subjects is empty: name at least one, or prompts.file");
-        }
-        for plugin in &self.reward.plugin {
-            ensure!(plugin.weight.is_finite(), "the weight of plugin {} is not a number", plugin.source);
-        }
-        Ok(())
-    }
-}
-
-impl Config {
-    /// Timesteps of a sample that an update trains on: the share of the steps, rounded, at least one.
-    pub fn n_train_timesteps(&self) -> usize {
-        let wanted = (self.sample.steps as f64 * self.train.timestep_fraction).round() as usize;
-        wanted.clamp(1, self.sample.steps)
-    }
-}
-
-pub(crate) fn positive(key: &str, value: usize) -> Result<()> {
-    if value == 0 {
-        bail!("{key} is 0: it must be at least 1");
-    }
+fn positive<N: Copy + std::fmt::Display + TryInto<u64>>(key: &str, value: N) -> Result<()> {
+    ensure!(value.try_into().unwrap_or(0) > 0, "{key} is {value}: it must be at least 1");
     Ok(())
 }
 
-pub(crate) fn within(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
+fn within(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
     ensure!(
         value.is_finite() && value >= low && value <= high,
         "{key} is {value}: it must lie between {low} and {high}"

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use image::{ImageReader, RgbImage};
+use tch::{Device, Tensor};
 
 /// File extensions that count as images, in any case.
 const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
@@ -60,6 +62,17 @@ pub fn read_image(path: &Path) -> Result<RgbImage, ImageError> {
     let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(io)?;
     let image = reader.decode().map_err(|source| ImageError::Broken { path: path.to_owned(), source })?;
     Ok(image.into_rgb8())
+}
+
+/// u8 [n, h, w, 3], on any device, to images.
+pub fn rgb_images(images: &Tensor) -> anyhow::Result<Vec<Arc<RgbImage>>> {
+    let size = images.size();
+    let (height, width) = (u32::try_from(size[1])?, u32::try_from(size[2])?);
+    let bytes: Vec<u8> = Vec::try_from(images.to_device(Device::Cpu).flatten(0, -1))?;
+    let rows = bytes.chunks_exact((width * height * 3) as usize).map(|rgb| {
+        Arc::new(RgbImage::from_raw(width, height, rgb.to_vec()).expect("the chunk is as long as the image"))
+    });
+    Ok(rows.collect())
 }
 
 fn but(n_others: usize) -> String {
@@ -130,10 +143,7 @@ mod tests {
         assert_eq!(files, ["a/10.png", "a/2.PNG", "b/1.png", "broken.jpg"].map(path));
         assert_eq!(read_image(&files[1]).expect("an image"), red);
         let message = read_image(&files[3]).expect_err("no image").to_string();
-        assert!(
-            message.starts_with(&format!("{} is not a readable image", path("broken.jpg").display())),
-            "{message}"
-        );
+        assert!(message.starts_with(&format!("{} is not a readable image", path("broken.jpg").display())), "{message}");
         std::fs::create_dir(path("empty")).expect("a new folder");
         let message = find_images(&path("empty")).expect_err("no images").to_string();
         assert!(message.ends_with("empty has no images (png, jpg)"), "{message}");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use crate::config::Prompts as PromptsConfig;
+use crate::config::fine_tune::Prompts as PromptsConfig;
 use crate::random::{Purpose, derive_seed};
 
 /// The prompts of a run; index 0 is the empty ("null") prompt.
@@ -59,7 +59,8 @@ mod tests {
     use super::*;
 
     fn paper() -> PromptSet {
-        PromptSet::new(&crate::config::resolve("paper-512", &[]).expect("resolves").prompts).expect("prompts")
+        PromptSet::new(&crate::config::FineTuneConfig::resolve("paper-512", &[]).expect("resolves").prompts)
+            .expect("prompts")
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! CLIP folders as encoders.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +10,9 @@ use ndarray::Array2;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{Encoder, EncoderError, EncoderInfo, Encoders, Loader, SHIPPED, array};
-use crate::home::home;
+use crate::context::Context;
+use crate::zoo::encoder_folder;
+use crate::zoo::home::home;
 
 /// A CLIP folder (config.json, model.safetensors, tokenizer, preprocessor), in f32.
 pub struct ClipEncoder {
@@ -64,6 +67,18 @@ impl Encoder for ClipEncoder {
 }
 
 impl Encoders {
+    /// The encoders that plugins may ask for: those that ship, and the named ones (a folder, or an id on the Hub).
+    ///
+    /// # Errors
+    /// If a named one is neither a folder with a `config.json` nor an id, or cannot be downloaded.
+    pub fn open(named: &BTreeMap<String, String>, device: Device, context: &Context) -> anyhow::Result<Self> {
+        let mut encoders = Self::shipped(device);
+        for (name, path) in named {
+            encoders.add_clip(name, &encoder_folder(name, path, context)?, device);
+        }
+        Ok(encoders)
+    }
+
     /// The encoders that ship, as far as they are there, on `device`.
     pub fn shipped(device: Device) -> Self {
         let mut encoders = Self::new();

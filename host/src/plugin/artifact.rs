@@ -14,9 +14,9 @@ use wasm_encoder::{ComponentSection, CustomSection};
 use wasmparser::{Encoding, Parser, Payload, Validator};
 
 use super::error::Fault;
-use super::in_one_line;
 use super::inspection::{Asset, Inspection};
 use super::limits::Limits;
+use crate::text::in_one_line;
 
 /// The custom section in which a plugin says which interface it was built for.
 const INTERFACE_SECTION: &str = "ambiguity:interface";

@@ -1,9 +1,7 @@
 //! What plugins give, checked, in f64.
 
 use super::error::Fault;
-
-/// How far a row's sum may be from 1; it is then renormalized.
-pub(super) const SUM_TOLERANCE: f64 = 1e-3;
+use super::limits::SUM_TOLERANCE;
 
 /// One distribution over styles per sample: finite, not negative, each row summing to 1.
 #[derive(Clone, Debug, PartialEq)]

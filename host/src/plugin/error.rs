@@ -2,10 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::limits::MESSAGE_LENGTH;
 use crate::encoders::EncoderError;
-
-/// Characters of a plugin's own words that are passed on.
-pub(super) const MESSAGE_LENGTH: usize = 2000;
 
 /// A plugin's own words, cut where they go on for too long.
 pub(super) fn cut(message: String) -> String {

@@ -1,21 +1,24 @@
 //! How much a plugin may use.
 
-use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
-use super::distributions::SUM_TOLERANCE;
-use super::error::MESSAGE_LENGTH;
-use super::onnx::LOAD_LIMIT;
+use crate::config::PluginLimits;
 
-/// The bounds of a plugin's sandbox, as the configuration's `[plugin]` table has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// The time in which an ONNX model must be ready to run.
+pub(super) const LOAD_LIMIT: Duration = Duration::from_secs(120);
+/// Number of characters of a plugin's message that are shown.
+pub(super) const MESSAGE_LENGTH: usize = 2000;
+/// How far a row's sum may be from 1; it is then renormalized.
+pub(super) const SUM_TOLERANCE: f64 = 1e-3;
+
+/// The bounds of a plugin's sandbox: those that a user may set ([`PluginLimits`]) and those that are part of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Milliseconds of wall-clock time that a plugin's own code may take for one batch; the host's encoders and
-    /// resampling do not count. A backstop: what it hits depends on the machine.
+    /// See [`PluginLimits::timeout_ms`].
     pub timeout_ms: u64,
-    /// Units of fuel (about one per WebAssembly instruction) for each sample of a batch. The same on every machine.
+    /// See [`PluginLimits::fuel`].
     pub fuel: u64,
-    /// MiB of memory in all.
+    /// See [`PluginLimits::memory_mib`].
     pub memory_mib: usize,
     /// KiB of call stack.
     pub stack_kib: usize,
@@ -34,12 +37,18 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// The one place where the defaults stand.
+    /// The limits of commands that run a plugin without a run.
     fn default() -> Self {
+        PluginLimits::preset().into()
+    }
+}
+
+impl From<PluginLimits> for Limits {
+    fn from(PluginLimits { timeout_ms, fuel, memory_mib }: PluginLimits) -> Self {
         Self {
-            timeout_ms: 10_000,
-            fuel: 2_000_000_000,
-            memory_mib: 256,
+            timeout_ms,
+            fuel,
+            memory_mib,
             stack_kib: 1024,
             file_mib: 64,
             output_mib: 64,

@@ -7,7 +7,7 @@
 //! # Layout
 //!
 //! - [`batch`]: what is classified. [`distributions`]: what comes out. `gradient`: what comes back through it.
-//! - [`resolve`]: names to files; [`crate_folder`]: folders to files.
+//! - [`store`]: names, paths and folders to files.
 //! - [`artifact`]: what a file is, and what is baked into it.
 //! - [`limits`], [`error`]: the sandbox's bounds, and every message.
 //! - `wasm`: WebAssembly components on wasmtime. [`onnx`]: ONNX models on ONNX Runtime.
@@ -17,7 +17,6 @@
 pub mod artifact;
 pub mod batch;
 pub mod build;
-pub mod crate_folder;
 pub mod distributions;
 pub mod error;
 pub mod fit;
@@ -25,7 +24,7 @@ mod gradient;
 pub mod inspection;
 pub mod limits;
 pub mod onnx;
-pub mod resolve;
+pub mod store;
 mod wasm;
 
 use std::collections::BTreeMap;
@@ -45,6 +44,7 @@ pub use self::limits::Limits;
 use self::onnx::OnnxPlugin;
 use self::wasm::Sandbox;
 use crate::encoders::Encoders;
+use crate::text::is_control;
 
 /// A loaded plugin.
 pub trait Classifier {
@@ -140,7 +140,8 @@ pub struct PluginHost {
 
 impl PluginHost {
     /// A host that keeps compiled code in `cache_folder`, if given. See [`cache_folder`].
-    pub fn new(limits: Limits, cache_folder: Option<PathBuf>) -> Result<Self, PluginError> {
+    pub fn new(limits: impl Into<Limits>, cache_folder: Option<PathBuf>) -> Result<Self, PluginError> {
+        let limits = limits.into();
         let sandbox = Sandbox::new(limits, cache_folder)
             .map_err(|error| PluginError::new("any", Fault::Sandbox(error.root_cause().to_string())))?;
         Ok(Self { sandbox: Arc::new(sandbox), limits, device: Device::Cpu })
@@ -151,10 +152,10 @@ impl PluginHost {
         Self { device, ..self }
     }
 
-    /// Loads a plugin, called by a path or a name (see [`resolve::resolve`]), with the values of its configuration.
+    /// Loads a plugin, called by a path or a name (see [`store::resolve`]), with the values of its configuration.
     pub fn load(&self, reference: &str, config: BTreeMap<String, String>) -> Result<Box<dyn Classifier>, PluginError> {
-        let path = resolve::resolve(reference)?;
-        let name = resolve::short_name(&path.to_string_lossy());
+        let path = store::resolve(reference)?;
+        let name = store::short_name(&path.to_string_lossy());
         let plugin: Box<dyn Classifier> =
             match path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(onnx::EXTENSION)) {
                 true => Box::new(OnnxPlugin::load(&name, &path, &config, &self.limits, self.device)?),
@@ -208,7 +209,7 @@ fn check_words(plugin: &dyn Classifier) -> Result<(), Fault> {
     let lists = lists.into_iter().map(|(what, list)| (what, list.iter().collect::<Vec<&String>>()));
     for (what, texts) in texts.into_iter().chain(lists).chain(rest) {
         let prose = what == "prompts";
-        let bad = |text: &&String| text.chars().any(|c| steers(c) && !(prose && c.is_whitespace()));
+        let bad = |text: &&String| text.chars().any(|c| is_control(c) && !(prose && c.is_whitespace()));
         if let Some(text) = texts.into_iter().find(bad) {
             return Err(Fault::Description(format!(
                 "its {what}: {text:?} has a character that a terminal obeys instead of showing it"
@@ -216,22 +217,6 @@ fn check_words(plugin: &dyn Classifier) -> Result<(), Fault> {
         }
     }
     Ok(())
-}
-
-/// Whether a text has control characters, or ones that set the direction of text.
-pub(crate) fn steers_terminal(text: &str) -> bool {
-    text.chars().any(steers)
-}
-
-/// Whether a terminal obeys a character instead of showing it.
-pub(crate) fn steers(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// A text in one line: its line breaks and tabs, which descriptions often have, as spaces.
-fn in_one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The encoders that a plugin needs are there, and the one that it was fitted with is the same.

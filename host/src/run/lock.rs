@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::plugin::Classifier;
+
 /// The plugins of a run, in the order of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginsLock {
@@ -24,6 +26,20 @@ pub struct LockedPlugin {
     /// How many styles it tells apart; the reward's ceiling is −ln of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub styles: Option<u32>,
+}
+
+impl LockedPlugin {
+    /// The entry of a plugin that was called `source`.
+    pub fn of(source: &str, classifier: &dyn Classifier) -> Self {
+        let (file, description) = (classifier.source(), classifier.description());
+        Self {
+            name: description.name.clone(),
+            source: source.to_owned(),
+            sha256: file.sha256.clone(),
+            interface: file.interface.clone(),
+            styles: u32::try_from(description.styles.len()).ok(),
+        }
+    }
 }
 
 impl PluginsLock {

@@ -2,45 +2,41 @@
 //!
 //! # Layout
 //!
-//! - this file: [`RunDir`], which creates, resumes, rewinds and fills the folder
-//! - `info`: [`RunInfo`], on what and when it was started · `lock`: [`PluginsLock`], with which plugins
-//! - `history`: [`History`], the metrics as numbers by epoch
-//! - `confusion`: how a classifier tells styles
-//! - `grid`: contact sheets and before/after images · `curve`: the reward curve · `fine_tuning`: its figures in words ·
-//!   `learning`: a CAN's or classifier's curves and figures · `report`: the page that shows it all
-//! - `events`: TensorBoard's files · `files`: atomic writing · `drawing`: charts as pixels or SVG
+//! - this file: [`RunDir`], which creates, resumes, rewinds and fills the folder, and the functions that read one
+//! - [`record`]: the lines of `metrics.jsonl`
+//! - `info`: [`RunInfo`], which command started it, on what and when · `lock`: [`PluginsLock`], with which plugins
+//! - `events`: TensorBoard's files · `time`: dates · `error`: [`RunError`]
 //!
 //! ```
-//! use ambiguity_host::run::{PluginsLock, RunDir, RunInfo};
+//! use ambiguity_host::run::record::{ClassifierEpoch, ClassifierMonitor, ClassifierRecord, Record};
+//! use ambiguity_host::run::{PluginsLock, RunDir, RunInfo, records};
 //!
 //! # let folder = tempfile::tempdir()?;
 //! let path = folder.path().join("first");
 //! let mut run = RunDir::create(&path, "seed = 1\n", &PluginsLock::default(), &RunInfo::default())?;
-//! run.append_metrics(&serde_json::json!({"epoch": 1, "reward_mean": -3.5}))?;
+//! let record = |epoch| ClassifierRecord {
+//!     epoch,
+//!     trained: Some(ClassifierEpoch::default()),
+//!     monitor: None,
+//!     warnings: vec![],
+//! };
+//! run.append_metrics(&record(1))?;
 //! run.save_checkpoint(1, &[("state.safetensors", vec![1, 2, 3])], 3)?;
-//! run.append_metrics(&serde_json::json!({"epoch": 2, "reward_mean": -3.4}))?;
+//! run.append_metrics(&record(2))?;
 //! drop(run);
 //!
 //! let mut run = RunDir::open(&path)?;
 //! let (epoch, _checkpoint) = run.checkpoints()?.pop().expect("saved above");
 //! run.rewind(Some(epoch))?;
-//! assert_eq!(run.read_metrics()?.len(), 1);
+//! assert_eq!(records::<ClassifierEpoch, ClassifierMonitor>(&path)?.len(), 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod confusion;
-pub mod curve;
-mod drawing;
 mod error;
 mod events;
-mod files;
-mod fine_tuning;
-pub mod grid;
-mod history;
 mod info;
-mod learning;
 mod lock;
-pub mod report;
+pub mod record;
 mod time;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -50,16 +46,16 @@ use std::time::SystemTime;
 
 use image::{ImageFormat, RgbImage};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use self::confusion::confusion_matrix;
 pub use self::error::{Result, RunError};
 use self::events::EventWriter;
-pub use self::grid::{Cell, Values};
-pub use self::history::{EpochPoint, History, MonitorPoint};
 pub use self::info::RunInfo;
 pub use self::lock::{LockedPlugin, PluginsLock};
-pub use self::time::{default_folder, unix_seconds};
+use self::record::{Record, first_null};
+pub use self::time::{default_folder, in_words, unix_seconds};
+use crate::fs::{FileError, read_optional, remove_file, remove_folder, sweep, write_atomic, write_folder_atomic};
 
 /// The resolved configuration, with every default.
 const CONFIG: &str = "config.toml";
@@ -73,14 +69,10 @@ const SAMPLES: &str = "samples";
 const CHECKPOINTS: &str = "checkpoints";
 /// The LoRA with the highest monitor reward.
 const BEST: &str = "best";
-/// The same noise before and after.
-const BEFORE_AFTER: &str = "before-after.png";
-/// How held-out images were told.
-const CONFUSION: &str = "confusion.png";
-/// The learning curves of a CAN or a classifier.
-const LEARNING: &str = "curves.png";
-/// The reward curve.
-const CURVE: &str = "reward-curve.png";
+/// The same noise before and after training.
+pub const BEFORE_AFTER: &str = "before-after.png";
+/// The confusion matrix of held-out images.
+pub const CONFUSION: &str = "confusion.png";
 
 /// A run's folder, held by this process alone until it is dropped.
 #[derive(Debug)]
@@ -96,17 +88,17 @@ impl RunDir {
     pub fn create(path: &Path, config_toml: &str, lock: &PluginsLock, info: &RunInfo) -> Result<Self> {
         Self::check_vacant(path)?;
         let existed = path.exists();
-        fs::create_dir_all(path).map_err(|e| RunError::write(path, e))?;
+        fs::create_dir_all(path).map_err(|e| FileError::write(path, e))?;
         let run = Self::hold(path)?;
         // Another process may have had it in the meantime; what it made is not to be cleared away below.
         Self::check_vacant(path)?;
         let filled = (|| {
             for folder in [SAMPLES, CHECKPOINTS] {
                 let folder = path.join(folder);
-                fs::create_dir(&folder).map_err(|e| RunError::write(&folder, e))?;
+                fs::create_dir(&folder).map_err(|e| FileError::write(&folder, e))?;
             }
             run.write_plugins_lock(lock)?;
-            files::write_atomic(&path.join(info::FILE), info.to_toml().as_bytes())?;
+            write_atomic(&path.join(info::FILE), info.to_toml().as_bytes())?;
             // The configuration comes last: a folder with one is a whole run.
             run.write_config(config_toml)
         })();
@@ -127,7 +119,7 @@ impl RunDir {
             Ok(true) => Err(RunError::NotEmpty(path.to_owned())),
             Ok(false) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(RunError::write(path, error)),
+            Err(error) => Err(FileError::write(path, error).into()),
         }
     }
 
@@ -140,14 +132,14 @@ impl RunDir {
         }
         let run = Self::hold(path)?;
         for folder in [path.to_owned(), path.join(SAMPLES), path.join(CHECKPOINTS), path.join(BEST)] {
-            files::sweep(&folder)?;
+            sweep(&folder)?;
         }
         // A torn last line would spoil the line that is appended to it.
         let metrics = path.join(METRICS);
         let text = read_optional(&metrics)?;
         let whole = whole_lines(&text);
         if whole.len() < text.len() {
-            files::write_atomic(&metrics, whole.as_bytes())?;
+            write_atomic(&metrics, whole.as_bytes())?;
         }
         Ok(run)
     }
@@ -159,13 +151,13 @@ impl RunDir {
             modified(CONFIG).map(|config| modified(METRICS).map_or(config, |metrics| metrics.max(config)))
         };
         let folders = fs::read_dir(runs).ok()?.flatten().map(|entry| entry.path());
-        let folders = folders.filter(|path| wanted(&Self::info(path)));
+        let folders = folders.filter(|path| wanted(&info(path)));
         let (_, newest) = folders.filter_map(|path| Some((written(&path)?, path))).max()?;
         Some(newest)
     }
 
     fn hold(path: &Path) -> Result<Self> {
-        let folder = File::open(path).map_err(|e| RunError::read(path, e))?;
+        let folder = File::open(path).map_err(|e| FileError::read(path, e))?;
         let held = match folder.try_lock() {
             Ok(()) => Some(folder),
             Err(TryLockError::WouldBlock) => return Err(RunError::Busy(path.to_owned())),
@@ -180,30 +172,19 @@ impl RunDir {
         &self.path
     }
 
-    /// The text of `config.toml`.
-    pub fn config(&self) -> Result<String> {
-        let path = self.path.join(CONFIG);
-        fs::read_to_string(&path).map_err(|e| RunError::read(&path, e))
-    }
-
-    /// Replaces `config.toml`, for a run that goes on with more epochs.
+    /// Replaces `config.toml`, for a run that is resumed with more epochs.
     pub fn write_config(&self, toml: &str) -> Result<()> {
-        files::write_atomic(&self.path.join(CONFIG), toml.as_bytes())
+        Ok(write_atomic(&self.path.join(CONFIG), toml.as_bytes())?)
     }
 
-    /// Replaces `plugins.lock`, for a run that goes on with other plugins.
+    /// Replaces `plugins.lock`, for a run that is resumed with other plugins.
     pub fn write_plugins_lock(&self, lock: &PluginsLock) -> Result<()> {
-        files::write_atomic(&self.path.join(LOCK), lock.to_toml().as_bytes())
+        Ok(write_atomic(&self.path.join(LOCK), lock.to_toml().as_bytes())?)
     }
 
     /// The plugins that the run was started with.
     pub fn plugins_lock(&self) -> Result<PluginsLock> {
-        read_lock(&self.path)
-    }
-
-    /// Notes on what and when the run in `path` was started; none of them where they are missing or damaged.
-    pub fn info(path: &Path) -> RunInfo {
-        fs::read_to_string(path.join(info::FILE)).ok().and_then(|text| toml::from_str(&text).ok()).unwrap_or_default()
+        plugins_lock(&self.path)
     }
 
     /// Drops what was written after `epoch`, or all where that is none: checkpoints, contact sheets, metrics; TensorBoard
@@ -214,69 +195,59 @@ impl RunDir {
     pub fn rewind(&mut self, epoch: Option<u64>) -> Result<()> {
         // Checkpoints first, the newest before the others: where this is broken off, the next time drops the rest.
         for (_, checkpoint) in self.checkpoints()?.into_iter().rev().filter(|(at, _)| Some(*at) > epoch) {
-            files::remove_folder(&checkpoint)?;
+            remove_folder(&checkpoint)?;
         }
-        for (_, grid) in self.grids()?.into_iter().filter(|(at, _)| Some(*at) > epoch) {
-            fs::remove_file(&grid).map_err(|e| RunError::write(&grid, e))?;
+        for (_, grid) in sheets(&self.path)?.into_iter().filter(|(at, _)| Some(*at) > epoch) {
+            fs::remove_file(&grid).map_err(|e| FileError::write(&grid, e))?;
         }
         let path = self.path.join(METRICS);
         let text = read_optional(&path)?;
         // The lines are kept as they stand: a number that is read and written again may change in its last digit.
         let mut kept = String::new();
-        for (line, record) in whole_lines(&text).split_inclusive('\n').zip(self.read_metrics()?) {
-            if Some(record_epoch(&record)?) <= epoch {
+        for (i, line) in whole_lines(&text).split_inclusive('\n').enumerate() {
+            let value = serde_json::from_str(line).map_err(|error| damaged_line(&path, i, &error))?;
+            if Some(record_epoch(&value)?) <= epoch {
                 kept.push_str(line);
             }
         }
         if kept != text {
-            files::write_atomic(&path, kept.as_bytes())?;
+            write_atomic(&path, kept.as_bytes())?;
         }
         self.events.purge_from(epoch.map_or(0, |epoch| epoch + 1));
         Ok(())
     }
 
-    /// Appends one record, an object with a whole number `epoch`, to `metrics.jsonl`, and its numbers to TensorBoard.
+    /// Appends one record to `metrics.jsonl`, and its numbers to TensorBoard.
     ///
     /// The line is on the disk when this returns. In TensorBoard nested names are joined by `/`: `monitor/reward_mean`.
-    pub fn append_metrics(&mut self, record: &impl Serialize) -> Result<()> {
-        let record = serde_json::to_value(record).map_err(|_| RunError::Record)?;
-        let epoch = record_epoch(&record)?;
+    ///
+    /// # Errors
+    /// If a number is not finite: nothing is then written.
+    pub fn append_metrics<T: Serialize, M: Serialize>(&mut self, record: &Record<T, M>) -> Result<()> {
+        let value = serde_json::to_value(record).map_err(|_| RunError::Record)?;
+        if let Some(field) = first_null(&value, "") {
+            return Err(RunError::NotFinite { epoch: record.epoch, field });
+        }
         let path = self.path.join(METRICS);
-        let line = format!("{record}\n");
+        let line = format!("{value}\n");
         (|| {
             let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
             file.write_all(line.as_bytes())?;
             file.sync_all()
         })()
-        .map_err(|e| RunError::write(&path, e))?;
+        .map_err(|e| FileError::write(&path, e))?;
         let mut scalars = Vec::new();
-        collect_scalars(&record, "", &mut scalars);
-        self.events.scalars(SystemTime::now(), epoch, &scalars).map_err(|e| RunError::write(&self.path, e))
-    }
-
-    /// All records of `metrics.jsonl`, without a torn last line.
-    pub fn read_metrics(&self) -> Result<Vec<Value>> {
-        read_metrics(&self.path)
-    }
-
-    /// What the monitor measured at an epoch, if it looked then.
-    pub fn recorded_monitor(&self, epoch: u64) -> Result<Option<Value>> {
-        let records = self.read_metrics()?;
-        let record = records.into_iter().find(|record| record["epoch"] == epoch && record["monitor"].is_object());
-        Ok(record.map(|mut record| record["monitor"].take()))
-    }
-
-    /// The metrics as numbers by epoch.
-    pub fn history(&self) -> Result<History> {
-        Ok(History::from_records(&self.read_metrics()?))
+        collect_scalars(&value, "", &mut scalars);
+        let written = self.events.scalars(SystemTime::now(), record.epoch, &scalars);
+        Ok(written.map_err(|e| FileError::write(&self.path, e))?)
     }
 
     /// Writes `checkpoints/epoch-NNNN/` with `files` (name, bytes), all or nothing, then removes all but the `keep` newest.
     pub fn save_checkpoint(&mut self, epoch: u64, files: &[(&str, Vec<u8>)], keep: usize) -> Result<PathBuf> {
         let path = self.path.join(CHECKPOINTS).join(epoch_name(epoch));
-        files::write_folder_atomic(&path, files)?;
+        write_folder_atomic(&path, files)?;
         for (_, old) in self.checkpoints()?.iter().rev().skip(keep.max(1)) {
-            files::remove_folder(old)?;
+            remove_folder(old)?;
         }
         Ok(path)
     }
@@ -292,56 +263,77 @@ impl RunDir {
     pub fn publish(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path.join(name);
         let folder = path.parent().unwrap_or(&self.path);
-        fs::create_dir_all(folder).map_err(|e| RunError::write(folder, e))?;
-        files::write_atomic(&path, bytes)
+        fs::create_dir_all(folder).map_err(|e| FileError::write(folder, e))?;
+        Ok(write_atomic(&path, bytes)?)
     }
 
     /// Removes a file of the run by its name, if it is there.
     pub fn unpublish(&mut self, name: &str) -> Result<()> {
-        let path = self.path.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RunError::write(&path, error)),
-            _ => Ok(()),
-        }
+        Ok(remove_file(&self.path.join(name))?)
     }
 
-    /// Writes `samples/epoch-NNNN.png`, a contact sheet of images with their titles and values, and shows it in TensorBoard.
-    pub fn save_grid(&mut self, epoch: u64, cells: &[Cell], values: Values<'_>) -> Result<PathBuf> {
+    /// Writes `samples/epoch-NNNN.png`, a contact sheet of images, and shows it in TensorBoard.
+    pub fn save_sheet(&mut self, epoch: u64, sheet: &RgbImage) -> Result<()> {
         let path = self.path.join(SAMPLES).join(format!("{}.png", epoch_name(epoch)));
-        let image = grid::contact_sheet(epoch, cells, values);
-        let png = encode_png(&path, &image)?;
-        files::write_atomic(&path, &png)?;
-        self.events
-            .image(SystemTime::now(), epoch, "samples", &png, image.dimensions())
-            .map_err(|e| RunError::write(&self.path, e))?;
-        Ok(path)
+        let png = encode_png(&path, sheet)?;
+        write_atomic(&path, &png)?;
+        let shown = self.events.image(SystemTime::now(), epoch, "samples", &png, sheet.dimensions());
+        Ok(shown.map_err(|e| FileError::write(&self.path, e))?)
     }
 
-    /// The contact sheets by epoch, the newest last.
-    pub fn grids(&self) -> Result<Vec<(u64, PathBuf)>> {
-        numbered(&self.path.join(SAMPLES), ".png")
-    }
-
-    /// Writes `before-after.png`: images from the same prompts and noise, untrained and trained, see [`grid::compare`].
-    pub fn save_before_after(&mut self, image: &RgbImage) -> Result<PathBuf> {
-        self.save_image(BEFORE_AFTER, image)
-    }
-
-    /// Writes `confusion.png`, how held-out images were told, see [`confusion_matrix`].
-    pub fn save_confusion(&mut self, image: &RgbImage) -> Result<PathBuf> {
-        self.save_image(CONFUSION, image)
-    }
-
-    fn save_image(&mut self, name: &str, image: &RgbImage) -> Result<PathBuf> {
+    /// Writes an image of the run by its name, such as [`CONFUSION`].
+    pub fn save_image(&mut self, name: &str, image: &RgbImage) -> Result<()> {
         let path = self.path.join(name);
-        files::write_atomic(&path, &encode_png(&path, image)?)?;
-        Ok(path)
+        Ok(write_atomic(&path, &encode_png(&path, image)?)?)
     }
+}
 
-    /// Writes the curves as an image and `report.html` from what the folder holds; returns the report's path.
-    pub fn write_report(&mut self) -> Result<PathBuf> {
-        Ok(report::write(&self.path)?.report)
+/// The notes of a run on which command started it, on what and when; none of them where they are missing or damaged.
+pub fn info(run: &Path) -> RunInfo {
+    fs::read_to_string(run.join(info::FILE)).ok().and_then(|text| toml::from_str(&text).ok()).unwrap_or_default()
+}
+
+/// The text of a run's `config.toml`.
+///
+/// # Errors
+/// [`RunError::NotARun`] where there is none.
+pub fn config(run: &Path) -> Result<String> {
+    let path = run.join(CONFIG);
+    if !path.is_file() {
+        return Err(RunError::NotARun(run.to_owned()));
     }
+    Ok(read_optional(&path)?)
+}
+
+/// The plugins that a run is trained with.
+pub fn plugins_lock(run: &Path) -> Result<PluginsLock> {
+    let path = run.join(LOCK);
+    PluginsLock::from_toml(&read_optional(&path)?)
+        .map_err(|error| RunError::Damaged { path, message: error.message().to_owned() })
+}
+
+/// All records of a run's `metrics.jsonl`, without a torn last line.
+pub fn records<T, M>(run: &Path) -> Result<Vec<Record<T, M>>>
+where
+    T: Serialize + DeserializeOwned,
+    M: Serialize + DeserializeOwned,
+{
+    let path = run.join(METRICS);
+    let text = read_optional(&path)?;
+    let lines = whole_lines(&text).lines().enumerate();
+    lines.map(|(i, line)| Record::parse(line).map_err(|error| damaged_line(&path, i, &error))).collect()
+}
+
+/// The contact sheets of a run by epoch, the newest last.
+pub fn sheets(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    numbered(&run.join(SAMPLES), ".png")
+}
+
+/// Writes a file of the report into a run's folder. It takes no lock: the report of a run that is training can be made.
+pub fn write_report_file(run: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let path = run.join(name);
+    write_atomic(&path, bytes)?;
+    Ok(path)
 }
 
 /// `epoch-0012`.
@@ -354,49 +346,25 @@ fn numbered(folder: &Path, suffix: &str) -> Result<Vec<(u64, PathBuf)>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(RunError::read(folder, error)),
+        Err(error) => return Err(FileError::read(folder, error).into()),
     };
     let number = |name: &str| name.strip_prefix("epoch-")?.strip_suffix(suffix)?.parse().ok();
     let mut found = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(|e| RunError::read(folder, e))?;
+        let entry = entry.map_err(|e| FileError::read(folder, e))?;
         found.extend(entry.file_name().to_str().and_then(number).map(|epoch| (epoch, entry.path())));
     }
     found.sort();
     Ok(found)
 }
 
-fn read_lock(run: &Path) -> Result<PluginsLock> {
-    let path = run.join(LOCK);
-    PluginsLock::from_toml(&read_optional(&path)?)
-        .map_err(|error| RunError::Damaged { path, message: error.message().to_owned() })
-}
-
-fn read_metrics(run: &Path) -> Result<Vec<Value>> {
-    let path = run.join(METRICS);
-    let text = read_optional(&path)?;
-    let lines = whole_lines(&text).lines().enumerate();
-    lines
-        .map(|(line, text)| {
-            serde_json::from_str(text).map_err(|error| RunError::Damaged {
-                path: path.clone(),
-                message: format!("line {} is no JSON object ({error})", line + 1),
-            })
-        })
-        .collect()
+fn damaged_line(path: &Path, i: usize, error: &serde_json::Error) -> RunError {
+    RunError::Damaged { path: path.to_owned(), message: format!("line {} is not a record ({error})", i + 1) }
 }
 
 /// The part of `text` that ends with a whole line: a process killed while it appended leaves half a line.
 fn whole_lines(text: &str) -> &str {
     &text[..text.rfind('\n').map_or(0, |end| end + 1)]
-}
-
-fn read_optional(path: &Path) -> Result<String> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(RunError::read(path, error)),
-    }
 }
 
 fn record_epoch(record: &Value) -> Result<u64> {
@@ -417,11 +385,10 @@ fn collect_scalars(value: &Value, name: &str, scalars: &mut Vec<(String, f64)>) 
     }
 }
 
-fn encode_png(path: &Path, image: &RgbImage) -> Result<Vec<u8>> {
+/// An image as a PNG file for `path`.
+pub fn encode_png(path: &Path, image: &RgbImage) -> Result<Vec<u8>> {
     let mut bytes = io::Cursor::new(Vec::new());
-    image
-        .write_to(&mut bytes, ImageFormat::Png)
-        .map_err(|source| RunError::Image { path: path.to_owned(), source })?;
+    image.write_to(&mut bytes, ImageFormat::Png).map_err(|source| RunError::Image { path: path.to_owned(), source })?;
     Ok(bytes.into_inner())
 }
 

@@ -17,7 +17,7 @@ pub fn unix_seconds(time: SystemTime) -> u64 {
 }
 
 /// A time as people read it: `1 March 2024, 09:05 UTC`.
-pub(super) fn in_words(seconds: u64) -> String {
+pub fn in_words(seconds: u64) -> String {
     const MONTHS: [&str; 12] = [
         "January",
         "February",

@@ -16,7 +16,7 @@ use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use crate::error::{Error, Result};
-use crate::json::{JsonObject, write_atomically, write_json};
+use crate::json::{JsonObject, write_file, write_json};
 
 /// The token that starts a text.
 pub const START_OF_TEXT: &str = "<|startoftext|>";
@@ -137,13 +137,13 @@ impl Tokenizer {
         let mut by_id: Vec<(&String, &u32)> = self.vocab.iter().collect();
         by_id.sort_by_key(|(_, id)| **id);
         let vocab: Map<String, Value> = by_id.into_iter().map(|(token, id)| (token.clone(), json!(id))).collect();
-        write_atomically(&dir.join("vocab.json"), Value::Object(vocab).to_string().as_bytes())?;
+        write_file(&dir.join("vocab.json"), Value::Object(vocab).to_string().as_bytes())?;
         let lines: String = self.merges.iter().map(|(a, b)| format!("{a} {b}\n")).collect();
-        write_atomically(&dir.join("merges.txt"), format!("#version: 0.2\n{lines}").as_bytes())?;
+        write_file(&dir.join("merges.txt"), format!("#version: 0.2\n{lines}").as_bytes())?;
         let path = dir.join("tokenizer.json");
         let whole =
             self.inner.to_string(true).map_err(|e| Error::Config { path: path.clone(), message: e.to_string() })?;
-        write_atomically(&path, whole.as_bytes())?;
+        write_file(&path, whole.as_bytes())?;
         let config = json!({
             "tokenizer_class": "CLIPTokenizer",
             "model_max_length": self.max_length,

@@ -60,9 +60,10 @@ fn a_step_of_both_sides_matches_pytorch() {
     let mut randomness = Generator::cpu(0).unwrap();
     let judged = discriminator.forward_train(&real, ImageSource::Real, &mut randomness).unwrap();
     let fake_verdict = discriminator.real_train(&fake, ImageSource::Fake);
-    let penalty =
-        loss::gradient_penalty(&real, &fake, reference.tensor("mix"), |x| discriminator.real_train(x, ImageSource::Fake))
-            .unwrap();
+    let penalty = loss::gradient_penalty(&real, &fake, reference.tensor("mix"), |x| {
+        discriminator.real_train(x, ImageSource::Fake)
+    })
+    .unwrap();
     let critic = loss::critic(&judged.real, &fake_verdict);
     let style = loss::style(&judged.styles, labels, 0.0);
     check("critic", &critic, "loss.critic");
@@ -86,7 +87,8 @@ fn a_step_of_both_sides_matches_pytorch() {
     };
     check_after("d", 14);
 
-    let judged = discriminator.forward_train(&generator.forward(noise, true), ImageSource::Fake, &mut randomness).unwrap();
+    let judged =
+        discriminator.forward_train(&generator.forward(noise, true), ImageSource::Fake, &mut randomness).unwrap();
     let (critic, ambiguity) = (loss::critic_generator(&judged.real), loss::ambiguity(&judged.styles));
     check("critic of the generator", &critic, "loss.critic_generator");
     check("ambiguity", &ambiguity, "loss.ambiguity");

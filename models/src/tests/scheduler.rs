@@ -22,7 +22,8 @@ fn timesteps_and_alphas_are_diffusers() {
         }
         let ddim = Ddim::new(&config, STEPS).unwrap();
         let theirs = reference.tensor(&format!("{name}.alphas_cumprod"));
-        assert_close(name, &Tensor::from_slice(ddim.alphas_cumprod()), theirs, 1e-7);
+        // libtorch's square root and cumulative product round differently from one processor to another.
+        assert_close(name, &Tensor::from_slice(ddim.alphas_cumprod()), theirs, 5e-7);
     }
 }
 

@@ -10,7 +10,7 @@ use image::{Rgb, RgbImage};
 use ndarray::{Array2, arr2};
 use serde_json::json;
 
-use super::{load, means, image};
+use super::{image, load, means};
 use crate::support::{host, host_ok, root};
 
 fn primaries(digest: &str, medium: &str) -> Vec<u8> {

@@ -1,8 +1,8 @@
 //! L_SA through a plugin's gradient, from images through the shipped encoder and the plugins that ship, and back.
 
-use ambiguity_host::can::ambiguity::{PluginAmbiguity, mean_cross_entropy};
 use ambiguity_host::encoders::Encoders;
 use ambiguity_host::plugin::{Artifact, Limits};
+use ambiguity_host::tasks::gan::ambiguity::{PluginAmbiguity, mean_cross_entropy};
 use ambiguity_models::can::{Generator, GeneratorConfig};
 use ambiguity_models::params::Params;
 use ndarray::Array2;
@@ -58,7 +58,7 @@ fn the_surrogates_gradient_is_that_of_the_value() {
         assert!((loss.value - mean_cross_entropy(&loss.distributions)).abs() < 1e-12);
         assert!(loss.value >= (ambiguity.n_styles() as f64).ln(), "{plugin}: {}", loss.value);
         let gradient = gradient(&loss.surrogate, &images);
-        let mut value = |images: &Tensor| mean_cross_entropy(&ambiguity.judge(images).expect("good images"));
+        let mut value = |images: &Tensor| mean_cross_entropy(&ambiguity.classify(images).expect("good images"));
         let (mut off, mut whole) = (0.0, 0.0);
         for seed in 0..12 {
             // Smooth, as the steps that matter are: white noise is nearly gone after the resize.
@@ -140,7 +140,7 @@ fn l_sa_falls_when_trained_alone() {
         let held_out = normal(99, &[16, config.latent]);
         let value = |ambiguity: &mut PluginAmbiguity| {
             let images = no_grad(|| generator.forward(&held_out, true));
-            mean_cross_entropy(&ambiguity.judge(&images).expect("good images"))
+            mean_cross_entropy(&ambiguity.classify(&images).expect("good images"))
         };
         let best = (ambiguity.n_styles() as f64).ln();
         let before = value(&mut ambiguity) - best;
@@ -168,7 +168,7 @@ fn plugins_that_cannot_be_trained_through_are_refused_in_a_sentence() {
     assert_eq!(refused("tests/reference/onnx/embedding.onnx"), format!("plugin `embedding`: {lacks}"));
     assert_eq!(
         refused("plugins/words.wasm"),
-        "plugin words judges text, but a CAN makes images: choose a plugin for images"
+        "plugin words classifies text, but a CAN generates images: choose a plugin for images"
     );
     // Both kinds of file say it themselves too, whoever asks.
     for path in ["plugins/palette.wasm", "tests/reference/onnx/pixels.onnx"] {
@@ -199,6 +199,6 @@ fn images_that_are_none_are_refused() {
     let mut ambiguity = shipped("kmeans_image");
     let message = ambiguity.loss(&(images(1, 2) * f64::NAN)).expect_err("no numbers").to_string();
     assert_eq!(message, "the embedding of image 0 of a batch is not finite");
-    let message = ambiguity.judge(&Tensor::zeros([0, 3, 32, 32], (Kind::Float, Device::Cpu))).expect_err("none");
-    assert!(message.to_string().contains("there are no images to judge"), "{message}");
+    let message = ambiguity.classify(&Tensor::zeros([0, 3, 32, 32], (Kind::Float, Device::Cpu))).expect_err("none");
+    assert!(message.to_string().contains("there are no images to classify"), "{message}");
 }

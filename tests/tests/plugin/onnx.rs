@@ -139,7 +139,10 @@ fn inspect_and_classify_do_not_mind_the_kind() {
     fs::write(folder.path().join("bare.toml"), "styels = []\n").expect("writable");
     let ran = host(folder.path(), &["plugin", "inspect", "bare"]);
     assert_eq!(ran.code, 1);
-    insta::assert_snapshot!("a_key_misspelled_beside", ran.stderr.replace(&folder.path().display().to_string(), "[DIR]"));
+    insta::assert_snapshot!(
+        "a_key_misspelled_beside",
+        ran.stderr.replace(&folder.path().display().to_string(), "[DIR]")
+    );
 }
 
 #[test]

@@ -3,11 +3,11 @@
 use std::fs;
 use std::process::Command;
 
-use ambiguity_host::data::art::{STYLES, SUBJECTS, paint};
 use ambiguity_host::encoders::Encoders;
 use ambiguity_host::plugin::fit::bake_k_means;
 use ambiguity_host::plugin::{Artifact, Batch, Limits, Sample};
 use ambiguity_models::clip::Clip;
+use procedural_art::{STYLES, SUBJECTS, paint};
 use serde_json::{Value, json};
 
 use super::load;
@@ -200,7 +200,8 @@ fn a_plugin_for_another_medium_is_refused_with_both_named() {
     for (plugin, medium) in [("words", "text"), ("melody", "audio")] {
         let argument = format!("--plugin={plugin}");
         let ran = host(folder.path(), &["train", "--preset=tiny-art", &argument, "--out=run"]);
-        let wanted = format!("plugin {plugin} judges {medium}, but this run makes images: choose a plugin for images");
+        let wanted =
+            format!("plugin {plugin} classifies {medium}, but this run generates images: choose a plugin for images");
         assert!(ran.code == 1 && ran.stderr.contains(&wanted), "{}", ran.stderr);
         assert!(!folder.path().join("run").exists(), "a run's folder was begun");
     }

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use super::inspect::size;
 use super::running::{RunningArgs, count, embedded, heading, mib, table};
-use crate::cli::Context;
-use crate::data::art::{STYLES, SUBJECTS, paint};
+use crate::context::Context;
 use crate::data::audio::Audio;
 use crate::encoders::Encoders;
 use crate::plugin::{Classifier, Limits, PluginHost, Sample};
+use procedural_art::{STYLES, SUBJECTS, paint};
 
 /// Measure what a plugin costs: loading it, calling it, and each sample by the size of its batch.
 #[derive(Args, Debug)]
@@ -77,7 +77,7 @@ impl BenchArgs {
             true => Some(self.median(context, || Ok(plugin.describe_again()?))?),
             false => None,
         };
-        let mut encoders = self.running.encoders(&context.hub)?;
+        let mut encoders = self.running.encoders(context)?;
         let samples = self.samples(&plugin.description().media)?;
         let mut costs = vec![];
         for &batch in &self.batches {

@@ -8,11 +8,11 @@ use serde_json::json;
 
 use super::check_component_name;
 use super::inspect::size;
-use crate::cli::Context;
-use crate::files::{read_text, write_atomically};
+use crate::context::Context;
+use crate::fs::{read_text, write_atomic};
 use crate::plugin::Artifact;
 use crate::plugin::build::{bake_clip_softmax, read_styles};
-use crate::plugin::resolve::short_name;
+use crate::plugin::store::short_name;
 
 /// Make a plugin of style names or prompts: an encoder such as CLIP says how near an image is to each.
 #[derive(Args, Debug)]
@@ -60,7 +60,7 @@ impl BuildArgs {
         let text = read_text(&self.styles)?;
         let manifest = read_styles(&origin, &text, &stem)?;
         let plugin = bake_clip_softmax(&manifest)?;
-        write_atomically(&output, &plugin)?;
+        write_atomic(&output, &plugin)?;
         let prompts = manifest.prompts().map_err(|e| anyhow::anyhow!("{e}"))?;
         let n_prompts = prompts.iter().map(Vec::len).sum::<usize>();
         let encoder = manifest.encoder_name().map_err(|e| anyhow::anyhow!("{e}"))?;

@@ -8,11 +8,11 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::running::RunningArgs;
-use crate::cli::Context;
+use crate::context::Context;
 use crate::data::audio::read_wav;
 use crate::data::images::read_image;
 use crate::plugin::{Batch, Classifier, Sample};
-use crate::reward::{ambiguity, entropy};
+use crate::rl::reward::{ambiguity, entropy};
 
 /// Classify images, texts or recordings with a plugin: each one's distribution over the styles, and its reward.
 #[derive(Args, Debug)]
@@ -47,7 +47,7 @@ const BAR: usize = 32;
 impl ClassifyArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
-        let (mut plugin, mut encoders) = self.running.open(&self.plugin, &context.hub)?;
+        let (mut plugin, mut encoders) = self.running.open(&self.plugin, context)?;
         let styles = plugin.description().styles.clone();
         let (mut samples, mut fuel, mut milliseconds) = (vec![], None, 0.0);
         let bar = context.progress.bar("classifying", self.files.len() as u64, "files");
@@ -152,11 +152,6 @@ fn bars(file: &Path, styles: &[String], row: &[f64], top: usize) -> String {
         text += &format!("  {others:<width$}  {:>8.4} %\n", rest * 100.0);
     }
     text
-}
-
-pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
-    let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
-    pair.ok_or_else(|| "give it as KEY=VALUE".to_owned())
 }
 
 #[cfg(test)]

@@ -14,15 +14,15 @@ use ndarray::Array2;
 use tch::Device;
 
 use self::report::{Written, note, table, table_document};
-use self::source::{Cluster, Items, KEPT, matrix, images, texts};
+use self::source::{Cluster, Items, KEPT, images, matrix, texts};
 use super::{EncoderFolder, check_component_name, encoders};
-use crate::cli::Context;
+use crate::context::Context;
 use crate::encoders::Encoders;
-use crate::files::write_atomically;
-use crate::home::home;
-use crate::hub::{Hub, is_id};
+use crate::fs::write_atomic;
 use crate::plugin::fit::elbow::{ElbowRow, elbow, silhouette};
 use crate::plugin::fit::{Clustering, KMeansOptions, bake_k_means, k_means, k_means_from, normalize_rows};
+use crate::zoo::home::home;
+use crate::zoo::hub::is_id;
 
 /// Make a k-means plugin: cluster the embeddings of images or texts, and bake the centers into a plugin.
 #[derive(Args, Debug)]
@@ -166,7 +166,7 @@ impl FitArgs {
         let device = torch_ext::cuda::device(&self.device)?;
         // A table of embeddings needs no encoder.
         let mut encoder = match writes || self.from.embeddings.is_none() {
-            true => Some(self.encoder(device, &context.hub)?),
+            true => Some(self.encoder(device, context)?),
             false => None,
         };
         let (items, mut points) = self.read(encoder.as_mut(), context)?;
@@ -224,16 +224,16 @@ impl FitArgs {
     }
 
     /// The name under which the plugin will ask for the encoder, and the encoder behind it.
-    fn encoder(&self, device: Device, hub: &Hub) -> Result<(String, Encoders)> {
+    fn encoder(&self, device: Device, context: &Context) -> Result<(String, Encoders)> {
         if let Ok(given) = self.encoder.parse::<EncoderFolder>() {
-            return Ok((given.name.clone(), encoders(&[given], device, hub)?));
+            return Ok((given.name.clone(), encoders(&[given], device, context)?));
         }
         let folder = Path::new(&self.encoder);
         if !folder.is_dir() && is_id(&self.encoder) {
             let id = self.encoder.split('@').next().unwrap_or_default();
             let name = id.rsplit('/').next().unwrap_or_default().to_owned();
             let folder = PathBuf::from(&self.encoder);
-            return Ok((name.clone(), encoders(&[EncoderFolder { name, folder }], device, hub)?));
+            return Ok((name.clone(), encoders(&[EncoderFolder { name, folder }], device, context)?));
         }
         if !folder.is_dir() {
             let encoders = Encoders::shipped(device);
@@ -252,7 +252,7 @@ impl FitArgs {
         if name.is_empty() {
             bail!("{} has no name to ask for it by: give it as --encoder NAME={0}", folder.display());
         }
-        Ok((name.clone(), encoders(&[EncoderFolder { name, folder }], device, hub)?))
+        Ok((name.clone(), encoders(&[EncoderFolder { name, folder }], device, context)?))
     }
 
     /// What is to be clustered; there is an encoder unless it is embeddings already.
@@ -341,7 +341,7 @@ impl FitArgs {
         );
         let (found, clusters, named) = items.name(found, points);
         let plugin = bake_k_means(&self.manifest(output, items, pin, &clusters), &found.centers)?;
-        write_atomically(output, &plugin)?;
+        write_atomic(output, &plugin)?;
         let sheet = self.sheet(output, items, &clusters)?;
         let written = Written {
             plugin: output,
@@ -392,8 +392,7 @@ impl FitArgs {
         let row = |cluster: &Cluster| {
             let mostly =
                 note(cluster).filter(|_| cluster.folder.as_ref().is_some_and(|(name, _)| *name != cluster.name));
-            let count =
-                format!("{} image{}", cluster.members.len(), if cluster.members.len() == 1 { "" } else { "s" });
+            let count = format!("{} image{}", cluster.members.len(), if cluster.members.len() == 1 { "" } else { "s" });
             sheet::Row {
                 name: cluster.name.clone(),
                 notes: [Some(count), mostly].into_iter().flatten().map(|note| note.trim().to_owned()).collect(),

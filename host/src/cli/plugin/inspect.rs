@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::plugin::{Asset, Classifier, Limits, PluginHost, cache_folder};
 
 /// Show what a plugin's file is: title, styles, encoders, assets, digest.

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 
-use crate::cli::Context;
-use crate::files::write_atomically;
-use crate::plugin::resolve::{Origin, installed_folder, places, plugin_files, resolve, short_name};
+use crate::context::Context;
+use crate::fs::write_atomic;
+use crate::plugin::store::{Origin, installed_folder, places, plugin_files, resolve, short_name};
 use crate::plugin::{Limits, PluginHost, cache_folder};
 
 /// Install a plugin into the user's data folder, so that its name finds it from everywhere.
@@ -48,9 +48,9 @@ impl InstallArgs {
         let side = path.with_extension("toml");
         if extension != "wasm" && side.is_file() {
             // What it says stands beside a model that nobody can change.
-            write_atomically(&target.with_extension("toml"), &fs_err::read(&side)?)?;
+            write_atomic(&target.with_extension("toml"), &fs_err::read(&side)?)?;
         }
-        write_atomically(&target, &bytes)?;
+        write_atomic(&target, &bytes)?;
         let sha256 = &plugin.source().sha256;
         context.progress.println(format!("installed `{name}` (sha256 {}…) as {}", &sha256[..12], target.display()));
         for (_, nearer) in places().into_iter().filter(|(origin, _)| is_nearer(*origin)) {

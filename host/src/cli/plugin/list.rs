@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::inspect::size;
 use super::running::table;
-use crate::cli::Context;
-use crate::plugin::resolve::{Origin, places, plugin_files, short_name};
+use crate::context::Context;
+use crate::plugin::store::{Origin, places, plugin_files, short_name};
 use crate::plugin::{Description, Limits, PluginHost, cache_folder};
 
 /// List the plugins that can be called by name: the working folder's, ./plugins, shipped and installed ones.

@@ -18,10 +18,8 @@ use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use tch::Device;
 
-use super::Context;
+use crate::context::Context;
 use crate::encoders::Encoders;
-use crate::hub::Hub;
-use crate::train::encoder_folder;
 
 /// Make, look into and run style classifier plugins.
 #[derive(Args, Debug)]
@@ -82,16 +80,10 @@ impl std::str::FromStr for EncoderFolder {
     }
 }
 
-/// Adds encoders to those that ship; the first one added is what `clip` stands for.
-fn encoders(folders: &[EncoderFolder], device: Device, hub: &Hub) -> Result<Encoders> {
-    let mut encoders = Encoders::shipped(device);
-    for EncoderFolder { name, folder } in folders {
-        encoders.add_clip(name, &encoder_folder(name, &folder.to_string_lossy(), hub)?, device);
-    }
-    if let Some(first) = folders.first() {
-        encoders.set_default(&first.name);
-    }
-    Ok(encoders)
+/// The encoders that ship, and the named ones.
+fn encoders(named: &[EncoderFolder], device: Device, context: &Context) -> Result<Encoders> {
+    let named = named.iter().map(|named| (named.name.clone(), named.folder.to_string_lossy().into_owned()));
+    Encoders::open(&named.collect(), device, context)
 }
 
 /// The name of a file that a component is written to.

@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Context;
-use crate::data::art::{STYLES, paint};
-use crate::home::home;
+use crate::context::Context;
+use crate::zoo::home::home;
+use procedural_art::{STYLES, paint};
 
 /// Write a Rust plugin crate: it builds, passes its tests, and is yours to change.
 #[derive(Args, Debug)]

@@ -3,16 +3,16 @@
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use super::classify::key_value;
 use super::{EncoderFolder, encoders};
+use crate::config::PluginLimits;
+use crate::context::Context;
 use crate::encoders::Encoders;
-use crate::hub::Hub;
-use crate::plugin::{Batch, Classifier, Limits, PluginHost, Sample, cache_folder};
+use crate::plugin::{Batch, Classifier, PluginHost, Sample, cache_folder};
 
 /// What a plugin runs with.
 #[derive(Args, Debug)]
 pub(super) struct RunningArgs {
-    /// Where an encoder is that the plugin asks for; the first one is also what `clip` stands for
+    /// Where an encoder is that the plugin asks for; a single one is also what `clip` stands for
     #[arg(long = "encoder", value_name = "NAME=DIR")]
     encoders: Vec<EncoderFolder>,
     /// What the plugin's configuration says
@@ -25,9 +25,9 @@ pub(super) struct RunningArgs {
 
 impl RunningArgs {
     /// Loads a plugin with the limits that a run has by default, and its encoders' names.
-    pub(super) fn open(&self, reference: &str, hub: &Hub) -> Result<(Box<dyn Classifier>, Encoders)> {
-        let encoders = self.encoders(hub)?;
-        let host = self.on_device(PluginHost::new(Limits::default(), cache_folder())?)?;
+    pub(super) fn open(&self, reference: &str, context: &Context) -> Result<(Box<dyn Classifier>, Encoders)> {
+        let encoders = self.encoders(context)?;
+        let host = self.on_device(PluginHost::new(PluginLimits::preset(), cache_folder())?)?;
         Ok((self.load(&host, reference)?, encoders))
     }
 
@@ -42,8 +42,8 @@ impl RunningArgs {
     }
 
     /// The shipped encoders and the given ones.
-    pub(super) fn encoders(&self, hub: &Hub) -> Result<Encoders> {
-        encoders(&self.encoders, torch_ext::cuda::device(&self.device)?, hub)
+    pub(super) fn encoders(&self, context: &Context) -> Result<Encoders> {
+        encoders(&self.encoders, torch_ext::cuda::device(&self.device)?, context)
     }
 }
 
@@ -94,6 +94,11 @@ pub(super) fn table(left: &[bool], rows: &[Vec<String>]) -> String {
         text += &format!("  {}\n", line.trim_end());
     }
     text
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+    pair.ok_or_else(|| "give it as KEY=VALUE".to_owned())
 }
 
 #[cfg(test)]

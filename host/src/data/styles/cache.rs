@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::Options;
 use super::listing::Listing;
 use super::square::square;
-use crate::files::write_atomically;
+use crate::fs::write_atomic;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::progress::Progress;
 
@@ -266,7 +266,7 @@ fn build(
         .with_context(writing)?;
     temporary.persist(folder.join(format!("{}.u8", listing.key))).with_context(writing)?;
     let index = Index { key: listing.key.clone(), size: options.size, styles, broken, checked };
-    write_atomically(&folder.join(format!("{}.json", listing.key)), &serde_json::to_vec(&index)?)?;
+    write_atomic(&folder.join(format!("{}.json", listing.key)), &serde_json::to_vec(&index)?)?;
     Ok(())
 }
 

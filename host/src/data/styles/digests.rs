@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::files::write_atomically;
+use crate::fs::write_atomic;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::progress::Progress;
 
@@ -71,7 +71,7 @@ pub(super) fn of_files(
     let rows: BTreeMap<String, Row> = rows.filter(|(_, row)| row.changed < settled).collect();
     if rows != known {
         fs::create_dir_all(cache_folder)?;
-        write_atomically(&index, &serde_json::to_vec(&rows)?)?;
+        write_atomic(&index, &serde_json::to_vec(&rows)?)?;
     }
     let digests: Option<Vec<Option<Sha>>> =
         found.into_iter().map(|found| found.map(|(_, found)| found.map(|(_, sha)| sha))).collect();

@@ -9,11 +9,11 @@ use image::RgbImage;
 use sha2::{Digest, Sha256};
 
 use super::{Options, digests};
-use crate::data::art::{self, STYLES, SUBJECTS, paint};
 use crate::data::images::{ImageError, find_images, has_image_extension, read_image};
 use crate::interrupt::Interrupt;
-use crate::plugin::steers_terminal;
 use crate::progress::Progress;
+use crate::text::has_control;
+use procedural_art::{self, STYLES, SUBJECTS, paint};
 
 /// The version of the cache's layout and of what is done to images: raise it with either, and caches are made anew.
 const FORMAT: u32 = 1;
@@ -106,7 +106,7 @@ impl Listing {
     /// `per_class` procedural paintings of each style.
     pub(super) fn of_paintings(seed: u64, per_class: usize, size: u32) -> Self {
         let mut hash = new_key("paintings", size);
-        for part in [u64::from(art::VERSION), seed, per_class as u64] {
+        for part in [u64::from(procedural_art::VERSION), seed, per_class as u64] {
             hash.update(part.to_le_bytes());
         }
         let painting = |k: usize| {
@@ -155,7 +155,7 @@ fn style_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
         tracing::warn!("{n_loose} images lie in {} itself, in no style's folder, and are left out", root.display());
     }
     styles.sort();
-    if let Some((name, _)) = styles.iter().find(|(name, _)| steers_terminal(name)) {
+    if let Some((name, _)) = styles.iter().find(|(name, _)| has_control(name)) {
         bail!(
             "the folder {:?} has control characters in its name, which no style may have: rename it",
             root.join(name)

@@ -28,13 +28,7 @@ pub struct Loader {
 }
 
 impl Loader {
-    pub(super) fn start(
-        images: Arc<Images>,
-        stream: Stream,
-        batch_size: usize,
-        flip: bool,
-        first_step: u64,
-    ) -> Self {
+    pub(super) fn start(images: Arc<Images>, stream: Stream, batch_size: usize, flip: bool, first_step: u64) -> Self {
         let (sender, receiver) = sync_channel(AHEAD);
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);

@@ -24,7 +24,7 @@ use self::balance::{Split, Stream};
 use self::cache::Images;
 use self::listing::Listing;
 pub use self::loader::Loader;
-pub use self::square::Fit;
+use crate::config::gan::Fit;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 

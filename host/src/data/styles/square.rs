@@ -2,27 +2,8 @@
 
 use ambiguity_models::resize::resize_bicubic;
 use image::{RgbImage, imageops};
-use serde::{Deserialize, Serialize};
 
-/// How an image becomes square.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Fit {
-    /// The whole image, with black (torchvision's default) on both sides of the shorter side.
-    Pad,
-    /// The square in the middle.
-    Crop,
-}
-
-impl Fit {
-    /// Its name in configurations.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Pad => "pad",
-            Self::Crop => "crop",
-        }
-    }
-}
+use crate::config::gan::Fit;
 
 /// An image as three planes, u8 [3, size, size], resized once with antialiasing.
 ///

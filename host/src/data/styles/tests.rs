@@ -190,11 +190,7 @@ fn what_cannot_be_trained_on_is_one_clear_sentence() {
     let broken = Place::new(&[4]);
     fs::create_dir(broken.root.path().join("b")).unwrap();
     fs::write(broken.root.path().join("b/x.png"), "no image").unwrap();
-    assert!(
-        message(&broken).starts_with("every image of the style b is broken; the first: "),
-        "{}",
-        message(&broken)
-    );
+    assert!(message(&broken).starts_with("every image of the style b is broken; the first: "), "{}", message(&broken));
     let bad = Options { test_share: 1.0, ..options() };
     let error = Place::new(&[4, 4]).open(&bad).unwrap_err().to_string();
     assert_eq!(error, "the share of held-out images must be from 0 to below 1, not 1");
@@ -299,7 +295,7 @@ fn paintings_come_from_the_painters_and_are_cached_by_their_seed() {
     assert_eq!(images.styles().len(), 27);
     assert!(images.styles().is_sorted());
     assert_eq!((images.n_train(), images.n_test(), images.per_pass()), (27, 27, 54));
-    let expected = square::square(&crate::data::art::paint(3, 1, 5, 1, 16), 16, Fit::Pad);
+    let expected = square::square(&procedural_art::paint(3, 1, 5, 1, 16), 16, Fit::Pad);
     assert_eq!(images.images.planes(7), expected);
     assert_eq!(open(5, 2).digest(), images.digest());
     assert_ne!(open(6, 2).digest(), images.digest());

@@ -24,7 +24,6 @@ use sha2::{Digest, Sha256};
 use tch::Device;
 
 use self::graph::{Graph, GraphError};
-pub(super) use self::runtime::LOAD_LIMIT;
 use self::runtime::{Model, Numbers};
 use self::settings::{Layout, OutputKind, Settings};
 use self::spec::{Input, Pixels, Spec};

@@ -13,17 +13,15 @@ use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::Tensor;
 use tch::Device;
 
-use crate::home::dependencies;
 use crate::plugin::error::Fault;
+use crate::plugin::limits::LOAD_LIMIT;
+use crate::zoo::home::dependencies;
 
 /// The library that is loaded instead of the one that `make setup` brings.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 
 /// The names of the library, and what a version may follow.
 const LIBRARY: &str = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
-
-/// A model that is not ready by then is given up.
-pub(in crate::plugin) const LOAD_LIMIT: Duration = Duration::from_secs(120);
 
 /// One call's input.
 pub(super) enum Numbers {

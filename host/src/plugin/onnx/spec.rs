@@ -1,9 +1,9 @@
 //! From what a file says of itself and what its graph shows to what is fed to it and what comes out. What is not said is
 //! taken from the graph where only one thing is possible, and asked for by name where not.
 
-use super::super::in_one_line;
 use super::graph::{Graph, Tensor};
 use super::settings::{InputKind, Layout, OutputKind, Settings};
+use crate::text::in_one_line;
 
 /// Samples in one call of a model that takes any number.
 const AT_ONCE: usize = 64;

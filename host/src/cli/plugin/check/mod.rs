@@ -9,7 +9,7 @@ use clap::Args;
 use self::probes::{Probe, probes};
 use self::report::{Answer, Report, Row};
 use super::running::{RunningArgs, embedded};
-use crate::cli::Context;
+use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::plugin::{Classifier, Fault};
 
@@ -42,7 +42,7 @@ pub struct CheckArgs {
 impl CheckArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
-        let (mut plugin, mut encoders) = self.running.open(&self.plugin, &context.hub)?;
+        let (mut plugin, mut encoders) = self.running.open(&self.plugin, context)?;
         let media = plugin.description().media.clone();
         let probes: Vec<Probe> = media.iter().flat_map(|medium| probes(medium)).collect();
         if probes.is_empty() {

@@ -7,9 +7,9 @@ use image::{Rgb, RgbImage};
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
-use crate::data::art::{STYLES, paint};
 use crate::data::audio::Audio;
 use crate::plugin::Sample;
+use procedural_art::{STYLES, paint};
 
 /// Side of an image, in pixels.
 const SIDE: u32 = 128;

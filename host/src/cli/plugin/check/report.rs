@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::probes::Kind;
 use crate::cli::plugin::running::{count, heading, mib, table};
 use crate::plugin::{Classifier, Limits};
-use crate::reward::{ambiguity, entropy, max_probability};
+use crate::rl::reward::{ambiguity, entropy, max_probability};
 
 /// A worthless probe is close to the best reward when its gap is below this share of the real ones' median gap.
 const CLOSE: f64 = 0.25;

@@ -7,10 +7,10 @@ use image::imageops::{self, FilterType};
 use image::{ImageFormat, RgbImage};
 use rayon::prelude::*;
 
-use crate::canvas::text::{self, Weight};
-use crate::canvas::{Anchor, Canvas, GROUND, HEADER, INK, MARGIN, MAX_WIDTH, MUTED, RULE};
 use crate::data::images::read_image;
-use crate::files::write_atomically;
+use crate::fs::write_atomic;
+use crate::report::canvas::text::{self, Weight};
+use crate::report::canvas::{Anchor, Canvas, GROUND, HEADER, INK, MARGIN, MAX_WIDTH, MUTED, RULE};
 
 /// Side of an image's square, and the space round it.
 const SIDE: u32 = 96;
@@ -45,7 +45,7 @@ pub(super) fn write(path: &Path, title: &str, rows: &[Row]) -> Result<()> {
     draw(title, rows)
         .write_to(&mut bytes, ImageFormat::Png)
         .with_context(|| format!("encoding the contact sheet {}", path.display()))?;
-    write_atomically(path, &bytes.into_inner())?;
+    write_atomic(path, &bytes.into_inner())?;
     Ok(())
 }
 
@@ -83,8 +83,7 @@ fn draw(title: &str, rows: &[Row]) -> RgbImage {
         let far = if row.files.len() <= SHOWN { 0 } else { FARTHEST };
         let shown: Vec<&PathBuf> = row.files[..near].iter().chain(&row.files[row.files.len() - far..]).collect();
         // An image that was read a moment ago and is gone now leaves its place empty.
-        let images: Vec<_> =
-            shown.par_iter().map(|file| read_image(file).ok().map(|image| fit(&image))).collect();
+        let images: Vec<_> = shown.par_iter().map(|file| read_image(file).ok().map(|image| fit(&image))).collect();
         for (column, image) in images.iter().enumerate() {
             let Some(image) = image else { continue };
             let x = MARGIN + LABELS + column as u32 * (SIDE + GAP) + if column >= near { BREAK } else { 0 };

@@ -11,11 +11,12 @@ use ndarray::Array2;
 use rayon::prelude::*;
 use tch::Kind;
 
-use crate::cli::Context;
+use crate::context::Context;
 use crate::data::images::{find_images, read_image};
 use crate::encoders::{Encoders, stacked};
-use crate::files::{read_text, text_lines};
+use crate::fs::read_text;
 use crate::plugin::fit::{Clustering, name_clusters};
+use crate::text::text_lines;
 
 /// What an interrupt leaves.
 pub(super) const KEPT: &str = "nothing was written";

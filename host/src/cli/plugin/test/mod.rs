@@ -12,8 +12,8 @@ use serde_json::json;
 use self::snapshot::{Difference, Snapshot};
 use super::classify::read_sample;
 use super::running::{RunningArgs, table};
-use crate::cli::Context;
-use crate::files::write_atomically;
+use crate::context::Context;
+use crate::fs::write_atomic;
 use crate::plugin::Batch;
 
 /// Hold a plugin's distributions over its fixtures against the snapshots of them.
@@ -82,7 +82,7 @@ impl TestArgs {
         let fixtures = fixtures(&self.folder)?;
         // With a separator at the end it is a folder, whatever plugin has that name.
         let reference = self.plugin.clone().unwrap_or_else(|| format!("{}/", self.folder.display()));
-        let (mut plugin, mut encoders) = self.running.open(&reference, &context.hub)?;
+        let (mut plugin, mut encoders) = self.running.open(&reference, context)?;
         let snapshots = self.folder.join("snapshots");
         let mut outcomes = vec![];
         for fixture in &fixtures {
@@ -132,7 +132,7 @@ impl TestArgs {
         }
         let name = fixture.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         fs_err::create_dir_all(path.parent().expect("a snapshot lies in a folder"))?;
-        write_atomically(path, found.text(&name).as_bytes())?;
+        write_atomic(path, found.text(&name).as_bytes())?;
         Ok(Outcome::Written)
     }
 

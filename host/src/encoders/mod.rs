@@ -1,0 +1,314 @@
+//! Encoders: images and texts to embeddings, for plugins that ask for them by name.
+
+mod clip;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::{self, Debug, Formatter};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::RgbImage;
+use ndarray::{Array2, Axis};
+use tch::{Device, Kind, Tensor};
+
+pub use self::clip::ClipEncoder;
+
+/// The name of the small CLIP that ships.
+pub const SHIPPED: &str = "tiny-art";
+
+/// The name by which a plugin asks for the default encoder: the only one that was named besides the one that ships, else
+/// the one that ships.
+pub const ALIAS: &str = "clip";
+
+/// So many text embeddings are remembered; then all are forgotten. Class names come again with every batch, generated
+/// texts never do.
+const REMEMBERED_TEXTS: usize = 16_384;
+
+/// Images that an encoder is given at once: bounds memory, and costs no speed beyond it.
+const IMAGES_AT_ONCE: usize = 32;
+
+/// What there is to know of an encoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncoderInfo {
+    /// Length of an embedding.
+    pub dim: usize,
+    /// The factor on cosine similarities that it was trained with, already exponentiated.
+    pub logit_scale: Option<f32>,
+    /// Side of the square that it sees of an image, in pixels.
+    pub image_size: usize,
+    /// sha256 over its weights (sorted name, dtype, shape, bytes), in hex.
+    pub digest: String,
+}
+
+/// A network that embeds images and texts in one space.
+pub trait Encoder {
+    /// What there is to know of it.
+    fn info(&self) -> EncoderInfo;
+    /// n × dim raw projected embeddings, not normalized.
+    fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError>;
+    /// n × dim raw projected embeddings, not normalized.
+    fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError>;
+    /// The same for images that a gradient flows through: f32 [n, 3, h, w] on [0, 1] to [n, dim] on the encoder's
+    /// device, differentiable in the images and in nothing else.
+    ///
+    /// # Errors
+    /// [`EncoderError::NoGradient`] unless the encoder is made for it.
+    fn embed_tensor(&self, _images: &Tensor) -> Result<Tensor, EncoderError> {
+        Err(EncoderError::NoGradient)
+    }
+}
+
+/// Why there is no embedding.
+#[derive(Debug, thiserror::Error)]
+pub enum EncoderError {
+    /// Nobody said where the encoder is.
+    #[error(
+        "there is no encoder `{name}`; say where it is with --encoder {name}=DIR or `[encoders] {name} = \"DIR\"` (known: {known})"
+    )]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// The names known.
+        known: String,
+    },
+    /// `clip` could be any of several.
+    #[error(
+        "a plugin asks for `clip`, which could be any of {known}: say which one with --encoder clip=DIR or `[encoders] clip = \"DIR\"`"
+    )]
+    Ambiguous {
+        /// The names that it could be.
+        known: String,
+    },
+    /// Its folder could not be loaded.
+    #[error("encoder `{name}` cannot be loaded from {path}: {source}", path = .path.display())]
+    Load {
+        /// The encoder.
+        name: String,
+        /// Its folder.
+        path: PathBuf,
+        /// Why.
+        source: ambiguity_models::Error,
+    },
+    /// No gradient flows through it.
+    #[error("this encoder cannot be differentiated, which training through it needs; take a CLIP folder instead")]
+    NoGradient,
+    /// It failed.
+    #[error("encoder failed: {0}")]
+    Run(#[from] ambiguity_models::Error),
+    /// A batch is part images, part not.
+    #[error("sample {sample} of the batch has no {medium} to embed")]
+    Medium {
+        /// The first sample that has none.
+        sample: usize,
+        /// What the others are.
+        medium: &'static str,
+    },
+}
+
+/// How an encoder is made of its folder.
+pub type Loader = Arc<dyn Fn(&Path) -> ambiguity_models::Result<Box<dyn Encoder>> + Send + Sync>;
+
+enum Entry {
+    Folder(PathBuf, Loader),
+    Loaded(Box<dyn Encoder>),
+}
+
+/// The encoders of a run by name; each is loaded when it is first asked for.
+#[derive(Default)]
+pub struct Encoders {
+    entries: BTreeMap<String, Entry>,
+    texts: HashMap<(String, String), Vec<f32>>,
+}
+
+impl Encoders {
+    /// No encoders.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an encoder that `loader` will make of a folder; another one of that name is replaced.
+    pub fn add_folder(&mut self, name: &str, folder: &Path, loader: Loader) {
+        self.forget(name);
+        self.entries.insert(name.to_owned(), Entry::Folder(folder.to_owned(), loader));
+    }
+
+    /// Adds an encoder; another one of that name is replaced.
+    pub fn add(&mut self, name: &str, encoder: Box<dyn Encoder>) {
+        self.forget(name);
+        self.entries.insert(name.to_owned(), Entry::Loaded(encoder));
+    }
+
+    /// The names, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        self.entries.keys().map(String::as_str).collect()
+    }
+
+    /// The real name behind a name or alias.
+    pub fn resolve(&self, name: &str) -> Result<String, EncoderError> {
+        if self.entries.contains_key(name) {
+            return Ok(name.to_owned());
+        }
+        let named: Vec<&str> = self.names().into_iter().filter(|named| *named != SHIPPED).collect();
+        match &named[..] {
+            [only] if name == ALIAS => Ok((*only).to_owned()),
+            [] if name == ALIAS && self.entries.contains_key(SHIPPED) => Ok(SHIPPED.to_owned()),
+            [_, _, ..] if name == ALIAS => Err(EncoderError::Ambiguous { known: named.join(", ") }),
+            _ => {
+                let known = if self.entries.is_empty() { "none".to_owned() } else { self.names().join(", ") };
+                Err(EncoderError::Unknown { name: name.to_owned(), known })
+            }
+        }
+    }
+
+    /// The encoder of that name or alias.
+    pub fn get(&mut self, name: &str) -> Result<&dyn Encoder, EncoderError> {
+        let name = self.resolve(name)?;
+        let entry = self.entries.get_mut(&name).expect("a resolved name has an entry");
+        if let Entry::Folder(path, loader) = entry {
+            let encoder = loader(path).map_err(|source| EncoderError::Load { name, path: path.clone(), source })?;
+            *entry = Entry::Loaded(encoder);
+        }
+        match entry {
+            Entry::Loaded(encoder) => Ok(&**encoder),
+            Entry::Folder(..) => unreachable!("it was loaded just now"),
+        }
+    }
+
+    /// n × dim raw embeddings of images.
+    pub fn embed_images(&mut self, name: &str, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
+        let encoder = self.get(name)?;
+        let mut embeddings = Array2::zeros((images.len(), encoder.info().dim));
+        for (images, mut rows) in
+            images.chunks(IMAGES_AT_ONCE).zip(embeddings.axis_chunks_iter_mut(Axis(0), IMAGES_AT_ONCE))
+        {
+            rows.assign(&encoder.embed_images(images)?);
+        }
+        Ok(embeddings)
+    }
+
+    /// n × dim raw embeddings of texts; (encoder, text) is remembered.
+    pub fn embed_texts(&mut self, name: &str, texts: &[String]) -> Result<Array2<f32>, EncoderError> {
+        let name = self.resolve(name)?;
+        if self.texts.len() + texts.len() > REMEMBERED_TEXTS {
+            self.texts.clear();
+        }
+        let key = |text: &String| (name.clone(), text.clone());
+        let mut fresh: Vec<String> =
+            texts.iter().filter(|text| !self.texts.contains_key(&key(text))).cloned().collect();
+        fresh.sort();
+        fresh.dedup();
+        let encoder = self.get(&name)?;
+        let dim = encoder.info().dim;
+        if !fresh.is_empty() {
+            let embeddings = encoder.embed_texts(&fresh)?;
+            self.texts.extend(fresh.iter().zip(embeddings.rows()).map(|(text, row)| (key(text), row.to_vec())));
+        }
+        let mut embeddings = Array2::zeros((texts.len(), dim));
+        for (text, mut row) in texts.iter().zip(embeddings.rows_mut()) {
+            row.assign(&ndarray::ArrayView1::from(&self.texts[&key(text)]));
+        }
+        Ok(embeddings)
+    }
+
+    /// [n, dim] raw embeddings of images that a gradient flows through; see [`Encoder::embed_tensor`].
+    pub fn embed_tensor(&mut self, name: &str, images: &Tensor) -> Result<Tensor, EncoderError> {
+        self.get(name)?.embed_tensor(images)
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.texts.retain(|(encoder, _), _| encoder != name);
+    }
+}
+
+impl Debug for Encoders {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoders").field("names", &self.names()).finish_non_exhaustive()
+    }
+}
+
+/// A tensor [n, dim] of any device as an array.
+///
+/// # Errors
+/// If it has another number of dimensions, or libtorch fails.
+pub fn array(tensor: &Tensor) -> ambiguity_models::Result<Array2<f32>> {
+    let (rows, cols) = tensor.size2()?;
+    let flat = tensor.detach().f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?;
+    let data = Vec::<f32>::try_from(&flat)?;
+    Ok(Array2::from_shape_vec((rows as usize, cols as usize), data).expect("so many numbers are of that shape"))
+}
+
+/// Rows of several calls, one under the other.
+///
+/// # Panics
+/// If they are not of one length, as an encoder's rows are, or there are none.
+pub fn stacked(parts: &[Array2<f32>]) -> Array2<f32> {
+    let views: Vec<_> = parts.iter().map(Array2::view).collect();
+    ndarray::concatenate(Axis(0), &views).expect("an encoder's rows have one length")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    /// The length of a text; remembers what it was asked.
+    struct Lengths(Rc<RefCell<Vec<String>>>);
+
+    impl Encoder for Lengths {
+        fn info(&self) -> EncoderInfo {
+            EncoderInfo { dim: 1, logit_scale: None, image_size: 1, digest: "lengths".into() }
+        }
+
+        fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
+            Ok(Array2::from_shape_fn((images.len(), 1), |(i, _)| images[i].width() as f32))
+        }
+
+        fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError> {
+            self.0.borrow_mut().extend_from_slice(texts);
+            Ok(Array2::from_shape_fn((texts.len(), 1), |(i, _)| texts[i].len() as f32))
+        }
+    }
+
+    #[test]
+    fn texts_are_embedded_once_until_the_encoder_changes() {
+        let asked = Rc::new(RefCell::new(vec![]));
+        let mut encoders = Encoders::new();
+        encoders.add("lengths", Box::new(Lengths(Rc::clone(&asked))));
+        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        let embedded = encoders.embed_texts("clip", &texts(&["one", "three", "one"])).expect("it works");
+        assert_eq!(embedded.into_raw_vec_and_offset().0, [3.0, 5.0, 3.0]);
+        encoders.embed_texts("lengths", &texts(&["three", "seven"])).expect("it works");
+        assert_eq!(*asked.borrow(), ["one", "three", "seven"]);
+        encoders.add("lengths", Box::new(Lengths(Rc::clone(&asked))));
+        encoders.embed_texts("lengths", &texts(&["one"])).expect("it works");
+        assert_eq!(asked.borrow().len(), 4);
+    }
+
+    #[test]
+    fn images_are_embedded_in_order_over_several_calls() {
+        let mut encoders = Encoders::new();
+        encoders.add("lengths", Box::new(Lengths(Rc::default())));
+        let images: Vec<_> = (1..=70).map(|width| Arc::new(RgbImage::new(width, 1))).collect();
+        let embedded = encoders.embed_images("lengths", &images).expect("it works");
+        assert!(embedded.iter().zip(1u32..).all(|(found, width)| *found == width as f32), "{embedded}");
+    }
+
+    #[test]
+    fn clip_stands_for_the_default_encoder() {
+        let mut encoders = Encoders::new();
+        let lengths = || Box::new(Lengths(Rc::default()));
+        let message = encoders.resolve(ALIAS).expect_err("there is none").to_string();
+        assert!(message.ends_with("(known: none)"), "{message}");
+        encoders.add(SHIPPED, lengths());
+        assert_eq!(encoders.resolve(ALIAS).expect("the shipped one"), SHIPPED);
+        encoders.add("one", lengths());
+        assert_eq!(encoders.resolve(ALIAS).expect("the only one that was named"), "one");
+        encoders.add("two", lengths());
+        let message = encoders.resolve(ALIAS).expect_err("two were named").to_string();
+        assert!(message.contains("could be any of one, two"), "{message}");
+        encoders.add(ALIAS, lengths());
+        assert_eq!(encoders.resolve(ALIAS).expect("a name wins over what it stands for"), ALIAS);
+    }
+}

@@ -1,0 +1,52 @@
+//! How much memory there is, and how much was used.
+
+use std::path::Path;
+
+use tch::Device;
+
+/// Free bytes of the GPU, or of the machine and the container that the process runs in; none where the system does not
+/// tell.
+pub fn available(device: Device) -> Option<u64> {
+    match device {
+        Device::Cuda(index) => torch_ext::cuda::memory(index).ok().map(|(free, _)| free),
+        _ => {
+            let machine = system_memory("/proc/meminfo", "MemAvailable:");
+            machine.into_iter().chain(left_to_container(Path::new("/sys/fs/cgroup"))).min()
+        }
+    }
+}
+
+/// What a container's limit leaves, by cgroup v2 as it is seen within one; none where there is no limit.
+fn left_to_container(cgroup: &Path) -> Option<u64> {
+    let number = |name: &str| std::fs::read_to_string(cgroup.join(name)).ok()?.trim().parse::<u64>().ok();
+    Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+}
+
+/// The most bytes of the machine's memory that the process had; none for what runs on a GPU, or where the system does
+/// not tell.
+pub fn peak(device: Device) -> Option<u64> {
+    if device.is_cuda() { None } else { system_memory("/proc/self/status", "VmHWM:") }
+}
+
+/// A line `KEY N kB` of a file under /proc, in bytes.
+fn system_memory(file: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_containers_limit_counts() {
+        let cgroup = tempfile::tempdir().expect("a folder");
+        assert_eq!(left_to_container(cgroup.path()), None);
+        std::fs::write(cgroup.path().join("memory.current"), "300\n").expect("a file");
+        std::fs::write(cgroup.path().join("memory.max"), "max\n").expect("a file");
+        assert_eq!(left_to_container(cgroup.path()), None);
+        std::fs::write(cgroup.path().join("memory.max"), "1000\n").expect("a file");
+        assert_eq!(left_to_container(cgroup.path()), Some(700));
+    }
+}

@@ -1,0 +1,164 @@
+//! Images to rewards: every plugin of the run over the same batches; each encoder runs once a batch.
+
+use anyhow::{Context as _, Result, bail};
+use ndarray::{Axis, concatenate};
+use tch::Device;
+
+use super::diversity::mean_pairwise_distance;
+use crate::config::{FineTuneConfig, OnError, RewardNormalization, RewardPlugin};
+use crate::encoders::{Encoders, SHIPPED};
+use crate::plugin::{Batch, Classifier, PluginHost, Sample, cache_folder};
+use crate::rl::reward::{PluginRewards, ambiguity, combine, entropy, max_probability};
+use crate::run::LockedPlugin;
+
+/// The classifiers of a run and the encoders they ask for.
+pub struct Scorer {
+    classifiers: Vec<(RewardPlugin, Box<dyn Classifier>)>,
+    encoders: Encoders,
+    diversity_encoder: String,
+    on_error: OnError,
+    batch_size: usize,
+}
+
+/// The rewards of some images.
+#[derive(Debug)]
+pub struct Scores {
+    /// The indices of the images that every plugin classified; everything below is of these, in order.
+    pub kept: Vec<usize>,
+    /// The rewards of each plugin.
+    pub plugins: Vec<PluginRewards>,
+    /// Entropy of the first plugin's distributions, nats.
+    pub entropy: Vec<f64>,
+    /// Largest probability of the first plugin's distributions.
+    pub max_probability: Vec<f64>,
+    /// Number of images that were left out.
+    pub skipped: usize,
+}
+
+impl Scores {
+    /// The weighted sum of the plugins' rewards, without normalization.
+    pub fn weighted_sum(&self) -> Vec<f64> {
+        combine(&self.plugins, RewardNormalization::Sum)
+    }
+}
+
+impl Scorer {
+    /// Loads every plugin of the run; a plugin for another medium than images is refused.
+    pub fn load(config: &FineTuneConfig, encoders: Encoders, device: Device) -> Result<Self> {
+        let host = PluginHost::new(config.plugin.limits, cache_folder())?.on(device);
+        let mut classifiers = Vec::new();
+        for plugin in &config.reward.plugin {
+            let classifier = host.load(&plugin.source, plugin.config.clone())?;
+            let media = &classifier.description().media;
+            if !media.iter().any(|medium| medium == "image") {
+                bail!(
+                    "plugin {} classifies {}, but this run generates images: choose a plugin for images",
+                    plugin.source,
+                    media.join(" and ")
+                );
+            }
+            classifiers.push((plugin.clone(), classifier));
+        }
+        if classifiers.is_empty() {
+            bail!("no classifier: name one with --plugin, as in --plugin kmeans_image.wasm");
+        }
+        let asked = classifiers.iter().flat_map(|(_, classifier)| &classifier.description().encoders).next();
+        let diversity_encoder = asked.cloned().unwrap_or_else(|| SHIPPED.to_owned());
+        let (on_error, batch_size) = (config.plugin.on_error, config.sample.batch_size);
+        Ok(Self { classifiers, encoders, diversity_encoder, on_error, batch_size })
+    }
+
+    /// The plugins as `plugins.lock` names them.
+    pub fn locked(&self) -> Vec<LockedPlugin> {
+        self.classifiers.iter().map(|(plugin, classifier)| LockedPlugin::of(&plugin.source, &**classifier)).collect()
+    }
+
+    /// The upper bound of the weighted sum of rewards.
+    pub fn upper_bound(&self) -> f64 {
+        let of = |(plugin, classifier): &(RewardPlugin, Box<dyn Classifier>)| {
+            -plugin.weight * (classifier.description().styles.len() as f64).ln()
+        };
+        self.classifiers.iter().map(of).sum()
+    }
+
+    /// Scores images batch by batch.
+    pub fn score(&mut self, samples: Vec<Sample>) -> Result<Scores> {
+        self.score_batches(samples, &mut |_, _| Ok(()))
+    }
+
+    /// Scores images, and measures their diversity: the mean pairwise 1 − cos of their embeddings by the run's first
+    /// image encoder.
+    pub fn score_and_diversity(&mut self, samples: Vec<Sample>) -> Result<(Scores, f64)> {
+        let encoder = self.diversity_encoder.clone();
+        let mut chunks = Vec::new();
+        let scores = self.score_batches(samples, &mut |batch, encoders| {
+            let embedding = batch.embedding(&encoder, encoders);
+            chunks.push(embedding.with_context(|| format!("the monitor measures diversity with encoder {encoder}"))?);
+            Ok(())
+        })?;
+        let views: Vec<_> = chunks.iter().map(|chunk| chunk.view()).collect();
+        Ok((scores, mean_pairwise_distance(&concatenate(Axis(0), &views)?)))
+    }
+
+    fn score_batches(
+        &mut self,
+        samples: Vec<Sample>,
+        also: &mut dyn FnMut(&mut Batch, &mut Encoders) -> Result<()>,
+    ) -> Result<Scores> {
+        let names = self.names();
+        let mut scores = Scores {
+            kept: Vec::new(),
+            plugins: Vec::new(),
+            entropy: Vec::new(),
+            max_probability: Vec::new(),
+            skipped: 0,
+        };
+        for ((plugin, _), name) in self.classifiers.iter().zip(names) {
+            scores.plugins.push(PluginRewards { name, weight: plugin.weight, rewards: Vec::new() });
+        }
+        let mut start = 0;
+        let mut samples = samples.into_iter().peekable();
+        while samples.peek().is_some() {
+            let chunk: Vec<Sample> = samples.by_ref().take(self.batch_size).collect();
+            let n = chunk.len();
+            let mut batch = Batch::new(chunk);
+            self.score_batch(start, &mut batch, &mut scores)?;
+            also(&mut batch, &mut self.encoders)?;
+            start += n;
+        }
+        Ok(scores)
+    }
+
+    fn score_batch(&mut self, start: usize, batch: &mut Batch, scores: &mut Scores) -> Result<()> {
+        let mut classified = Vec::with_capacity(self.classifiers.len());
+        for (_, classifier) in &mut self.classifiers {
+            match classifier.classify(batch, &mut self.encoders) {
+                Ok(of_plugin) => classified.push(of_plugin.distributions),
+                Err(error) if self.on_error == OnError::Skip => {
+                    tracing::warn!("{error}; the batch's {} samples are left out", batch.samples().len());
+                    scores.skipped += batch.samples().len();
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        scores.kept.extend(start..start + batch.samples().len());
+        for (plugin, distributions) in scores.plugins.iter_mut().zip(&classified) {
+            plugin.rewards.extend(distributions.rows.iter().map(|row| ambiguity(row)));
+        }
+        scores.entropy.extend(classified[0].rows.iter().map(|row| entropy(row)));
+        scores.max_probability.extend(classified[0].rows.iter().map(|row| max_probability(row)));
+        Ok(())
+    }
+
+    /// Plugins' names, made different where two are the same.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for (_, classifier) in &self.classifiers {
+            let name = &classifier.description().name;
+            let n_same = names.iter().filter(|other| *other == name || other.starts_with(&format!("{name}#"))).count();
+            names.push(if n_same == 0 { name.clone() } else { format!("{name}#{}", n_same + 1) });
+        }
+        names
+    }
+}

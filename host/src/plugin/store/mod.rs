@@ -1,0 +1,136 @@
+//! From what a user calls a plugin to its file: a path, or a name that is looked up.
+//!
+//! # Layout
+//!
+//! - this file: names to files
+//! - `crate_folder`: folders to files
+
+mod crate_folder;
+
+use std::path::{Path, PathBuf};
+
+use self::crate_folder::EXTENSIONS;
+pub use self::crate_folder::{is_plugin_folder, plugin_files};
+use super::error::{Fault, PluginError};
+use crate::zoo::home::home;
+
+/// Where plugins are looked up by name; in this order, so that what comes first hides what comes later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The working folder itself.
+    WorkingFolder,
+    /// `plugins` in the working folder.
+    Plugins,
+    /// What came with the program.
+    Shipped,
+    /// What `host plugin install` put into the user's data folder.
+    Installed,
+}
+
+impl Origin {
+    /// As lists have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::WorkingFolder => "working folder",
+            Self::Plugins => "./plugins",
+            Self::Shipped => "shipped",
+            Self::Installed => "installed",
+        }
+    }
+}
+
+/// The folders in which names are looked up, in order, whether they exist or not.
+pub fn places() -> Vec<(Origin, PathBuf)> {
+    [
+        Some((Origin::WorkingFolder, PathBuf::from("."))),
+        Some((Origin::Plugins, PathBuf::from("plugins"))),
+        home().map(|home| (Origin::Shipped, home.join("plugins"))),
+        installed_folder().map(|folder| (Origin::Installed, folder)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Where installed plugins lie: `XDG_DATA_HOME`, else `~/.local/share`, then `ambiguity/plugins`.
+pub fn installed_folder() -> Option<PathBuf> {
+    let data = std::env::var_os("XDG_DATA_HOME").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let data = data.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")))?;
+    Some(data.join("ambiguity/plugins"))
+}
+
+/// The file of a plugin: a path as it is, and that of a plugin crate's folder as what was built there; a name without a
+/// separator is looked up in the working folder, ./plugins, the shipped plugins and the installed ones, its extension
+/// optional.
+pub fn resolve(reference: &str) -> Result<PathBuf, PluginError> {
+    let folders: Vec<PathBuf> = places().into_iter().map(|(_, folder)| folder).collect();
+    resolve_in(reference, &folders)
+}
+
+fn resolve_in(reference: &str, folders: &[PathBuf]) -> Result<PathBuf, PluginError> {
+    let path = Path::new(reference);
+    let is_name = path.components().all(|part| matches!(part, std::path::Component::Normal(_)))
+        && !reference.contains(std::path::is_separator);
+    if !is_name {
+        if path.is_dir() {
+            return crate_folder::built(path).map_err(|fault| PluginError::new(reference, fault));
+        }
+        return match path.is_file() {
+            true => Ok(path.to_owned()),
+            false => Err(not_found(reference, vec![], vec![])),
+        };
+    }
+    let names: Vec<String> = match path.extension() {
+        Some(extension) if EXTENSIONS.iter().any(|known| extension == *known) => vec![reference.to_owned()],
+        _ => EXTENSIONS.iter().map(|extension| format!("{reference}.{extension}")).collect(),
+    };
+    let mut candidates = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+    if let Some(file) = candidates.find(|candidate| candidate.is_file()) {
+        return Ok(file);
+    }
+    if is_plugin_folder(path) {
+        return crate_folder::built(path).map_err(|fault| PluginError::new(reference, fault));
+    }
+    let files = folders.iter().flat_map(|folder| plugin_files(folder));
+    let mut available: Vec<String> = files.map(|file| short_name(&file.to_string_lossy())).collect();
+    available.sort();
+    available.dedup();
+    Err(not_found(reference, folders.to_vec(), available))
+}
+
+/// The name by which messages call a plugin: its file's, without extension.
+pub fn short_name(reference: &str) -> String {
+    Path::new(reference).file_stem().map_or_else(|| reference.to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
+
+fn not_found(reference: &str, folders: Vec<PathBuf>, available: Vec<String>) -> PluginError {
+    PluginError::new(reference, Fault::NotFound { folders, available })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_looked_up_in_order_and_a_path_is_not() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let folders = [root.path().join("near"), root.path().join("far")];
+        for folder in &folders {
+            std::fs::create_dir(folder).expect("a new folder");
+        }
+        for file in ["far/kmeans.wasm", "far/words.wasm", "near/words.wasm", "near/notes.txt"] {
+            std::fs::write(root.path().join(file), "").expect("a new file");
+        }
+        // A folder of the plugin's name is no plugin.
+        std::fs::create_dir(root.path().join("near/kmeans.wasm")).expect("a new folder");
+
+        assert_eq!(resolve_in("kmeans", &folders).expect("there"), folders[1].join("kmeans.wasm"));
+        assert_eq!(resolve_in("words.wasm", &folders).expect("there"), folders[0].join("words.wasm"));
+        let message = resolve_in("kmean", &folders).expect_err("not there").to_string();
+        assert!(
+            message.starts_with("plugin `kmean`: not found in ") && message.ends_with("; there are: kmeans, words"),
+            "{message}"
+        );
+        assert_eq!(resolve_in("./kmeans", &folders).expect_err("no path").to_string(), "plugin `./kmeans`: not found");
+    }
+}

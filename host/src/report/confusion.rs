@@ -1,0 +1,206 @@
+//! How a classifier tells held-out images, as an image: a row for each true style, a column for each told one.
+
+use image::RgbImage;
+
+use super::canvas::text::{self, Weight};
+use super::canvas::{Anchor, Canvas, GROUND, HEADER, INK, MARGIN, MAX_WIDTH, MIN_WIDTH, MUTED, Rgba};
+use crate::text::number;
+
+/// Side of a cell in pixels, at least and at most: few styles get larger cells.
+const SMALLEST_CELL: u32 = 10;
+const LARGEST_CELL: u32 = 84;
+/// The side that cells have where there is room for it, together.
+const WANTED_SIDE: u32 = 756;
+/// Below this side, cells have no numbers in them.
+const NUMBERED_CELL: u32 = 22;
+/// Sizes of names, of small words, and of numbers in cells.
+const SIZE: f32 = 12.5;
+const SMALL: f32 = 11.5;
+const CELL_SIZE: f32 = 10.5;
+/// Names are cut to this width.
+const LONGEST_NAME: f32 = 260.0;
+/// Room for the share that was told right and the number of images, behind a row.
+const RECALL: u32 = 118;
+/// Room for what stands above and below the cells.
+const ABOVE: u32 = 44;
+const BELOW: u32 = 66;
+/// Cells of no and of all of a row's images, in OKLab: lightness, green to red, blue to yellow.
+const NONE: [f32; 3] = [0.955, -0.002, -0.006];
+const ALL: [f32; 3] = [0.36, -0.02, -0.145];
+/// Below this lightness, numbers are white.
+const DARK: f32 = 0.68;
+/// Steps and height of the key to the colors.
+const KEY_STEPS: u32 = 100;
+const KEY_HEIGHT: f32 = 9.0;
+
+/// Draws `counts`, a row a true style and a column a told one, in per cent of each row. Columns are numbered as rows are
+/// (or named, where names fit); behind each row stands the share of it that was told right, its recall, with how many
+/// images it is of, and `accuracy`, of all images, in the header.
+///
+/// # Panics
+/// If `counts` is not as wide and high as there are `styles`.
+pub fn confusion_matrix(styles: &[String], counts: &[Vec<usize>], accuracy: f64) -> RgbImage {
+    let is_square = counts.len() == styles.len() && counts.iter().all(|row| row.len() == styles.len());
+    assert!(is_square, "a confusion matrix has a row and a column for each style");
+    let n = styles.len() as u32;
+    let names: Vec<String> = styles.iter().enumerate().map(|(i, style)| format!("{}  {}", cut(style), i + 1)).collect();
+    let left = MARGIN + widest(&names).ceil() as u32 + 12;
+    let room = (MAX_WIDTH - left - RECALL - MARGIN).min(WANTED_SIDE);
+    let cell = (room / n.max(1)).clamp(SMALLEST_CELL, LARGEST_CELL);
+    // A few styles more do not make the numbers go.
+    let cell = if n * NUMBERED_CELL <= MAX_WIDTH - left - RECALL - MARGIN { cell.max(NUMBERED_CELL) } else { cell };
+    let (side, top) = (n * cell, HEADER + ABOVE);
+    let width = (left + side + RECALL + MARGIN).max(MIN_WIDTH);
+    let mut canvas = Canvas::new(width, top + side + BELOW, 1.0, GROUND);
+    let n_images: usize = counts.iter().flatten().sum();
+    let right = format!("{} % of {n_images} held-out images told right", number(100.0 * accuracy, 1));
+    canvas.header(width, "true and told styles", &right);
+
+    let middle = (left + side / 2) as f32;
+    small(&mut canvas, (middle, (HEADER + 16) as f32), Anchor::Middle, "told as");
+    small(&mut canvas, ((left - 12) as f32, (top - 9) as f32), Anchor::End, "true style");
+    let recall_x = (left + side + 58) as f32;
+    let count_x = (left + side + RECALL) as f32;
+    small(&mut canvas, (recall_x, (top - 9) as f32), Anchor::End, "recall");
+    small(&mut canvas, (count_x, (top - 9) as f32), Anchor::End, "images");
+
+    let are_named = widest(styles) <= (cell - 8) as f32;
+    let every = if cell >= 18 { 1 } else { 5 };
+    for (i, row) in counts.iter().enumerate() {
+        let y = top + i as u32 * cell;
+        let baseline = (y + cell / 2) as f32 + 4.5;
+        if are_named || (i + 1).is_multiple_of(every) {
+            let column_x = left as f32 + (i as f32 + 0.5) * cell as f32;
+            let label = if are_named { styles[i].clone() } else { (i + 1).to_string() };
+            for label_y in [top - 9, top + side + 17] {
+                small(&mut canvas, (column_x, label_y as f32), Anchor::Middle, &label);
+            }
+        }
+        let name_size = SIZE.min(cell as f32 + 1.0);
+        canvas.text(((left - 12) as f32, baseline), Anchor::End, name_size, Weight::Regular, INK, &names[i]);
+        let total: usize = row.iter().sum();
+        for (j, &count) in row.iter().enumerate() {
+            let share = count as f64 / total.max(1) as f64;
+            let (x, lab) = (left + j as u32 * cell, shade(share));
+            canvas.rect(x as f32 + 0.5, y as f32 + 0.5, cell as f32 - 1.0, cell as f32 - 1.0, to_rgba(lab));
+            let percent = (100.0 * share).round();
+            if percent >= 1.0 && cell >= NUMBERED_CELL {
+                let ink = if lab[0] < DARK { [255; 4] } else { INK };
+                let at = (x as f32 + cell as f32 / 2.0, (y + cell / 2) as f32 + 3.8);
+                let size = CELL_SIZE.max(0.22 * cell as f32);
+                canvas.text(at, Anchor::Middle, size, Weight::Regular, ink, &number(percent, 0));
+            }
+        }
+        let recall = match total {
+            0 => "–".to_owned(),
+            total => format!("{} %", number(100.0 * row[i] as f64 / total as f64, 0)),
+        };
+        canvas.text((recall_x, baseline), Anchor::End, name_size, Weight::Bold, INK, &recall);
+        canvas.text((count_x, baseline), Anchor::End, name_size, Weight::Regular, MUTED, &total.to_string());
+    }
+    draw_key(&mut canvas, left, top + side + 36);
+    canvas.into_rgb()
+}
+
+/// The colors from nothing to all, and what they are of.
+fn draw_key(canvas: &mut Canvas, left: u32, top: u32) {
+    let (x, y) = (left as f32 + 26.0, top as f32);
+    small(canvas, (left as f32, y + KEY_HEIGHT), Anchor::Start, "0 %");
+    for step in 0..KEY_STEPS {
+        let ink = to_rgba(shade(f64::from(step) / f64::from(KEY_STEPS - 1)));
+        canvas.rect(x + step as f32, y, 1.0, KEY_HEIGHT, ink);
+    }
+    let after = (x + KEY_STEPS as f32 + 8.0, y + KEY_HEIGHT);
+    small(canvas, after, Anchor::Start, "100 % of the row’s images");
+}
+
+fn small(canvas: &mut Canvas, at: (f32, f32), anchor: Anchor, words: &str) {
+    canvas.text(at, anchor, SMALL, Weight::Regular, MUTED, words);
+}
+
+fn widest(names: &[String]) -> f32 {
+    names.iter().map(|name| text::width(name, SIZE, Weight::Regular)).fold(0.0, f32::max)
+}
+
+/// A name that is not too long to stand beside its row.
+fn cut(name: &str) -> String {
+    text::wrap(name, SIZE, Weight::Regular, LONGEST_NAME, 1).join(" ")
+}
+
+/// The color of a share of a row, in OKLab, where equal steps look equal.
+fn shade(share: f64) -> [f32; 3] {
+    let depth = share.clamp(0.0, 1.0) as f32;
+    std::array::from_fn(|i| NONE[i] + (ALL[i] - NONE[i]) * depth)
+}
+
+/// OKLab as sRGB (B. Ottosson, "A perceptual color space for image processing", 2020).
+fn to_rgba([l, a, b]: [f32; 3]) -> Rgba {
+    let cones = [
+        l + 0.396_337_78 * a + 0.215_803_76 * b,
+        l - 0.105_561_346 * a - 0.063_854_17 * b,
+        l - 0.089_484_18 * a - 1.291_485_5 * b,
+    ];
+    let [l, m, s] = cones.map(|cone: f32| cone * cone * cone);
+    let linear = [
+        4.076_741_7 * l - 3.307_711_6 * m + 0.230_969_94 * s,
+        -1.268_438 * l + 2.609_757_4 * m - 0.341_319_4 * s,
+        -0.004_196_086_3 * l - 0.703_418_6 * m + 1.707_614_7 * s,
+    ];
+    let [red, green, blue] = linear.map(|light| {
+        let light: f32 = light.clamp(0.0, 1.0);
+        let encoded = if light <= 0.003_130_8 { 12.92 * light } else { 1.055 * light.powf(1.0 / 2.4) - 0.055 };
+        (255.0 * encoded).round() as u8
+    });
+    [red, green, blue, 255]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(n: usize) -> Vec<String> {
+        (0..n).map(|i| format!("style {i}")).collect()
+    }
+
+    fn count(image: &RgbImage, share: f64) -> usize {
+        let [red, green, blue, _] = to_rgba(shade(share));
+        image.pixels().filter(|pixel| pixel.0 == [red, green, blue]).count()
+    }
+
+    #[test]
+    fn cells_have_the_shares_of_their_rows() {
+        let counts = vec![vec![8, 0, 0], vec![0, 0, 8], vec![0, 0, 0]];
+        let image = confusion_matrix(&names(3), &counts, 0.5);
+        // All but a cell's edge; numbers and the key's last step take and add little.
+        let cell = (LARGEST_CELL as usize - 2).pow(2);
+        let (all, none) = (count(&image, 1.0), count(&image, 0.0));
+        assert!((9 * cell / 5..11 * cell / 5).contains(&all), "two cells of 100 %: {all} pixels of {cell} each");
+        assert!((7 * cell..8 * cell).contains(&none), "seven cells of 0 %: {none} pixels of {cell} each");
+        let halves = confusion_matrix(&names(2), &[vec![3, 3], vec![2, 2]], 0.5);
+        assert!(count(&halves, 0.5) > 3 * cell, "a row's share counts, not its number");
+    }
+
+    #[test]
+    fn images_of_any_number_of_styles_fit() {
+        for n in [0, 1, 2, 27, 60, 120] {
+            let image = confusion_matrix(&names(n), &vec![vec![1; n]; n], 0.0);
+            assert!(image.width() <= MAX_WIDTH && image.height() > HEADER, "{n}");
+        }
+    }
+
+    #[test]
+    fn the_ramp_darkens_evenly_and_white_and_black_are_themselves() {
+        assert_eq!(to_rgba([1.0, 0.0, 0.0]), [255; 4]);
+        assert_eq!(to_rgba([0.0; 3]), [0, 0, 0, 255]);
+        // CSS Color 4: oklab(0.45201 -0.03245 -0.31217) is sRGB blue, to its digits.
+        let [red, green, blue, _] = to_rgba([0.452_01, -0.032_45, -0.312_17]);
+        assert!(red <= 2 && green <= 2 && blue >= 253, "{red} {green} {blue}");
+        // Rec. 709's luma falls by about the same at every step.
+        let luma = |share: f64| {
+            let [red, green, blue, _] = to_rgba(shade(share)).map(f64::from);
+            0.2126 * red + 0.7152 * green + 0.0722 * blue
+        };
+        let steps: Vec<f64> = (0..10).map(|i| luma(f64::from(i) / 10.0) - luma(f64::from(i + 1) / 10.0)).collect();
+        assert!(steps.iter().all(|step| (10.0..30.0).contains(step)), "{steps:?}");
+    }
+}

@@ -1,0 +1,223 @@
+//! The curve, tiles and sentences of a fine-tuning run: how far the reward on the fixed samples improved, and what of their
+//! diversity is left.
+
+use super::Tile;
+use super::curve::{Curve, UpperBound};
+use crate::config::FineTuneConfig;
+use crate::run::PluginsLock;
+use crate::run::record::{FineTuneMonitor, FineTuneRecord};
+use crate::statistics::Improvement;
+use crate::text::{counted, decimals, number};
+
+/// An improvement below so many standard errors may be chance.
+const CLEAR_IMPROVEMENT: f64 = 3.0;
+
+/// A run's configuration and its measurements.
+pub(super) struct FineTune<'a> {
+    /// The run's folder by its name.
+    pub(super) name: &'a str,
+    pub(super) records: &'a [FineTuneRecord],
+    pub(super) lock: &'a PluginsLock,
+    pub(super) config: &'a FineTuneConfig,
+}
+
+impl<'a> FineTune<'a> {
+    /// The weight of the plugin at a place in the configuration, which is its place in the lock.
+    pub(super) fn weight(&self, index: usize) -> f64 {
+        self.config.reward.plugin.get(index).map_or(1.0, |plugin| plugin.weight)
+    }
+
+    /// −ln N, weighted and summed over the plugins; unknown if one plugin's number of styles is.
+    pub(super) fn upper_bound(&self) -> Option<UpperBound> {
+        let plugins = &self.lock.plugins;
+        let terms: Option<Vec<_>> =
+            plugins.iter().enumerate().map(|(i, plugin)| Some((self.weight(i), plugin.styles?))).collect();
+        let terms = terms.filter(|terms| !terms.is_empty())?;
+        let reward = terms.iter().map(|(weight, styles)| -weight * f64::from(*styles).ln()).sum();
+        let formula = |(weight, styles): &(f64, u32)| match *weight {
+            1.0 => format!("−ln {styles}"),
+            weight => format!("−{weight} ln {styles}"),
+        };
+        Some(UpperBound { reward, formula: terms.iter().map(formula).collect::<Vec<_>>().join(" ") })
+    }
+
+    /// The reward curve.
+    pub(super) fn curve(&self) -> Curve<'a> {
+        let plugins: Vec<_> = self.lock.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
+        let title =
+            if plugins.is_empty() { self.name.to_owned() } else { format!("Reward of {}", plugins.join(" + ")) };
+        let min_diversity = Some(self.min_diversity());
+        Curve { title, records: self.records, upper_bound: self.upper_bound(), min_diversity }
+    }
+
+    fn min_diversity(&self) -> f64 {
+        self.config.monitor.min_diversity
+    }
+
+    fn monitors(&self) -> impl DoubleEndedIterator<Item = (u64, &'a FineTuneMonitor)> {
+        self.records.iter().filter_map(|record| Some((record.epoch, record.monitor.as_ref()?)))
+    }
+
+    /// The first monitor, and the last one with its epoch.
+    fn ends(&self) -> Option<(&'a FineTuneMonitor, u64, &'a FineTuneMonitor)> {
+        let ((first_epoch, first), (epoch, last)) = (self.monitors().next()?, self.monitors().next_back()?);
+        (first_epoch < epoch).then_some((first, epoch, last))
+    }
+
+    /// The monitor with the highest reward whose diversity held.
+    fn best(&self) -> Option<(u64, &'a FineTuneMonitor)> {
+        let least = self.min_diversity() * self.monitors().next()?.1.diversity;
+        let held = self.monitors().filter(|(_, monitor)| monitor.diversity >= least);
+        held.max_by(|(_, a), (_, b)| a.reward_mean.total_cmp(&b.reward_mean))
+    }
+
+    /// The share of the way to the upper bound, in per cent.
+    fn gap_closed(&self) -> Option<f64> {
+        let ((first, _, last), bound) = (self.ends()?, self.upper_bound()?);
+        let gap = bound.reward - first.reward_mean;
+        (gap > 1e-9).then(|| 100.0 * (last.reward_mean - first.reward_mean) / gap)
+    }
+
+    /// The tiles at the top of the page.
+    pub(super) fn tiles(&self) -> Vec<Tile> {
+        let Some((first, _, last)) = self.ends() else { return Vec::new() };
+        let improvement = improvement(first, last);
+        let decimals = decimals(improvement.mean);
+        let mut tiles = vec![Tile {
+            label: "Reward",
+            value: number(last.reward_mean, decimals),
+            note: format!("from {}", number(first.reward_mean, decimals)),
+            tone: "",
+        }];
+        if let Some(errors) = improvement.standard_errors() {
+            tiles.push(Tile {
+                label: "Improvement",
+                value: signed(improvement.mean, decimals),
+                note: format!(
+                    "{} standard errors{}",
+                    number(errors, 1),
+                    if improvement.paired { ", paired" } else { "" }
+                ),
+                tone: match errors {
+                    errors if errors >= CLEAR_IMPROVEMENT => "good",
+                    errors if errors <= -CLEAR_IMPROVEMENT => "bad",
+                    _ => "",
+                },
+            });
+        }
+        if let (Some(closed), Some(bound)) = (self.gap_closed(), self.upper_bound()) {
+            tiles.push(Tile {
+                label: "Gap closed",
+                value: format!("{} %", number(closed, 0)),
+                note: format!("to {} = {}", bound.formula, number(bound.reward, decimals)),
+                tone: "",
+            });
+        }
+        if let Some(share) = diversity_share(first, last) {
+            let limit = 100.0 * self.min_diversity();
+            tiles.push(Tile {
+                label: "Diversity",
+                value: format!("{} %", number(share, 0)),
+                note: format!("of the start; limit {} %", number(limit, 0)),
+                tone: if share < limit { "bad" } else { "good" },
+            });
+        }
+        tiles.push(Tile {
+            label: "Max probability",
+            value: number(last.max_probability, 2),
+            note: format!("from {}", number(first.max_probability, 2)),
+            tone: "",
+        });
+        tiles
+    }
+
+    /// The result in sentences.
+    pub(super) fn result(&self) -> Vec<String> {
+        let Some((first, epoch, last)) = self.ends() else {
+            return vec!["The fixed samples were not yet scored after training began.".to_owned()];
+        };
+        let improvement = improvement(first, last);
+        let decimals = decimals(improvement.mean);
+        let n = last.rewards.len();
+        let samples = if n > 0 { format!("{n} fixed samples") } else { "the fixed samples".to_owned() };
+        let errors = improvement.standard_errors();
+        let verb = match errors {
+            Some(errors) if errors.abs() < CLEAR_IMPROVEMENT => "went",
+            _ if improvement.mean >= 0.0 => "rose",
+            _ => "fell",
+        };
+        let mut sentence = format!(
+            "On {samples} (same prompts, same noise) the mean reward {verb} from {} to {} in {}",
+            number(first.reward_mean, decimals),
+            number(last.reward_mean, decimals),
+            counted(epoch, "epoch")
+        );
+        if let (Some(errors), Some(sem)) = (errors, improvement.sem) {
+            let paired = if improvement.paired { "paired by sample" } else { "unpaired" };
+            sentence += &format!(
+                ", a change of {} ± {} ({paired}), which is {} standard errors",
+                signed(improvement.mean, decimals),
+                number(sem, decimals),
+                number(errors, 1)
+            );
+            if errors.abs() < CLEAR_IMPROVEMENT {
+                sentence += " and may be chance";
+            }
+        }
+        let mut sentences = vec![sentence + "."];
+        if let (Some(closed), Some(bound)) = (self.gap_closed(), self.upper_bound()) {
+            sentences.push(format!(
+                "That is {} % of the way to the upper bound {} = {}, which a classifier without any preference would have.",
+                number(closed, 0),
+                bound.formula,
+                number(bound.reward, decimals)
+            ));
+        }
+        let most = match &self.lock.plugins[..] {
+            [plugin] => plugin.styles.map(|styles| format!(" of at most {}", number(f64::from(styles).ln(), 2))),
+            _ => None,
+        };
+        sentences.push(format!(
+            "The mean entropy went from {} to {}{} nats, the probability of the likeliest style from {} to {}.",
+            number(first.entropy, 2),
+            number(last.entropy, 2),
+            most.unwrap_or_default(),
+            number(first.max_probability, 2),
+            number(last.max_probability, 2)
+        ));
+        if let Some(share) = diversity_share(first, last) {
+            let limit = 100.0 * self.min_diversity();
+            let held = match share < limit {
+                true => format!(", below the limit of {} %: the model has collapsed", number(limit, 0)),
+                false => format!("; the limit is {} %", number(limit, 0)),
+            };
+            sentences.push(format!("The images are {} % as diverse as the untrained model's{held}.", number(share, 0)));
+        }
+        if let Some((best_epoch, best)) = self.best().filter(|(best, _)| *best > 0 && *best != epoch) {
+            sentences.push(format!(
+                "The highest reward whose diversity held was {}, at epoch {best_epoch}: its LoRA is in best/.",
+                number(best.reward_mean, decimals)
+            ));
+        }
+        sentences
+    }
+}
+
+/// The change of the mean reward between two monitors.
+fn improvement(first: &FineTuneMonitor, last: &FineTuneMonitor) -> Improvement {
+    if first.rewards.len() == last.rewards.len() && first.rewards.len() > 1 {
+        return Improvement::paired(&first.rewards, &last.rewards);
+    }
+    let sem = first.reward_sem.zip(last.reward_sem).map(|(first, last)| first.hypot(last));
+    Improvement { mean: last.reward_mean - first.reward_mean, sem, paired: false }
+}
+
+/// The last diversity in per cent of the first.
+fn diversity_share(first: &FineTuneMonitor, last: &FineTuneMonitor) -> Option<f64> {
+    (first.diversity > 0.0).then(|| 100.0 * last.diversity / first.diversity)
+}
+
+fn signed(value: f64, decimals: usize) -> String {
+    let text = number(value, decimals);
+    if value > 0.0 { format!("+{text}") } else { text }
+}

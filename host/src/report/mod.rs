@@ -1,0 +1,564 @@
+//! A run as a page and as images: `report.html`, the curves and contact sheets.
+//!
+//! # Layout
+//!
+//! - this file: the page, one file that opens offline, made from the run's folder alone
+//! - `fine_tune`, `learning`: the curves, tiles and sentences of each kind of run · `curve`: the reward curve
+//! - [`grid`]: contact sheets and before/after · [`confusion`]: confusion matrices
+//! - `drawing`: charts as SVG or pixels · `canvas`: shapes, text and images as pixels
+
+pub(crate) mod canvas;
+pub mod confusion;
+mod curve;
+mod drawing;
+mod fine_tune;
+pub mod grid;
+mod learning;
+
+use std::fmt::Display;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use image::RgbImage;
+use minijinja::{Environment, context};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use self::fine_tune::FineTune;
+use self::learning::Learning;
+use crate::config::{FineTuneConfig, GanConfig};
+use crate::fs::FileError;
+use crate::run::record::{
+    ClassifierRecord, ClipMonitor, FineTuneRecord, GanRecord, Pace, PretrainRecord, Record, UNetMonitor, VaeMonitor,
+};
+use crate::run::{self, BEFORE_AFTER, CONFUSION, PluginsLock, RunError, RunInfo, encode_png};
+use crate::text::{counted, number};
+
+/// The page's file in the run's folder.
+pub const FILE: &str = "report.html";
+/// The reward curve's file.
+const CURVE: &str = "reward-curve.png";
+/// The file of the curves of a training that is measured by losses and shares.
+const LEARNING: &str = "curves.png";
+/// Number of contact sheets in the page: the first, the last and evenly chosen ones between, so that the file stays small.
+const MOST_SHEETS: usize = 12;
+
+type Result<T, E = RunError> = std::result::Result<T, E>;
+
+/// Where a report was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The page.
+    pub report: PathBuf,
+    /// The curves as an image.
+    pub curve: PathBuf,
+}
+
+/// Writes `reward-curve.png` (of other runs than fine-tuning `curves.png`) and `report.html` into a run's folder.
+///
+/// It takes no lock: a run that is training can be looked at.
+pub fn write(run: &Path) -> anyhow::Result<Written> {
+    let page = Page::read(run)?;
+    let (name, image) = page.curve_image();
+    let png = encode_png(&run.join(name), &image)?;
+    let curve = run::write_report_file(run, name, &png)?;
+    let report = run::write_report_file(run, FILE, page.render(run)?.as_bytes())?;
+    Ok(Written { report, curve })
+}
+
+/// What the page is made of.
+struct Page {
+    name: String,
+    lock: PluginsLock,
+    info: RunInfo,
+    config_text: String,
+    training: Training,
+}
+
+/// A run's configuration and records, by its kind.
+enum Training {
+    FineTune(Box<FineTuneConfig>, Vec<FineTuneRecord>),
+    Gan(Box<GanConfig>, Vec<GanRecord>),
+    Classifier(Box<GanConfig>, Vec<ClassifierRecord>),
+    Clip(Vec<PretrainRecord<ClipMonitor>>),
+    Vae(Vec<PretrainRecord<VaeMonitor>>),
+    UNet(Vec<PretrainRecord<UNetMonitor>>),
+}
+
+/// The curves, tiles and sentences of a run.
+enum View<'a> {
+    FineTune(FineTune<'a>),
+    Learning(Learning),
+}
+
+/// A number that is seen first.
+#[derive(Serialize)]
+pub(crate) struct Tile {
+    pub(crate) label: &'static str,
+    pub(crate) value: String,
+    pub(crate) note: String,
+    /// `good`, `bad` or nothing.
+    pub(crate) tone: &'static str,
+}
+
+/// A plugin's row.
+#[derive(Serialize)]
+struct PluginRow {
+    name: String,
+    source: String,
+    sha256: String,
+    interface: String,
+    styles: Option<u32>,
+    weight: String,
+}
+
+/// A contact sheet.
+#[derive(Serialize)]
+struct Sheet {
+    epoch: u64,
+    uri: String,
+}
+
+/// A part of the time.
+#[derive(Serialize)]
+struct TimePart {
+    name: &'static str,
+    share: f64,
+    words: String,
+}
+
+impl Training {
+    fn read(run: &Path, config: &str, command: &str) -> anyhow::Result<Self> {
+        fn parse<C: DeserializeOwned>(run: &Path, text: &str) -> Result<Box<C>> {
+            let damaged = |error: toml::de::Error| RunError::Damaged {
+                path: run.join("config.toml"),
+                message: error.message().to_owned(),
+            };
+            toml::from_str(text).map(Box::new).map_err(damaged)
+        }
+        /// What tells the kinds of configurations from each other.
+        #[derive(Deserialize)]
+        struct Kind {
+            can: Option<toml::Table>,
+            pretrain: Option<toml::Table>,
+        }
+        let kind: Box<Kind> = parse(run, config)?;
+        Ok(match (kind.can.is_some(), kind.pretrain.is_some()) {
+            (true, _) if command == "host classifier train" => {
+                Self::Classifier(parse(run, config)?, run::records(run)?)
+            }
+            (true, _) => Self::Gan(parse(run, config)?, run::records(run)?),
+            (_, true) if command.starts_with("host pretrain clip") => Self::Clip(run::records(run)?),
+            (_, true) if command.starts_with("host pretrain vae") => Self::Vae(run::records(run)?),
+            (_, true) => Self::UNet(run::records(run)?),
+            _ => Self::FineTune(parse(run, config)?, run::records(run)?),
+        })
+    }
+
+    fn warnings(&self) -> Vec<(u64, String)> {
+        fn of<T, M>(records: &[Record<T, M>]) -> Vec<(u64, String)> {
+            let warnings = |record: &Record<T, M>| {
+                let epoch = record.epoch;
+                record.warnings.iter().map(move |warning| (epoch, warning.clone())).collect::<Vec<_>>()
+            };
+            records.iter().flat_map(warnings).collect()
+        }
+        match self {
+            Self::FineTune(_, records) => of(records),
+            Self::Gan(_, records) => of(records),
+            Self::Classifier(_, records) => of(records),
+            Self::Clip(records) => of(records),
+            Self::Vae(records) => of(records),
+            Self::UNet(records) => of(records),
+        }
+    }
+
+    /// The last epoch that trained, and how many there are to be.
+    fn epochs(&self) -> (u64, Option<u64>) {
+        fn last<T, M>(records: &[Record<T, M>]) -> u64 {
+            records.iter().filter(|record| record.trained.is_some()).map(|record| record.epoch).max().unwrap_or(0)
+        }
+        match self {
+            Self::FineTune(config, records) => (last(records), Some(config.train.epochs)),
+            Self::Gan(config, records) => (last(records), Some(config.can.epochs)),
+            Self::Classifier(config, records) => (last(records), Some(config.can.epochs)),
+            Self::Clip(records) => (last(records), None),
+            Self::Vae(records) => (last(records), None),
+            Self::UNet(records) => (last(records), None),
+        }
+    }
+
+    /// The seconds of each training epoch by part, and its images per second.
+    fn paces(&self) -> Vec<(Vec<(&'static str, f64)>, Option<f64>)> {
+        let of_pace = |pace: &Pace| {
+            (vec![("data", pace.seconds.data), ("train", pace.seconds.train)], Some(pace.images_per_second))
+        };
+        fn of_pretraining<M>(records: &[PretrainRecord<M>]) -> Vec<(Vec<(&'static str, f64)>, Option<f64>)> {
+            let trained = records.iter().filter_map(|record| record.trained.as_ref());
+            trained.map(|epoch| (vec![("train", epoch.train_seconds)], None)).collect()
+        }
+        match self {
+            Self::FineTune(_, records) => {
+                let trained = records.iter().filter_map(|record| record.trained.as_ref());
+                let of = trained.map(|epoch| {
+                    let seconds = &epoch.seconds;
+                    let parts = vec![("sample", seconds.sample), ("reward", seconds.reward), ("train", seconds.train)];
+                    (parts, Some(epoch.images_per_second))
+                });
+                of.collect()
+            }
+            Self::Gan(_, records) => {
+                records.iter().filter_map(|record| Some(of_pace(&record.trained.as_ref()?.pace))).collect()
+            }
+            Self::Classifier(_, records) => {
+                records.iter().filter_map(|record| Some(of_pace(&record.trained.as_ref()?.pace))).collect()
+            }
+            Self::Clip(records) => of_pretraining(records),
+            Self::Vae(records) => of_pretraining(records),
+            Self::UNet(records) => of_pretraining(records),
+        }
+    }
+}
+
+impl Page {
+    fn read(run: &Path) -> anyhow::Result<Self> {
+        let config_text = run::config(run)?;
+        let info = run::info(run);
+        let name = fs::canonicalize(run).ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+        Ok(Self {
+            name: name.unwrap_or_else(|| run.display().to_string()),
+            lock: run::plugins_lock(run)?,
+            training: Training::read(run, &config_text, &info.command)?,
+            info,
+            config_text,
+        })
+    }
+
+    /// The curves, tiles and sentences of the run.
+    fn view(&self) -> View<'_> {
+        let title = &self.info.model;
+        View::Learning(match &self.training {
+            Training::FineTune(config, records) => {
+                return View::FineTune(FineTune { name: &self.name, records, lock: &self.lock, config });
+            }
+            Training::Gan(config, records) => Learning::of_gan(title, config, records),
+            Training::Classifier(_, records) => Learning::of_classifier(title, records),
+            Training::Clip(records) => Learning::of_clip(title, records),
+            Training::Vae(records) => Learning::of_vae(title, records),
+            Training::UNet(records) => Learning::of_unet(title, records),
+        })
+    }
+
+    fn curve_image(&self) -> (&'static str, RgbImage) {
+        match self.view() {
+            View::FineTune(view) => (CURVE, view.curve().to_rgb()),
+            View::Learning(view) => (LEARNING, view.to_rgb()),
+        }
+    }
+
+    fn render(&self, run: &Path) -> Result<String> {
+        let mut templates = Environment::new();
+        templates.add_template("report.html", include_str!("report.html"))?;
+        let sheets = run::sheets(run)?;
+        let image =
+            |name: &str| Some(run.join(name)).filter(|path| path.is_file()).map(|path| data_uri(&path)).transpose();
+        let (tiles, result, curve, curve_title) = match self.view() {
+            View::FineTune(view) => (view.tiles(), view.result(), view.curve().to_svg(), "Reward by epoch"),
+            View::Learning(view) => {
+                let curve = view.to_svg();
+                (view.tiles, view.result, curve, "By epoch")
+            }
+        };
+        let shown = chosen(&sheets).map(|(epoch, path)| Ok(Sheet { epoch: *epoch, uri: data_uri(path)? }));
+        let page = templates.get_template("report.html")?.render(context! {
+            name => self.name,
+            subtitle => self.subtitle(),
+            tiles,
+            result,
+            curve_title,
+            curve,
+            before_after => image(BEFORE_AFTER)?,
+            confusion => image(CONFUSION)?,
+            sheets => shown.collect::<Result<Vec<_>>>()?,
+            n_sheets => sheets.len(),
+            warnings => self.training.warnings(),
+            facts => self.facts(),
+            plugins => self.plugins(),
+            time => self.time(),
+            config => self.config_text,
+        })?;
+        Ok(page)
+    }
+
+    fn subtitle(&self) -> String {
+        let epochs = match self.training.epochs() {
+            (done, Some(total)) if total != done => format!("{done} of {}", counted(total, "epoch")),
+            (done, _) => counted(done, "epoch"),
+        };
+        if self.info.started == 0 { epochs } else { format!("{} · {epochs}", run::in_words(self.info.started)) }
+    }
+
+    /// What was trained, on what.
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let mut facts = Facts::default();
+        let (model, device) = (&self.info.model, &self.info.device);
+        match &self.training {
+            Training::FineTune(config, records) => {
+                facts.add("Model", if model.is_empty() { &config.model.path } else { model });
+                facts.add_some("Preset", self.info.preset.as_ref());
+                facts.add("Images", format!("{} × {} px", config.sample.width, config.sample.height));
+                facts.add("Samples an epoch", config.sample.per_epoch());
+                facts.add("Learning rate", config.train.learning_rate);
+                facts.add("LoRA rank", config.lora.rank);
+                facts.add("Seed", config.run.seed);
+                let trained = || records.iter().filter_map(|record| record.trained.as_ref());
+                let ratio_error = trained().next().map(|epoch| epoch.update.ratio_error);
+                let words = ratio_error.map(|error| format!("{error:.1e}").replace('-', "−"));
+                facts.add_some("First-update ratio error", words);
+                let skipped: u64 = trained().map(|epoch| epoch.skipped).sum();
+                facts.add_some("Skipped samples", (skipped > 0).then_some(skipped));
+            }
+            Training::Gan(config, records) => {
+                let can = &config.can;
+                facts.add("Model", model);
+                facts.add_some("Preset", self.info.preset.as_ref());
+                facts.add("Data", data_name(&can.data));
+                facts.add("Loss", format!("{:?}", can.loss).to_lowercase());
+                let penalized = can.loss == crate::config::gan::LossForm::Wasserstein;
+                facts.add_some("Gradient penalty", penalized.then_some(can.lambda));
+                facts.add("Classifier C", &can.classifier);
+                facts.add("Weight of the style ambiguity", can.style_ambiguity_weight);
+                facts.add_steps(config, records.iter().filter_map(|r| Some(r.trained.as_ref()?.pace.steps)).sum());
+            }
+            Training::Classifier(config, records) => {
+                facts.add("Model", model);
+                facts.add_some("Preset", self.info.preset.as_ref());
+                facts.add("Data", data_name(&config.can.data));
+                facts.add_steps(config, records.iter().filter_map(|r| Some(r.trained.as_ref()?.pace.steps)).sum());
+            }
+            Training::Clip(_) | Training::Vae(_) | Training::UNet(_) => facts.add("Model", model),
+        }
+        facts.add("Device", if device.is_empty() { "cpu" } else { device });
+        facts.add_some("Threads", Some(self.info.threads).filter(|threads| *threads > 0));
+        facts.add_some("Program", Some(&self.info.version).filter(|v| !v.is_empty()).map(|v| format!("host {v}")));
+        facts.0
+    }
+
+    fn plugins(&self) -> Vec<PluginRow> {
+        let weight = |i: usize| match self.view() {
+            View::FineTune(view) => view.weight(i),
+            View::Learning(_) => 1.0,
+        };
+        let row = |(i, plugin): (usize, &run::LockedPlugin)| PluginRow {
+            name: plugin.name.clone(),
+            source: plugin.source.clone(),
+            sha256: plugin.sha256.clone(),
+            interface: plugin.interface.clone(),
+            styles: plugin.styles,
+            weight: weight(i).to_string(),
+        };
+        self.lock.plugins.iter().enumerate().map(row).collect()
+    }
+
+    /// Where the time of the training epochs went, and how fast it was.
+    fn time(&self) -> Option<(Vec<TimePart>, String)> {
+        let paces = self.training.paces();
+        let mut sums: Vec<(&'static str, f64)> = Vec::new();
+        for (name, seconds) in paces.iter().flat_map(|(parts, _)| parts) {
+            match sums.iter_mut().find(|(known, _)| known == name) {
+                Some((_, sum)) => *sum += seconds,
+                None => sums.push((name, *seconds)),
+            }
+        }
+        let total: f64 = sums.iter().map(|(_, seconds)| seconds).sum();
+        if total <= 0.0 {
+            return None;
+        }
+        let speeds: Vec<f64> = paces.iter().filter_map(|(_, speed)| *speed).collect();
+        let mut words = format!("{} in {}", duration(total), counted(paces.len() as u64, "epoch"));
+        if !speeds.is_empty() {
+            let mean = speeds.iter().sum::<f64>() / speeds.len() as f64;
+            words += &format!(", {} images/s", number(mean, if mean < 10.0 { 2 } else { 1 }));
+        }
+        let part = |(name, seconds): (&'static str, f64)| TimePart {
+            name,
+            share: 100.0 * seconds / total,
+            words: format!("{}, {} %", duration(seconds), number(100.0 * seconds / total, 0)),
+        };
+        Some((sums.into_iter().map(part).collect(), words))
+    }
+}
+
+/// Facts by name, in the order in which they are shown.
+#[derive(Default)]
+struct Facts(Vec<(&'static str, String)>);
+
+impl Facts {
+    fn add(&mut self, name: &'static str, value: impl Display) {
+        self.0.push((name, value.to_string()));
+    }
+
+    fn add_some(&mut self, name: &'static str, value: Option<impl Display>) {
+        self.0.extend(value.map(|value| (name, value.to_string())));
+    }
+
+    /// The steps of a training on images.
+    fn add_steps(&mut self, config: &GanConfig, steps: u64) {
+        self.add("Batch", config.can.batch_size);
+        self.add_some("Steps", Some(steps).filter(|steps| *steps > 0));
+        self.add("Learning rate", config.can.adam.learning_rate);
+        self.add("Seed", config.run.seed);
+    }
+}
+
+fn data_name(data: &str) -> &str {
+    if data.is_empty() { "procedural paintings" } else { data }
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        seconds if seconds < 60.0 => format!("{} s", number(seconds, 1)),
+        seconds if seconds < 3600.0 => format!("{} min {} s", (seconds / 60.0) as u64, (seconds % 60.0) as u64),
+        _ => format!("{} h {} min", (seconds / 3600.0) as u64, (seconds / 60.0) as u64 % 60),
+    }
+}
+
+/// The first, the last and evenly chosen ones between.
+fn chosen<T>(all: &[T]) -> impl Iterator<Item = &T> {
+    let count = all.len().min(MOST_SHEETS);
+    (0..count).map(move |i| &all[if count > 1 { i * (all.len() - 1) / (count - 1) } else { 0 }])
+}
+
+/// A PNG file as a URI that holds it.
+fn data_uri(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).map_err(|error| FileError::read(path, error))?;
+    Ok(format!("data:image/png;base64,{}", STANDARD.encode(&bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use image::Rgb;
+
+    use super::*;
+    use crate::config::{Layer, RunConfig as _};
+    use crate::run::record::{FineTuneEpoch, FineTuneMonitor, FineTuneSeconds};
+    use crate::run::{LockedPlugin, RunDir};
+
+    fn config(plugins: &str) -> FineTuneConfig {
+        let text = format!("[train]\nepochs = 10\n[monitor]\nmin_diversity = 0.6\n{plugins}");
+        let layer = Layer { origin: "run.toml".to_owned(), text };
+        FineTuneConfig::resolve("tiny-art", &[layer]).unwrap()
+    }
+
+    /// A run with `monitor` records (epoch, mean, diversity), rewards ± 0.1 around the mean.
+    fn run_with(folder: &Path, points: &[(u64, f64, f64)]) -> RunDir {
+        let plugin = LockedPlugin {
+            name: "kmeans_image".into(),
+            source: "plugins/kmeans_image.wasm".into(),
+            sha256: "c0ffee".into(),
+            interface: "0.1.0".into(),
+            styles: Some(27),
+        };
+        let config = config("[[reward.plugin]]\nsource = \"<k>\"\nweight = 1.0\n").to_toml().unwrap();
+        let lock = PluginsLock { plugins: vec![plugin] };
+        let mut run = RunDir::create(&folder.join("run"), &config, &lock, &RunInfo::default()).unwrap();
+        for &(epoch, mean, diversity) in points {
+            let rewards: Vec<f64> =
+                (0..16).map(|i| mean + f64::from(i % 4) / 30.0 + epoch as f64 * f64::from(i % 3) / 99.0).collect();
+            let monitor = FineTuneMonitor {
+                reward_mean: mean,
+                reward_sem: Some(0.02),
+                entropy: 2.0,
+                max_probability: 0.4,
+                diversity,
+                rewards,
+            };
+            let seconds = FineTuneSeconds { sample: 2.0, reward: 1.0, train: 5.0 };
+            let trained = (epoch > 0).then(|| FineTuneEpoch { seconds, ..FineTuneEpoch::default() });
+            let warnings = if epoch > 0 { vec!["a <warning> at last".to_owned()] } else { vec![] };
+            run.append_metrics(&FineTuneRecord { epoch, trained, monitor: Some(monitor), warnings }).unwrap();
+        }
+        run
+    }
+
+    fn result(run: &RunDir) -> String {
+        let page = Page::read(run.path()).unwrap();
+        let View::FineTune(view) = page.view() else { panic!("it is a fine-tuning") };
+        view.result().join(" ")
+    }
+
+    #[test]
+    fn the_page_has_everything_in_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = run_with(folder.path(), &[(0, -4.0, 0.5), (5, -3.7, 0.48), (10, -3.5, 0.46)]);
+        let image = RgbImage::from_pixel(8, 8, Rgb([1, 2, 3]));
+        run.save_sheet(0, &image).unwrap();
+        run.save_sheet(10, &image).unwrap();
+        run.save_image(BEFORE_AFTER, &image).unwrap();
+        let page = fs::read_to_string(write(run.path()).unwrap().report).unwrap();
+        assert!(run.path().join(CURVE).is_file());
+        for part in [
+            "rose from −4.000 to −3.500 in 10 epochs",
+            "paired by sample",
+            "% of the way to the upper bound −ln 27 = −3.296",
+            "92 % as diverse",
+            "c0ffee",
+            "<svg",
+            "data:image/png;base64,",
+            "a &lt;warning&gt; at last",
+            "min_diversity = 0.6",
+            "prefers-color-scheme: dark",
+        ] {
+            assert!(page.contains(part), "{part} is missing");
+        }
+        for outside in ["http://", "https://", "src=\"/", "@import", "<link"] {
+            assert!(!page.contains(outside), "{outside} would be loaded");
+        }
+        assert!(page.matches("data:image/png;base64,").count() >= 3);
+    }
+
+    #[test]
+    fn a_run_that_has_nothing_yet_has_a_page_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = run_with(folder.path(), &[]);
+        let page = fs::read_to_string(write(run.path()).unwrap().report).unwrap();
+        assert!(page.contains("not yet scored"), "{page}");
+    }
+
+    #[test]
+    fn collapse_and_chance_are_called_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = run_with(folder.path(), &[(0, -4.0, 0.5), (5, -3.6, 0.4), (10, -3.5, 0.1)]);
+        let collapsed = result(&run);
+        assert!(collapsed.contains("the model has collapsed") && collapsed.contains("at epoch 5"), "{collapsed}");
+        let folder = tempfile::tempdir().unwrap();
+        let chance = result(&run_with(folder.path(), &[(0, -4.0, 0.5), (1, -4.013, 0.5)]));
+        assert!(chance.contains("may be chance") && chance.contains("in 1 epoch,"), "{chance}");
+    }
+
+    #[test]
+    fn sheets_are_chosen_from_the_first_to_the_last() {
+        let all: Vec<u64> = (0..100).collect();
+        let some: Vec<_> = chosen(&all).copied().collect();
+        assert_eq!((some.len(), some[0], some[11]), (12, 0, 99));
+        assert_eq!(chosen(&[7]).count(), 1);
+        assert_eq!(chosen::<u64>(&[]).count(), 0);
+    }
+
+    #[test]
+    fn several_plugins_have_a_weighted_upper_bound() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = run_with(folder.path(), &[]);
+        let mut page = Page::read(run.path()).unwrap();
+        page.lock.plugins.push(page.lock.plugins[0].clone());
+        page.lock.plugins[1].styles = Some(10);
+        let plugins = "[[reward.plugin]]\nsource = \"a\"\n[[reward.plugin]]\nsource = \"b\"\nweight = 0.5\n";
+        page.training = Training::FineTune(Box::new(config(plugins)), Vec::new());
+        let View::FineTune(view) = page.view() else { panic!("it is a fine-tuning") };
+        let bound = view.upper_bound().unwrap();
+        assert_eq!(bound.formula, "−ln 27 −0.5 ln 10");
+        assert!((bound.reward + 27f64.ln() + 0.5 * 10f64.ln()).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,73 @@
+//! Rewards to advantages: z-scores over an epoch, or over the last rewards of the same prompt.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::statistics::Summary;
+
+/// Advantages over an epoch: z-scores, clamped to ± `clip`.
+pub fn advantages(rewards: &[f64], clip: f64) -> Vec<f64> {
+    let summary = Summary::of(rewards);
+    rewards.iter().map(|&reward| summary.z_score(reward).clamp(-clip, clip)).collect()
+}
+
+/// The last rewards of every prompt, for advantages by prompt (Black et al., appendix D).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PromptStatistics {
+    buffers: BTreeMap<usize, VecDeque<f64>>,
+}
+
+impl PromptStatistics {
+    /// Number of rewards that are kept of a prompt, and that there must be before they are used.
+    pub const BUFFER: usize = 16;
+
+    /// Records an epoch's rewards and returns their advantages: compared with the same prompt's last rewards where there are
+    /// enough, else with the epoch's.
+    pub fn advantages(&mut self, prompts: &[usize], rewards: &[f64], clip: f64) -> Vec<f64> {
+        for (&prompt, &reward) in prompts.iter().zip(rewards) {
+            let buffer = self.buffers.entry(prompt).or_default();
+            if buffer.len() == Self::BUFFER {
+                buffer.pop_front();
+            }
+            buffer.push_back(reward);
+        }
+        let epoch = Summary::of(rewards);
+        let of_prompt = |prompt: &usize| match self.buffers.get(prompt) {
+            Some(buffer) if buffer.len() == Self::BUFFER => Summary::of(&buffer.iter().copied().collect::<Vec<_>>()),
+            _ => epoch,
+        };
+        prompts
+            .iter()
+            .zip(rewards)
+            .map(|(prompt, &reward)| of_prompt(prompt).z_score(reward).clamp(-clip, clip))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advantages_are_clamped_z_scores_with_ddof_0() {
+        let values = advantages(&[1.0, 2.0, 3.0], 5.0);
+        assert!((values[2] - 1.5f64.sqrt()).abs() < 1e-6 && values[1] == 0.0);
+        assert_eq!(advantages(&[2.0; 4], 5.0), [0.0; 4]);
+        let mut spike = vec![0.0; 100];
+        spike[0] = 1.0;
+        assert_eq!(advantages(&spike, 5.0)[0], 5.0);
+    }
+
+    #[test]
+    fn prompts_are_compared_with_themselves_once_there_are_enough() {
+        let mut statistics = PromptStatistics::default();
+        let prompts: Vec<usize> = (0..32).map(|i| i % 2).collect();
+        let rewards: Vec<f64> = (0..32).map(|i| if i % 2 == 0 { 10.0 } else { -10.0 } + f64::from(i / 2)).collect();
+        let by_prompt = statistics.advantages(&prompts, &rewards, 5.0);
+        // The prompts' means differ by 20, yet both have the same advantages.
+        assert!((by_prompt[0] - by_prompt[1]).abs() < 1e-9, "{by_prompt:?}");
+        let mut few = PromptStatistics::default();
+        assert_eq!(few.advantages(&prompts[..4], &rewards[..4], 5.0), advantages(&rewards[..4], 5.0));
+    }
+}

@@ -1,0 +1,266 @@
+//! Trajectories and advantages to a step: DDPO with importance sampling (Black et al., arXiv 2305.13301, equation 4),
+//! that is PPO's clipped objective (Schulman et al., arXiv 1707.06347) over the steps of the sampler.
+//!
+//! Nothing here has seen an image. The log-probability of a step is a mean over latent elements, as in ddpo-pytorch
+//! and TRL, and the clip range belongs to that mean.
+
+use ambiguity_models::lora::Lora;
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor, no_grad};
+use torch_ext::{AdamW, Generator};
+
+use super::rollout::Trajectories;
+use crate::config::{TimestepChoice, Train};
+use crate::interrupt::Interrupt;
+use crate::optim::StepGuard;
+use crate::policy::Policy;
+use crate::random::{Purpose, derive_seed};
+
+/// What an epoch of updates was like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UpdateStatistics {
+    /// Mean of the clipped objective, negated, KL included.
+    pub loss: f64,
+    /// ½ mean (log ratio)².
+    pub approx_kl: f64,
+    /// Share of rows whose ratio left the trust interval.
+    pub clip_fraction: f64,
+    /// Largest |ratio − 1| in the first update, where the weights are still the sampler's.
+    pub ratio_error: f64,
+    /// Mean gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Mean KL divergence to the model without LoRA; only measured when it has a weight.
+    pub kl: f64,
+    /// Optimizer steps dropped since their gradient was not finite.
+    pub dropped_steps: usize,
+}
+
+/// What happens around an epoch's updates.
+pub struct Hooks<'a> {
+    /// Asks to stop.
+    pub interrupt: &'a Interrupt,
+    /// Is told the number of finished rows, those of guidance not counted.
+    pub done: &'a mut dyn FnMut(usize),
+    /// Runs after every optimizer step.
+    pub after_step: &'a mut dyn FnMut(&AdamW),
+}
+
+/// One epoch's updates.
+#[derive(Debug)]
+pub struct Ddpo<'a> {
+    /// The policy that sampled; the reference of the KL divergence is the same one with its adapter off.
+    pub policy: &'a mut Policy,
+    /// The adapter that is trained.
+    pub lora: &'a Lora,
+    /// `[train]`
+    pub config: &'a Train,
+    /// Number of timesteps of a sample that are trained on.
+    pub n_timesteps: usize,
+}
+
+/// Sums over rows, kept on the device until the epoch ends.
+struct Totals {
+    loss: Tensor,
+    squared_log_ratio: Tensor,
+    clipped: Tensor,
+    kl: Tensor,
+    n_rows: usize,
+    ratio_error: Option<Tensor>,
+    grad_norms: Vec<f64>,
+    dropped_steps: usize,
+}
+
+/// A row of an update: one sample at one step.
+#[derive(Clone, Copy)]
+struct Row {
+    sample: usize,
+    step: usize,
+}
+
+impl Ddpo<'_> {
+    /// Updates the adapter from trajectories that were sampled with it. `advantages` has one a sample; samples without one
+    /// are left out.
+    ///
+    /// # Errors
+    /// If `hooks.interrupt` is set, or too many gradients in a row are not finite: the adapter and the optimizer are then
+    /// between two states.
+    pub fn train_epoch(
+        &mut self,
+        optimizer: &mut AdamW,
+        guard: &mut StepGuard,
+        trajectories: &Trajectories,
+        advantages: &[Option<f64>],
+        (seed, epoch): (u64, u64),
+        hooks: &mut Hooks<'_>,
+    ) -> Result<UpdateStatistics> {
+        let device = trajectories.latents.device();
+        let zero = || Tensor::zeros([], (Kind::Float, device));
+        let mut totals = Totals {
+            loss: zero(),
+            squared_log_ratio: zero(),
+            clipped: zero(),
+            kl: zero(),
+            n_rows: 0,
+            ratio_error: None,
+            grad_norms: Vec::new(),
+            dropped_steps: 0,
+        };
+        let kept: Vec<usize> = (0..advantages.len()).filter(|&i| advantages[i].is_some()).collect();
+        for inner_epoch in 0..self.config.inner_epochs {
+            let mut generator = Generator::cpu(derive_seed(seed, epoch, inner_epoch as u64, Purpose::Update))?;
+            let order = permutation(&mut generator, kept.len())?;
+            let batches: Vec<&[usize]> = order.chunks(self.config.batch_size).collect();
+            for step_batches in batches.chunks(self.config.accumulation_steps) {
+                optimizer.zero_grad();
+                let n_samples: usize = step_batches.iter().map(|batch| batch.len()).sum();
+                for batch in step_batches {
+                    let mut rows = Vec::with_capacity(batch.len() * self.n_timesteps);
+                    for &i in *batch {
+                        let steps = self.timesteps(&mut generator)?;
+                        rows.extend(steps.into_iter().map(|step| Row { sample: kept[i], step }));
+                    }
+                    let weight = 1.0 / (n_samples * self.n_timesteps) as f64;
+                    for rows in rows.chunks(self.policy.samples_per_call(self.config.micro_batch)) {
+                        hooks.interrupt.check("")?;
+                        self.accumulate(trajectories, advantages, rows, weight, &mut totals)?;
+                        (hooks.done)(rows.len());
+                    }
+                }
+                match guard.step(optimizer, self.config.max_grad_norm)? {
+                    Some(norm) => totals.grad_norms.push(norm),
+                    None => totals.dropped_steps += 1,
+                }
+                (hooks.after_step)(optimizer);
+            }
+        }
+        Ok(totals.statistics())
+    }
+
+    /// The steps of one sample that are trained on.
+    fn timesteps(&self, generator: &mut Generator) -> Result<Vec<usize>> {
+        let n_steps = self.policy.ddim.timesteps().len();
+        if self.n_timesteps == n_steps || self.config.timestep_choice == TimestepChoice::Earliest {
+            return Ok((0..self.n_timesteps).collect());
+        }
+        let mut steps = permutation(generator, n_steps)?;
+        steps.truncate(self.n_timesteps);
+        Ok(steps)
+    }
+
+    /// Adds the gradient of some rows, each with this weight in the loss.
+    fn accumulate(
+        &mut self,
+        trajectories: &Trajectories,
+        advantages: &[Option<f64>],
+        rows: &[Row],
+        weight: f64,
+        totals: &mut Totals,
+    ) -> Result<()> {
+        let device = trajectories.latents.device();
+        let n_samples = trajectories.prompts.len();
+        let shape = trajectories.latents.size();
+        let gather = |flat: &Tensor, step_offset: usize| {
+            let indices: Vec<i64> =
+                rows.iter().map(|row| ((row.step + step_offset) * n_samples + row.sample) as i64).collect();
+            flat.index_select(0, &Tensor::from_slice(&indices).to_device(device))
+        };
+        let flat_latents = trajectories.latents.view([-1, shape[2], shape[3], shape[4]]);
+        let latents = gather(&flat_latents, 0);
+        let next_latents = gather(&flat_latents, 1);
+        let old_log_probs =
+            trajectories.log_probs.as_ref().expect("DDPO samples at eta > 0, which has log-probabilities");
+        let old_log_probs = gather(&old_log_probs.view([-1]), 0);
+        let steps: Vec<usize> = rows.iter().map(|row| row.step).collect();
+        let timesteps: Vec<i64> = steps.iter().map(|&step| self.policy.ddim.timesteps()[step]).collect();
+        let timesteps = Tensor::from_slice(&timesteps).to_device(device);
+        let steps: Vec<i64> = steps.iter().map(|&step| step as i64).collect();
+        let steps = Tensor::from_slice(&steps).to_device(device);
+        let prompts: Vec<usize> = rows.iter().map(|row| trajectories.prompts[row.sample]).collect();
+        let of_rows: Vec<f32> =
+            rows.iter().map(|row| advantages[row.sample].expect("rows are of samples that have one") as f32).collect();
+        let advantages = Tensor::from_slice(&of_rows).to_device(device);
+
+        let (prediction, recomputing) = if self.config.gradient_checkpointing {
+            let (prediction, recomputing) = self.policy.predict_recomputing(&latents, &timesteps, &prompts);
+            (prediction, Some(recomputing))
+        } else {
+            (self.policy.predict(&latents, &timesteps, &prompts), None)
+        };
+        let log_prob = self.policy.log_prob(&prediction, &steps, &latents, &next_latents);
+        let range = self.config.clip_range;
+        let PpoLoss { sum: mut loss, log_ratio, ratio } = ppo_loss(&log_prob, &old_log_probs, &advantages, range);
+        if self.config.kl > 0.0 {
+            self.lora.enable(&mut self.policy.unet, false);
+            let reference = no_grad(|| self.policy.predict(&latents, &timesteps, &prompts));
+            self.lora.enable(&mut self.policy.unet, true);
+            let kl = self.policy.kl_divergence(&prediction, &reference, &steps, &latents).sum(Kind::Float);
+            loss += &kl * self.config.kl;
+            totals.kl += kl.detach();
+        }
+        (&loss * weight).f_backward()?;
+        if let Some(recomputing) = recomputing {
+            recomputing.backward(&self.policy.unet)?;
+        }
+
+        no_grad(|| {
+            let distance = (&ratio.detach() - 1.0).abs();
+            totals.loss += loss.detach();
+            totals.squared_log_ratio += log_ratio.detach().square().sum(Kind::Float);
+            totals.clipped += distance.gt(range).sum(Kind::Float);
+            totals.n_rows += rows.len();
+            if totals.grad_norms.is_empty() && totals.dropped_steps == 0 {
+                let largest = distance.max();
+                totals.ratio_error = Some(match totals.ratio_error.take() {
+                    Some(error) => error.maximum(&largest),
+                    None => largest,
+                });
+            }
+        });
+        Ok(())
+    }
+}
+
+/// PPO's loss of some rows.
+struct PpoLoss {
+    /// The clipped objective, negated and summed over the rows: a scalar.
+    sum: Tensor,
+    /// \[n\]
+    log_ratio: Tensor,
+    /// \[n\]
+    ratio: Tensor,
+}
+
+/// PPO's clipped objective (Schulman et al., arXiv 1707.06347, equation 7) from log-probabilities and advantages, all \[n\],
+/// f32, with a trust interval of 1 ± `clip_range`.
+fn ppo_loss(log_prob: &Tensor, old_log_prob: &Tensor, advantages: &Tensor, clip_range: f64) -> PpoLoss {
+    let log_ratio = log_prob - old_log_prob;
+    let ratio = log_ratio.exp();
+    let clamped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range);
+    let objective = (&ratio * advantages).minimum(&(clamped * advantages));
+    PpoLoss { sum: -objective.sum(Kind::Float), log_ratio, ratio }
+}
+
+impl Totals {
+    fn statistics(&self) -> UpdateStatistics {
+        let n = self.n_rows.max(1) as f64;
+        let mean = |total: &Tensor| total.double_value(&[]) / n;
+        UpdateStatistics {
+            loss: mean(&self.loss),
+            approx_kl: 0.5 * mean(&self.squared_log_ratio),
+            clip_fraction: mean(&self.clipped),
+            ratio_error: self.ratio_error.as_ref().map_or(0.0, |error| error.double_value(&[])),
+            grad_norm: self.grad_norms.iter().sum::<f64>() / self.grad_norms.len().max(1) as f64,
+            kl: mean(&self.kl),
+            dropped_steps: self.dropped_steps,
+        }
+    }
+}
+
+fn permutation(generator: &mut Generator, n: usize) -> Result<Vec<usize>> {
+    let order: Vec<i64> = Vec::try_from(generator.permutation(n as i64)?)?;
+    Ok(order.into_iter().map(|i| i as usize).collect())
+}
+
+#[cfg(test)]
+mod tests;

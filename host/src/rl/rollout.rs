@@ -1,0 +1,181 @@
+//! Prompts to trajectories: the sampler that keeps every latent and the log-probability of every step, as DDPO needs them
+//! (Black et al., Training Diffusion Models with Reinforcement Learning, arXiv 2305.13301, section 4).
+
+use std::ops::Range;
+
+use anyhow::{Result, bail, ensure};
+use tch::{Kind, Tensor, no_grad};
+use torch_ext::Generator;
+
+use crate::interrupt::Interrupt;
+use crate::policy::Policy;
+use crate::random::{Purpose, derive_seed};
+
+/// What was sampled: everything that the update needs, and no image.
+#[derive(Debug)]
+pub struct Trajectories {
+    /// The prompt index of each sample.
+    pub prompts: Vec<usize>,
+    /// f32 [steps + 1, n, c, h, w]: from the initial noise to the final latents, scaled as the UNet sees them.
+    pub latents: Tensor,
+    /// f32 [steps, n]: mean log-probability of each step; none at eta 0.
+    pub log_probs: Option<Tensor>,
+}
+
+impl Trajectories {
+    /// The final latents, [n, c, h, w].
+    pub fn last(&self) -> Tensor {
+        self.latents.select(0, -1)
+    }
+}
+
+/// Samples one trajectory for every prompt index, at most `micro_batch` UNet rows a call, which changes speed and memory
+/// only. `done` is told the number of finished rows after every step.
+///
+/// # Errors
+/// If there is no prompt, or `interrupt` is set.
+pub fn rollout(
+    policy: &Policy,
+    prompts: &[usize],
+    noise: &mut impl NoiseSource,
+    micro_batch: usize,
+    interrupt: &Interrupt,
+    done: &mut dyn FnMut(usize),
+) -> Result<Trajectories> {
+    ensure!(!prompts.is_empty(), "there is nothing to sample: no prompt was given");
+    let mut latents = Vec::new();
+    let mut log_probs = Vec::new();
+    for start in (0..prompts.len()).step_by(policy.samples_per_call(micro_batch)) {
+        let range = start..(start + policy.samples_per_call(micro_batch)).min(prompts.len());
+        let (chunk_latents, chunk_log_probs) = rollout_chunk(policy, prompts, range, noise, interrupt, done)?;
+        latents.push(chunk_latents);
+        log_probs.extend(chunk_log_probs);
+    }
+    Ok(Trajectories {
+        prompts: prompts.to_vec(),
+        latents: Tensor::cat(&latents, 1),
+        log_probs: (!log_probs.is_empty()).then(|| Tensor::cat(&log_probs, 1)),
+    })
+}
+
+fn rollout_chunk(
+    policy: &Policy,
+    prompts: &[usize],
+    range: Range<usize>,
+    noise: &mut impl NoiseSource,
+    interrupt: &Interrupt,
+    done: &mut dyn FnMut(usize),
+) -> Result<(Tensor, Option<Tensor>)> {
+    let (prompts, device) = (&prompts[range.clone()], policy.device());
+    let mut latents = vec![noise.initial(range.clone())?.f_to_device(device)? * policy.ddim.init_noise_sigma()];
+    let mut log_probs = Vec::new();
+    for (step_idx, &timestep) in policy.ddim.timesteps().iter().enumerate() {
+        interrupt.check("")?;
+        let current = &latents[step_idx];
+        let timesteps = Tensor::full([range.len() as i64], timestep, (Kind::Int64, device));
+        let prediction = no_grad(|| policy.predict(current, &timesteps, prompts));
+        let step_noise = match policy.eta > 0.0 {
+            true => Some(noise.step(step_idx, range.clone())?.f_to_device(device)?),
+            false => None,
+        };
+        let step = policy.step(&prediction, step_idx, current, step_noise.as_ref());
+        latents.push(step.prev_sample);
+        log_probs.extend(step.log_prob);
+        done(range.len());
+    }
+    let log_probs = (!log_probs.is_empty()).then(|| Tensor::stack(&log_probs, 0));
+    Ok((Tensor::stack(&latents, 0), log_probs))
+}
+
+/// The noise of a rollout; rows are sample indices.
+pub trait NoiseSource {
+    /// Standard normal [rows, c, h, w].
+    fn initial(&mut self, rows: Range<usize>) -> Result<Tensor>;
+    /// Standard normal [rows, c, h, w] of a step; asked for in order, step by step, for each range of rows.
+    fn step(&mut self, step_idx: usize, rows: Range<usize>) -> Result<Tensor>;
+}
+
+/// Initial noise that exists already, for steps without noise.
+#[derive(Debug)]
+pub struct GivenNoise(Tensor);
+
+impl GivenNoise {
+    /// Standard normal [n, c, h, w].
+    pub fn new(initial: Tensor) -> Self {
+        Self(initial)
+    }
+}
+
+impl NoiseSource for GivenNoise {
+    fn initial(&mut self, rows: Range<usize>) -> Result<Tensor> {
+        Ok(self.0.narrow(0, rows.start as i64, rows.len() as i64))
+    }
+
+    fn step(&mut self, _: usize, _: Range<usize>) -> Result<Tensor> {
+        bail!("the steps' noise was not given, which eta above 0 needs")
+    }
+}
+
+/// Noise of every sample from generators of its own, so that the size of a call changes nothing.
+#[derive(Debug)]
+pub struct SeededNoise {
+    shape: [i64; 3],
+    seeds: Vec<Seeds>,
+    generators: Vec<Option<Generator>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seeds {
+    initial: u64,
+    /// None: the steps continue with the generator of the initial noise, as diffusers does.
+    steps: Option<u64>,
+}
+
+impl SeededNoise {
+    /// One seed a sample, used as diffusers uses it: the initial noise, then that of the steps. `shape` is [c, h, w].
+    pub fn of_seeds(shape: [i64; 3], seeds: Vec<u64>) -> Self {
+        Self::new(shape, seeds.into_iter().map(|initial| Seeds { initial, steps: None }).collect())
+    }
+
+    /// The noise of `n` samples of an epoch.
+    pub fn of_epoch(shape: [i64; 3], seed: u64, epoch: u64, n: usize) -> Self {
+        let seeds = (0..n as u64).map(|i| Seeds {
+            initial: derive_seed(seed, epoch, i, Purpose::Latents),
+            steps: Some(derive_seed(seed, epoch, i, Purpose::StepNoise)),
+        });
+        Self::new(shape, seeds.collect())
+    }
+
+    /// The noise of the monitor's fixed samples.
+    pub fn of_monitor(shape: [i64; 3], seed: u64, n: usize) -> Self {
+        let seeds = (0..n as u64).map(|i| Seeds { initial: derive_seed(seed, 0, i, Purpose::Monitor), steps: None });
+        Self::new(shape, seeds.collect())
+    }
+
+    fn new(shape: [i64; 3], seeds: Vec<Seeds>) -> Self {
+        let generators = seeds.iter().map(|_| None).collect();
+        Self { shape, seeds, generators }
+    }
+}
+
+impl NoiseSource for SeededNoise {
+    fn initial(&mut self, rows: Range<usize>) -> Result<Tensor> {
+        let mut noise = Vec::with_capacity(rows.len());
+        for row in rows {
+            let seeds = self.seeds[row];
+            let mut generator = Generator::cpu(seeds.initial)?;
+            noise.push(generator.normal(&self.shape)?);
+            self.generators[row] = Some(seeds.steps.map_or(Ok(generator), Generator::cpu)?);
+        }
+        Ok(Tensor::stack(&noise, 0))
+    }
+
+    fn step(&mut self, _step_idx: usize, rows: Range<usize>) -> Result<Tensor> {
+        let mut noise = Vec::with_capacity(rows.len());
+        for row in rows {
+            let generator = self.generators[row].as_mut().expect("the initial noise of a row is asked for first");
+            noise.push(generator.normal(&self.shape)?);
+        }
+        Ok(Tensor::stack(&noise, 0))
+    }
+}

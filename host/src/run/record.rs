@@ -1,0 +1,325 @@
+//! The lines of `metrics.jsonl`: one typed record for each kind of run, which both the trainer that writes it and the report
+//! that reads it use.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::rl::objective::UpdateStatistics;
+
+/// A line of `metrics.jsonl`: an epoch, what training measured in it, and what the monitor measured after it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Record<T, M> {
+    /// 0 is the untrained model, which has the monitor alone.
+    pub epoch: u64,
+    /// What was measured while the epoch trained.
+    #[serde(flatten)]
+    pub trained: Option<T>,
+    /// What the monitor measured, every so many epochs, on the same fixed samples or held-out data each time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<M>,
+    /// What somebody should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl<T: Serialize + DeserializeOwned, M: Serialize + DeserializeOwned> Record<T, M> {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// If it is not a JSON object, or a field is missing or of another type; the message names it.
+    pub fn parse(line: &str) -> serde_json::Result<Self> {
+        #[derive(Deserialize)]
+        struct Common<M> {
+            epoch: u64,
+            monitor: Option<M>,
+            #[serde(default)]
+            warnings: Vec<String>,
+        }
+        let value: Value = serde_json::from_str(line)?;
+        let Common { epoch, monitor, warnings } = Common::deserialize(&value)?;
+        let trained = (epoch > 0).then(|| T::deserialize(&value)).transpose()?;
+        Ok(Self { epoch, trained, monitor, warnings })
+    }
+}
+
+/// The fields of a JSON value that are `null`, which is what a number that is not finite is written as.
+pub(super) fn first_null(value: &Value, name: &str) -> Option<String> {
+    match value {
+        Value::Null => Some(name.to_owned()),
+        Value::Object(fields) => fields.iter().find_map(|(field, value)| {
+            first_null(value, &if name.is_empty() { field.clone() } else { format!("{name}.{field}") })
+        }),
+        Value::Array(values) => values.iter().find_map(|value| first_null(value, name)),
+        _ => None,
+    }
+}
+
+/// The record of `host train`.
+pub type FineTuneRecord = Record<FineTuneEpoch, FineTuneMonitor>;
+
+/// An epoch of fine-tuning.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FineTuneEpoch {
+    /// Mean of the weighted sum of the plugins' rewards.
+    pub reward_mean: f64,
+    /// Its standard deviation, ddof 0.
+    pub reward_std: f64,
+    /// Its minimum.
+    pub reward_min: f64,
+    /// Its maximum.
+    pub reward_max: f64,
+    /// The mean reward of each plugin.
+    pub rewards: BTreeMap<String, f64>,
+    /// Number of samples that were left out since a plugin failed on them.
+    pub skipped: u64,
+    /// The update.
+    #[serde(flatten)]
+    pub update: UpdateStatistics,
+    /// Samples by the time of all parts.
+    pub images_per_second: f64,
+    /// Where the time went.
+    pub seconds: FineTuneSeconds,
+}
+
+/// Wall-clock seconds of the parts of an epoch of fine-tuning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FineTuneSeconds {
+    /// Prompts to latents.
+    pub sample: f64,
+    /// Latents to rewards: VAE, encoders, plugins.
+    pub reward: f64,
+    /// Updates.
+    pub train: f64,
+}
+
+/// The monitor of a fine-tuning: the same prompts and noise each time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FineTuneMonitor {
+    /// Mean reward.
+    pub reward_mean: f64,
+    /// Its standard error over the samples; none for a single sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward_sem: Option<f64>,
+    /// Mean entropy of the first plugin's distributions, nats.
+    pub entropy: f64,
+    /// Mean of the largest probability.
+    pub max_probability: f64,
+    /// Mean pairwise 1 − cos of the images' embeddings.
+    pub diversity: f64,
+    /// The reward of each sample, for paired comparison.
+    pub rewards: Vec<f64>,
+}
+
+/// The record of `host can train`.
+pub type GanRecord = Record<GanEpoch, GanMonitor>;
+
+/// An epoch of a CAN.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GanEpoch {
+    /// Means over the epoch's steps.
+    #[serde(flatten)]
+    pub means: GanMeans,
+    /// Steps and their speed.
+    #[serde(flatten)]
+    pub pace: Pace,
+}
+
+/// The means of a CAN's epoch over its steps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GanMeans {
+    /// Losses by their name.
+    pub loss: GanLosses,
+    /// Share of (real, fake) pairs that the discriminator puts in the right order.
+    pub discriminator_accuracy: f64,
+    /// Share of real images whose style the style head predicts, where it is trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub style_accuracy: Option<f64>,
+}
+
+/// The losses of a CAN; those that a configuration leaves out are absent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GanLosses {
+    /// The discriminator's adversarial loss.
+    pub adversarial_discriminator: f64,
+    /// The gradient penalty of the Wasserstein form, not weighted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_penalty: Option<f64>,
+    /// L_SL, not weighted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub style: Option<f64>,
+    /// The discriminator's loss in all.
+    pub discriminator: f64,
+    /// The generator's adversarial loss.
+    pub adversarial_generator: f64,
+    /// L_SA, not weighted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ambiguity: Option<f64>,
+    /// The generator's loss in all.
+    pub generator: f64,
+}
+
+/// The monitor of a CAN: generated images of the same noise each time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GanMonitor {
+    /// Mean style ambiguity of generated images, nats; at least ln of `styles`.
+    pub ambiguity: f64,
+    /// Mean entropy of their distributions, nats.
+    pub entropy: f64,
+    /// Mean of the largest probability.
+    pub max_probability: f64,
+    /// Mean pairwise distance as a share of real images'.
+    pub diversity: f64,
+    /// Number of styles of the classifier.
+    pub styles: usize,
+    /// The norm of the gradient of the weighted style ambiguity in the images, divided by that of the adversarial loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm_ratio: Option<f64>,
+    /// Share of held-out real images whose style the style head predicts, where it is trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub style_accuracy: Option<f64>,
+}
+
+/// The record of `host classifier train`.
+pub type ClassifierRecord = Record<ClassifierEpoch, ClassifierMonitor>;
+
+/// An epoch of the simple classifier.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClassifierEpoch {
+    /// Means over the epoch's steps.
+    #[serde(flatten)]
+    pub means: ClassifierMeans,
+    /// Steps and their speed.
+    #[serde(flatten)]
+    pub pace: Pace,
+}
+
+/// The means of a classifier's epoch over its steps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClassifierMeans {
+    /// Cross-entropy, nats.
+    pub loss: f64,
+    /// Share of images whose style is predicted.
+    pub accuracy: f64,
+}
+
+/// The monitor of the simple classifier: held-out images.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClassifierMonitor {
+    /// Share of images whose style is predicted.
+    pub accuracy: f64,
+    /// Cross-entropy, nats.
+    pub loss: f64,
+}
+
+/// The steps of an epoch over images, and their speed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pace {
+    /// Number of steps.
+    pub steps: u64,
+    /// Images that were trained on, by the time of training.
+    pub images_per_second: f64,
+    /// Where the time went.
+    pub seconds: PaceSeconds,
+}
+
+/// Wall-clock seconds of the parts of an epoch over images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PaceSeconds {
+    /// Waiting for images.
+    pub data: f64,
+    /// Updates.
+    pub train: f64,
+}
+
+/// The record of a stage of `host pretrain`, whose monitor is `M`.
+pub type PretrainRecord<M> = Record<PretrainEpoch, M>;
+
+/// The monitor of CLIP's pretraining: zero-shot classification of held-out paintings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClipMonitor {
+    /// Share of paintings whose style is predicted.
+    pub style_accuracy: f64,
+    /// Share of paintings whose subject is predicted.
+    pub subject_accuracy: f64,
+    /// Share of paintings whose style and subject are predicted together.
+    pub caption_accuracy: f64,
+}
+
+/// The monitor of the autoencoder's pretraining: held-out paintings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VaeMonitor {
+    /// Mean peak signal-to-noise ratio of reconstructions, dB.
+    pub psnr: f64,
+    /// Standard deviation of the latents.
+    pub latent_std: f64,
+}
+
+/// The monitor of the UNet's pretraining, with the averaged weights.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UNetMonitor {
+    /// Weighted loss on held-out latents, always with the same noise.
+    pub held_out_loss: f64,
+    /// Number of samples with a style and a subject.
+    pub styled_samples: usize,
+    /// Share of them whose style CLIP finds.
+    pub styled_style_accuracy: f64,
+    /// Share of them whose subject CLIP finds.
+    pub styled_subject_accuracy: f64,
+    /// Number of samples with a subject alone.
+    pub plain_samples: usize,
+    /// Share of them whose subject CLIP finds.
+    pub plain_subject_accuracy: f64,
+}
+
+/// An epoch of pretraining.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PretrainEpoch {
+    /// Number of steps since training began.
+    pub step: u64,
+    /// Mean loss.
+    pub loss: f64,
+    /// Number of steps that were dropped since their gradient was not finite.
+    pub dropped_steps: u64,
+    /// Wall-clock seconds of training.
+    pub train_seconds: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        let epoch = FineTuneEpoch { reward_mean: -3.5, skipped: 2, ..FineTuneEpoch::default() };
+        let monitor = FineTuneMonitor { reward_mean: -3.4, rewards: vec![-3.4], ..FineTuneMonitor::default() };
+        let record =
+            Record { epoch: 3, trained: Some(epoch), monitor: Some(monitor), warnings: vec!["low".to_owned()] };
+        let line = serde_json::to_string(&record).unwrap();
+        let read = FineTuneRecord::parse(&line).unwrap();
+        assert_eq!((read.epoch, read.trained, read.monitor), (3, record.trained, record.monitor));
+        assert_eq!(read.warnings, ["low"]);
+        assert!(line.starts_with(r#"{"epoch":3,"reward_mean":-3.5,"#), "{line}");
+    }
+
+    #[test]
+    fn the_untrained_model_has_its_monitor_alone() {
+        let line = r#"{"epoch": 0, "monitor": {"accuracy": 0.1, "loss": 3.3}}"#;
+        let record = ClassifierRecord::parse(line).unwrap();
+        assert!(record.trained.is_none());
+        assert_eq!(record.monitor.unwrap().accuracy, 0.1);
+    }
+
+    #[test]
+    fn a_field_that_is_missing_or_no_number_is_named() {
+        let message = |line: &str| ClassifierRecord::parse(line).unwrap_err().to_string();
+        assert!(message(r#"{"epoch": 1, "accuracy": 0.5}"#).contains("missing field `loss`"));
+        assert!(message(r#"{"epoch": 0, "monitor": {"accuracy": null, "loss": 1}}"#).contains("invalid type: null"));
+        assert!(message("\"stray\"").contains("invalid type"));
+        let value = serde_json::json!({"epoch": 1, "loss": {"style": f64::NAN}});
+        assert_eq!(first_null(&value, "").as_deref(), Some("loss.style"));
+    }
+}

@@ -1,0 +1,85 @@
+//! Means, spreads and their errors, in f64: rewards of k-means classifiers differ by 0.002 to 0.02 around −ln N.
+
+/// The value that is added to a standard deviation before it divides.
+pub const STD_EPSILON: f64 = 1e-8;
+
+/// Mean, population standard deviation (ddof 0), minimum and maximum.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// Mean.
+    pub mean: f64,
+    /// Standard deviation, ddof 0.
+    pub std: f64,
+    /// Minimum.
+    pub min: f64,
+    /// Maximum.
+    pub max: f64,
+}
+
+impl Summary {
+    /// The summary of at least one value.
+    pub fn of(values: &[f64]) -> Self {
+        let n = values.len().max(1) as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n;
+        Self {
+            mean,
+            std: variance.sqrt(),
+            min: values.iter().copied().fold(f64::INFINITY, f64::min),
+            max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        }
+    }
+
+    /// (value − mean) / (std + 1e-8).
+    pub fn z_score(&self, value: f64) -> f64 {
+        (value - self.mean) / (self.std + STD_EPSILON)
+    }
+}
+
+/// The standard error of the mean of `values` (ddof 1); none for fewer than two.
+pub fn standard_error(values: &[f64]) -> Option<f64> {
+    let n = values.len() as f64;
+    (n > 1.0).then(|| Summary::of(values).std / (n - 1.0).sqrt())
+}
+
+/// The change of a mean between two measurements of the same samples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Improvement {
+    /// Mean of the differences sample by sample, or of the means where the samples are not the same.
+    pub mean: f64,
+    /// Standard error of that mean; none where it cannot be known.
+    pub sem: Option<f64>,
+    /// Whether it is of differences sample by sample.
+    pub paired: bool,
+}
+
+impl Improvement {
+    /// The change from `before` to `after`, values of the same samples in the same order.
+    pub fn paired(before: &[f64], after: &[f64]) -> Self {
+        let differences: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
+        Self { mean: Summary::of(&differences).mean, sem: standard_error(&differences), paired: true }
+    }
+
+    /// The size of the change in standard errors; none where that is unknown or the standard error is 0.
+    pub fn standard_errors(&self) -> Option<f64> {
+        self.sem.filter(|sem| *sem > 0.0).map(|sem| self.mean / sem)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_paired_improvement_has_the_standard_error_of_differences() {
+        let improvement = Improvement::paired(&[1.0, 2.0, 3.0, 4.0], &[2.0, 3.0, 4.0, 7.0]);
+        assert_eq!(improvement, Improvement { mean: 1.5, sem: Some(0.5), paired: true });
+        assert_eq!(improvement.standard_errors(), Some(3.0));
+    }
+
+    #[test]
+    fn one_sample_has_no_standard_error() {
+        assert_eq!(standard_error(&[3.0]), None);
+        assert_eq!(Improvement::paired(&[1.0], &[2.0]).standard_errors(), None);
+    }
+}

@@ -1,0 +1,55 @@
+//! How far an epoch is: what is sampled and trained of it, in images.
+
+use crate::config::FineTuneConfig;
+use crate::progress::Bar;
+
+/// Turns rows of sampling and training into the bar's images: a trained row costs about three sampled ones.
+pub(super) struct Meter<'a> {
+    bar: &'a Bar,
+    epoch: u64,
+    epochs: u64,
+    n_images: u64,
+    shown: u64,
+    units: f64,
+    units_per_image: f64,
+}
+
+impl<'a> Meter<'a> {
+    const TRAINED_ROW: f64 = 3.0;
+
+    /// At the beginning of an epoch.
+    pub(super) fn new(bar: &'a Bar, config: &FineTuneConfig, epoch: u64) -> Self {
+        let trained = (config.n_train_timesteps() * config.train.inner_epochs) as f64 * Self::TRAINED_ROW;
+        Self {
+            bar,
+            epoch,
+            epochs: config.train.epochs,
+            n_images: config.sample.per_epoch() as u64,
+            shown: 0,
+            units: 0.0,
+            units_per_image: config.sample.steps as f64 + trained,
+        }
+    }
+
+    /// Says behind the bar what is being done.
+    pub(super) fn phase(&self, what: &str) {
+        self.bar.message(format!("epoch {}/{} {what}", self.epoch, self.epochs));
+    }
+
+    /// Takes note of sampled rows.
+    pub(super) fn sampled(&mut self, rows: usize) {
+        self.advance(rows as f64);
+    }
+
+    /// Takes note of trained rows.
+    pub(super) fn trained(&mut self, rows: usize) {
+        self.advance(rows as f64 * Self::TRAINED_ROW);
+    }
+
+    fn advance(&mut self, units: f64) {
+        self.units += units;
+        let images = ((self.units / self.units_per_image) as u64).min(self.n_images);
+        self.bar.inc(images - self.shown);
+        self.shown = images;
+    }
+}

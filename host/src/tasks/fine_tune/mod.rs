@@ -1,0 +1,396 @@
+//! `host train`: DDPO on a LoRA. An epoch samples trajectories, decodes and scores them, and updates the LoRA.
+//!
+//! # Layout
+//!
+//! - this file: [`FineTune`], the task
+//! - `setup`: a configuration to a task that can train
+//! - `plan`: memory and time of a run before it starts · `meter`: progress within an epoch
+
+mod meter;
+mod plan;
+mod setup;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ambiguity_models::lora::{LORA_FILE, Lora};
+use ambiguity_models::params::NamedTensors;
+use ambiguity_models::pipeline::images_u8;
+use ambiguity_models::safetensors::read_safetensors;
+use ambiguity_models::vae::Vae;
+use anyhow::{Context as _, Result, anyhow, ensure};
+use image::RgbImage;
+use tch::no_grad;
+use torch_ext::AdamW;
+
+use self::meter::Meter;
+pub use self::plan::{Measured, Plan, measure};
+use crate::config::FineTuneConfig;
+use crate::data::images::rgb_images;
+use crate::data::prompts::PromptSet;
+use crate::interrupt::Interrupt;
+use crate::metrics::{Scorer, Scores};
+use crate::optim::{Ema, StepGuard, add_under, under};
+use crate::plugin::Sample;
+use crate::policy::Policy;
+use crate::progress::Bar;
+use crate::report::grid::{self, Cell, Values};
+use crate::rl::advantage::{PromptStatistics, advantages};
+use crate::rl::objective::{Ddpo, Hooks, UpdateStatistics};
+use crate::rl::reward::combine;
+use crate::rl::rollout::{SeededNoise, Trajectories, rollout};
+use crate::run::BEFORE_AFTER;
+use crate::run::record::{FineTuneEpoch, FineTuneMonitor, FineTuneSeconds};
+use crate::statistics::{Summary, standard_error};
+use crate::trainer::{Claim, Ends, Monitored, Saved, Schedule, State, Task, Trained};
+
+/// The command that fine-tunes.
+pub const COMMAND: &str = "host train";
+/// The configuration's key of the learning rate.
+const LEARNING_RATE: &str = "train.learning_rate";
+/// The largest |ratio − 1| of a first update that f32 arithmetic explains.
+const MAX_RATIO_ERROR: f64 = 1e-5;
+/// Rewards whose standard deviation is below this are all the same.
+const MIN_REWARD_STD: f64 = 1e-9;
+/// Number of latents that are decoded at once.
+const DECODE_SLICE: i64 = 16;
+/// Number of images in a contact sheet.
+const SHEET_CELLS: usize = 32;
+/// Number of images in the comparison of before and after.
+const COMPARED: usize = 16;
+
+/// A model, its LoRA, and what scores its images.
+pub struct FineTune {
+    config: FineTuneConfig,
+    policy: Policy,
+    vae: Vae,
+    lora: Lora,
+    optimizer: AdamW,
+    guard: StepGuard,
+    ema: Option<Ema>,
+    prompts: PromptSet,
+    scorer: Scorer,
+    latent_shape: [i64; 3],
+    /// The digest of the model's weights.
+    model_digest: String,
+    prompt_statistics: PromptStatistics,
+    /// The diversity of the untrained model's fixed samples.
+    first_diversity: Option<f64>,
+    interrupt: Interrupt,
+}
+
+impl Task for FineTune {
+    type Epoch = FineTuneEpoch;
+    type Monitor = FineTuneMonitor;
+
+    fn resume_command(&self, folder: &Path) -> (String, bool) {
+        (format!("{COMMAND} --resume {}", folder.display()), true)
+    }
+
+    fn schedule(&self) -> Schedule {
+        let FineTuneConfig { train, checkpoint, monitor, sample, .. } = &self.config;
+        Schedule {
+            epochs: train.epochs,
+            checkpoint: checkpoint.clone(),
+            monitor_every: monitor.every,
+            collapse: Some((monitor.min_diversity, monitor.on_collapse)),
+            progress: (sample.per_epoch() as u64, "images"),
+        }
+    }
+
+    fn train_epoch(&mut self, epoch: u64, bar: &Bar) -> Result<Trained<FineTuneEpoch>> {
+        let (n, seed) = (self.config.sample.per_epoch(), self.config.run.seed);
+        let mut meter = Meter::new(bar, &self.config, epoch);
+        let mut clock = Instant::now();
+        let prompts: Vec<usize> = (0..n as u64).map(|i| self.prompts.draw(seed, epoch, i)).collect();
+        let mut noise = SeededNoise::of_epoch(self.latent_shape, seed, epoch, n);
+        meter.phase("sampling");
+        let trajectories = self.rollout(&prompts, &mut noise, &mut |rows| meter.sampled(rows))?;
+        let mut seconds = FineTuneSeconds { sample: lap(&mut clock), ..FineTuneSeconds::default() };
+
+        meter.phase("scoring");
+        let images = self.decode(&trajectories)?;
+        let samples = self.samples(&trajectories.prompts, &images, epoch);
+        let scores = self.scorer.score(samples)?;
+        let reward = Summary::of(&scores.weighted_sum());
+        seconds.reward = lap(&mut clock);
+        let warnings = self.check_rewards(&scores, n, reward)?;
+
+        meter.phase("training");
+        let advantages = self.advantages(&trajectories.prompts, &scores, n);
+        let update = self.update(epoch, &trajectories, &advantages, &mut meter)?;
+        seconds.train = lap(&mut clock);
+        tracing::debug!("epoch {epoch}: max |ratio - 1| over the first update is {:.2e}", update.ratio_error);
+        if epoch == 1 {
+            tracing::info!("ratio check: max |ratio - 1| = {:.1e} over the first update", update.ratio_error);
+        }
+
+        let rewards = scores.plugins.iter().map(|plugin| (plugin.name.clone(), Summary::of(&plugin.rewards).mean));
+        let record = FineTuneEpoch {
+            reward_mean: reward.mean,
+            reward_std: reward.std,
+            reward_min: reward.min,
+            reward_max: reward.max,
+            rewards: rewards.collect(),
+            skipped: scores.skipped as u64,
+            update,
+            images_per_second: n as f64 / (seconds.sample + seconds.reward + seconds.train),
+            seconds,
+        };
+        Ok(Trained { message: format!("reward {:.4}", record.reward_mean), record, warnings })
+    }
+
+    /// Samples and scores the fixed prompts and noise, with the averaged LoRA where there is one. None where a plugin failed
+    /// on some and its failures are to be skipped.
+    fn monitor(&mut self, epoch: u64) -> Result<Option<Monitored<FineTuneMonitor>>> {
+        let (prompts, images) = self.monitor_images(self.config.monitor.count)?;
+        let samples = self.samples(&prompts, &images, epoch);
+        let (scores, diversity) = self.scorer.score_and_diversity(samples)?;
+        if scores.skipped > 0 {
+            return Ok(None);
+        }
+        let rewards = scores.weighted_sum();
+        let mean = |values: &[f64]| Summary::of(values).mean;
+        let cells = scores.kept.iter().zip(&rewards).take(SHEET_CELLS).map(|(&i, &reward)| Cell {
+            image: RgbImage::clone(&images[i]),
+            title: self.title(prompts[i]).to_owned(),
+            value: Some(reward),
+        });
+        let values = Values { name: "reward", mean: mean(&rewards), count: rewards.len() };
+        let sheet = grid::contact_sheet(epoch, &cells.collect::<Vec<_>>(), values);
+        let first_diversity = *self.first_diversity.get_or_insert(diversity);
+        Ok(Some(Monitored {
+            score: Some(mean(&rewards)),
+            diversity: Some(diversity / first_diversity),
+            sheet: Some(sheet),
+            images: Vec::new(),
+            record: FineTuneMonitor {
+                reward_mean: mean(&rewards),
+                reward_sem: standard_error(&rewards),
+                entropy: mean(&scores.entropy),
+                max_probability: mean(&scores.max_probability),
+                diversity,
+                rewards,
+            },
+        }))
+    }
+
+    fn warnings(
+        &self,
+        _epoch: u64,
+        trained: &FineTuneEpoch,
+        monitor: Option<&FineTuneMonitor>,
+        _best_diversity: f64,
+    ) -> Vec<String> {
+        let mut warnings = self.warnings_of_update(&trained.update);
+        let share = monitor.zip(self.first_diversity).map(|(monitor, first)| monitor.diversity / first);
+        let least = self.config.monitor.min_diversity;
+        warnings.extend(share.filter(|share| *share < least).map(|share| {
+            format!(
+                "diversity is {:.0} % of the untrained model's (monitor.min_diversity is {:.0} %): the model collapses onto \
+                 few images; best/ holds the last good LoRA, and train.kl or fewer epochs hold it back",
+                100.0 * share,
+                100.0 * least
+            )
+        }));
+        warnings
+    }
+
+    fn state(&self) -> Result<State> {
+        let mut state = State { files: vec![(LORA_FILE, self.lora.to_bytes()?)], ..State::default() };
+        add_under(&mut state.tensors, "optimizer", self.optimizer.state());
+        if let Some(ema) = &self.ema {
+            let tensors = ema.tensors().iter().map(|(name, tensor)| (name, tensor.shallow_clone()));
+            add_under(&mut state.tensors, "ema", tensors);
+        }
+        state.metadata = vec![
+            ("model", self.model_digest.clone()),
+            ("prompt_statistics", serde_json::to_string(&self.prompt_statistics)?),
+            ("first_diversity", serde_json::to_string(&self.first_diversity)?),
+            ("dropped_in_a_row", self.guard.dropped_in_a_row.to_string()),
+        ];
+        Ok(state)
+    }
+
+    fn restore(&mut self, saved: &Saved, claim: &Claim) -> Result<()> {
+        let before = saved.text("model")?;
+        if before != self.model_digest {
+            let (run, path, now) = (claim.folder().display(), &self.config.model.path, &self.model_digest);
+            claim.refuse(anyhow!("{run}: the run was begun with a model of digest {before}, but {path} has {now}"))?;
+        }
+        self.lora.load_values(&read_safetensors(&saved.folder.join(LORA_FILE))?)?;
+        self.optimizer.load_state(&under(&saved.tensors, "optimizer"))?;
+        if let Some(ema) = &mut self.ema {
+            ema.load(&under(&saved.tensors, "ema")).context("train.ema")?;
+        }
+        self.prompt_statistics = saved.json("prompt_statistics")?;
+        self.first_diversity = saved.json("first_diversity")?;
+        self.guard.dropped_in_a_row = saved.json("dropped_in_a_row")?;
+        Ok(())
+    }
+
+    /// The newest LoRA: its average where there is one.
+    fn products(&mut self) -> Result<Vec<(String, Vec<u8>)>> {
+        let bytes = self.averaged(|task| Ok(task.lora.to_bytes()?))?;
+        Ok(vec![(LORA_FILE.to_owned(), bytes)])
+    }
+
+    /// The untrained and the trained model's images of the same prompts and noise.
+    fn last_images(&mut self, ends: &Ends<FineTuneMonitor>) -> Result<Vec<(&'static str, RgbImage)>> {
+        let n = COMPARED.min(self.config.monitor.count);
+        let (prompts, after) = self.monitor_images(n)?;
+        self.lora.enable(&mut self.policy.unet, false);
+        let before = self.monitor_images(n);
+        self.lora.enable(&mut self.policy.unet, true);
+        let owned = |images: Vec<Arc<RgbImage>>| images.into_iter().map(Arc::unwrap_or_clone).collect::<Vec<_>>();
+        let titles: Vec<&str> = prompts.iter().map(|&prompt| self.title(prompt)).collect();
+        let rewards = ends.first.rewards.iter().copied().zip(ends.last.rewards.iter().copied());
+        let compared = grid::compare(&owned(before?.1), &owned(after), &titles, &rewards.collect::<Vec<_>>());
+        Ok(vec![(BEFORE_AFTER, compared)])
+    }
+}
+
+impl FineTune {
+    /// The upper bound of the reward.
+    pub fn upper_bound(&self) -> f64 {
+        self.scorer.upper_bound()
+    }
+
+    fn rollout(&self, prompts: &[usize], noise: &mut SeededNoise, done: &mut dyn FnMut(usize)) -> Result<Trajectories> {
+        rollout(&self.policy, prompts, noise, self.config.sample.micro_batch, &self.interrupt, done)
+    }
+
+    fn decode(&self, trajectories: &Trajectories) -> Result<Vec<Arc<RgbImage>>> {
+        let images = no_grad(|| self.vae.decode_latents(&trajectories.last(), DECODE_SLICE));
+        rgb_images(&images_u8(&images))
+    }
+
+    fn samples(&self, prompts: &[usize], images: &[Arc<RgbImage>], epoch: u64) -> Vec<Sample> {
+        let sample = |(i, (&prompt, image)): (usize, (&usize, &Arc<RgbImage>))| Sample {
+            prompt: self.prompts.all()[prompt].clone(),
+            metadata: BTreeMap::from([
+                ("seed".to_owned(), self.config.run.seed.to_string()),
+                ("epoch".to_owned(), epoch.to_string()),
+                ("sample".to_owned(), i.to_string()),
+            ]),
+            image: Some(Arc::clone(image)),
+            ..Sample::default()
+        };
+        prompts.iter().zip(images).enumerate().map(sample).collect()
+    }
+
+    fn title(&self, prompt: usize) -> &str {
+        match self.prompts.all()[prompt].as_str() {
+            "" => "(no prompt)",
+            prompt => prompt,
+        }
+    }
+
+    /// The first `n` of the monitor's fixed prompts, and their images.
+    fn monitor_images(&mut self, n: usize) -> Result<(Vec<usize>, Vec<Arc<RgbImage>>)> {
+        let prompts: Vec<usize> = (0..n).map(|i| self.prompts.monitored(i)).collect();
+        let mut noise = SeededNoise::of_monitor(self.latent_shape, self.config.run.seed, n);
+        let trajectories = self.averaged(|task| task.rollout(&prompts, &mut noise, &mut |_| {}))?;
+        let images = self.decode(&trajectories)?;
+        Ok((prompts, images))
+    }
+
+    /// Does something with the averaged LoRA in place of the trained one, where there is an average.
+    fn averaged<R>(&mut self, action: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        let Some(ema) = &self.ema else { return action(self) };
+        let trained: NamedTensors =
+            self.lora.parameters().into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect();
+        self.lora.load_values(ema.tensors())?;
+        let result = action(self);
+        self.lora.load_values(&trained)?;
+        result
+    }
+
+    /// The advantage of each sample; none for those that a plugin failed on.
+    fn advantages(&mut self, prompts: &[usize], scores: &Scores, n: usize) -> Vec<Option<f64>> {
+        let train = &self.config.train;
+        let rewards = combine(&scores.plugins, train.reward_normalization);
+        let kept_prompts: Vec<usize> = scores.kept.iter().map(|&i| prompts[i]).collect();
+        let values = match train.per_prompt_statistics {
+            true => self.prompt_statistics.advantages(&kept_prompts, &rewards, train.advantage_clip),
+            false => advantages(&rewards, train.advantage_clip),
+        };
+        let mut all = vec![None; n];
+        for (&i, value) in scores.kept.iter().zip(values) {
+            all[i] = Some(value);
+        }
+        all
+    }
+
+    fn update(
+        &mut self,
+        epoch: u64,
+        trajectories: &Trajectories,
+        advantages: &[Option<f64>],
+        meter: &mut Meter<'_>,
+    ) -> Result<UpdateStatistics> {
+        let Self { config, policy, lora, optimizer, guard, ema, interrupt, .. } = self;
+        let mut after_step = |optimizer: &AdamW| {
+            if let Some(ema) = ema {
+                ema.update(optimizer.parameters());
+            }
+        };
+        let mut done = |rows| meter.trained(rows);
+        let mut hooks = Hooks { interrupt, done: &mut done, after_step: &mut after_step };
+        let mut ddpo = Ddpo { policy, lora, config: &config.train, n_timesteps: config.n_train_timesteps() };
+        ddpo.train_epoch(optimizer, guard, trajectories, advantages, (config.run.seed, epoch), &mut hooks)
+    }
+
+    fn check_rewards(&self, scores: &Scores, n: usize, reward: Summary) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        let (share, allowed) = (scores.skipped as f64 / n as f64, self.config.plugin.max_skipped);
+        ensure!(
+            share <= allowed && scores.kept.len() > 1,
+            "plugins failed on {} of {n} samples, more than plugin.max_skipped = {allowed} allows: fix the plugin (try `host \
+             plugin classify`) or raise the share",
+            scores.skipped
+        );
+        if scores.skipped > 0 {
+            warnings.push(format!("{} samples were left out since a plugin failed on them", scores.skipped));
+        }
+        if reward.std < MIN_REWARD_STD {
+            warnings.push(format!(
+                "all rewards are {:.6}, so there is nothing to learn from: does the plugin return the same distribution for \
+                 every image? Try `host plugin classify` on different images",
+                reward.mean
+            ));
+        }
+        Ok(warnings)
+    }
+
+    fn warnings_of_update(&self, update: &UpdateStatistics) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if update.ratio_error > MAX_RATIO_ERROR {
+            warnings.push(format!(
+                "ratios of the first update are off 1 by {:.1e} (f32 explains less than {MAX_RATIO_ERROR:.0e}): sampling and \
+                 training do not compute the same, and the clip range is {}; use model.dtype = \"f32\" or the same \
+                 micro_batch for both",
+                update.ratio_error, self.config.train.clip_range
+            ));
+        }
+        if update.clip_fraction > 0.5 {
+            warnings.push(format!(
+                "{:.0} % of ratios were clipped: lower train.learning_rate or widen train.clip_range",
+                100.0 * update.clip_fraction
+            ));
+        }
+        if update.dropped_steps > 0 {
+            let n = update.dropped_steps;
+            warnings.push(format!("{n} optimizer steps were dropped since their gradient was not finite"));
+        }
+        warnings
+    }
+}
+
+fn lap(clock: &mut Instant) -> f64 {
+    let seconds = clock.elapsed().as_secs_f64();
+    *clock = Instant::now();
+    seconds
+}

@@ -1,0 +1,100 @@
+//! A configuration to a task that can train.
+
+use std::path::PathBuf;
+
+use ambiguity_models::lora::{LORA_FILE, Lora};
+use ambiguity_models::pipeline::Pipeline;
+use ambiguity_models::scheduler::{Ddim, LastStep};
+use anyhow::{Context as _, Result};
+use torch_ext::{AdamW, AdamWConfig};
+
+use super::{FineTune, LEARNING_RATE, Plan};
+use crate::config::{FineTuneConfig, Train};
+use crate::context::Context;
+use crate::data::prompts::PromptSet;
+use crate::encoders::Encoders;
+use crate::metrics::Scorer;
+use crate::optim::{Ema, StepGuard};
+use crate::policy::{Policy, PromptEmbeddings};
+use crate::random::{Purpose, derive_seed};
+use crate::rl::advantage::PromptStatistics;
+use crate::run::PluginsLock;
+use crate::trainer::{Claim, Start};
+use crate::zoo::model_folder;
+
+impl FineTune {
+    /// Loads plugins and model, claims the run's folder, and attaches the LoRA, in an order in which what is soon refused
+    /// comes first.
+    pub fn open(config: FineTuneConfig, start: Start, context: &Context) -> Result<(Self, Claim)> {
+        let device = torch_ext::cuda::device(&config.run.device)?;
+        let scorer = Scorer::load(&config, Encoders::open(&config.encoders, device, context)?, device)?;
+        let claim = start.claim(PluginsLock { plugins: scorer.locked() })?;
+        let folder = model_folder(&config.model.path, context)?;
+        Plan::new(&config, &folder)?.check_fits(device)?;
+        let pipeline = Pipeline::load(&folder, device, config.model.dtype.kind(), config.model.memory_format)?;
+        let (width, height) = (i64::from(config.sample.width), i64::from(config.sample.height));
+        let [h, w] = pipeline.latent_size(width, height).context("sample.width and sample.height")?;
+        let latent_shape = [pipeline.unet.config().in_channels, h, w];
+        let ddim = Ddim::new(&pipeline.scheduler, config.sample.steps).context("sample.steps")?;
+        let prompts = PromptSet::new(&config.prompts)?;
+        let embeddings = PromptEmbeddings::encode(&pipeline, prompts.all())?;
+        let Pipeline { mut unet, vae, text_encoder, .. } = pipeline;
+        drop(text_encoder);
+        let lora = match config.lora.init.as_str() {
+            "" => {
+                let seed = derive_seed(config.run.seed, 0, 0, Purpose::Weights);
+                Lora::attach(&mut unet, &config.lora.spec(), seed)?
+            }
+            file => {
+                // A checkpoint has a file of its own with the same layers; the one that the run began with may be gone.
+                let file = claim.checkpoint().map_or_else(|| PathBuf::from(file), |folder| folder.join(LORA_FILE));
+                Lora::load(&mut unet, &file).context("lora.init")?
+            }
+        };
+        let optimizer = AdamW::new(lora.parameters(), optimizer_config(&config.train))?;
+        tracing::info!(
+            "{}: LoRA of rank {} on {} layers, {} parameters",
+            folder.display(),
+            lora.rank_and_alpha().0,
+            lora.n_layers(),
+            lora.n_parameters()
+        );
+        let parameters = optimizer.parameters().iter().map(|(name, tensor)| (name, tensor));
+        let ema = (config.train.ema > 0.0).then(|| Ema::new(parameters, config.train.ema));
+        let policy = Policy {
+            unet,
+            prompts: embeddings,
+            ddim,
+            guidance_scale: config.sample.guidance,
+            eta: config.sample.eta,
+            last_step: LastStep::Stochastic,
+        };
+        let task = Self {
+            model_digest: Pipeline::digest(&folder)?,
+            policy,
+            vae,
+            lora,
+            optimizer,
+            guard: StepGuard::new(LEARNING_RATE),
+            ema,
+            prompts,
+            scorer,
+            latent_shape,
+            prompt_statistics: PromptStatistics::default(),
+            first_diversity: None,
+            interrupt: context.interrupt.clone(),
+            config,
+        };
+        Ok((task, claim))
+    }
+}
+
+fn optimizer_config(train: &Train) -> AdamWConfig {
+    AdamWConfig {
+        learning_rate: train.learning_rate,
+        beta1: train.beta1,
+        beta2: train.beta2,
+        weight_decay: train.weight_decay,
+        epsilon: train.epsilon,
+    }
+}

@@ -1,0 +1,509 @@
+//! `host can train`: the creative adversarial network (the paper's section on CAN; Gulrajani et al., arXiv 1704.00028, for the
+//! Wasserstein form). In a step, D learns on a batch of real and of generated images, then G on what D returns for the same
+//! generated ones.
+//!
+//! # Layout
+//!
+//! - this file: [`Adversarial`], both networks and their step
+//! - [`ambiguity`]: L_SA under a plugin, with its gradient through the encoder into libtorch
+
+pub mod ambiguity;
+
+use std::collections::BTreeMap;
+
+use ambiguity_models::can::{Discriminator, Generator, ImageSource, loss};
+use ambiguity_models::params::{NamedTensors, Params};
+use ambiguity_models::pipeline::images_u8;
+use anyhow::{Error, Result, ensure};
+use image::RgbImage;
+use tch::{Device, Kind, Tensor, no_grad};
+use torch_ext::{AdamW, Generator as Randomness};
+
+use self::ambiguity::{AmbiguityError, PluginAmbiguity};
+use super::image_plan::{Measured, Plan};
+use super::image_training::{
+    Confusion, EVALUATION_BATCH, ImageTraining, LEARNING_RATE, Networks, Stage, StepMetrics, accuracy, open_data,
+};
+use super::networks::{self, Trained};
+use crate::config::GanConfig;
+use crate::config::gan::{Can, GanTask, LossForm};
+use crate::context::Context;
+use crate::data::images::rgb_images;
+use crate::data::styles::{StyleBatch, StyleImages};
+use crate::encoders::Encoders;
+use crate::metrics::diversity::mean_pixel_distance;
+use crate::optim::Diverged;
+use crate::plugin::{PluginHost, cache_folder};
+use crate::random::{Purpose, derive_seed};
+use crate::report::grid::{self, Cell, Values};
+use crate::rl::reward::{ambiguity, entropy, max_probability};
+use crate::run::record::{GanEpoch, GanLosses, GanMeans, GanMonitor, Pace};
+use crate::run::{LockedPlugin, PluginsLock};
+use crate::statistics::Summary;
+use crate::text::{NO_BREAK_SPACE, number, two_digits};
+use crate::trainer::{Claim, Monitored, Start};
+
+/// Number of images in a contact sheet.
+const SHEET_CELLS: usize = 40;
+/// A discriminator that puts more than this share of (real, fake) pairs in the right order leaves the log form's
+/// generator without a gradient.
+const SATURATED: f64 = 0.995;
+/// A mean penalty above this means gradients of a norm of 2 and more, where 1 is wanted.
+const LOOSE_PENALTY: f64 = 1.0;
+
+/// Between these ratios of gradient norms, L_SA neither goes under nor drowns the adversarial loss.
+const SOUND_GRADIENT_NORM_RATIO: std::ops::RangeInclusive<f64> = 0.02..=50.0;
+
+/// Loads the plugin, claims the run's folder, opens the images and makes the networks, in an order in which what is soon
+/// refused comes first.
+pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(ImageTraining<Adversarial>, Claim)> {
+    let device = torch_ext::cuda::device(&config.run.device)?;
+    let (classifier, lock) = style_classifier(&config, device, context)?;
+    let claim = start.claim(lock)?;
+    let data = open_data(&config, context)?;
+    Plan::new(GanTask::Can, &config, &data)?.check_fits(device)?;
+    let networks = Adversarial::new(&config, &data, classifier, device)?;
+    Ok((ImageTraining::new(config, data, networks, device, context), claim))
+}
+
+/// What a run of this configuration would consist of and take: its plugin is loaded, its images are opened and some steps are
+/// tried.
+pub fn try_out(config: &GanConfig, context: &Context) -> Result<(StyleImages, Plan, Measured)> {
+    let device = torch_ext::cuda::device(&config.run.device)?;
+    let (classifier, _) = style_classifier(config, device, context)?;
+    let data = open_data(config, context)?;
+    let plan = Plan::new(GanTask::Can, config, &data)?;
+    plan.check_fits(device)?;
+    let networks = Adversarial::new(config, &data, classifier, device)?;
+    let training = ImageTraining::new(config.clone(), data, networks, device, context);
+    let (data, measured) = Measured::of(training, &plan, device)?;
+    Ok((data, plan, measured))
+}
+
+/// C of the style ambiguity, and what is locked of it.
+fn style_classifier(config: &GanConfig, device: Device, context: &Context) -> Result<(StyleClassifier, PluginsLock)> {
+    if config.own_head() {
+        return Ok((StyleClassifier::OwnHead, PluginsLock::default()));
+    }
+    let host = PluginHost::new(config.plugin, cache_folder())?.on(device);
+    let classifier = host.load(&config.can.classifier, BTreeMap::new())?;
+    let lock = PluginsLock { plugins: vec![LockedPlugin::of(&config.can.classifier, &*classifier)] };
+    let encoders = Encoders::open(&config.encoders, device, context)?;
+    Ok((StyleClassifier::Plugin(Box::new(PluginAmbiguity::new(classifier, encoders)?)), lock))
+}
+
+/// C of the style ambiguity.
+pub enum StyleClassifier {
+    /// The discriminator's own style head, the paper's C = D_C.
+    OwnHead,
+    /// A plugin with a gradient.
+    Plugin(Box<PluginAmbiguity>),
+}
+
+/// Both networks and all that trains them.
+pub struct Adversarial {
+    config: GanConfig,
+    styles: Vec<String>,
+    generator: Trained<Generator>,
+    discriminator: Trained<Discriminator>,
+    classifier: StyleClassifier,
+    /// f32 [count, latent], the same at every monitor.
+    fixed_noise: Tensor,
+    /// Mean pairwise distance of real images.
+    real_diversity: f64,
+    device: Device,
+}
+
+impl Adversarial {
+    /// Fresh networks for the styles of `data`.
+    pub fn new(config: &GanConfig, data: &StyleImages, classifier: StyleClassifier, device: Device) -> Result<Self> {
+        let seed = |index| derive_seed(config.run.seed, 0, index, Purpose::Weights);
+        let adam = &config.can.adam;
+        let build = |p: &Params| Generator::new(p, &config.generator());
+        let generator = Trained::fresh(seed(0), device, adam, build, Generator::parameters)?;
+        let build = |p: &Params| Discriminator::new(p, &config.discriminator(data.styles().len()));
+        let discriminator = Trained::fresh(seed(1), device, adam, build, Discriminator::parameters)?;
+        let mut randomness = Randomness::cpu(derive_seed(config.run.seed, 0, 0, Purpose::Monitor))?;
+        let fixed_noise = randomness.normal(&[config.monitor.count as i64, config.can.latent])?.to_device(device);
+        Ok(Self {
+            config: config.clone(),
+            styles: data.styles().to_vec(),
+            generator,
+            discriminator,
+            classifier,
+            fixed_noise,
+            real_diversity: real_diversity(data, config.monitor.count)?,
+            device,
+        })
+    }
+
+    /// D's loss and its parts, and what D returns for the real images.
+    fn discriminator_loss(
+        &self,
+        batch: &StyleBatch,
+        fake: &Tensor,
+        randomness: &mut Randomness,
+        metrics: &mut StepMetrics,
+    ) -> Result<Tensor> {
+        let (can, d) = (&self.config.can, &self.discriminator.network);
+        let (on_real, styles) = if self.config.own_head() {
+            let verdict = d.forward_train(&batch.images, ImageSource::Real, randomness)?;
+            (verdict.real, Some(verdict.styles))
+        } else {
+            (d.real_train(&batch.images, ImageSource::Real), None)
+        };
+        let on_fake = d.real_train(fake, ImageSource::Fake);
+        let ordered = on_real.detach().unsqueeze(1).gt_tensor(&on_fake.detach().unsqueeze(0));
+        let adversarial = match can.loss {
+            LossForm::Wasserstein => loss::critic(&on_real, &on_fake),
+            LossForm::Log => loss::log_discriminator(&on_real, &on_fake),
+        };
+        metrics.add("loss/adversarial_discriminator", &adversarial);
+        let mut terms = vec![adversarial];
+        if can.loss == LossForm::Wasserstein && can.lambda > 0.0 {
+            let mix = randomness.uniform(&[batch.images.size()[0]])?.to_device(self.device);
+            let penalty =
+                loss::gradient_penalty(&batch.images, fake, &mix, |images| d.real_train(images, ImageSource::Fake))?;
+            metrics.add("loss/gradient_penalty", &penalty);
+            terms.push(penalty * can.lambda);
+        }
+        if let Some(styles) = styles {
+            let style = loss::style(&styles, &batch.styles, can.label_smoothing);
+            metrics.add("loss/style", &style);
+            metrics.add("style_accuracy", &accuracy(&styles, &batch.styles));
+            terms.push(style * can.style_weight);
+        }
+        // Not in place: the metrics hold the terms.
+        let total = terms.into_iter().reduce(|sum, term| sum + term).expect("there is the adversarial one");
+        metrics.add("loss/discriminator", &total);
+        metrics.add("discriminator_accuracy", &ordered.to_kind(Kind::Float).mean(Kind::Float));
+        Ok(total)
+    }
+
+    /// G's loss and its parts.
+    fn generator_loss(
+        &mut self,
+        fake: &Tensor,
+        randomness: &mut Randomness,
+        metrics: &mut StepMetrics,
+    ) -> Result<Tensor> {
+        let (can, d) = (&self.config.can, &self.discriminator.network);
+        // What a weight of 0 leaves out of the sum is not computed: it is watched by the monitor.
+        let wanted = can.style_ambiguity_weight > 0.0;
+        let (on_fake, styles) = if wanted && matches!(self.classifier, StyleClassifier::OwnHead) {
+            let verdict = d.forward_train(fake, ImageSource::Fake, randomness)?;
+            (verdict.real, Some(verdict.styles))
+        } else {
+            (d.real_train(fake, ImageSource::Fake), None)
+        };
+        let adversarial = adversarial_generator(can, &on_fake);
+        metrics.add("loss/adversarial_generator", &adversarial);
+        let weight = can.style_ambiguity_weight;
+        let (total, watched) = match (&mut self.classifier, styles) {
+            (StyleClassifier::OwnHead, Some(styles)) => {
+                let ambiguity = loss::ambiguity(&styles);
+                metrics.add("loss/ambiguity", &ambiguity);
+                let total = adversarial + ambiguity * weight;
+                let watched = total.shallow_clone();
+                (total, watched)
+            }
+            (StyleClassifier::Plugin(plugin), _) if wanted => {
+                let ambiguity = plugin.loss(fake).map_err(diverged)?;
+                let value = Tensor::from(ambiguity.value as f32).to_device(self.device);
+                metrics.add("loss/ambiguity", &value);
+                // The surrogate has the loss's gradient, not its value.
+                let watched = adversarial.detach() + value * weight;
+                (adversarial + ambiguity.surrogate * weight, watched)
+            }
+            _ => {
+                let watched = adversarial.shallow_clone();
+                (adversarial, watched)
+            }
+        };
+        metrics.add("loss/generator", &watched);
+        Ok(total)
+    }
+
+    /// The norm of the gradient of the weighted L_SA in generated images, divided by that of the adversarial loss. None where
+    /// either is zero.
+    fn gradient_norm_ratio(&mut self, images: &Tensor) -> Result<Option<f64>> {
+        let (can, d) = (&self.config.can, &self.discriminator.network);
+        if can.style_ambiguity_weight == 0.0 {
+            return Ok(None);
+        }
+        let images = images.detach().set_requires_grad(true);
+        let norm = |loss: Tensor| -> Result<f64> {
+            let gradient = Tensor::f_run_backward(&[loss], &[&images], false, false)?.remove(0);
+            Ok(gradient.norm().double_value(&[]))
+        };
+        let adversarial = norm(adversarial_generator(can, &d.real_train(&images, ImageSource::Fake)))?;
+        let ambiguity = norm(match &mut self.classifier {
+            StyleClassifier::OwnHead => loss::ambiguity(&d.forward(&images).styles),
+            StyleClassifier::Plugin(plugin) => plugin.loss(&images).map_err(diverged)?.surrogate,
+        })?;
+        Ok((adversarial > 0.0 && ambiguity > 0.0).then(|| can.style_ambiguity_weight * ambiguity / adversarial))
+    }
+
+    /// The styles that C tells apart.
+    fn classifier_styles(&self) -> &[String] {
+        match &self.classifier {
+            StyleClassifier::OwnHead => &self.styles,
+            StyleClassifier::Plugin(plugin) => &plugin.description().styles,
+        }
+    }
+
+    /// C's distribution of each image.
+    fn classify(&mut self, images: &Tensor) -> Result<Vec<Vec<f64>>> {
+        match &mut self.classifier {
+            StyleClassifier::Plugin(plugin) => Ok(plugin.classify(images).map_err(diverged)?.rows),
+            StyleClassifier::OwnHead => {
+                let logits = no_grad(|| self.discriminator.network.forward(images).styles);
+                let rows = logits.to_kind(Kind::Double).softmax(-1, Kind::Double).to_device(Device::Cpu);
+                Ok(Vec::<Vec<f64>>::try_from(&rows)?)
+            }
+        }
+    }
+}
+
+impl Networks for Adversarial {
+    type Means = GanMeans;
+    type Epoch = GanEpoch;
+    type Monitor = GanMonitor;
+
+    const TASK: GanTask = GanTask::Can;
+
+    fn step(&mut self, batch: &StyleBatch, randomness: &mut Randomness) -> Result<StepMetrics> {
+        let mut metrics = StepMetrics::default();
+        let noise = randomness.normal(&[batch.images.size()[0], self.config.can.latent])?.to_device(self.device);
+        let fake = self.generator.network.forward(&noise, true);
+
+        self.discriminator.optimizer.zero_grad();
+        self.discriminator_loss(batch, &fake.detach(), randomness, &mut metrics)?.f_backward()?;
+        self.discriminator.optimizer.step()?;
+
+        // The gradient goes through D without stopping at its weights, which saves a third of the backward pass.
+        self.generator.optimizer.zero_grad();
+        set_trained(&self.discriminator.optimizer, false);
+        let generator_loss = self.generator_loss(&fake, randomness, &mut metrics);
+        set_trained(&self.discriminator.optimizer, true);
+        generator_loss?.f_backward()?;
+        self.generator.optimizer.step()?;
+        Ok(metrics)
+    }
+
+    fn in_short(means: &GanMeans) -> String {
+        let GanLosses { discriminator, generator, ambiguity, .. } = &means.loss;
+        let mut words = format!("D {discriminator:.3} G {generator:.3}");
+        if let Some(ambiguity) = ambiguity {
+            words += &format!(" ambiguity {ambiguity:.3}");
+        }
+        if let Some(accuracy) = means.style_accuracy {
+            words += &format!(" accuracy {:.0} %", 100.0 * accuracy);
+        }
+        words
+    }
+
+    fn record(means: GanMeans, pace: Pace) -> GanEpoch {
+        GanEpoch { means, pace }
+    }
+
+    fn monitor(&mut self, data: &StyleImages, epoch: u64) -> Result<Monitored<GanMonitor>> {
+        let (mut parts, mut rows) = (Vec::new(), Vec::new());
+        for noise in self.fixed_noise.split(EVALUATION_BATCH as i64, 0) {
+            let images = no_grad(|| self.generator.network.forward(&noise, false));
+            rows.extend(self.classify(&images)?);
+            parts.push(images);
+        }
+        let gradient_norm_ratio = self.gradient_norm_ratio(&parts[0])?;
+        let images = Tensor::cat(&parts, 0);
+        let mean = |of: fn(&[f64]) -> f64| Summary::of(&rows.iter().map(|row| of(row)).collect::<Vec<_>>()).mean;
+        let diversity = mean_pixel_distance(&images) / self.real_diversity;
+        let names = self.classifier_styles();
+        let cells = rgb_images(&images_u8(&images.narrow(0, 0, (SHEET_CELLS as i64).min(images.size()[0]))))?;
+        let cells = cells.into_iter().zip(&rows).map(|(image, row)| {
+            let likeliest = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
+            let title = format!("{} {:.0}{NO_BREAK_SPACE}%", names[likeliest], 100.0 * row[likeliest]);
+            Cell { image: RgbImage::clone(&image), title, value: Some(-ambiguity(row)) }
+        });
+        let values = Values { name: "style ambiguity", mean: -mean(ambiguity), count: rows.len() };
+        let sheet = grid::contact_sheet(epoch, &cells.collect::<Vec<_>>(), values);
+        let mut record = GanMonitor {
+            ambiguity: -mean(ambiguity),
+            entropy: mean(entropy),
+            max_probability: mean(max_probability),
+            diversity,
+            styles: names.len(),
+            gradient_norm_ratio,
+            style_accuracy: None,
+        };
+        let mut images = Vec::new();
+        if self.config.own_head() {
+            let confusion = Confusion::of(&self.discriminator.network, data, self.device)?;
+            record.style_accuracy = Some(confusion.accuracy());
+            images.extend(confusion.image(epoch, data.styles()));
+        }
+        Ok(Monitored { record, score: None, diversity: Some(diversity), sheet: Some(sheet), images })
+    }
+
+    fn warnings(&self, epoch: &GanEpoch, monitor: Option<&GanMonitor>, stage: Stage) -> Vec<String> {
+        let (can, least) = (&self.config.can, self.config.monitor.min_diversity);
+        // The gradients in images that are none yet say nothing.
+        let ratio =
+            monitor.filter(|monitor| monitor.diversity >= least).and_then(|monitor| monitor.gradient_norm_ratio);
+        let warnings = [
+            warning_of_saturation(can.loss, epoch.means.discriminator_accuracy),
+            epoch.means.loss.gradient_penalty.and_then(warning_of_penalty),
+            monitor.and_then(|monitor| warning_of_diversity(monitor.diversity, least, stage)),
+            ratio.and_then(|ratio| warning_of_gradient_norms(ratio, can.style_ambiguity_weight)),
+        ];
+        warnings.into_iter().flatten().collect()
+    }
+
+    fn not_finite(&self) -> Result<Option<String>> {
+        Ok(self.generator.not_finite("generator")?.or(self.discriminator.not_finite("discriminator")?))
+    }
+
+    fn state(&self) -> NamedTensors {
+        let mut state = NamedTensors::new();
+        self.generator.add_to(&mut state, "generator");
+        self.discriminator.add_to(&mut state, "discriminator");
+        state
+    }
+
+    fn load_state(&mut self, state: &NamedTensors) -> Result<()> {
+        self.generator.load_from(state, "generator")?;
+        self.discriminator.load_from(state, "discriminator")
+    }
+
+    fn products(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut files = networks::generator_files(&self.generator)?;
+        files.extend(networks::discriminator_files(&self.discriminator, &self.styles)?);
+        if self.config.own_head() {
+            let named = ("dcgan", "Style head of a creative adversarial network's discriminator");
+            let plugin = networks::plugin(&self.discriminator, named, &self.styles, &self.config.can)?;
+            files.push((networks::DCGAN_PLUGIN.to_owned(), plugin));
+        }
+        Ok(files)
+    }
+
+    fn n_parameters(&self) -> usize {
+        self.generator.n_parameters() + self.discriminator.n_parameters()
+    }
+}
+
+fn set_trained(optimizer: &AdamW, trained: bool) {
+    for (_, tensor) in optimizer.parameters() {
+        let _ = tensor.set_requires_grad(trained);
+    }
+}
+
+/// Images that are no numbers come of the training, not of the plugin.
+fn diverged(error: AmbiguityError) -> Error {
+    match error {
+        AmbiguityError::NotFinite { .. } => Diverged { what: error.to_string(), lower: LEARNING_RATE }.into(),
+        error => error.into(),
+    }
+}
+
+/// G's adversarial loss, from what D returns for generated images, \[n\].
+fn adversarial_generator(can: &Can, on_fake: &Tensor) -> Tensor {
+    match can.loss {
+        LossForm::Wasserstein => loss::critic_generator(on_fake),
+        LossForm::Log => loss::log_generator(on_fake, can.nonsaturating),
+    }
+}
+
+/// A discriminator that leaves the log form's generator without a gradient.
+fn warning_of_saturation(form: LossForm, accuracy: f64) -> Option<String> {
+    (form == LossForm::Log && accuracy > SATURATED).then(|| {
+        format!(
+            "the discriminator separates {:.1} % of real from generated images, which leaves the generator little to learn \
+             from: lower can.adam.learning_rate, or take can.nonsaturating = true or can.loss = \"wasserstein\"",
+            100.0 * accuracy
+        )
+    })
+}
+
+/// A critic that is far from what the Wasserstein form asks of it.
+fn warning_of_penalty(penalty: f64) -> Option<String> {
+    (penalty > LOOSE_PENALTY).then(|| {
+        format!(
+            "the critic's gradient is far from a norm of 1 (penalty {}): lower can.adam.learning_rate or raise can.lambda",
+            number(penalty, 2)
+        )
+    })
+}
+
+/// Generated images that are too much alike.
+fn warning_of_diversity(share: f64, least: f64, stage: Stage) -> Option<String> {
+    let what = match stage {
+        Stage::Beginning => return None,
+        Stage::Overdue => "the generator has not left its beginning",
+        Stage::Diverse => "the generator has collapsed onto few images",
+    };
+    (share < least).then(|| {
+        format!(
+            "generated images are {:.0} % as diverse as real ones (monitor.min_diversity is {:.0} %): {what}; lower \
+             can.adam.learning_rate or can.style_ambiguity_weight",
+            100.0 * share,
+            100.0 * least
+        )
+    })
+}
+
+/// L_SA that does next to nothing, or next to which nothing else does.
+fn warning_of_gradient_norms(ratio: f64, weight: f64) -> Option<String> {
+    (!SOUND_GRADIENT_NORM_RATIO.contains(&ratio)).then(|| {
+        format!(
+            "the gradient of the style ambiguity is {} times as long as that of the adversarial loss; a \
+             can.style_ambiguity_weight of about {}, not {weight}, makes them equal",
+            two_digits(ratio),
+            two_digits(weight / ratio)
+        )
+    })
+}
+
+/// How much `count` held-out images differ, evenly chosen, so that all styles are among them.
+fn real_diversity(data: &StyleImages, count: usize) -> Result<f64> {
+    let diversity = mean_pixel_distance(&data.some_held_out(count)?.images);
+    ensure!(
+        diversity > 0.0,
+        "all held-out images that were compared are the same, so there is nothing to compare the diversity of generated \
+         images with: name images that differ"
+    );
+    Ok(diversity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_that_gans_are_known_for_are_warned_of_where_they_are_and_only_there() {
+        let saturated = warning_of_saturation(LossForm::Log, 0.999).expect("it is saturated");
+        assert!(
+            saturated.starts_with("the discriminator separates 99.9 % of real from generated images"),
+            "{saturated}"
+        );
+        assert_eq!(warning_of_saturation(LossForm::Log, 0.9), None);
+        // A critic may separate them all: its gradient does not vanish.
+        assert_eq!(warning_of_saturation(LossForm::Wasserstein, 1.0), None);
+
+        let loose = warning_of_penalty(2.5).expect("it is loose");
+        assert!(loose.contains("(penalty 2.50)") && loose.contains("can.lambda"), "{loose}");
+        assert_eq!(warning_of_penalty(0.2), None);
+
+        let weak = warning_of_gradient_norms(0.0039, 1.0).expect("it is weak");
+        assert!(weak.contains("0.0039 times") && weak.contains("of about 260, not 1, makes"), "{weak}");
+        assert!(warning_of_gradient_norms(60.0, 10.0).is_some());
+        assert_eq!(warning_of_gradient_norms(1.0, 10.0), None);
+
+        let collapsed = warning_of_diversity(0.12, 0.3, Stage::Diverse).expect("they are alike");
+        assert!(collapsed.contains("are 12 % as diverse as real ones (monitor.min_diversity is 30 %)"), "{collapsed}");
+        assert!(collapsed.contains("has collapsed"), "{collapsed}");
+        let early = warning_of_diversity(0.12, 0.3, Stage::Overdue).expect("they are alike");
+        assert!(early.contains("has not left its beginning") && !early.contains("collapsed"), "{early}");
+        assert_eq!(warning_of_diversity(0.12, 0.3, Stage::Beginning), None);
+        assert_eq!(warning_of_diversity(0.3, 0.3, Stage::Diverse), None);
+    }
+}

@@ -1,0 +1,443 @@
+//! Steps over real images by style, one epoch after the other: what the CAN and the simple classifier share.
+//!
+//! Every draw of a step comes from a generator seeded by (seed, step).
+
+use std::path::Path;
+use std::time::Instant;
+
+use ambiguity_models::can::{Discriminator, loss};
+use ambiguity_models::params::NamedTensors;
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use image::RgbImage;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use tch::{Device, Kind, Tensor, no_grad};
+use torch_ext::Generator as Randomness;
+
+use crate::config::GanConfig;
+use crate::config::gan::GanTask;
+use crate::context::Context;
+use crate::data::styles::{Loader, Options, Source, StyleBatch, StyleImages};
+use crate::interrupt::Interrupt;
+use crate::optim::Diverged;
+use crate::plugin::cache_folder;
+use crate::progress::Bar;
+use crate::random::{Purpose, derive_seed};
+use crate::report::confusion::confusion_matrix;
+use crate::run::CONFUSION;
+use crate::run::record::{Pace, PaceSeconds};
+use crate::trainer::{Claim, Monitored, Saved, Schedule, State, Task, Trained};
+
+/// The configuration's key of the learning rate.
+pub const LEARNING_RATE: &str = "can.adam.learning_rate";
+/// Number of images that an evaluation takes at once.
+pub const EVALUATION_BATCH: usize = 64;
+/// Number of steps after which the metrics are read off the device, and checked.
+const READ_EVERY: u64 = 10;
+/// Number of steps after which generated images should differ: small networks take some hundred. It does not depend on the
+/// run's length, since a run that is prolonged must say the same as one that was so long from the start.
+const OVERDUE: u64 = 1000;
+/// Training that waits longer than this share of its time for images is warned of.
+const MUCH_WAITING: f64 = 0.1;
+/// Seconds below which an epoch's waiting says nothing.
+const SHORT_EPOCH: f64 = 10.0;
+
+/// The networks that are trained on images, and how.
+pub trait Networks {
+    /// The means of an epoch's steps.
+    type Means: Serialize + DeserializeOwned + Clone + std::fmt::Debug;
+    /// The epoch's record: the means, with their pace.
+    type Epoch: Serialize + DeserializeOwned + Clone + std::fmt::Debug;
+    /// What the monitor measures.
+    type Monitor: Serialize + DeserializeOwned + Clone + std::fmt::Debug;
+
+    /// Which training it is.
+    const TASK: GanTask;
+
+    /// Updates everything on a batch.
+    fn step(&mut self, batch: &StyleBatch, randomness: &mut Randomness) -> Result<StepMetrics>;
+    /// The means in a few words, for the progress bar.
+    fn in_short(means: &Self::Means) -> String;
+    /// The epoch's record.
+    fn record(means: Self::Means, pace: Pace) -> Self::Epoch;
+    /// Measures what was learned so far.
+    fn monitor(&mut self, data: &StyleImages, epoch: u64) -> Result<Monitored<Self::Monitor>>;
+    /// What somebody should know of an epoch and its monitor.
+    fn warnings(&self, epoch: &Self::Epoch, monitor: Option<&Self::Monitor>, stage: Stage) -> Vec<String>;
+    /// The name of a network's tensor that holds what is not a finite number.
+    fn not_finite(&self) -> Result<Option<String>>;
+    /// Networks and optimizers.
+    fn state(&self) -> NamedTensors;
+    /// Goes back to a state.
+    fn load_state(&mut self, state: &NamedTensors) -> Result<()>;
+    /// The files that the run's folder gets, by name.
+    fn products(&self) -> Result<Vec<(String, Vec<u8>)>>;
+    /// Number of trained parameters.
+    fn n_parameters(&self) -> usize;
+}
+
+/// How far a generator has come; only generated images that once were as diverse as `monitor.min_diversity` wants can
+/// collapse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// They never were, which is to be expected.
+    Beginning,
+    /// They never were, in as many steps as should do.
+    Overdue,
+    /// They once were.
+    Diverse,
+}
+
+/// A training of networks on images by style.
+pub struct ImageTraining<N> {
+    config: GanConfig,
+    data: StyleImages,
+    networks: N,
+    /// Batches from the next step on; made when the first epoch begins.
+    loader: Option<Loader>,
+    device: Device,
+    interrupt: Interrupt,
+}
+
+impl<N: Networks> ImageTraining<N> {
+    /// A training of fresh networks.
+    pub fn new(config: GanConfig, data: StyleImages, networks: N, device: Device, context: &Context) -> Self {
+        tracing::info!(
+            "{} styles, {} images to train on, {} held out; {} parameters",
+            data.styles().len(),
+            data.n_train(),
+            data.n_test(),
+            networks.n_parameters()
+        );
+        Self { config, data, networks, loader: None, device, interrupt: context.interrupt.clone() }
+    }
+
+    /// The images, and the seconds of a step on them, measured over `tries` steps after one that warms up; what they teach
+    /// is thrown away.
+    pub fn time_steps(mut self, tries: u32) -> Result<(StyleImages, f64)> {
+        let mut loader = self.data.loader(self.config.can.batch_size, self.config.can.flip, self.config.run.seed, 0);
+        let mut began = Instant::now();
+        for i in 0..=tries {
+            self.interrupt.check("nothing was started")?;
+            let batch = to_device(loader.next()?, self.device);
+            self.networks.step(&batch, &mut Randomness::cpu(u64::from(i))?)?;
+            // The device is waited for.
+            self.networks.not_finite()?;
+            if i == 0 {
+                began = Instant::now();
+            }
+        }
+        let seconds = began.elapsed().as_secs_f64() / f64::from(tries);
+        drop(loader);
+        Ok((self.data, seconds))
+    }
+
+    /// One epoch's steps: their means, and the seconds in all and those spent waiting for images.
+    fn steps(&mut self, epoch: u64, bar: &Bar) -> Result<(N::Means, f64, f64)> {
+        let can = &self.config.can;
+        let n_steps = steps_per_epoch(&self.config, &self.data);
+        let first_step = (epoch - 1) * n_steps;
+        let make = || self.data.loader(can.batch_size, can.flip, self.config.run.seed, first_step);
+        let loader = self.loader.get_or_insert_with(make);
+        let (began, waited_before) = (Instant::now(), loader.waited());
+        let mut totals = Totals::default();
+        for step in first_step..first_step + n_steps {
+            self.interrupt.check("")?;
+            let batch = to_device(loader.next()?, self.device);
+            let mut randomness = Randomness::cpu(derive_seed(self.config.run.seed, 0, step, Purpose::Update))?;
+            totals.add(self.networks.step(&batch, &mut randomness)?);
+            bar.inc(can.batch_size as u64);
+            let done = step + 1 - first_step;
+            if done.is_multiple_of(READ_EVERY) || done == n_steps {
+                totals.read(step + 1)?;
+                bar.message(format!("epoch {epoch}/{} {}", can.epochs, N::in_short(&totals.means()?)));
+            }
+        }
+        // Before anything of this epoch is kept: the metrics are those from before the last update.
+        if let Some(tensor) = self.networks.not_finite()? {
+            let what = format!("{tensor} is not finite after step {}", first_step + n_steps);
+            bail!(Diverged { what, lower: LEARNING_RATE });
+        }
+        Ok((totals.means()?, began.elapsed().as_secs_f64(), (loader.waited() - waited_before).as_secs_f64()))
+    }
+}
+
+impl<N: Networks> Task for ImageTraining<N> {
+    type Epoch = N::Epoch;
+    type Monitor = N::Monitor;
+
+    fn resume_command(&self, folder: &Path) -> (String, bool) {
+        (format!("{} --resume {}", N::TASK.command(), folder.display()), true)
+    }
+
+    fn schedule(&self) -> Schedule {
+        let GanConfig { can, checkpoint, monitor, .. } = &self.config;
+        let images = steps_per_epoch(&self.config, &self.data) * can.batch_size as u64;
+        Schedule {
+            epochs: can.epochs,
+            checkpoint: checkpoint.clone(),
+            monitor_every: monitor.every,
+            collapse: Some((monitor.min_diversity, monitor.on_collapse)),
+            progress: (images, "images"),
+        }
+    }
+
+    fn train_epoch(&mut self, epoch: u64, bar: &Bar) -> Result<Trained<N::Epoch>> {
+        let (means, seconds, waited) = self.steps(epoch, bar)?;
+        if waited > MUCH_WAITING * seconds && seconds > SHORT_EPOCH {
+            // Not among the record's warnings, in which no two runs may differ.
+            tracing::warn!(
+                "epoch {epoch}: training waited for images {:.0} % of its time: is the disk of the cache slow? \
+                 XDG_CACHE_HOME moves it",
+                100.0 * waited / seconds
+            );
+        }
+        let steps = steps_per_epoch(&self.config, &self.data);
+        let pace = Pace {
+            steps,
+            images_per_second: steps as f64 * self.config.can.batch_size as f64 / seconds,
+            seconds: PaceSeconds { data: waited, train: seconds - waited },
+        };
+        let message = N::in_short(&means);
+        Ok(Trained { record: N::record(means, pace), message, warnings: Vec::new() })
+    }
+
+    fn monitor(&mut self, epoch: u64) -> Result<Option<Monitored<N::Monitor>>> {
+        self.interrupt.check("")?;
+        self.networks.monitor(&self.data, epoch).map(Some)
+    }
+
+    fn warnings(
+        &self,
+        epoch: u64,
+        trained: &N::Epoch,
+        monitor: Option<&N::Monitor>,
+        best_diversity: f64,
+    ) -> Vec<String> {
+        let stage = match best_diversity >= self.config.monitor.min_diversity {
+            true => Stage::Diverse,
+            false if epoch * steps_per_epoch(&self.config, &self.data) >= OVERDUE => Stage::Overdue,
+            false => Stage::Beginning,
+        };
+        self.networks.warnings(trained, monitor, stage)
+    }
+
+    fn state(&self) -> Result<State> {
+        let metadata = vec![
+            ("data", self.data.digest().to_owned()),
+            ("images", self.data.in_words()),
+            ("styles", serde_json::to_string(self.data.styles())?),
+        ];
+        Ok(State { tensors: self.networks.state(), metadata, files: Vec::new() })
+    }
+
+    fn restore(&mut self, saved: &Saved, claim: &Claim) -> Result<()> {
+        let digest = saved.text("data")?;
+        if digest != self.data.digest() {
+            let (run, before, now) = (claim.folder().display(), saved.text("images")?, self.data.in_words());
+            let short = |digest: &str| digest.chars().take(8).collect::<String>();
+            let (digest, own) = (short(digest), short(self.data.digest()));
+            let error = anyhow!(
+                "{run}: the run was begun with {before} (digest {digest}…), these are {now} ({own}…): name with --data the \
+                 images that it was begun with, or start a new run"
+            );
+            // Nothing could be learned of other styles by a head that has those.
+            ensure!(saved.text("styles")? == serde_json::to_string(self.data.styles())?, "{error}");
+            claim.refuse(error)?;
+        }
+        self.networks.load_state(&saved.tensors)
+    }
+
+    fn products(&mut self) -> Result<Vec<(String, Vec<u8>)>> {
+        self.networks.products()
+    }
+}
+
+/// Number of steps of an epoch.
+pub fn steps_per_epoch(config: &GanConfig, data: &StyleImages) -> u64 {
+    match config.can.steps_per_epoch {
+        0 => (data.per_pass() / config.can.batch_size).max(1) as u64,
+        steps => steps,
+    }
+}
+
+/// Opens the images that a configuration names, cached at its size.
+pub fn open_data(config: &GanConfig, context: &Context) -> Result<StyleImages> {
+    let cache = cache_folder().and_then(|plugins| Some(plugins.parent()?.to_owned()));
+    let cache = cache.context("there is no folder for the cache of images: set XDG_CACHE_HOME or HOME")?;
+    let can = &config.can;
+    let source = match can.data.as_str() {
+        // So many that a whole pass is left once some are held out.
+        "" => Source::Paintings {
+            seed: derive_seed(config.run.seed, 0, 0, Purpose::Data),
+            per_class: (can.per_class as f64 / (1.0 - can.test_share)).ceil() as usize,
+        },
+        folder => Source::Folder(folder.into()),
+    };
+    let options = Options {
+        size: can.size,
+        fit: can.fit,
+        per_class: can.per_class,
+        test_share: can.test_share,
+        seed: config.run.seed,
+    };
+    StyleImages::open(&source, &options, &cache, &context.progress, &context.interrupt)
+}
+
+fn to_device(batch: StyleBatch, device: Device) -> StyleBatch {
+    StyleBatch { images: batch.images.to_device(device), styles: batch.styles.to_device(device) }
+}
+
+/// The confusion of a classifier over held-out images.
+pub struct Confusion {
+    /// Number of images by true style (row) and predicted style (column).
+    pub counts: Vec<Vec<usize>>,
+    /// Mean cross-entropy, nats.
+    pub loss: f64,
+}
+
+impl Confusion {
+    /// The confusion of a style head in eval mode over every held-out image.
+    pub fn of(network: &Discriminator, data: &StyleImages, device: Device) -> Result<Self> {
+        let n_styles = data.styles().len();
+        let mut confusion = Self { counts: vec![vec![0; n_styles]; n_styles], loss: 0.0 };
+        for batch in data.test_batches(EVALUATION_BATCH) {
+            let batch = batch?;
+            let logits = no_grad(|| network.forward(&batch.images.to_device(device)).styles).to_device(Device::Cpu);
+            confusion.loss += loss::style(&logits, &batch.styles, 0.0).double_value(&[]) * batch.styles.numel() as f64;
+            let labels = Vec::<i64>::try_from(&batch.styles)?;
+            for (label, predicted) in labels.into_iter().zip(Vec::<i64>::try_from(&logits.argmax(-1, false))?) {
+                confusion.counts[label as usize][predicted as usize] += 1;
+            }
+        }
+        confusion.loss /= data.n_test() as f64;
+        Ok(confusion)
+    }
+
+    /// The confusion matrix as an image of the run; none of untrained networks.
+    pub fn image(&self, epoch: u64, styles: &[String]) -> Option<(&'static str, RgbImage)> {
+        (epoch > 0).then(|| (CONFUSION, confusion_matrix(styles, &self.counts, self.accuracy())))
+    }
+
+    /// The share of images whose style is predicted.
+    pub fn accuracy(&self) -> f64 {
+        let correct: usize = (0..self.counts.len()).map(|i| self.counts[i][i]).sum();
+        correct as f64 / self.counts.iter().flatten().sum::<usize>().max(1) as f64
+    }
+}
+
+/// The share of logits [n, styles] whose largest is the label's, a scalar.
+pub fn accuracy(logits: &Tensor, labels: &Tensor) -> Tensor {
+    logits.detach().argmax(-1, false).eq_tensor(labels).to_kind(Kind::Float).mean(Kind::Float)
+}
+
+/// The scalars of a step by their place in the record, `loss/style` for `style` in `loss`; on the device, so that nothing
+/// waits for them.
+#[derive(Default)]
+pub struct StepMetrics(Vec<(&'static str, Tensor)>);
+
+impl StepMetrics {
+    /// Adds one.
+    pub fn add(&mut self, name: &'static str, value: &Tensor) {
+        self.0.push((name, value.detach().to_kind(Kind::Float)));
+    }
+}
+
+/// Sums of metrics over an epoch.
+#[derive(Default)]
+struct Totals {
+    names: Vec<&'static str>,
+    on_device: Option<Tensor>,
+    totals: Vec<f64>,
+    n_steps: u64,
+    /// Steps that are on the device alone.
+    n_unread: u64,
+}
+
+impl Totals {
+    /// Adds a step's.
+    fn add(&mut self, metrics: StepMetrics) {
+        let (names, values): (Vec<_>, Vec<_>) = metrics.0.into_iter().unzip();
+        let values = Tensor::stack(&values, 0);
+        self.names = names;
+        self.on_device = Some(match self.on_device.take() {
+            None => values,
+            Some(sum) => sum + values,
+        });
+        self.n_steps += 1;
+        self.n_unread += 1;
+    }
+
+    /// Reads from the device what was summed since the last time, up to `step`.
+    ///
+    /// # Errors
+    /// [`Diverged`] if a sum is not finite.
+    fn read(&mut self, step: u64) -> Result<()> {
+        let Some(sums) = self.on_device.take() else { return Ok(()) };
+        let sums = Vec::<f32>::try_from(&sums.to_device(Device::Cpu))?;
+        self.totals.resize(sums.len(), 0.0);
+        for ((total, sum), name) in self.totals.iter_mut().zip(sums).zip(&self.names) {
+            if !sum.is_finite() {
+                let what = match self.n_unread {
+                    1 => format!("{name} is not a finite number at step {step}"),
+                    n => format!("{name} is not a finite number at one of the steps {} to {step}", step + 1 - n),
+                };
+                bail!(Diverged { what, lower: LEARNING_RATE });
+            }
+            *total += f64::from(sum);
+        }
+        self.n_unread = 0;
+        Ok(())
+    }
+
+    /// The means so far, as the typed record has them: `a/b` as `b` in `a`.
+    fn means<T: DeserializeOwned>(&self) -> Result<T> {
+        let mut record = Map::new();
+        for (name, total) in self.names.iter().zip(&self.totals) {
+            let mean = Value::from(total / self.n_steps.max(1) as f64);
+            match name.split_once('/') {
+                None => drop(record.insert((*name).to_owned(), mean)),
+                Some((group, name)) => {
+                    let group = record.entry(group).or_insert_with(|| Value::Object(Map::new()));
+                    group[name] = mean;
+                }
+            }
+        }
+        Ok(serde_json::from_value(Value::Object(record))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::run::record::ClassifierMeans;
+
+    use super::*;
+
+    fn metrics(loss: f32, accuracy: f32) -> StepMetrics {
+        let mut metrics = StepMetrics::default();
+        metrics.add("loss", &Tensor::from(loss));
+        metrics.add("accuracy", &Tensor::from(accuracy));
+        metrics
+    }
+
+    #[test]
+    fn metrics_are_averaged_over_the_steps() {
+        let mut totals = Totals::default();
+        totals.add(metrics(1.0, 0.5));
+        totals.add(metrics(2.0, 1.0));
+        totals.read(2).expect("they are numbers");
+        totals.add(metrics(3.0, 0.0));
+        totals.read(3).expect("they are numbers");
+        let means: ClassifierMeans = totals.means().expect("typed");
+        assert_eq!(means, ClassifierMeans { loss: 2.0, accuracy: 0.5 });
+        totals.add(metrics(f32::NAN, 0.0));
+        let error = totals.read(4).expect_err("not a number");
+        assert_eq!(error.to_string(), "loss is not a finite number at step 4");
+        assert!(error.is::<Diverged>());
+        let mut totals = Totals::default();
+        (0..4).for_each(|_| totals.add(metrics(f32::INFINITY, 0.0)));
+        let message = totals.read(4).expect_err("not finite").to_string();
+        assert_eq!(message, "loss is not a finite number at one of the steps 1 to 4");
+    }
+}

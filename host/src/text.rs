@@ -1,0 +1,146 @@
+//! Text for people: numbers, counts, sizes, lines, and errors as sentences.
+
+/// A space that holds a number and its unit together.
+pub const NO_BREAK_SPACE: char = '\u{a0}';
+
+/// Numbers above this are written with their power of ten, and those below that where two digits are wanted.
+const LARGE: f64 = 1e6;
+const SMALL: f64 = 1e-4;
+
+/// A number as people read it: its digits after the point and a true minus sign; a large one as `1.80e10`.
+pub fn number(value: f64, decimals: usize) -> String {
+    let text = if value.abs() < LARGE { format!("{value:.decimals$}") } else { format!("{value:.2e}") };
+    match text.strip_prefix('-') {
+        // Rounded to nothing, a number has no sign.
+        Some(digits) if digits.chars().all(|c| c == '0' || c == '.') => digits.to_owned(),
+        Some(digits) => format!("−{digits}"),
+        None => text,
+    }
+}
+
+/// The decimals that show differences of this size by about three digits: the rewards of k-means classifiers may differ in
+/// the third decimal only.
+pub fn decimals(difference: f64) -> usize {
+    let digits = 2.0 - difference.abs().log10().floor();
+    if digits.is_finite() { digits.clamp(3.0, 6.0) as usize } else { 3 }
+}
+
+/// A positive number by its first two digits.
+pub fn two_digits(value: f64) -> String {
+    let place = value.log10().floor() - 1.0;
+    if !place.is_finite() {
+        return number(value, 0);
+    }
+    if !(SMALL..LARGE).contains(&value) {
+        return format!("{value:.1e}");
+    }
+    let unit = 10f64.powf(place);
+    number((value / unit).round() * unit, (-place).max(0.0) as usize)
+}
+
+/// Bytes in GiB, as messages have them.
+pub fn gibibytes(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+/// A count with its noun: `1 epoch`, `2 epochs`.
+pub fn counted(n: u64, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
+/// Whether a terminal obeys a character instead of showing it: a control character, or one that sets the direction of text.
+pub fn is_control(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Whether a text has a character that [`is_control`].
+pub fn has_control(text: &str) -> bool {
+    text.chars().any(is_control)
+}
+
+/// A text on one line: its line breaks and tabs, which descriptions often have, as spaces.
+pub fn in_one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The lines of a text that have something in them, without the white space around it; a byte order mark is dropped.
+pub fn text_lines(text: &str) -> Vec<&str> {
+    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+/// An error and its causes as one sentence; a cause that the text before it already contains is not repeated. What a file or
+/// a plugin has put into it cannot control the terminal.
+pub fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        let plain = cause.split(" (os error").next().unwrap_or(&cause).to_lowercase();
+        if text.to_lowercase().contains(&plain) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, character| {
+        match is_control(character) && !matches!(character, '\n' | '\t') {
+            true => shown.extend(character.escape_default()),
+            false => shown.push(character),
+        }
+        shown
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short_however_large_they_are() {
+        assert_eq!([number(-3.456, 2), number(1.8e10, 3), number(-0.001, 1)], ["−3.46", "1.80e10", "0.0"]);
+        let cases = [
+            (256.4, "260"),
+            (0.0039, "0.0039"),
+            (1.26, "1.3"),
+            (97.4, "97"),
+            (3.4e7, "3.4e7"),
+            (8.1e-7, "8.1e-7"),
+            (0.0, "0"),
+        ];
+        for (value, wanted) in cases {
+            assert_eq!(two_digits(value), wanted);
+        }
+    }
+
+    #[test]
+    fn numbers_have_a_true_minus_and_no_negative_nothing() {
+        assert_eq!(number(-3.2958, 3), "−3.296");
+        assert_eq!(number(-0.0004, 2), "0.00");
+        assert_eq!(number(12.0, 0), "12");
+    }
+
+    #[test]
+    fn small_differences_are_seen() {
+        for (difference, expected) in [(0.7, 3), (-0.05, 4), (0.002, 5), (1e-9, 6), (40.0, 3), (0.0, 3), (f64::NAN, 3)]
+        {
+            assert_eq!(decimals(difference), expected, "{difference}");
+        }
+    }
+
+    #[test]
+    fn a_sentence_repeats_nothing_and_cannot_control_the_terminal() {
+        let error = anyhow::anyhow!("bad \u{1b}[2Jname").context("reading it").context("reading it");
+        assert_eq!(sentence(&error), "reading it: bad \\u{1b}[2Jname");
+    }
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!(
+            [counted(0, "epoch"), counted(1, "epoch"), counted(2, "epoch")],
+            ["0 epochs", "1 epoch", "2 epochs"]
+        );
+    }
+}

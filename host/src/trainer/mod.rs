@@ -1,0 +1,467 @@
+//! The one training loop: epochs, monitor, health checks, checkpoints, resume and Ctrl-C, for every [`Task`].
+//!
+//! All randomness of a task is a function of (seed, epoch, index), so a checkpoint needs no generator's state: its tensors
+//! and counters are enough to resume bit by bit. An interrupted epoch is replayed.
+//!
+//! # Layout
+//!
+//! - this file: [`Task`], what is particular to a training, and [`Trainer`], the loop
+//! - [`start`]: where a run starts, resumes and stops
+
+pub mod start;
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use ambiguity_models::params::NamedTensors;
+use ambiguity_models::safetensors::{encode_safetensors, read_safetensors_with_metadata};
+use anyhow::{Context as _, Result, anyhow};
+use image::RgbImage;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use self::start::stopped;
+pub use self::start::{Claim, Start};
+use crate::config::{Checkpoint, OnCollapse, RunConfig};
+use crate::context::Context;
+use crate::progress::{Bar, Progress as ProgressBars};
+use crate::report;
+use crate::run::record::Record;
+use crate::run::{self, RunDir, RunInfo};
+
+/// Name of the checkpoint's file of tensors and counters.
+const STATE_FILE: &str = "state.safetensors";
+/// Name of the best product's file in a checkpoint.
+const BEST_FILE: &str = "best.safetensors";
+
+/// What is particular to a training.
+pub trait Task {
+    /// What an epoch of training measures.
+    type Epoch: Serialize + DeserializeOwned + Clone + Debug;
+    /// What the monitor measures.
+    type Monitor: Serialize + DeserializeOwned + Clone + Debug;
+
+    /// The command that resumes it from a run's or a checkpoint's folder, and whether it takes `--force --set KEY=VALUE` then.
+    fn resume_command(&self, folder: &Path) -> (String, bool);
+
+    /// How long it trains, and what happens how often.
+    fn schedule(&self) -> Schedule;
+
+    /// Trains one epoch.
+    ///
+    /// # Errors
+    /// [`Interrupted`](crate::interrupt::Interrupted) if somebody asked to stop, [`Diverged`](crate::optim::Diverged) if training left the finite numbers.
+    /// The task is then between two states, and is not asked to train again.
+    fn train_epoch(&mut self, epoch: u64, bar: &Bar) -> Result<Trained<Self::Epoch>>;
+
+    /// Measures what was learned so far, on the same fixed samples or held-out data each time; nothing where that failed in a
+    /// way that the configuration forgives. Epoch 0 is the untrained model.
+    ///
+    /// # Errors
+    /// As [`Task::train_epoch`].
+    fn monitor(&mut self, epoch: u64) -> Result<Option<Monitored<Self::Monitor>>>;
+
+    /// What somebody should know of an epoch and its monitor; `best_diversity` is the highest that a monitor had.
+    fn warnings(
+        &self,
+        epoch: u64,
+        trained: &Self::Epoch,
+        monitor: Option<&Self::Monitor>,
+        best_diversity: f64,
+    ) -> Vec<String>;
+
+    /// What a checkpoint needs.
+    fn state(&self) -> Result<State>;
+
+    /// Goes back to the state of a checkpoint. What does not belong to this run is refused by `claim`.
+    fn restore(&mut self, checkpoint: &Saved, claim: &Claim) -> Result<()>;
+
+    /// The files that the run's folder gets, by name. Where a monitor has a score, the first one is also kept as the best.
+    fn products(&mut self) -> Result<Vec<(String, Vec<u8>)>>;
+
+    /// Images of a run that has ended, by name.
+    fn last_images(&mut self, _ends: &Ends<Self::Monitor>) -> Result<Vec<(&'static str, RgbImage)>> {
+        Ok(Vec::new())
+    }
+}
+
+/// How long a task trains, and what happens how often.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// Number of epochs.
+    pub epochs: u64,
+    /// Which checkpoints are written and kept.
+    pub checkpoint: Checkpoint,
+    /// Number of epochs between two monitors; the last epoch always has one.
+    pub monitor_every: u64,
+    /// Share of the reference's diversity below which the model has collapsed, and what that does.
+    pub collapse: Option<(f64, OnCollapse)>,
+    /// What progress counts, in an epoch and in which unit (plural).
+    pub progress: (u64, &'static str),
+}
+
+/// What came of an epoch of training.
+#[derive(Debug)]
+pub struct Trained<T> {
+    /// What `metrics.jsonl` gets.
+    pub record: T,
+    /// What the progress bar says.
+    pub message: String,
+    /// What somebody should know of how it was trained.
+    pub warnings: Vec<String>,
+}
+
+/// What came of a monitor.
+#[derive(Debug)]
+pub struct Monitored<M> {
+    /// What `metrics.jsonl` gets.
+    pub record: M,
+    /// What the best checkpoint is chosen by, higher being better; none where none is chosen.
+    pub score: Option<f64>,
+    /// Diversity as a share of the reference's (the untrained model's or the real images'); none where it is not measured.
+    pub diversity: Option<f64>,
+    /// The contact sheet.
+    pub sheet: Option<RgbImage>,
+    /// Other images of the run by name.
+    pub images: Vec<(&'static str, RgbImage)>,
+}
+
+/// What a task's checkpoint consists of besides the trainer's counters.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Tensors of `state.safetensors`.
+    pub tensors: NamedTensors,
+    /// Texts in its metadata, by key.
+    pub metadata: Vec<(&'static str, String)>,
+    /// Further files, by name.
+    pub files: Vec<(&'static str, Vec<u8>)>,
+}
+
+/// A task's checkpoint, read.
+#[derive(Debug)]
+pub struct Saved {
+    /// The checkpoint's folder.
+    pub folder: PathBuf,
+    /// Tensors of `state.safetensors`.
+    pub tensors: NamedTensors,
+    metadata: HashMap<String, String>,
+}
+
+impl Saved {
+    fn read(folder: &Path) -> Result<Self> {
+        let (tensors, metadata) = read_safetensors_with_metadata(&folder.join(STATE_FILE))?;
+        Ok(Self { folder: folder.to_owned(), tensors, metadata: metadata.into_iter().collect() })
+    }
+
+    /// A text of the metadata.
+    pub fn text(&self, key: &str) -> Result<&str> {
+        let text = self.metadata.get(key);
+        Ok(text.with_context(|| format!("{} has no {key}", self.folder.join(STATE_FILE).display()))?)
+    }
+
+    /// A JSON value of the metadata.
+    pub fn json<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
+        serde_json::from_str(self.text(key)?)
+            .with_context(|| format!("`{key}` of {}", self.folder.join(STATE_FILE).display()))
+    }
+}
+
+/// What, besides a task's own state, the next epoch depends on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Progress {
+    /// Number of finished epochs.
+    epoch: u64,
+    /// The highest monitor score whose diversity held.
+    best_score: Option<f64>,
+    /// The highest diversity of a monitor: only what was diverse can collapse.
+    best_diversity: f64,
+}
+
+impl Progress {
+    /// Records a monitor's diversity, and returns whether it has fallen below `least`.
+    fn collapsed(&mut self, diversity: Option<f64>, least: f64) -> bool {
+        let Some(diversity) = diversity else { return false };
+        let collapsed = self.best_diversity >= least && diversity < least;
+        self.best_diversity = self.best_diversity.max(diversity);
+        collapsed
+    }
+}
+
+/// The first and the last monitor of a run.
+#[derive(Clone, Debug)]
+pub struct Ends<M> {
+    /// The monitor of the untrained model.
+    pub first: M,
+    /// The newest monitor.
+    pub last: M,
+}
+
+/// A run that has ended.
+#[derive(Debug)]
+pub struct Outcome<T: Task> {
+    /// The task, trained.
+    pub task: T,
+    /// The run's folder.
+    pub folder: PathBuf,
+    /// What the monitor measured.
+    pub ends: Ends<T::Monitor>,
+    /// Number of finished epochs.
+    pub epochs: u64,
+    /// Whether it ended early since the model collapsed.
+    pub collapsed: bool,
+}
+
+/// A checkpoint and the products of the same epoch, until they are on the disk.
+struct Unsaved {
+    epoch: u64,
+    checkpoint: Vec<(&'static str, Vec<u8>)>,
+    products: Vec<(String, Vec<u8>)>,
+}
+
+/// A run in progress.
+pub struct Trainer<T: Task> {
+    task: T,
+    schedule: Schedule,
+    run: RunDir,
+    progress: Progress,
+    /// The first product as it was at the best monitor, as `best/` has it.
+    best: Option<Vec<u8>>,
+    bars: ProgressBars,
+    unsaved: Option<Unsaved>,
+}
+
+impl<T: Task> Trainer<T> {
+    /// A trainer at its task's first epoch, or where the claimed run's checkpoint left off. Nothing is written before
+    /// everything was loaded and compared.
+    pub fn new(mut task: T, claim: Claim, config: &impl RunConfig, info: &RunInfo, context: &Context) -> Result<Self> {
+        let (mut progress, mut best) = (Progress::default(), None);
+        let resumes = claim.checkpoint().is_some();
+        if let Some(folder) = claim.checkpoint() {
+            let saved = Saved::read(folder)?;
+            progress = saved.json("progress")?;
+            task.restore(&saved, &claim).with_context(|| saved.folder.join(STATE_FILE).display().to_string())?;
+            let file = Some(folder.join(BEST_FILE)).filter(|file| file.is_file());
+            best = file.map(fs_err::read).transpose()?;
+        }
+        let run = claim.open(config, info)?;
+        let schedule = task.schedule();
+        let mut trainer = Self { task, schedule, run, progress, best, bars: context.progress.clone(), unsaved: None };
+        if resumes {
+            // What stands there may be of a later epoch, which the run was taken back from.
+            let products = trainer.task.products()?;
+            trainer.publish_best(&products)?;
+            trainer.publish(&products)?;
+        }
+        Ok(trainer)
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        self.run.path()
+    }
+
+    /// Trains until the last epoch, a collapse that is to stop it, or an interrupt.
+    pub fn run(mut self) -> Result<Outcome<T>> {
+        let mut collapsed = false;
+        let begun_at = self.progress.epoch;
+        let (per_epoch, unit) = self.schedule.progress;
+        let mut bar = self.bars.bar("training", self.schedule.epochs * per_epoch, unit);
+        bar.skip(self.progress.epoch * per_epoch);
+        let mut ends = match guarded(|| self.ends()) {
+            Ok(ends) => ends,
+            Err(error) => return Err(self.stop(error)),
+        };
+        while self.progress.epoch < self.schedule.epochs && !collapsed {
+            match guarded(|| self.epoch(&bar)) {
+                Ok((monitor, has_collapsed)) => {
+                    ends.last = monitor.unwrap_or(ends.last);
+                    collapsed = has_collapsed && matches!(self.schedule.collapse, Some((_, OnCollapse::Stop)));
+                }
+                Err(error) => return Err(self.stop(error)),
+            }
+        }
+        bar.finish();
+        let ended = guarded(|| {
+            self.save_unsaved()?;
+            let images_missing = !self.run.path().join(run::BEFORE_AFTER).is_file();
+            if self.progress.epoch > begun_at || (images_missing && begun_at > 0) {
+                for (name, image) in self.task.last_images(&ends)? {
+                    self.run.save_image(name, &image)?;
+                }
+            }
+            report::write(self.run.path())
+        });
+        if let Err(error) = ended {
+            return Err(self.stop(error));
+        }
+        let (folder, epochs) = (self.run.path().to_owned(), self.progress.epoch);
+        Ok(Outcome { task: self.task, folder, ends, epochs, collapsed })
+    }
+
+    /// The monitor of the untrained model, measured where it is not recorded yet, and the newest one.
+    fn ends(&mut self) -> Result<Ends<T::Monitor>> {
+        let recorded = run::records::<T::Epoch, T::Monitor>(self.run.path())?;
+        let mut monitors = recorded.into_iter().filter_map(|record| record.monitor);
+        if let Some(first) = monitors.next() {
+            let last = monitors.next_back().unwrap_or_else(|| first.clone());
+            return Ok(Ends { first, last });
+        }
+        let monitored = self.task.monitor(0)?.context(
+            "plugins failed on some of the monitor's samples before training began: fix the plugin (try `host plugin \
+             classify`)",
+        )?;
+        self.save_images(0, &monitored)?;
+        if let Some((least, _)) = self.schedule.collapse {
+            self.progress.collapsed(monitored.diversity, least);
+        }
+        let first = monitored.record;
+        self.run.append_metrics(&Record::<T::Epoch, _> {
+            epoch: 0,
+            trained: None,
+            monitor: Some(first.clone()),
+            warnings: Vec::new(),
+        })?;
+        Ok(Ends { last: first.clone(), first })
+    }
+
+    /// One epoch: train, monitor, check, write down. Returns the monitor and whether the model has collapsed.
+    fn epoch(&mut self, bar: &Bar) -> Result<(Option<T::Monitor>, bool)> {
+        let epoch = self.progress.epoch + 1;
+        let Trained { record, message, mut warnings } = self.task.train_epoch(epoch, bar)?;
+        bar.message(format!("epoch {epoch}/{} {message}", self.schedule.epochs));
+        let mut next = Progress { epoch, ..self.progress.clone() };
+        let is_last = epoch == self.schedule.epochs;
+        let (mut monitored, mut collapsed) = (None, false);
+        if is_last || epoch.is_multiple_of(self.schedule.monitor_every) {
+            monitored = self.task.monitor(epoch)?;
+            if monitored.is_none() {
+                warnings.push(
+                    "the monitor was left out: a plugin failed on some of its samples, and an improvement is measured on \
+                     the same ones each time"
+                        .to_owned(),
+                );
+            }
+        }
+        let monitor = monitored.as_ref().map(|monitored| &monitored.record);
+        warnings.extend(self.task.warnings(epoch, &record, monitor, next.best_diversity));
+        if let (Some(monitored), Some((least, _))) = (&monitored, self.schedule.collapse) {
+            collapsed = next.collapsed(monitored.diversity, least);
+        }
+        for warning in &warnings {
+            tracing::warn!("epoch {epoch}: {warning}");
+        }
+        // Best, metrics, checkpoint, products: in this order, so that a run killed between two of them replays the epoch.
+        let products = self.task.products()?;
+        if let Some(monitored) = &monitored {
+            self.save_images(epoch, monitored)?;
+            let score = monitored.score.filter(|score| !collapsed && next.best_score.is_none_or(|best| *score > best));
+            if score.is_some() {
+                next.best_score = score;
+                self.best = products.first().map(|(_, bytes)| bytes.clone());
+                self.publish_best(&products)?;
+            }
+        }
+        let monitor = monitored.map(|monitored| monitored.record);
+        self.run.append_metrics(&Record { epoch, trained: Some(record), monitor: monitor.clone(), warnings })?;
+        let checkpoint = self.checkpoint(&next)?;
+        self.progress = next;
+        self.unsaved = Some(Unsaved { epoch, checkpoint, products });
+        if is_last || collapsed || epoch.is_multiple_of(self.schedule.checkpoint.every) {
+            self.save_unsaved()?;
+        }
+        Ok((monitor, collapsed))
+    }
+
+    fn save_images(&mut self, epoch: u64, monitored: &Monitored<T::Monitor>) -> Result<()> {
+        if let Some(sheet) = &monitored.sheet {
+            self.run.save_sheet(epoch, sheet)?;
+        }
+        for (name, image) in &monitored.images {
+            self.run.save_image(name, image)?;
+        }
+        Ok(())
+    }
+
+    /// The files of a checkpoint.
+    fn checkpoint(&self, progress: &Progress) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let State { tensors, metadata, mut files } = self.task.state()?;
+        let progress = serde_json::to_string(progress)?;
+        let mut texts = vec![("progress", progress.as_str())];
+        texts.extend(metadata.iter().map(|(key, text)| (*key, text.as_str())));
+        files.push((STATE_FILE, encode_safetensors(Path::new(STATE_FILE), &tensors, &texts)?));
+        files.extend(self.best.clone().map(|best| (BEST_FILE, best)));
+        Ok(files)
+    }
+
+    fn save_unsaved(&mut self) -> Result<()> {
+        let Some(Unsaved { epoch, checkpoint, products }) = self.unsaved.take() else { return Ok(()) };
+        let keep = match self.schedule.checkpoint.keep {
+            0 => usize::MAX,
+            keep => keep,
+        };
+        if let Err(error) = self.run.save_checkpoint(epoch, &checkpoint, keep) {
+            // The disk may have room again when the run is stopped.
+            self.unsaved = Some(Unsaved { epoch, checkpoint, products });
+            return Err(error.into());
+        }
+        self.publish(&products)
+    }
+
+    fn publish(&mut self, products: &[(String, Vec<u8>)]) -> Result<()> {
+        products.iter().try_for_each(|(name, bytes)| Ok(self.run.publish(name, bytes)?))
+    }
+
+    /// `best/` as it is at this epoch: that of another one may stand there, which the run was taken back from.
+    fn publish_best(&mut self, products: &[(String, Vec<u8>)]) -> Result<()> {
+        let Some((name, _)) = products.first() else { return Ok(()) };
+        let name = format!("best/{name}");
+        match &self.best {
+            Some(best) => Ok(self.run.publish(&name, best)?),
+            None => Ok(self.run.unpublish(&name)?),
+        }
+    }
+
+    /// Drops the part epoch, keeps the last whole one, and says how to resume.
+    fn stop(&mut self, cause: anyhow::Error) -> anyhow::Error {
+        let saved = self.save_unsaved();
+        // What stopped the run is what its user must learn, not this.
+        if let Err(error) = report::write(self.run.path()) {
+            tracing::warn!("no report: {error}");
+        }
+        let epochs = ((self.progress.epoch + 1).min(self.schedule.epochs), self.schedule.epochs);
+        stopped(&self.run, |folder| self.task.resume_command(folder), epochs, saved, cause)
+    }
+}
+
+/// Runs a part of the training, and makes an error of libtorch's panics, out of memory above all, so that what was learned
+/// before is kept.
+fn guarded<R>(part: impl FnOnce() -> Result<R>) -> Result<R> {
+    catch_unwind(AssertUnwindSafe(part)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(anyhow!("{}", text.unwrap_or("training panicked")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_diverse_collapses() {
+        let mut progress = Progress::default();
+        let diversities = [Some(0.1), None, Some(0.3), Some(0.5), None, Some(0.2)];
+        let collapsed = diversities.map(|diversity| progress.collapsed(diversity, 0.3));
+        assert_eq!(collapsed, [false, false, false, false, false, true]);
+        // By another limit, what was below it from the beginning has not collapsed.
+        assert!(!progress.collapsed(Some(0.4), 0.6));
+        assert!(progress.collapsed(Some(0.4), 0.5));
+    }
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let error = guarded::<()>(|| panic!("CUDA out of {}", "memory")).expect_err("it panicked");
+        assert_eq!(error.to_string(), "CUDA out of memory");
+    }
+}

@@ -1,0 +1,187 @@
+//! Where a run starts, resumes and stops.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Error, Result, anyhow, bail};
+
+use crate::config::RunConfig;
+use crate::interrupt::Interrupted;
+use crate::optim::Diverged;
+use crate::run::{self, PluginsLock, RunDir, RunInfo};
+
+/// Where a run starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// In a new folder.
+    New(PathBuf),
+    /// In a run's folder, at a checkpoint's epoch or at the newest one.
+    Resume {
+        /// The run's folder.
+        folder: PathBuf,
+        /// The checkpoint's epoch; the newest if none.
+        epoch: Option<u64>,
+        /// Whether another model, plugin or key is warned of instead of refused.
+        force: bool,
+    },
+}
+
+impl Start {
+    /// `--resume` of a run of `command`, with what may follow it: a run's folder, a checkpoint's folder, or nothing for
+    /// the newest run.
+    pub fn resume(target: Option<&Path>, command: &str, force: bool) -> Result<Self> {
+        let Some(target) = target else {
+            let newest =
+                RunDir::newest_under(Path::new("runs"), |info| info.command.is_empty() || info.command == command);
+            let folder = newest.with_context(|| {
+                format!("there is no run of `{command}` under ./runs to resume: name its folder, --resume DIR")
+            })?;
+            return Ok(Self::Resume { folder, epoch: None, force });
+        };
+        let (folder, epoch) = run_and_epoch(target)?;
+        let begun = run::info(&folder).command;
+        // Without its notes, the configuration is left to tell.
+        if !begun.is_empty() && begun != command {
+            let (folder, target) = (folder.display(), target.display());
+            bail!("{folder} is a run of `{begun}`: resume it with `{begun} --resume {target}`");
+        }
+        Ok(Self::Resume { folder, epoch, force })
+    }
+
+    /// Finds out what must be known before long work starts: that a new run's folder is free, or that nobody else writes to
+    /// the resumed one, that its plugins are those of `lock`, and from which checkpoint it resumes.
+    pub fn claim(self, lock: PluginsLock) -> Result<Claim> {
+        let held = match &self {
+            Self::New(folder) => {
+                RunDir::check_vacant(folder)?;
+                None
+            }
+            Self::Resume { folder, epoch, .. } => {
+                let run = RunDir::open(folder)?;
+                let conflict = run.plugins_lock()?.conflict(&lock);
+                let checkpoint = checkpoint(&run, *epoch)?;
+                if let Some(conflict) = conflict {
+                    self.refuse(anyhow!("{}: {conflict}", folder.display()))?;
+                }
+                Some((run, checkpoint))
+            }
+        };
+        Ok(Claim { start: self, lock, held })
+    }
+
+    /// Returns what stands against resuming a run as an error, or, where the user insists, warns of it.
+    pub fn refuse(&self, error: Error) -> Result<()> {
+        if !matches!(self, Self::Resume { force: true, .. }) {
+            return Err(error.context("this would be another run (--force resumes it all the same)"));
+        }
+        tracing::warn!("{error}; resuming all the same");
+        Ok(())
+    }
+}
+
+/// A run's folder that can be written to, and has not been: what is resumed is loaded and compared first, and
+/// [`Claim::open`] comes last.
+#[derive(Debug)]
+pub struct Claim {
+    start: Start,
+    lock: PluginsLock,
+    /// A resumed run, held by this process, and the epoch and folder of the checkpoint that it resumes from; none where
+    /// it has none yet.
+    held: Option<(RunDir, Option<(u64, PathBuf)>)>,
+}
+
+impl Claim {
+    /// The folder of the checkpoint that a run resumes from.
+    pub fn checkpoint(&self) -> Option<&Path> {
+        let (_, checkpoint) = self.held.as_ref()?;
+        Some(&checkpoint.as_ref()?.1)
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        match &self.start {
+            Start::New(folder) | Start::Resume { folder, .. } => folder,
+        }
+    }
+
+    /// As [`Start::refuse`].
+    pub fn refuse(&self, error: Error) -> Result<()> {
+        self.start.refuse(error)
+    }
+
+    /// Opens the run: a new one is made, and a resumed one gets `config` and is taken back to its checkpoint's epoch, or to
+    /// its very beginning where it has none.
+    pub fn open(self, config: &impl RunConfig, info: &RunInfo) -> Result<RunDir> {
+        let config = config.to_toml()?;
+        let Some((mut run, checkpoint)) = self.held else {
+            return Ok(RunDir::create(self.folder(), &config, &self.lock, info)?);
+        };
+        // What is not to be kept goes first: stopped in between, this can be done again.
+        run.rewind(checkpoint.as_ref().map(|(epoch, _)| *epoch))?;
+        run.write_plugins_lock(&self.lock)?;
+        run.write_config(&config)?;
+        match checkpoint {
+            Some((epoch, folder)) => tracing::info!("resumed after epoch {epoch} from {}", folder.display()),
+            None => tracing::info!("no checkpoint yet: {} starts again from its first epoch", run.path().display()),
+        }
+        Ok(run)
+    }
+}
+
+/// A run's checkpoint of an epoch, or its newest one, if it has one.
+fn checkpoint(run: &RunDir, epoch: Option<u64>) -> Result<Option<(u64, PathBuf)>> {
+    let checkpoints = run.checkpoints()?;
+    let Some(epoch) = epoch else { return Ok(checkpoints.into_iter().max()) };
+    let found = checkpoints.into_iter().find(|(found, _)| *found == epoch);
+    Ok(Some(found.with_context(|| format!("{} has no checkpoint of epoch {epoch}", run.path().display()))?))
+}
+
+/// The run and the epoch that `--resume` names.
+fn run_and_epoch(target: &Path) -> Result<(PathBuf, Option<u64>)> {
+    if target.join("config.toml").is_file() {
+        return Ok((target.to_owned(), None));
+    }
+    let epoch = target.file_name().and_then(|name| name.to_str()?.strip_prefix("epoch-")?.parse().ok());
+    let folder = target.parent().and_then(Path::parent);
+    match (epoch, folder) {
+        (Some(epoch), Some(folder)) if target.is_dir() => {
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            Ok((folder.to_owned(), Some(epoch)))
+        }
+        _ => bail!(
+            "{} is neither a run's folder (it has no config.toml) nor a checkpoint (checkpoints/epoch-NNNN)",
+            target.display()
+        ),
+    }
+}
+
+/// The error of a run that ends in `epoch` of `epochs` by `cause`: it says what is kept and how to resume, by the
+/// command that `resume` makes for a folder. `saved` is the result of keeping the last whole epoch.
+pub(super) fn stopped(
+    run: &RunDir,
+    resume: impl Fn(&Path) -> (String, bool),
+    (epoch, epochs): (u64, u64),
+    saved: Result<()>,
+    cause: Error,
+) -> Error {
+    let newest = run.checkpoints().unwrap_or_default().pop();
+    let folder = run.path().display();
+    let kept = format!("{} of {epochs} epochs are kept in {folder}", newest.as_ref().map_or(0, |(epoch, _)| *epoch));
+    let (command, can_force) = resume(run.path());
+    let how = format!("resume with `{command}`");
+    let cause = match (cause.is::<Interrupted>(), saved) {
+        (true, Ok(())) => return Interrupted { kept: format!("{kept}; {how}") }.into(),
+        (true, Err(unsaved)) => unsaved,
+        (false, Ok(())) => cause,
+        // The same full disk, most likely.
+        (false, Err(unsaved)) => cause.context(format!("the last epoch is not kept ({unsaved})")),
+    };
+    let how = match (cause.downcast_ref::<Diverged>(), newest.filter(|_| can_force)) {
+        (None, _) => how,
+        (Some(Diverged { lower, .. }), None) => format!("start again with a lower {lower}"),
+        (Some(Diverged { lower, .. }), Some((_, newest))) => format!(
+            "resume from this checkpoint or an earlier one with a lower {lower}: `{} --force --set {lower}=…`",
+            resume(&newest).0
+        ),
+    };
+    cause.context(format!("stopped in epoch {epoch}; {kept}; {how}"))
+}

@@ -1,0 +1,66 @@
+//! Models and encoders by what people call them: a folder, the name of one that ships, or an id on the Hugging Face Hub.
+//!
+//! # Layout
+//!
+//! - [`home`]: where the things that ship lie.
+//! - [`hub`]: models by their ids, from the Hub's cache or downloaded into it.
+
+pub mod home;
+pub mod hub;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use self::home::home;
+use self::hub::{Hub, Wanted, is_id};
+use crate::context::Context;
+
+/// The folder of a model: an existing folder, a shipped model's name, or an id on the Hub.
+pub fn model_folder(path: &str, context: &Context) -> Result<PathBuf> {
+    ensure!(!path.is_empty(), "no model: name a diffusers folder with --model, or take --preset tiny-art");
+    let folder = Path::new(path);
+    if folder.is_dir() {
+        return Ok(folder.to_owned());
+    }
+    let shipped = home().map(|home| home.join("models/weights").join(path).join("diffusion"));
+    match shipped {
+        Some(shipped) if !path.contains(['/', '\\']) && shipped.is_dir() => Ok(shipped),
+        _ if is_id(path) => Hub::new(context).folder(path, Wanted::Pipeline),
+        _ => bail!(
+            "there is no model {path}: it is neither a folder nor the name of a shipped model (tiny-art) nor an id on the \
+             Hub (OWNER/NAME)"
+        ),
+    }
+}
+
+/// The width and height in pixels that a diffusers folder's model was made for, from its configurations.
+pub fn native_size(folder: &Path) -> Result<u32> {
+    let read = |part: &str| -> Result<serde_json::Value> {
+        let path = folder.join(part).join("config.json");
+        let text = fs_err::read_to_string(&path)?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
+    };
+    let sample_size = read("unet")?["sample_size"].as_u64();
+    let n_levels = read("vae")?["block_out_channels"].as_array().map(Vec::len);
+    match (sample_size, n_levels) {
+        (Some(latents), Some(levels)) if levels > 0 => Ok(u32::try_from(latents << (levels - 1))?),
+        _ => bail!(
+            "{} does not say its image size (unet sample_size, vae block_out_channels): give width and height",
+            folder.display()
+        ),
+    }
+}
+
+/// The folder of an encoder: an existing folder, or an id on the Hub.
+pub fn encoder_folder(name: &str, path: &str, context: &Context) -> Result<PathBuf> {
+    match Path::new(path) {
+        folder if folder.is_dir() => {
+            let is_clip = folder.join("config.json").is_file();
+            ensure!(is_clip, "{} is no encoder folder: it has no config.json", folder.display());
+            Ok(folder.to_owned())
+        }
+        _ if is_id(path) => Hub::new(context).folder(path, Wanted::Clip),
+        _ => bail!("encoder {name}: {path} is neither a folder nor an id on the Hub (OWNER/NAME)"),
+    }
+}
