@@ -34,9 +34,8 @@ setup: python3 ## bring libtorch and ONNX Runtime (174 MB) into .deps/, and Rust
 setup-cuda: python3 ## also bring libtorch's CUDA half and NVIDIA's libraries (2.3 GB)
 	@$(SETUP) --cuda
 
-# Tests are built along: without them the dependencies would be built twice, with other features.
 build: setup ## build the binary target/release/host
-	cargo build --release --workspace --bins --tests
+	cargo build --release --workspace --bins
 
 plugins: setup ## build the plugin crates into target/wasm32-unknown-unknown/plugin/
 	cargo build-plugin $(addprefix -p ,$(PLUGINS))

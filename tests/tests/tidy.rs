@@ -238,3 +238,83 @@ fn nothing_is_left_unfinished() {
         }
     }
 }
+
+/// Words that the glossary replaces, as whole words, and what to write instead.
+const REPLACED: [(&str, &str); 26] = [
+    ("picture", "image"),
+    ("pictures", "images"),
+    ("figures", "metrics"),
+    ("judge", "score"),
+    ("judges", "scores"),
+    ("judged", "scored"),
+    ("judging", "scoring"),
+    ("text states", "prompt embeddings"),
+    ("ceiling", "upper bound"),
+    ("mend", "fix"),
+    ("mends", "fixes"),
+    ("mended", "fixed"),
+    ("held against", "compared with"),
+    ("goes on with", "resumes"),
+    ("go on with", "resume"),
+    ("gone on with", "resumed"),
+    ("How many", "Number of"),
+    ("made images", "generated images"),
+    ("told right", "predicted"),
+    ("centre", "center"),
+    ("centres", "centers"),
+    ("colour", "color"),
+    ("colours", "colors"),
+    ("licence", "license"),
+    ("normalise", "normalize"),
+    ("normalised", "normalized"),
+];
+
+/// Where a replaced word may stand, and why.
+const ALLOWED: &[(&str, &str, &str)] = &[
+    ("picture", "host/presets/paper-512.toml", "the paper's prompts say \"picture of\""),
+    ("picture", "host/art/src/lib.rs", "the paper's prompts say \"picture of\""),
+    ("picture", "bench/", "the paper's prompts say \"picture of\""),
+    ("picture", "tests/reference/check_lora.py", "a prompt that the small model knows"),
+    ("", "tests/tests/tidy.rs", "the list itself"),
+    ("", "wit/frozen/", "a released interface does not change"),
+    ("", "tests/guests/frozen-", "the plugin of a released interface does not change"),
+    ("", "examples/plugin-c/bindings/", "generated from the interface"),
+];
+
+#[test]
+fn words_are_the_fields_own() {
+    let listed = std::process::Command::new("git").args(["ls-files"]).current_dir(root()).output().expect("git runs");
+    let listed = String::from_utf8(listed.stdout).expect("names are UTF-8");
+    let kinds = ["rs", "md", "toml", "wit", "py", "sh", "html", "cpp", "h", "c", "snap"];
+    let is_text = |name: &str| Path::new(name).extension().is_some_and(|e| kinds.iter().any(|kind| e == *kind));
+    let mut found = Vec::new();
+    for name in listed.lines().filter(|name| is_text(name)) {
+        let Ok(text) = fs::read_to_string(root().join(name)) else { continue };
+        // `snake_case` and `CamelCase` are words too.
+        let mut words = String::with_capacity(text.len());
+        let mut before = ' ';
+        for c in text.chars() {
+            if c.is_uppercase() && before.is_lowercase() {
+                words.push(' ');
+            }
+            words.push(if c == '_' { ' ' } else { c.to_ascii_lowercase() });
+            before = c;
+        }
+        for (word, instead) in REPLACED {
+            let allowed = |(of, place, _): &&(&str, &str, &str)| (of.is_empty() || *of == word) && name.starts_with(place);
+            if ALLOWED.iter().any(|entry| allowed(&entry)) {
+                continue;
+            }
+            let boundary = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
+            let lower = word.to_ascii_lowercase();
+            let at = words.match_indices(&lower).find(|(at, found)| {
+                boundary(words[..*at].chars().next_back()) && boundary(words[at + found.len()..].chars().next())
+            });
+            if let Some((at, _)) = at {
+                let line = words[..at].matches('\n').count() + 1;
+                found.push(format!("{name}:{line}: `{word}`: write {instead}"));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{} words that the glossary replaces:\n{}", found.len(), found.join("\n"));
+}
