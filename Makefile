@@ -92,7 +92,7 @@ mutants: setup .deps/mutants/bin/cargo-mutants ## change the numerics line by li
 	mkdir -p target/mutants/models target/mutants/host
 	status=0; \
 	$(MUTANTS) --package ambiguity-models --output target/mutants/models -- -- can:: lora:: scheduler:: || status=$$?; \
-	$(MUTANTS) --package ambiguity-host --output target/mutants/host -- -- rl:: optim:: trainer:: || status=$$?; \
+	$(MUTANTS) --package ambiguity-host --output target/mutants/host -- -- rl:: optim:: statistics:: trainer:: || status=$$?; \
 	exit $$status
 
 fuzz: build ## throw damaged files at what reads plugins, FUZZ_SECONDS (default 600) for each of four targets

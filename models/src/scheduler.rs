@@ -344,6 +344,7 @@ mod tests {
         assert!(ddim.std(9, 1.0, LastStep::Stochastic) > 0.0);
     }
 
+    /// On the CPU, whose sums depend on how threads share them.
     #[test]
     fn sampling_and_training_agree_bit_for_bit() {
         for clip_sample in [false, true] {
