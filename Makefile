@@ -17,7 +17,7 @@ DOCTEST_LIBRARIES = LD_LIBRARY_PATH="$(CURDIR)/.deps/libtorch/lib$${LD_LIBRARY_P
 HOME_COPY = $(DESTDIR)$(PREFIX)/lib/ambiguity
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build plugins python-plugin c-plugin templates shipped-plugins demo fuzz test kill-test parity lint docs install uninstall clean python3
+.PHONY: help setup setup-cuda build plugins python-plugin c-plugin templates shipped-plugins demo fuzz test kill-test parity lint docs install uninstall clean mutants python3
 
 help: ## this list
 	@echo "make TARGET, where TARGET is"
@@ -79,6 +79,20 @@ parity: build $(PARITY_PYTHON) ## compare with diffusers, transformers, peft and
 
 kill-test: build ## kill a training run at 20 random moments and resume it: the same to the last bit
 	KILLS=20 cargo test --release --workspace kills_change_nothing -- --nocapture
+
+# A tool of its own, compiled once into .deps/. What it builds lies apart from everything else, in target/mutants.
+.deps/mutants/bin/cargo-mutants:
+	cargo install --quiet --locked --root .deps/mutants cargo-mutants@27.1.0
+
+MUTANTS = CARGO_TARGET_DIR="$(CURDIR)/target/mutants" LIBTORCH="$(CURDIR)/.deps/libtorch" $(DOCTEST_LIBRARIES) \
+	.deps/mutants/bin/cargo-mutants mutants
+
+mutants: setup .deps/mutants/bin/cargo-mutants ## change the numerics line by line and list what no test notices (an hour or two)
+	mkdir -p target/mutants/models target/mutants/host
+	status=0; \
+	$(MUTANTS) --package ambiguity-models --output target/mutants/models -- -- can:: lora:: scheduler:: || status=$$?; \
+	$(MUTANTS) --package ambiguity-host --output target/mutants/host -- -- rl:: optim:: statistics:: trainer:: || status=$$?; \
+	exit $$status
 
 fuzz: build ## throw damaged files at what reads plugins, FUZZ_SECONDS (default 600) for each of four targets
 	target/release/fuzz --seconds $(FUZZ_SECONDS)

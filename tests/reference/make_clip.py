@@ -1,11 +1,12 @@
 """Makes the reference files of CLIP with torch, transformers and Pillow.
 
-    python tests/reference/make_clip.py [--shared ../shared/reference]
+    python tests/reference/make_clip.py [--model models/weights/tiny-art] [--shared ../shared/reference]
 
 Writes, beside itself: clip_quick.safetensors, clip_gelu.safetensors, clip_text.safetensors, clip_vision.safetensors (random
-small networks, their config.json in the metadata, inputs and outputs), resize.safetensors, clip_preprocess.safetensors and
-clip_tokenizer.json. With --shared, the tokenizer's cases on CLIP's own vocabulary and on the prototype's, and
-clip_prototype.safetensors, are made as well; without it, they are left as they are.
+small networks, their config.json in the metadata, inputs and outputs), resize.safetensors, clip_preprocess.safetensors,
+clip_tokenizer.json and clip_shipped.safetensors, which belongs to the model that ships and is made again when that one
+changes. With --shared, the tokenizer's cases on CLIP's own vocabulary and clip_paintings.safetensors are made as well;
+without it, they are left as they are.
 """
 
 import argparse
@@ -195,43 +196,50 @@ def ids_of(tokenizer, texts=TEXTS):
     return tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length)["input_ids"]
 
 
-def tokenizer(shared):
+def tokenizer(model, shared):
     path = HERE / "clip_tokenizer.json"
     cases = json.loads(path.read_text()) if path.exists() else {}
     vocab, merges = byte_vocabulary(["a", "photo", "of", "painting", "cat", "don", "it", "caf"])
     small = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=20)
     bang = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=20, pad_token="!")
     cases |= {"texts": TEXTS, "vocab": vocab, "merges": merges, "small": ids_of(small), "small_bang": ids_of(bang)}
+    cases["shipped"] = ids_of(CLIPTokenizer.from_pretrained(model / "diffusion/tokenizer"))
     if shared:
         folder = shared / "clip-tokenizer"
         real = dict(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=77)
         cases["clip"] = ids_of(CLIPTokenizer(**real))
         cases["clip_bang"] = ids_of(CLIPTokenizer(**real, pad_token="!"))
-        cases["prototype"] = ids_of(CLIPTokenizer.from_pretrained(shared / "tiny-art/prototype/diffusion/tokenizer"))
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in cases.items())
     path.write_text("{\n" + lines + "\n}\n")
 
 
-def prototype(shared):
-    """The prototype's embeddings of texts, and of JPEG files decoded by Pillow."""
-    model = CLIPModel.from_pretrained(shared / "tiny-art/prototype/clip").eval()
+def shipped(model):
+    """The shipped towers' embeddings of the texts."""
+    ids = torch.tensor(ids_of(CLIPTokenizer.from_pretrained(model / "clip")))
+    clip = CLIPModel.from_pretrained(model / "clip", dtype=torch.float32).eval()
+    encoder = CLIPTextModel.from_pretrained(model / "diffusion/text_encoder", dtype=torch.float32).eval()
+    with torch.no_grad():
+        tensors = {"text_embeds": clip.get_text_features(ids).pooler_output, "encoder_pooled": encoder(ids).pooler_output}
+    save_file(tensors, HERE / "clip_shipped.safetensors")
+
+
+def paintings(model, shared):
+    """The shipped CLIP's embeddings of JPEG files decoded by Pillow."""
+    clip = CLIPModel.from_pretrained(model / "clip", dtype=torch.float32).eval()
     processor = CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
     files = sorted((shared / "paintings").glob("*.jpg"))
     pixels = processor([Image.open(file).convert("RGB") for file in files], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
-        embeddings = model.get_image_features(pixel_values=pixels).pooler_output
-        ids = torch.tensor(ids_of(CLIPTokenizer.from_pretrained(shared / "tiny-art/prototype/diffusion/tokenizer")))
-        text_embeds = model.get_text_features(ids).pooler_output
-        states = CLIPTextModel.from_pretrained(shared / "tiny-art/prototype/diffusion/text_encoder").eval()(ids).pooler_output
+        embeddings = clip.get_image_features(pixel_values=pixels).pooler_output
     names = json.dumps([file.name for file in files])
-    tensors = {"image_embeds": embeddings, "text_embeds": text_embeds, "encoder_pooled": states}
-    save_file(tensors, HERE / "clip_prototype.safetensors", {"files": names})
+    save_file({"image_embeds": embeddings}, HERE / "clip_paintings.safetensors", {"files": names})
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, default=HERE.parent.parent / "models/weights/tiny-art")
     parser.add_argument("--shared", type=Path)
-    shared = parser.parse_args().shared
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     whole_clip("clip_quick", "quick_gelu", 59)
     whole_clip("clip_gelu", "gelu", 2)
@@ -239,6 +247,7 @@ if __name__ == "__main__":
     vision_alone()
     resize()
     preprocess()
-    tokenizer(shared)
-    if shared:
-        prototype(shared)
+    tokenizer(arguments.model, arguments.shared)
+    shipped(arguments.model)
+    if arguments.shared:
+        paintings(arguments.model, arguments.shared)

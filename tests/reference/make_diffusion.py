@@ -3,13 +3,15 @@
     python tests/reference/make_diffusion.py [PIPELINE_FOLDER]
 
 Needs torch 2.11.0, diffusers 0.42.1, peft 0.21.2 and trl 0.11.4. The networks' weights are not stored: both sides draw
-them by the same rule (`draw`, and `draw_weights` in models/src/tests/mod.rs). With PIPELINE_FOLDER, a small
-StableDiffusionPipeline, `diffusion_pipeline.safetensors` is made too; its test is skipped where the folder is missing.
+them by the same rule (`draw`, and `drawn` in models/src/tests/mod.rs). `diffusion_pipeline.safetensors` belongs to the
+model that ships, PIPELINE_FOLDER (default models/weights/tiny-art/diffusion), and is made again when that one changes.
 """
 
+import copy
 import importlib.util
 import json
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -168,6 +170,24 @@ def trl_scheduler_step():
     return module.scheduler_step
 
 
+def kl_divergence(step, scheduler, t, sample, output, other):
+    """The divergence between the steps of TRL that two outputs lead to, averaged over the elements, in f64."""
+    module = sys.modules[step.__module__]
+    precise = copy.deepcopy(scheduler)
+    precise.alphas_cumprod = scheduler.alphas_cumprod.double()
+
+    def distribution(output):
+        """By what the step makes of noise of zeros, the mean, and of ones, a standard deviation more."""
+        taken = []
+        for noise in (torch.zeros, torch.ones):
+            module.randn_tensor = lambda shape, dtype, **_: noise(shape, dtype=dtype)
+            taken.append(step(precise, output.double(), t.reshape(1), sample.double(), 1.0).latents)
+        module.randn_tensor = randn_tensor
+        return torch.distributions.Normal(taken[0], taken[1] - taken[0])
+
+    return torch.distributions.kl_divergence(distribution(output), distribution(other)).mean(dim=(1, 2, 3))
+
+
 def make_log_probs():
     step = trl_scheduler_step()
     tensors, metadata = {}, {}
@@ -176,7 +196,7 @@ def make_log_probs():
         scheduler.set_timesteps(STEPS)
         output, sample = normal(11, STEPS, 4, 8, 8), normal(12, STEPS, 4, 8, 8)
         off_policy = output + 0.05 * normal(13, STEPS, 4, 8, 8)
-        prev, log_probs, off = [], [], []
+        prev, log_probs, off, kl = [], [], [], []
         for i, t in enumerate(scheduler.timesteps):
             row = slice(i, i + 1)
             torch.manual_seed(i)
@@ -184,11 +204,12 @@ def make_log_probs():
             prev.append(result.latents)
             log_probs.append(result.log_probs)
             off.append(step(scheduler, off_policy[row], t.reshape(1), sample[row], 1.0, prev_sample=prev[-1]).log_probs)
+            kl.append(kl_divergence(step, scheduler, t, sample[row], off_policy[row], output[row]))
         metadata[name] = config_json(scheduler)
         tensors |= {
             f"{name}.output": output, f"{name}.off_policy_output": off_policy, f"{name}.sample": sample,
             f"{name}.prev_sample": torch.cat(prev), f"{name}.log_probs": torch.cat(log_probs),
-            f"{name}.off_policy_log_probs": torch.cat(off),
+            f"{name}.off_policy_log_probs": torch.cat(off), f"{name}.kl": torch.cat(kl),
         }
     save_file(tensors, HERE / "diffusion_log_probs.safetensors", metadata)
 
@@ -226,9 +247,35 @@ def make_lora():
     (HERE / LORA_WEIGHT_NAME_SAFE).rename(HERE / "diffusers_lora.safetensors")
 
 
+def make_lora_patterns():
+    """A rank-stabilized peft adapter whose layers differ in rank and alpha, as peft's own file has it."""
+    unet = draw(UNet2DConditionModel(**UNETS["sd2"]), 101)
+    config = LoraConfig(
+        r=4, lora_alpha=6, use_rslora=True, init_lora_weights="gaussian",
+        target_modules=["mid_block.attentions.0.transformer_blocks.0.attn2." + part for part in ("to_q", "to_k", "to_v")],
+        rank_pattern={"attn2.to_q": 2}, alpha_pattern={"attn2.to_q": 5, "attn2.to_k": 0.5},
+    )
+    unet.add_adapter(config)
+    lora = get_peft_model_state_dict(unet)
+    with torch.no_grad():
+        for i, (_, tensor) in enumerate(sorted(lora.items())):
+            tensor.copy_(0.3 * normal(400 + i, *tensor.shape))
+        latents, text, timesteps = normal(14, 2, 4, 8, 8), normal(15, 2, 6, 40), torch.tensor([20, 700])
+        out = unet(latents, timesteps, text).sample
+    tensors = {f"adapter.base_model.model.{name}": tensor.contiguous() for name, tensor in lora.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        adapter_config = (Path(folder) / "adapter_config.json").read_text()
+    scalings = {name: module.scaling["default"] for name, module in unet.named_modules() if hasattr(module, "scaling")}
+    tensors |= {"latents": latents, "text": text, "timesteps": timesteps, "out": out}
+    tensors |= {f"scaling.{name}": torch.tensor(scaling, dtype=torch.float64) for name, scaling in scalings.items()}
+    metadata = {"unet": config_json(unet), "adapter_config": adapter_config}
+    save_file(tensors, HERE / "diffusion_lora_patterns.safetensors", metadata)
+
+
 def make_pipeline(folder):
     """The whole pipeline, text to image, with guidance at eta 0."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     prompts = ["painting of a landscape", "drawing of a man"]
     unet = pipeline.unet.config
@@ -249,5 +296,5 @@ if __name__ == "__main__":
     make_ddim()
     make_log_probs()
     make_lora()
-    if len(sys.argv) > 1:
-        make_pipeline(sys.argv[1])
+    make_lora_patterns()
+    make_pipeline(sys.argv[1] if len(sys.argv) > 1 else HERE.parent.parent / "models/weights/tiny-art/diffusion")

@@ -48,12 +48,13 @@ def relative(a, b):
 
 
 def reference_tensors(folder):
-    for script in ("make_torch_ext.py", "make_diffusion.py", "make_clip.py", "make_can.py", "make_kmeans.py"):
+    shared = ["--shared", str(SHARED)] if SHARED.exists() else []
+    extra = {"make_clip.py": ["--model", str(MODEL.parent), *shared], "make_diffusion.py": [str(MODEL)]}
+    scripts = ("make_torch_ext.py", "make_diffusion.py", "make_ppo.py", "make_clip.py", "make_can.py", "make_kmeans.py")
+    for script in scripts:
         shutil.copy(HERE / script, folder)
-        extra = {"make_clip.py": ["--shared", str(SHARED)], "make_diffusion.py": [str(SHARED / "tiny-art/prototype/diffusion")]}
-        arguments = extra.get(script, []) if SHARED.exists() else []
-        subprocess.run([sys.executable, "-W", "ignore", folder / script, *arguments], check=True, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-W", "ignore", folder / script, *extra.get(script, [])], check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for made in sorted(folder.glob("*.safetensors")):
         committed, fresh = load_file(HERE / made.name), load_file(made)
         if committed.keys() != fresh.keys():

@@ -5,7 +5,8 @@ use ambiguity_models::params::MemoryFormat;
 use ambiguity_models::safetensors::read_safetensors;
 use ambiguity_models::unet::UNet;
 use serde_json::json;
-use tch::{Device, Kind};
+use tch::Kind;
+use test_support::device;
 
 use crate::support::{host, host_ok, root};
 
@@ -31,7 +32,7 @@ fn a_merged_model_draws_what_the_lora_draws() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = root().join("models/weights/tiny-art/diffusion");
     let mut unet =
-        UNet::load(&model.join("unet"), Device::Cpu, Kind::Float, MemoryFormat::Contiguous).expect("the shipped model");
+        UNet::load(&model.join("unet"), device(), Kind::Float, MemoryFormat::Contiguous).expect("the shipped model");
     let spec = LoraSpec { rank: 2, alpha: 3.0, targets: Targets::AllLinear };
     let lora = Lora::attach(&mut unet, &spec, 1).expect("it fits");
     let random = |tensor: &tch::Tensor| tensor.randn_like() * 0.02;

@@ -1,12 +1,10 @@
-//! What the tests share: the workspace's folders and a way to run the binary.
+//! What these tests share: a way to run the binary. It runs on the CPU, whatever device the other tests are told, since
+//! they compare bytes.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The workspace's root.
-pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace")
-}
+pub use test_support::root;
 
 /// The built binary, beside this test's own executable.
 pub fn host_binary() -> PathBuf {

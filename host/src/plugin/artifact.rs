@@ -120,7 +120,7 @@ impl Artifact {
                 }
                 Payload::CustomSection(custom) if depth == 1 && custom.name().starts_with(ASSET_SECTION) => {
                     let name = custom.name()[ASSET_SECTION.len()..].to_owned();
-                    let start = custom.data_offset() as usize;
+                    let start = custom.data_offset();
                     let data = start..start + custom.data().len();
                     if artifact.assets.insert(name.clone(), data).is_some() {
                         return Err(damaged(format!("the asset `{name}` is there twice")));
@@ -249,9 +249,9 @@ impl Artifact {
                     None
                 }
                 Payload::ModuleSection { unchecked_range, .. } | Payload::ComponentSection { unchecked_range, .. } => {
-                    (depth == 1).then_some(unchecked_range.end as usize)
+                    (depth == 1).then_some(unchecked_range.end)
                 }
-                other if depth == 1 => other.as_section().map(|(_, range)| range.end as usize),
+                other if depth == 1 => other.as_section().map(|(_, range)| range.end),
                 _ => None,
             };
             if let Some(end) = end {

@@ -129,6 +129,13 @@ struct TimePart {
     words: String,
 }
 
+/// Where the time of a training epoch went.
+struct EpochPace {
+    /// Seconds by part.
+    parts: Vec<(&'static str, f64)>,
+    images_per_second: Option<f64>,
+}
+
 impl Training {
     fn read(run: &Path, config: &str, command: &str) -> anyhow::Result<Self> {
         fn parse<C: DeserializeOwned>(run: &Path, text: &str) -> Result<Box<C>> {
@@ -190,14 +197,15 @@ impl Training {
         }
     }
 
-    /// The seconds of each training epoch by part, and its images per second.
-    fn paces(&self) -> Vec<(Vec<(&'static str, f64)>, Option<f64>)> {
-        let of_pace = |pace: &Pace| {
-            (vec![("data", pace.seconds.data), ("train", pace.seconds.train)], Some(pace.images_per_second))
+    fn paces(&self) -> Vec<EpochPace> {
+        let of_pace = |pace: &Pace| EpochPace {
+            parts: vec![("data", pace.seconds.data), ("train", pace.seconds.train)],
+            images_per_second: Some(pace.images_per_second),
         };
-        fn of_pretraining<M>(records: &[PretrainRecord<M>]) -> Vec<(Vec<(&'static str, f64)>, Option<f64>)> {
+        fn of_pretraining<M>(records: &[PretrainRecord<M>]) -> Vec<EpochPace> {
             let trained = records.iter().filter_map(|record| record.trained.as_ref());
-            trained.map(|epoch| (vec![("train", epoch.train_seconds)], None)).collect()
+            let pace = |seconds| EpochPace { parts: vec![("train", seconds)], images_per_second: None };
+            trained.map(|epoch| pace(epoch.train_seconds)).collect()
         }
         match self {
             Self::FineTune(_, records) => {
@@ -205,7 +213,7 @@ impl Training {
                 let of = trained.map(|epoch| {
                     let seconds = &epoch.seconds;
                     let parts = vec![("sample", seconds.sample), ("reward", seconds.reward), ("train", seconds.train)];
-                    (parts, Some(epoch.images_per_second))
+                    EpochPace { parts, images_per_second: Some(epoch.images_per_second) }
                 });
                 of.collect()
             }
@@ -366,7 +374,7 @@ impl Page {
     fn time(&self) -> Option<(Vec<TimePart>, String)> {
         let paces = self.training.paces();
         let mut sums: Vec<(&'static str, f64)> = Vec::new();
-        for (name, seconds) in paces.iter().flat_map(|(parts, _)| parts) {
+        for (name, seconds) in paces.iter().flat_map(|pace| &pace.parts) {
             match sums.iter_mut().find(|(known, _)| known == name) {
                 Some((_, sum)) => *sum += seconds,
                 None => sums.push((name, *seconds)),
@@ -376,7 +384,7 @@ impl Page {
         if total <= 0.0 {
             return None;
         }
-        let speeds: Vec<f64> = paces.iter().filter_map(|(_, speed)| *speed).collect();
+        let speeds: Vec<f64> = paces.iter().filter_map(|pace| pace.images_per_second).collect();
         let mut words = format!("{} in {}", duration(total), counted(paces.len() as u64, "epoch"));
         if !speeds.is_empty() {
             let mean = speeds.iter().sum::<f64>() / speeds.len() as f64;

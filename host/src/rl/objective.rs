@@ -7,7 +7,7 @@
 use ambiguity_models::lora::Lora;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 use torch_ext::{AdamW, Generator};
 
 use super::rollout::Trajectories;
@@ -94,18 +94,7 @@ impl Ddpo<'_> {
         (seed, epoch): (u64, u64),
         hooks: &mut Hooks<'_>,
     ) -> Result<UpdateStatistics> {
-        let device = trajectories.latents.device();
-        let zero = || Tensor::zeros([], (Kind::Float, device));
-        let mut totals = Totals {
-            loss: zero(),
-            squared_log_ratio: zero(),
-            clipped: zero(),
-            kl: zero(),
-            n_rows: 0,
-            ratio_error: None,
-            grad_norms: Vec::new(),
-            dropped_steps: 0,
-        };
+        let mut totals = Totals::new(trajectories.latents.device());
         let kept: Vec<usize> = (0..advantages.len()).filter(|&i| advantages[i].is_some()).collect();
         for inner_epoch in 0..self.config.inner_epochs {
             let mut generator = Generator::cpu(derive_seed(seed, epoch, inner_epoch as u64, Purpose::Update))?;
@@ -189,13 +178,14 @@ impl Ddpo<'_> {
         };
         let log_prob = self.policy.log_prob(&prediction, &steps, &latents, &next_latents);
         let range = self.config.clip_range;
-        let PpoLoss { sum: mut loss, log_ratio, ratio } = ppo_loss(&log_prob, &old_log_probs, &advantages, range);
+        let ppo = ppo_loss(&log_prob, &old_log_probs, &advantages, range);
+        let mut loss = ppo.sum.shallow_clone();
         if self.config.kl > 0.0 {
             self.lora.enable(&mut self.policy.unet, false);
             let reference = no_grad(|| self.policy.predict(&latents, &timesteps, &prompts));
             self.lora.enable(&mut self.policy.unet, true);
             let kl = self.policy.kl_divergence(&prediction, &reference, &steps, &latents).sum(Kind::Float);
-            loss += &kl * self.config.kl;
+            loss = &loss + &kl * self.config.kl;
             totals.kl += kl.detach();
         }
         (&loss * weight).f_backward()?;
@@ -203,20 +193,7 @@ impl Ddpo<'_> {
             recomputing.backward(&self.policy.unet)?;
         }
 
-        no_grad(|| {
-            let distance = (&ratio.detach() - 1.0).abs();
-            totals.loss += loss.detach();
-            totals.squared_log_ratio += log_ratio.detach().square().sum(Kind::Float);
-            totals.clipped += distance.gt(range).sum(Kind::Float);
-            totals.n_rows += rows.len();
-            if totals.grad_norms.is_empty() && totals.dropped_steps == 0 {
-                let largest = distance.max();
-                totals.ratio_error = Some(match totals.ratio_error.take() {
-                    Some(error) => error.maximum(&largest),
-                    None => largest,
-                });
-            }
-        });
+        no_grad(|| totals.add(&loss.detach(), &ppo, range));
         Ok(())
     }
 }
@@ -242,6 +219,36 @@ fn ppo_loss(log_prob: &Tensor, old_log_prob: &Tensor, advantages: &Tensor, clip_
 }
 
 impl Totals {
+    fn new(device: Device) -> Self {
+        let zero = || Tensor::zeros([], (Kind::Float, device));
+        Self {
+            loss: zero(),
+            squared_log_ratio: zero(),
+            clipped: zero(),
+            kl: zero(),
+            n_rows: 0,
+            ratio_error: None,
+            grad_norms: Vec::new(),
+            dropped_steps: 0,
+        }
+    }
+
+    /// Adds rows and the sum of their losses, which may hold more than PPO's.
+    fn add(&mut self, loss: &Tensor, ppo: &PpoLoss, clip_range: f64) {
+        let distance = (ppo.ratio.detach() - 1.0).abs();
+        self.loss += loss;
+        self.squared_log_ratio += ppo.log_ratio.detach().square().sum(Kind::Float);
+        self.clipped += distance.gt(clip_range).sum(Kind::Float);
+        self.n_rows += distance.numel();
+        if self.grad_norms.is_empty() && self.dropped_steps == 0 {
+            let largest = distance.max();
+            self.ratio_error = Some(match self.ratio_error.take() {
+                Some(error) => error.maximum(&largest),
+                None => largest,
+            });
+        }
+    }
+
     fn statistics(&self) -> UpdateStatistics {
         let n = self.n_rows.max(1) as f64;
         let mean = |total: &Tensor| total.double_value(&[]) / n;

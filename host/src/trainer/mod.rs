@@ -445,23 +445,4 @@ fn guarded<R>(part: impl FnOnce() -> Result<R>) -> Result<R> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_was_diverse_collapses() {
-        let mut progress = Progress::default();
-        let diversities = [Some(0.1), None, Some(0.3), Some(0.5), None, Some(0.2)];
-        let collapsed = diversities.map(|diversity| progress.collapsed(diversity, 0.3));
-        assert_eq!(collapsed, [false, false, false, false, false, true]);
-        // By another limit, what was below it from the beginning has not collapsed.
-        assert!(!progress.collapsed(Some(0.4), 0.6));
-        assert!(progress.collapsed(Some(0.4), 0.5));
-    }
-
-    #[test]
-    fn a_panic_is_an_error() {
-        let error = guarded::<()>(|| panic!("CUDA out of {}", "memory")).expect_err("it panicked");
-        assert_eq!(error.to_string(), "CUDA out of memory");
-    }
-}
+mod tests;

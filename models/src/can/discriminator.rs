@@ -194,3 +194,31 @@ impl Discriminator {
         parameters
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+    use test_support::device;
+
+    use super::*;
+
+    #[test]
+    fn dropout_scales_what_it_keeps_so_that_the_mean_stays() {
+        let config =
+            DiscriminatorConfig { size: 32, channels: 2, max_channels: 4, head: [6, 5], dropout: 0.3, n_styles: 3 };
+        let discriminator = Discriminator::new(&Params::random(1, device()).unwrap(), &config).unwrap();
+        let x = Randomness::cpu(2).unwrap().normal(&[400, 250]).unwrap().to_device(device());
+        let dropped = discriminator.dropped(x.shallow_clone(), &mut Randomness::cpu(3).unwrap()).unwrap();
+        // The same draws: what is below the share is dropped, and the rest is divided by 1 - share.
+        let kept = Randomness::cpu(3).unwrap().uniform(&[400, 250]).unwrap().ge(0.3).to_device(device());
+        assert!(dropped.not_equal(0.0).equal(&kept));
+        let wanted = x.masked_select(&kept) / 0.7;
+        assert!((dropped.masked_select(&kept) - wanted).abs().max().double_value(&[]) < 1e-6);
+        // By the numbers alone: a share of 0.3 of 100 000, within four standard deviations.
+        let share = 1.0 - kept.to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
+        assert!((share - 0.3).abs() < 4.0 * (0.3 * 0.7 / 1e5f64).sqrt(), "{share}");
+        let ones = discriminator.dropped(x.ones_like(), &mut Randomness::cpu(3).unwrap()).unwrap();
+        let mean = ones.mean(Kind::Float).double_value(&[]);
+        assert!((mean - 1.0).abs() < 4.0 * (0.3 / 0.7 / 1e5f64).sqrt(), "{mean}");
+    }
+}

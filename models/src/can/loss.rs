@@ -33,7 +33,7 @@ pub fn style(logits: &Tensor, styles: &Tensor, smoothing: f64) -> Tensor {
 
 /// L_SA: CE(C(x), U) from style logits [n, styles], averaged over the images; at least ln of the styles' number.
 pub fn ambiguity(logits: &Tensor) -> Tensor {
-    -logits.log_softmax(-1, Kind::Float).mean(Kind::Float)
+    -logits.log_softmax(1, Kind::Float).mean(Kind::Float)
 }
 
 /// (‖∇D‖₂ − 1)², averaged, at points between real and made images [n, 3, s, s]: ε real + (1 − ε) made, with one ε in

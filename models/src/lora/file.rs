@@ -65,8 +65,8 @@ impl Lora {
 
     fn is_rank_stabilized(&self) -> bool {
         self.entries.iter().any(|entry| {
-            let rank = entry.a.size()[0] as f64;
-            rank > 1.0 && entry.scaling != entry.alpha / rank
+            // Of rank 1 both forms are the same.
+            entry.scaling != entry.alpha / entry.a.size()[0] as f64
         })
     }
 
@@ -322,6 +322,96 @@ fn whole_or_float(value: f64) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const KEYS: [&str; 2] = ["unet.block.to_q.lora_A.weight", "unet.block.to_q.lora_B.weight"];
+
+    fn tensor(shape: &[i64], seed: u64) -> Tensor {
+        torch_ext::Generator::cpu(seed).and_then(|mut generator| generator.normal(shape)).expect("numbers")
+    }
+
+    /// Reads a file of these tensors and metadata.
+    fn read(tensors: &[(&str, Tensor)], metadata: &[(&str, &str)]) -> Result<LoraFile> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let tensors = tensors.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.shallow_clone())).collect();
+        write_safetensors(&folder.path().join(LORA_FILE), &tensors, metadata).expect("written");
+        LoraFile::read(folder.path())
+    }
+
+    fn layer(rank: i64) -> [(&'static str, Tensor); 2] {
+        [(KEYS[0], tensor(&[rank, 3], 1)), (KEYS[1], tensor(&[5, rank], 2))]
+    }
+
+    #[test]
+    fn alpha_comes_from_its_tensor_the_metadata_or_the_rank() {
+        let scaled = |tensors: &[(&str, Tensor)], metadata: &[(&str, &str)]| {
+            let layer = read(tensors, metadata).expect("a good file").layers.remove(0);
+            (layer.rank(), layer.alpha, layer.scaling)
+        };
+        assert_eq!(scaled(&layer(4), &[]), (4, 4.0, 1.0));
+        let says = |json: &'static str| [(METADATA_KEY, json)];
+        assert_eq!(scaled(&layer(4), &says(r#"{"unet.lora_alpha": 6}"#)), (4, 6.0, 1.5));
+        let stabilized = says(r#"{"unet.lora_alpha": 6, "unet.use_rslora": true}"#);
+        assert_eq!(scaled(&layer(4), &stabilized), (4, 6.0, 3.0));
+        let pattern = says(r#"{"unet.lora_alpha": 6, "unet.alpha_pattern": {"to_k": 7, "to_q": 1}}"#);
+        assert_eq!(scaled(&layer(4), &pattern), (4, 1.0, 0.25));
+        let [a, b] = layer(4);
+        let own = [a, b, ("unet.block.to_q.alpha", Tensor::from(8.0f32))];
+        assert_eq!(scaled(&own, &pattern), (4, 8.0, 2.0));
+    }
+
+    #[test]
+    fn files_that_are_no_adapter_are_refused() {
+        let refused = |tensors: &[(&str, Tensor)]| read(tensors, &[]).expect_err("it is broken").to_string();
+        let [a, b] = layer(2);
+        for whole in [&a, &b] {
+            let message = refused(&[(whole.0, whole.1.shallow_clone())]);
+            assert!(message.starts_with(&format!("`{}` lacks its other half in ", whole.0)), "{message}");
+        }
+        let shapes: [[&[i64]; 2]; 5] =
+            [[&[6], &[5, 2]], [&[2, 3], &[10]], [&[2, 3], &[5, 1]], [&[2, 3], &[5, 3]], [&[0, 3], &[5, 0]]];
+        for [a, b] in shapes {
+            let message = refused(&[
+                (KEYS[0], Tensor::zeros(a, (Kind::Float, tch::Device::Cpu))),
+                (KEYS[1], Tensor::zeros(b, (Kind::Float, tch::Device::Cpu))),
+            ]);
+            let said = format!("`{}` {a:?} and `{}` {b:?} are no [rank, in] and [out, rank]", KEYS[0], KEYS[1]);
+            assert!(message.ends_with(&said), "{message}");
+        }
+        assert!(refused(&[]).ends_with("holds no LoRA tensors"));
+        assert!(refused(&[("unet.conv_in.weight", tensor(&[2], 1))]).contains("`unet.conv_in.weight` has no place"));
+        let nowhere = tempfile::tempdir().expect("a folder");
+        let message = LoraFile::read(nowhere.path()).expect_err("it is empty").to_string();
+        assert!(message.ends_with(&format!("has neither {LORA_FILE} nor {PEFT_FILE}")), "{message}");
+    }
+
+    #[test]
+    fn a_checkpoint_is_merged_by_factor_and_scale_and_taken_apart_again() {
+        let metadata = [(METADATA_KEY, r#"{"unet.lora_alpha": 6}"#)];
+        let file = read(&layer(4), &metadata).expect("a good file");
+        assert_eq!(file.n_parameters(), 4 * 3 + 5 * 4);
+        let delta = layer(4)[1].1.matmul(&layer(4)[0].1) * 1.5;
+        for (shape, kind, tolerance) in [(&[5, 3][..], Kind::Float, 1e-6), (&[5, 3, 1, 1][..], Kind::Half, 1e-3)] {
+            let original = tensor(shape, 3).to_kind(kind);
+            let mut unet = NamedTensors::from([("block.to_q.weight".to_owned(), original.copy())]);
+            file.merge_into(&mut unet, 0.5).expect("it fits");
+            let merged = unet["block.to_q.weight"].shallow_clone();
+            assert_eq!((merged.kind(), merged.size()), (kind, shape.to_vec()));
+            let wanted = original.to_kind(Kind::Float) + (&delta * 0.5).view(shape);
+            test_support::assert_close("merged", &merged, &wanted, tolerance);
+            file.merge_into(&mut unet, -0.5).expect("it fits");
+            test_support::assert_close("taken apart", &unet["block.to_q.weight"], &original, tolerance);
+        }
+        let refused = |name: &str, shape: &[i64]| {
+            let mut unet = NamedTensors::from([(name.to_owned(), tensor(shape, 3))]);
+            file.merge_into(&mut unet, 1.0).expect_err("it does not fit").to_string()
+        };
+        assert!(refused("block.to_k.weight", &[5, 3]).contains("has no place"));
+        assert!(refused("block.to_q.weight", &[5, 3, 3, 3]).contains("has no place"));
+        for shape in [[5, 4], [6, 3]] {
+            let message = refused("block.to_q.weight", &shape);
+            assert!(message.contains("`unet.block.to_q.lora_") && message.contains("shape"), "{message}");
+        }
+    }
 
     #[test]
     fn keys_of_every_generation_name_the_same_layer() {

@@ -101,3 +101,42 @@ impl Targets {
 pub(super) fn ends_with(name: &str, end: &str) -> bool {
     name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_and_written_by_name_or_as_a_list() {
+        let list = |names: &[&str]| Targets::List(names.iter().map(|&name| name.to_owned()).collect());
+        let cases = [
+            (r#""attention""#, Targets::Attention),
+            (r#""attention+feed-forward""#, Targets::AttentionAndFeedForward),
+            (r#""all-linear""#, Targets::AllLinear),
+            (r#"["to_q","attn2.to_k"]"#, list(&["to_q", "attn2.to_k"])),
+        ];
+        for (json, targets) in cases {
+            assert_eq!(serde_json::from_str::<Targets>(json).expect("a known form"), targets);
+            assert_eq!(serde_json::to_string(&targets).expect("text"), json);
+        }
+        assert_eq!("all-linear".parse(), Ok(Targets::AllLinear));
+        assert_eq!("to_q, attn2.to_k".parse(), Ok(list(&["to_q", "attn2.to_k"])));
+        let unknown = "to_q".parse::<Targets>().expect_err("no list and no name of ours");
+        assert!(unknown.starts_with("LoRA targets \"to_q\" are unknown"), "{unknown}");
+        let empty = serde_json::from_str::<Targets>("[]").expect_err("nothing").to_string();
+        assert_eq!(empty, "LoRA targets are an empty list");
+    }
+
+    #[test]
+    fn a_layer_is_meant_by_its_name_or_an_end_of_it_after_a_dot() {
+        let all = ["a.attn1.to_q", "a.attn2.to_q", "a.ff.net.2", "not_to_q"].map(str::to_owned);
+        let chosen = |targets: &Targets| targets.choose(&all).expect("they are there").join(" ");
+        let list = |name: &str| Targets::List(vec![name.to_owned()]);
+        assert_eq!(chosen(&list("to_q")), "a.attn1.to_q a.attn2.to_q");
+        assert_eq!(chosen(&list("attn2.to_q")), "a.attn2.to_q");
+        assert_eq!(chosen(&list("not_to_q")), "not_to_q");
+        assert_eq!(chosen(&Targets::AllLinear), all.join(" "));
+        let stranger = list("o_q").choose(&all).expect_err("no layer ends so after a dot").to_string();
+        assert_eq!(stranger, "LoRA target `o_q` is no linear layer of this UNet");
+    }
+}

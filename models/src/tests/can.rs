@@ -9,10 +9,9 @@ const TOLERANCE: f64 = 1e-5;
 pub(super) fn networks(reference: &Reference) -> (CanGenerator, Discriminator, NamedTensors) {
     let mut all = NamedTensors::new();
     let part = |prefix: &str| {
-        let of = |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.copy()));
-        let tensors = reference.tensors.iter().filter_map(of);
-        let tensors = tensors.filter(|(name, _)| !name.starts_with("after.") && !name.starts_with("gradient."));
-        Params::from_tensors(tensors.collect(), prefix, Device::Cpu, Kind::Float)
+        let mut tensors = reference.part(prefix);
+        tensors.retain(|name, _| !name.starts_with("after.") && !name.starts_with("gradient."));
+        Params::from_tensors(tensors, prefix, device(), Kind::Float)
     };
     let params = part("g.");
     let config = GeneratorConfig { size: 64, latent: 6, channels: 32, slope: 0.2 };
@@ -102,11 +101,11 @@ fn a_step_of_both_sides_matches_pytorch() {
 }
 
 #[test]
-fn dropout_keeps_the_mean_and_its_seed() {
+fn dropout_follows_its_seed_and_is_for_training_alone() {
     let reference = Reference::read("can.safetensors");
     let (_, discriminator, _) = networks(&reference);
     let config = DiscriminatorConfig { dropout: 0.5, ..*discriminator.config() };
-    let params = Params::random(1, Device::Cpu).unwrap();
+    let params = Params::random(1, device()).unwrap();
     let discriminator = Discriminator::new(&params, &config).unwrap();
     let real = reference.tensor("real").to_kind(Kind::Float);
     let styles = |seed| {
@@ -114,6 +113,8 @@ fn dropout_keeps_the_mean_and_its_seed() {
         tch::no_grad(|| discriminator.forward_train(&real, ImageSource::Real, &mut randomness).unwrap().styles)
     };
     assert!(styles(1).equal(&styles(1)) && !styles(1).equal(&styles(2)));
+    let evaluated = || tch::no_grad(|| discriminator.forward(&real).styles);
+    assert!(evaluated().equal(&evaluated()));
 }
 
 #[test]

@@ -1,7 +1,10 @@
-use tch::Kind;
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Value, json};
 
 use super::*;
-use crate::lora::{Lora, LoraSpec, Targets};
+use crate::lora::{Lora, LoraFile, LoraSpec, Targets};
+use crate::safetensors::{read_safetensors_with_metadata, write_safetensors};
 
 fn forward(unet: &UNet, reference: &Reference) -> Tensor {
     let input = |name: &str| reference.tensor(name);
@@ -9,7 +12,7 @@ fn forward(unet: &UNet, reference: &Reference) -> Tensor {
 }
 
 fn loaded(reference: &Reference, kind: Kind) -> (UNet, Lora) {
-    let mut unet = reference.unet("unet", 101, kind);
+    let mut unet = drawn_unet(reference, "unet", 101, kind);
     let lora = Lora::load(&mut unet, &reference_path("diffusers_lora.safetensors")).unwrap();
     (unet, lora)
 }
@@ -37,10 +40,71 @@ fn a_file_of_diffusers_gives_pefts_output_and_gradients() {
 }
 
 #[test]
+fn rank_stabilization_and_patterns_of_rank_and_alpha_are_pefts() {
+    let reference = Reference::read("diffusion_lora_patterns.safetensors");
+    let folder = tempfile::tempdir().unwrap();
+    write_safetensors(&folder.path().join("adapter_model.safetensors"), &reference.part("adapter."), &[]).unwrap();
+    std::fs::copy(reference.config("adapter_config"), folder.path().join("adapter_config.json")).unwrap();
+    let file = LoraFile::read(folder.path()).unwrap();
+    let scalings: BTreeMap<&str, f64> = file.layers.iter().map(|layer| (&*layer.module, layer.scaling)).collect();
+    let theirs = reference.part("scaling.");
+    assert!(scalings.keys().eq(theirs.keys()), "{scalings:?}");
+    for (module, theirs) in &theirs {
+        let error = (scalings[&**module] - theirs.double_value(&[])).abs();
+        assert!(error < 1e-12, "{module}: scaled by {}, peft by {theirs}", scalings[&**module]);
+    }
+    let mut unet = drawn_unet(&reference, "unet", 101, Kind::Float);
+    let lora = Lora::load(&mut unet, folder.path()).unwrap();
+    assert_close("with the adapter", &forward(&unet, &reference), reference.tensor("out"), 1e-5);
+    // Of equally common ranks and alphas the first layer's is the adapter's, and the others are said beside it.
+    assert_eq!(lora.rank_and_alpha(), (2, 5.0));
+    let copy = folder.path().join("copy.safetensors");
+    lora.save(&copy).unwrap();
+    let metadata = read_safetensors_with_metadata(&copy).unwrap().1;
+    let config: Value = serde_json::from_str(&metadata["lora_adapter_metadata"]).unwrap();
+    let name = |part: &str| format!("mid_block.attentions.0.transformer_blocks.0.attn2.{part}");
+    assert_eq!(config["unet.rank_pattern"], json!({ name("to_k"): 4, name("to_v"): 4 }));
+    assert_eq!(config["unet.alpha_pattern"], json!({ name("to_k"): 0.5, name("to_v"): 6 }));
+    assert_eq!((&config["unet.r"], &config["unet.use_rslora"]), (&json!(2), &json!(true)));
+    let again = LoraFile::read(&copy).unwrap();
+    let saved = |file: &LoraFile| -> Vec<(String, f64, f64, i64)> {
+        file.layers.iter().map(|l| (l.module.clone(), l.alpha, l.scaling, l.rank())).collect()
+    };
+    assert_eq!(saved(&again), saved(&file));
+}
+
+#[test]
 fn bf16_stays_near_f32() {
     let reference = Reference::read("diffusion_lora.safetensors");
     let (unet, _) = loaded(&reference, Kind::BFloat16);
     assert_close("bf16", &forward(&unet, &reference), reference.tensor("out"), 2e-2);
+}
+
+/// The shipped UNet in bf16 with an adapter on every linear layer, against the same weights in f32: the gradient of all of
+/// the adapter as one vector, which is what an optimizer step sees.
+#[test]
+fn bf16_gradients_stay_near_f32() {
+    let folder = shipped_model().join("diffusion/unet");
+    let mut generator = Generator::cpu(6).unwrap();
+    let mut normal = |shape: &[i64]| generator.normal(shape).unwrap().to_device(device());
+    let (latents, text, upstream) = (normal(&[4, 4, 16, 16]), normal(&[4, 16, 128]), normal(&[4, 4, 16, 16]));
+    let timesteps = Tensor::from_slice(&[1i64, 250, 600, 950]).to_device(device());
+    let gradient = |kind| {
+        let mut unet = UNet::load(&folder, device(), kind, MemoryFormat::Contiguous).unwrap();
+        let spec = LoraSpec { rank: 4, alpha: 4.0, targets: Targets::AllLinear };
+        let lora = Lora::attach(&mut unet, &spec, 1).unwrap();
+        // A fresh B is zero, and A would have no gradient.
+        let mut generator = Generator::cpu(7).unwrap();
+        let mut value = |tensor: &Tensor| generator.normal(&tensor.size()).unwrap() * 0.05;
+        let values = lora.parameters().into_iter().map(|(name, tensor)| (name, value(&tensor))).collect();
+        lora.load_values(&values).unwrap();
+        let out = unet.forward(&latents.to_kind(kind), &timesteps, &text.to_kind(kind));
+        (out.to_kind(Kind::Float) * &upstream).sum(Kind::Float).backward();
+        let parameters = lora.parameters();
+        assert!(parameters.iter().all(|(_, tensor)| tensor.grad().kind() == Kind::Float));
+        Tensor::cat(&parameters.iter().map(|(_, tensor)| tensor.grad().flatten(0, -1)).collect::<Vec<_>>(), 0)
+    };
+    assert_close("bf16", &gradient(Kind::BFloat16), &gradient(Kind::Float), 2e-2);
 }
 
 #[test]
@@ -51,8 +115,16 @@ fn merging_keeps_the_function_and_unmerging_restores_it() {
     assert_close("merged", &forward(&unet, &reference), reference.tensor("out"), 1e-5);
     lora.unmerge(&mut unet);
     assert_close("unmerged", &forward(&unet, &reference), reference.tensor("out"), 1e-5);
+    lora.set_scale(&mut unet, 0.25);
+    let scaled = forward(&unet, &reference);
+    assert!(relative_error(&scaled, reference.tensor("out")) > 1e-2);
+    lora.merge(&mut unet);
+    // Once more changes nothing.
+    lora.merge(&mut unet);
+    assert_close("merged at a scale", &forward(&unet, &reference), &scaled, 1e-5);
+    lora.unmerge(&mut unet);
     lora.set_scale(&mut unet, 0.0);
-    assert_eq!(forward(&unet, &reference), forward(&reference.unet("unet", 101, Kind::Float), &reference));
+    assert_eq!(forward(&unet, &reference), forward(&drawn_unet(&reference, "unet", 101, Kind::Float), &reference));
 }
 
 #[test]
@@ -62,7 +134,7 @@ fn what_is_saved_is_what_is_loaded() {
     let path = folder.path().join("pytorch_lora_weights.safetensors");
     let (unet, lora) = loaded(&reference, Kind::Float);
     lora.save(&path).unwrap();
-    let mut again = reference.unet("unet", 101, Kind::Float);
+    let mut again = drawn_unet(&reference, "unet", 101, Kind::Float);
     let loaded = Lora::load(&mut again, folder.path()).unwrap();
     assert_eq!(loaded.rank_and_alpha(), (4, 6.0));
     assert_eq!(forward(&again, &reference), forward(&unet, &reference));
@@ -92,7 +164,7 @@ fn a_fresh_adapter_changes_nothing_and_learns() {
     ];
     for (targets, n_layers) in cases {
         let targets: Targets = serde_json::from_str(targets).unwrap();
-        let mut unet = reference.unet("unet", 101, Kind::Float);
+        let mut unet = drawn_unet(&reference, "unet", 101, Kind::Float);
         let before = forward(&unet, &reference);
         assert_eq!(forward(&unet, &reference), before);
         let lora = Lora::attach(&mut unet, &LoraSpec { rank: 2, alpha: 4.0, targets }, 1).unwrap();
@@ -111,15 +183,79 @@ fn a_fresh_adapter_changes_nothing_and_learns() {
 }
 
 #[test]
+fn a_fresh_a_is_normal_with_one_over_the_rank_and_its_file_says_what_became_of_it() {
+    let reference = Reference::read("diffusion_lora.safetensors");
+    let mut unet = drawn_unet(&reference, "unet", 101, Kind::Float);
+    let spec = |rank, targets| LoraSpec { rank, alpha: 4.0, targets };
+    let lora = Lora::attach(&mut unet, &spec(8, Targets::AllLinear), 1).unwrap();
+    let parameters = lora.parameters();
+    let numbers: usize = parameters.iter().map(|(_, tensor)| tensor.numel()).sum();
+    assert_eq!((lora.n_parameters(), 2 * lora.n_layers()), (numbers, parameters.len()));
+    let fresh = parameters.iter().filter(|(name, _)| name.contains("lora_A")).map(|(_, tensor)| tensor.flatten(0, -1));
+    let std = Tensor::cat(&fresh.collect::<Vec<_>>(), 0).std(true).double_value(&[]);
+    assert!((std * 8.0 - 1.0).abs() < 0.02, "{std}");
+
+    let mut generator = Generator::cpu(7).unwrap();
+    let mut value = |tensor: &Tensor| generator.normal(&tensor.size()).unwrap() * 0.1;
+    lora.load_values(&parameters.iter().map(|(name, tensor)| (name.clone(), value(tensor))).collect()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pytorch_lora_weights.safetensors");
+    lora.save(&path).unwrap();
+    assert_eq!(lora.to_bytes().unwrap(), std::fs::read(&path).unwrap());
+    let mut again = drawn_unet(&reference, "unet", 101, Kind::Float);
+    let loaded = Lora::load(&mut again, &path).unwrap();
+    assert_eq!(loaded.rank_and_alpha(), (8, 4.0));
+    assert_eq!(forward(&again, &reference), forward(&unet, &reference));
+}
+
+#[test]
+fn adapters_of_other_layers_live_side_by_side() {
+    let reference = Reference::read("diffusion_lora.safetensors");
+    let mut unet = drawn_unet(&reference, "unet", 101, Kind::Float);
+    let spec = |rank, name: &str| LoraSpec { rank, alpha: 2.0, targets: Targets::List(vec![name.to_owned()]) };
+    Lora::attach(&mut unet, &spec(1, "attn1.to_q"), 1).unwrap();
+    Lora::attach(&mut unet, &spec(2, "attn1.to_k"), 1).unwrap();
+    let error = Lora::attach(&mut unet, &spec(1, "to_k"), 1).unwrap_err().to_string();
+    assert!(error.contains("attn1.to_k` has an adapter already"), "{error}");
+    for rank in [0, -1] {
+        let error = Lora::attach(&mut unet, &spec(rank, "to_v"), 1).unwrap_err().to_string();
+        assert_eq!(error, format!("LoRA rank {rank} is below 1"));
+    }
+}
+
+/// Two layers of one rank and alpha outvote the first layer's.
+#[test]
+fn the_most_common_rank_and_alpha_are_the_adapters() {
+    let reference = Reference::read("diffusion_lora.safetensors");
+    let mut unet = drawn_unet(&reference, "unet", 101, Kind::Float);
+    let (tensors, _) = read_safetensors_with_metadata(&reference_path("diffusers_lora.safetensors")).unwrap();
+    let few = |(name, tensor): (&String, &Tensor)| {
+        let short = if name.contains("to_q.lora_A") {
+            tensor.narrow(0, 0, 2)
+        } else if name.contains("to_q.lora_B") {
+            tensor.narrow(1, 0, 2)
+        } else {
+            tensor.shallow_clone()
+        };
+        (name.contains("mid_block") && !name.contains("to_out")).then(|| (name.clone(), short))
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pytorch_lora_weights.safetensors");
+    write_safetensors(&path, &tensors.iter().filter_map(few).collect(), &[]).unwrap();
+    let lora = Lora::load(&mut unet, &path).unwrap();
+    assert!(lora.parameters()[0].1.size()[0] == 2 && lora.rank_and_alpha() == (4, 4.0), "{:?}", lora.rank_and_alpha());
+}
+
+#[test]
 fn stray_names_are_refused() {
     let reference = Reference::read("diffusion_lora.safetensors");
-    let mut unet = reference.unet("unet", 101, Kind::Float);
+    let mut unet = drawn_unet(&reference, "unet", 101, Kind::Float);
     let spec = LoraSpec { rank: 2, alpha: 2.0, targets: Targets::List(vec!["to_q".to_owned(), "to_z".to_owned()]) };
     let error = Lora::attach(&mut unet, &spec, 1).unwrap_err().to_string();
     assert!(error.contains("`to_z`"), "{error}");
     // The adapter of another network.
     let other = Reference::read("diffusion_unet.safetensors");
-    let mut unet = other.unet("upcast", 102, Kind::Float);
+    let mut unet = drawn_unet(&other, "upcast", 102, Kind::Float);
     let error = Lora::load(&mut unet, &reference_path("diffusers_lora.safetensors")).unwrap_err().to_string();
     assert!(error.contains("diffusers_lora.safetensors") && error.contains("`unet.down_blocks.0."), "{error}");
     assert!(serde_json::from_str::<Targets>("\"atention\"").is_err());

@@ -1,16 +1,25 @@
-use tch::{Kind, no_grad};
+use std::path::PathBuf;
+
+use tch::no_grad;
 
 use super::*;
 use crate::params::MemoryFormat;
 use crate::pipeline::{Pipeline, images_u8};
 use crate::scheduler::{Ddim, LastStep};
 
+fn shipped_folder() -> PathBuf {
+    shipped_model().join("diffusion")
+}
+
+fn shipped() -> Pipeline {
+    Pipeline::load(&shipped_folder(), device(), Kind::Float, MemoryFormat::Contiguous).unwrap()
+}
+
 #[test]
 fn a_folder_of_diffusers_makes_the_same_images() {
-    let Some(dir) = prototype() else { return };
     let reference = Reference::read("diffusion_pipeline.safetensors");
-    let pipeline = Pipeline::load(&dir, Device::Cpu, Kind::Float, MemoryFormat::Contiguous).unwrap();
-    let prompts: Vec<String> = serde_json::from_str(&reference.configs["prompts"]).unwrap();
+    let pipeline = shipped();
+    let prompts: Vec<String> = serde_json::from_str(&reference.metadata["prompts"]).unwrap();
     let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
     let text = pipeline.encode_prompts(&prompts).unwrap();
     assert_close("embeddings", &text, reference.tensor("embeddings"), 1e-5);
@@ -19,7 +28,7 @@ fn a_folder_of_diffusers_makes_the_same_images() {
     let images = no_grad(|| {
         let mut sample = reference.tensor("latents").shallow_clone();
         for (i, &t) in ddim.timesteps().iter().enumerate() {
-            let timesteps = Tensor::full([4], t, (Kind::Int64, Device::Cpu));
+            let timesteps = Tensor::full([4], t, (Kind::Int64, device()));
             let predicted = pipeline.unet.forward(&Tensor::cat(&[&sample, &sample], 0), &timesteps, &both);
             let (without, guided) = (predicted.narrow(0, 0, 2), predicted.narrow(0, 2, 2));
             let predicted = &without + (guided - &without) * 2.5;
@@ -35,8 +44,7 @@ fn a_folder_of_diffusers_makes_the_same_images() {
 
 #[test]
 fn sizes_that_do_not_divide_are_refused() {
-    let Some(dir) = prototype() else { return };
-    let pipeline = Pipeline::load(&dir, Device::Cpu, Kind::Float, MemoryFormat::Contiguous).unwrap();
+    let pipeline = shipped();
     assert_eq!(pipeline.latent_size(64, 32).unwrap(), [8, 16]);
     let error = pipeline.latent_size(66, 64).unwrap_err().to_string();
     assert!(error.contains("66×64") && error.contains("multiples of 4"), "{error}");
@@ -44,16 +52,14 @@ fn sizes_that_do_not_divide_are_refused() {
 
 #[test]
 fn parts_that_do_not_fit_are_refused_by_file_and_key() {
-    let Some(source) = prototype() else { return };
+    let source = shipped_folder();
     let folder = tempfile::tempdir().unwrap();
-    let mut files = Vec::new();
     for part in ["", "scheduler", "text_encoder", "tokenizer", "unet", "vae"] {
         std::fs::create_dir_all(folder.path().join(part)).unwrap();
         for entry in std::fs::read_dir(source.join(part)).unwrap().map(|entry| entry.unwrap().path()) {
             if entry.is_file() {
                 let to = folder.path().join(part).join(entry.file_name().unwrap());
                 std::fs::write(&to, std::fs::read(&entry).unwrap()).unwrap();
-                files.push(to);
             }
         }
     }
@@ -63,7 +69,7 @@ fn parts_that_do_not_fit_are_refused_by_file_and_key() {
         assert!(text.contains(from), "{file} has no {from}");
         std::fs::write(&path, text.replace(from, to)).unwrap();
         let error =
-            Pipeline::load(folder.path(), Device::Cpu, Kind::Float, MemoryFormat::Contiguous).unwrap_err().to_string();
+            Pipeline::load(folder.path(), device(), Kind::Float, MemoryFormat::Contiguous).unwrap_err().to_string();
         for part in expected {
             assert!(error.contains(part), "{file} {to}: {error}");
         }
@@ -81,8 +87,7 @@ fn parts_that_do_not_fit_are_refused_by_file_and_key() {
     check("vae/config.json", "\"layers_per_block\": 1", "\"layers_per_block\": 2", &["vae", "resnets", "missing"]);
     check("scheduler/scheduler_config.json", "\"thresholding\": false", "\"thresholding\": true", &["thresholding"]);
     std::fs::remove_file(folder.path().join("vae/diffusion_pytorch_model.safetensors")).unwrap();
-    let error =
-        Pipeline::load(folder.path(), Device::Cpu, Kind::Float, MemoryFormat::Contiguous).unwrap_err().to_string();
+    let error = Pipeline::load(folder.path(), device(), Kind::Float, MemoryFormat::Contiguous).unwrap_err().to_string();
     assert!(error.contains("vae has no diffusion_pytorch_model.safetensors"), "{error}");
 }
 

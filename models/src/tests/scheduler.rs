@@ -1,5 +1,3 @@
-use tch::Kind;
-
 use super::*;
 use crate::scheduler::{Ddim, LastStep, SchedulerConfig};
 
@@ -30,7 +28,7 @@ fn timesteps_and_alphas_are_diffusers() {
 #[test]
 fn trajectories_match_diffusers() {
     let reference = Reference::read("diffusion_ddim.safetensors");
-    let unet = reference.unet("unet", 101, Kind::Float);
+    let unet = drawn_unet(&reference, "unet", 101, Kind::Float);
     let (noise, text, null) = (reference.tensor("noise"), reference.tensor("text"), reference.tensor("null"));
     let both = Tensor::cat(&[null.expand([2, -1, -1], false), text.shallow_clone()], 0);
     for name in SCHEDULERS {
@@ -41,7 +39,7 @@ fn trajectories_match_diffusers() {
             let mut sample = reference.tensor("latents") * ddim.init_noise_sigma();
             let mut trajectory = vec![sample.shallow_clone()];
             for (i, &t) in ddim.timesteps().iter().enumerate() {
-                let timesteps = Tensor::full([4], t, (Kind::Int64, Device::Cpu));
+                let timesteps = Tensor::full([4], t, (Kind::Int64, device()));
                 let predicted = unet.forward(&Tensor::cat(&[&sample, &sample], 0), &timesteps, &both);
                 let (without, guided) = (predicted.narrow(0, 0, 2), predicted.narrow(0, 2, 2));
                 let predicted = &without + (guided - &without) * 2.5;
@@ -70,7 +68,7 @@ fn log_probabilities_are_trls() {
     for name in ["epsilon", "v_prediction", "clipped"] {
         let ddim = Ddim::new(&config(&reference, name), STEPS).unwrap();
         let input = |part: &str| reference.tensor(&format!("{name}.{part}"));
-        let steps = Tensor::arange(STEPS as i64, (Kind::Int64, Device::Cpu));
+        let steps = Tensor::arange(STEPS as i64, (Kind::Int64, device()));
         for (output, theirs) in [("output", "log_probs"), ("off_policy_output", "off_policy_log_probs")] {
             let (sample, prev) = (input("sample"), input("prev_sample"));
             let ours = ddim.log_prob(input(output), &steps, sample, prev, 1.0, LastStep::Stochastic);
@@ -78,6 +76,44 @@ fn log_probabilities_are_trls() {
             assert!(error <= 1e-5, "{name}, {theirs}: {error:.2e}");
         }
     }
+}
+
+#[test]
+fn the_divergence_between_steps_is_that_of_their_normal_distributions() {
+    let reference = Reference::read("diffusion_log_probs.safetensors");
+    for name in ["epsilon", "v_prediction", "clipped"] {
+        let ddim = Ddim::new(&config(&reference, name), STEPS).unwrap();
+        let input = |part: &str| reference.tensor(&format!("{name}.{part}"));
+        let steps = Tensor::arange(STEPS as i64, (Kind::Int64, device()));
+        let (output, other) = (input("off_policy_output").copy().set_requires_grad(true), input("output"));
+        let other = other.copy().set_requires_grad(true);
+        let kl = ddim.kl_divergence(&output, &other, &steps, input("sample"), 1.0, LastStep::Stochastic);
+        assert_eq!(kl.size(), [STEPS as i64]);
+        let errors = (&kl.to_kind(Kind::Double) / input("kl") - 1.0).abs();
+        let error = errors.max().double_value(&[]);
+        assert!(error <= 1e-4, "{name}: {error:.2e}");
+        // The second output is a reference, which does not move.
+        kl.sum(Kind::Float).backward();
+        assert!(output.grad().abs().max().double_value(&[]) > 0.0 && !other.grad().defined());
+    }
+}
+
+#[test]
+fn only_a_step_that_may_vary_has_a_probability() {
+    let reference = Reference::read("diffusion_log_probs.safetensors");
+    let ddim = Ddim::new(&config(&reference, "epsilon"), STEPS).unwrap();
+    let (output, sample) = (reference.tensor("epsilon.output").get(0), reference.tensor("epsilon.sample").get(0));
+    let (output, sample) = (output.unsqueeze(0), sample.unsqueeze(0));
+    let noise = sample.ones_like();
+    let certain = ddim.step(&output, 0, &sample, 0.0, Some(&noise), LastStep::FinalAlpha);
+    assert!(certain.log_prob.is_none() && certain.std == 0.0);
+    assert_eq!(certain.prev_sample, certain.mean);
+    let step = ddim.step(&output, 0, &sample, 0.5, Some(&noise), LastStep::FinalAlpha);
+    assert_close("one deviation", &(&step.prev_sample - &step.mean), &(noise * step.std), 1e-5);
+    // Noise of ones: ln N(μ + σ; μ, σ²) of every element, and so their mean.
+    let wanted = -0.5 - step.std.ln() - 0.5 * (2.0 * std::f64::consts::PI).ln();
+    let found = step.log_prob.unwrap().double_value(&[0]);
+    assert!((found - wanted).abs() < 1e-5, "{found}, not {wanted}");
 }
 
 #[test]
@@ -106,7 +142,7 @@ fn gradients_reach_the_output_and_not_the_sample_stepped_to() {
     let ddim = Ddim::new(&config(&reference, "epsilon"), STEPS).unwrap();
     let input = |part: &str| reference.tensor(&format!("epsilon.{part}")).copy().set_requires_grad(true);
     let (output, sample, prev) = (input("output"), input("sample"), input("prev_sample"));
-    let steps = Tensor::arange(STEPS as i64, (Kind::Int64, Device::Cpu));
+    let steps = Tensor::arange(STEPS as i64, (Kind::Int64, device()));
     ddim.log_prob(&output, &steps, &sample, &prev, 1.0, LastStep::Stochastic).sum(Kind::Float).backward();
     assert!(output.grad().abs().max().double_value(&[]) > 0.0);
     assert!(!prev.grad().defined());

@@ -1,8 +1,6 @@
-use serde_json::{Value, json};
-use tch::{Device, Kind};
-
 use super::*;
 use crate::diffusers::DIFFUSERS_VERSION;
+use serde_json::{Value, json};
 
 /// Names, and the seeds that the script draws their weights with.
 const UNETS: [(&str, u64); 3] = [("sd1", 100), ("sd2", 101), ("upcast", 102)];
@@ -10,7 +8,7 @@ const UNETS: [(&str, u64); 3] = [("sd1", 100), ("sd2", 101), ("upcast", 102)];
 fn error_of(kind: Kind, name: &str, seed: u64) -> f64 {
     let reference = Reference::read("diffusion_unet.safetensors");
     let input = |part: &str| reference.tensor(&format!("{name}.{part}"));
-    let unet = reference.unet(name, seed, kind);
+    let unet = drawn_unet(&reference, name, seed, kind);
     let out = unet.forward(input("latents"), input("timesteps"), input("text"));
     assert_eq!(out.kind(), kind);
     relative_error(&out, input("out"))
@@ -29,7 +27,7 @@ fn matches_diffusers_with_channels_innermost() {
     let reference = Reference::read("diffusion_unet.safetensors");
     for (name, seed) in UNETS {
         let input = |part: &str| reference.tensor(&format!("{name}.{part}"));
-        let unet = reference.unet_in(name, seed, Kind::Float, MemoryFormat::ChannelsLast);
+        let unet = drawn_unet_in(&reference, name, seed, Kind::Float, MemoryFormat::ChannelsLast);
         let out = unet.forward(input("latents"), input("timesteps"), input("text"));
         let error = relative_error(&out, input("out"));
         assert!(error <= 1e-5, "{name}: {error:.2e}");
@@ -38,7 +36,7 @@ fn matches_diffusers_with_channels_innermost() {
             unet.forward(&latents, input("timesteps"), input("text")).square().sum(Kind::Float).backward();
             latents.grad()
         };
-        let plain = reference.unet(name, seed, Kind::Float);
+        let plain = drawn_unet(&reference, name, seed, Kind::Float);
         let error = relative_error(&gradient(&unet), &gradient(&plain));
         assert!(error <= 1e-5, "{name}, gradient: {error:.2e}");
     }
@@ -61,7 +59,7 @@ fn configuration_survives_writing_and_reading() {
         config.save(folder.path()).unwrap();
         assert_eq!(UNetConfig::read(&folder.path().join("config.json")).unwrap(), config);
         // Every key that diffusers wrote is there with the same value, but for one number standing for equal ones.
-        let theirs: Value = serde_json::from_str(&reference.configs[name]).unwrap();
+        let theirs: Value = serde_json::from_str(&reference.metadata[name]).unwrap();
         let ours = config.to_json();
         assert_eq!(ours["_diffusers_version"], DIFFUSERS_VERSION);
         let keys = theirs
@@ -109,7 +107,7 @@ fn what_is_not_built_is_refused_by_key() {
 fn a_fresh_network_has_pytorchs_statistics() {
     let reference = Reference::read("diffusion_unet.safetensors");
     let config = UNetConfig::read(&reference.config("sd2")).unwrap();
-    let params = Params::random(3, Device::Cpu).unwrap();
+    let params = Params::random(3, device()).unwrap();
     UNet::new(&params, &config).unwrap();
     let tensors = params.finish().unwrap();
     let weight = &tensors["mid_block.resnets.0.conv1.weight"];

@@ -1,5 +1,3 @@
-use tch::Kind;
-
 use super::*;
 use crate::vae::{Vae, VaeConfig};
 
@@ -8,7 +6,7 @@ fn vae(reference: &Reference, rename: impl Fn(String) -> String) -> Vae {
     let params = drawn(200, Kind::Float, |p| Vae::new(p, &config).map(drop));
     Vae::new(&params, &config).unwrap();
     let tensors = params.finish().unwrap().into_iter().map(|(name, tensor)| (rename(name), tensor)).collect();
-    let params = Params::from_tensors(tensors, "drawn weights", Device::Cpu, Kind::Float);
+    let params = Params::from_tensors(tensors, "drawn weights", device(), Kind::Float);
     let vae = Vae::new(&params, &config).unwrap();
     params.finish().unwrap();
     vae
@@ -44,7 +42,7 @@ fn configuration_survives_writing_and_reading() {
     let folder = tempfile::tempdir().unwrap();
     config.save(folder.path()).unwrap();
     assert_eq!(VaeConfig::read(&folder.path().join("config.json")).unwrap(), config);
-    let mut theirs: serde_json::Value = serde_json::from_str(&reference.configs["vae"]).unwrap();
+    let mut theirs: serde_json::Value = serde_json::from_str(&reference.metadata["vae"]).unwrap();
     let ours = config.to_json();
     theirs["_diffusers_version"] = ours["_diffusers_version"].clone();
     theirs

@@ -26,15 +26,15 @@ pub fn leaky_relu(mut x: Tensor, slope: f64) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::Kind;
+    use test_support::{assert_close, device};
 
     use super::*;
     use crate::generator::Generator;
-    use crate::reference::relative_error;
 
     #[test]
     fn the_slope_below_zero_is_the_one_given_and_differentiable_twice() {
-        let x = Tensor::from_slice(&[-2.0f32, -0.5, 0.0, 3.0]).set_requires_grad(true);
+        let x = Tensor::from_slice(&[-2.0f32, -0.5, 0.0, 3.0]).to_device(device()).set_requires_grad(true);
         let y = leaky_relu(&x * 1.0, 0.25).unwrap();
         assert!(leaky_relu(x.shallow_clone(), 0.25).is_err());
         assert_eq!(Vec::<f32>::try_from(&y).unwrap(), [-0.5, -0.125, 0.0, 3.0]);
@@ -48,7 +48,7 @@ mod tests {
     fn it_is_libtorchs_two_operations_and_their_gradient() {
         let mut generator = Generator::cpu(1).unwrap();
         for (shape, groups) in [([2, 8, 5, 7], 4), ([3, 32, 16, 16], 8), ([1, 6, 1, 3], 6), ([2, 4, 40, 33], 1)] {
-            let mut normal = |shape: &[i64]| generator.normal(shape).unwrap();
+            let mut normal = |shape: &[i64]| generator.normal(shape).unwrap().to_device(device());
             let (weight, bias) = (normal(&[shape[1]]) * 3.0, normal(&[shape[1]]));
             let (x, upstream) = (normal(&shape) * 4.0 + 2.0, normal(&shape));
             let both = |f: &dyn Fn(&Tensor) -> Tensor| {
@@ -59,16 +59,16 @@ mod tests {
             };
             let ours = both(&|x| group_norm_silu(x, groups, &weight, &bias, 1e-5).unwrap());
             let theirs = both(&|x| x.group_norm(groups, Some(&weight), Some(&bias), 1e-5, true).silu());
-            let (forward, backward) = (relative_error(&ours.0, &theirs.0), relative_error(&ours.1, &theirs.1));
-            assert!(forward < 1e-6 && backward < 3e-6, "{shape:?}: {forward:e} {backward:e}");
+            assert_close(&format!("{shape:?}"), &ours.0, &theirs.0, 1e-6);
+            assert_close(&format!("gradient of {shape:?}"), &ours.1, &theirs.1, 3e-6);
         }
     }
 
     #[test]
     fn large_and_small_numbers_stay_finite() {
-        let weight = Tensor::full([2], 1e3, (Kind::Float, Device::Cpu));
-        let bias = Tensor::zeros([2], (Kind::Float, Device::Cpu));
-        let x = Tensor::from_slice(&[-1e6f32, 1e6, 0.0, 1e-30]).view([1, 2, 1, 2]);
+        let weight = Tensor::full([2], 1e3, (Kind::Float, device()));
+        let bias = Tensor::zeros([2], (Kind::Float, device()));
+        let x = Tensor::from_slice(&[-1e6f32, 1e6, 0.0, 1e-30]).view([1, 2, 1, 2]).to_device(device());
         let y = group_norm_silu(&x, 2, &weight, &bias, 1e-5).unwrap();
         let expected = x.group_norm(2, Some(&weight), Some(&bias), 1e-5, true).silu();
         assert!((y - expected).abs().max().double_value(&[]) < 1e-3);
@@ -76,17 +76,16 @@ mod tests {
 
     #[test]
     fn weights_that_are_trained_have_their_gradient() {
-        let weight = Tensor::ones([4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let bias = Tensor::zeros([4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let x = Generator::cpu(2).unwrap().normal(&[2, 4, 3, 3]).unwrap();
+        let weight = Tensor::ones([4], (Kind::Float, device())).set_requires_grad(true);
+        let bias = Tensor::zeros([4], (Kind::Float, device())).set_requires_grad(true);
+        let x = Generator::cpu(2).unwrap().normal(&[2, 4, 3, 3]).unwrap().to_device(device());
         group_norm_silu(&x, 2, &weight, &bias, 1e-5).unwrap().sum(Kind::Float).backward();
         assert!(weight.grad().abs().max().double_value(&[]) > 0.0 && bias.grad().abs().max().double_value(&[]) > 0.0);
     }
 
     #[test]
     fn what_does_not_fit_is_an_error() {
-        let (x, w) =
-            (Tensor::ones([1, 5, 2, 2], (Kind::Float, Device::Cpu)), Tensor::ones([5], (Kind::Float, Device::Cpu)));
+        let (x, w) = (Tensor::ones([1, 5, 2, 2], (Kind::Float, device())), Tensor::ones([5], (Kind::Float, device())));
         assert!(group_norm_silu(&x, 2, &w, &w, 1e-5).is_err());
     }
 }

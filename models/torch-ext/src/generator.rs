@@ -74,13 +74,13 @@ impl Drop for Generator {
 #[cfg(test)]
 mod tests {
     use tch::{Device, Kind};
+    use test_support::Reference;
 
     use super::*;
-    use crate::reference::Reference;
 
     #[test]
     fn numbers_are_pytorchs_bit_for_bit() {
-        let reference = Reference::load();
+        let reference = Reference::read("torch_ext.safetensors");
         let mut generator = Generator::cpu(1234).unwrap();
         let draws = [
             ("normal", generator.normal(&[4, 16]).unwrap()),
@@ -91,9 +91,9 @@ mod tests {
             ("state", generator.state().unwrap()),
         ];
         for (name, draw) in draws {
-            let wanted = reference.get(&format!("generator.{name}"));
+            let wanted = reference.tensor(&format!("generator.{name}"));
             assert_eq!(draw.kind(), wanted.kind(), "{name}");
-            assert!(draw == wanted, "{name}: {draw:?} is not PyTorch's {wanted:?}");
+            assert!(draw == wanted.to_device(Device::Cpu), "{name}: {draw:?} is not PyTorch's {wanted:?}");
         }
     }
 

@@ -19,32 +19,31 @@ pub fn clip_grad_norm<'a>(parameters: impl IntoIterator<Item = &'a Tensor>, max_
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::Kind;
+    use test_support::{Reference, assert_close, device};
 
     use super::*;
-    use crate::reference::{Reference, relative_error};
 
     fn parameters(reference: &Reference) -> [Tensor; 3] {
         let leaf = |name: &str| {
-            let gradient = reference.get(&format!("clip.gradient.{name}"));
+            let gradient = reference.tensor(&format!("clip.gradient.{name}"));
             let leaf = gradient.zeros_like().set_requires_grad(true);
             (&leaf * gradient).sum(Kind::Float).backward();
             leaf
         };
-        [leaf("a"), leaf("b"), Tensor::zeros([3], (Kind::Float, Device::Cpu)).set_requires_grad(true)]
+        [leaf("a"), leaf("b"), Tensor::zeros([3], (Kind::Float, device())).set_requires_grad(true)]
     }
 
     #[test]
     fn clipping_matches_pytorch() {
-        let reference = Reference::load();
+        let reference = Reference::read("torch_ext.safetensors");
         for (label, max_norm) in [("tight", 0.5), ("loose", 100.0)] {
             let parameters = parameters(&reference);
             let norm = clip_grad_norm(&parameters, max_norm).unwrap();
-            let error = relative_error(&norm, &reference.get(&format!("clip.{label}.norm")));
-            assert!(error <= 1e-6, "{label} norm: {error:e}");
+            assert_close(label, &norm, reference.tensor(&format!("clip.{label}.norm")), 1e-6);
             for (parameter, name) in parameters.iter().zip(["a", "b"]) {
-                let error = relative_error(&parameter.grad(), &reference.get(&format!("clip.{label}.{name}")));
-                assert!(error <= 1e-6, "{label} {name}: {error:e}");
+                let theirs = reference.tensor(&format!("clip.{label}.{name}"));
+                assert_close(&format!("{label} {name}"), &parameter.grad(), theirs, 1e-6);
             }
             assert!(!parameters[2].grad().defined());
         }
@@ -52,7 +51,7 @@ mod tests {
 
     #[test]
     fn edges() {
-        let reference = Reference::load();
+        let reference = Reference::read("torch_ext.safetensors");
         let [_, _, untouched] = parameters(&reference);
         assert_eq!(clip_grad_norm([&untouched], 1.0).unwrap().double_value(&[]), 0.0);
         assert_eq!(clip_grad_norm([], 1.0).unwrap().double_value(&[]), 0.0);

@@ -36,8 +36,6 @@ mod generator;
 mod grad;
 mod memory_format;
 mod optim;
-#[cfg(test)]
-mod reference;
 
 use std::path::PathBuf;
 

@@ -15,13 +15,14 @@ pub fn channels_last(tensor: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::Kind;
+    use test_support::device;
 
     use super::*;
 
     #[test]
     fn the_numbers_stay_and_the_strides_change() {
-        let tensor = Tensor::arange(2 * 3 * 4 * 5, (Kind::Float, Device::Cpu)).reshape([2, 3, 4, 5]);
+        let tensor = Tensor::arange(2 * 3 * 4 * 5, (Kind::Float, device())).reshape([2, 3, 4, 5]);
         let last = channels_last(&tensor).unwrap();
         assert_eq!(last.stride(), [60, 1, 15, 3]);
         assert!(last == tensor);
@@ -30,14 +31,14 @@ mod tests {
 
     #[test]
     fn gradients_pass() {
-        let tensor = Tensor::ones([1, 2, 3, 3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let tensor = Tensor::ones([1, 2, 3, 3], (Kind::Float, device())).set_requires_grad(true);
         (channels_last(&tensor).unwrap() * 3.0).sum(Kind::Float).backward();
         assert_eq!(tensor.grad().sum(Kind::Float).double_value(&[]), 54.0);
     }
 
     #[test]
     fn three_dimensions_are_an_error() {
-        let error = channels_last(&Tensor::zeros([1, 2, 3], (Kind::Float, Device::Cpu))).unwrap_err().to_string();
+        let error = channels_last(&Tensor::zeros([1, 2, 3], (Kind::Float, device()))).unwrap_err().to_string();
         assert!(error.contains("rank 4"), "{error}");
     }
 }

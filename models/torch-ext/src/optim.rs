@@ -163,16 +163,19 @@ impl AdamW {
 
 #[cfg(test)]
 mod tests {
+    use test_support::{Reference, assert_close, device};
+
     use super::*;
-    use crate::reference::{Reference, relative_error};
 
     const CONFIG: AdamWConfig =
         AdamWConfig { learning_rate: 3e-3, beta1: 0.9, beta2: 0.99, weight_decay: 1e-2, epsilon: 1e-8 };
     const NAMES: [&str; 5] = ["weight", "bias", "scalar", "late", "skipped"];
 
     fn fresh(reference: &Reference) -> AdamW {
-        let leaf =
-            |name: &&str| ((*name).to_owned(), reference.get(&format!("adamw.start.{name}")).set_requires_grad(true));
+        let leaf = |name: &&str| {
+            let start = reference.tensor(&format!("adamw.start.{name}")).copy();
+            ((*name).to_owned(), start.set_requires_grad(true))
+        };
         AdamW::new(NAMES.iter().map(leaf).collect(), CONFIG).unwrap()
     }
 
@@ -183,7 +186,7 @@ mod tests {
             for (name, tensor) in optimizer.parameters() {
                 if name != "skipped" && !(name == "late" && step < 5) {
                     // The gradient of Σ w·g with regard to w is g.
-                    let gradient = reference.get(&format!("adamw.gradients.{name}")).get(step);
+                    let gradient = reference.tensor(&format!("adamw.gradients.{name}")).get(step);
                     (tensor * gradient).sum(Kind::Float).backward();
                 }
             }
@@ -196,20 +199,19 @@ mod tests {
 
     #[test]
     fn twenty_steps_match_pytorchs_fused_adamw() {
-        let reference = Reference::load();
+        let reference = Reference::read("torch_ext.safetensors");
         let mut optimizer = fresh(&reference);
         run(&mut optimizer, &reference, 0, 20);
         let state = optimizer.state();
         for (name, tensor) in optimizer.parameters() {
-            let error = relative_error(tensor, &reference.get(&format!("adamw.end.{name}")));
-            assert!(error <= 1e-6, "{name}: {error:e}");
+            assert_close(name, tensor, reference.tensor(&format!("adamw.end.{name}")), 1e-6);
             for key in ["exp_avg", "exp_avg_sq", "step"] {
                 let ours = &state[&format!("{name}.{key}")];
                 if name == "skipped" {
                     assert_eq!(ours.abs().sum(Kind::Double).double_value(&[]), 0.0, "{name}.{key}");
                 } else {
-                    let error = relative_error(ours, &reference.get(&format!("adamw.state.{name}.{key}")));
-                    assert!(error <= 1e-6, "{name}.{key}: {error:e}");
+                    let theirs = reference.tensor(&format!("adamw.state.{name}.{key}"));
+                    assert_close(&format!("{name}.{key}"), ours, theirs, 1e-6);
                 }
             }
         }
@@ -218,7 +220,7 @@ mod tests {
 
     #[test]
     fn going_on_from_a_saved_state_is_bit_exact() {
-        let reference = Reference::load();
+        let reference = Reference::read("torch_ext.safetensors");
         let mut through = fresh(&reference);
         run(&mut through, &reference, 0, 10);
         let saved = through.state();
@@ -241,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_foreign_state_is_refused_by_name_and_changes_nothing() {
-        let reference = Reference::load();
+        let reference = Reference::read("torch_ext.safetensors");
         let mut optimizer = fresh(&reference);
         run(&mut optimizer, &reference, 0, 2);
         let good = optimizer.state();
@@ -255,27 +257,27 @@ mod tests {
         state.remove("weight.exp_avg_sq");
         check(&mut optimizer, &state, &["lacks `weight.exp_avg_sq`"]);
         let mut state = copy();
-        state.insert("weight.exp_avg".to_owned(), Tensor::zeros([5, 7], (Kind::Float, Device::Cpu)));
+        state.insert("weight.exp_avg".to_owned(), Tensor::zeros([5, 7], (Kind::Float, device())));
         check(&mut optimizer, &state, &["`weight.exp_avg`", "[5, 7]", "[7, 5]"]);
         let mut state = copy();
-        state.insert("bias.step".to_owned(), Tensor::zeros([], (Kind::Int64, Device::Cpu)));
+        state.insert("bias.step".to_owned(), Tensor::zeros([], (Kind::Int64, device())));
         check(&mut optimizer, &state, &["`bias.step`", "Int64"]);
         let mut state = copy();
-        state.insert("other.step".to_owned(), Tensor::zeros([], (Kind::Float, Device::Cpu)));
+        state.insert("other.step".to_owned(), Tensor::zeros([], (Kind::Float, device())));
         check(&mut optimizer, &state, &["has `other.step`"]);
         assert!(optimizer.state() == good);
     }
 
     #[test]
     fn unfit_parameters_are_refused_by_name() {
-        let leaf = |kind| Tensor::zeros([2], (kind, Device::Cpu)).set_requires_grad(true);
+        let leaf = |kind| Tensor::zeros([2], (kind, device())).set_requires_grad(true);
         let check = |parameters: Vec<(&str, Tensor)>, words: &str| {
             let parameters = parameters.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
             let text = AdamW::new(parameters, CONFIG).unwrap_err().to_string();
             assert!(text.contains(words), "{text}");
         };
         check(vec![("w", leaf(Kind::Double))], "`w` has type Double");
-        check(vec![("w", Tensor::zeros([2], (Kind::Float, Device::Cpu)))], "`w` is not a leaf");
+        check(vec![("w", Tensor::zeros([2], (Kind::Float, device())))], "`w` is not a leaf");
         check(vec![("w", leaf(Kind::Float) * 2.0)], "`w` is not a leaf");
         check(vec![("w", leaf(Kind::Float)), ("w", leaf(Kind::Float))], "`w` is there twice");
         check(vec![("w", Tensor::new())], "`w` is an undefined tensor");
@@ -283,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_step_without_any_gradient_does_nothing() {
-        let reference = Reference::load();
+        let reference = Reference::read("torch_ext.safetensors");
         let mut optimizer = fresh(&reference);
         optimizer.step().unwrap();
         assert!(optimizer.state() == fresh(&reference).state());

@@ -6,7 +6,8 @@ use ambiguity_host::tasks::gan::ambiguity::{PluginAmbiguity, mean_cross_entropy}
 use ambiguity_models::can::{Generator, GeneratorConfig};
 use ambiguity_models::params::Params;
 use ndarray::Array2;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
+use test_support::{device, relative_error};
 use torch_ext::{AdamW, AdamWConfig};
 
 use super::{load, means, two_images};
@@ -17,7 +18,7 @@ const PLUGINS: [&str; 3] = ["kmeans_image", "kmeans_text", "clip_softmax"];
 
 fn encoders() -> Encoders {
     let mut encoders = Encoders::new();
-    encoders.add_clip("tiny-art", &root().join("models/weights/tiny-art/clip"), Device::Cpu);
+    encoders.add_clip("tiny-art", &root().join("models/weights/tiny-art/clip"), device());
     encoders
 }
 
@@ -28,7 +29,8 @@ fn shipped(plugin: &str) -> PluginAmbiguity {
 }
 
 fn normal(seed: u64, shape: &[i64]) -> Tensor {
-    torch_ext::Generator::cpu(seed).and_then(|mut randomness| randomness.normal(shape)).expect("random numbers")
+    let numbers = torch_ext::Generator::cpu(seed).and_then(|mut randomness| randomness.normal(shape));
+    numbers.expect("random numbers").to_device(device())
 }
 
 /// Smooth images [n, 3, 40, 40] within (-1, 1), of another size than the encoder's, as a leaf.
@@ -40,10 +42,6 @@ fn images(seed: u64, n: i64) -> Tensor {
 /// The gradient in the images of something that was made of them.
 fn gradient(of: &Tensor, images: &Tensor) -> Tensor {
     Tensor::f_run_backward(&[of], &[images], false, false).expect("there is a graph").remove(0)
-}
-
-fn relative_error(found: &Tensor, wanted: &Tensor) -> f64 {
-    ((found - wanted).norm() / wanted.norm()).double_value(&[])
 }
 
 /// The whole path against central differences of the value along random directions, which in f32 are good for about a
@@ -121,7 +119,7 @@ fn the_surrogates_gradient_is_that_of_the_same_head_in_libtorch() {
 
 fn tensor(rows: &Array2<f32>) -> Tensor {
     let shape = [rows.nrows() as i64, rows.ncols() as i64];
-    Tensor::from_slice(&rows.iter().copied().collect::<Vec<_>>()).view(shape)
+    Tensor::from_slice(&rows.iter().copied().collect::<Vec<_>>()).view(shape).to_device(device())
 }
 
 /// A generator that is trained on nothing else makes images that the plugin cannot place, from noise that it has not
@@ -131,8 +129,7 @@ fn l_sa_falls_when_trained_alone() {
     for plugin in ["kmeans_image", "clip_softmax"] {
         let mut ambiguity = shipped(plugin);
         let config = GeneratorConfig { size: 32, latent: 8, channels: 32, slope: 0.2 };
-        let generator =
-            Generator::new(&Params::random(3, Device::Cpu).expect("a generator"), &config).expect("it fits");
+        let generator = Generator::new(&Params::random(3, device()).expect("a generator"), &config).expect("it fits");
         let parameters =
             generator.parameters().into_iter().map(|(name, p)| (name, p.set_requires_grad(true))).collect();
         let adam = AdamWConfig { learning_rate: 2e-3, beta1: 0.5, beta2: 0.999, weight_decay: 0.0, epsilon: 1e-8 };
@@ -199,6 +196,6 @@ fn images_that_are_none_are_refused() {
     let mut ambiguity = shipped("kmeans_image");
     let message = ambiguity.loss(&(images(1, 2) * f64::NAN)).expect_err("no numbers").to_string();
     assert_eq!(message, "the embedding of image 0 of a batch is not finite");
-    let message = ambiguity.classify(&Tensor::zeros([0, 3, 32, 32], (Kind::Float, Device::Cpu))).expect_err("none");
+    let message = ambiguity.classify(&Tensor::zeros([0, 3, 32, 32], (Kind::Float, device()))).expect_err("none");
     assert!(message.to_string().contains("there are no images to classify"), "{message}");
 }

@@ -10,10 +10,10 @@ use ambiguity_host::plugin::{Batch, Limits, Sample};
 use ambiguity_models::can::{Discriminator, DiscriminatorConfig, Generator, GeneratorConfig};
 use ambiguity_models::onnx::{self, Metadata};
 use ambiguity_models::params::Params;
-use ambiguity_models::safetensors::read_safetensors;
 use image::RgbImage;
 use serde_json::Value;
-use tch::{Device, Kind};
+use tch::Kind;
+use test_support::{Reference, device};
 
 use super::{load, means, two_images};
 use crate::support::{command, host, host_ok, root, tiny_run};
@@ -22,15 +22,13 @@ fn file(name: &str) -> PathBuf {
     root().join("tests/reference/onnx").join(name)
 }
 
-fn reference(name: &str) -> tch::Tensor {
-    let tensors = read_safetensors(&root().join("tests/reference/onnx.safetensors")).expect("committed");
-    tensors[name].shallow_clone()
+fn reference() -> Reference {
+    Reference::read("onnx.safetensors")
 }
 
 /// The six images of the reference, 24 x 20.
 fn images() -> Batch {
-    let images = reference("images");
-    let bytes = Vec::<u8>::try_from(images.flatten(0, -1)).expect("bytes");
+    let bytes = Vec::<u8>::try_from(reference().tensor("images").flatten(0, -1)).expect("bytes");
     let images = bytes.chunks_exact(24 * 20 * 3).map(|rgb| RgbImage::from_raw(24, 20, rgb.to_vec()).expect("its size"));
     Batch::new(images.map(|image| Sample { image: Some(Arc::new(image)), ..Sample::default() }).collect())
 }
@@ -38,10 +36,11 @@ fn images() -> Batch {
 /// Within 1e-6 of what onnxruntime and numpy make of the same images, resized by Pillow.
 #[test]
 fn distributions_are_those_of_onnxruntime_in_python() {
+    let reference = reference();
     for name in ["pixels", "bytes", "gray", "fixed_1", "fixed_4", "embedding", "bare", "function"] {
         let mut plugin = load(Limits::default(), &file(&format!("{name}.onnx")), &[]).expect(name);
         let classified = plugin.classify(&mut images(), &mut means()).expect(name);
-        let wanted = Vec::<f64>::try_from(reference(name).flatten(0, -1)).expect("f64");
+        let wanted = Vec::<f64>::try_from(reference.tensor(name).flatten(0, -1)).expect("f64");
         let found: Vec<f64> = classified.distributions.rows.concat();
         assert_eq!(found.len(), wanted.len(), "{name}");
         let worst = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
@@ -178,12 +177,11 @@ fn a_run_is_trained_with_an_onnx_plugin_beside_another() {
 /// checker, and holds what onnxruntime makes of it against PyTorch.
 #[test]
 fn a_network_that_was_written_is_a_plugin() {
-    let tensors = read_safetensors(&root().join("tests/reference/can.safetensors")).expect("committed");
+    let reference = Reference::read("can.safetensors");
     let part = |prefix: &str| {
-        let own = tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)));
-        let own = own.filter(|(name, _)| !name.starts_with("after.") && !name.starts_with("gradient."));
-        let own = own.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect();
-        Params::from_tensors(own, "can.safetensors", Device::Cpu, Kind::Float)
+        let mut tensors = reference.part(prefix);
+        tensors.retain(|name, _| !name.starts_with("after.") && !name.starts_with("gradient."));
+        Params::from_tensors(tensors, "can.safetensors", device(), Kind::Float)
     };
     let config =
         DiscriminatorConfig { size: 64, channels: 4, max_channels: 8, head: [10, 7], dropout: 0.3, n_styles: 5 };
@@ -205,7 +203,7 @@ fn a_network_that_was_written_is_a_plugin() {
     fs::write(folder.join("generator.onnx"), onnx::generator(&generator, "Images").expect("written"))
         .expect("writable");
 
-    let real = tensors["real"].to_kind(Kind::Float);
+    let real = reference.tensor("real").to_kind(Kind::Float);
     let bytes = ((real + 1.0) * 127.5).round().to_kind(Kind::Uint8);
     let images: Vec<RgbImage> = (0..4)
         .map(|i| Vec::<u8>::try_from(bytes.get(i).permute([1, 2, 0]).flatten(0, -1)).expect("bytes"))

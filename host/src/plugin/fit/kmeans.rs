@@ -248,6 +248,8 @@ fn mean_variance(points: ArrayView2<'_, f32>) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use test_support::Reference;
+
     use super::*;
 
     const OPTIONS: KMeansOptions = KMeansOptions { k: 3, runs: 4, max_iterations: 100, tolerance: 1e-4, seed: 0 };
@@ -340,47 +342,37 @@ mod tests {
         assert!(found.inertia <= 1.01 * theirs, "{} {theirs}", found.inertia);
     }
 
-    /// A tensor of tests/reference/kmeans.safetensors, which make_kmeans.py beside it made with scikit-learn.
-    fn reference(name: &str) -> (Vec<usize>, Vec<f64>) {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/reference/kmeans.safetensors");
-        let bytes = std::fs::read(path).expect("it is committed");
-        let file = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
-        let tensor = file.tensor(name).expect("the script writes it");
-        let data = match tensor.dtype() {
-            safetensors::Dtype::F32 => {
-                let numbers = tensor.data().chunks_exact(4);
-                numbers.map(|x| f64::from(f32::from_le_bytes(x.try_into().expect("four bytes")))).collect()
-            }
-            _ => {
-                tensor.data().chunks_exact(8).map(|x| f64::from_le_bytes(x.try_into().expect("eight bytes"))).collect()
-            }
-        };
-        (tensor.shape().to_vec(), data)
+    /// Numbers of a tensor that make_kmeans.py made with scikit-learn.
+    fn numbers(tensor: &tch::Tensor) -> Vec<f64> {
+        Vec::try_from(tensor.to_kind(tch::Kind::Double).flatten(0, -1)).expect("numbers")
     }
 
-    fn reference_matrix(name: &str) -> Array2<f32> {
-        let (shape, data) = reference(name);
-        Array2::from_shape_vec((shape[0], shape[1]), data.iter().map(|&x| x as f32).collect()).expect("a matrix")
+    fn matrix(tensor: &tch::Tensor) -> Array2<f32> {
+        let (n, width) = tensor.size2().expect("a matrix");
+        let numbers = numbers(tensor).iter().map(|&x| x as f32).collect();
+        Array2::from_shape_vec((n as usize, width as usize), numbers).expect("as many as its shape says")
     }
 
     /// Five iterations from the same centers; relative error, where f32 sums differ in their order alone.
     #[test]
     fn lloyd_is_what_scikit_learn_does() {
-        let (points, start) = (reference_matrix("points"), reference_matrix("start"));
+        let reference = Reference::read("kmeans.safetensors");
+        let (points, start) = (matrix(reference.tensor("points")), matrix(reference.tensor("start")));
         let found = k_means_from(&points, start, 5, 0.0).expect("12 of 600");
-        let expected = reference_matrix("centers");
+        let expected = matrix(reference.tensor("centers"));
         let norm = |x: &Array2<f32>| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         let error = norm(&(&found.centers - &expected)) / norm(&expected);
         assert!(error < 1e-5, "centers: {error}");
-        let inertia = reference("lloyd_inertia").1[0];
+        let inertia = reference.tensor("lloyd_inertia").double_value(&[0]);
         assert!((found.inertia / inertia - 1.0).abs() < 1e-5, "{} is not {inertia}", found.inertia);
     }
 
     /// Each side with a hundred starts of its own, after which neither finds better ones.
     #[test]
     fn inertia_is_within_a_hundredth_of_scikit_learns() {
-        let points = reference_matrix("points");
-        for (k, inertia) in (2..).zip(reference("inertia").1) {
+        let reference = Reference::read("kmeans.safetensors");
+        let points = matrix(reference.tensor("points"));
+        for (k, inertia) in (2..).zip(numbers(reference.tensor("inertia"))) {
             let options = KMeansOptions { k, runs: 100, max_iterations: 300, ..OPTIONS };
             let found = k_means(&points, &options, |_, _| true).expect("few of 600");
             assert!((found.inertia / inertia - 1.0).abs() < 0.01, "k = {k}: {} is not {inertia}", found.inertia);

@@ -1,4 +1,5 @@
-//! Networks that `models` writes as ONNX, read by this module and run by ONNX Runtime: libtorch's numbers.
+//! Networks that `models` writes as ONNX, read by this module and run by ONNX Runtime: libtorch's numbers. All of it on
+//! the CPU, the one place where ONNX Runtime is always there.
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use ambiguity_models::lora::{LoraSpec, Targets};
 use ambiguity_models::params::{NamedTensors, Params};
 use ambiguity_models::scheduler::{Ddim, LastStep, SchedulerConfig};
 use ambiguity_models::unet::{UNet, UNetConfig};
-use tch::Device;
+use test_support::{Reference, assert_close, device};
 use torch_ext::AdamWConfig;
 
 use super::*;
@@ -26,6 +26,8 @@ struct World {
 }
 
 fn world(guidance_scale: f64, change: impl FnOnce(&mut Train)) -> World {
+    // The network is too small to share among threads, and the tests run side by side already.
+    tch::set_num_threads(1);
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("config.json");
     let config = serde_json::json!({
@@ -35,12 +37,12 @@ fn world(guidance_scale: f64, change: impl FnOnce(&mut Train)) -> World {
         "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
     });
     std::fs::write(&path, config.to_string()).expect("writable");
-    let params = Params::random(3, Device::Cpu).expect("a generator");
+    let params = Params::random(3, device()).expect("a generator");
     let mut unet = UNet::new(&params, &UNetConfig::read(&path).expect("a config")).expect("a network");
     let spec = LoraSpec { rank: 2, alpha: 2.0, targets: Targets::AllLinear };
     let lora = Lora::attach(&mut unet, &spec, 4).expect("an adapter");
     let mut generator = Generator::cpu(5).expect("a generator");
-    let prompts = PromptEmbeddings::new(generator.normal(&[3, 4, 16]).expect("states"));
+    let prompts = PromptEmbeddings::new(generator.normal(&[3, 4, 16]).expect("states").to_device(device()));
     let scheduler = folder.path().join("scheduler_config.json");
     let config = serde_json::json!({
         "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -98,7 +100,7 @@ impl World {
         for (step, &timestep) in self.policy.ddim.timesteps().iter().enumerate() {
             let at = |i: usize| self.trajectories.latents.get(i as i64).narrow(0, sample as i64, 1);
             let prediction = no_grad(|| {
-                let timesteps = Tensor::from_slice(&[timestep]);
+                let timesteps = Tensor::from_slice(&[timestep]).to_device(device());
                 self.policy.predict(&at(step), &timesteps, &self.trajectories.prompts[sample..=sample])
             });
             sum += self.policy.log_prob(&prediction, step, &at(step), &at(step + 1)).double_value(&[0]);
@@ -134,27 +136,135 @@ fn what_was_rewarded_gets_likelier() {
     assert!(change(true) > change(false), "{} against {}", change(true), change(false));
 }
 
+/// A world whose adapter is no longer the one that sampled, with rows on either side of the trust interval, and the
+/// advantages of its samples, two of which have none.
+fn off_policy(guidance_scale: f64, change: impl FnOnce(&mut Train)) -> (World, Vec<Option<f64>>) {
+    let mut world = world(guidance_scale, |config| {
+        config.batch_size = N_SAMPLES;
+        config.clip_range = 0.1;
+        change(config);
+    });
+    let mut generator = Generator::cpu(8).expect("a generator");
+    let mut normal = |tensor: &Tensor| generator.normal(&tensor.size()).expect("numbers").to_device(device());
+    let values = world.weights().into_iter().map(|(name, tensor)| (name, normal(&tensor) * 0.2)).collect();
+    world.lora.load_values(&values).expect("the same shapes");
+    world.trajectories = world.sample();
+    let log_probs = world.trajectories.log_probs.as_ref().expect("they are sampled at eta 1");
+    world.trajectories.log_probs = Some(log_probs + normal(log_probs) * 0.2);
+    let advantage = |i: usize| (i % 4 != 3).then(|| [0.7, -1.3][i % 2] * (1.0 + i as f64 / 4.0));
+    (world, (0..N_SAMPLES).map(advantage).collect())
+}
+
+/// Loss, norm of its gradient and share of clipped rows as TRL has them, from one pass of all rows of a step.
+fn in_one_piece(world: &mut World, advantages: &[Option<f64>]) -> (f64, f64, f64) {
+    let kept: Vec<usize> = (0..N_SAMPLES).filter(|&i| advantages[i].is_some()).collect();
+    let indices: Vec<i64> = kept.iter().map(|&i| i as i64).collect();
+    let indices = Tensor::from_slice(&indices).to_device(device());
+    let prompts: Vec<usize> = kept.iter().map(|&i| world.trajectories.prompts[i]).collect();
+    let advantages: Vec<f32> = kept.iter().map(|&i| advantages[i].expect("it is kept") as f32).collect();
+    let advantages = Tensor::from_slice(&advantages).to_device(device());
+    let (mut losses, mut clipped) = (Vec::new(), Vec::new());
+    let range = world.config.clip_range;
+    for (step, &timestep) in world.policy.ddim.timesteps().iter().enumerate() {
+        let latents = |i: usize| world.trajectories.latents.get(i as i64).index_select(0, &indices);
+        let old = world.trajectories.log_probs.as_ref().expect("eta is 1").get(step as i64).index_select(0, &indices);
+        let timesteps = Tensor::full([kept.len() as i64], timestep, (Kind::Int64, device()));
+        let prediction = world.policy.predict(&latents(step), &timesteps, &prompts);
+        let log_prob = world.policy.log_prob(&prediction, step, &latents(step), &latents(step + 1));
+        let ratio = (log_prob - old).exp();
+        let unclipped = -&advantages * &ratio;
+        let mut loss = unclipped.maximum(&(-&advantages * ratio.clamp(1.0 - range, 1.0 + range)));
+        if world.config.kl > 0.0 {
+            world.lora.enable(&mut world.policy.unet, false);
+            let reference = no_grad(|| world.policy.predict(&latents(step), &timesteps, &prompts));
+            world.lora.enable(&mut world.policy.unet, true);
+            loss += world.policy.kl_divergence(&prediction, &reference, step, &latents(step)) * world.config.kl;
+        }
+        losses.push(loss);
+        clipped.push((ratio.detach() - 1.0).abs().gt(range).to_kind(Kind::Float));
+    }
+    let loss = Tensor::stack(&losses, 0).mean(Kind::Float);
+    world.optimizer.zero_grad();
+    loss.backward();
+    let squares = world.lora.parameters().into_iter().map(|(_, tensor)| tensor.grad().square().sum(Kind::Double));
+    let norm = squares.map(|square| square.double_value(&[])).sum::<f64>().sqrt();
+    (loss.double_value(&[]), norm, Tensor::stack(&clipped, 0).mean(Kind::Float).double_value(&[]))
+}
+
+#[test]
+fn loss_gradient_and_statistics_are_trls() {
+    let reference = Reference::read("ppo.safetensors");
+    let (old_log_prob, advantages) = (reference.tensor("old_log_prob"), reference.tensor("advantages"));
+    for name in ["narrow", "wide"] {
+        let theirs = |part: &str| reference.tensor(&format!("{name}.{part}"));
+        let clip_range = theirs("clip_range").double_value(&[]);
+        let log_prob = theirs("log_prob").copy().set_requires_grad(true);
+        let ppo = ppo_loss(&log_prob, old_log_prob, advantages, clip_range);
+        let loss = &ppo.sum / log_prob.numel() as f64;
+        assert_close("loss", &loss, theirs("loss"), 1e-6);
+        loss.backward();
+        assert_close("gradient", &log_prob.grad(), theirs("gradient"), 1e-6);
+
+        let mut totals = Totals::new(device());
+        let n_rows = log_prob.numel() as i64;
+        for (start, length) in [(0, 40), (40, n_rows - 40)] {
+            let rows = |tensor: &Tensor| tensor.detach().narrow(0, start, length);
+            let ppo = ppo_loss(&rows(&log_prob), &rows(old_log_prob), &rows(advantages), clip_range);
+            totals.add(&ppo.sum, &ppo, clip_range);
+        }
+        let statistics = totals.statistics();
+        let found = [("loss", statistics.loss), ("approx_kl", statistics.approx_kl)];
+        for (part, found) in found.into_iter().chain([("clip_fraction", statistics.clip_fraction)]) {
+            let theirs = theirs(part).double_value(&[]);
+            assert!((found - theirs).abs() <= 1e-6 * theirs.abs(), "{name}: {part} is {found}, TRL has {theirs}");
+        }
+        let largest = ((&log_prob.detach() - old_log_prob).exp() - 1.0).abs().max().double_value(&[]);
+        assert_eq!(statistics.ratio_error, largest);
+    }
+}
+
+/// The norm of the gradient is compared and not the weights after a step, in which Adam divides every scale out.
+#[track_caller]
+fn assert_same_update(what: &str, statistics: &UpdateStatistics, (loss, norm, clipped): (f64, f64, f64)) {
+    let error = (statistics.grad_norm / norm - 1.0).abs();
+    assert!(error < 1e-4, "{what}: the gradient's norm is {}, not {norm}", statistics.grad_norm);
+    assert!((statistics.loss - loss).abs() < 1e-4 * loss.abs(), "{what}: the loss is {}, not {loss}", statistics.loss);
+    let error = (statistics.clip_fraction - clipped).abs();
+    assert!(error < 1e-6, "{what}: {} of the rows are clipped, not {clipped}", statistics.clip_fraction);
+    assert_eq!(statistics.dropped_steps, 0, "{what}");
+}
+
+#[test]
+fn an_update_has_the_gradient_of_the_mean_over_its_rows() {
+    for (guidance_scale, kl) in [(1.0, 0.0), (5.0, 0.0), (1.0, 0.5)] {
+        let (mut world, advantages) = off_policy(guidance_scale, |config| config.kl = kl);
+        let wanted = in_one_piece(&mut world, &advantages);
+        assert!(wanted.2 > 0.2 && wanted.2 < 0.8, "{wanted:?}");
+        let statistics = world.train(&advantages);
+        assert_same_update(&format!("guidance_scale {guidance_scale}, kl {kl}"), &statistics, wanted);
+        assert_eq!(statistics.kl > 0.0, kl > 0.0);
+    }
+}
+
 #[test]
 fn the_size_of_a_call_changes_nothing() {
-    let mut large = world(5.0, |_| {});
-    let mut small = world(5.0, |config| config.micro_batch = 3);
-    large.train(&alternating());
-    small.train(&alternating());
-    for (name, tensor) in large.weights() {
-        let difference = (tensor - &small.weights()[&name]).abs().max().double_value(&[]);
-        assert!(difference < 2e-4, "{name} differs by {difference}");
+    for guidance_scale in [1.0, 5.0] {
+        let (mut world, advantages) = off_policy(guidance_scale, |config| config.micro_batch = 5);
+        let wanted = in_one_piece(&mut world, &advantages);
+        assert_same_update(&format!("guidance_scale {guidance_scale}"), &world.train(&advantages), wanted);
     }
 }
 
 #[test]
 fn accumulated_batches_are_one_batch() {
-    let mut whole = world(1.0, |config| config.batch_size = 8);
-    let mut parts = world(1.0, |config| config.accumulation_steps = 2);
-    whole.train(&alternating());
-    parts.train(&alternating());
-    for (name, tensor) in whole.weights() {
-        let difference = (tensor - &parts.weights()[&name]).abs().max().double_value(&[]);
-        assert!(difference < 2e-4, "{name} differs by {difference}");
+    // Six samples have an advantage: the last batch of four is one of two.
+    for (batch_size, accumulation_steps) in [(3, 2), (2, 3), (4, 2)] {
+        let (mut world, advantages) = off_policy(1.0, |config| {
+            config.batch_size = batch_size;
+            config.accumulation_steps = accumulation_steps;
+        });
+        let wanted = in_one_piece(&mut world, &advantages);
+        assert_same_update(&format!("batches of {batch_size}"), &world.train(&advantages), wanted);
     }
 }
 

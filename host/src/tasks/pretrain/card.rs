@@ -114,7 +114,7 @@ from scratch, by `host pretrain`, on images that `host art` draws; no other imag
 diffusers loads it as a `StableDiffusionPipeline`. Prompts: \"painting of a man, ukiyo-e\", \"an impressionism painting of a\n\
 building\", \"drawing of an animal\".\n\n\
 ## Metrics\n\n\
-Autoencoder, on {vae_held_out} held-out paintings: {psnr} dB mean PSNR. The latents of a {size}-pixel painting are\n\
+Autoencoder, on {vae_held_out} held-out paintings: {psnr:.1} dB mean PSNR. The latents of a {size}-pixel painting are\n\
 {latent_channels} × {latent} × {latent}.\n\n\
 Samples ({steps} DDIM steps, guidance {guidance}, eta 0), classified by the CLIP beside it, zero-shot:\n\n\
 | Prompts | Samples | What is predicted | Accuracy | Chance |\n|---|---|---|---|---|\n\
@@ -130,7 +130,7 @@ License: Apache-2.0.\n",
         unet_parameters = unet.parameters,
         vae_parameters = vae.parameters,
         vae_held_out = pretrain.data.held_out_per_pair * N_PAIRS,
-        psnr = format!("{:.1}", vae.monitor.psnr),
+        psnr = vae.monitor.psnr,
         latent_channels = session.pretrain().vae.latent_channels,
         latent = session.pretrain().data.size >> (session.pretrain().vae.block_out_channels.len() - 1),
         steps = samples.steps,

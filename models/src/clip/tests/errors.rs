@@ -1,18 +1,18 @@
 use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use super::Reference;
+use super::{Checkpoint, device};
 use crate::clip::Clip;
 use crate::params::NamedTensors;
 use crate::safetensors::{read_safetensors, write_safetensors};
 
 fn message_after(change: impl FnOnce(&mut NamedTensors)) -> String {
-    let reference = Reference::read("clip_quick.safetensors");
-    let file = reference.dir().join("model.safetensors");
+    let checkpoint = Checkpoint::read("clip_quick.safetensors");
+    let file = checkpoint.dir().join("model.safetensors");
     let mut tensors = read_safetensors(&file).unwrap();
     change(&mut tensors);
     write_safetensors(&file, &tensors, &[]).unwrap();
-    let message = Clip::load(reference.dir(), Device::Cpu, Kind::Float).unwrap_err().to_string();
+    let message = Clip::load(checkpoint.dir(), device(), Kind::Float).unwrap_err().to_string();
     assert!(message.contains(&file.display().to_string()), "no file in: {message}");
     message
 }
@@ -23,7 +23,7 @@ fn missing_unknown_and_misshapen_tensors_are_named() {
     let message = message_after(|tensors| drop(tensors.remove(name)));
     assert!(message.starts_with(&format!("tensor `{name}` is missing from ")), "{message}");
 
-    let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+    let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, device()));
     let message = message_after(|tensors| drop(tensors.insert(name.to_owned(), zeros(&[31]))));
     assert!(message.contains(name) && message.contains("[31]") && message.contains("[32]"), "{message}");
 
@@ -44,19 +44,19 @@ fn broken_configurations_name_file_and_key() {
         ("text_config", json!([1]), "key `text_config` must be an object, found a list"),
     ];
     for (key, value, wanted) in cases {
-        let reference = Reference::read("clip_quick.safetensors");
-        reference.set_config(key, value);
-        let message = Clip::load(reference.dir(), Device::Cpu, Kind::Float).unwrap_err().to_string();
+        let checkpoint = Checkpoint::read("clip_quick.safetensors");
+        checkpoint.set_config(key, value);
+        let message = Clip::load(checkpoint.dir(), device(), Kind::Float).unwrap_err().to_string();
         assert!(message.contains("config.json: ") && message.contains(wanted), "{message}");
     }
 }
 
 #[test]
 fn absent_files_are_named() {
-    let reference = Reference::read("clip_quick.safetensors");
+    let checkpoint = Checkpoint::read("clip_quick.safetensors");
     let message = |name: &str| {
-        std::fs::remove_file(reference.dir().join(name)).unwrap();
-        Clip::load(reference.dir(), Device::Cpu, Kind::Float).unwrap_err().to_string()
+        std::fs::remove_file(checkpoint.dir().join(name)).unwrap();
+        Clip::load(checkpoint.dir(), device(), Kind::Float).unwrap_err().to_string()
     };
     assert!(message("model.safetensors").contains("model.safetensors: "));
     assert!(message("config.json").contains("config.json: "));

@@ -1,9 +1,8 @@
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use super::{assert_close, reference_file, shared};
+use super::{Reference, assert_close, device, shared, shipped_model};
 use crate::clip::{Clip, Preprocessor};
 use crate::resize::resize_bicubic;
-use crate::safetensors::{read_safetensors, read_safetensors_with_metadata};
 
 /// An image of the reference script, [h, w, 3] u8, as bytes, width and height.
 fn image(tensor: &Tensor) -> (Vec<u8>, usize, usize) {
@@ -13,11 +12,11 @@ fn image(tensor: &Tensor) -> (Vec<u8>, usize, usize) {
 
 #[test]
 fn resize_is_pillows_byte_for_byte() {
-    let tensors = read_safetensors(&reference_file("resize.safetensors")).unwrap();
+    let reference = Reference::read("resize.safetensors");
     let mut checked = 0;
-    for (name, wanted) in tensors.iter().filter_map(|(k, t)| Some((k.strip_prefix("result.")?, t))) {
+    for (name, wanted) in &reference.part("result.") {
         let source = name.split_once('.').unwrap().0;
-        let (rgb, width, height) = image(&tensors[&format!("source.{source}")]);
+        let (rgb, width, height) = image(reference.tensor(&format!("source.{source}")));
         let (wanted, new_width, new_height) = image(wanted);
         assert_eq!(resize_bicubic(&rgb, width, height, new_width, new_height), wanted, "{name}");
         checked += 1;
@@ -27,15 +26,15 @@ fn resize_is_pillows_byte_for_byte() {
 
 #[test]
 fn pixels_match_the_image_processor() {
-    let (tensors, metadata) = read_safetensors_with_metadata(&reference_file("clip_preprocess.safetensors")).unwrap();
-    let order: Vec<String> = serde_json::from_str(&metadata["order"]).unwrap();
-    let images: Vec<_> = order.iter().map(|name| image(&tensors[&format!("source.{name}")])).collect();
+    let reference = Reference::read("clip_preprocess.safetensors");
+    let order: Vec<String> = serde_json::from_str(&reference.metadata["order"]).unwrap();
+    let images: Vec<_> = order.iter().map(|name| image(reference.tensor(&format!("source.{name}")))).collect();
     let images: Vec<_> = images.iter().map(|(rgb, w, h)| (rgb.as_slice(), *w, *h)).collect();
     for name in ["clip", "numbers", "padded", "stretched", "plain"] {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("preprocessor_config.json"), &metadata[name]).unwrap();
+        std::fs::write(folder.path().join("preprocessor_config.json"), &reference.metadata[name]).unwrap();
         let preprocessor = Preprocessor::load(folder.path(), 224).unwrap();
-        let wanted = &tensors[&format!("result.{name}")];
+        let wanted = reference.tensor(&format!("result.{name}"));
         assert_close(name, &preprocessor.pixels(&images).unwrap(), wanted, 1e-6);
         // What we write reads back as the same.
         preprocessor.save(folder.path()).unwrap();
@@ -51,12 +50,12 @@ fn without_a_file_the_constants_are_clips() {
 
 #[test]
 fn differentiable_path_is_near_the_rounded_one() {
-    let tensors = read_safetensors(&reference_file("clip_preprocess.safetensors")).unwrap();
+    let reference = Reference::read("clip_preprocess.safetensors");
     let preprocessor = Preprocessor::clip(32);
     for name in ["wide", "square"] {
-        let source = &tensors[&format!("source.{name}")];
+        let source = reference.tensor(&format!("source.{name}"));
         let (rgb, width, height) = image(source);
-        let rounded = preprocessor.pixels(&[(&rgb, width, height)]).unwrap();
+        let rounded = preprocessor.pixels(&[(&rgb, width, height)]).unwrap().to_device(device());
         let unit = (source.permute([2, 0, 1]).unsqueeze(0).to_kind(Kind::Float) / 255.0).set_requires_grad(true);
         let pixels = preprocessor.pixels_from_tensor(&unit).unwrap();
         // Within a gray level and a half, in units of the standard deviation; overshoot is clamped only in the other one.
@@ -71,16 +70,16 @@ fn differentiable_path_is_near_the_rounded_one() {
 #[test]
 fn jpeg_embeddings_match_pillows() {
     let Some(folder) = shared("paintings") else { return };
-    let Some(model) = shared("tiny-art/prototype/clip") else { return };
-    let (tensors, metadata) = read_safetensors_with_metadata(&reference_file("clip_prototype.safetensors")).unwrap();
-    let files: Vec<String> = serde_json::from_str(&metadata["files"]).unwrap();
+    let model = shipped_model().join("clip");
+    let reference = Reference::read("clip_paintings.safetensors");
+    let files: Vec<String> = serde_json::from_str(&reference.metadata["files"]).unwrap();
     let images: Vec<_> = files.iter().map(|f| image::open(folder.join(f)).unwrap().to_rgb8()).collect();
     let images: Vec<_> =
         images.iter().map(|i| (i.as_raw().as_slice(), i.width() as usize, i.height() as usize)).collect();
-    let clip = Clip::load(&model, Device::Cpu, Kind::Float).unwrap();
+    let clip = Clip::load(&model, device(), Kind::Float).unwrap();
     let preprocessor = Preprocessor::load(&model, clip.config.vision_config.image_size).unwrap();
-    let found = tch::no_grad(|| clip.embed_images(&preprocessor.pixels(&images).unwrap()));
-    let cosine = Tensor::cosine_similarity(&found, &tensors["image_embeds"], 1, 1e-12);
+    let found = tch::no_grad(|| clip.embed_images(&preprocessor.pixels(&images).unwrap().to_device(device())));
+    let cosine = Tensor::cosine_similarity(&found, reference.tensor("image_embeds"), 1, 1e-12);
     let worst = cosine.min().double_value(&[]);
     assert!(worst >= 0.999, "the worst cosine of {} paintings is {worst}", files.len());
 }

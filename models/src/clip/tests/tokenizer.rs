@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::{reference_file, shared};
+use super::{reference_path, shared, shipped_model};
 use crate::clip::{PadRule, Tokenizer};
 use crate::error::Error;
 
@@ -9,7 +9,7 @@ pub(super) struct Cases(serde_json::Value);
 
 impl Cases {
     pub(super) fn read() -> Self {
-        Self(serde_json::from_slice(&std::fs::read(reference_file("clip_tokenizer.json")).unwrap()).unwrap())
+        Self(serde_json::from_slice(&std::fs::read(reference_path("clip_tokenizer.json")).unwrap()).unwrap())
     }
 
     pub(super) fn texts(&self) -> Vec<String> {
@@ -61,15 +61,15 @@ fn clip_vocabulary_matches_transformers() {
 }
 
 #[test]
-fn prototype_vocabulary_matches_transformers() {
-    let Some(folder) = shared("tiny-art/prototype/diffusion/tokenizer") else { return };
+fn shipped_vocabulary_matches_transformers() {
+    let folder = shipped_model().join("diffusion/tokenizer");
     let cases = Cases::read();
-    cases.check("prototype", &Tokenizer::load(&folder).unwrap());
+    cases.check("shipped", &Tokenizer::load(&folder).unwrap());
     let copy = tempfile::tempdir().unwrap();
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         std::fs::copy(folder.join(name), copy.path().join(name)).unwrap();
     }
-    cases.check("prototype", &Tokenizer::load(copy.path()).unwrap());
+    cases.check("shipped", &Tokenizer::load(copy.path()).unwrap());
 }
 
 #[test]

@@ -1,7 +1,7 @@
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::tokenizer::Cases;
-use super::{Reference, assert_close, reference_file, shared};
+use super::{Checkpoint, Reference, assert_close, device, shipped_model};
 use crate::clip::{Clip, ClipConfig, ProjectedVision, TextConfig, TextTransformer, Tokenizer};
 use crate::params::Params;
 use crate::safetensors::{digest_safetensors, read_safetensors, write_safetensors};
@@ -10,10 +10,10 @@ const F32: f64 = 1e-5;
 const BF16: f64 = 2e-2;
 
 fn check_clip(name: &str) {
-    let reference = Reference::read(name);
-    let data = &reference.data;
+    let checkpoint = Checkpoint::read(name);
+    let data = &checkpoint.data;
     for (kind, tolerance) in [(Kind::Float, F32), (Kind::BFloat16, BF16)] {
-        let clip = Clip::load(reference.dir(), Device::Cpu, kind).unwrap();
+        let clip = Clip::load(checkpoint.dir(), device(), kind).unwrap();
         let (last, _) = clip.text.hidden_states(&data["ids"]);
         assert_close("last hidden state", &last, &data["last_hidden_state"], tolerance);
         assert_close("text embeddings", &clip.embed_texts(&data["ids"]), &data["text_embeds"], tolerance);
@@ -34,10 +34,10 @@ fn clip_with_gelu_and_the_old_eos_rule_matches_transformers() {
 
 #[test]
 fn gradients_match_transformers() {
-    let reference = Reference::read("clip_quick.safetensors");
-    let data = &reference.data;
-    let config = ClipConfig::read(&reference.dir().join("config.json")).unwrap();
-    let p = Params::load(&reference.dir().join("model.safetensors"), Device::Cpu, Kind::Float).unwrap();
+    let checkpoint = Checkpoint::read("clip_quick.safetensors");
+    let data = &checkpoint.data;
+    let config = ClipConfig::read(&checkpoint.dir().join("config.json")).unwrap();
+    let p = Params::load(&checkpoint.dir().join("model.safetensors"), device(), Kind::Float).unwrap();
     let clip = Clip::new(&p, &config).unwrap();
     let parameters = p.finish().unwrap();
     for tensor in parameters.values() {
@@ -56,10 +56,10 @@ fn gradients_match_transformers() {
 
 #[test]
 fn text_encoder_alone_matches_transformers_with_and_without_prefix() {
-    let reference = Reference::read("clip_text.safetensors");
-    let data = &reference.data;
+    let checkpoint = Checkpoint::read("clip_text.safetensors");
+    let data = &checkpoint.data;
     let check = |kind, tolerance| {
-        let text = TextTransformer::load(reference.dir(), Device::Cpu, kind).unwrap();
+        let text = TextTransformer::load(checkpoint.dir(), device(), kind).unwrap();
         let (last, pooled) = text.hidden_states(&data["ids"]);
         assert_close("last hidden state", &last, &data["last_hidden_state"], tolerance);
         assert_close("pooled", &pooled, &data["pooled"], tolerance);
@@ -67,12 +67,12 @@ fn text_encoder_alone_matches_transformers_with_and_without_prefix() {
     check(Kind::Float, F32);
     check(Kind::BFloat16, BF16);
     // The layout of older files: below `text_model.`, with a buffer that is no weight.
-    let file = reference.dir().join("model.safetensors");
+    let file = checkpoint.dir().join("model.safetensors");
     let bare = read_safetensors(&file).unwrap();
     assert!(bare.contains_key("final_layer_norm.weight"));
     let mut old: std::collections::BTreeMap<_, _> =
         bare.into_iter().map(|(name, t)| (format!("text_model.{name}"), t)).collect();
-    let positions = Tensor::arange(12, (Kind::Int64, Device::Cpu)).view([1, 12]);
+    let positions = Tensor::arange(12, (Kind::Int64, device())).view([1, 12]);
     old.insert("text_model.embeddings.position_ids".to_owned(), positions);
     write_safetensors(&file, &old, &[]).unwrap();
     check(Kind::Float, F32);
@@ -80,18 +80,18 @@ fn text_encoder_alone_matches_transformers_with_and_without_prefix() {
 
 #[test]
 fn vision_with_projection_matches_transformers() {
-    let reference = Reference::read("clip_vision.safetensors");
-    let vision = ProjectedVision::load(reference.dir(), Device::Cpu, Kind::Float).unwrap();
-    let embeddings = vision.embed_images(&reference.data["pixels"]);
-    assert_close("image embeddings", &embeddings, &reference.data["image_embeds"], F32);
+    let checkpoint = Checkpoint::read("clip_vision.safetensors");
+    let vision = ProjectedVision::load(checkpoint.dir(), device(), Kind::Float).unwrap();
+    let embeddings = vision.embed_images(&checkpoint.data["pixels"]);
+    assert_close("image embeddings", &embeddings, &checkpoint.data["image_embeds"], F32);
 }
 
 #[test]
 fn digest_is_that_of_the_tensors_alone() {
-    let reference = Reference::read("clip_quick.safetensors");
-    let digest = Clip::digest(reference.dir()).unwrap();
-    assert_eq!(digest, reference.metadata["digest"]);
-    let file = reference.dir().join("model.safetensors");
+    let checkpoint = Checkpoint::read("clip_quick.safetensors");
+    let digest = Clip::digest(checkpoint.dir()).unwrap();
+    assert_eq!(digest, checkpoint.metadata["digest"]);
+    let file = checkpoint.dir().join("model.safetensors");
     let mut tensors = read_safetensors(&file).unwrap();
     write_safetensors(&file, &tensors, &[("note", "other metadata")]).unwrap();
     assert_eq!(digest_safetensors(&file).unwrap(), digest);
@@ -103,14 +103,14 @@ fn digest_is_that_of_the_tensors_alone() {
 
 #[test]
 fn fresh_weights_have_the_names_of_a_checkpoint_and_upstream_deviations() {
-    let reference = Reference::read("clip_quick.safetensors");
-    let file = reference.dir().join("config.json");
+    let checkpoint = Checkpoint::read("clip_quick.safetensors");
+    let file = checkpoint.dir().join("config.json");
     let mut config = ClipConfig::read(&file).unwrap();
     config.text_config.vocab_size = 2000;
-    let p = Params::random(7, Device::Cpu).unwrap();
+    let p = Params::random(7, device()).unwrap();
     let clip = Clip::new(&p, &config).unwrap();
     let fresh = p.finish().unwrap();
-    let checkpoint = read_safetensors(&reference.dir().join("model.safetensors")).unwrap();
+    let checkpoint = read_safetensors(&checkpoint.dir().join("model.safetensors")).unwrap();
     assert!(fresh.keys().eq(checkpoint.keys()));
     let check = |name: &str, std: f64| {
         let found = fresh[name].std(true).double_value(&[]);
@@ -131,7 +131,7 @@ fn fresh_weights_have_the_names_of_a_checkpoint_and_upstream_deviations() {
 fn written_configurations_read_back_equal() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.json");
-    let clip = ClipConfig::read(&Reference::read("clip_gelu.safetensors").dir().join("config.json")).unwrap();
+    let clip = ClipConfig::read(&Checkpoint::read("clip_gelu.safetensors").dir().join("config.json")).unwrap();
     clip.write(&file).unwrap();
     assert_eq!(ClipConfig::read(&file).unwrap(), clip);
     assert_eq!(TextConfig::read(&file).unwrap(), clip.text_config);
@@ -140,15 +140,18 @@ fn written_configurations_read_back_equal() {
 }
 
 #[test]
-fn prototype_folders_match_transformers() {
-    let Some(root) = shared("tiny-art/prototype") else { return };
-    let wanted = read_safetensors(&reference_file("clip_prototype.safetensors")).unwrap();
-    let clip = Clip::load(&root.join("clip"), Device::Cpu, Kind::Float).unwrap();
-    let text = TextTransformer::load(&root.join("diffusion/text_encoder"), Device::Cpu, Kind::Float).unwrap();
-    // Neither length nor padding is said in this folder but by the model's config.json.
-    let tokenizer = Tokenizer::load(&root.join("clip")).unwrap();
+fn shipped_folders_match_transformers() {
+    let reference = Reference::read("clip_shipped.safetensors");
+    let clip = Clip::load(&shipped_model().join("clip"), device(), Kind::Float).unwrap();
+    let text = TextTransformer::load(&shipped_model().join("diffusion/text_encoder"), device(), Kind::Float).unwrap();
+    // Neither length nor padding is said in this copy but by the model's config.json.
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["config.json", "vocab.json", "merges.txt"] {
+        std::fs::copy(shipped_model().join("clip").join(name), copy.path().join(name)).unwrap();
+    }
+    let tokenizer = Tokenizer::load(copy.path()).unwrap();
     assert_eq!(tokenizer.max_length(), 16);
-    let ids = tokenizer.encode_batch(&Cases::read().texts());
-    assert_close("text embeddings", &clip.embed_texts(&ids), &wanted["text_embeds"], F32);
-    assert_close("pooled", &text.hidden_states(&ids).1, &wanted["encoder_pooled"], F32);
+    let ids = tokenizer.encode_batch(&Cases::read().texts()).to_device(device());
+    assert_close("text embeddings", &clip.embed_texts(&ids), reference.tensor("text_embeds"), F32);
+    assert_close("pooled", &text.hidden_states(&ids).1, reference.tensor("encoder_pooled"), F32);
 }

@@ -1,0 +1,446 @@
+//! The loop over a task that only adds up its epochs, so that all else can be looked into.
+
+use std::fs;
+
+use tch::{Kind, Tensor};
+
+use super::*;
+use crate::config::GanConfig;
+use crate::config::gan::GanTask;
+use crate::interrupt::{Interrupt, Interrupted};
+use crate::optim::Diverged;
+use crate::run::record::{ClassifierEpoch, ClassifierMonitor};
+use crate::run::{LockedPlugin, PluginsLock};
+
+const COMMAND: &str = "host classifier train";
+
+#[test]
+fn only_what_was_diverse_collapses() {
+    let mut progress = Progress::default();
+    let diversities = [Some(0.1), None, Some(0.3), Some(0.5), None, Some(0.2)];
+    let collapsed = diversities.map(|diversity| progress.collapsed(diversity, 0.3));
+    assert_eq!(collapsed, [false, false, false, false, false, true]);
+    // By another limit, what was below it from the beginning has not collapsed.
+    assert!(!progress.collapsed(Some(0.4), 0.6));
+    assert!(progress.collapsed(Some(0.4), 0.5));
+}
+
+#[test]
+fn a_panic_is_an_error() {
+    let error = guarded::<()>(|| panic!("CUDA out of {}", "memory")).expect_err("it panicked");
+    assert_eq!(error.to_string(), "CUDA out of memory");
+}
+
+/// What stops a training in an epoch.
+type Stop = fn() -> anyhow::Error;
+
+/// A task whose weight is the sum of the epochs that it trained.
+#[derive(Clone, Debug)]
+struct Sum {
+    weight: f64,
+    epochs: u64,
+    every: u64,
+    keep: usize,
+    monitor_every: u64,
+    /// By epoch, from 0 on.
+    scores: &'static [Option<f64>],
+    diversities: &'static [Option<f64>],
+    collapse: Option<(f64, OnCollapse)>,
+    stop: Option<(u64, Stop)>,
+    /// An epoch whose monitor fails.
+    blind: Option<u64>,
+}
+
+impl Sum {
+    fn of(epochs: u64) -> Self {
+        Self {
+            weight: 0.0,
+            epochs,
+            every: 2,
+            keep: 0,
+            monitor_every: 2,
+            scores: &[],
+            diversities: &[],
+            collapse: None,
+            stop: None,
+            blind: None,
+        }
+    }
+
+    fn product(weight: f64) -> Vec<u8> {
+        format!("weight {weight}").into_bytes()
+    }
+
+    fn image(&self) -> RgbImage {
+        RgbImage::from_pixel(2, 2, image::Rgb([self.weight as u8; 3]))
+    }
+}
+
+impl Task for Sum {
+    type Epoch = ClassifierEpoch;
+    type Monitor = ClassifierMonitor;
+
+    fn resume_command(&self, folder: &Path) -> (String, bool) {
+        (format!("host sum --resume {}", folder.display()), true)
+    }
+
+    fn schedule(&self) -> Schedule {
+        Schedule {
+            epochs: self.epochs,
+            checkpoint: Checkpoint { every: self.every, keep: self.keep },
+            monitor_every: self.monitor_every,
+            collapse: self.collapse,
+            progress: (1, "epochs"),
+        }
+    }
+
+    fn train_epoch(&mut self, epoch: u64, _bar: &Bar) -> Result<Trained<ClassifierEpoch>> {
+        // Half an epoch that is not kept.
+        self.weight += 0.5;
+        if let Some((at, stop)) = self.stop
+            && at == epoch
+        {
+            return Err(stop());
+        }
+        self.weight += epoch as f64 - 0.5;
+        let mut record = ClassifierEpoch::default();
+        record.means.loss = self.weight;
+        Ok(Trained { record, message: String::new(), warnings: vec![format!("trained {epoch}")] })
+    }
+
+    fn monitor(&mut self, epoch: u64) -> Result<Option<Monitored<ClassifierMonitor>>> {
+        if self.blind == Some(epoch) {
+            return Ok(None);
+        }
+        let of = |list: &[Option<f64>]| list.get(epoch as usize).copied().flatten();
+        Ok(Some(Monitored {
+            record: ClassifierMonitor { accuracy: 0.0, loss: self.weight },
+            score: of(self.scores),
+            diversity: of(self.diversities),
+            sheet: Some(self.image()),
+            images: vec![("newest.png", self.image())],
+        }))
+    }
+
+    fn warnings(
+        &self,
+        epoch: u64,
+        _: &ClassifierEpoch,
+        monitor: Option<&ClassifierMonitor>,
+        best_diversity: f64,
+    ) -> Vec<String> {
+        vec![format!("epoch {epoch} monitored {} most diverse {best_diversity}", monitor.is_some())]
+    }
+
+    fn state(&self) -> Result<State> {
+        let tensors = [("weight".to_owned(), Tensor::from(self.weight))].into();
+        Ok(State { tensors, metadata: vec![("kind", "sum".to_owned())], files: vec![("note.txt", b"a note".to_vec())] })
+    }
+
+    fn restore(&mut self, checkpoint: &Saved, _claim: &Claim) -> Result<()> {
+        assert_eq!(checkpoint.text("kind")?, "sum");
+        assert_eq!(fs::read(checkpoint.folder.join("note.txt"))?, b"a note");
+        self.weight = checkpoint.tensors["weight"].to_kind(Kind::Double).double_value(&[]);
+        Ok(())
+    }
+
+    fn products(&mut self) -> Result<Vec<(String, Vec<u8>)>> {
+        Ok(vec![
+            ("sum.txt".to_owned(), Self::product(self.weight)),
+            ("twice.txt".to_owned(), Self::product(2.0 * self.weight)),
+        ])
+    }
+
+    fn last_images(&mut self, ends: &Ends<ClassifierMonitor>) -> Result<Vec<(&'static str, RgbImage)>> {
+        let pixel = image::Rgb([ends.first.loss as u8, ends.last.loss as u8, self.weight as u8]);
+        Ok(vec![(run::BEFORE_AFTER, RgbImage::from_pixel(1, 1, pixel))])
+    }
+}
+
+/// Runs of one folder.
+struct Runs {
+    folder: tempfile::TempDir,
+}
+
+impl Runs {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    fn go(&self, task: Sum, start: Start) -> Result<Outcome<Sum>> {
+        let config = GanConfig::resolve(GanTask::Classifier, "tiny-art", &[])?;
+        let info = RunInfo { command: COMMAND.to_owned(), ..RunInfo::default() };
+        let progress = ProgressBars::new(true);
+        let context = Context { threads: 1, offline: true, progress, interrupt: Interrupt::default() };
+        let claim = start.claim(PluginsLock::default())?;
+        Trainer::new(task, claim, &config, &info, &context)?.run()
+    }
+
+    fn start(&self, task: Sum) -> Result<Outcome<Sum>> {
+        self.go(task, Start::New(self.path()))
+    }
+
+    fn resume(&self, task: Sum, epoch: Option<u64>) -> Result<Outcome<Sum>> {
+        self.go(task, Start::Resume { folder: self.path(), epoch, force: false })
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.path().join(name)).ok()
+    }
+
+    fn pixel(&self, name: &str) -> [u8; 3] {
+        image::open(self.path().join(name)).expect("an image").to_rgb8().get_pixel(0, 0).0
+    }
+
+    /// The names in one of the run's folders, sorted.
+    fn names(&self, folder: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path().join(folder)).expect("a folder").map(|entry| entry.expect("readable"));
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    fn records(&self) -> Vec<Record<ClassifierEpoch, ClassifierMonitor>> {
+        run::records(&self.path()).expect("whole lines")
+    }
+}
+
+fn interrupted() -> anyhow::Error {
+    Interrupted::default().into()
+}
+
+#[test]
+fn a_whole_run_has_its_records_products_sheets_and_checkpoints() {
+    let runs = Runs::new();
+    let outcome = runs.start(Sum::of(5)).expect("it trains");
+    assert_eq!((outcome.epochs, outcome.collapsed, outcome.task.weight), (5, false, 15.0));
+    assert_eq!((outcome.ends.first.loss, outcome.ends.last.loss), (0.0, 15.0));
+    assert_eq!(outcome.folder, runs.path());
+    let seen = |record: &Record<ClassifierEpoch, ClassifierMonitor>| {
+        let trained = record.trained.as_ref().map(|epoch| epoch.means.loss);
+        (record.epoch, trained, record.monitor.as_ref().map(|monitor| monitor.loss))
+    };
+    let wanted = [
+        (0, None, Some(0.0)),
+        (1, Some(1.0), None),
+        (2, Some(3.0), Some(3.0)),
+        (3, Some(6.0), None),
+        (4, Some(10.0), Some(10.0)),
+        (5, Some(15.0), Some(15.0)),
+    ];
+    assert_eq!(runs.records().iter().map(seen).collect::<Vec<_>>(), wanted);
+    assert_eq!(runs.records()[1].warnings, ["trained 1", "epoch 1 monitored false most diverse 0"]);
+    assert_eq!(runs.records()[2].warnings, ["trained 2", "epoch 2 monitored true most diverse 0"]);
+    assert_eq!(runs.names("checkpoints"), ["epoch-0002", "epoch-0004", "epoch-0005"]);
+    assert_eq!(runs.names("samples"), ["epoch-0000.png", "epoch-0002.png", "epoch-0004.png", "epoch-0005.png"]);
+    assert_eq!(runs.text("sum.txt").as_deref(), Some("weight 15"));
+    assert_eq!(runs.text("twice.txt").as_deref(), Some("weight 30"));
+    assert_eq!(runs.pixel("newest.png"), [15; 3]);
+    assert_eq!(runs.pixel(run::BEFORE_AFTER), [0, 15, 15]);
+    assert!(runs.path().join(report::FILE).is_file() && runs.text("best/sum.txt").is_none());
+}
+
+#[test]
+fn a_run_that_was_interrupted_and_resumed_is_the_one_that_was_not() {
+    const SCORES: &[Option<f64>] = &[Some(1.0), None, Some(3.0), None, Some(2.0), Some(2.5)];
+    const DIVERSITIES: &[Option<f64>] = &[Some(0.5), None, Some(0.9), None, Some(0.8), Some(0.7)];
+    let task =
+        || Sum { scores: SCORES, diversities: DIVERSITIES, collapse: Some((0.1, OnCollapse::Stop)), ..Sum::of(5) };
+    let through = Runs::new();
+    through.start(task()).expect("it trains");
+    for at in 1..=5 {
+        let stopped = Runs::new();
+        let error = stopped.start(Sum { stop: Some((at, interrupted)), ..task() }).expect_err("it is interrupted");
+        let kept = format!(
+            "{} of 5 epochs are kept in {folder}; resume with `host sum --resume {folder}`",
+            at - 1,
+            folder = stopped.path().display()
+        );
+        assert_eq!(error.downcast_ref::<Interrupted>().expect("an interruption").kept, kept);
+        // The last whole epoch is on the disk, whatever epochs have checkpoints, and the half one is not.
+        let weight = (at - 1) * at / 2;
+        assert_eq!(stopped.text("sum.txt"), (at > 1).then(|| format!("weight {weight}")), "stopped in epoch {at}");
+        let outcome = stopped.resume(task(), None).expect("it resumes");
+        assert_eq!((outcome.task.weight, outcome.ends.first.loss, outcome.ends.last.loss), (15.0, 0.0, 15.0));
+        for file in ["metrics.jsonl", "sum.txt", "twice.txt", "best/sum.txt", "checkpoints/epoch-0005/best.safetensors"]
+        {
+            assert!(through.text(file).is_some(), "{file}");
+            assert_eq!(stopped.text(file), through.text(file), "{file}, stopped in epoch {at}");
+        }
+        let state =
+            |runs: &Runs| fs::read(runs.path().join("checkpoints/epoch-0005/state.safetensors")).expect("saved");
+        assert_eq!(
+            Saved::read(&stopped.path().join("checkpoints/epoch-0005")).expect("saved").tensors["weight"],
+            Tensor::from(15.0f64)
+        );
+        assert_eq!(state(&stopped).len(), state(&through).len());
+    }
+    assert_eq!(through.text("best/sum.txt").as_deref(), Some("weight 3"));
+}
+
+#[test]
+fn the_best_has_the_highest_score_and_is_taken_back_with_its_run() {
+    const SCORES: &[Option<f64>] = &[None, Some(2.0), Some(3.0), Some(3.0), Some(1.0), Some(4.0)];
+    let runs = Runs::new();
+    let task = Sum { scores: SCORES, monitor_every: 1, every: 1, ..Sum::of(5) };
+    runs.start(task.clone()).expect("it trains");
+    assert_eq!(runs.text("best/sum.txt").as_deref(), Some("weight 15"));
+    // An equal score does not replace the earlier best, and what is published is that of the epoch it is taken back to.
+    let task = Sum { epochs: 4, ..task };
+    let outcome = runs.resume(task.clone(), Some(4)).expect("it is over");
+    assert_eq!((outcome.epochs, outcome.task.weight, outcome.ends.last.loss), (4, 10.0, 10.0));
+    assert_eq!(runs.text("best/sum.txt").as_deref(), Some("weight 3"));
+    assert_eq!(runs.text("sum.txt").as_deref(), Some("weight 10"));
+    assert_eq!((runs.records().len(), runs.names("checkpoints").len()), (5, 4));
+    let error = runs.resume(task.clone(), Some(5)).expect_err("it is gone").to_string();
+    assert!(error.ends_with("has no checkpoint of epoch 5"), "{error}");
+    // A best that its checkpoint has not is removed.
+    fs::remove_file(runs.path().join("checkpoints/epoch-0001/best.safetensors")).expect("it is there");
+    let stop: Stop = || anyhow!("a fault");
+    let error = runs.resume(Sum { stop: Some((2, stop)), ..task }, Some(1)).expect_err("it stops at once");
+    assert!(format!("{error:#}").ends_with(": a fault"), "{error:#}");
+    assert!(runs.text("best/sum.txt").is_none());
+}
+
+#[test]
+fn a_run_that_is_over_is_left_as_it_is() {
+    let runs = Runs::new();
+    let whole = runs.start(Sum::of(3)).expect("it trains");
+    let metrics = runs.text("metrics.jsonl");
+    let pixel = RgbImage::from_pixel(1, 1, image::Rgb([9; 3]));
+    pixel.save(runs.path().join(run::BEFORE_AFTER)).expect("writable");
+    let again = runs.resume(Sum::of(3), None).expect("it is over");
+    assert_eq!((again.epochs, again.task.weight), (whole.epochs, whole.task.weight));
+    assert_eq!((again.ends.first.loss, again.ends.last.loss), (0.0, 6.0));
+    // The images of the end are made where they are missing, and only there.
+    assert_eq!((runs.text("metrics.jsonl"), runs.pixel(run::BEFORE_AFTER)), (metrics.clone(), [9; 3]));
+    fs::remove_file(runs.path().join(run::BEFORE_AFTER)).expect("it is there");
+    runs.resume(Sum::of(3), None).expect("it is over");
+    assert_eq!((runs.text("metrics.jsonl"), runs.pixel(run::BEFORE_AFTER)), (metrics, [0, 6, 6]));
+    let more = runs.resume(Sum::of(4), None).expect("it goes on");
+    assert_eq!((more.epochs, more.task.weight, runs.pixel(run::BEFORE_AFTER)), (4, 10.0, [0, 10, 10]));
+}
+
+#[test]
+fn a_collapse_ends_a_run_or_is_warned_of() {
+    const DIVERSITIES: &[Option<f64>] = &[Some(1.0), Some(0.6), Some(0.2), Some(0.1), Some(0.1)];
+    const SCORES: &[Option<f64>] = &[None, Some(1.0), Some(2.0), Some(3.0), Some(4.0)];
+    let task = |what| Sum {
+        diversities: DIVERSITIES,
+        scores: SCORES,
+        monitor_every: 1,
+        every: 3,
+        collapse: Some((0.3, what)),
+        ..Sum::of(4)
+    };
+    let runs = Runs::new();
+    let outcome = runs.start(task(OnCollapse::Stop)).expect("it ends in order");
+    assert_eq!((outcome.epochs, outcome.collapsed, outcome.task.weight), (2, true, 3.0));
+    assert_eq!(runs.names("checkpoints"), ["epoch-0002"]);
+    assert_eq!(runs.text("best/sum.txt").as_deref(), Some("weight 1"));
+    assert_eq!(runs.records()[2].warnings[1], "epoch 2 monitored true most diverse 1");
+    let runs = Runs::new();
+    let outcome = runs.start(task(OnCollapse::Warn)).expect("it trains on");
+    assert_eq!((outcome.epochs, outcome.collapsed, outcome.task.weight), (4, false, 10.0));
+    assert_eq!(runs.text("best/sum.txt").as_deref(), Some("weight 1"), "what has collapsed is never the best");
+}
+
+#[test]
+fn as_many_checkpoints_are_kept_as_are_asked_for() {
+    let runs = Runs::new();
+    runs.start(Sum { every: 1, keep: 2, ..Sum::of(4) }).expect("it trains");
+    assert_eq!(runs.names("checkpoints"), ["epoch-0003", "epoch-0004"]);
+    let runs = Runs::new();
+    runs.start(Sum { every: 1, keep: 0, ..Sum::of(4) }).expect("it trains");
+    assert_eq!(runs.names("checkpoints").len(), 4);
+}
+
+#[test]
+fn a_monitor_that_fails_is_left_out_but_for_the_first() {
+    let runs = Runs::new();
+    let outcome = runs.start(Sum { blind: Some(2), ..Sum::of(3) }).expect("it trains");
+    assert_eq!((outcome.epochs, outcome.ends.last.loss), (3, 6.0));
+    let record = &runs.records()[2];
+    assert!(record.monitor.is_none() && record.warnings[1].starts_with("the monitor was left out"), "{record:?}");
+    let runs = Runs::new();
+    let error = runs.start(Sum { blind: Some(0), ..Sum::of(3) }).expect_err("there is nothing to compare with");
+    assert!(format!("{error:#}").contains("plugins failed on some of the monitor's samples"), "{error:#}");
+}
+
+#[test]
+fn a_run_that_stops_says_where_what_is_kept_and_how_to_resume() {
+    let message = |task: Sum, start: fn(&Runs, Sum) -> Result<Outcome<Sum>>| {
+        let runs = Runs::new();
+        let error = start(&runs, task).expect_err("it stops");
+        format!("{error:#}").replace(&runs.path().display().to_string(), "[RUN]")
+    };
+    let fault: Stop = || anyhow!("a fault");
+    assert_eq!(
+        message(Sum { stop: Some((2, fault)), ..Sum::of(3) }, Runs::start),
+        "stopped in epoch 2; 1 of 3 epochs are kept in [RUN]; resume with `host sum --resume [RUN]`: a fault"
+    );
+    let diverged: Stop = || Diverged { what: "the loss is NaN".to_owned(), lower: "train.rate" }.into();
+    assert_eq!(
+        message(Sum { stop: Some((1, diverged)), ..Sum::of(3) }, Runs::start),
+        "stopped in epoch 1; 0 of 3 epochs are kept in [RUN]; start again with a lower train.rate: the loss is NaN"
+    );
+    assert_eq!(
+        message(Sum { stop: Some((3, diverged)), ..Sum::of(3) }, Runs::start),
+        "stopped in epoch 3; 2 of 3 epochs are kept in [RUN]; resume from this checkpoint or an earlier one with a lower \
+         train.rate: `host sum --resume [RUN]/checkpoints/epoch-0002 --force --set train.rate=…`: the loss is NaN"
+    );
+    let panics: Stop = || panic!("out of memory");
+    assert_eq!(
+        message(Sum { stop: Some((1, panics)), ..Sum::of(3) }, Runs::start),
+        "stopped in epoch 1; 0 of 3 epochs are kept in [RUN]; resume with `host sum --resume [RUN]`: out of memory"
+    );
+}
+
+#[test]
+fn a_run_is_named_by_its_folder_or_a_checkpoints() {
+    let runs = Runs::new();
+    runs.start(Sum::of(2)).expect("it trains");
+    let (run, checkpoint) = (runs.path(), runs.path().join("checkpoints/epoch-0002"));
+    let resume = |target: &Path, force| Start::resume(Some(target), COMMAND, force).map_err(|error| error.to_string());
+    let named = |epoch, force| Ok(Start::Resume { folder: run.clone(), epoch, force });
+    assert_eq!(resume(&run, false), named(None, false));
+    assert_eq!(resume(&checkpoint, true), named(Some(2), true));
+    let refused = |target: &Path| resume(target, false).expect_err("it is none");
+    for stranger in ["samples", "checkpoints/epoch-0007", "checkpoints/epoch-x", "checkpoints/epoch-0002/note.txt"] {
+        assert!(refused(&run.join(stranger)).contains("is neither a run's folder"), "{stranger}");
+    }
+    let other = Start::resume(Some(&run), "host train", false).expect_err("another command's").to_string();
+    let run = run.display();
+    assert_eq!(other, format!("{run} is a run of `{COMMAND}`: resume it with `{COMMAND} --resume {run}`"));
+    // Without its notes it is taken for what is asked for.
+    fs::remove_file(runs.path().join("run.toml")).expect("it is there");
+    assert!(Start::resume(Some(&runs.path()), "host train", false).is_ok());
+}
+
+#[test]
+fn other_plugins_are_another_run_unless_the_user_insists() {
+    let runs = Runs::new();
+    runs.start(Sum::of(2)).expect("it trains");
+    let plugin = LockedPlugin {
+        name: "palette".to_owned(),
+        source: "palette.wasm".to_owned(),
+        sha256: "00".to_owned(),
+        interface: "0.1.0".to_owned(),
+        styles: None,
+    };
+    let lock = || PluginsLock { plugins: vec![plugin.clone()] };
+    let start = |force| Start::Resume { folder: runs.path(), epoch: None, force };
+    let error = format!("{:#}", start(false).claim(lock()).expect_err("another plugin"));
+    assert!(error.starts_with("this would be another run (--force resumes it all the same): "), "{error}");
+    let claim = start(true).claim(lock()).expect("the user insists");
+    assert_eq!(claim.checkpoint(), Some(&*runs.path().join("checkpoints/epoch-0002")));
+    assert_eq!(claim.folder(), runs.path());
+    assert!(claim.refuse(anyhow!("another model")).is_ok());
+    assert!(Start::New(runs.path()).refuse(anyhow!("another model")).is_err());
+    let taken = Start::New(runs.path()).claim(lock()).expect_err("it holds a run").to_string();
+    assert!(taken.contains("holds a run"), "{taken}");
+}
