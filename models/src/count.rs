@@ -1,4 +1,4 @@
-//! How many parameters a model has, from its configuration alone (the paper's Table 17).
+//! Number of parameters of a model, from its configuration alone (the paper's Table 17).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,15 +18,15 @@ use crate::vae::{Vae, VaeConfig};
 /// One part of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Component {
-    /// The part's folder, or the first part of its tensors' names.
+    /// The part's folder, or the first component of its tensors' names.
     pub name: String,
-    /// All its parameters, an adapter's included.
+    /// Number of parameters, including those of an adapter.
     pub parameters: usize,
-    /// Those that fine-tuning trains.
+    /// Number of parameters that fine-tuning trains.
     pub trainable: usize,
 }
 
-/// The parts of a published model; `lora` is the adapter that its UNet gets, if it has one.
+/// Counts the parts of a published model; `lora` is the adapter of its UNet, if it has one.
 pub fn of_published(id: &str, model: Published, lora: &LoraSpec) -> Result<Vec<Component>> {
     let object = |file: &str, json: &str| JsonObject::parse(&Path::new(id).join(file), json.as_bytes());
     match model {
@@ -40,8 +40,8 @@ pub fn of_published(id: &str, model: Published, lora: &LoraSpec) -> Result<Vec<C
     }
 }
 
-/// The parts of a folder that diffusers (a pipeline) or transformers (a CLIP model) wrote; only its configurations are
-/// read.
+/// Counts the parts of a folder that diffusers (a pipeline) or transformers (a CLIP model) wrote; only its
+/// configurations are read.
 pub fn of_folder(dir: &Path, lora: &LoraSpec) -> Result<Vec<Component>> {
     let object = |part: &str| JsonObject::read(&dir.join(part).join("config.json"));
     if dir.join("model_index.json").is_file() {
@@ -56,7 +56,7 @@ pub fn of_folder(dir: &Path, lora: &LoraSpec) -> Result<Vec<Component>> {
     )))
 }
 
-/// The paper's CAN at this side in pixels, for this many styles.
+/// Counts the parts of the paper's CAN with images of `size` pixels per side and `n_styles` styles.
 pub fn of_can(size: i64, n_styles: i64) -> Result<Vec<Component>> {
     let network =
         Generator::new(&Params::shapes(), &GeneratorConfig { size, latent: 100, channels: 2048, slope: 0.2 })?;
@@ -121,7 +121,7 @@ mod tests {
     }
 
     fn counts(id: &str) -> Vec<(String, usize, usize)> {
-        let components = of_published(id, published(id).expect("it is known"), &rank_4()).expect("it is sound");
+        let components = of_published(id, published(id).expect("it is known"), &rank_4()).expect("it is valid");
         components.into_iter().map(|part| (part.name, part.parameters, part.trainable)).collect()
     }
 

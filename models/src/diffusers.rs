@@ -1,4 +1,4 @@
-//! Reading the configurations of diffusers' models: typed values, and refusal of what is not built here.
+//! Reading the configurations of diffusers' models: typed values, and errors for networks that are not implemented.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -6,11 +6,11 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::json::JsonObject;
 
-/// The release of diffusers whose folders we write, and against which parity is tested.
+/// The release of diffusers whose folder layout is written, and against which parity is tested.
 pub(crate) const DIFFUSERS_VERSION: &str = "0.42.1";
 
 impl JsonObject {
-    /// The value of `key`, or none where it is absent or null.
+    /// Returns the value of `key`, or none if it is absent or null.
     pub fn optional<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let read = |value: &Value| serde_json::from_value(value.clone());
         self.value(key)
@@ -18,12 +18,12 @@ impl JsonObject {
             .transpose()
     }
 
-    /// The value of `key`, or diffusers' default.
+    /// Returns the value of `key`, or diffusers' default.
     pub fn get<T: DeserializeOwned>(&self, key: &str, default: T) -> Result<T> {
         Ok(self.optional(key)?.unwrap_or(default))
     }
 
-    /// One positive number for every block, or a list with one for each of the `n` blocks.
+    /// Reads one positive number for all blocks, or a list with a number for each of the `n` blocks.
     pub fn per_block(&self, key: &str, n: usize, default: i64) -> Result<Vec<i64>> {
         let values = match self.value(key) {
             Some(Value::Array(_)) => self.get(key, Vec::new())?,
@@ -33,13 +33,13 @@ impl JsonObject {
             return Err(self.error(key, format!("has {} entries for {n} blocks", values.len())));
         }
         match values.iter().find(|&&value| value <= 0) {
-            Some(value) => Err(self.error(key, format!("holds {value}, numbers above 0 are wanted"))),
+            Some(value) => Err(self.error(key, format!("contains {value}, but every number must be above 0"))),
             None => Ok(values),
         }
     }
 
-    /// Refuses any value but `allowed` for a key that changes the network in a way that is not built here. Absent and
-    /// null pass: diffusers' default for such a key is `allowed`, and null is the same as that default.
+    /// Refuses any value but `allowed` for a key whose other values need a network that is not implemented. Absent and
+    /// null are accepted: diffusers' default for such a key is `allowed`, and null is the same as that default.
     pub fn only(&self, key: &str, allowed: Value) -> Result<()> {
         match self.value(key) {
             Some(value) if *value != allowed && !same_number(value, &allowed) => {
@@ -49,7 +49,7 @@ impl JsonObject {
         }
     }
 
-    /// Whether `key` stands there as null, for the rare key where that differs from being absent.
+    /// Whether `key` is null, for the rare key where that differs from being absent.
     pub fn is_null(&self, key: &str) -> bool {
         self.entries().get(key).is_some_and(Value::is_null)
     }

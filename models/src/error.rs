@@ -1,8 +1,8 @@
-//! What can go wrong while a network is built or run.
+//! The errors of building and running networks.
 
 use std::path::PathBuf;
 
-/// Errors of this crate. Every message names the file and the key or tensor that is at fault.
+/// Errors of this crate. Every message names the file and the key or tensor that is wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The checkpoint lacks a tensor that the network needs.
@@ -10,23 +10,23 @@ pub enum Error {
     MissingTensor {
         /// Full checkpoint name.
         name: String,
-        /// The file, or `random initialization`.
+        /// The checkpoint's file, or `random initialization`.
         source_name: String,
     },
-    /// The checkpoint holds tensors that the network, as configured, has no place for.
+    /// The checkpoint contains tensors that the network, as configured, does not have.
     #[error(
-        "{source_name} holds {count} tensor(s) this network does not have, the first is `{name}`: do its config.json and its weights belong together?"
+        "{source_name} contains {count} tensor(s) that this network does not have, the first is `{name}`: do its config.json and its weights belong together?"
     )]
     UnknownTensor {
-        /// Full checkpoint name of the first one in order.
+        /// Full checkpoint name of the first one in alphabetical order.
         name: String,
-        /// How many there are.
+        /// Number of such tensors.
         count: usize,
         /// The file.
         source_name: String,
     },
-    /// A tensor has another shape than the configuration says.
-    #[error("tensor `{name}` in {source_name} has shape {found:?}, the configuration wants {wanted:?}")]
+    /// A tensor has another shape than the configuration implies.
+    #[error("tensor `{name}` in {source_name} has shape {found:?}, the configuration implies {wanted:?}")]
     Shape {
         /// Full checkpoint name.
         name: String,
@@ -34,15 +34,15 @@ pub enum Error {
         source_name: String,
         /// Shape in the file.
         found: Vec<i64>,
-        /// Shape the configuration implies.
+        /// Shape that the configuration implies.
         wanted: Vec<i64>,
     },
-    /// A configuration file is not what this network can be built from.
+    /// The network cannot be built from a configuration file.
     #[error("{path}: {message}", path = .path.display())]
     Config {
         /// The configuration file.
         path: PathBuf,
-        /// What is wrong, with the key.
+        /// The key, and what is wrong with it.
         message: String,
     },
     /// A file could not be read or written.
@@ -50,27 +50,27 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// The operating system's word.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A safetensors file is damaged or holds a type we do not read.
+    /// A safetensors file is damaged or contains a type that is not supported.
     #[error("{path}: not a readable safetensors file: {message}", path = .path.display())]
     Safetensors {
         /// The file.
         path: PathBuf,
-        /// The reader's word.
+        /// The reader's message.
         message: String,
     },
     /// The input does not fit the network.
     #[error("{0}")]
     Input(String),
-    /// libtorch refused an operation.
+    /// libtorch reported an error.
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
-    /// The shim over libtorch refused an operation.
+    /// The shim over libtorch reported an error.
     #[error(transparent)]
     TorchExt(#[from] torch_ext::Error),
 }
 
-/// The result of everything here.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,5 +1,5 @@
-//! The one way in which a file is written: a temporary sibling, fsync, rename, fsync of the folder, so that a crash leaves
-//! the old file or the new one and never half of either.
+//! The one way in which a file is written: a temporary sibling, fsync, rename, fsync of the folder, so that a crash
+//! leaves either the old file or the new one, and never a part of one.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -11,15 +11,15 @@ pub fn temporary(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
 }
 
-/// Whether a file name is one that [`temporary`] makes.
+/// Whether a file name is one that [`temporary`] returns.
 pub fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(".tmp")
 }
 
-/// Replaces `path` by `bytes`, all or nothing.
+/// Replaces the contents of `path` with `bytes`, all or nothing.
 ///
 /// # Errors
-/// If its folder does not exist or the disk refuses; the file that was there before is then untouched.
+/// If the folder does not exist or the disk refuses; a file that existed before is then untouched.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = temporary(path);
     let written =
@@ -28,14 +28,14 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written.inspect_err(|_| drop(fs::remove_file(&temporary)))
 }
 
-/// Writes a file to the disk, not only to the system's memory.
+/// Writes a file and syncs it to the disk.
 pub fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
-/// Brings the names in the folder of `path` to the disk.
+/// Syncs the folder of `path`, and with it the names of its files, to the disk.
 pub fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent)?.sync_all()

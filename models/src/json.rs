@@ -1,4 +1,4 @@
-//! Configuration files of the Hub, read key by key, so that every complaint names the file and the key.
+//! Configuration files of the Hub, read key by key, so that every error names the file and the key.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 
-/// One JSON object of a configuration file; `null` counts as absent.
+/// A JSON object of a configuration file; `null` counts as absent.
 pub(crate) struct JsonObject {
     path: PathBuf,
     prefix: String,
@@ -15,12 +15,12 @@ pub(crate) struct JsonObject {
 }
 
 impl JsonObject {
-    /// The file's top-level object.
+    /// Reads the file's top-level object.
     pub fn read(path: &Path) -> Result<Self> {
         Self::parse(path, &std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?)
     }
 
-    /// The top-level object in `bytes`; `path` is what errors call them.
+    /// Parses the top-level object in `bytes`; errors name `path`.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let bad = |message: String| Error::Config { path: path.to_owned(), message };
         match serde_json::from_slice(bytes).map_err(|e| bad(format!("not valid JSON: {e}")))? {
@@ -29,7 +29,7 @@ impl JsonObject {
         }
     }
 
-    /// The file's top-level object, or `None` if there is no such file.
+    /// Reads the file's top-level object, or returns `None` if the file does not exist.
     pub fn read_if_present(path: &Path) -> Result<Option<Self>> {
         match Self::read(path) {
             Ok(object) => Ok(Some(object)),
@@ -38,12 +38,12 @@ impl JsonObject {
         }
     }
 
-    /// An object with no keys, for an absent part whose keys all have defaults.
+    /// An object without keys, for an absent part whose keys all have defaults.
     pub fn empty(&self, key: &str) -> Self {
         Self { path: self.path.clone(), prefix: self.name(key), map: Map::new() }
     }
 
-    /// The value of `key`, unless absent or `null`.
+    /// Returns the value of `key`, unless it is absent or `null`.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
@@ -53,24 +53,24 @@ impl JsonObject {
         &self.map
     }
 
-    /// The error that `key` is wrong in some way.
+    /// Returns an error about `key`.
     pub fn error(&self, key: &str, message: impl std::fmt::Display) -> Error {
         Error::Config { path: self.path.clone(), message: format!("key `{}` {message}", self.name(key)) }
     }
 
-    /// A nested object.
+    /// Returns a nested object.
     pub fn object(&self, key: &str) -> Result<Option<Self>> {
         self.typed(key, "an object", |value| {
             value.as_object().map(|map| Self { path: self.path.clone(), prefix: self.name(key), map: map.clone() })
         })
     }
 
-    /// A whole number.
+    /// Returns an integer.
     pub fn int(&self, key: &str) -> Result<Option<i64>> {
         self.typed(key, "a whole number", Value::as_i64)
     }
 
-    /// A whole number of at least 1, `default` when absent.
+    /// Returns an integer of at least 1; `default` if absent.
     pub fn size(&self, key: &str, default: i64) -> Result<i64> {
         match self.int(key)? {
             None => Ok(default),
@@ -79,22 +79,22 @@ impl JsonObject {
         }
     }
 
-    /// A number.
+    /// Returns a number.
     pub fn number(&self, key: &str) -> Result<Option<f64>> {
         self.typed(key, "a number", Value::as_f64)
     }
 
-    /// `true` or `false`.
+    /// Returns a boolean; `default` if absent.
     pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
         Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(default))
     }
 
-    /// A string.
+    /// Returns a string.
     pub fn text(&self, key: &str) -> Result<Option<String>> {
         self.typed(key, "a string", |value| value.as_str().map(str::to_owned))
     }
 
-    /// Three numbers, one a color channel.
+    /// Returns three numbers, one per color channel.
     pub fn rgb(&self, key: &str) -> Result<Option<[f64; 3]>> {
         self.typed(key, "a list of three numbers", |value| {
             let numbers: Option<Vec<f64>> = value.as_array()?.iter().map(Value::as_f64).collect();
@@ -123,7 +123,7 @@ fn kind_name(value: &Value) -> String {
     }
 }
 
-/// Writes pretty JSON with a final newline.
+/// Writes indented JSON with a final newline.
 pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_file(path, format!("{value:#}\n").as_bytes())
 }

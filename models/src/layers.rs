@@ -1,4 +1,4 @@
-//! The layers that every network here is made of; field names are the checkpoint's names.
+//! The layers of all networks; field names are those of the checkpoint.
 
 use tch::Tensor;
 
@@ -12,7 +12,7 @@ pub struct Linear {
     pub weight: Tensor,
     /// \[out\].
     pub bias: Option<Tensor>,
-    /// Low-rank addition, where one is attached.
+    /// The LoRA adapter, if one is attached.
     pub adapter: Option<Adapter>,
     /// The full checkpoint name, without `.weight`.
     pub name: String,
@@ -25,18 +25,18 @@ pub struct Adapter {
     pub a: Tensor,
     /// `lora_B`, [out, rank], f32.
     pub b: Tensor,
-    /// alpha / rank, times the user's own factor; 0 switches the adapter off.
+    /// alpha / rank, times the user's factor; 0 switches the adapter off.
     pub scale: f64,
 }
 
 impl Linear {
-    /// Reads or makes `weight` and, with `bias`, `bias`; fresh ones as PyTorch does, both uniform on ±1/√in.
+    /// Reads or initializes `weight` and, with `bias`, `bias`; initially both are uniform on ±1/√in, as in PyTorch.
     pub fn new(p: &Params, n_in: i64, n_out: i64, bias: bool) -> Result<Self> {
         let init = fan_in_uniform(n_in);
         Self::build(p, n_in, n_out, bias, init, init)
     }
 
-    /// As [`Linear::new`] with another initialization of the weight, and a bias that starts at zero.
+    /// The same as [`Linear::new`] with another initialization of the weight, and a bias that is initially zero.
     pub fn with_init(p: &Params, n_in: i64, n_out: i64, bias: bool, init: Init) -> Result<Self> {
         Self::build(p, n_in, n_out, bias, init, Init::Zeros)
     }
@@ -47,8 +47,8 @@ impl Linear {
         Ok(Self { weight, bias, adapter: None, name: p.path().to_owned() })
     }
 
-    /// [.., in] to [.., out], in the type of `x`. With a narrower type than f32 the sum with the adapter's part is
-    /// still taken in f32, as peft does.
+    /// [.., in] to [.., out], in the type of `x`. The sum with the adapter's output is computed in f32 also if that
+    /// type is narrower, as in peft.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         match &self.adapter {
             Some(adapter) if adapter.scale != 0.0 => self.forward_adapted(x, adapter),
@@ -61,7 +61,7 @@ impl Linear {
             let y = x.linear(&self.weight, self.bias.as_ref());
             return (y + adapter.forward(x)).to_kind(x.kind());
         }
-        // As rows, so that the adapter's product is added in place to a tensor that is nobody's view.
+        // In rows, so that the adapter's product is added in place to a tensor that is not a view.
         let mut size = x.size();
         let rows = x.reshape([-1, size[size.len() - 1]]);
         let y = rows.linear(&self.weight, self.bias.as_ref()).addmm_(&adapter.down(&rows), &adapter.b.tr());
@@ -73,8 +73,8 @@ impl Linear {
 }
 
 impl Adapter {
-    /// The low-rank addition alone, computed and returned in f32: a factor rounded to bf16 would lose the small steps
-    /// that training takes. The scale is applied to the narrow middle, where it costs least.
+    /// The low-rank product alone, computed and returned in f32: a factor rounded to bf16 would lose the small steps of
+    /// training. The scale is applied to the narrow product with A, where it is cheapest.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         self.down(&x.to_kind(self.a.kind())).linear(&self.b, None::<&Tensor>)
     }
@@ -103,12 +103,12 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// A square kernel `k` with a bias, as diffusers has it.
+    /// Reads or initializes a convolution with a square kernel `k` and a bias, as in diffusers.
     pub fn new(p: &Params, n_in: i64, n_out: i64, k: i64, stride: i64, padding: i64) -> Result<Self> {
         Self::with_bias(p, n_in, n_out, k, stride, padding, true)
     }
 
-    /// A square kernel `k`, with or without a bias.
+    /// Reads or initializes a convolution with a square kernel `k`, with or without a bias.
     pub fn with_bias(p: &Params, n_in: i64, n_out: i64, k: i64, stride: i64, padding: i64, bias: bool) -> Result<Self> {
         let init = fan_in_uniform(n_in * k * k);
         let weight = p.tensor("weight", &[n_out, n_in, k, k], init)?;
@@ -132,22 +132,22 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// `groups` over `channels`.
+    /// Reads or initializes a layer of `groups` over `channels`.
     pub fn new(p: &Params, groups: i64, channels: i64, eps: f64) -> Result<Self> {
         let weight = p.tensor("weight", &[channels], Init::Ones)?;
         let bias = p.tensor("bias", &[channels], Init::Zeros)?;
         Ok(Self { weight, bias, groups, eps })
     }
 
-    /// Same shape as `x`.
+    /// Returns a tensor of the same shape as `x`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         x.group_norm(self.groups, Some(&self.weight), Some(&self.bias), self.eps, true)
     }
 
-    /// SiLU of it, for x [n, channels, ..].
+    /// The SiLU of [`GroupNorm::forward`], for x [n, channels, ..].
     pub fn forward_silu(&self, x: &Tensor) -> Tensor {
         torch_ext::group_norm_silu(x, self.groups, &self.weight, &self.bias, self.eps)
-            .expect("the feature map has the channels that the layer was made for")
+            .expect("the feature map has the number of channels that the layer was built for")
     }
 }
 
@@ -160,14 +160,14 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// Over a last axis of length `width`.
+    /// Reads or initializes a layer over a last axis of length `width`.
     pub fn new(p: &Params, width: i64, eps: f64) -> Result<Self> {
         let weight = p.tensor("weight", &[width], Init::Ones)?;
         let bias = p.tensor("bias", &[width], Init::Zeros)?;
         Ok(Self { weight, bias, eps })
     }
 
-    /// Same shape as `x`.
+    /// Returns a tensor of the same shape as `x`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
     }
@@ -180,7 +180,7 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// `n` rows of `width`.
+    /// Reads or initializes a table of `n` rows of `width`.
     pub fn new(p: &Params, n: i64, width: i64, std: f64) -> Result<Self> {
         Ok(Self { weight: p.tensor("weight", &[n, width], Init::Normal { mean: 0.0, std })? })
     }

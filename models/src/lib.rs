@@ -1,4 +1,4 @@
-//! Networks on libtorch: functions of tensors, which know nothing of files but the names in a checkpoint.
+//! Networks on libtorch: functions of tensors, which know nothing about files but the tensor names of a checkpoint.
 
 pub mod can;
 pub mod clip;

@@ -1,7 +1,7 @@
-//! Low-rank adapters of a UNet's linear layers (Hu et al., LoRA, arXiv 2106.09685), in the files that diffusers and
-//! peft write and read.
+//! Low-rank adapters of a UNet's linear layers (Hu et al., LoRA, arXiv 2106.09685), in the file formats of
+//! diffusers and peft.
 //!
-//! A [`Lora`] holds the adapter's tensors; the layers of the UNet hold the same tensors and the scale they are used at.
+//! A [`Lora`] holds the adapter's tensors; the layers of the UNet hold the same tensors and the scale of their product.
 
 mod file;
 mod targets;
@@ -19,12 +19,12 @@ use serde::{Deserialize, Serialize};
 pub use file::{LORA_FILE, LoraFile, LoraLayer};
 pub use targets::Targets;
 
-/// What a fresh adapter is made from.
+/// The configuration of a new adapter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoraSpec {
-    /// Inner width of every low-rank product.
+    /// Rank of every low-rank product.
     pub rank: i64,
-    /// The product is scaled by alpha / rank.
+    /// Numerator of the product's scale, alpha / rank.
     pub alpha: f64,
     /// Which linear layers are adapted.
     pub targets: Targets,
@@ -38,7 +38,7 @@ struct Entry {
     a: Tensor,
     b: Tensor,
     alpha: f64,
-    /// alpha / rank, or alpha / √rank where the file asks for rank-stabilized LoRA.
+    /// alpha / rank, or alpha / √rank if the file uses rank-stabilized LoRA.
     scaling: f64,
 }
 
@@ -53,7 +53,7 @@ pub struct Lora {
 }
 
 impl Lora {
-    /// Adds fresh adapters to every layer that `spec` names: A ~ N(0, 1/rank²), B = 0, so that the network's function
+    /// Adds new adapters to every layer that `spec` names: A ~ N(0, 1/rank²), B = 0, so that the network's function
     /// is unchanged at first. All are f32, require gradients and lie on the UNet's device.
     pub fn attach(unet: &mut UNet, spec: &LoraSpec, seed: u64) -> Result<Self> {
         if spec.rank < 1 {
@@ -78,7 +78,7 @@ impl Lora {
         Self::install(unet, entries, targets)
     }
 
-    /// Puts the entries into their layers.
+    /// Attaches the entries to their layers.
     fn install(unet: &mut UNet, mut entries: Vec<Entry>, targets: Vec<String>) -> Result<Self> {
         for entry in &mut entries {
             entry.a = entry.a.f_set_requires_grad(true)?;
@@ -91,7 +91,7 @@ impl Lora {
             }
         });
         if let Some(name) = occupied {
-            return Err(Error::Input(format!("`{name}` has an adapter already: detach that one first")));
+            return Err(Error::Input(format!("`{name}` already has an adapter: detach that one first")));
         }
         unet.linears_mut(&mut |linear| {
             if let Some(entry) = entries.iter().find(|entry| entry.module == linear.name) {
@@ -102,8 +102,8 @@ impl Lora {
         Ok(Self { entries, targets, factor: 1.0, originals: None })
     }
 
-    /// Every tensor with its name in the file, `unet.….lora_A.weight` and `unet.….lora_B.weight`, in layer order. They
-    /// are the tensors in use: changing them in place changes the network.
+    /// Returns every tensor with its name in the file, `unet.….lora_A.weight` and `unet.….lora_B.weight`, in layer
+    /// order. They are the tensors in use: changing them in place changes the network.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
         let both = |entry: &Entry| {
             let name = |part: &str| format!("unet.{}.{part}.weight", entry.module);
@@ -112,7 +112,7 @@ impl Lora {
         self.entries.iter().flat_map(both).collect()
     }
 
-    /// Number of trainable numbers.
+    /// Number of trainable parameters.
     pub fn n_parameters(&self) -> usize {
         self.entries.iter().map(|entry| entry.a.numel() + entry.b.numel()).sum()
     }
@@ -122,7 +122,7 @@ impl Lora {
         self.entries.len()
     }
 
-    /// The most common rank and alpha among the layers; all have the same unless the file said otherwise.
+    /// The most common rank and alpha among the layers; all layers have the same unless the file has several.
     pub fn rank_and_alpha(&self) -> (i64, f64) {
         let mut counts: Vec<((i64, f64), usize)> = Vec::new();
         for entry in &self.entries {
@@ -141,13 +141,13 @@ impl Lora {
         best.0
     }
 
-    /// Multiplies the adapter's own scale by `factor` from now on; 1 is as trained.
+    /// Sets the factor that the adapter's own scale is multiplied by; 1 is the scale of training.
     pub fn set_scale(&mut self, unet: &mut UNet, factor: f64) {
         self.factor = factor;
         self.enable(unet, true);
     }
 
-    /// Switches the adapter off, for a pass through the original network, or on again.
+    /// Switches the adapter off, for a forward pass of the original network, or on again.
     pub fn enable(&self, unet: &mut UNet, on: bool) {
         let factor = if on && self.originals.is_none() { self.factor } else { 0.0 };
         self.visit(unet, |_, entry, linear| {
@@ -157,13 +157,13 @@ impl Lora {
         });
     }
 
-    /// Takes the adapter out of the layers; a merged one stays in their weights.
+    /// Removes the adapter from the layers; a merged one stays in their weights.
     pub fn detach(self, unet: &mut UNet) {
         self.visit(unet, |_, _, linear| linear.adapter = None);
     }
 
-    /// Adds scale · B A to the layers' weights, in f32 and in place, and switches the adapter itself off: the same
-    /// function without the cost.
+    /// Adds scale · B A to the layers' weights, in f32 and in place, and switches the adapter itself off: the function
+    /// stays the same, without the adapter's cost.
     pub fn merge(&mut self, unet: &mut UNet) {
         if self.originals.is_some() {
             return;
@@ -180,7 +180,7 @@ impl Lora {
         self.enable(unet, true);
     }
 
-    /// Undoes [`Lora::merge`], exactly: the weights are put back, not subtracted from.
+    /// Undoes [`Lora::merge`] exactly: the original weights are restored; nothing is subtracted.
     pub fn unmerge(&mut self, unet: &mut UNet) {
         if let Some(originals) = self.originals.take() {
             no_grad(|| self.visit(unet, |i, _, linear| linear.weight.copy_(&originals[i])));
@@ -188,24 +188,24 @@ impl Lora {
         }
     }
 
-    /// Copies values into the adapter's tensors, by the names of [`Lora::parameters`]: a checkpoint, or an average of
-    /// weights.
+    /// Copies values, such as those of a checkpoint or an average, into the adapter's tensors by the names of
+    /// [`Lora::parameters`].
     pub fn load_values(&self, values: &NamedTensors) -> Result<()> {
         for (name, mut tensor) in self.parameters() {
             let value = values.get(&name).ok_or_else(|| Error::MissingTensor {
                 name: name.clone(),
-                source_name: "the given values".to_owned(),
+                source_name: "the loaded values".to_owned(),
             })?;
             if value.size() != tensor.size() {
                 let (found, wanted) = (value.size(), tensor.size());
-                return Err(Error::Shape { name, source_name: "the given values".to_owned(), found, wanted });
+                return Err(Error::Shape { name, source_name: "the loaded values".to_owned(), found, wanted });
             }
             no_grad(|| tensor.f_copy_(value))?;
         }
         Ok(())
     }
 
-    /// Calls `f` with each entry, its index and its layer, in layer order, which is the entries' own.
+    /// Calls `f` with each entry, its index and its layer, in layer order, which is also the order of the entries.
     fn visit(&self, unet: &mut UNet, mut f: impl FnMut(usize, &Entry, &mut Linear)) {
         let mut next = 0;
         unet.linears_mut(&mut |linear| {
@@ -217,7 +217,7 @@ impl Lora {
     }
 }
 
-/// Names and weight shapes of all linear layers, in order.
+/// The names and weight shapes of all linear layers, in order.
 fn shapes(unet: &mut UNet) -> Vec<(String, [i64; 2])> {
     let mut shapes = Vec::new();
     unet.linears_mut(&mut |linear| {

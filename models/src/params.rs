@@ -1,8 +1,8 @@
-//! Named parameters: where a network's constructor gets its tensors from.
+//! Named parameters: the source of the tensors of a network's constructor.
 //!
-//! A constructor asks [`Params`] for each tensor by the name that the checkpoint has and by the shape that the
-//! configuration implies. The same constructor thus reads a checkpoint ([`Params::load`]) or makes fresh weights
-//! ([`Params::random`]). [`Params::finish`] refuses a checkpoint with tensors left over and gives all tensors by name.
+//! A constructor requests each tensor from [`Params`] by its name in the checkpoint and the shape that the
+//! configuration implies. The same constructor thus reads a checkpoint ([`Params::load`]) or initializes new weights
+//! ([`Params::random`]). [`Params::finish`] refuses a checkpoint with unused tensors and returns all tensors by name.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use crate::safetensors::read_safetensors;
 /// Tensors by their full checkpoint names, in order.
 pub type NamedTensors = BTreeMap<String, Tensor>;
 
-/// How a fresh tensor is filled.
+/// The initialization of a new tensor.
 #[derive(Clone, Copy, Debug)]
 pub enum Init {
     /// All zeros.
@@ -38,18 +38,18 @@ pub enum Init {
     },
     /// Uniform on [-bound, bound].
     Uniform {
-        /// Half the width.
+        /// Half the width of the interval.
         bound: f64,
     },
 }
 
-/// The order of a frozen network's feature maps and convolution weights in memory.
+/// The memory format of a frozen network's feature maps and convolution weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryFormat {
-    /// Channel by channel, PyTorch's own.
+    /// Channel by channel, PyTorch's default.
     Contiguous,
-    /// Channels innermost, which tensor cores take without a copy; convolutions then hand it on.
+    /// Channels innermost, which tensor cores use without a copy; the output of a convolution then has this format too.
     ChannelsLast,
 }
 
@@ -76,23 +76,24 @@ pub struct Params {
 }
 
 impl Params {
-    /// Parameters out of one safetensors file, converted to `kind` on `device`.
+    /// Parameters from one safetensors file, converted to `kind` on `device`.
     pub fn load(file: &Path, device: Device, kind: Kind) -> Result<Self> {
         Ok(Self::from_tensors(read_safetensors(file)?, &file.display().to_string(), device, kind))
     }
 
-    /// Parameters out of tensors at hand; `source_name` is what errors call them.
+    /// Parameters from existing tensors; `source_name` is their name in errors.
     pub fn from_tensors(tensors: NamedTensors, source_name: &str, device: Device, kind: Kind) -> Self {
         Self::new(Source::Checkpoint(tensors), source_name, device, kind)
     }
 
-    /// Fresh f32 parameters, drawn by a generator of their own in the order in which the constructor asks.
+    /// New f32 parameters, drawn by their own generator in the order in which the constructor requests them.
     pub fn random(seed: u64, device: Device) -> Result<Self> {
         let generator = Generator::cpu(seed)?;
         Ok(Self::new(Source::Random(generator), "random initialization", device, Kind::Float))
     }
 
-    /// Parameters that have a shape and no memory of their own: a network built from them can be counted, not run.
+    /// Parameters that have a shape but no memory: the parameters of a network built from them can be counted, but it
+    /// cannot be run.
     pub fn shapes() -> Self {
         Self::new(Source::Shapes, "shapes", Device::Cpu, Kind::Float)
     }
@@ -103,13 +104,13 @@ impl Params {
         Self { store: Rc::new(RefCell::new(store)), path: String::new() }
     }
 
-    /// Hands out convolution weights in this order.
+    /// Sets the memory format of convolution weights.
     pub fn in_format(self, format: MemoryFormat) -> Self {
         self.store.borrow_mut().format = format;
         self
     }
 
-    /// The child called `name`, as `parent.name`.
+    /// Returns the child named `name`, as `parent.name`.
     pub fn at(&self, name: impl Display) -> Self {
         let path = if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) };
         Self { store: Rc::clone(&self.store), path }
@@ -120,7 +121,7 @@ impl Params {
         &self.path
     }
 
-    /// Whether the checkpoint has this child; a source without a checkpoint has every one.
+    /// Whether the checkpoint has this child; true for a source without a checkpoint.
     pub fn has(&self, name: &str) -> bool {
         let full = self.at(name).path;
         match &self.store.borrow().source {
@@ -129,7 +130,7 @@ impl Params {
         }
     }
 
-    /// The tensor `name` below this position; `init` fills it when the source is random.
+    /// Returns the tensor `name` below this position; `init` initializes it if the source is random.
     pub fn tensor(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
         let full = self.at(name).path;
         let mut store = self.store.borrow_mut();
@@ -171,7 +172,7 @@ impl Params {
         Ok(tensor)
     }
 
-    /// Drops a tensor that some checkpoints carry and no network needs (`position_ids`).
+    /// Drops a tensor that some checkpoints contain and no network needs (`position_ids`).
     pub fn ignore(&self, name: &str) {
         let full = self.at(name).path;
         if let Source::Checkpoint(tensors) = &mut self.store.borrow_mut().source {
@@ -179,7 +180,7 @@ impl Params {
         }
     }
 
-    /// All tensors handed out, by name; an error if the checkpoint holds others.
+    /// Returns all requested tensors by name; an error if the checkpoint contains others.
     pub fn finish(&self) -> Result<NamedTensors> {
         let store = self.store.borrow();
         if let Source::Checkpoint(tensors) = &store.source

@@ -1,4 +1,4 @@
-//! A folder of diffusers' `StableDiffusionPipeline` as its parts: text to latents and latents to images.
+//! The models of a diffusers `StableDiffusionPipeline` folder: from text to latents and from latents to images.
 
 use std::path::Path;
 
@@ -16,22 +16,22 @@ use crate::unet::UNet;
 use crate::vae::Vae;
 use crate::weights::{DIFFUSERS_STEM, TRANSFORMERS_STEM, digest_folder, load_folder};
 
-/// Tokenizer, text encoder, denoiser, autoencoder and noise schedule that belong together.
+/// Tokenizer, text encoder, denoiser, autoencoder and noise schedule of one pipeline.
 #[derive(Debug)]
 pub struct Pipeline {
-    /// Texts to token ids.
+    /// The tokenizer, from texts to token ids.
     pub tokenizer: Tokenizer,
-    /// Token ids to what the UNet attends to.
+    /// The text encoder, from token ids to prompt embeddings.
     pub text_encoder: TextTransformer,
     /// The denoiser.
     pub unet: UNet,
-    /// Latents to images, always in f32: f16 overflows in the published ones.
+    /// The autoencoder, always in f32, since the published ones overflow in f16.
     pub vae: Vae,
     /// The noise schedule that the UNet was trained with.
     pub scheduler: SchedulerConfig,
 }
 
-/// The parts in model_index.json, with the classes they may have.
+/// The parts in model_index.json, with their supported classes.
 const PARTS: [(&str, &[&str]); 4] = [
     ("text_encoder", &["CLIPTextModel"]),
     ("tokenizer", &["CLIPTokenizer", "CLIPTokenizerFast"]),
@@ -40,9 +40,8 @@ const PARTS: [(&str, &[&str]); 4] = [
 ];
 
 impl Pipeline {
-    /// Reads a folder as diffusers lays it out. UNet and text encoder have the type `kind`, the VAE is f32; `format` is that
-    /// of both networks' convolutions. Every error
-    /// names the file and the key or tensor.
+    /// Reads a folder in diffusers' layout. UNet and text encoder have the type `kind`, the VAE is f32; `format` is
+    /// that of the convolutions of UNet and VAE. Every error names the file and the key or tensor.
     pub fn load(dir: &Path, device: Device, kind: Kind, format: MemoryFormat) -> Result<Self> {
         check_index(dir)?;
         let scheduler = SchedulerConfig::read(&dir.join("scheduler/scheduler_config.json"))?;
@@ -59,7 +58,7 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// What tells a folder's weights from others': the sha256, in hex, over its parts' names and digests.
+    /// The digest that identifies the weights of a folder: the sha256, in hex, over its parts' names and digests.
     pub fn digest(dir: &Path) -> Result<String> {
         let mut hash = Sha256::new();
         for (part, stem) in [("unet", DIFFUSERS_STEM), ("vae", DIFFUSERS_STEM), ("text_encoder", TRANSFORMERS_STEM)] {
@@ -68,7 +67,7 @@ impl Pipeline {
         Ok(hex(&hash.finalize()))
     }
 
-    /// Refuses parts that are each sound but not made for each other.
+    /// Refuses parts that are each valid but do not fit together.
     fn check_fit(&self, dir: &Path, text: &TextConfig) -> Result<()> {
         let (unet, vae) = (self.unet.config(), self.vae.config());
         let pairs = [
@@ -116,7 +115,8 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The text encoder's states of whole prompts, [n, length, dim], in its type and on its device, without gradients.
+    /// Computes the prompt embeddings, [n, length, dim], in the text encoder's type and on its device, without
+    /// gradients.
     pub fn encode_prompts(&self, prompts: &[&str]) -> Result<Tensor> {
         if prompts.is_empty() {
             return Err(Error::Input("no prompts to encode".to_owned()));
@@ -125,7 +125,7 @@ impl Pipeline {
         Ok(tch::no_grad(|| self.text_encoder.hidden_states(&ids).0))
     }
 
-    /// Height and width of the latents of an image of this size in pixels.
+    /// Returns height and width of the latents of an image of this size in pixels.
     pub fn latent_size(&self, width: i64, height: i64) -> Result<[i64; 2]> {
         let factor = self.vae.config().downscale();
         if width < factor || height < factor || width % factor != 0 || height % factor != 0 {
@@ -135,17 +135,17 @@ impl Pipeline {
     }
 }
 
-/// Images [n, 3, H, W] about [-1, 1] to bytes [n, H, W, 3]: round-half-even of 255 · clamp(x / 2 + ½).
+/// Converts images [n, 3, H, W] in about [-1, 1] to bytes [n, H, W, 3]: round-half-even of 255 · clamp(x / 2 + ½).
 pub fn images_u8(images: &Tensor) -> Tensor {
     let unit: Tensor = images.to_kind(Kind::Float) / 2.0 + 0.5;
     (unit.clamp(0.0, 1.0) * 255.0).round().to_kind(Kind::Uint8).permute([0, 2, 3, 1]).contiguous()
 }
 
-/// model_index.json says that the parts are those that are built here.
+/// Checks that the parts in model_index.json have supported classes.
 fn check_index(dir: &Path) -> Result<()> {
     let path = dir.join("model_index.json");
     if !path.is_file() {
-        return Err(Error::Input(format!("{} has no model_index.json: it is no diffusers pipeline", dir.display())));
+        return Err(Error::Input(format!("{} has no model_index.json: it is not a diffusers pipeline", dir.display())));
     }
     let index = JsonObject::read(&path)?;
     index.only("_class_name", Value::from("StableDiffusionPipeline"))?;
@@ -154,7 +154,7 @@ fn check_index(dir: &Path) -> Result<()> {
         match entry.get(1).and_then(Option::as_deref) {
             Some(class) if classes.contains(&class) => {}
             Some(class) => return Err(index.error(part, format!("is a {class}, only {} is supported", classes[0]))),
-            None => return Err(index.error(part, format!("is missing, a {} is wanted", classes[0]))),
+            None => return Err(index.error(part, format!("is missing, a {} is expected", classes[0]))),
         }
     }
     Ok(())

@@ -1,18 +1,18 @@
-//! The configurations of published models, so that they can be counted and planned for without their files.
+//! The configurations of published models, so that their parameters can be counted without their files.
 
-/// A model on the Hub, by the JSON of its configuration files.
+/// A model on the Hub, as the JSON of its configuration files.
 #[derive(Clone, Copy, Debug)]
 pub enum Published {
     /// A `StableDiffusionPipeline`.
     Diffusion {
-        /// unet/config.json.
+        /// The text of unet/config.json.
         unet: &'static str,
-        /// vae/config.json.
+        /// The text of vae/config.json.
         vae: &'static str,
-        /// text_encoder/config.json.
+        /// The text of text_encoder/config.json.
         text_encoder: &'static str,
     },
-    /// A transformers `CLIPModel`'s config.json.
+    /// A transformers `CLIPModel`, as the text of its config.json.
     Clip(&'static str),
 }
 
@@ -26,7 +26,7 @@ macro_rules! diffusion {
     };
 }
 
-/// The models that are known, by their ids on the Hub.
+/// The known models by their ids on the Hub.
 pub const PUBLISHED: [(&str, Published); 5] = [
     ("stabilityai/stable-diffusion-2-base", diffusion!("stable-diffusion-2-base")),
     ("stabilityai/stable-diffusion-2-1", diffusion!("stable-diffusion-2-1")),
@@ -35,7 +35,7 @@ pub const PUBLISHED: [(&str, Published); 5] = [
     ("openai/clip-vit-base-patch32", Published::Clip(include_str!("published/clip-vit-base-patch32/config.json"))),
 ];
 
-/// A known model by its id, or by its id's last part.
+/// Returns a known model by its id, or by the last part of its id.
 pub fn published(id: &str) -> Option<Published> {
     let last = |full: &'static str| full.rsplit('/').next();
     PUBLISHED.iter().find(|(full, _)| *full == id || last(full) == Some(id)).map(|&(_, model)| model)

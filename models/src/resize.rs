@@ -1,22 +1,23 @@
-//! Pillow's bicubic resize with antialiasing on 8-bit RGB: the one resize filter of the product.
+//! Pillow's bicubic resize with antialiasing on 8-bit RGB, the only resize filter of the product.
 //!
 //! The same fixed-point arithmetic as Pillow's `Resample.c` (`ImagingResample`, 8 bits per channel): coefficients
-//! rounded to 22 fractional bits, one pass across and one down, each rounded to u8. The result is the one of
-//! `PIL.Image.resize(size, BICUBIC)` of Pillow 13, byte for byte. (Up to Pillow 12 the pass across always came first.)
+//! rounded to 22 fractional bits, one horizontal and one vertical pass, each rounded to u8. The result equals
+//! that of `PIL.Image.resize(size, BICUBIC)` of Pillow 13, byte for byte. (Up to Pillow 12 the horizontal pass always
+//! came first.)
 
-/// Fractional bits of a coefficient: 32, less 8 of a sample, less 2 for overshoot and sign.
+/// Fractional bits of a coefficient: 32 minus 8 of a sample, minus 2 for overshoot and sign.
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 
 /// Half the width of the cubic kernel at scale 1.
 const SUPPORT: f64 = 2.0;
 
-/// Interleaved RGB rows, `width` × `height`, to `new_width` × `new_height`.
+/// Resizes interleaved RGB rows from `width` × `height` to `new_width` × `new_height`.
 ///
 /// # Panics
 /// If `rgb` is not 3 · width · height long, or a side is 0.
 pub fn resize_bicubic(rgb: &[u8], width: usize, height: usize, new_width: usize, new_height: usize) -> Vec<u8> {
-    assert_eq!(rgb.len(), 3 * width * height, "an RGB image of {width}x{height} has 3 bytes a pixel");
-    assert!(width > 0 && height > 0 && new_width > 0 && new_height > 0, "an image has at least one pixel a side");
+    assert_eq!(rgb.len(), 3 * width * height, "an RGB image of {width}x{height} has 3 bytes per pixel");
+    assert!(width > 0 && height > 0 && new_width > 0 && new_height > 0, "an image has at least one pixel per side");
     if down_first(width, height, new_width, new_height) {
         let down = resize_columns(rgb, width, height, new_height);
         return resize_rows(&down, width, new_height, new_width);
@@ -26,19 +27,19 @@ pub fn resize_bicubic(rgb: &[u8], width: usize, height: usize, new_width: usize,
     if new_height == height { across.to_vec() } else { resize_columns(across, new_width, height, new_height) }
 }
 
-/// Whether Pillow 13 takes the pass down first, as it does where the height shrinks by much more than the width.
+/// Whether Pillow 13 does the vertical pass first, as it does if the height shrinks by much more than the width.
 fn down_first(width: usize, height: usize, new_width: usize, new_height: usize) -> bool {
     let shrinks = |from: usize, to: usize| from as i64 - to as i64;
     new_width != width && new_height < height && shrinks(height, new_height) > 2 * shrinks(width, new_width)
 }
 
-/// The samples that one output sample is a weighted sum of.
+/// The input samples whose weighted sum is one output sample.
 struct Window {
     first: usize,
     weights: Vec<i32>,
 }
 
-/// One window for each output sample (`precompute_coeffs` and `normalize_coeffs_8bpc`).
+/// Returns one window for each output sample (`precompute_coeffs` and `normalize_coeffs_8bpc`).
 fn windows(size: usize, new_size: usize) -> Vec<Window> {
     let scale = size as f64 / new_size as f64;
     let filter_scale = scale.max(1.0);
@@ -59,7 +60,7 @@ fn windows(size: usize, new_size: usize) -> Vec<Window> {
         .collect()
 }
 
-/// Keys' cubic with a = -0.5.
+/// Keys' cubic kernel with a = -0.5.
 fn cubic(x: f64) -> f64 {
     const A: f64 = -0.5;
     let x = x.abs();

@@ -1,4 +1,4 @@
-//! Reading and writing safetensors files: mapped, typed, with metadata, replaced atomically.
+//! Reading and writing safetensors files: memory-mapped, typed, with metadata, replaced atomically.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,18 +13,18 @@ use crate::error::{Error, Result};
 use crate::json::write_file;
 use crate::params::NamedTensors;
 
-/// All tensors of a file, on the CPU, in the file's own types.
+/// Reads all tensors of a file, on the CPU, in the file's own types.
 pub fn read_safetensors(path: &Path) -> Result<NamedTensors> {
     Ok(read_safetensors_with_metadata(path)?.0)
 }
 
-/// All tensors of a file and its string metadata.
+/// Reads all tensors of a file and its string metadata.
 pub fn read_safetensors_with_metadata(path: &Path) -> Result<(NamedTensors, HashMap<String, String>)> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let bad = |message: String| Error::Safetensors { path: path.to_owned(), message };
     let file = File::open(path).map_err(io)?;
-    // SAFETY: the map is read within this function only; a file truncated meanwhile by someone else is the one risk
-    // that every memory map carries.
+    // SAFETY: the map is read within this function only; that another process truncates the file meanwhile is the risk
+    // of every memory map.
     let map = unsafe { Mmap::map(&file) }.map_err(io)?;
     let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| bad(e.to_string()))?;
     let metadata = header.metadata().clone().unwrap_or_default();
@@ -38,12 +38,12 @@ pub fn read_safetensors_with_metadata(path: &Path) -> Result<(NamedTensors, Hash
     Ok((named, metadata))
 }
 
-/// Writes tensors (made contiguous, brought to the CPU) and metadata to `path` through a temporary file beside it.
+/// Writes tensors (copied to the CPU, contiguous) and metadata to `path` through a temporary file beside it.
 pub fn write_safetensors(path: &Path, tensors: &NamedTensors, metadata: &[(&str, &str)]) -> Result<()> {
     write_file(path, &encode_safetensors(path, tensors, metadata)?)
 }
 
-/// The bytes of a safetensors file; `path` only names it in errors.
+/// Returns the bytes of a safetensors file; `path` is for errors only.
 pub fn encode_safetensors(path: &Path, tensors: &NamedTensors, metadata: &[(&str, &str)]) -> Result<Vec<u8>> {
     let bad = |message: String| Error::Safetensors { path: path.to_owned(), message };
     let mut buffers = Vec::with_capacity(tensors.len());
@@ -66,10 +66,12 @@ pub fn encode_safetensors(path: &Path, tensors: &NamedTensors, metadata: &[(&str
     serialize(views, metadata).map_err(|e| bad(e.to_string()))
 }
 
-/// What a network's weights are, whatever file they lie in: the sha256, in hex, over all tensors in order of their names.
+/// The digest of a network's weights, whatever their file: the sha256, in hex, over all tensors in order of their
+/// names.
 ///
-/// Each one adds its name, a zero byte, its type as the format writes it (`F32`), a zero byte, its number of axes, their
-/// lengths, the length of its data (u64, little endian), and its data. Metadata and the order in the file don't count.
+/// It covers, for each tensor, its name, a zero byte, its type as the format writes it (`F32`), a zero byte, its number
+/// of axes, their lengths, the length of its data (u64, little endian), and its data, but neither the metadata nor the
+/// order in the file.
 pub fn digest_safetensors(path: &Path) -> Result<String> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let bad = |message: String| Error::Safetensors { path: path.to_owned(), message };
@@ -95,7 +97,7 @@ pub fn digest_safetensors(path: &Path) -> Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
-/// Bytes as digits, two each.
+/// Returns bytes in hexadecimal, two digits each.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

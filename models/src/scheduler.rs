@@ -2,10 +2,10 @@
 //! Implicit Models, arXiv 2010.02502; Black et al., Training Diffusion Models with Reinforcement Learning, arXiv
 //! 2305.13301), after diffusers' `scheduling_ddim.py`.
 //!
-//! The step is normal with a mean that is linear in the sample and the network's output, but for clipping:
-//! x₀ = (x − √(1−ᾱ) ε) / √ᾱ, μ = √ᾱ' x₀ + √(1−ᾱ'−σ²) ε, σ² = η² (1−ᾱ')/(1−ᾱ) (1−ᾱ/ᾱ') (equations 12 and 16). The
-//! coefficients are made in f64 and used in f32, from a table with one row per step: sampling takes one row for the
-//! whole batch, training one row per sample, by the same code, so that both get the same numbers.
+//! The step's distribution is normal with a mean that is linear in the sample and the network's output, except for
+//! clipping: x₀ = (x − √(1−ᾱ) ε) / √ᾱ, μ = √ᾱ' x₀ + √(1−ᾱ'−σ²) ε, σ² = η² (1−ᾱ')/(1−ᾱ) (1−ᾱ/ᾱ') (equations 12 and 16).
+//! The coefficients are computed in f64 and used in f32, from a table with one row per step: sampling uses one row for
+//! the whole batch, training one row per sample, by the same code, so that both get the same numbers.
 
 mod config;
 
@@ -17,12 +17,12 @@ pub use config::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing}
 
 use crate::error::Result;
 
-/// What the step that ends at the image steps to.
+/// The ᾱ that the last step ends at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastStep {
-    /// diffusers' `final_alpha_cumprod`: plain sampling.
+    /// diffusers' `final_alpha_cumprod`, for plain sampling.
     FinalAlpha,
-    /// ᾱ₀, as DDPO has it, so that the last step is stochastic too at eta > 0.
+    /// ᾱ₀, as in DDPO, so that the last step is also stochastic at eta > 0.
     Stochastic,
 }
 
@@ -35,14 +35,14 @@ pub struct Step {
     pub mean: Tensor,
     /// The standard deviation of its distribution.
     pub std: f64,
-    /// The log-probability of `prev_sample`, averaged over its elements, \[n\], f32; none where the step is certain.
+    /// The log-probability of `prev_sample`, averaged over its elements, \[n\], f32; none if the step is deterministic.
     pub log_prob: Option<Tensor>,
 }
 
-/// Which steps the rows of a batch are at.
+/// The steps that the rows of a batch are at.
 #[derive(Clone, Copy, Debug)]
 pub enum StepIndex<'a> {
-    /// All at one step.
+    /// All rows at one step.
     Same(usize),
     /// One index per row, \[n\], i64, on the batch's device.
     PerRow(&'a Tensor),
@@ -70,7 +70,7 @@ pub struct Ddim {
 }
 
 impl Ddim {
-    /// A sampler of `steps` steps; an error where the configuration has no room for them.
+    /// Builds a sampler of `steps` steps; an error if the configuration does not allow so many.
     pub fn new(config: &SchedulerConfig, steps: usize) -> Result<Self> {
         config.check()?;
         let alphas_cumprod = config.alphas_cumprod()?;
@@ -78,22 +78,22 @@ impl Ddim {
         Ok(Self { config: config.clone(), alphas_cumprod, timesteps, tables: Mutex::default() })
     }
 
-    /// What it was built from.
+    /// The configuration that it was built from.
     pub fn config(&self) -> &SchedulerConfig {
         &self.config
     }
 
-    /// The timesteps in sampling order, noisiest first.
+    /// The timesteps in sampling order, the noisiest first.
     pub fn timesteps(&self) -> &[i64] {
         &self.timesteps
     }
 
-    /// ᾱ of every training timestep, in the f32 values that diffusers has.
+    /// ᾱ of every training timestep, with diffusers' f32 values.
     pub fn alphas_cumprod(&self) -> &[f64] {
         &self.alphas_cumprod
     }
 
-    /// What standard normal noise is multiplied by before the first step: nothing.
+    /// Factor that standard normal noise is multiplied by before the first step: always 1.
     pub fn init_noise_sigma(&self) -> f64 {
         1.0
     }
@@ -103,8 +103,8 @@ impl Ddim {
         self.coefficients(step_idx, eta, last).std
     }
 
-    /// One step of a whole batch. `model_output` may be of any floating type, `noise` is standard normal and scaled
-    /// here; without it the mean itself is taken.
+    /// Takes one step with a whole batch. `model_output` may be of any floating-point type; `noise` is standard normal
+    /// and is scaled here; without noise the step goes to the mean.
     pub fn step(
         &self,
         model_output: &Tensor,
@@ -125,9 +125,9 @@ impl Ddim {
         Step { prev_sample, mean, std, log_prob }
     }
 
-    /// The log-probability of having stepped from `sample` to `prev_sample`, averaged over the elements, \[n\], f32, for
-    /// rows that may each be at another step. Gradients reach `model_output`. Infinite where a step is certain (see
-    /// [`Ddim::std`]).
+    /// The log-probability of having stepped from `sample` to `prev_sample`, averaged over the elements, \[n\], f32,
+    /// for rows that may each be at another step. Gradients flow to `model_output`. Infinite if a step is deterministic
+    /// (see [`Ddim::std`]).
     pub fn log_prob<'a>(
         &self,
         model_output: &Tensor,
@@ -141,8 +141,8 @@ impl Ddim {
         normal_log_prob(&rows, &self.mean(&rows, model_output, sample), prev_sample)
     }
 
-    /// The KL divergence between the steps that two outputs lead to, averaged over the elements, \[n\], f32: they share
-    /// their variance, so it is (μ − μ')² / 2σ². Gradients reach `model_output`.
+    /// The KL divergence between the steps' distributions under two outputs, averaged over the elements, \[n\], f32:
+    /// they share their variance, so it is (μ − μ')² / 2σ². Gradients flow to `model_output`.
     pub fn kl_divergence<'a>(
         &self,
         model_output: &Tensor,
@@ -157,7 +157,7 @@ impl Ddim {
         -mean_square(&(self.mean(&rows, model_output, sample) - reference)) * rows.flat(LOG_PROB_SCALE)
     }
 
-    /// Noise added to clean latents at training timesteps \[n\], i64: √ᾱ x + √(1−ᾱ) ε.
+    /// Adds noise to clean latents at training timesteps \[n\], i64: √ᾱ x + √(1−ᾱ) ε.
     pub fn add_noise(&self, clean: &Tensor, noise: &Tensor, timesteps: &Tensor) -> Tensor {
         let table = self.table(TableKey::AddNoise(clean.device()));
         let rows = Rows { values: table.index_select(0, timesteps) };
@@ -184,7 +184,8 @@ impl Ddim {
         Rows { values }
     }
 
-    /// The table for one use, made at its first use and kept on its device, so that steps never wait for a transfer.
+    /// The table for one key, computed at its first use and kept on its device, so that steps never wait for a
+    /// transfer.
     fn table(&self, key: TableKey) -> Tensor {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, table)) = tables.iter().find(|(known, _)| *known == key) {
@@ -222,7 +223,7 @@ impl Ddim {
         let variance = (1.0 - alpha_prev) / (1.0 - alpha) * (1.0 - alpha / alpha_prev);
         let std = eta * variance.max(0.0).sqrt();
         let (signal, noise) = (alpha.sqrt(), (1.0 - alpha).sqrt());
-        // x₀ and ε as combinations of (sample, output).
+        // x₀ and ε as linear combinations of (sample, output).
         let (original, epsilon) = match self.config.prediction_type {
             PredictionType::Epsilon => ([1.0 / signal, -noise / signal], [0.0, 1.0]),
             PredictionType::Sample => ([0.0, 1.0], [1.0 / noise, -signal / noise]),
@@ -234,7 +235,7 @@ impl Ddim {
     }
 }
 
-/// Which table of coefficients: at an eta (its bits), a kind of last step and a device, or for adding noise.
+/// The key of a table of coefficients: an eta (its bits), a kind of last step and a device, or adding noise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum TableKey {
     Steps(u64, LastStep, Device),
@@ -262,7 +263,7 @@ const SQRT_ALPHA_PREV: i64 = 9;
 const DIRECTION: i64 = 10;
 
 impl Coefficients {
-    /// In the order of the constants above.
+    /// The coefficients in the order of the constants above.
     fn columns(&self) -> [f64; 11] {
         let mean = |i: usize| self.sqrt_alpha_prev * self.original[i] + self.direction * self.epsilon[i];
         [
@@ -281,18 +282,18 @@ impl Coefficients {
     }
 }
 
-/// Coefficients of a batch, [n or 1, columns].
+/// The coefficients of a batch, [n or 1, columns].
 struct Rows {
     values: Tensor,
 }
 
 impl Rows {
-    /// One column as [n or 1, 1, 1, 1].
+    /// Returns one column as [n or 1, 1, 1, 1].
     fn get(&self, column: i64) -> Tensor {
         self.values.narrow(1, column, 1).view([-1, 1, 1, 1])
     }
 
-    /// One column as [n or 1].
+    /// Returns one column as [n or 1].
     fn flat(&self, column: i64) -> Tensor {
         self.values.select(1, column)
     }
@@ -304,8 +305,8 @@ fn normal_log_prob(rows: &Rows, mean: &Tensor, prev_sample: &Tensor) -> Tensor {
     mean_square(&difference) * rows.flat(LOG_PROB_SCALE) + rows.flat(LOG_PROB_OFFSET)
 }
 
-/// Mean over the elements of x², [n, c, h, w] to \[n\]. The average is taken in two stages, so that no batch size makes
-/// libtorch split a row's sum among threads: a row's number is the same in any batch.
+/// Mean over the elements of x², [n, c, h, w] to \[n\]. The mean is computed in two stages, so that libtorch does not
+/// split a row's sum among threads at any batch size: a row's result is the same in any batch.
 fn mean_square(x: &Tensor) -> Tensor {
     let averages = x.square().mean_dim([3i64].as_slice(), false, Kind::Float).flatten(1, 2);
     averages.mean_dim([1i64].as_slice(), false, Kind::Float)
@@ -350,7 +351,7 @@ mod tests {
         for clip_sample in [false, true] {
             let ddim = Ddim::new(&SchedulerConfig { clip_sample, ..stable_diffusion() }, 10).unwrap();
             let mut generator = Generator::cpu(1).unwrap();
-            // Large enough rows for libtorch to share a sum among threads.
+            // Rows that are large enough for libtorch to split a sum among threads.
             let mut normal = || generator.normal(&[3, 4, 96, 96]).unwrap();
             let (output, sample, noise) = (normal(), normal(), normal());
             let indices = [7i64, 0, 9];

@@ -16,29 +16,30 @@ use crate::weights::{DIFFUSERS_STEM, load_folder};
 
 /// Epsilon of every GroupNorm.
 const NORM_EPS: f64 = 1e-6;
-/// Where diffusers clamps the logarithm of the variance.
+/// The range to which diffusers clamps the logarithm of the variance.
 const LOGVAR_RANGE: [f64; 2] = [-30.0, 20.0];
 
-/// What a [`Vae`] is built from.
+/// The configuration of a [`Vae`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct VaeConfig {
-    /// Channels of the images that go in.
+    /// Number of channels of the input images.
     pub in_channels: i64,
-    /// Channels of the images that come out.
+    /// Number of channels of the output images.
     pub out_channels: i64,
-    /// Channels of each stage, from the finest down; each but the last halves height and width.
+    /// Number of channels of each stage, from the finest to the coarsest; each but the last halves height and width.
     pub block_out_channels: Vec<i64>,
-    /// Residual blocks of each stage of the encoder; the decoder has one more.
+    /// Number of residual blocks of each stage of the encoder; the decoder has one more.
     pub layers_per_block: i64,
-    /// Channels of the latents.
+    /// Number of channels of the latents.
     pub latent_channels: i64,
-    /// Groups of every GroupNorm.
+    /// Number of groups of every GroupNorm.
     pub norm_num_groups: i64,
-    /// Side of the images it was trained on.
+    /// Side of the images that it was trained on, in pixels.
     pub sample_size: i64,
-    /// What latents are multiplied by for the UNet, so that their variance is about 1.
+    /// Factor that latents are multiplied by for the UNet, so that their variance is about 1.
     pub scaling_factor: f64,
-    /// diffusers' hint that this network overflows in f16; read and written, for it always runs in f32 here.
+    /// diffusers' hint that this network overflows in f16; it is read and written only, since the network always runs
+    /// in f32 here.
     pub force_upcast: bool,
     /// Whether a 1×1 convolution follows the encoder.
     pub use_quant_conv: bool,
@@ -49,8 +50,8 @@ pub struct VaeConfig {
 }
 
 impl VaeConfig {
-    /// Reads a `config.json`. Absent keys have diffusers' defaults; a value that would need another network than is
-    /// built here is an error that names the key.
+    /// Reads a `config.json`. Absent keys have diffusers' defaults; a value that needs a network that is not
+    /// implemented is an error that names the key.
     pub fn read(path: &Path) -> Result<Self> {
         Self::from_object(&JsonObject::read(path)?)
     }
@@ -68,7 +69,7 @@ impl VaeConfig {
         for (key, supported) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
             let types: Vec<String> = file.get(key, vec![supported.to_owned()])?;
             if let Some(other) = types.iter().find(|&name| name != supported) {
-                return Err(file.error(key, format!("holds \"{other}\", only \"{supported}\" is supported")));
+                return Err(file.error(key, format!("contains \"{other}\", only \"{supported}\" is supported")));
             }
             if types.len() != block_out_channels.len() {
                 let (types, blocks) = (types.len(), block_out_channels.len());
@@ -101,15 +102,15 @@ impl VaeConfig {
         }
         let groups = self.norm_num_groups;
         let odd = self.block_out_channels.iter().find(|&&channels| channels <= 0 || channels % groups != 0)?;
-        Some(("block_out_channels", format!("holds {odd}, which {groups} groups do not divide")))
+        Some(("block_out_channels", format!("contains {odd}, which is not a multiple of {groups} groups")))
     }
 
-    /// How many times smaller latents are than images, along each side.
+    /// Ratio of an image's side to its latents' side.
     pub fn downscale(&self) -> i64 {
         1 << (self.block_out_channels.len() - 1)
     }
 
-    /// The configuration as diffusers writes it, every key of its constructor included.
+    /// The configuration as diffusers writes it, with every key of its constructor.
     pub fn to_json(&self) -> Value {
         let n = self.block_out_channels.len();
         json!({
@@ -142,7 +143,7 @@ impl VaeConfig {
     }
 }
 
-/// Encoder and decoder.
+/// The autoencoder: encoder and decoder.
 #[derive(Debug)]
 pub struct Vae {
     config: VaeConfig,
@@ -190,15 +191,15 @@ impl Vae {
         (moments.narrow(1, 0, latent), moments.narrow(1, latent, latent).clamp(low, high))
     }
 
-    /// Latents as the UNet sees them, [n, c, h, w], to images [n, 3, H, W], f32, about [-1, 1], `slice` rows at a time,
-    /// which bounds the memory that the large feature maps take.
+    /// Scaled latents, as the UNet has them, [n, c, h, w], to images [n, 3, H, W], f32, about in [-1, 1], `slice` rows
+    /// at a time, which limits the memory of the large feature maps.
     pub fn decode_latents(&self, latents: &Tensor, slice: i64) -> Tensor {
         let latents = latents.to_kind(Kind::Float) / self.config.scaling_factor;
         let images: Vec<Tensor> = latents.split(slice.max(1), 0).iter().map(|rows| self.decode(rows)).collect();
         Tensor::cat(&images, 0)
     }
 
-    /// Unscaled latents (already divided by `scaling_factor`) to images [n, 3, H, W] about [-1, 1], not clamped.
+    /// Unscaled latents (already divided by `scaling_factor`) to images [n, 3, H, W] about in [-1, 1], not clamped.
     pub fn decode(&self, latents: &Tensor) -> Tensor {
         let latents = latents.to_kind(self.kind());
         match &self.post_quant_conv {
@@ -207,7 +208,7 @@ impl Vae {
         }
     }
 
-    /// What it was built from.
+    /// The configuration that it was built from.
     pub fn config(&self) -> &VaeConfig {
         &self.config
     }
@@ -364,7 +365,7 @@ struct PixelAttention {
 
 impl PixelAttention {
     fn new(p: &Params, width: i64, groups: i64) -> Result<Self> {
-        // The published SD 1 and SD 2 files still have the names of diffusers before 0.17.
+        // The published SD 1 and SD 2 files have the names of diffusers before 0.17.
         let names = if p.at("to_q").has("weight") {
             ["to_q", "to_k", "to_v", "to_out.0"]
         } else {

@@ -1,4 +1,4 @@
-//! Where the weights of a Hugging Face model folder lie: one file, an fp16 variant, or shards with an index.
+//! The weight files of a Hugging Face model folder: one file, an fp16 variant, or shards with an index.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,19 +15,19 @@ pub const DIFFUSERS_STEM: &str = "diffusion_pytorch_model";
 /// File stem of the weights in folders that transformers writes.
 pub const TRANSFORMERS_STEM: &str = "model";
 
-/// The parameters of a model folder, converted to `kind` on `device`; see [`read_folder`].
+/// Loads the parameters of a model folder, converted to `kind` on `device`; see [`read_folder`].
 pub fn load_folder(dir: &Path, stem: &str, device: Device, kind: Kind) -> Result<Params> {
     let (tensors, source_name) = read(dir, stem)?;
     Ok(Params::from_tensors(tensors, &source_name, device, kind))
 }
 
-/// The tensors of a model folder, on the CPU, in their own types. The plain file is preferred to the `fp16` variant, one
-/// file to shards.
+/// Reads the tensors of a model folder, on the CPU, in their own types. The plain file is preferred to the `fp16`
+/// variant, and one file to shards.
 pub fn read_folder(dir: &Path, stem: &str) -> Result<NamedTensors> {
     Ok(read(dir, stem)?.0)
 }
 
-/// The files whose tensors [`read_folder`] reads: one, or all shards that an index names, there or not.
+/// The files that [`read_folder`] reads: one, or all shards that an index names, whether they exist or not.
 pub fn weight_files(dir: &Path, stem: &str) -> Result<Vec<PathBuf>> {
     match files(dir, stem)? {
         Files::One(file) => Ok(vec![file]),
@@ -35,15 +35,15 @@ pub fn weight_files(dir: &Path, stem: &str) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// What tells the weights of a model folder from others': [`digest_safetensors`] of its one file, or of all its shards,
-/// in order.
+/// The digest that identifies the weights of a model folder: [`digest_safetensors`] of its one file, or of all its
+/// shards, in order.
 pub fn digest_folder(dir: &Path, stem: &str) -> Result<String> {
     weight_files(dir, stem)?.iter().map(|file| digest_safetensors(file)).collect()
 }
 
 enum Files {
     One(PathBuf),
-    /// The index.
+    /// Shards, by their index.
     Shards(PathBuf),
 }
 
@@ -55,17 +55,17 @@ fn files(dir: &Path, stem: &str) -> Result<Files> {
         Files::Shards(dir.join(format!("{stem}.safetensors.index.fp16.json"))),
         Files::Shards(dir.join(format!("{stem}.fp16.safetensors.index.json"))),
     ];
-    let there = |files: &Files| match files {
+    let exists = |files: &Files| match files {
         Files::One(path) | Files::Shards(path) => path.is_file(),
     };
-    candidates.into_iter().find(there).ok_or_else(|| {
+    candidates.into_iter().find(exists).ok_or_else(|| {
         let pickled = dir.join(format!("{stem}.bin")).is_file() || dir.join("pytorch_model.bin").is_file();
         let hint = if pickled { ": its pickled .bin weights are not read, save the model as safetensors" } else { "" };
         Error::Input(format!("{} has no {stem}.safetensors{hint}", dir.display()))
     })
 }
 
-/// The tensors, and what to call where they came from.
+/// The tensors, and the name of their source for errors.
 fn read(dir: &Path, stem: &str) -> Result<(NamedTensors, String)> {
     match files(dir, stem)? {
         Files::One(file) => Ok((read_safetensors(&file)?, file.display().to_string())),
@@ -79,7 +79,7 @@ fn read(dir: &Path, stem: &str) -> Result<(NamedTensors, String)> {
     }
 }
 
-/// The files that an index names, sorted.
+/// The files that an index names, in alphabetical order.
 fn shards(index: &Path) -> Result<Vec<PathBuf>> {
     let config = |message: &str| Error::Config { path: index.to_owned(), message: message.to_owned() };
     let text = std::fs::read_to_string(index).map_err(|source| Error::Io { path: index.to_owned(), source })?;
@@ -88,7 +88,7 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>> {
     let mut shards = BTreeSet::new();
     for (tensor, file) in map {
         let plain = file.as_str().filter(|name| Path::new(name).file_name() == Some(name.as_ref()));
-        shards.insert(plain.ok_or_else(|| config(&format!("`weight_map` names no plain file for `{tensor}`")))?);
+        shards.insert(plain.ok_or_else(|| config(&format!("`weight_map` has no plain file name for `{tensor}`")))?);
     }
     let folder = index.parent().unwrap_or(Path::new("."));
     Ok(shards.into_iter().map(|shard| folder.join(shard)).collect())

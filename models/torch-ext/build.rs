@@ -14,15 +14,15 @@ fn main() {
     for name in ["LIBTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_USE_PYTORCH", "CXX"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
-    // torch-sys says where the libraries are, however it found them (LIBTORCH, LIBTORCH_LIB or a Python torch); the
-    // headers lie beside them unless LIBTORCH_INCLUDE says otherwise.
+    // torch-sys exports the folder of the libraries, however it found them (LIBTORCH, LIBTORCH_LIB or a Python torch);
+    // the headers lie beside them unless LIBTORCH_INCLUDE names another folder.
     let lib = PathBuf::from(env::var_os("DEP_TCH_LIBTORCH_LIB").expect("torch-sys exports its library folder"));
     let root = env::var_os("LIBTORCH_INCLUDE").filter(|_| env::var_os("LIBTORCH_USE_PYTORCH").is_none());
     let root = root.map_or_else(|| lib.join(".."), PathBuf::from);
     let include = root.join("include");
     assert!(
         include.join("ATen/ATen.h").is_file(),
-        "libtorch's headers are not in {}: run `make setup`, or let LIBTORCH name a libtorch 2.11",
+        "libtorch's headers are not in {}: run `make setup`, or set LIBTORCH to the folder of a libtorch 2.11",
         include.display()
     );
     let mut shim = cc::Build::new();
@@ -36,7 +36,7 @@ fn main() {
         .debug(false)
         .warnings(true)
         .extra_warnings(true)
-        // As a system folder, so that warnings are ours and not those of libtorch's headers.
+        // As a system folder, so that libtorch's headers cause no warnings.
         .flag("-isystem")
         .flag(include)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
@@ -56,7 +56,7 @@ fn main() {
 fn compile_kernels(variant: &str, flags: &[&str]) {
     let mut build = cc::Build::new();
     build.opt_level(3).pic(true).debug(false).warnings(true).extra_warnings(true).define("VARIANT", variant);
-    // What these allow, vector code needs, and no result depends on it.
+    // Vector code needs these flags; they change no result.
     for flag in ["-fno-math-errno", "-fno-trapping-math"].iter().chain(flags) {
         build.flag(flag);
     }

@@ -1,4 +1,4 @@
-//! ImageSource to two verdicts: real or made, and which style.
+//! The discriminator: from images to two outputs, real or fake and the style.
 
 use serde::Serialize;
 use tch::Tensor;
@@ -9,27 +9,27 @@ use crate::error::Result;
 use crate::layers::Linear;
 use crate::params::{Init, Params};
 
-/// Slope of every activation below zero.
+/// Slope of every LeakyReLU below zero.
 pub(crate) const SLOPE: f64 = 0.2;
 
-/// Of every convolution: it halves the side.
+/// Stride and padding of every convolution, which halves the side.
 const STRIDE: i64 = 2;
 const PADDING: i64 = 1;
 
-/// What a [`Discriminator`] is built from.
+/// The configuration of a [`Discriminator`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct DiscriminatorConfig {
-    /// Side of the images, a power of two of at least 32.
+    /// Side of the images in pixels, a power of two of at least 32.
     pub size: i64,
-    /// Channels of the first feature map; the paper has 32.
+    /// Number of channels of the first feature map; 32 in the paper.
     pub channels: i64,
-    /// Channels of the last two; the paper has 512.
+    /// Number of channels of the last two feature maps; 512 in the paper.
     pub max_channels: i64,
-    /// Widths of the style head's two hidden layers; the paper has 1024 and 512.
+    /// Widths of the style head's two hidden layers; 1024 and 512 in the paper.
     pub head: [i64; 2],
-    /// Share of the hidden layers' outputs that training drops; the paper has 0.3.
+    /// Dropout probability of the style head's hidden layers; 0.3 in the paper.
     pub dropout: f64,
-    /// Styles that it tells apart.
+    /// Number of styles.
     pub n_styles: i64,
 }
 
@@ -42,36 +42,37 @@ pub struct Discriminator {
     style_head: [Linear; 3],
 }
 
-/// What a batch in training shows. BatchNorm's running statistics, by which the style head tells images once it is a
-/// classifier, follow real ones alone; PyTorch's would follow all that goes through, and lie between real and made.
+/// Where the images of a training batch come from. BatchNorm's running statistics, with which the style head classifies
+/// images after training, are updated by real images alone; PyTorch would update them with every batch, so that they
+/// would lie between those of real and fake images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageSource {
-    /// Out of the data.
+    /// The dataset.
     Real,
-    /// By the generator, or between both.
+    /// The generator, or an interpolation between real and fake images.
     Fake,
 }
 
 impl ImageSource {
     fn statistics(self) -> Statistics {
         match self {
-            Self::Real => Statistics::Followed,
+            Self::Real => Statistics::Updated,
             Self::Fake => Statistics::Batch,
         }
     }
 }
 
-/// Both verdicts.
+/// What a [`Discriminator`] returns.
 #[derive(Debug)]
-pub struct Verdict {
-    /// \[n\]: how real, before a sigmoid.
+pub struct DiscriminatorOutput {
+    /// Logits of being real, \[n\].
     pub real: Tensor,
-    /// [n, styles]: logits.
+    /// Logits of the styles, [n, styles].
     pub styles: Tensor,
 }
 
 impl Discriminator {
-    /// Reads or makes `blocks.N.conv.weight`, `blocks.N.norm.*`, `real_head.*` and `style_head.{0,1,2}.*`.
+    /// Reads or initializes `blocks.N.conv.weight`, `blocks.N.norm.*`, `real_head.*` and `style_head.{0,1,2}.*`.
     pub fn new(p: &Params, config: &DiscriminatorConfig) -> Result<Self> {
         let n_doublings = log2_of_side(config.size)? - 5;
         let mut widths = vec![3, config.channels];
@@ -100,35 +101,40 @@ impl Discriminator {
         })
     }
 
-    /// ImageSource [n, 3, size, size] in [-1, 1] to both verdicts, by the running statistics and without dropout.
-    pub fn forward(&self, images: &Tensor) -> Verdict {
+    /// Images [n, 3, size, size] in [-1, 1] to both outputs, with the running statistics and without dropout.
+    pub fn forward(&self, images: &Tensor) -> DiscriminatorOutput {
         let features = self.features(images, Statistics::Running);
-        let styles = self.styles(&features, None).expect("nothing is drawn");
-        Verdict { real: self.real(&features), styles }
+        let styles = self.styles(&features, None).expect("without dropout no random numbers are drawn");
+        DiscriminatorOutput { real: self.real(&features), styles }
     }
 
-    /// As [`Discriminator::forward`] in training: BatchNorm by the batch, dropout by `randomness`.
-    pub fn forward_train(&self, images: &Tensor, what: ImageSource, randomness: &mut Randomness) -> Result<Verdict> {
-        let features = self.features(images, what.statistics());
+    /// The forward pass of training: BatchNorm with the batch's statistics, dropout with `randomness`.
+    pub fn forward_train(
+        &self,
+        images: &Tensor,
+        source: ImageSource,
+        randomness: &mut Randomness,
+    ) -> Result<DiscriminatorOutput> {
+        let features = self.features(images, source.statistics());
         let styles = self.styles(&features, Some(randomness))?;
-        Ok(Verdict { real: self.real(&features), styles })
+        Ok(DiscriminatorOutput { real: self.real(&features), styles })
     }
 
-    /// The style logits alone, [n, styles], in training on real images.
+    /// Returns the style logits alone, [n, styles], in training on real images.
     pub fn styles_train(&self, images: &Tensor, randomness: &mut Randomness) -> Result<Tensor> {
-        self.styles(&self.features(images, Statistics::Followed), Some(randomness))
+        self.styles(&self.features(images, Statistics::Updated), Some(randomness))
     }
 
-    /// How real alone, \[n\], in training.
-    pub fn real_train(&self, images: &Tensor, what: ImageSource) -> Tensor {
-        self.real(&self.features(images, what.statistics()))
+    /// Returns the logits of being real alone, \[n\], in training.
+    pub fn real_train(&self, images: &Tensor, source: ImageSource) -> Tensor {
+        self.real(&self.features(images, source.statistics()))
     }
 
     fn real(&self, features: &Tensor) -> Tensor {
         self.real_head.forward(features).squeeze_dim(1)
     }
 
-    /// The style head, with dropout where there is randomness for it.
+    /// The style head, with dropout if `randomness` is given.
     fn styles(&self, features: &Tensor, mut randomness: Option<&mut Randomness>) -> Result<Tensor> {
         let mut x = features.shallow_clone();
         for (i, layer) in self.style_head.iter().enumerate() {
@@ -136,7 +142,7 @@ impl Discriminator {
             if i < 2 {
                 x = leaky_relu(x, SLOPE);
                 if let Some(randomness) = &mut randomness {
-                    x = self.dropped(x, randomness)?;
+                    x = self.dropout(x, randomness)?;
                 }
             }
         }
@@ -151,8 +157,8 @@ impl Discriminator {
         x.flatten(1, -1)
     }
 
-    /// Zeroes a random share and scales the rest up, so that the mean stays.
-    fn dropped(&self, x: Tensor, randomness: &mut Randomness) -> Result<Tensor> {
+    /// Dropout: zeroes random elements and scales the others up, so that the mean stays.
+    fn dropout(&self, x: Tensor, randomness: &mut Randomness) -> Result<Tensor> {
         let share = self.config.dropout;
         if share == 0.0 {
             return Ok(x);
@@ -161,7 +167,7 @@ impl Discriminator {
         Ok(x * kept / (1.0 - share))
     }
 
-    /// The convolutions in evaluation; an activation follows each.
+    /// The convolutions in evaluation mode; each is followed by an activation.
     pub(crate) fn convolutions(&self) -> Vec<Convolution> {
         let folded = self.blocks.iter().map(|(weight, norm)| norm.folded(weight, 0));
         folded
@@ -169,17 +175,17 @@ impl Discriminator {
             .collect()
     }
 
-    /// The layers from the flattened features to the styles' logits; an activation follows all but the last.
+    /// The layers from the flattened features to the style logits; each but the last is followed by an activation.
     pub(crate) fn style_head(&self) -> &[Linear; 3] {
         &self.style_head
     }
 
-    /// What it was built from.
+    /// The configuration that it was built from.
     pub fn config(&self) -> &DiscriminatorConfig {
         &self.config
     }
 
-    /// Everything that is trained, by checkpoint name; BatchNorm's running statistics are not.
+    /// The trainable parameters by checkpoint name; BatchNorm's running statistics are not among them.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
         let mut parameters = Vec::new();
         for (i, (weight, norm)) in self.blocks.iter().enumerate() {
@@ -208,8 +214,8 @@ mod tests {
             DiscriminatorConfig { size: 32, channels: 2, max_channels: 4, head: [6, 5], dropout: 0.3, n_styles: 3 };
         let discriminator = Discriminator::new(&Params::random(1, device()).unwrap(), &config).unwrap();
         let x = Randomness::cpu(2).unwrap().normal(&[400, 250]).unwrap().to_device(device());
-        let dropped = discriminator.dropped(x.shallow_clone(), &mut Randomness::cpu(3).unwrap()).unwrap();
-        // The same draws: what is below the share is dropped, and the rest is divided by 1 - share.
+        let dropped = discriminator.dropout(x.shallow_clone(), &mut Randomness::cpu(3).unwrap()).unwrap();
+        // The same random numbers: elements below the share are dropped, and the others are divided by 1 - share.
         let kept = Randomness::cpu(3).unwrap().uniform(&[400, 250]).unwrap().ge(0.3).to_device(device());
         assert!(dropped.not_equal(0.0).equal(&kept));
         let wanted = x.masked_select(&kept) / 0.7;
@@ -217,7 +223,7 @@ mod tests {
         // By the numbers alone: a share of 0.3 of 100 000, within four standard deviations.
         let share = 1.0 - kept.to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
         assert!((share - 0.3).abs() < 4.0 * (0.3 * 0.7 / 1e5f64).sqrt(), "{share}");
-        let ones = discriminator.dropped(x.ones_like(), &mut Randomness::cpu(3).unwrap()).unwrap();
+        let ones = discriminator.dropout(x.ones_like(), &mut Randomness::cpu(3).unwrap()).unwrap();
         let mean = ones.mean(Kind::Float).double_value(&[]);
         assert!((mean - 1.0).abs() < 4.0 * (0.3 / 0.7 / 1e5f64).sqrt(), "{mean}");
     }

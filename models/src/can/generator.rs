@@ -1,4 +1,4 @@
-//! Noise to images.
+//! The generator: from noise to images.
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -7,20 +7,20 @@ use super::{BatchNorm2d, Convolution, INIT_STD, KERNEL, Statistics, leaky_relu, 
 use crate::error::Result;
 use crate::params::{Init, Params};
 
-/// Of every convolution but the first: it doubles the side.
+/// Stride of every convolution but the first; it doubles the side.
 const STRIDE: i64 = 2;
 
-/// What a [`Generator`] is built from.
+/// The configuration of a [`Generator`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GeneratorConfig {
-    /// Side of the images, a power of two of at least 32.
+    /// Side of the images in pixels, a power of two of at least 32.
     pub size: i64,
-    /// Numbers of noise; the paper has 100.
+    /// Dimension of the noise; 100 in the paper.
     pub latent: i64,
-    /// Channels of the first, 4×4 feature map; the paper has 2048. Each doubling of the side halves them.
+    /// Number of channels of the first, 4×4 feature map; 2048 in the paper. Each doubling of the side halves it.
     pub channels: i64,
-    /// Slope of the activation below zero: 0.2 by the paper's text, 0 (ReLU) in its code.
+    /// Slope of the activation below zero: 0.2 in the paper's text, 0 (ReLU) in its code.
     pub slope: f64,
 }
 
@@ -37,12 +37,12 @@ struct Block {
     /// [in, out, k, k].
     weight: Tensor,
     norm: BatchNorm2d,
-    /// 1 for the first block, which makes 4×4 of 1×1, else [`STRIDE`].
+    /// 1 for the first block, which turns 1×1 into 4×4, else [`STRIDE`].
     stride: i64,
 }
 
 impl Generator {
-    /// Reads or makes `blocks.N.conv.weight`, `blocks.N.norm.*` and `out.conv.weight`.
+    /// Reads or initializes `blocks.N.conv.weight`, `blocks.N.norm.*` and `out.conv.weight`.
     pub fn new(p: &Params, config: &GeneratorConfig) -> Result<Self> {
         let n_doublings = i64::from(log2_of_side(config.size)?) - 3;
         let convolution = |p: &Params, n_in: i64, n_out: i64| {
@@ -62,7 +62,7 @@ impl Generator {
 
     /// Noise [n, latent], standard normal, to images [n, 3, size, size] in [-1, 1]. `train` is BatchNorm's mode.
     pub fn forward(&self, noise: &Tensor, train: bool) -> Tensor {
-        let statistics = if train { Statistics::Followed } else { Statistics::Running };
+        let statistics = if train { Statistics::Updated } else { Statistics::Running };
         let mut x = noise.view([-1, self.config.latent, 1, 1]);
         for Block { weight, norm, stride } in &self.blocks {
             x = leaky_relu(norm.forward(&transposed(&x, weight, *stride), statistics), self.config.slope);
@@ -70,7 +70,8 @@ impl Generator {
         transposed(&x, &self.out, STRIDE).tanh()
     }
 
-    /// The transposed convolutions in evaluation; an activation follows all but the last, which has no bias.
+    /// The transposed convolutions in evaluation mode; each is followed by an activation but the last, which has no
+    /// bias.
     pub(crate) fn convolutions(&self) -> Vec<Convolution> {
         let blocks = self.blocks.iter().map(|Block { weight, norm, stride }| {
             let (weight, bias) = norm.folded(weight, 1);
@@ -81,12 +82,12 @@ impl Generator {
         blocks.chain([out]).collect()
     }
 
-    /// What it was built from.
+    /// The configuration that it was built from.
     pub fn config(&self) -> &GeneratorConfig {
         &self.config
     }
 
-    /// Everything that is trained, by checkpoint name; BatchNorm's running statistics are not.
+    /// The trainable parameters by checkpoint name; BatchNorm's running statistics are not among them.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
         let blocks = self.blocks.iter().enumerate().flat_map(|(i, block)| {
             let conv = (format!("blocks.{i}.conv.weight"), block.weight.shallow_clone());
@@ -100,7 +101,7 @@ fn transposed(x: &Tensor, weight: &Tensor, stride: i64) -> Tensor {
     x.conv_transpose2d(weight, None::<&Tensor>, stride, padding(stride), 0, 1, 1)
 }
 
-/// What a transposed convolution of [`KERNEL`] leaves off each side, so that it makes 4 of 1 or doubles.
+/// The padding of a transposed convolution of [`KERNEL`] that turns 1 into 4 (stride 1) or doubles the side (stride 2).
 fn padding(stride: i64) -> i64 {
     stride - 1
 }

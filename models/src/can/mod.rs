@@ -1,17 +1,18 @@
 //! The creative adversarial network of the paper (after Elgammal et al., CAN: Creative Adversarial Networks, arXiv
-//! 1706.07068; a DCGAN, Radford et al., arXiv 1511.06434): sizes and counts as its Table 17 has them.
+//! 1706.07068; a DCGAN, Radford et al., arXiv 1511.06434): sizes and parameter counts are those of the
+//! paper's Table 17.
 //!
 //! # Layout
-//! - [`Generator`] makes images from noise
-//! - [`Discriminator`] tells real ones from made ones, and styles from each other
-//! - [`loss`] has the losses of both
+//! - [`Generator`] generates images from noise
+//! - [`Discriminator`] separates real images from fake ones and classifies styles
+//! - [`loss`] contains the losses of both
 
 mod discriminator;
 mod generator;
 pub mod loss;
 
 pub(crate) use discriminator::SLOPE;
-pub use discriminator::{Discriminator, DiscriminatorConfig, ImageSource, Verdict};
+pub use discriminator::{Discriminator, DiscriminatorConfig, DiscriminatorOutput, ImageSource};
 pub use generator::{Generator, GeneratorConfig};
 
 use tch::{Kind, Tensor};
@@ -19,29 +20,29 @@ use tch::{Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::params::{Init, Params};
 
-/// Standard deviation of fresh convolution weights (and, about 1, of BatchNorm's).
+/// Standard deviation of initial convolution weights (around 0) and BatchNorm weights (around 1).
 const INIT_STD: f64 = 0.02;
-/// Kernel of every convolution.
+/// Kernel size of every convolution.
 const KERNEL: i64 = 4;
 
-/// log₂ of an image's side, which must be a power of two of at least 32.
+/// Returns log₂ of an image's side, which must be a power of two of at least 32.
 fn log2_of_side(size: i64) -> Result<u32> {
     if size < 32 || !(size as u64).is_power_of_two() {
         return Err(Error::Input(format!(
-            "a CAN makes images whose side is a power of two of at least 32, not {size}"
+            "a CAN generates images whose side is a power of two of at least 32, not {size}"
         )));
     }
     Ok(size.ilog2())
 }
 
-/// How BatchNorm normalizes.
+/// The statistics with which BatchNorm normalizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Statistics {
-    /// By the running statistics.
+    /// The running statistics.
     Running,
-    /// By the batch's own, which the running ones follow.
-    Followed,
-    /// By the batch's own, and the running ones stay as they are.
+    /// The batch's own, which also update the running ones.
+    Updated,
+    /// The batch's own; the running ones stay as they are.
     Batch,
 }
 
@@ -75,8 +76,8 @@ impl BatchNorm2d {
         x.batch_norm(weight, bias, mean, var, train, Self::MOMENTUM, Self::EPSILON, true)
     }
 
-    /// The convolution that does in evaluation what `weight`, whose axis `out` is the output's channels, and this after
-    /// it do. Its numbers are f64.
+    /// Folds this layer, in evaluation mode, into the convolution before it, whose `weight` has the output's channels
+    /// in axis `out`. Returns weight and bias in f64.
     fn folded(&self, weight: &Tensor, out: usize) -> (Tensor, Tensor) {
         tch::no_grad(|| {
             let [gain, bias, mean, var] = [&self.weight, &self.bias, &self.running_mean, &self.running_var]
@@ -94,19 +95,19 @@ impl BatchNorm2d {
     }
 }
 
-/// A convolution as evaluation needs it: what BatchNorm does after it is folded in.
+/// A convolution in evaluation mode, with the BatchNorm after it folded in.
 pub(crate) struct Convolution {
-    /// [out, in, k, k], of a transposed one [in, out, k, k].
+    /// [out, in, k, k]; [in, out, k, k] of a transposed convolution.
     pub(crate) weight: Tensor,
-    /// \[out\], where BatchNorm follows.
+    /// \[out\], if a BatchNorm was folded in.
     pub(crate) bias: Option<Tensor>,
     pub(crate) stride: i64,
-    /// On every side.
+    /// Padding on every side.
     pub(crate) padding: i64,
 }
 
 /// max(x, slope · x).
 fn leaky_relu(mut x: Tensor, slope: f64) -> Tensor {
-    // In place: what comes here is a layer's fresh output, which its own gradient does not need.
-    if slope == 0.0 { x.relu_() } else { torch_ext::leaky_relu(x, slope).expect("a layer's output is no leaf") }
+    // In place: the argument is a layer's output, which the layer's own gradient does not need.
+    if slope == 0.0 { x.relu_() } else { torch_ext::leaky_relu(x, slope).expect("a layer's output is not a leaf") }
 }

@@ -1,4 +1,4 @@
-//! CLIP's config.json, as transformers writes it, for the whole model and for its halves alone.
+//! CLIP's config.json, as transformers writes it, for the whole model and for each of its towers alone.
 
 use std::path::Path;
 
@@ -12,59 +12,59 @@ use crate::json::{JsonObject, write_json};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
-    /// x · sigmoid(1.702 x), OpenAI's.
+    /// x · sigmoid(1.702 x), as in OpenAI's models.
     QuickGelu,
-    /// x · Φ(x), exact; Stable Diffusion 2's and LAION's.
+    /// x · Φ(x), exact, as in Stable Diffusion 2 and LAION's models.
     Gelu,
 }
 
-/// The text tower.
+/// The configuration of the text tower.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TextConfig {
-    /// Rows of the token embedding.
+    /// Number of rows of the token embedding.
     pub vocab_size: i64,
     /// Width of the residual stream.
     pub hidden_size: i64,
     /// Width inside the MLP.
     pub intermediate_size: i64,
-    /// Width of the joint space, where a projection follows.
+    /// Width of the joint embedding space, for a tower with a projection.
     pub projection_dim: i64,
     /// Number of transformer blocks.
     pub num_hidden_layers: i64,
-    /// Attention heads; divides `hidden_size`.
+    /// Number of attention heads, a divisor of `hidden_size`.
     pub num_attention_heads: i64,
-    /// Longest token sequence.
+    /// Maximum length of a token sequence.
     pub max_position_embeddings: i64,
     /// Activation of the MLP.
     pub hidden_act: Activation,
     /// Epsilon of every layer norm.
     pub layer_norm_eps: f64,
-    /// Token that fills a sequence up.
+    /// Token that pads a sequence.
     pub pad_token_id: Option<i64>,
     /// Token that starts a sequence.
     pub bos_token_id: Option<i64>,
-    /// Token at whose first occurrence the pooled state is read; 2 stands for 'the highest id of the sequence'.
+    /// Token at whose first occurrence the pooled state is taken; 2 stands for 'the highest id of the sequence'.
     pub eos_token_id: i64,
 }
 
-/// The image tower.
+/// The configuration of the image tower.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct VisionConfig {
     /// Width of the residual stream.
     pub hidden_size: i64,
     /// Width inside the MLP.
     pub intermediate_size: i64,
-    /// Width of the joint space, where a projection follows.
+    /// Width of the joint embedding space, for a tower with a projection.
     pub projection_dim: i64,
     /// Number of transformer blocks.
     pub num_hidden_layers: i64,
-    /// Attention heads; divides `hidden_size`.
+    /// Number of attention heads, a divisor of `hidden_size`.
     pub num_attention_heads: i64,
-    /// Color channels of the input.
+    /// Number of color channels of the input.
     pub num_channels: i64,
-    /// Side of the square input, pixels.
+    /// Side of the square input in pixels.
     pub image_size: i64,
-    /// Side of a square patch, pixels.
+    /// Side of a square patch in pixels.
     pub patch_size: i64,
     /// Activation of the MLP.
     pub hidden_act: Activation,
@@ -72,16 +72,16 @@ pub struct VisionConfig {
     pub layer_norm_eps: f64,
 }
 
-/// Both towers and the joint space.
+/// The configuration of both towers and the joint embedding space.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClipConfig {
     /// The text tower.
     pub text_config: TextConfig,
     /// The image tower.
     pub vision_config: VisionConfig,
-    /// Width of the joint space.
+    /// Width of the joint embedding space.
     pub projection_dim: i64,
-    /// ln of the initial inverse temperature.
+    /// Natural logarithm of the initial inverse temperature.
     pub logit_scale_init_value: f64,
 }
 
@@ -117,7 +117,7 @@ impl ClipConfig {
 }
 
 impl TextConfig {
-    /// Reads a text tower: the config.json of `CLIPTextModel` or `CLIPTextModelWithProjection`, or the text half of a
+    /// Reads a text tower: the config.json of `CLIPTextModel` or `CLIPTextModelWithProjection`, or the text part of a
     /// `CLIPModel`'s.
     pub fn read(file: &Path) -> Result<Self> {
         Self::from_file(&JsonObject::read(file)?)
@@ -162,7 +162,7 @@ impl TextConfig {
 }
 
 impl VisionConfig {
-    /// Reads an image tower: the config.json of `CLIPVisionModel` or `CLIPVisionModelWithProjection`, or the image half
+    /// Reads an image tower: the config.json of `CLIPVisionModel` or `CLIPVisionModelWithProjection`, or the image part
     /// of a `CLIPModel`'s.
     pub fn read(file: &Path) -> Result<Self> {
         let object = JsonObject::read(file)?;
@@ -196,7 +196,7 @@ impl VisionConfig {
     }
 }
 
-/// A tower's keys. Old files have them twice, and transformers then takes `NAME_dict` with its own defaults.
+/// A tower's keys. Old files have them twice; transformers then reads `NAME_dict` and fills in its own defaults.
 fn part(object: &JsonObject, name: &str) -> Result<JsonObject> {
     if let Some(part) = object.object(&format!("{name}_dict"))? {
         return Ok(part);
@@ -204,10 +204,10 @@ fn part(object: &JsonObject, name: &str) -> Result<JsonObject> {
     Ok(object.object(name)?.unwrap_or_else(|| object.empty(name)))
 }
 
-fn expect_model_type(object: &JsonObject, known: &[&str]) -> Result<()> {
+fn expect_model_type(object: &JsonObject, supported: &[&str]) -> Result<()> {
     match object.text("model_type")? {
-        Some(found) if !known.contains(&found.as_str()) => {
-            Err(object.error("model_type", format!("is `{found}`, this network reads {}", known.join(" or "))))
+        Some(found) if !supported.contains(&found.as_str()) => {
+            Err(object.error("model_type", format!("is `{found}`, only {} is supported", supported.join(" or "))))
         }
         _ => Ok(()),
     }
@@ -224,7 +224,7 @@ fn activation(object: &JsonObject) -> Result<Activation> {
     match object.text("hidden_act")?.as_deref() {
         None | Some("quick_gelu") => Ok(Activation::QuickGelu),
         Some("gelu") => Ok(Activation::Gelu),
-        Some(other) => Err(object.error("hidden_act", format!("is `{other}`, known are quick_gelu and gelu"))),
+        Some(other) => Err(object.error("hidden_act", format!("is `{other}`, only quick_gelu and gelu are supported"))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The pre-norm transformer that both towers are made of (`CLIPEncoder`).
+//! The pre-norm transformer of both towers (`CLIPEncoder`).
 
 use tch::Tensor;
 
@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::layers::{LayerNorm, Linear};
 use crate::params::{Init, Params};
 
-/// The measures that both towers' configurations share.
+/// The sizes that both towers' configurations share.
 pub(crate) struct EncoderConfig {
     pub layers: i64,
     pub hidden: i64,
@@ -48,14 +48,14 @@ struct Mlp {
 }
 
 impl Encoder {
-    /// Reads or makes `layers.0`, `layers.1`, …
+    /// Reads or initializes `layers.0`, `layers.1`, …
     pub fn new(p: &Params, config: &EncoderConfig) -> Result<Self> {
         let p = p.at("layers");
         let layers = (0..config.layers).map(|i| Block::new(&p.at(i), config)).collect::<Result<_>>()?;
         Ok(Self { layers })
     }
 
-    /// [n, len, hidden] to the same shape; `causal` hides later positions.
+    /// [n, len, hidden] to the same shape; `causal` masks later positions.
     pub fn forward(&self, x: Tensor, causal: bool) -> Tensor {
         self.layers.iter().fold(x, |x, layer| layer.forward(&x, causal))
     }
@@ -77,7 +77,8 @@ impl Block {
     }
 }
 
-/// Standard deviation of what writes into the residual stream, which all layers share (`in_proj_std` upstream).
+/// Initial standard deviation of layers that write to the residual stream, in all layers alike (`in_proj_std`
+/// upstream).
 fn residual_std(config: &EncoderConfig) -> f64 {
     (config.hidden as f64).powf(-0.5) * (2.0 * config.layers as f64).powf(-0.5)
 }

@@ -4,8 +4,8 @@
 //! # Layout
 //! - [`config`] reads config.json
 //! - [`text`] and [`vision`] are the two towers
-//! - [`tokenizer`] turns texts into token ids
-//! - [`preprocess`] turns images into pixels
+//! - [`tokenizer`] converts texts to token ids
+//! - [`preprocess`] converts images to normalized pixels
 
 pub mod config;
 mod encoder;
@@ -32,16 +32,16 @@ use crate::params::{Init, Params};
 use crate::safetensors::digest_safetensors;
 use text::projection;
 
-/// Both towers and their projections into the joint space (`CLIPModel`).
+/// Both towers and their projections into the joint embedding space (`CLIPModel`).
 #[derive(Debug)]
 pub struct Clip {
     /// The text tower.
     pub text: TextTransformer,
     /// The image tower.
     pub vision: VisionTransformer,
-    /// What it was built from.
+    /// The configuration that it was built from.
     pub config: ClipConfig,
-    /// ln of the inverse temperature, a scalar tensor.
+    /// Natural logarithm of the inverse temperature, a scalar tensor.
     pub logit_scale: Tensor,
     /// [projection, hidden], without a bias.
     pub text_projection: Linear,
@@ -50,7 +50,7 @@ pub struct Clip {
 }
 
 impl Clip {
-    /// Reads the tensors from a checkpoint, or makes them with transformers' initialization.
+    /// Reads the tensors from a checkpoint, or initializes them as transformers does.
     pub fn new(p: &Params, config: &ClipConfig) -> Result<Self> {
         let (text, vision) = (&config.text_config, &config.vision_config);
         Ok(Self {
@@ -66,7 +66,7 @@ impl Clip {
     /// Loads a folder's config.json and model.safetensors.
     ///
     /// # Errors
-    /// Names the file and the key or tensor that is missing, unknown or of another shape.
+    /// If a key or tensor is missing, unknown or of another shape; the message names it and the file.
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self> {
         let config = ClipConfig::read(&dir.join("config.json"))?;
         let p = Params::load(&dir.join("model.safetensors"), device, kind)?;
@@ -75,7 +75,7 @@ impl Clip {
         Ok(clip)
     }
 
-    /// What tells this encoder's weights from others': [`digest_safetensors`] of the folder's model.safetensors.
+    /// The digest that identifies the weights of a folder: [`digest_safetensors`] of its model.safetensors.
     pub fn digest(dir: &Path) -> Result<String> {
         digest_safetensors(&dir.join("model.safetensors"))
     }

@@ -1,4 +1,4 @@
-//! Images to CLIP's input, as transformers' `CLIPImageProcessor` on Pillow makes it.
+//! Preprocessing of images for CLIP, as transformers' `CLIPImageProcessor` on Pillow does it.
 
 use std::path::Path;
 
@@ -15,40 +15,40 @@ pub const CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
 /// CLIP's standard deviation of red, green and blue on [0, 1].
 pub const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 
-/// Pillow's number of the bicubic filter.
+/// Pillow's number for the bicubic filter.
 const PIL_BICUBIC: i64 = 3;
 
-/// What an image is resized to.
+/// The size that an image is resized to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resize {
-    /// The shorter side, pixels; the shape stays.
+    /// Length of the shorter side in pixels; the aspect ratio stays.
     ShortestEdge(usize),
-    /// Both sides, pixels; the image is stretched.
+    /// Both sides in pixels; the image is stretched.
     Exact {
-        /// Rows.
+        /// Height in pixels.
         height: usize,
-        /// Columns.
+        /// Width in pixels.
         width: usize,
     },
 }
 
-/// Bicubic resize, center crop, [0, 1], mean and standard deviation.
+/// Bicubic resize, center crop, rescaling to [0, 1], and normalization by mean and standard deviation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocessor {
     /// The resize, unless switched off.
     pub resize: Option<Resize>,
-    /// Rows and columns that are cut out of the middle, unless switched off.
+    /// Height and width of the center crop, unless switched off.
     pub crop: Option<(usize, usize)>,
-    /// What a sample of 0…255 is multiplied by.
+    /// Factor that a value of 0…255 is multiplied by.
     pub rescale_factor: f64,
-    /// Subtracted after that, one a channel.
+    /// Value that is then subtracted, per channel.
     pub mean: [f64; 3],
-    /// Divided by after that, one a channel.
+    /// Value that is then divided by, per channel.
     pub std: [f64; 3],
 }
 
 impl Preprocessor {
-    /// CLIP's constants at `size` pixels a side.
+    /// CLIP's preprocessing to `size` × `size` pixels.
     pub fn clip(size: usize) -> Self {
         Self {
             resize: Some(Resize::ShortestEdge(size)),
@@ -59,8 +59,8 @@ impl Preprocessor {
         }
     }
 
-    /// Reads preprocessor_config.json (or transformers 5's processor_config.json); without either, CLIP's constants at
-    /// `image_size`, which is the vision configuration's.
+    /// Reads preprocessor_config.json (or transformers 5's processor_config.json); without either, CLIP's constants
+    /// with `image_size`, which is the vision configuration's.
     pub fn load(dir: &Path, image_size: i64) -> Result<Self> {
         if let Some(object) = JsonObject::read_if_present(&dir.join("preprocessor_config.json"))? {
             return Self::from_object(&object);
@@ -74,7 +74,7 @@ impl Preprocessor {
 
     fn from_object(object: &JsonObject) -> Result<Self> {
         if let Some(other) = object.int("resample")?.filter(|&filter| filter != PIL_BICUBIC) {
-            return Err(object.error("resample", format!("is {other}, only {PIL_BICUBIC} (bicubic) is known")));
+            return Err(object.error("resample", format!("is {other}, only {PIL_BICUBIC} (bicubic) is supported")));
         }
         let resize = match object.value("size") {
             None => Resize::ShortestEdge(224),
@@ -82,7 +82,7 @@ impl Preprocessor {
                 let size = object.object("size")?.unwrap_or_else(|| object.empty("size"));
                 if size.value("shortest_edge").is_some() {
                     if size.value("longest_edge").is_some() {
-                        return Err(size.error("longest_edge", "is not known beside shortest_edge"));
+                        return Err(size.error("longest_edge", "is not supported beside shortest_edge"));
                     }
                     Resize::ShortestEdge(size.size("shortest_edge", 224)? as usize)
                 } else {
@@ -142,10 +142,10 @@ impl Preprocessor {
         write_json(&dir.join("preprocessor_config.json"), &value)
     }
 
-    /// Interleaved RGB images (bytes, width, height) to f32 [n, 3, height, width] on the CPU, images in parallel.
+    /// Converts interleaved RGB images (bytes, width, height) to f32 [n, 3, height, width] on the CPU, in parallel.
     ///
     /// # Errors
-    /// If an image is empty or has not 3 bytes a pixel, or if, without a crop, the results differ in shape.
+    /// If an image is empty or does not have 3 bytes per pixel, or if, without a crop, the results differ in shape.
     pub fn pixels(&self, images: &[(&[u8], usize, usize)]) -> Result<Tensor> {
         for (i, &(rgb, width, height)) in images.iter().enumerate() {
             if width == 0 || height == 0 || rgb.len() != 3 * width * height {
@@ -159,7 +159,7 @@ impl Preprocessor {
         let (out_width, out_height) = self.output_size(width, height);
         let different = images.iter().position(|&(_, w, h)| self.output_size(w, h) != (out_width, out_height));
         if let Some(i) = different {
-            return Err(Error::Input(format!("image {i} has another shape than image 0 and nothing crops them")));
+            return Err(Error::Input(format!("image {i} has another shape than image 0, and they are not cropped")));
         }
         let table = self.table();
         let plane = out_width * out_height;
@@ -176,11 +176,11 @@ impl Preprocessor {
         Ok(Tensor::f_from_slice(&pixels)?.f_view(shape)?)
     }
 
-    /// The same for images that a gradient flows through: [n, 3, h, w] on [0, 1] to normalized pixels, resized by
-    /// bicubic with antialiasing in floating point, without rounding to gray levels.
+    /// The same for images that gradients flow through: [n, 3, h, w] on [0, 1] to normalized pixels, resized by
+    /// bicubic with antialiasing in floating point, without rounding to integers.
     ///
     /// # Errors
-    /// If the images are smaller than the crop, or the shape is another.
+    /// If the images are smaller than the crop, or the tensor has another shape.
     pub fn pixels_from_tensor(&self, images: &Tensor) -> Result<Tensor> {
         let (_, channels, height, width) = images
             .size4()
@@ -236,7 +236,7 @@ impl Preprocessor {
         }
         let (top, left) = (crop_start(new_height, crop_height), crop_start(new_width, crop_width));
         let mut out = vec![0; 3 * crop_width * crop_height];
-        // What lies outside the image stays black.
+        // Pixels outside the image stay black.
         let columns = left.max(0)..(left + crop_width as isize).min(new_width as isize);
         let out_left = (columns.start - left) as usize;
         let length = 3 * columns.len();
@@ -250,7 +250,8 @@ impl Preprocessor {
         out
     }
 
-    /// The normalized value of each gray level, by channel: in f64 up to the rescale and in f32 after it, as upstream.
+    /// The normalized value of each of the 256 values, by channel: computed in f64 up to the rescaling and in f32 after
+    /// it, as upstream.
     fn table(&self) -> [[f32; 256]; 3] {
         std::array::from_fn(|channel| {
             let (mean, std) = (self.mean[channel] as f32, self.std[channel] as f32);

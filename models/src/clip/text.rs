@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::layers::{Embedding, LayerNorm, Linear};
 use crate::params::{Init, Params};
 
-/// Token ids to hidden states: the text encoder of Stable Diffusion, or one half of CLIP.
+/// Token ids to hidden states: the text encoder of Stable Diffusion, or the text tower of CLIP.
 #[derive(Debug)]
 pub struct TextTransformer {
     token_embedding: Embedding,
@@ -22,14 +22,14 @@ pub struct TextTransformer {
 }
 
 impl TextTransformer {
-    /// Reads or makes a `CLIPTextModel` at the root of a checkpoint: names below `text_model.`, or, as transformers 5
-    /// has them in memory, without it.
+    /// Reads or initializes a `CLIPTextModel` at the root of a checkpoint: names below `text_model.`, or, as
+    /// transformers 5 has them in memory, without it.
     pub fn new(p: &Params, config: &TextConfig) -> Result<Self> {
         let bare = !p.has("text_model.embeddings.token_embedding.weight") && p.has("embeddings.token_embedding.weight");
         if bare { Self::at(p, config) } else { Self::at(&p.at("text_model"), config) }
     }
 
-    /// Reads or makes the tower whose `embeddings`, `encoder` and `final_layer_norm` lie directly below `p`.
+    /// Reads or initializes the tower whose `embeddings`, `encoder` and `final_layer_norm` lie directly below `p`.
     pub(crate) fn at(p: &Params, config: &TextConfig) -> Result<Self> {
         let embeddings = p.at("embeddings");
         embeddings.ignore("position_ids");
@@ -60,13 +60,14 @@ impl TextTransformer {
         Ok(text)
     }
 
-    /// Token ids, i64 [n, len], to the states after the final layer norm, [n, len, hidden], and the pooled ones,
-    /// [n, hidden]: those at the end-of-text token.
+    /// Token ids, i64 [n, len], to the hidden states after the final layer norm, [n, len, hidden], and the pooled
+    /// states, [n, hidden]: those at the end-of-text token.
     ///
-    /// Attention is causal and sees padding, as the pipelines of Stable Diffusion run it.
+    /// Attention is causal and does not mask padding, as in the pipelines of Stable Diffusion.
     ///
     /// # Panics
-    /// If `len` exceeds the position embeddings or an id the vocabulary; the tokenizer of the same folder keeps both.
+    /// If `len` exceeds the position embeddings, or an id the vocabulary; the tokenizer of the same folder exceeds
+    /// neither.
     pub fn hidden_states(&self, ids: &Tensor) -> (Tensor, Tensor) {
         let table = self.position_embedding.table();
         let ids = ids.to_device(table.device());
@@ -78,8 +79,8 @@ impl TextTransformer {
         (last, pooled)
     }
 
-    /// Where each row's pooled state is. Checkpoints of 2022 say eos_token_id = 2, which is not their end-of-text token:
-    /// transformers then takes the highest id, which is.
+    /// The position of each row's pooled state. Checkpoints of 2022 have eos_token_id = 2, which is not their
+    /// end-of-text token: transformers then takes the position of the highest id, which is the end-of-text token.
     fn pooled_positions(&self, ids: &Tensor) -> Tensor {
         if self.eos_token_id == 2 {
             ids.argmax(1, false)
@@ -89,7 +90,7 @@ impl TextTransformer {
     }
 }
 
-/// The text tower with its projection into the joint space (`CLIPTextModelWithProjection`).
+/// The text tower with its projection into the joint embedding space (`CLIPTextModelWithProjection`).
 #[derive(Debug)]
 pub struct ProjectedText {
     /// The tower.
@@ -99,7 +100,7 @@ pub struct ProjectedText {
 }
 
 impl ProjectedText {
-    /// Reads or makes `text_model` and `text_projection`.
+    /// Reads or initializes `text_model` and `text_projection`.
     pub fn new(p: &Params, config: &TextConfig) -> Result<Self> {
         let text = TextTransformer::new(p, config)?;
         let text_projection = projection(&p.at("text_projection"), config.hidden_size, config.projection_dim)?;
@@ -121,7 +122,7 @@ impl ProjectedText {
     }
 }
 
-/// A projection into the joint space, with CLIP's initialization.
+/// A projection into the joint embedding space, with CLIP's initialization.
 pub(crate) fn projection(p: &Params, hidden: i64, dim: i64) -> Result<Linear> {
     Linear::with_init(p, hidden, dim, false, Init::Normal { mean: 0.0, std: (hidden as f64).powf(-0.5) })
 }

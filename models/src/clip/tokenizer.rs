@@ -1,5 +1,5 @@
-//! CLIP's tokenizer: NFC, lower case, one space for any white space, CLIP's own word pattern, byte-level BPE with an
-//! end-of-word mark; as transformers' `CLIPTokenizer` builds it from a vocabulary and merges.
+//! CLIP's tokenizer: NFC, lower case, white space collapsed to one space, CLIP's own word pattern, byte-level BPE with
+//! an end-of-word mark; as transformers' `CLIPTokenizer` builds it from a vocabulary and merges.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,24 +22,24 @@ use crate::json::{JsonObject, write_file, write_json};
 pub const START_OF_TEXT: &str = "<|startoftext|>";
 /// The token that ends a text.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
-/// What stands behind the last symbol of a word in the vocabulary.
+/// The suffix of the last symbol of a word in the vocabulary.
 const END_OF_WORD: &str = "</w>";
-/// A word, by CLIP's `SimpleTokenizer`.
+/// The pattern of a word in CLIP's `SimpleTokenizer`.
 const WORD: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
-/// Longest text of CLIP itself, for folders that don't say.
+/// Maximum text length of CLIP itself, for folders that do not state one.
 const DEFAULT_MAX_LENGTH: usize = 77;
 
-/// The token that fills a text up to the longest length.
+/// The token that pads a text to the maximum length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PadRule {
-    /// `<|endoftext|>`: CLIP and Stable Diffusion 1.
+    /// `<|endoftext|>`, as in CLIP and Stable Diffusion 1.
     #[default]
     EndOfText,
-    /// Another token by its name: `!` in Stable Diffusion 2.
+    /// Another token by its name, such as `!` in Stable Diffusion 2.
     Token(String),
 }
 
-/// Texts to token ids of one fixed length.
+/// Converts texts to token ids of one fixed length.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -53,9 +53,9 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `vocab.json` and `merges.txt`, or else `tokenizer.json`; the padding token and the length from
-    /// `tokenizer_config.json` and `special_tokens_map.json`, the length else from the `config.json` of the text tower in
-    /// the same folder, else 77.
+    /// Reads `vocab.json` and `merges.txt`, or else `tokenizer.json`; the padding token and the length come
+    /// from `tokenizer_config.json` and `special_tokens_map.json`. A length that they lack comes from the `config.json`
+    /// of the text tower in the same folder, and is else 77.
     pub fn load(dir: &Path) -> Result<Self> {
         let (vocab, merges) = read_vocabulary(dir)?;
         let config = JsonObject::read_if_present(&dir.join("tokenizer_config.json"))?;
@@ -67,7 +67,7 @@ impl Tokenizer {
         })
     }
 
-    /// A tokenizer of a vocabulary, merges in order of rank, and the number of ids that every text gets.
+    /// Builds a tokenizer from a vocabulary, merges in order of rank, and the number of ids of every text.
     ///
     /// # Errors
     /// If a special token or a merge is not in the vocabulary, or `max_length` is below 2.
@@ -96,7 +96,7 @@ impl Tokenizer {
         Ok(Self { inner, vocab, merges: merges.to_vec(), max_length, start, end, pad_token, pad })
     }
 
-    /// Number of ids that every text gets.
+    /// Number of ids of every text.
     pub fn max_length(&self) -> usize {
         self.max_length
     }
@@ -111,12 +111,13 @@ impl Tokenizer {
         self.vocab.get(token).copied()
     }
 
-    /// Start, the text's own ids, end, padding: exactly [`Tokenizer::max_length`] ids; a long text loses its tail.
+    /// Start token, the text's ids, end token, padding: exactly [`Tokenizer::max_length`] ids; a long text is
+    /// truncated.
     pub fn encode(&self, text: &str) -> Vec<i64> {
         let encoding = self
             .inner
             .encode_fast(text, false)
-            .expect("byte-level BPE knows every text: its unknown token was found in the vocabulary");
+            .expect("byte-level BPE encodes every text: its unknown token was found in the vocabulary");
         let mut ids = Vec::with_capacity(self.max_length);
         ids.push(i64::from(self.start));
         ids.extend(encoding.get_ids().iter().take(self.max_length - 2).map(|&id| i64::from(id)));
@@ -125,7 +126,7 @@ impl Tokenizer {
         ids
     }
 
-    /// Ids of several texts, i64 [n, max_length], on the CPU.
+    /// The ids of several texts, i64 [n, max_length], on the CPU.
     pub fn encode_batch<S: AsRef<str>>(&self, texts: &[S]) -> Tensor {
         let ids: Vec<i64> = texts.iter().flat_map(|text| self.encode(text.as_ref())).collect();
         Tensor::from_slice(&ids).view([texts.len() as i64, self.max_length as i64])
@@ -156,8 +157,8 @@ impl Tokenizer {
     }
 }
 
-/// The pipeline of transformers' `CLIPTokenizer`. A padding token that is no other special token is one too: Stable
-/// Diffusion 2's `!` is cut out of words.
+/// The pipeline of transformers' `CLIPTokenizer`. The padding token is a special token too, so that Stable Diffusion
+/// 2's `!` is split off words.
 fn build(
     vocab: &HashMap<String, u32>,
     merges: &[(String, String)],
@@ -194,7 +195,7 @@ fn read_vocabulary(dir: &Path) -> Result<Vocabulary> {
     }
     let file = dir.join("tokenizer.json");
     let Some(whole) = JsonObject::read_if_present(&file)? else {
-        let message = "no tokenizer here: vocab.json and merges.txt, or tokenizer.json, are wanted".to_owned();
+        let message = "there is no tokenizer: vocab.json and merges.txt, or tokenizer.json, are needed".to_owned();
         return Err(Error::Config { path: dir.to_owned(), message });
     };
     let model = whole.object("model")?.ok_or_else(|| whole.error("model", "is missing"))?;
@@ -240,7 +241,7 @@ fn read_merges(path: &Path) -> Result<Vec<(String, String)>> {
         }
         let (a, b) = line.split_once(' ').ok_or_else(|| Error::Config {
             path: path.to_owned(),
-            message: format!("line {} must be two tokens with a space between, found `{line}`", i + 1),
+            message: format!("line {} must be two tokens separated by a space, found `{line}`", i + 1),
         })?;
         merges.push((a.to_owned(), b.to_owned()));
     }
@@ -248,7 +249,7 @@ fn read_merges(path: &Path) -> Result<Vec<(String, String)>> {
 }
 
 fn read_max_length(dir: &Path, config: Option<&JsonObject>) -> Result<usize> {
-    // A huge number (1e30) is transformers' way of saying 'not known'.
+    // transformers writes a huge number (1e30) if the length is unknown.
     let known = |n: f64| (2.0..1e6).contains(&n).then_some(n as usize);
     if let Some(n) = config.map(|c| c.number("model_max_length")).transpose()?.flatten().and_then(known) {
         return Ok(n);
@@ -258,8 +259,8 @@ fn read_max_length(dir: &Path, config: Option<&JsonObject>) -> Result<usize> {
     Ok(text.size("max_position_embeddings", DEFAULT_MAX_LENGTH as i64)? as usize)
 }
 
-/// As transformers: special_tokens_map.json wins over a tokenizer_config.json that has no `added_tokens_decoder`. (The
-/// two differ in Stable Diffusion 2.)
+/// As in transformers, special_tokens_map.json has precedence over a tokenizer_config.json without
+/// `added_tokens_decoder`. (The two differ in Stable Diffusion 2.)
 fn read_pad(dir: &Path, config: Option<&JsonObject>) -> Result<PadRule> {
     let modern = config.is_some_and(|c| c.value("added_tokens_decoder").is_some());
     let map = if modern { None } else { JsonObject::read_if_present(&dir.join("special_tokens_map.json"))? };

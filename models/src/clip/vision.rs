@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::layers::{Embedding, LayerNorm, Linear};
 use crate::params::{Init, Params};
 
-/// Pixels to one state an image.
+/// Pixels to one hidden state per image.
 #[derive(Debug)]
 pub struct VisionTransformer {
     class_embedding: Tensor,
@@ -25,15 +25,15 @@ pub struct VisionTransformer {
 }
 
 impl VisionTransformer {
-    /// Reads or makes a `CLIPVisionModel` at the root of a checkpoint: names below `vision_model.`, or, as transformers
-    /// 5 has them in memory, without it.
+    /// Reads or initializes a `CLIPVisionModel` at the root of a checkpoint: names below `vision_model.`, or, as
+    /// transformers 5 has them in memory, without it.
     pub fn new(p: &Params, config: &VisionConfig) -> Result<Self> {
         let bare = !p.has("vision_model.embeddings.class_embedding") && p.has("embeddings.class_embedding");
         if bare { Self::at(p, config) } else { Self::at(&p.at("vision_model"), config) }
     }
 
-    /// Reads or makes the tower whose `embeddings`, `encoder` and norms lie directly below `p`. (`pre_layrnorm` is how
-    /// the checkpoints spell it.)
+    /// Reads or initializes the tower whose `embeddings`, `encoder` and norms lie directly below `p`. (`pre_layrnorm`
+    /// is how the checkpoints spell it.)
     pub(crate) fn at(p: &Params, config: &VisionConfig) -> Result<Self> {
         let embeddings = p.at("embeddings");
         embeddings.ignore("position_ids");
@@ -67,10 +67,10 @@ impl VisionTransformer {
         })
     }
 
-    /// Normalized pixels [n, 3, s, s] to the class token's states after the last layer norm, [n, hidden].
+    /// Normalized pixels [n, 3, s, s] to the class token's hidden states after the last layer norm, [n, hidden].
     ///
     /// # Panics
-    /// If `s` is not the configuration's `image_size`; [`Preprocessor`](crate::clip::Preprocessor) makes it so.
+    /// If `s` is not the configuration's `image_size`; [`Preprocessor`](crate::clip::Preprocessor) resizes to it.
     pub fn forward(&self, pixels: &Tensor) -> Tensor {
         let weight = &self.patch_embedding;
         let pixels = pixels.to_device(weight.device()).to_kind(weight.kind());
@@ -84,7 +84,7 @@ impl VisionTransformer {
     }
 }
 
-/// The image tower with its projection into the joint space (`CLIPVisionModelWithProjection`).
+/// The image tower with its projection into the joint embedding space (`CLIPVisionModelWithProjection`).
 #[derive(Debug)]
 pub struct ProjectedVision {
     /// The tower.
@@ -94,7 +94,7 @@ pub struct ProjectedVision {
 }
 
 impl ProjectedVision {
-    /// Reads or makes `vision_model` and `visual_projection`.
+    /// Reads or initializes `vision_model` and `visual_projection`.
     pub fn new(p: &Params, config: &VisionConfig) -> Result<Self> {
         let vision = VisionTransformer::new(p, config)?;
         let visual_projection = projection(&p.at("visual_projection"), config.hidden_size, config.projection_dim)?;

@@ -1,5 +1,5 @@
 //! The adapter's file, `pytorch_lora_weights.safetensors`: written as diffusers' `save_lora_weights` does, and read in
-//! that form, in peft's own and in diffusers' older ones.
+//! that format, in peft's own and in diffusers' older ones.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -15,29 +15,29 @@ use crate::params::NamedTensors;
 use crate::safetensors::{encode_safetensors, read_safetensors_with_metadata, write_safetensors};
 use crate::unet::UNet;
 
-/// The name diffusers gives the file.
+/// diffusers' name of the file.
 pub const LORA_FILE: &str = "pytorch_lora_weights.safetensors";
-/// The name peft gives the file, beside [`PEFT_CONFIG`].
+/// peft's name of the file, which lies beside [`PEFT_CONFIG`].
 const PEFT_FILE: &str = "adapter_model.safetensors";
 const PEFT_CONFIG: &str = "adapter_config.json";
-/// The metadata entry in which diffusers keeps peft's configuration, as JSON.
+/// The metadata entry in which diffusers stores peft's configuration as JSON.
 const METADATA_KEY: &str = "lora_adapter_metadata";
 
 impl Lora {
-    /// Writes the adapter, f32, with rank and alpha in the metadata that diffusers reads.
+    /// Writes the adapter in f32, with rank and alpha in the metadata that diffusers reads.
     pub fn save(&self, path: &Path) -> Result<()> {
         let tensors: NamedTensors = self.parameters().into_iter().collect();
         write_safetensors(path, &tensors, &[("format", "pt"), (METADATA_KEY, &self.metadata())])
     }
 
-    /// The bytes that [`Lora::save`] writes.
+    /// Returns the bytes that [`Lora::save`] writes.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let tensors: NamedTensors = self.parameters().into_iter().collect();
         let metadata = [("format", "pt"), (METADATA_KEY, &*self.metadata())];
         encode_safetensors(Path::new(LORA_FILE), &tensors, &metadata)
     }
 
-    /// peft's configuration of the adapter, as JSON with diffusers' prefix.
+    /// peft's configuration of the adapter as JSON, with diffusers' prefix.
     fn metadata(&self) -> String {
         let (rank, alpha) = self.rank_and_alpha();
         let mut config = Map::new();
@@ -70,17 +70,16 @@ impl Lora {
         })
     }
 
-    /// Reads an adapter (a file, or the folder of one; see [`LoraFile::read`]) and adds it to the layers it names. The
-    /// first tensor that has no place in this UNet is an error.
+    /// Reads an adapter (a file, or the folder of one; see [`LoraFile::read`]) and adds it to the layers it names. A
+    /// tensor that matches no layer of this UNet is an error.
     pub fn load(unet: &mut UNet, path: &Path) -> Result<Self> {
         let file = LoraFile::read(path)?;
         let device = unet.device();
         let mut layers: BTreeMap<String, LoraLayer> =
             file.layers.into_iter().map(|layer| (layer.module.clone(), layer)).collect();
         let network = shapes(unet);
-        if let Some(stranger) = layers.values().find(|layer| network.iter().all(|(module, _)| *module != layer.module))
-        {
-            return Err(stray(&file.path, &stranger.keys[0]));
+        if let Some(unknown) = layers.values().find(|layer| network.iter().all(|(module, _)| *module != layer.module)) {
+            return Err(stray(&file.path, &unknown.keys[0]));
         }
         let mut entries = Vec::with_capacity(layers.len());
         for (module, shape) in network {
@@ -94,12 +93,12 @@ impl Lora {
     }
 }
 
-/// An adapter's file by itself, without the network that it is for.
+/// The contents of an adapter's file, without the network that it is for.
 #[derive(Debug)]
 pub struct LoraFile {
-    /// Where it lies.
+    /// Path of the file.
     pub path: PathBuf,
-    /// What it has for each layer, in order of the layers' names; at least one.
+    /// The adapters of the layers, in order of the layers' names; at least one.
     pub layers: Vec<LoraLayer>,
 }
 
@@ -112,17 +111,17 @@ pub struct LoraLayer {
     pub a: Tensor,
     /// [out, rank], f32, on the CPU.
     pub b: Tensor,
-    /// As the file says, or the rank.
+    /// Alpha as in the file; the rank if the file has none.
     pub alpha: f64,
-    /// alpha / rank, or alpha / √rank where the file asks for rank-stabilized LoRA.
+    /// alpha / rank, or alpha / √rank if the file uses rank-stabilized LoRA.
     pub scaling: f64,
     /// The names of A and B in the file.
     keys: [String; 2],
 }
 
 impl LoraFile {
-    /// Reads a file, or the one in a folder, in any of the forms that diffusers and peft write. Alpha comes from the
-    /// file's metadata, its `.alpha` tensors or peft's configuration beside it, and is the rank where nothing says it.
+    /// Reads a file, or the one in a folder, in any of the formats that diffusers and peft write. Alpha comes from the
+    /// file's metadata, its `.alpha` tensors or peft's configuration beside it, and is the rank if none of them has it.
     pub fn read(path: &Path) -> Result<Self> {
         let path = locate(path)?;
         let (tensors, metadata) = read_safetensors_with_metadata(&path)?;
@@ -140,11 +139,11 @@ impl LoraFile {
         let mut layers = Vec::with_capacity(found.len());
         for (module, Found { key, a, b, alpha }) in found {
             let (Some((a_key, a)), Some((b_key, b))) = (a, b) else {
-                return Err(Error::Input(format!("`{key}` lacks its other half in {}", path.display())));
+                return Err(Error::Input(format!("`{key}` has no matching A or B in {}", path.display())));
             };
             if a.dim() != 2 || b.dim() != 2 || b.size()[1] != a.size()[0] || a.size()[0] == 0 {
                 let message = format!(
-                    "{}: `{a_key}` {:?} and `{b_key}` {:?} are no [rank, in] and [out, rank]",
+                    "{}: `{a_key}` {:?} and `{b_key}` {:?} are not [rank, in] and [out, rank]",
                     path.display(),
                     a.size(),
                     b.size()
@@ -158,19 +157,19 @@ impl LoraFile {
             layers.push(LoraLayer { module, a, b, alpha, scaling, keys: [a_key, b_key] });
         }
         if layers.is_empty() {
-            return Err(Error::Input(format!("{} holds no LoRA tensors", path.display())));
+            return Err(Error::Input(format!("{} contains no LoRA tensors", path.display())));
         }
         Ok(Self { path, layers })
     }
 
     /// Adds factor · scaling · B A to the weights of a UNet's checkpoint, computed in f32 and rounded once to each
-    /// weight's own type; a factor of -1 takes out what 1 put in, but for that rounding.
+    /// weight's own type; a factor of -1 undoes a factor of 1, except for that rounding.
     pub fn merge_into(&self, unet: &mut NamedTensors, factor: f64) -> Result<()> {
         for layer in &self.layers {
             let weight =
                 unet.get_mut(&format!("{}.weight", layer.module)).ok_or_else(|| stray(&self.path, &layer.keys[0]))?;
             let size = weight.size();
-            // A linear layer's weight, or a 1×1 convolution's, which SD 1 has in their place.
+            // The weight of a linear layer, or of a 1×1 convolution, which SD 1 has instead of some linear layers.
             let (&[n_out, n_in] | &[n_out, n_in, 1, 1]) = &size[..] else {
                 return Err(stray(&self.path, &layer.keys[0]));
             };
@@ -182,19 +181,19 @@ impl LoraFile {
         Ok(())
     }
 
-    /// Number of trained numbers.
+    /// Number of parameters.
     pub fn n_parameters(&self) -> usize {
         self.layers.iter().map(|layer| layer.a.numel() + layer.b.numel()).sum()
     }
 }
 
 impl LoraLayer {
-    /// The inner width of the product.
+    /// The rank of the product.
     pub fn rank(&self) -> i64 {
         self.a.size()[0]
     }
 
-    /// Refuses a layer whose weight has another shape [out, in] than B A.
+    /// Returns an error if the layer's weight has another shape [out, in] than B A.
     fn check(&self, [n_out, n_in]: [i64; 2], path: &Path) -> Result<()> {
         let rank = self.rank();
         let cases = [(&self.keys[0], &self.a, vec![rank, n_in]), (&self.keys[1], &self.b, vec![n_out, rank])];
@@ -208,10 +207,10 @@ impl LoraLayer {
     }
 }
 
-/// What a file has for one layer.
+/// The tensors of one layer in a file.
 #[derive(Default)]
 struct Found {
-    /// The first key, for errors.
+    /// The layer's first key in the file, for errors.
     key: String,
     a: Option<(String, Tensor)>,
     b: Option<(String, Tensor)>,
@@ -226,10 +225,10 @@ enum Part {
 
 fn stray(path: &Path, key: &str) -> Error {
     let path = path.display();
-    Error::Input(format!("{path}: tensor `{key}` has no place among the linear layers of this UNet"))
+    Error::Input(format!("{path}: tensor `{key}` matches no linear layer of this UNet"))
 }
 
-/// The file itself, or the one in a folder.
+/// Returns the file itself, or the one in a folder.
 fn locate(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
@@ -241,12 +240,12 @@ fn locate(path: &Path) -> Result<PathBuf> {
         .ok_or_else(|| Error::Input(format!("{} has neither {LORA_FILE} nor {PEFT_FILE}", path.display())))
 }
 
-/// A tensor's key to the layer's name and the tensor's part in it:
+/// Splits a tensor's key into the layer's name and the part of the tensor in it:
 ///
-/// - `unet.X.lora_A.weight` (diffusers today), `base_model.model.X.lora_A.weight` (peft), either with an adapter's name
-///   before `weight`;
+/// - `unet.X.lora_A.weight` (current diffusers), `base_model.model.X.lora_A.weight` (peft), either with an adapter's
+///   name before `weight`;
 /// - `unet.X.lora.down.weight`, `unet.X.lora_linear_layer.down.weight` (diffusers 0.18 to 0.25);
-/// - `unet.P.processor.to_q_lora.down.weight` (diffusers before), with and without `unet.`;
+/// - `unet.P.processor.to_q_lora.down.weight` (older diffusers), with and without `unet.`;
 /// - `X.alpha` with any of them.
 fn split_key(key: &str) -> Option<(String, Part)> {
     let key = key.strip_prefix("base_model.model.").unwrap_or(key);
@@ -256,7 +255,7 @@ fn split_key(key: &str) -> Option<(String, Part)> {
     } else {
         let key = key.strip_suffix(".weight")?;
         let parts = [("lora_A", true), ("lora_B", false), ("down", true), ("up", false)];
-        // peft may have the adapter's name at the end.
+        // peft may append the adapter's name.
         let without_name = key.rsplit_once('.').map_or("", |(rest, _)| rest);
         let split = |key: &str| {
             parts.iter().find_map(|&(end, is_a)| Some((key.strip_suffix(end)?.strip_suffix('.')?.len(), is_a)))
@@ -274,7 +273,7 @@ fn split_key(key: &str) -> Option<(String, Part)> {
     })
 }
 
-/// What the file's metadata, or peft's configuration beside it, says of the scale.
+/// The scale according to the file's metadata or peft's configuration beside it.
 #[derive(Default)]
 struct Hints {
     alpha: Option<f64>,
@@ -314,7 +313,7 @@ impl Hints {
     }
 }
 
-/// peft declares these as whole numbers and most files have them so.
+/// peft declares these values as integers, and most files write them so.
 fn whole_or_float(value: f64) -> Value {
     if value.fract() == 0.0 { json!(value as i64) } else { json!(value) }
 }
@@ -365,7 +364,7 @@ mod tests {
         let [a, b] = layer(2);
         for whole in [&a, &b] {
             let message = refused(&[(whole.0, whole.1.shallow_clone())]);
-            assert!(message.starts_with(&format!("`{}` lacks its other half in ", whole.0)), "{message}");
+            assert!(message.starts_with(&format!("`{}` has no matching A or B in ", whole.0)), "{message}");
         }
         let shapes: [[&[i64]; 2]; 5] =
             [[&[6], &[5, 2]], [&[2, 3], &[10]], [&[2, 3], &[5, 1]], [&[2, 3], &[5, 3]], [&[0, 3], &[5, 0]]];
@@ -374,11 +373,14 @@ mod tests {
                 (KEYS[0], Tensor::zeros(a, (Kind::Float, tch::Device::Cpu))),
                 (KEYS[1], Tensor::zeros(b, (Kind::Float, tch::Device::Cpu))),
             ]);
-            let said = format!("`{}` {a:?} and `{}` {b:?} are no [rank, in] and [out, rank]", KEYS[0], KEYS[1]);
+            let said = format!("`{}` {a:?} and `{}` {b:?} are not [rank, in] and [out, rank]", KEYS[0], KEYS[1]);
             assert!(message.ends_with(&said), "{message}");
         }
-        assert!(refused(&[]).ends_with("holds no LoRA tensors"));
-        assert!(refused(&[("unet.conv_in.weight", tensor(&[2], 1))]).contains("`unet.conv_in.weight` has no place"));
+        assert!(refused(&[]).ends_with("contains no LoRA tensors"));
+        assert!(
+            refused(&[("unet.conv_in.weight", tensor(&[2], 1))])
+                .contains("`unet.conv_in.weight` matches no linear layer")
+        );
         let nowhere = tempfile::tempdir().expect("a folder");
         let message = LoraFile::read(nowhere.path()).expect_err("it is empty").to_string();
         assert!(message.ends_with(&format!("has neither {LORA_FILE} nor {PEFT_FILE}")), "{message}");
@@ -405,8 +407,8 @@ mod tests {
             let mut unet = NamedTensors::from([(name.to_owned(), tensor(shape, 3))]);
             file.merge_into(&mut unet, 1.0).expect_err("it does not fit").to_string()
         };
-        assert!(refused("block.to_k.weight", &[5, 3]).contains("has no place"));
-        assert!(refused("block.to_q.weight", &[5, 3, 3, 3]).contains("has no place"));
+        assert!(refused("block.to_k.weight", &[5, 3]).contains("matches no linear layer"));
+        assert!(refused("block.to_q.weight", &[5, 3, 3, 3]).contains("matches no linear layer"));
         for shape in [[5, 4], [6, 3]] {
             let message = refused("block.to_q.weight", &shape);
             assert!(message.contains("`unet.block.to_q.lora_") && message.contains("shape"), "{message}");

@@ -1,20 +1,20 @@
-//! Which linear layers an adapter is for.
+//! The linear layers that an adapter is for.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Written as `"attention"`, `"attention+feed-forward"`, `"all-linear"` or a list of names.
+/// The adapted layers, written as `"attention"`, `"attention+feed-forward"`, `"all-linear"` or a list of names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub enum Targets {
     /// Query, key, value and output projections of self- and cross-attention.
     Attention,
-    /// Those, and both layers of the feed-forward parts.
+    /// The same, and both layers of the feed-forward networks.
     AttentionAndFeedForward,
     /// Every linear layer of the UNet.
     AllLinear,
-    /// Layers by name, as peft matches them: the whole name, or its end after a dot.
+    /// Layers by name, as peft matches them: by the whole name, or by its end after a dot.
     List(Vec<String>),
 }
 
@@ -49,7 +49,7 @@ impl TryFrom<Written> for Targets {
     }
 }
 
-/// One of the three names, or layer names with commas between them.
+/// One of the three names, or layer names separated by commas.
 impl std::str::FromStr for Targets {
     type Err = String;
 
@@ -75,7 +75,7 @@ impl From<Targets> for Written {
 }
 
 impl Targets {
-    /// Names that peft matches by their end; for all layers, the layers' whole names.
+    /// The names that peft matches by their end; for all layers, the layers' whole names.
     pub(super) fn for_peft(&self, all: &[String]) -> Vec<String> {
         let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         match self {
@@ -86,14 +86,14 @@ impl Targets {
         }
     }
 
-    /// Those of `all` that are meant; a target that no layer answers to is an error.
+    /// Returns those of `all` that match; a target that matches no layer is an error.
     pub(super) fn choose<'a>(&self, all: &'a [String]) -> Result<Vec<&'a str>> {
         let targets = self.for_peft(all);
-        if let Some(stranger) = targets.iter().find(|target| !all.iter().any(|name| ends_with(name, target))) {
-            return Err(Error::Input(format!("LoRA target `{stranger}` is no linear layer of this UNet")));
+        if let Some(unknown) = targets.iter().find(|target| !all.iter().any(|name| ends_with(name, target))) {
+            return Err(Error::Input(format!("LoRA target `{unknown}` is not a linear layer of this UNet")));
         }
-        let meant = |name: &&String| targets.iter().any(|target| ends_with(name, target));
-        Ok(all.iter().filter(meant).map(String::as_str).collect())
+        let matches = |name: &&String| targets.iter().any(|target| ends_with(name, target));
+        Ok(all.iter().filter(matches).map(String::as_str).collect())
     }
 }
 
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_is_meant_by_its_name_or_an_end_of_it_after_a_dot() {
+    fn a_layer_is_chosen_by_its_name_or_an_end_of_it_after_a_dot() {
         let all = ["a.attn1.to_q", "a.attn2.to_q", "a.ff.net.2", "not_to_q"].map(str::to_owned);
         let chosen = |targets: &Targets| targets.choose(&all).expect("they are there").join(" ");
         let list = |name: &str| Targets::List(vec![name.to_owned()]);
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(chosen(&list("attn2.to_q")), "a.attn2.to_q");
         assert_eq!(chosen(&list("not_to_q")), "not_to_q");
         assert_eq!(chosen(&Targets::AllLinear), all.join(" "));
-        let stranger = list("o_q").choose(&all).expect_err("no layer ends so after a dot").to_string();
-        assert_eq!(stranger, "LoRA target `o_q` is no linear layer of this UNet");
+        let unknown = list("o_q").choose(&all).expect_err("no layer ends so after a dot").to_string();
+        assert_eq!(unknown, "LoRA target `o_q` is not a linear layer of this UNet");
     }
 }

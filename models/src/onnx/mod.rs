@@ -1,8 +1,8 @@
-//! Networks as ONNX files, which any runtime of ONNX opens; a classifier's is a plugin as it is.
+//! Export of networks to ONNX files, which any ONNX runtime loads; that of a classifier is a plugin.
 //!
-//! BatchNorm is folded into the convolutions, in f64, so what a file holds is the network in evaluation: it gives what
-//! [`Discriminator::forward`] and, not in training, [`Generator::forward`] give, up to f32's rounding. The same weights
-//! give the same bytes.
+//! BatchNorm is folded into the convolutions, in f64, so a file contains the network in evaluation mode: its output
+//! equals that of [`Discriminator::forward`] or, without training, [`Generator::forward`], up to f32 rounding. The same
+//! weights are exported to the same bytes.
 
 mod graph;
 mod protobuf;
@@ -13,36 +13,36 @@ use self::graph::{Attribute, Graph};
 use crate::can::{Convolution, Discriminator, Generator, SLOPE};
 use crate::error::{Error, Result};
 
-/// What a plugin's file says of itself.
+/// The metadata of a plugin's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
     /// The plugin's short name.
     pub name: String,
     /// Its version.
     pub version: String,
-    /// One line for people.
+    /// Title in one line.
     pub title: String,
-    /// Who made it.
+    /// Authors.
     pub authors: Vec<String>,
-    /// SPDX expression.
+    /// License as an SPDX expression.
     pub license: String,
-    /// The styles, in the order of the classes that the network was trained on.
+    /// The styles, in the order of the network's classes.
     pub styles: Vec<String>,
 }
 
-/// The discriminator's style classifier as an ONNX plugin: `images`, f32 [n, 3, size, size] in [-1, 1], to `logits`, f32
-/// [n, styles].
+/// Exports the discriminator's style classifier as an ONNX plugin: `images`, f32 [n, 3, size, size] in [-1, 1], to
+/// `logits`, f32 [n, styles].
 ///
-/// The file says all that a plugin's must (`ambiguity.*`): images in [0, 1] are brought to [-1, 1] by a mean and a
-/// standard deviation of 0.5.
+/// The file contains the metadata of a plugin (`ambiguity.*`): images in [0, 1] are normalized to [-1, 1] with a mean
+/// and a standard deviation of 0.5.
 ///
 /// # Errors
-/// If there are more or fewer styles than the network tells apart, or a weight is not finite.
+/// If the number of styles is not that of the network, or a weight is not finite.
 pub fn discriminator(network: &Discriminator, metadata: &Metadata) -> Result<Vec<u8>> {
     let config = network.config();
     if i64::try_from(metadata.styles.len()) != Ok(config.n_styles) {
         return Err(Error::Input(format!(
-            "the network tells {} styles apart, but {} are named",
+            "the network classifies {} styles, but {} are named",
             config.n_styles,
             metadata.styles.len()
         )));
@@ -70,8 +70,8 @@ pub fn discriminator(network: &Discriminator, metadata: &Metadata) -> Result<Vec
     graph.into_file(&metadata.title, &properties(metadata, config.size))
 }
 
-/// The generator as an ONNX model: `noise`, f32 [n, latent], standard normal, to `images`, f32 [n, 3, size, size] in
-/// [-1, 1]. `title` is one line for people.
+/// Exports the generator as an ONNX model: `noise`, f32 [n, latent], standard normal, to `images`, f32 [n, 3, size,
+/// size] in [-1, 1]. `title` is one line.
 ///
 /// # Errors
 /// If a weight is not finite, or the file would be larger than ONNX's 2 GiB.
@@ -115,7 +115,7 @@ fn activation(graph: &mut Graph, name: &str, x: &str, slope: f64) -> String {
     graph.node(name, "LeakyRelu", &[x], &[("alpha", Attribute::Float(slope as f32))])
 }
 
-/// What an ONNX plugin's metadata is, values in JSON.
+/// The metadata of an ONNX plugin; values are JSON.
 fn properties(metadata: &Metadata, side: i64) -> Vec<(String, String)> {
     let Metadata { name, version, title, authors, license, styles } = metadata;
     let pairs: [(&str, Value); 13] = [

@@ -1,4 +1,4 @@
-//! `scheduler_config.json`: the noise schedule that a model was trained with.
+//! `scheduler_config.json`, the noise schedule that a model was trained with.
 
 use std::path::Path;
 
@@ -10,20 +10,20 @@ use crate::diffusers::DIFFUSERS_VERSION;
 use crate::error::{Error, Result};
 use crate::json::{JsonObject, write_json};
 
-/// How β grows with the timestep.
+/// The growth of β with the timestep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BetaSchedule {
-    /// Evenly.
+    /// Linear in β.
     Linear,
-    /// Evenly in √β: latent diffusion's.
+    /// Linear in √β, as in latent diffusion.
     ScaledLinear,
-    /// Nichol and Dhariwal's cosine (arXiv 2102.09672).
+    /// Nichol and Dhariwal's cosine schedule (arXiv 2102.09672).
     #[serde(rename = "squaredcos_cap_v2")]
     SquaredCosine,
 }
 
-/// What the network predicts.
+/// The quantity that the network predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PredictionType {
@@ -31,52 +31,52 @@ pub enum PredictionType {
     Epsilon,
     /// The clean sample.
     Sample,
-    /// √ᾱ ε − √(1−ᾱ) x₀ (Salimans and Ho, arXiv 2202.00512): SD 2.1 at 768.
+    /// √ᾱ ε − √(1−ᾱ) x₀ (Salimans and Ho, arXiv 2202.00512), as in SD 2.1 at 768 pixels.
     VPrediction,
 }
 
-/// Which timesteps are visited (Lin et al., arXiv 2305.08891, table 2).
+/// The choice of the timesteps (Lin et al., arXiv 2305.08891, table 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimestepSpacing {
-    /// Even steps from `steps_offset` up.
+    /// Equally spaced from `steps_offset` upwards.
     Leading,
-    /// Even steps from the last timestep down.
+    /// Equally spaced from the last timestep downwards.
     Trailing,
-    /// Evenly spread, both ends included.
+    /// Equally spaced with both ends included.
     Linspace,
 }
 
-/// What a [`Ddim`](super::Ddim) is built from.
+/// The configuration of a [`Ddim`](super::Ddim).
 #[derive(Clone, Debug, PartialEq)]
 pub struct SchedulerConfig {
-    /// Timesteps the network was trained on.
+    /// Number of timesteps that the network was trained with.
     pub num_train_timesteps: i64,
     /// First β.
     pub beta_start: f64,
     /// Last β.
     pub beta_end: f64,
-    /// How β grows between them.
+    /// Growth of β between them.
     pub beta_schedule: BetaSchedule,
-    /// Every β, instead of the three above.
+    /// Every β, which replaces the three values above.
     pub trained_betas: Option<Vec<f64>>,
     /// Whether the predicted clean sample is clamped.
     pub clip_sample: bool,
-    /// The clamp's bound.
+    /// Bound of the clamping.
     pub clip_sample_range: f64,
-    /// Whether plain sampling's last step goes to ᾱ = 1, and not to ᾱ₀.
+    /// Whether the last step of plain sampling goes to ᾱ = 1 instead of ᾱ₀.
     pub set_alpha_to_one: bool,
-    /// Added to the timesteps of leading spacing.
+    /// Offset of the timesteps with leading spacing.
     pub steps_offset: i64,
-    /// What the network predicts.
+    /// The quantity that the network predicts.
     pub prediction_type: PredictionType,
-    /// Which timesteps are visited.
+    /// The choice of the timesteps.
     pub timestep_spacing: TimestepSpacing,
     /// Whether the β are rescaled so that the last ᾱ is 0 (Lin et al., arXiv 2305.08891, algorithm 1).
     pub rescale_betas_zero_snr: bool,
 }
 
-/// The schedulers whose configuration says all that DDIM needs, as diffusers' `from_config` takes them.
+/// The schedulers whose configurations contain all that DDIM needs, as for diffusers' `from_config`.
 const COMPATIBLE: [&str; 15] = [
     "DDIMScheduler",
     "PNDMScheduler",
@@ -114,8 +114,8 @@ impl SchedulerConfig {
         }
     }
 
-    /// Reads a `scheduler_config.json` of DDIM or of a scheduler that DDIM can stand in for. Absent keys have DDIM's
-    /// defaults, but `clip_sample` is false where another scheduler's file lacks it: those never clip.
+    /// Reads a `scheduler_config.json` of DDIM or of a scheduler that DDIM can replace. Absent keys have DDIM's
+    /// defaults, but `clip_sample` is false if another scheduler's file lacks it: those schedulers never clip.
     pub fn read(path: &Path) -> Result<Self> {
         let file = JsonObject::read(path)?;
         let class: String = file.get("_class_name", "DDIMScheduler".to_owned())?;
@@ -152,7 +152,7 @@ impl SchedulerConfig {
             return Some(("trained_betas", format!("has {} entries for {n} timesteps", betas.len())));
         }
         if self.rescale_betas_zero_snr && self.prediction_type == PredictionType::Epsilon {
-            let message = "is true, which leaves nothing to predict noise from: v_prediction or sample is wanted";
+            let message = "is true, so epsilon cannot be predicted: prediction_type must be v_prediction or sample";
             return Some(("rescale_betas_zero_snr", message.to_owned()));
         }
         None
@@ -165,8 +165,8 @@ impl SchedulerConfig {
         }
     }
 
-    /// ᾱ of every training timestep. The f32 arithmetic is diffusers', for these very numbers are what models were
-    /// trained with.
+    /// ᾱ of every training timestep. The f32 arithmetic is that of diffusers, since models were trained with exactly
+    /// these numbers.
     pub(super) fn alphas_cumprod(&self) -> Result<Vec<f64>> {
         let n = self.num_train_timesteps;
         let even = |from: f64, to: f64| Tensor::f_linspace(from, to, n, (Kind::Float, Device::Cpu));
@@ -188,11 +188,11 @@ impl SchedulerConfig {
         Ok(Vec::<f64>::try_from(alphas_cumprod.f_to_kind(Kind::Double)?)?)
     }
 
-    /// The timesteps of `steps` steps, noisiest first.
+    /// The timesteps of `steps` steps, the noisiest first.
     pub(super) fn timesteps(&self, steps: usize) -> Result<Vec<i64>> {
         let n = self.num_train_timesteps;
         if steps == 0 || steps as i64 > n {
-            return Err(Error::Input(format!("{steps} sampling steps: from 1 to {n} are possible")));
+            return Err(Error::Input(format!("{steps} sampling steps: the number must be from 1 to {n}")));
         }
         let timesteps: Vec<i64> = match self.timestep_spacing {
             TimestepSpacing::Leading => {
@@ -246,7 +246,7 @@ impl SchedulerConfig {
     }
 }
 
-/// β whose last ᾱ is 0 and whose first is unchanged.
+/// Rescales β so that the last ᾱ is 0 and the first is unchanged.
 fn rescale_zero_terminal_snr(betas: &Tensor) -> Result<Tensor> {
     let sqrt = betas.f_neg()?.f_add_scalar(1.0)?.f_cumprod(0, Kind::Float)?.f_sqrt()?;
     let (first, last) = (sqrt.f_get(0)?, sqrt.f_get(-1)?);

@@ -5,7 +5,7 @@ use crate::can::{Discriminator, DiscriminatorConfig, Generator as CanGenerator, 
 
 const TOLERANCE: f64 = 1e-5;
 
-/// Both networks, and their tensors with `g.` and `d.` before their names.
+/// Returns both networks, and their tensors with the prefixes `g.` and `d.`.
 pub(super) fn networks(reference: &Reference) -> (CanGenerator, Discriminator, NamedTensors) {
     let mut all = NamedTensors::new();
     let part = |prefix: &str| {
@@ -45,9 +45,9 @@ fn a_step_of_both_sides_matches_pytorch() {
     let real = reference.tensor("real").to_kind(Kind::Float);
     tch::no_grad(|| {
         check("images", &generator.forward(noise, false).narrow(0, 0, 1), "eval.images");
-        let verdict = discriminator.forward(&real);
-        check("verdicts", &verdict.real, "eval.real");
-        check("styles", &verdict.styles, "eval.styles");
+        let output = discriminator.forward(&real);
+        check("logits of real images", &output.real, "eval.real");
+        check("styles", &output.styles, "eval.styles");
     });
 
     let parameters = trainable(discriminator.parameters());
@@ -57,25 +57,25 @@ fn a_step_of_both_sides_matches_pytorch() {
     let fake = generator.forward(noise, true).detach();
     check("images in training", &fake.narrow(0, 0, 1), "train.images");
     let mut randomness = Generator::cpu(0).unwrap();
-    let judged = discriminator.forward_train(&real, ImageSource::Real, &mut randomness).unwrap();
-    let fake_verdict = discriminator.real_train(&fake, ImageSource::Fake);
+    let output = discriminator.forward_train(&real, ImageSource::Real, &mut randomness).unwrap();
+    let fake_logits = discriminator.real_train(&fake, ImageSource::Fake);
     let penalty = loss::gradient_penalty(&real, &fake, reference.tensor("mix"), |x| {
         discriminator.real_train(x, ImageSource::Fake)
     })
     .unwrap();
-    let critic = loss::critic(&judged.real, &fake_verdict);
-    let style = loss::style(&judged.styles, labels, 0.0);
+    let critic = loss::critic(&output.real, &fake_logits);
+    let style = loss::style(&output.styles, labels, 0.0);
     check("critic", &critic, "loss.critic");
     check("penalty", &penalty, "loss.penalty");
     check("style", &style, "loss.style");
-    check("smoothed", &loss::style(&judged.styles, labels, 0.2), "loss.style_smoothed");
-    check("log form", &loss::log_discriminator(&judged.real, &fake_verdict), "loss.log_discriminator");
+    check("smoothed", &loss::style(&output.styles, labels, 0.2), "loss.style_smoothed");
+    check("log form", &loss::log_discriminator(&output.real, &fake_logits), "loss.log_discriminator");
     (critic + style + penalty * 10.0).backward();
     for name in ["blocks.0.conv.weight", "style_head.0.weight"] {
         check(name, &gradient(optimizer.parameters(), name), &format!("d.gradient.{name}"));
     }
     optimizer.step().unwrap();
-    // BatchNorm's running statistics are among them.
+    // The tensors include BatchNorm's running statistics.
     let check_after = |network: &str, n: usize| {
         let prefix = format!("{network}.after.");
         let names: Vec<&str> = reference.tensors.keys().filter_map(|name| name.strip_prefix(&prefix)).collect();
@@ -86,13 +86,13 @@ fn a_step_of_both_sides_matches_pytorch() {
     };
     check_after("d", 14);
 
-    let judged =
+    let output =
         discriminator.forward_train(&generator.forward(noise, true), ImageSource::Fake, &mut randomness).unwrap();
-    let (critic, ambiguity) = (loss::critic_generator(&judged.real), loss::ambiguity(&judged.styles));
+    let (critic, ambiguity) = (loss::critic_generator(&output.real), loss::ambiguity(&output.styles));
     check("critic of the generator", &critic, "loss.critic_generator");
     check("ambiguity", &ambiguity, "loss.ambiguity");
-    check("log form", &loss::log_generator(&judged.real, false), "loss.log_generator");
-    check("nonsaturating", &loss::log_generator(&judged.real, true), "loss.nonsaturating");
+    check("log form", &loss::log_generator(&output.real, false), "loss.log_generator");
+    check("nonsaturating", &loss::log_generator(&output.real, true), "loss.nonsaturating");
     (critic + ambiguity).backward();
     check_after("g", 8);
     for name in ["blocks.0.conv.weight", "out.conv.weight"] {

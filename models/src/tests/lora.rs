@@ -56,7 +56,8 @@ fn rank_stabilization_and_patterns_of_rank_and_alpha_are_pefts() {
     let mut unet = drawn_unet(&reference, "unet", 101, Kind::Float);
     let lora = Lora::load(&mut unet, folder.path()).unwrap();
     assert_close("with the adapter", &forward(&unet, &reference), reference.tensor("out"), 1e-5);
-    // Of equally common ranks and alphas the first layer's is the adapter's, and the others are said beside it.
+    // If ranks and alphas are equally common, the adapter has those of the first layer, and lists the others as
+    // patterns.
     assert_eq!(lora.rank_and_alpha(), (2, 5.0));
     let copy = folder.path().join("copy.safetensors");
     lora.save(&copy).unwrap();
@@ -80,8 +81,8 @@ fn bf16_stays_near_f32() {
     assert_close("bf16", &forward(&unet, &reference), reference.tensor("out"), 2e-2);
 }
 
-/// The shipped UNet in bf16 with an adapter on every linear layer, against the same weights in f32: the gradient of all of
-/// the adapter as one vector, which is what an optimizer step sees.
+/// The shipped UNet in bf16 with an adapter on every linear layer, against the same weights in f32: the gradient of all
+/// of the adapter as one vector, which is what an optimizer step sees.
 #[test]
 fn bf16_gradients_stay_near_f32() {
     let folder = shipped_model().join("diffusion/unet");
@@ -93,7 +94,7 @@ fn bf16_gradients_stay_near_f32() {
         let mut unet = UNet::load(&folder, device(), kind, MemoryFormat::Contiguous).unwrap();
         let spec = LoraSpec { rank: 4, alpha: 4.0, targets: Targets::AllLinear };
         let lora = Lora::attach(&mut unet, &spec, 1).unwrap();
-        // A fresh B is zero, and A would have no gradient.
+        // A new B is zero, so A would have no gradient.
         let mut generator = Generator::cpu(7).unwrap();
         let mut value = |tensor: &Tensor| generator.normal(&tensor.size()).unwrap() * 0.05;
         let values = lora.parameters().into_iter().map(|(name, tensor)| (name, value(&tensor))).collect();
@@ -119,7 +120,7 @@ fn merging_keeps_the_function_and_unmerging_restores_it() {
     let scaled = forward(&unet, &reference);
     assert!(relative_error(&scaled, reference.tensor("out")) > 1e-2);
     lora.merge(&mut unet);
-    // Once more changes nothing.
+    // Repeating it changes nothing.
     lora.merge(&mut unet);
     assert_close("merged at a scale", &forward(&unet, &reference), &scaled, 1e-5);
     lora.unmerge(&mut unet);
@@ -138,7 +139,7 @@ fn what_is_saved_is_what_is_loaded() {
     let loaded = Lora::load(&mut again, folder.path()).unwrap();
     assert_eq!(loaded.rank_and_alpha(), (4, 6.0));
     assert_eq!(forward(&again, &reference), forward(&unet, &reference));
-    // The tensors are those of diffusers' own file, and so is the configuration in the metadata.
+    // The tensors and the configuration in the metadata are those of diffusers' own file.
     let (ours, ours_metadata) = read_safetensors_with_metadata(&path).unwrap();
     let (theirs, theirs_metadata) =
         read_safetensors_with_metadata(&reference_path("diffusers_lora.safetensors")).unwrap();
@@ -174,7 +175,7 @@ fn a_fresh_adapter_changes_nothing_and_learns() {
         out.square().sum(Kind::Float).backward();
         for (name, tensor) in lora.parameters() {
             let largest = tensor.grad().abs().max().double_value(&[]);
-            assert_eq!(largest > 0.0, name.contains("lora_B"), "{name}: B is zero at first, so A's gradient is too");
+            assert_eq!(largest > 0.0, name.contains("lora_B"), "{name}: B is initially zero, so A's gradient is too");
         }
         assert!(Lora::load(&mut unet, &reference_path("diffusers_lora.safetensors")).is_err());
         lora.detach(&mut unet);
@@ -216,14 +217,14 @@ fn adapters_of_other_layers_live_side_by_side() {
     Lora::attach(&mut unet, &spec(1, "attn1.to_q"), 1).unwrap();
     Lora::attach(&mut unet, &spec(2, "attn1.to_k"), 1).unwrap();
     let error = Lora::attach(&mut unet, &spec(1, "to_k"), 1).unwrap_err().to_string();
-    assert!(error.contains("attn1.to_k` has an adapter already"), "{error}");
+    assert!(error.contains("attn1.to_k` already has an adapter"), "{error}");
     for rank in [0, -1] {
         let error = Lora::attach(&mut unet, &spec(rank, "to_v"), 1).unwrap_err().to_string();
         assert_eq!(error, format!("LoRA rank {rank} is below 1"));
     }
 }
 
-/// Two layers of one rank and alpha outvote the first layer's.
+/// The rank and alpha of two layers are more common than those of the first layer.
 #[test]
 fn the_most_common_rank_and_alpha_are_the_adapters() {
     let reference = Reference::read("diffusion_lora.safetensors");

@@ -1,5 +1,5 @@
-//! Parity with diffusers, peft and TRL on small random networks. `tests/reference/make_diffusion.py` makes the
-//! reference tensors; the networks' weights are drawn here by the rule it has.
+//! Parity with diffusers, peft and TRL on small random networks. `tests/reference/make_diffusion.py` computes the
+//! reference tensors; the networks' weights are drawn here by the same rule.
 
 mod can;
 mod lora;
@@ -16,7 +16,7 @@ use torch_ext::Generator;
 use crate::params::{MemoryFormat, NamedTensors, Params};
 use crate::unet::{UNet, UNetConfig};
 
-/// The UNet that the reference calls `name`, with the weights that `drawn` returns.
+/// Returns the UNet that the reference calls `name`, with the weights that `drawn` returns.
 fn drawn_unet(reference: &Reference, name: &str, seed: u64, kind: Kind) -> UNet {
     drawn_unet_in(reference, name, seed, kind, MemoryFormat::Contiguous)
 }

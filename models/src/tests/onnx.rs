@@ -20,27 +20,27 @@ fn metadata(styles: &[&str]) -> Metadata {
 
 const STYLES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
-/// Training, whose parameters want gradients, changes nothing about what is written.
+/// The file does not depend on whether the parameters require gradients.
 #[test]
 fn the_same_weights_give_the_same_bytes() {
     let write = |train: bool| {
-        let (made, judge) = networks();
+        let (g, d) = networks();
         if train {
-            made.parameters().into_iter().chain(judge.parameters()).for_each(|(_, t)| drop(t.set_requires_grad(true)));
+            g.parameters().into_iter().chain(d.parameters()).for_each(|(_, t)| drop(t.set_requires_grad(true)));
         }
-        (generator(&made, "Images").unwrap(), discriminator(&judge, &metadata(&STYLES)).unwrap())
+        (generator(&g, "Images").unwrap(), discriminator(&d, &metadata(&STYLES)).unwrap())
     };
     assert_eq!(write(false), write(true));
 }
 
 #[test]
 fn what_cannot_be_written_is_refused() {
-    let (made, judge) = networks();
-    let message = discriminator(&judge, &metadata(&STYLES[..4])).unwrap_err().to_string();
-    assert_eq!(message, "the network tells 5 styles apart, but 4 are named");
-    for (_, parameter) in made.parameters() {
+    let (g, d) = networks();
+    let message = discriminator(&d, &metadata(&STYLES[..4])).unwrap_err().to_string();
+    assert_eq!(message, "the network classifies 5 styles, but 4 are named");
+    for (_, parameter) in g.parameters() {
         drop(parameter.shallow_clone().fill_(f64::NAN));
     }
-    let message = generator(&made, "Nothing").unwrap_err().to_string();
+    let message = generator(&g, "Nothing").unwrap_err().to_string();
     assert!(message.starts_with("the weights `blocks.0.conv.weight` are not all finite"), "{message}");
 }

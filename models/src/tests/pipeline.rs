@@ -37,7 +37,7 @@ fn a_folder_of_diffusers_makes_the_same_images() {
         assert_close("final latents", &sample, reference.tensor("final"), 1e-5);
         images_u8(&pipeline.vae.decode_latents(&sample, 1))
     });
-    // A value at the very middle between two bytes may fall to either side.
+    // A value exactly between two bytes may be rounded to either.
     let off = (images.to_kind(Kind::Int) - reference.tensor("images_u8").to_kind(Kind::Int)).abs();
     assert!(off.max().int64_value(&[]) <= 1 && off.sum(Kind::Int64).int64_value(&[]) <= 5);
 }
@@ -93,11 +93,11 @@ fn parts_that_do_not_fit_are_refused_by_file_and_key() {
 
 #[test]
 fn bytes_round_half_to_even() {
-    // Every half between two bytes, and values beyond black and white.
+    // Every midpoint between two bytes, and values below black and above white.
     let x: Vec<f32> = (-3..=258).map(|i| ((i as f32 + 0.5) / 255.0 - 0.5) * 2.0).collect();
     let scaled = |x: f32| (x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0;
     let is_tie = |&&x: &&f32| scaled(x).round() != scaled(x).round_ties_even();
-    assert!(x.iter().filter(is_tie).count() > 10, "few of the inputs are exact halves");
+    assert!(x.iter().filter(is_tie).count() > 10, "too few of the inputs are exact midpoints");
     let expected: Vec<u8> = x.iter().map(|&x| scaled(x).round_ties_even() as u8).collect();
     let bytes = images_u8(&Tensor::from_slice(&x).view([1, 1, 1, -1]));
     assert_eq!(bytes.size(), [1, 1, x.len() as i64, 1]);

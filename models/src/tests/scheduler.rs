@@ -34,7 +34,7 @@ fn trajectories_match_diffusers() {
     for name in SCHEDULERS {
         let ddim = Ddim::new(&config(&reference, name), STEPS).unwrap();
         for eta in [0, 1] {
-            // diffusers has no finite numbers for one of them, see the script.
+            // diffusers' numbers are not finite for one of them, see the script.
             let Some(theirs) = reference.tensors.get(&format!("{name}.eta{eta}")) else { continue };
             let mut sample = reference.tensor("latents") * ddim.init_noise_sigma();
             let mut trajectory = vec![sample.shallow_clone()];

@@ -2,7 +2,7 @@ use super::*;
 use crate::diffusers::DIFFUSERS_VERSION;
 use serde_json::{Value, json};
 
-/// Names, and the seeds that the script draws their weights with.
+/// Names of the UNets, and the seeds with which the script draws their weights.
 const UNETS: [(&str, u64); 3] = [("sd1", 100), ("sd2", 101), ("upcast", 102)];
 
 fn error_of(kind: Kind, name: &str, seed: u64) -> f64 {
@@ -58,7 +58,7 @@ fn configuration_survives_writing_and_reading() {
         let folder = tempfile::tempdir().unwrap();
         config.save(folder.path()).unwrap();
         assert_eq!(UNetConfig::read(&folder.path().join("config.json")).unwrap(), config);
-        // Every key that diffusers wrote is there with the same value, but for one number standing for equal ones.
+        // Every key that diffusers wrote has the same value, except that one number replaces a list of equal ones.
         let theirs: Value = serde_json::from_str(&reference.metadata[name]).unwrap();
         let ours = config.to_json();
         assert_eq!(ours["_diffusers_version"], DIFFUSERS_VERSION);
@@ -113,9 +113,9 @@ fn a_fresh_network_has_pytorchs_statistics() {
     let weight = &tensors["mid_block.resnets.0.conv1.weight"];
     let bias = &tensors["mid_block.resnets.0.conv1.bias"];
     let bound = (64f64 * 9.0).sqrt().recip();
-    for (tensor, least) in [(weight, 0.99), (bias, 0.8)] {
+    for (tensor, minimum) in [(weight, 0.99), (bias, 0.8)] {
         let largest = tensor.abs().max().double_value(&[]);
-        assert!(largest <= bound && largest > least * bound, "{largest} of {bound}");
+        assert!(largest <= bound && largest > minimum * bound, "{largest} of {bound}");
     }
     assert_eq!(tensors["conv_norm_out.weight"].mean(Kind::Float).double_value(&[]), 1.0);
 }

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 use crate::params::Params;
 
-/// Epsilon of the GroupNorm before the transformer, whatever `norm_eps` says.
+/// Epsilon of the GroupNorm before the transformer, whatever the value of `norm_eps`.
 const NORM_EPS: f64 = 1e-6;
 /// Epsilon of the transformer's LayerNorms.
 const LAYER_NORM_EPS: f64 = 1e-5;
@@ -144,7 +144,7 @@ pub(super) struct Transformer2D {
 }
 
 impl Transformer2D {
-    /// For stage `stage` of the configuration.
+    /// Builds the transformer of stage `stage` of the configuration.
     pub fn new(p: &Params, stage: usize, config: &UNetConfig) -> Result<Self> {
         let (width, heads) = (config.block_out_channels[stage], config.attention_heads[stage]);
         let projection = |name: &str| -> Result<Projection> {
@@ -164,7 +164,7 @@ impl Transformer2D {
         })
     }
 
-    /// [n, c, h, w] and text [n, length, dim] to [n, c, h, w].
+    /// A feature map [n, c, h, w] and prompt embeddings `text` [n, length, dim] to [n, c, h, w].
     pub fn forward(&self, x: &Tensor, text: &Tensor) -> Tensor {
         let (n, c, h, w) = x.size4().expect("a feature map is [n, c, h, w]");
         let to_tokens = |x: Tensor| x.permute([0, 2, 3, 1]).reshape([n, h * w, c]);

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::layers::{Conv2d, GroupNorm, Linear};
 use crate::params::Params;
 
-/// `ResnetBlock2D`: two convolutions round the time embedding, and a residual connection.
+/// `ResnetBlock2D`: two convolutions with the time embedding between them, and a residual connection.
 #[derive(Debug)]
 pub(crate) struct ResnetBlock {
     norm1: GroupNorm,
@@ -21,7 +21,7 @@ pub(crate) struct ResnetBlock {
 }
 
 impl ResnetBlock {
-    /// `time_width` is none in a VAE.
+    /// Builds a block; `time_width` is none in a VAE.
     pub fn new(p: &Params, n_in: i64, n_out: i64, time_width: Option<i64>, groups: i64, eps: f64) -> Result<Self> {
         Ok(Self {
             norm1: GroupNorm::new(&p.at("norm1"), groups, n_in, eps)?,
@@ -63,7 +63,7 @@ pub(crate) struct Downsample {
 }
 
 impl Downsample {
-    /// `padding` 0 pads one row and column at the far side only.
+    /// Builds the layer; `padding` 0 pads one row and column at the far side only.
     pub fn new(p: &Params, channels: i64, padding: i64) -> Result<Self> {
         Ok(Self { conv: Conv2d::new(&p.at("conv"), channels, channels, 3, 2, padding)?, one_sided: padding == 0 })
     }
@@ -85,7 +85,7 @@ impl Upsample {
         Ok(Self { conv: Conv2d::new(&p.at("conv"), channels, channels, 3, 1, 1)? })
     }
 
-    /// To the height and width in `size`; twice the input's, but for odd sizes.
+    /// Upsamples to the height and width in `size`: twice the input's, except for odd sizes.
     pub fn forward(&self, x: &Tensor, size: [i64; 2]) -> Tensor {
         self.conv.forward(&x.upsample_nearest2d(size, None, None))
     }
@@ -119,7 +119,7 @@ impl DownBlock {
         Ok(block)
     }
 
-    /// Pushes the feature map after each layer onto `skips`; the last one is what goes on.
+    /// Pushes the feature map after each layer onto `skips`; the last one is the input of the next stage.
     pub fn forward(&self, skips: &mut Vec<Tensor>, time: &Tensor, text: &Tensor) {
         let mut x = skips.last().expect("the first convolution's output comes first").shallow_clone();
         for (i, resnet) in self.resnets.iter().enumerate() {
@@ -180,7 +180,7 @@ pub(super) struct UpBlock {
 }
 
 impl UpBlock {
-    /// `index` counts from the coarsest stage, as the checkpoint does.
+    /// Builds block `index`, counted from the coarsest stage, as in the checkpoint.
     pub fn new(p: &Params, index: usize, config: &UNetConfig) -> Result<Self> {
         let channels = &config.block_out_channels;
         let stage = channels.len() - 1 - index;
@@ -204,7 +204,7 @@ impl UpBlock {
         Ok(block)
     }
 
-    /// Pops one of `skips` for each layer, and takes the size to grow to from the next one.
+    /// Pops one of `skips` for each layer, and upsamples to the size of the next one.
     pub fn forward(&self, mut x: Tensor, skips: &mut Vec<Tensor>, time: &Tensor, text: &Tensor) -> Tensor {
         for (i, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().expect("the way down left one feature map per layer");

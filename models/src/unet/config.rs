@@ -1,4 +1,4 @@
-//! `UNet2DConditionModel`'s configuration, checked.
+//! The checked configuration of a `UNet2DConditionModel`.
 
 use std::path::Path;
 
@@ -31,54 +31,55 @@ pub enum UpBlockType {
     Plain,
 }
 
-/// What a [`UNet`](super::UNet) is built from. Lists have one entry per stage, from the finest down.
+/// The configuration of a [`UNet`](super::UNet). Lists have one entry per stage, from the finest to the coarsest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UNetConfig {
-    /// Side of the latents it was trained on; a default for sampling, not a limit.
+    /// Side of the latents that it was trained on; a default for sampling, not a limit.
     pub sample_size: Option<i64>,
-    /// Channels of the latents that go in.
+    /// Number of channels of the input latents.
     pub in_channels: i64,
-    /// Channels that come out.
+    /// Number of channels of the output.
     pub out_channels: i64,
-    /// Channels of each stage.
+    /// Number of channels of each stage.
     pub block_out_channels: Vec<i64>,
-    /// Kinds of the stages on the way down.
+    /// Types of the stages on the way down.
     pub down_block_types: Vec<DownBlockType>,
-    /// Kinds of the stages on the way up, from the coarsest.
+    /// Types of the stages on the way up, from the coarsest.
     pub up_block_types: Vec<UpBlockType>,
-    /// Residual blocks of each stage on the way down; on the way up there is one more.
+    /// Number of residual blocks of each stage on the way down; on the way up there is one more.
     pub layers_per_block: Vec<i64>,
-    /// Transformer blocks in each attention of each stage.
+    /// Number of transformer blocks in each attention of each stage.
     pub transformer_layers_per_block: Vec<i64>,
-    /// Attention heads of each stage. diffusers calls this `attention_head_dim`, by an old mistake it keeps.
+    /// Number of attention heads of each stage. diffusers calls this `attention_head_dim`, an old mistake that it
+    /// keeps.
     pub attention_heads: Vec<i64>,
-    /// Width of the text embeddings.
+    /// Width of the prompt embeddings.
     pub cross_attention_dim: i64,
     /// Whether attention's input and output projections are linear layers (SD 2) or 1×1 convolutions (SD 1).
     pub use_linear_projection: bool,
     /// Whether attention is computed in f32 whatever the weights' type (SD 2.1 overflows f16 otherwise).
     pub upcast_attention: bool,
-    /// Groups of every GroupNorm.
+    /// Number of groups of every GroupNorm.
     pub norm_num_groups: i64,
     /// Epsilon of the residual blocks' GroupNorms.
     pub norm_eps: f64,
     /// Padding of the stride-2 convolutions: 1, or 0 for one row and column at the far side only.
     pub downsample_padding: i64,
-    /// Whether the timestep's sinusoids come cosine first.
+    /// Whether the cosines come before the sines in the timestep's embedding.
     pub flip_sin_to_cos: bool,
-    /// Shift of the frequencies' divisor.
+    /// Shift of the divisor of the embedding's frequencies.
     pub freq_shift: f64,
-    /// Width of the time embedding where it is not 4 × the first stage's channels.
+    /// Width of the time embedding if it is not 4 × the first stage's channels.
     pub time_embedding_dim: Option<i64>,
-    /// Kernel of the first convolution.
+    /// Kernel size of the first convolution.
     pub conv_in_kernel: i64,
-    /// Kernel of the last convolution.
+    /// Kernel size of the last convolution.
     pub conv_out_kernel: i64,
 }
 
 impl UNetConfig {
-    /// Reads a `config.json`. Absent keys have diffusers' defaults; a value that would need another network than is
-    /// built here is an error that names the key.
+    /// Reads a `config.json`. Absent keys have diffusers' defaults; a value that needs a network that is not
+    /// implemented is an error that names the key.
     pub fn read(path: &Path) -> Result<Self> {
         Self::from_object(&JsonObject::read(path)?)
     }
@@ -128,7 +129,7 @@ impl UNetConfig {
         }
     }
 
-    /// What makes the parts not fit together: the key in diffusers' words, and why.
+    /// The first inconsistency of the configuration, if any: diffusers' name of the key, and what is wrong with it.
     pub(super) fn fault(&self) -> Option<(&'static str, String)> {
         let n = self.block_out_channels.len();
         if n == 0 {
@@ -147,18 +148,19 @@ impl UNetConfig {
         for (&channels, &heads) in self.block_out_channels.iter().zip(&self.attention_heads) {
             if channels <= 0 || channels % self.norm_num_groups != 0 {
                 let groups = self.norm_num_groups;
-                return Some(("block_out_channels", format!("holds {channels}, which {groups} groups do not divide")));
+                let message = format!("contains {channels}, which is not a multiple of {groups} groups");
+                return Some(("block_out_channels", message));
             }
             if channels % heads != 0 {
                 return Some((
                     "attention_head_dim",
-                    format!("holds {heads}, which does not divide {channels} channels"),
+                    format!("contains {heads}, which does not divide {channels} channels"),
                 ));
             }
         }
         for (key, kernel) in [("conv_in_kernel", self.conv_in_kernel), ("conv_out_kernel", self.conv_out_kernel)] {
             if kernel % 2 == 0 {
-                return Some((key, format!("is {kernel}, an odd number is wanted")));
+                return Some((key, format!("is {kernel}, but it must be odd")));
             }
         }
         if ![0, 1].contains(&self.downsample_padding) {
@@ -172,7 +174,7 @@ impl UNetConfig {
         self.time_embedding_dim.unwrap_or(4 * self.block_out_channels[0])
     }
 
-    /// The configuration as diffusers writes it, every key of its constructor included.
+    /// The configuration as diffusers writes it, with every key of its constructor.
     pub fn to_json(&self) -> Value {
         let mut map = serde_json::Map::new();
         map.insert("_class_name".to_owned(), json!("UNet2DConditionModel"));
@@ -214,7 +216,7 @@ impl UNetConfig {
     }
 }
 
-/// Keys that change the network, each with the one value that is built here.
+/// Keys that change the network, each with the one value that is implemented.
 fn fixed_keys() -> [(&'static str, Value); 26] {
     [
         ("addition_embed_type", Value::Null),
@@ -246,7 +248,7 @@ fn fixed_keys() -> [(&'static str, Value); 26] {
     ]
 }
 
-/// One number where all blocks agree, as most published configurations have it.
+/// One number if all blocks have the same, as in most published configurations, else a list.
 fn one_or_many(values: &[i64]) -> Value {
     match values {
         [first, rest @ ..] if rest.iter().all(|value| value == first) => json!(first),

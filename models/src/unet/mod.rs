@@ -1,5 +1,5 @@
 //! Stable Diffusion's denoiser, diffusers' `UNet2DConditionModel` (Rombach et al., High-Resolution Image Synthesis
-//! with Latent Diffusion Models, arXiv 2112.10752), for SD 1.x, SD 2.x and smaller ones of the same make.
+//! with Latent Diffusion Models, arXiv 2112.10752), for SD 1.x, SD 2.x and smaller UNets of the same architecture.
 
 mod attention;
 mod blocks;
@@ -21,7 +21,7 @@ use crate::layers::{Conv2d, GroupNorm, Linear};
 use crate::params::{MemoryFormat, Params};
 use crate::weights::{DIFFUSERS_STEM, load_folder};
 
-/// Predicts noise (or velocity) in latents from the timestep and the text.
+/// Predicts the noise (or velocity) in latents from the timestep and the prompt embeddings.
 #[derive(Debug)]
 pub struct UNet {
     config: UNetConfig,
@@ -80,16 +80,16 @@ impl UNet {
         Ok(unet)
     }
 
-    /// `latents` [n, in_channels, h, w], `timesteps` \[n\] (whole numbers or f32) and `text` [n, length,
-    /// cross_attention_dim] to [n, out_channels, h, w]; all tensors on the network's device. Latents and text are
-    /// converted to the weights' type, in which the result comes.
+    /// `latents` [n, in_channels, h, w], `timesteps` \[n\] (integers or f32) and prompt embeddings `text` [n, length,
+    /// cross_attention_dim] to [n, out_channels, h, w]; all tensors on the network's device. Latents and prompt
+    /// embeddings are converted to the type of the weights, which is also that of the result.
     pub fn forward(&self, latents: &Tensor, timesteps: &Tensor, text: &Tensor) -> Tensor {
         let text = text.to_kind(self.kind());
         let state = self.stages().fold(self.head(latents, timesteps), |state, stage| self.stage(stage, state, &text));
         state.maps.into_iter().next_back().expect("the last stage leaves the output")
     }
 
-    /// What comes before all stages.
+    /// The layers before all stages.
     fn head(&self, latents: &Tensor, timesteps: &Tensor) -> State {
         let time = self.embed_timesteps(timesteps).silu();
         State { time, maps: vec![self.conv_in.forward(&latents.to_kind(self.kind()))] }
@@ -101,7 +101,7 @@ impl UNet {
         (0..n_down).map(Stage::Down).chain([Stage::Mid]).chain((0..n_up).map(Stage::Up)).chain([Stage::Out])
     }
 
-    /// One stage; `text` is in the weights' type.
+    /// Computes one stage; `text` has the type of the weights.
     fn stage(&self, stage: Stage, state: State, text: &Tensor) -> State {
         let State { time, mut maps } = state;
         let last = "every stage leaves a feature map";
@@ -121,7 +121,7 @@ impl UNet {
         State { time, maps }
     }
 
-    /// \[n\] to [n, time width].
+    /// Timesteps \[n\] to their embeddings [n, time width].
     fn embed_timesteps(&self, timesteps: &Tensor) -> Tensor {
         let angles = timesteps.to_kind(Kind::Float).unsqueeze(1) * &self.frequencies;
         let (sin, cos) = (angles.sin(), angles.cos());
@@ -134,7 +134,7 @@ impl UNet {
         linear_2.forward(&linear_1.forward(&embedded.to_kind(self.kind())).silu())
     }
 
-    /// What it was built from.
+    /// The configuration that it was built from.
     pub fn config(&self) -> &UNetConfig {
         &self.config
     }
@@ -149,7 +149,7 @@ impl UNet {
         self.conv_in.weight.device()
     }
 
-    /// Visits every linear layer, each of which knows its checkpoint name, always in the same order.
+    /// Calls `f` with every linear layer, each of which contains its checkpoint name, always in the same order.
     pub fn linears_mut(&mut self, f: &mut dyn FnMut(&mut Linear)) {
         self.time_embedding.iter_mut().for_each(&mut *f);
         self.down_blocks.iter_mut().for_each(|block| block.linears_mut(f));
@@ -158,7 +158,7 @@ impl UNet {
     }
 }
 
-/// A part of the network between two points where little is to be kept.
+/// A part of the network between two points where gradient checkpointing stores the tensors.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     Down(usize),
@@ -167,12 +167,12 @@ enum Stage {
     Out,
 }
 
-/// What goes from stage to stage.
+/// The tensors that are passed from stage to stage.
 #[derive(Debug)]
 struct State {
-    /// The time's embedding as the blocks use it, [n, width].
+    /// The time embedding as the blocks use it, [n, width].
     time: Tensor,
-    /// The feature maps that later stages need; the last one is what the next stage works on.
+    /// The feature maps that later stages need; the last one is the input of the next stage.
     maps: Vec<Tensor>,
 }
 
@@ -181,13 +181,13 @@ impl State {
         Self { time: self.time.shallow_clone(), maps: self.maps.iter().map(Tensor::shallow_clone).collect() }
     }
 
-    /// The time, then the maps.
+    /// The time embedding, then the feature maps.
     fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         std::iter::once(&self.time).chain(&self.maps)
     }
 }
 
-/// Angular frequencies of the sinusoids, [channels / 2], in f32 step by step as `get_timestep_embedding` has it.
+/// Angular frequencies of the sinusoids, [channels / 2], computed in f32 step by step as in `get_timestep_embedding`.
 fn frequencies(config: &UNetConfig) -> Result<Tensor> {
     let half = config.block_out_channels[0] / 2;
     let ramp = Tensor::f_arange(half, (Kind::Float, Device::Cpu))?;

@@ -1,4 +1,4 @@
-//! Mixed precision with a chosen type on a chosen device; tch's own autocast does nothing on the CPU.
+//! Autocast (mixed precision) with any type on any device; tch's own autocast does nothing on the CPU.
 
 use std::ptr::null_mut;
 
@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::ffi;
 
 /// Runs `f` while matrix products and convolutions on `device` compute in `kind` (`BFloat16` or `Half`), as PyTorch's
-/// `torch.autocast` does. `Float` switches autocast off inside. What was set before is set again afterwards, also when
-/// `f` panics. The setting is that of the calling thread.
+/// `torch.autocast` does. `Float` disables autocast in `f`. The previous setting is restored afterwards, also if `f`
+/// panics. The setting is that of the calling thread.
 pub fn autocast<T>(device: Device, kind: Kind, f: impl FnOnce() -> T) -> Result<T> {
     // at::ScalarType and c10::DeviceType by number, fixed in libtorch's binary interface.
     let dtype = match kind {
@@ -24,7 +24,7 @@ pub fn autocast<T>(device: Device, kind: Kind, f: impl FnOnce() -> T) -> Result<
         _ => return Err(Error::new(format!("autocast takes the CPU or a CUDA device, not {device:?}"))),
     };
     let mut state = null_mut();
-    // SAFETY: `state` lives through the call; on success it is a saved state that `Restore` gives back once.
+    // SAFETY: `state` lives through the call; on success it is a saved state that `Restore` passes back once.
     unsafe { ffi::check(ffi::ext_autocast_enter(device_type, dtype, &mut state))? };
     let restore = Restore(state);
     let value = f();
@@ -36,7 +36,7 @@ struct Restore(*mut ffi::CAutocastState);
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        // SAFETY: the pointer came from ext_autocast_enter on this thread and is given back once.
+        // SAFETY: the pointer came from ext_autocast_enter on this thread and is passed back once.
         let left = unsafe { ffi::check(ffi::ext_autocast_leave(self.0)) };
         debug_assert!(left.is_ok(), "the device type was accepted on entry");
     }

@@ -1,4 +1,4 @@
-//! CUDA at run time: one binary, which needs no CUDA library until somebody asks for a CUDA device.
+//! CUDA at run time: one binary, which needs no CUDA library until a CUDA device is requested.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -11,24 +11,24 @@ use crate::library_path;
 
 const NAME: &str = "libtorch_cuda.so";
 
-/// Loads libtorch's CUDA half, once. It must come before the first `tch::Cuda` call of the process: libtorch looks for
-/// CUDA once and remembers that there was none. Where that cannot be ruled out, call this first thing.
+/// Loads libtorch's CUDA libraries once. It must come before the first `tch::Cuda` call of the process, since libtorch
+/// checks for CUDA only once and caches the result; if in doubt, call this function first.
 ///
-/// An error leaves the CPU working.
+/// After an error the CPU still works.
 pub fn load() -> Result<()> {
-    // The dynamic linker's own table is as global; this only remembers its answer.
+    // A cache of the dynamic linker's answer, which is also global.
     static LOADED: OnceLock<Result<()>> = OnceLock::new();
     LOADED.get_or_init(open).clone()
 }
 
 fn open() -> Result<()> {
-    // The one beside the libtorch_cpu that runs here comes first, since the two must be of one build.
+    // The file beside the running libtorch_cpu comes first, since both must be of the same build.
     let beside = library_path().and_then(|path| Some(path.parent()?.join(NAME))).filter(|path| path.is_file());
     let path = beside.unwrap_or_else(|| PathBuf::from(NAME));
     // SAFETY: the initializers of libtorch_cuda register its operators and are meant to run at any time.
     match unsafe { Library::open(Some(&path), RTLD_LAZY | RTLD_GLOBAL) } {
         Ok(library) => {
-            // It registered functions with libtorch_cpu, so it stays until the process ends.
+            // It registered functions with libtorch_cpu, so it stays loaded until the process ends.
             std::mem::forget(library);
             Ok(())
         }
@@ -39,14 +39,14 @@ fn open() -> Result<()> {
 fn explain(path: &Path, error: &libloading::Error) -> Error {
     let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     Error::new(format!(
-        "CUDA is not available: {} does not load ({cause}); `make setup-cuda` brings libtorch's CUDA libraries, or let \
-         LD_LIBRARY_PATH name the torch/lib folder of a Python torch 2.11 with CUDA 13",
+        "CUDA is not available: {} does not load ({cause}); `make setup-cuda` brings libtorch's CUDA libraries, or set \
+         LD_LIBRARY_PATH to the torch/lib folder of a Python torch 2.11 with CUDA 13",
         path.display()
     ))
 }
 
-/// The device that a user names: `cpu`, `cuda` (the first one) or `cuda:N`. CUDA is loaded when asked for, and the
-/// device must exist.
+/// Parses a device: `cpu`, `cuda` (the first one) or `cuda:N`. CUDA is loaded if the device needs
+/// it, and the device must exist.
 pub fn device(spec: &str) -> Result<Device> {
     let index = match spec.split_once(':') {
         None if spec == "cpu" => return Ok(Device::Cpu),
@@ -64,20 +64,20 @@ pub fn device(spec: &str) -> Result<Device> {
     }
     if index >= usize::try_from(count).unwrap_or(0) {
         return Err(Error::new(format!(
-            "device {spec} is not there: the highest of the {count} is cuda:{}",
+            "device {spec} does not exist: the highest of the {count} is cuda:{}",
             count - 1
         )));
     }
     Ok(Device::Cuda(index))
 }
 
-/// Free and all memory of a CUDA device in bytes, by the CUDA runtime that libtorch runs on. It makes the device the
-/// current one.
+/// Returns free and total memory of a CUDA device in bytes, from the CUDA runtime that libtorch uses. It makes the
+/// device the current one.
 pub fn memory(index: usize) -> Result<(u64, u64)> {
     load()?;
     type SetDevice = unsafe extern "C" fn(i32) -> i32;
     type MemGetInfo = unsafe extern "C" fn(*mut usize, *mut usize) -> i32;
-    let missing = |error: libloading::Error| Error::new(format!("the CUDA runtime does not say its memory: {error}"));
+    let missing = |error: libloading::Error| Error::new(format!("cannot query the GPU's memory: {error}"));
     // SAFETY: libtorch_cuda is loaded, and with it the runtime, whose functions have had these types since CUDA 3.
     unsafe {
         let library = Library::this();
@@ -89,7 +89,7 @@ pub fn memory(index: usize) -> Result<(u64, u64)> {
             code => code,
         };
         if code != 0 {
-            return Err(Error::new(format!("the CUDA runtime does not say its memory (error {code})")));
+            return Err(Error::new(format!("cannot query the GPU's memory (CUDA error {code})")));
         }
         Ok((free as u64, total as u64))
     }
@@ -114,14 +114,14 @@ mod tests {
         }
     }
 
-    /// Holds with and without a GPU: a device, or a sentence that says what to do and a CPU that goes on working.
+    /// Passes with and without a GPU: either there is a device, or the error states what to do and the CPU still works.
     #[test]
     fn cuda_is_there_or_says_why_not() {
         match device("cuda") {
             Ok(found) => {
                 assert_eq!(found, Device::Cuda(0));
                 assert_eq!((Tensor::ones([2], (Kind::Float, found)) * 2.0).sum(Kind::Float).double_value(&[]), 4.0);
-                assert!(device("cuda:4096").unwrap_err().to_string().contains("is not there"));
+                assert!(device("cuda:4096").unwrap_err().to_string().contains("does not exist"));
                 let (free, total) = memory(0).unwrap();
                 assert!(0 < free && free <= total);
             }

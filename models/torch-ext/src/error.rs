@@ -1,11 +1,11 @@
 //! The one error type of this crate.
 
-/// What libtorch, the dynamic linker or a check of this crate refused, in one line.
+/// An error of libtorch, the dynamic linker or a check of this crate, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
 
-/// The result of everything here.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {

@@ -1,4 +1,4 @@
-//! The functions of shim.cpp; null is success, anything else a message to be taken with [`check`].
+//! The functions of shim.cpp; null is success, anything else a message for [`check`].
 
 use std::ffi::{CStr, c_char};
 use std::ptr::null_mut;
@@ -83,10 +83,10 @@ unsafe extern "C" {
     pub(crate) fn ext_channels_last(tensor: *const C_tensor, out: *mut *mut C_tensor) -> Message;
 }
 
-/// Copies a C string of the shim and frees it; null gives nothing.
+/// Copies a C string of the shim and frees it; returns none for null.
 ///
 /// # Safety
-/// `message` is null or a string that a function of the shim has just handed out.
+/// `message` is null or a string that a function of the shim has just returned.
 unsafe fn take(message: Message) -> Option<String> {
     if message.is_null() {
         return None;
@@ -99,19 +99,19 @@ unsafe fn take(message: Message) -> Option<String> {
     }
 }
 
-/// Turns what a function of the shim returned into a result.
+/// Converts the return value of a function of the shim to a result.
 ///
 /// # Safety
 /// `message` is what a function of the shim has just returned.
 pub(crate) unsafe fn check(message: Message) -> Result<()> {
-    // SAFETY: the same contract.
+    // SAFETY: by the same contract.
     match unsafe { take(message) } {
         None => Ok(()),
         Some(text) => Err(Error::from_libtorch(&text)),
     }
 }
 
-/// Calls a function of the shim that hands out a tensor.
+/// Calls a function of the shim that returns a tensor.
 pub(crate) fn tensor(call: impl FnOnce(*mut *mut C_tensor) -> Message) -> Result<Tensor> {
     let mut out: *mut C_tensor = null_mut();
     // SAFETY: `call` returns what the shim returned; on success `out` is an at::Tensor that we now own.
@@ -121,7 +121,7 @@ pub(crate) fn tensor(call: impl FnOnce(*mut *mut C_tensor) -> Message) -> Result
     }
 }
 
-/// Calls a function of the shim that hands out a string, or null.
+/// Calls a function of the shim that returns a string, or null.
 pub(crate) fn string(call: impl FnOnce(*mut Message) -> Message) -> Result<Option<String>> {
     let mut out: Message = null_mut();
     // SAFETY: `call` returns what the shim returned; on success `out` is null or a string that we now own.
@@ -131,7 +131,7 @@ pub(crate) fn string(call: impl FnOnce(*mut Message) -> Message) -> Result<Optio
     }
 }
 
-/// The pointers of some tensors, valid as long as the tensors are.
+/// Returns the pointers of tensors, valid as long as the tensors are.
 pub(crate) fn pointers<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<*const C_tensor> {
     tensors.into_iter().map(Tensor::as_ptr).collect()
 }

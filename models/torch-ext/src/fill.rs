@@ -1,14 +1,14 @@
-//! Tensors whose numbers Rust writes.
+//! Tensors whose elements are written by Rust code.
 
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
 
-/// An f32 tensor on the CPU that begins as zeros and whose numbers, in row-major order, `write` writes.
+/// Returns an f32 tensor on the CPU, initially zero, whose elements, in row-major order, are written by `write`.
 ///
-/// Nothing of it runs on libtorch's threads. So it is what a thread beside the training one makes tensors with: each
-/// thread that copies with libtorch gets a set of OpenMP threads of its own, and once there are more of these than
-/// cores, all of them, those of training too, sleep between operations where they would have waited awake.
+/// Nothing of it runs on libtorch's threads. Threads that prepare data beside the training thread create tensors with
+/// it: each thread that copies with libtorch gets its own set of OpenMP threads, and once there are more of these than
+/// cores, all of them, also those of the training thread, sleep between operations instead of spinning.
 pub fn filled(size: &[i64], write: impl FnOnce(&mut [f32])) -> Result<Tensor> {
     let tensor = Tensor::f_empty(size, (Kind::Float, Device::Cpu))?;
     let n = tensor.numel();
@@ -17,8 +17,8 @@ pub fn filled(size: &[i64], write: impl FnOnce(&mut [f32])) -> Result<Tensor> {
         return Ok(tensor);
     }
     let first = tensor.data_ptr().cast::<f32>();
-    // SAFETY: the tensor is fresh and contiguous, so its n floats lie there, and nobody else knows of them. Zeros are
-    // floats.
+    // SAFETY: the tensor is fresh and contiguous, so it has n floats, and there is no other reference to them. Zero
+    // bytes are valid floats.
     let floats = unsafe {
         first.write_bytes(0, n);
         std::slice::from_raw_parts_mut(first, n)
@@ -37,7 +37,8 @@ mod tests {
         assert_eq!(Vec::<Vec<f32>>::try_from(&tensor).unwrap(), [[0.0, 0.0, 0.0], [0.0, 5.0, 0.0]]);
     }
 
-    /// The threads of this process that have this name; one that is not told otherwise has its maker's.
+    /// Number of threads of this process with this name; by default a thread has the name of the thread that started
+    /// it.
     #[cfg(target_os = "linux")]
     fn threads_named(name: &str) -> usize {
         let tasks = std::fs::read_dir("/proc/self/task").unwrap();

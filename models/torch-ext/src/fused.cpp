@@ -1,4 +1,4 @@
-// Operations that libtorch has only in parts: here SiLU after GroupNorm in one pass over memory, with its gradient.
+// Fused operations that libtorch lacks: SiLU after GroupNorm in one pass over memory, with its gradient.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -48,8 +48,8 @@ const Kernels& kernels() {
   return chosen;
 }
 
-// libtorch's own OpenMP, which lies in a file of its own name: two runtimes would fight for the cores. Without it (a
-// libtorch on another one) the work is done by the calling thread.
+// libtorch's own OpenMP, found by its symbols, since two runtimes would compete for the cores. Without it (a libtorch built
+// on another runtime) the calling thread does the work.
 using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 using OmpThreadNum = int (*)();
 

@@ -1,14 +1,14 @@
-//! Operations in one pass over memory that libtorch does in several.
+//! Fused operations: one pass over memory where libtorch needs several.
 
 use tch::Tensor;
 
 use crate::error::Result;
 use crate::ffi;
 
-/// silu(group_norm(x)) with weight and bias \[c\], for x [n, c, ...].
+/// Computes silu(group_norm(x)) with weight and bias \[c\], for x [n, c, ...].
 ///
-/// On the CPU in f32, while the weights are not trained, it is one kernel that keeps only `x` and two numbers a group for
-/// the gradient, which cannot be differentiated again; everywhere else it is libtorch's two operations. Both agree to
+/// On the CPU in f32, if the weights are not trained, it is one kernel that stores only `x` and two numbers per group
+/// for the gradient, which cannot be differentiated again; otherwise it is libtorch's two operations. Both agree up to
 /// rounding.
 pub fn group_norm_silu(x: &Tensor, groups: i64, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let (x, weight, bias) = (x.as_ptr(), weight.as_ptr(), bias.as_ptr());
@@ -16,8 +16,8 @@ pub fn group_norm_silu(x: &Tensor, groups: i64, weight: &Tensor, bias: &Tensor, 
     ffi::tensor(|out| unsafe { ffi::ext_group_norm_silu(x, groups, weight, bias, eps, out) })
 }
 
-/// `torch.nn.functional.leaky_relu` with a slope below zero of one's own (tch's has 0.01 alone): max(x, slope · x), in
-/// place of `x`, differentiable twice. It is refused where autograd needs `x` as it was: for a leaf that takes gradients.
+/// `torch.nn.functional.leaky_relu` with any slope below zero (tch's has 0.01 alone): max(x, slope · x), in place,
+/// differentiable twice. It is an error if autograd needs the original `x`: for a leaf that requires gradients.
 pub fn leaky_relu(mut x: Tensor, slope: f64) -> Result<Tensor> {
     let x = x.as_mut_ptr();
     // SAFETY: the tensor lives through the call, since this function owns it.

@@ -1,4 +1,4 @@
-//! Random number generators that belong to their user, with the numbers of PyTorch's `torch.Generator`.
+//! Random number generators without global state, with the numbers of PyTorch's `torch.Generator`.
 
 use std::ptr::{NonNull, null_mut};
 
@@ -7,8 +7,8 @@ use tch::Tensor;
 use crate::error::{Error, Result};
 use crate::ffi;
 
-/// A Mersenne Twister on the CPU. The same seed gives the numbers that PyTorch gives after
-/// `torch.Generator().manual_seed(seed)`, whatever else draws numbers in the process.
+/// A Mersenne Twister on the CPU. A seed yields the numbers that PyTorch yields after
+/// `torch.Generator().manual_seed(seed)`, whatever else draws random numbers in the process.
 #[derive(Debug)]
 pub struct Generator(NonNull<ffi::CGenerator>);
 
@@ -17,33 +17,33 @@ pub struct Generator(NonNull<ffi::CGenerator>);
 unsafe impl Send for Generator {}
 
 impl Generator {
-    /// A generator on the CPU with this seed.
+    /// Creates a generator on the CPU with this seed.
     pub fn cpu(seed: u64) -> Result<Self> {
         let mut out = null_mut();
         // SAFETY: `out` lives through the call.
         unsafe { ffi::check(ffi::ext_generator_new(seed, &mut out))? };
-        NonNull::new(out).map(Self).ok_or_else(|| Error::new("libtorch gave no generator"))
+        NonNull::new(out).map(Self).ok_or_else(|| Error::new("libtorch returned no generator"))
     }
 
-    /// Standard normal numbers, f32 on the CPU: `torch.randn(shape, generator=…)`.
+    /// Draws standard normal numbers, f32 on the CPU: `torch.randn(shape, generator=…)`.
     pub fn normal(&mut self, shape: &[i64]) -> Result<Tensor> {
         // SAFETY: the generator is ours, the shape lives through the call.
         ffi::tensor(|out| unsafe { ffi::ext_generator_normal(self.0.as_ptr(), shape.as_ptr(), shape.len(), out) })
     }
 
-    /// Uniform numbers in [0, 1), f32 on the CPU: `torch.rand(shape, generator=…)`.
+    /// Draws uniform numbers in [0, 1), f32 on the CPU: `torch.rand(shape, generator=…)`.
     pub fn uniform(&mut self, shape: &[i64]) -> Result<Tensor> {
         // SAFETY: the generator is ours, the shape lives through the call.
         ffi::tensor(|out| unsafe { ffi::ext_generator_uniform(self.0.as_ptr(), shape.as_ptr(), shape.len(), out) })
     }
 
-    /// A permutation of 0…n−1, int64 on the CPU: `torch.randperm(n, generator=…)`.
+    /// Draws a permutation of 0…n−1, int64 on the CPU: `torch.randperm(n, generator=…)`.
     pub fn permutation(&mut self, n: i64) -> Result<Tensor> {
         // SAFETY: the generator is ours.
         ffi::tensor(|out| unsafe { ffi::ext_generator_permutation(self.0.as_ptr(), n, out) })
     }
 
-    /// Whole numbers in low…high−1, int64 on the CPU: `torch.randint(low, high, shape, generator=…)`.
+    /// Draws integers in low…high−1, int64 on the CPU: `torch.randint(low, high, shape, generator=…)`.
     pub fn integers(&mut self, low: i64, high: i64, shape: &[i64]) -> Result<Tensor> {
         // SAFETY: the generator is ours, the shape lives through the call.
         ffi::tensor(|out| unsafe {
@@ -51,13 +51,13 @@ impl Generator {
         })
     }
 
-    /// The whole state, u8 on the CPU (5056 bytes), as `torch.Generator.get_state` gives it.
+    /// Returns the whole state, u8 on the CPU (5056 bytes), as `torch.Generator.get_state` does.
     pub fn state(&self) -> Result<Tensor> {
         // SAFETY: the generator is ours.
         ffi::tensor(|out| unsafe { ffi::ext_generator_state(self.0.as_ptr(), out) })
     }
 
-    /// Goes back to a state that [`Generator::state`] gave; any other tensor is refused.
+    /// Restores a state that [`Generator::state`] returned; any other tensor is an error.
     pub fn set_state(&mut self, state: &Tensor) -> Result<()> {
         // SAFETY: the generator is ours, the tensor lives through the call.
         unsafe { ffi::check(ffi::ext_generator_set_state(self.0.as_ptr(), state.as_ptr())) }

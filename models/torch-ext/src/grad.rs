@@ -1,4 +1,4 @@
-//! Gradients as a whole.
+//! Gradient clipping by the global norm.
 
 use tch::Tensor;
 
@@ -6,11 +6,12 @@ use crate::error::{Error, Result};
 use crate::ffi;
 
 /// Scales the gradients of `parameters` in place so that their joint 2-norm is at most `max_norm`, and returns the
-/// norm they had before: a scalar on their device, without waiting for it. As `torch.nn.utils.clip_grad_norm_`: the
-/// scale is max_norm / (norm + 1e-6), at most 1. Parameters without a gradient are skipped; without any the norm is 0.
+/// norm before scaling: a scalar on their device, without synchronization. As in `torch.nn.utils.clip_grad_norm_`, the
+/// scale is max_norm / (norm + 1e-6), at most 1. Parameters without a gradient are skipped; without any gradient the
+/// norm is 0.
 pub fn clip_grad_norm<'a>(parameters: impl IntoIterator<Item = &'a Tensor>, max_norm: f64) -> Result<Tensor> {
     if max_norm.is_nan() || max_norm <= 0.0 {
-        return Err(Error::new(format!("the largest gradient norm is {max_norm}, it must be above 0")));
+        return Err(Error::new(format!("the maximum gradient norm is {max_norm}, it must be above 0")));
     }
     let parameters = ffi::pointers(parameters);
     // SAFETY: the caller's tensors outlive this call, since it borrows them.

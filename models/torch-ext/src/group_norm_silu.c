@@ -1,19 +1,19 @@
 // The arithmetic of SiLU after GroupNorm for one group of one image: f32, contiguous, channel after channel.
 //
-// build.rs compiles this file once per instruction set, under other names; it includes nothing, so that no function of
-// a header is compiled for a processor that the program may not run on. Sums go over LANES partial sums, which the
+// build.rs compiles this file once per instruction set, with other names; it includes nothing, so that no function of a
+// header is compiled for a processor that the program may not run on. Sums go over LANES partial sums, which the
 // compiler keeps in vector registers whatever their width.
 
 #define LANES 32
 #define JOIN(a, b) a##_##b
 #define NAMED(a, b) JOIN(a, b)
 
-// e^x for x in the range of finite results, to one unit in the last place (Cephes' polynomial). Straight-line code, so
-// that loops around it become vector code.
+// e^x for x in the range of finite results, to one unit in the last place (Cephes' polynomial). Code without branches, so
+// that the compiler vectorizes loops around it.
 static inline float exponential(float x) {
   x = x < -87.0f ? -87.0f : x;
   x = x > 88.0f ? 88.0f : x;
-  // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
+  // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
   const float magic = 12582912.0f;
   float shifted = x * 1.44269504f + magic;
   int bits;
@@ -36,7 +36,7 @@ static inline float exponential(float x) {
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
-// y = silu(weight * (x - mean) / std + bias); leaves mean and 1 / std in `stats`.
+// y = silu(weight * (x - mean) / std + bias); writes mean and 1 / std to `stats`.
 void NAMED(group_norm_silu_forward, VARIANT)(const float* x, const float* weight, const float* bias, float* y, float* stats,
                                              long channels, long pixels, float eps) {
   const long count = channels * pixels;
@@ -70,7 +70,7 @@ void NAMED(group_norm_silu_forward, VARIANT)(const float* x, const float* weight
   }
 }
 
-// dx of that, for the gradient dy of y.
+// The gradient dx of x, from the gradient dy of y.
 void NAMED(group_norm_silu_backward, VARIANT)(const float* dy, const float* x, const float* weight, const float* bias,
                                               const float* stats, float* dx, long channels, long pixels) {
   const float mean = stats[0], rstd = stats[1];
@@ -102,7 +102,7 @@ void NAMED(group_norm_silu_backward, VARIANT)(const float* dy, const float* x, c
       sum_x += lanes_x[j];
     }
   }
-  // The mean's and the deviation's own dependence on x.
+  // The mean and the standard deviation depend on x too.
   const float by_mean = sum * inverse, by_std = sum_x * inverse * rstd * rstd;
   for (long i = 0; i < channels * pixels; i++) dx[i] = rstd * (dx[i] - by_mean - (x[i] - mean) * by_std);
 }

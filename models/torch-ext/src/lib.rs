@@ -1,7 +1,7 @@
-//! What `tch` lacks of libtorch, by a small C++ shim: generators of one's own with PyTorch's numbers, a fused AdamW
-//! whose state can be saved, gradient clipping that returns the norm, autocast with a type on any device, channels-last
-//! memory, tensors that Rust fills, GroupNorm and SiLU in one, LeakyReLU with any slope, and CUDA loaded at run time so
-//! that one binary serves CPU and GPU. C++ exceptions arrive as [`Error`].
+//! Functions of libtorch that `tch` lacks, through a small C++ shim: independent generators with PyTorch's numbers, a
+//! fused AdamW whose state can be saved, gradient clipping that returns the norm, autocast with any type on any device,
+//! channels-last memory, tensors that Rust code fills, fused GroupNorm and SiLU, LeakyReLU with any slope, and CUDA
+//! loaded at run time so that one binary supports CPU and GPU. C++ exceptions become [`Error`].
 //!
 //! ```
 //! use tch::{Kind, Tensor, Device};
@@ -48,7 +48,7 @@ pub use grad::clip_grad_norm;
 pub use memory_format::channels_last;
 pub use optim::{AdamW, AdamWConfig};
 
-/// The version of the libtorch that this process runs, as `2.11.0`.
+/// Returns the version of the libtorch that this process runs, such as `2.11.0`.
 pub fn torch_version() -> String {
     // SAFETY: the out pointer is `string`'s own.
     let config = ffi::string(|out| unsafe { ffi::ext_config(out) }).ok().flatten().unwrap_or_default();
@@ -56,15 +56,15 @@ pub fn torch_version() -> String {
     version.split([',', '\n', ' ']).next().unwrap_or(version).to_owned()
 }
 
-/// Lets the process keep freed memory for its next tensors instead of giving it back to the system at once, which costs
-/// a training on the CPU some percent. To be called once, early, by the program; does nothing where the C library is not
+/// Lets the process reuse freed memory for its next tensors instead of returning it to the system at once, which slows
+/// training on the CPU by some percent. To be called once, early, by the program; does nothing if the C library is not
 /// glibc.
 pub fn keep_memory() {
     // SAFETY: it sets parameters of malloc, which is allowed at any time.
     unsafe { ffi::ext_keep_memory() }
 }
 
-/// The file of the libtorch_cpu that this process runs, where the dynamic linker can tell.
+/// Returns the file of the libtorch_cpu that this process runs, if the dynamic linker knows it.
 pub fn library_path() -> Option<PathBuf> {
     // SAFETY: the out pointer is `string`'s own.
     ffi::string(|out| unsafe { ffi::ext_library_path(out) }).ok().flatten().map(PathBuf::from)

@@ -1,13 +1,13 @@
-//! The order of a tensor's numbers in memory.
+//! The order of a tensor's elements in memory.
 
 use tch::Tensor;
 
 use crate::error::Result;
 use crate::ffi;
 
-/// The same [n, c, h, w] tensor with its channels innermost in memory, which convolutions on current GPUs (and bf16
-/// ones on the CPU) run faster on. Gradients pass through it. A tensor that is so already is returned as it is; one
-/// that has not four dimensions is refused.
+/// Returns the [n, c, h, w] tensor with its channels innermost in memory, with which convolutions on current GPUs (and
+/// in bf16 on the CPU) are faster. Gradients flow through it. A tensor in this format already is returned as it is; one
+/// that does not have four dimensions is an error.
 pub fn channels_last(tensor: &Tensor) -> Result<Tensor> {
     // SAFETY: the tensor lives through the call.
     ffi::tensor(|out| unsafe { ffi::ext_channels_last(tensor.as_ptr(), out) })

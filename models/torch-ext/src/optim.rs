@@ -1,5 +1,5 @@
-//! AdamW ("Decoupled Weight Decay Regularization", Loshchilov and Hutter, arXiv:1711.05101) by libtorch's fused
-//! operation, which updates all parameters in one call, with its state readable and writable.
+//! AdamW ("Decoupled Weight Decay Regularization", Loshchilov and Hutter, arXiv:1711.05101) with libtorch's fused
+//! operation, which updates all parameters in one call, and a state that can be saved and loaded.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -8,22 +8,22 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::error::{Error, Result};
 use crate::ffi;
 
-/// The constants of AdamW, named as in the run configuration.
+/// The hyperparameters of AdamW, named as in the run configuration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWConfig {
-    /// Step size.
+    /// Learning rate.
     pub learning_rate: f64,
-    /// Decay of the mean of the gradients.
+    /// Decay of the first moment, the running mean of the gradients.
     pub beta1: f64,
-    /// Decay of the mean of their squares.
+    /// Decay of the second moment, the running mean of their squares.
     pub beta2: f64,
-    /// Share of a parameter that is taken off at each step, times the learning rate.
+    /// Decoupled weight decay: this times the learning rate is the fraction of a parameter subtracted at each step.
     pub weight_decay: f64,
-    /// Added to the denominator.
+    /// Constant added to the denominator.
     pub epsilon: f64,
 }
 
-/// AdamW over named f32 parameters of one device. The parameters are shared with whoever made them, as all tch
+/// AdamW over named f32 parameters of one device. The parameters are shared with their network, as all tch
 /// tensors are: a step changes them in place.
 #[derive(Debug)]
 pub struct AdamW {
@@ -35,22 +35,23 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// A fresh optimizer. Each parameter must be an f32 leaf that takes gradients, all on one device, each name once.
+    /// Creates an optimizer. Each parameter must be an f32 leaf that requires gradients, all on one device, each name
+    /// once.
     pub fn new(parameters: Vec<(String, Tensor)>, config: AdamWConfig) -> Result<Self> {
         let mut names = HashSet::new();
         for (name, tensor) in &parameters {
             let refuse = |what: String| Err(Error::new(format!("parameter `{name}` {what}")));
             if !names.insert(name) {
-                return refuse("is there twice".to_owned());
+                return refuse("appears twice".to_owned());
             }
             if !tensor.defined() {
                 return refuse("is an undefined tensor".to_owned());
             }
             if tensor.kind() != Kind::Float {
-                return refuse(format!("has type {:?}, the optimizer takes Float", tensor.kind()));
+                return refuse(format!("has type {:?}, the optimizer needs Float", tensor.kind()));
             }
             if !tensor.requires_grad() || !tensor.is_leaf() {
-                return refuse("is not a leaf that takes gradients".to_owned());
+                return refuse("is not a leaf that requires gradients".to_owned());
             }
             let (device, wanted) = (tensor.device(), parameters[0].1.device());
             if device != wanted {
@@ -66,16 +67,16 @@ impl AdamW {
         Ok(Self { config, parameters, exp_avgs, exp_avg_sqs, steps })
     }
 
-    /// Drops all gradients, so that a parameter that the next backward pass does not reach is left alone.
+    /// Clears all gradients, so that a parameter that the next backward pass does not reach is not updated.
     pub fn zero_grad(&mut self) {
         for (_, tensor) in &self.parameters {
             // SAFETY: the tensor lives through the call.
             let cleared = unsafe { ffi::check(ffi::ext_clear_gradient(tensor.as_ptr())) };
-            cleared.expect("dropping the gradient of a defined tensor allocates nothing and checks nothing");
+            cleared.expect("clearing the gradient of a defined tensor allocates nothing and checks nothing");
         }
     }
 
-    /// One update; parameters without a gradient are skipped, and so are their moments and step counts.
+    /// Does one update; parameters without a gradient are skipped, and so are their moments and step counts.
     pub fn step(&mut self) -> Result<()> {
         let parameters = ffi::pointers(self.parameters.iter().map(|(_, tensor)| tensor));
         let exp_avgs = ffi::pointers(&self.exp_avgs);
@@ -99,35 +100,35 @@ impl AdamW {
         }
     }
 
-    /// Sets the step size of the next steps.
+    /// Sets the learning rate of the next steps.
     pub fn set_learning_rate(&mut self, learning_rate: f64) {
         self.config.learning_rate = learning_rate;
     }
 
-    /// The constants, with the learning rate as it is now.
+    /// The hyperparameters, with the current learning rate.
     pub fn config(&self) -> AdamWConfig {
         self.config
     }
 
-    /// The parameters, in the order they came.
+    /// The parameters, in their original order.
     pub fn parameters(&self) -> &[(String, Tensor)] {
         &self.parameters
     }
 
-    /// Copies of all state: `NAME.exp_avg`, `NAME.exp_avg_sq` (shaped as the parameter) and `NAME.step` (a scalar),
-    /// f32 on the parameters' device. The parameters themselves are not part of it.
+    /// Returns copies of the state: `NAME.exp_avg`, `NAME.exp_avg_sq` (shaped as the parameter) and `NAME.step` (a
+    /// scalar), f32 on the parameters' device. The parameters themselves are not included.
     pub fn state(&self) -> BTreeMap<String, Tensor> {
         self.slots().into_iter().map(|(name, tensor)| (name, tensor.copy())).collect()
     }
 
-    /// Goes back to a state that [`AdamW::state`] gave. Nothing changes unless all names and shapes are right.
+    /// Restores a state that [`AdamW::state`] returned. Nothing changes unless all names and shapes are right.
     pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         let slots = self.slots();
         for (name, slot) in &slots {
             let found = state.get(name).ok_or_else(|| Error::new(format!("optimizer state lacks `{name}`")))?;
             if found.size() != slot.size() || found.kind() != Kind::Float {
                 return Err(Error::new(format!(
-                    "optimizer state `{name}` is {:?} {:?}, this optimizer wants Float {:?}",
+                    "optimizer state `{name}` is {:?} {:?}, this optimizer expects Float {:?}",
                     found.kind(),
                     found.size(),
                     slot.size()
@@ -179,13 +180,13 @@ mod tests {
         AdamW::new(NAMES.iter().map(leaf).collect(), CONFIG).unwrap()
     }
 
-    /// Steps `from..to` of the schedule in make_torch_ext.py.
+    /// Runs steps `from..to` of the schedule in make_torch_ext.py.
     fn run(optimizer: &mut AdamW, reference: &Reference, from: i64, to: i64) {
         for step in from..to {
             optimizer.zero_grad();
             for (name, tensor) in optimizer.parameters() {
                 if name != "skipped" && !(name == "late" && step < 5) {
-                    // The gradient of Σ w·g with regard to w is g.
+                    // The gradient of Σ w·g with respect to w is g.
                     let gradient = reference.tensor(&format!("adamw.gradients.{name}")).get(step);
                     (tensor * gradient).sum(Kind::Float).backward();
                 }
@@ -279,7 +280,7 @@ mod tests {
         check(vec![("w", leaf(Kind::Double))], "`w` has type Double");
         check(vec![("w", Tensor::zeros([2], (Kind::Float, device())))], "`w` is not a leaf");
         check(vec![("w", leaf(Kind::Float) * 2.0)], "`w` is not a leaf");
-        check(vec![("w", leaf(Kind::Float)), ("w", leaf(Kind::Float))], "`w` is there twice");
+        check(vec![("w", leaf(Kind::Float)), ("w", leaf(Kind::Float))], "`w` appears twice");
         check(vec![("w", Tensor::new())], "`w` is an undefined tensor");
     }
 

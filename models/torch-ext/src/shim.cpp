@@ -1,6 +1,6 @@
 // The C side of this crate: each function catches every exception and returns its message (to be freed with
-// ext_free_message), or null when all went well. A tensor crosses as at::Tensor*, as it does in torch-sys; a tensor
-// that is handed out is owned by whoever receives it.
+// ext_free_message), or null on success. Tensors are passed as at::Tensor*, as in torch-sys; the caller owns a returned
+// tensor.
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Version.h>
@@ -84,7 +84,7 @@ char* ext_config(char** out) {
   return guarded([&] { *out = copy_message(at::show_config()); });
 }
 
-// The file of the libtorch_cpu that this process runs, or null when the dynamic linker cannot say.
+// The file of the libtorch_cpu that this process runs, or null if the dynamic linker does not know it.
 char* ext_library_path(char** out) {
   return guarded([&] {
     Dl_info info;
@@ -93,8 +93,8 @@ char* ext_library_path(char** out) {
   });
 }
 
-// glibc hands large blocks back to the kernel as soon as they are free and asks for them anew for the next tensor, page
-// by page; this keeps them.
+// glibc returns large blocks to the kernel as soon as they are free and requests them again for the next tensor, page by
+// page; with these settings it keeps them.
 void ext_keep_memory() {
 #ifdef __GLIBC__
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
@@ -144,7 +144,7 @@ char* ext_generator_set_state(at::Generator* generator, const at::Tensor* state)
   return guarded([&] { generator->set_state(*state); });
 }
 
-// The parameters whose gradient is undefined are left out, with their moments and their step count.
+// Parameters whose gradient is undefined are skipped, with their moments and step counts.
 char* ext_adamw_step(const at::Tensor* const* parameters, const at::Tensor* const* exp_avgs,
                      const at::Tensor* const* exp_avg_sqs, const at::Tensor* const* steps, size_t count,
                      double learning_rate, double beta1, double beta2, double weight_decay, double epsilon) {
@@ -176,7 +176,7 @@ char* ext_clear_gradient(const at::Tensor* tensor) {
 char* ext_clip_grad_norm(const at::Tensor* const* parameters, size_t count, double max_norm, at::Tensor** out) {
   return guarded([&] {
     at::NoGradGuard no_grad;
-    // Gradients by device, since a foreach operation wants one device.
+    // Gradients by device, since a foreach operation needs one device.
     std::map<std::pair<int, int>, std::vector<at::Tensor>> groups;
     for (size_t i = 0; i < count; ++i) {
       const at::Tensor& gradient = parameters[i]->grad();

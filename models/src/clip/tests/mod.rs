@@ -1,4 +1,4 @@
-//! Parity with transformers and Pillow: the reference tensors that `tests/reference/make_clip.py` made.
+//! Parity with transformers and Pillow: the reference tensors that `tests/reference/make_clip.py` computed.
 
 mod errors;
 mod preprocess;
@@ -14,7 +14,7 @@ use test_support::{Reference, assert_close, device, reference_path, shared, ship
 use crate::params::NamedTensors;
 use crate::safetensors::write_safetensors;
 
-/// A network of the reference script as a folder in Hugging Face's layout, with its inputs and outputs.
+/// A network of the reference script as a folder in Hugging Face's layout, with inputs and outputs.
 struct Checkpoint {
     folder: TempDir,
     data: NamedTensors,
@@ -35,7 +35,7 @@ impl Checkpoint {
         self.folder.path()
     }
 
-    /// The config.json with one key changed; dots lead into nested objects.
+    /// Changes one key of config.json; dots separate the keys of nested objects.
     fn set_config(&self, key: &str, value: serde_json::Value) {
         let file = self.dir().join("config.json");
         let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();

@@ -4,7 +4,7 @@ use super::{Reference, assert_close, device, shared, shipped_model};
 use crate::clip::{Clip, Preprocessor};
 use crate::resize::resize_bicubic;
 
-/// An image of the reference script, [h, w, 3] u8, as bytes, width and height.
+/// Returns an image of the reference script, [h, w, 3] u8, as bytes, width and height.
 fn image(tensor: &Tensor) -> (Vec<u8>, usize, usize) {
     let size = tensor.size();
     (Vec::<u8>::try_from(tensor.flatten(0, 2)).unwrap(), size[1] as usize, size[0] as usize)
@@ -36,7 +36,7 @@ fn pixels_match_the_image_processor() {
         let preprocessor = Preprocessor::load(folder.path(), 224).unwrap();
         let wanted = reference.tensor(&format!("result.{name}"));
         assert_close(name, &preprocessor.pixels(&images).unwrap(), wanted, 1e-6);
-        // What we write reads back as the same.
+        // The written file is read back as the same preprocessor.
         preprocessor.save(folder.path()).unwrap();
         assert_eq!(Preprocessor::load(folder.path(), 224).unwrap(), preprocessor);
     }
@@ -58,7 +58,7 @@ fn differentiable_path_is_near_the_rounded_one() {
         let rounded = preprocessor.pixels(&[(&rgb, width, height)]).unwrap().to_device(device());
         let unit = (source.permute([2, 0, 1]).unsqueeze(0).to_kind(Kind::Float) / 255.0).set_requires_grad(true);
         let pixels = preprocessor.pixels_from_tensor(&unit).unwrap();
-        // Within a gray level and a half, in units of the standard deviation; overshoot is clamped only in the other one.
+        // Within 1.5 of 255 levels, in units of the standard deviation; only the other one clamps the overshoot.
         let inside = rounded.abs().lt(1.4);
         let difference = ((&pixels - &rounded).abs() * inside.to_kind(Kind::Float)).max().double_value(&[]);
         assert!(difference < 1.5 / 255.0 / 0.26, "{name}: {difference}");

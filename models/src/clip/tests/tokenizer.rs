@@ -4,7 +4,7 @@ use super::{reference_path, shared, shipped_model};
 use crate::clip::{PadRule, Tokenizer};
 use crate::error::Error;
 
-/// `clip_tokenizer.json`: texts, the ids that transformers gives them, and a small vocabulary.
+/// `clip_tokenizer.json`: texts, the ids that transformers assigns to them, and a small vocabulary.
 pub(super) struct Cases(serde_json::Value);
 
 impl Cases {
@@ -48,7 +48,7 @@ fn clip_vocabulary_matches_transformers() {
     let Some(folder) = shared("clip-tokenizer") else { return };
     let cases = Cases::read();
     cases.check("clip", &Tokenizer::load(&folder).unwrap());
-    // Stable Diffusion 2's folder, whose two files name different padding tokens.
+    // As in Stable Diffusion 2's folder, two files name different padding tokens.
     let copy = tempfile::tempdir().unwrap();
     for name in ["vocab.json", "merges.txt"] {
         std::fs::copy(folder.join(name), copy.path().join(name)).unwrap();
@@ -99,7 +99,7 @@ fn broken_folders_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let message = || Tokenizer::load(folder.path()).unwrap_err().to_string();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-    assert!(message().contains("no tokenizer here"), "{}", message());
+    assert!(message().contains("there is no tokenizer"), "{}", message());
     write("vocab.json", r#"{"a": 0, "b</w>": 1, "<|endoftext|>": 2}"#);
     assert!(message().contains("merges.txt"), "{}", message());
     write("merges.txt", "#version: 0.2\nab</w>\n");

@@ -66,7 +66,7 @@ fn text_encoder_alone_matches_transformers_with_and_without_prefix() {
     };
     check(Kind::Float, F32);
     check(Kind::BFloat16, BF16);
-    // The layout of older files: below `text_model.`, with a buffer that is no weight.
+    // The layout of older files: below `text_model.`, with a buffer that is not a weight.
     let file = checkpoint.dir().join("model.safetensors");
     let bare = read_safetensors(&file).unwrap();
     assert!(bare.contains_key("final_layer_norm.weight"));
@@ -144,7 +144,7 @@ fn shipped_folders_match_transformers() {
     let reference = Reference::read("clip_shipped.safetensors");
     let clip = Clip::load(&shipped_model().join("clip"), device(), Kind::Float).unwrap();
     let text = TextTransformer::load(&shipped_model().join("diffusion/text_encoder"), device(), Kind::Float).unwrap();
-    // Neither length nor padding is said in this copy but by the model's config.json.
+    // In this copy only the model's config.json states the length, and nothing the padding.
     let copy = tempfile::tempdir().unwrap();
     for name in ["config.json", "vocab.json", "merges.txt"] {
         std::fs::copy(shipped_model().join("clip").join(name), copy.path().join(name)).unwrap();
