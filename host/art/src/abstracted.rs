@@ -1,4 +1,4 @@
-//! Styles at the edge of the figure: abstract expressionism, action painting, color field, minimalism, new realism.
+//! Styles at the edge of abstraction: abstract expressionism, action painting, color field, minimalism, new realism.
 //!
 //! In all of them the subject's silhouette stays: it is carried by a mass of color, not by drawing.
 
@@ -36,7 +36,7 @@ pub fn abstract_expressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut 
         let loose = wobble(&shape.outline, rng, 0.12, 0.02);
         canvas.fill(&loose, palette.of(shape.role));
     }
-    // Gestures: a loaded brush goes round the large masses, overshooting.
+    // Gestures: a loaded brush goes around the large masses, overshooting.
     for shape in scene.shapes.iter().filter(|shape| shape.layer == Layer::Figure) {
         let [left, top, right, bottom] = shape.outline.bounds();
         if (right.min(1.0) - left.max(0.0)).min(bottom.min(1.0) - top.max(0.0)) < 0.12 {
@@ -149,7 +149,7 @@ pub fn color_field(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     canvas.shade(|x, y, color| mix(under.sample(x, y), color, smoothstep(0.0, 0.2, whole.at(x, y))));
 }
 
-/// One flat silhouette on white, one thin plane under it; what is inside is left out or cut out.
+/// One flat silhouette on white, one thin plane under it; inner details are left out or cut out.
 pub fn minimalism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let white = [[0.96, 0.955, 0.94], [0.93, 0.93, 0.93], [0.965, 0.95, 0.92]][rng.below(3)];
     let color = rng.pick(&[hex(0x181818), hex(0xc82420), hex(0x1c40a8), hex(0xe8b010), hex(0x2c6c54)]);

@@ -87,7 +87,7 @@ pub fn pointillism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     }
 }
 
-/// Thick strokes that turn round suns and heads: ultramarine, chrome yellow, emerald.
+/// Thick strokes that turn around suns and heads: ultramarine, chrome yellow, emerald.
 pub fn post_impressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
         &[
@@ -118,8 +118,8 @@ pub fn post_impressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng)
         let mut flow = [0.05, 0.0];
         for (k, center) in centers.iter().enumerate() {
             let (dx, dy) = (x - center[0], y - center[1]);
-            let pull = if k == 1 { -1.0 } else { 1.0 } / (dx * dx + dy * dy + 0.02);
-            flow = [flow[0] - dy * pull, flow[1] + dx * pull];
+            let swirl = if k == 1 { -1.0 } else { 1.0 } / (dx * dx + dy * dy + 0.02);
+            flow = [flow[0] - dy * swirl, flow[1] + dx * swirl];
         }
         flow
     });
@@ -127,7 +127,7 @@ pub fn post_impressionism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng)
     contours(canvas, scene, 0.016, hex(0x182454));
 }
 
-/// Wild color in broad patches: a pink sky, a green that is greener, outlines of blue, canvas between.
+/// Wild color in broad patches: a pink sky, greener greens, outlines of blue, bare canvas between.
 pub fn fauvism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
         &[

@@ -1,4 +1,5 @@
-//! The canvas: float RGB in [0, 1], outlines rasterized by tiny-skia, brush dabs and discs by their distance function.
+//! The canvas: float RGB in [0, 1]; outlines are rasterized by tiny-skia, brush dabs and discs by their distance
+//! function.
 
 use image::{Rgb as Pixel, RgbImage};
 use tiny_skia::{FillRule, LineCap, LineJoin, Mask, Path, Stroke, Transform};
@@ -28,7 +29,7 @@ pub fn lift(a: Rgb, amount: f32) -> Rgb {
     [a[0] + amount, a[1] + amount, a[2] + amount]
 }
 
-/// How much of each neighbor a pixel takes in the last filter: softer than a box filter alone, as a lens is.
+/// Weight of each neighbor of a pixel in the last filter, which is softer than a box filter alone, as a lens is.
 const SOFTNESS: f32 = 0.12;
 
 /// A square canvas.
@@ -51,7 +52,7 @@ impl Canvas {
         self.pixels.fill(color);
     }
 
-    /// Recolors every pixel: f(x, y, color), x and y in unit coordinates.
+    /// Recolors every pixel by f(x, y, color), with x and y in unit coordinates.
     pub fn shade(&mut self, f: impl Fn(f32, f32, Rgb) -> Rgb) {
         let step = 1.0 / self.size as f32;
         for (j, row) in self.pixels.chunks_exact_mut(self.size).enumerate() {
@@ -118,7 +119,7 @@ impl Canvas {
         }
     }
 
-    /// A brush dab from a to b, radius `from` at a and `to` at b, with round ends.
+    /// Draws a brush dab from a to b, radius `from` at a and `to` at b, with round ends.
     pub fn dab(&mut self, a: Point, b: Point, from: f32, to: f32, color: Rgb, opacity: f32) {
         let size = self.size as f32;
         let (ax, ay, bx, by) = (a[0] * size, a[1] * size, b[0] * size, b[1] * size);
@@ -146,7 +147,7 @@ impl Canvas {
         }
     }
 
-    /// A dab that runs along points, its radius going from `from` to `to`.
+    /// Draws a dab along points, with the radius changing from `from` to `to`.
     pub fn sweep(&mut self, points: &[Point], from: f32, to: f32, color: Rgb) {
         let n = (points.len() - 1).max(1) as f32;
         for (i, pair) in points.windows(2).enumerate() {
@@ -155,12 +156,12 @@ impl Canvas {
         }
     }
 
-    /// A disc.
+    /// Draws a disc.
     pub fn disc(&mut self, center: Point, radius: f32, color: Rgb) {
         self.dab(center, center, radius, radius, color, 1.0);
     }
 
-    /// The color at a point (clamped to the canvas), between the four nearest pixels.
+    /// The color at a point (clamped to the canvas), interpolated between the four nearest pixels.
     pub fn sample(&self, x: f32, y: f32) -> Rgb {
         let size = self.size as f32;
         let (x, y) = ((x * size - 0.5).clamp(0.0, size - 1.001), (y * size - 0.5).clamp(0.0, size - 1.001));
@@ -188,7 +189,7 @@ impl Canvas {
         }
     }
 
-    /// How far each pixel is covered by any of the outlines.
+    /// Coverage of each pixel by any of the outlines.
     pub fn coverage<'a>(&mut self, outlines: impl Iterator<Item = &'a Outline>) -> Plane {
         for outline in outlines {
             if let Some(path) = outline.path(self.size) {
@@ -200,7 +201,7 @@ impl Canvas {
         Plane { size: self.size, values }
     }
 
-    /// A copy to look up colors in while painting over the original.
+    /// A copy for reading colors while painting over the original.
     pub fn copy(&self) -> Self {
         Self { size: self.size, pixels: self.pixels.clone(), mask: self.mask.clone() }
     }
@@ -236,7 +237,7 @@ impl Canvas {
     }
 }
 
-/// One value a pixel: a coverage, a light, a depth.
+/// One value per pixel: a coverage, a light, a depth.
 #[derive(Clone, Debug)]
 pub struct Plane {
     size: usize,
@@ -244,7 +245,7 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// The value at a point (clamped to the canvas), between the four nearest pixels.
+    /// The value at a point (clamped to the canvas), interpolated between the four nearest pixels.
     pub fn at(&self, x: f32, y: f32) -> f32 {
         let size = self.size as f32;
         let (x, y) = ((x * size - 0.5).clamp(0.0, size - 1.001), (y * size - 0.5).clamp(0.0, size - 1.001));
@@ -256,7 +257,8 @@ impl Plane {
         top + (bottom - top) * t
     }
 
-    /// Two box filters each way, their radius a real number of pixels, so that every size is softened alike.
+    /// Applies two box filters in each direction, with a radius that is a real number of pixels, so that every size is
+    /// softened alike.
     pub fn blur(&mut self, radius: f32) {
         let radius = radius * self.size as f32;
         let mut line = vec![0.0; self.size];
@@ -271,7 +273,7 @@ impl Plane {
     }
 }
 
-/// Box-filters one row or column in place; the edge values go on beyond the edge.
+/// Box-filters one row or column in place; the edge values continue beyond the edge.
 fn box_filter(values: &mut [f32], start: usize, stride: usize, radius: f32, line: &mut [f32]) {
     let n = line.len();
     for (i, value) in line.iter_mut().enumerate() {

@@ -1,10 +1,10 @@
-//! Captions: what a person would write in a prompt for a painting.
+//! Captions as a person would write them in a prompt for a painting.
 
 use std::collections::BTreeSet;
 
 use super::{MEDIA, STYLES, SUBJECTS};
 
-/// What a caption tells of a painting.
+/// What a caption describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CaptionKind {
     /// Style and subject: "painting of a man, ukiyo e".
@@ -15,10 +15,11 @@ pub enum CaptionKind {
     Subject,
 }
 
-/// How many values of `variant` differ: media × forms of the style's name × templates.
+/// Number of different values of `variant`: media × forms of the style's name × templates.
 pub const CAPTION_VARIANTS: u64 = (MEDIA.len() * 2 * 3) as u64;
 
-/// A caption for one painting; `variant` chooses the medium, the style's form (slug or spoken) and the template.
+/// Returns a caption for one painting; `variant` chooses the medium, the style's form (slug or spoken) and the
+/// template.
 ///
 /// # Panics
 /// If `style_idx` ≥ 27 or `subject_idx` ≥ 8.
@@ -57,7 +58,7 @@ fn styled(name: &str, noun: &str) -> String {
     }
 }
 
-/// Every caption that `caption` can give, sorted, each once.
+/// Returns every caption that `caption` can return, sorted, each once.
 pub fn all_captions() -> Vec<String> {
     let mut captions = BTreeSet::new();
     for style in 0..STYLES.len() {

@@ -6,7 +6,7 @@ use super::rng::{Rng, cos, sin, smoothstep};
 use super::scene::{Layer, Scene};
 use super::tools::{Palette, contours, lay_in, lay_in_layer, vignette};
 
-/// A broken mirror: the plane cut into cells round seeds, each with a shift, a tone and a slope of its own.
+/// A broken mirror: the plane cut into cells around seeds, each with a shift, a tone and a slope of its own.
 struct Facets {
     seeds: Vec<Facet>,
     axis: Point,
@@ -20,15 +20,15 @@ struct Facet {
     slope: Point,
 }
 
-/// Where a point lies in the broken mirror.
+/// The cell of the broken mirror that a point lies in.
 struct Cell {
     facet: Facet,
-    /// Distance to the nearest edge, unit coordinates, roughly.
+    /// Approximate distance to the nearest edge in unit coordinates.
     edge: f32,
 }
 
 impl Facets {
-    /// About `side`² cells on a jittered grid; shifts up to `shift`.
+    /// Creates about `side`² cells on a jittered grid, with shifts of up to `shift`.
     fn new(rng: &mut Rng, side: usize, shift: f32, tone: f32) -> Self {
         let mut seeds = Vec::with_capacity(side * side);
         for j in 0..side {
@@ -83,7 +83,7 @@ fn shatter(canvas: &mut Canvas, facets: &Facets, slope: f32, edge: Rgb, width: f
     });
 }
 
-/// Ochre and slate shards: the subject is there, seen from everywhere at once.
+/// Ochre and slate shards: the subject seen from all sides at once.
 pub fn analytical_cubism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
     let palette = Palette::any(
         &[

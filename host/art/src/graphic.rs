@@ -115,7 +115,7 @@ pub fn pop_art(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         let (du, dv) = (u * 0.5 - (u * 0.5).floor() - 0.5, v * 0.5 - (v * 0.5).floor() - 0.5);
         let dots = mix(sky, dot, smoothstep(0.085, 0.045, du * du + dv * dv));
         if burst {
-            // Rays: the sign of a sine of the angle, by its double-angle polynomials (no arctangent is needed).
+            // Rays: the sign of a sine of the angle, computed by double-angle polynomials, without an arctangent.
             let (dx, dy) = (x - focus[0], y - focus[1]);
             let n = (dx * dx + dy * dy).sqrt().max(1e-4);
             let (c, s) = (dx / n * cos(turn) - dy / n * sin(turn), dx / n * sin(turn) + dy / n * cos(turn));

@@ -1,8 +1,8 @@
 //! The procedural paintings: 27 styles × 8 subjects, drawn as anti-aliased vectors at any size, with captions.
 //!
-//! A painting is a scene (outlines with roles, `scene`) that a style (`tonal`, `renaissance`, `graphic`, `brushed`, `faceted`, `abstracted`) turns into
-//! color on a canvas (`canvas`). The same arguments give the same bytes on every machine and any number of threads
-//! (`rng` says how). Styles follow WikiArt's names (the paper's Table 7).
+//! A painting is a scene (outlines with roles, `scene`) that a style (`tonal`, `renaissance`, `graphic`, `brushed`,
+//! `faceted`, `abstracted`) turns into color on a canvas (`canvas`). The same arguments give the same bytes on every
+//! machine and with any number of threads (see `rng`). Styles have WikiArt's names (the paper's Table 7).
 
 mod abstracted;
 mod brushed;
@@ -25,7 +25,8 @@ use self::scene::Scene;
 
 pub use self::caption::{CAPTION_VARIANTS, CaptionKind, all_captions, caption};
 
-/// The version of the paintings' looks: raise it when `paint` gives other bytes, so that what is cached is painted again.
+/// The version of the paintings: increase it when `paint` returns other bytes, so that cached paintings are painted
+/// again.
 pub const VERSION: u32 = 1;
 
 /// One of the 27 styles.
@@ -33,7 +34,7 @@ pub const VERSION: u32 = 1;
 pub struct Style {
     /// The identifier, WikiArt's (the paper's Table 7).
     pub slug: &'static str,
-    /// How a person would write it in a prompt.
+    /// The name as a person would write it in a prompt.
     pub spoken: &'static str,
 }
 
@@ -42,11 +43,11 @@ pub struct Style {
 pub struct Subject {
     /// The identifier.
     pub slug: &'static str,
-    /// As prompts have it, with its article.
+    /// The phrase in prompts, with its article.
     pub phrase: &'static str,
 }
 
-/// What draws a style.
+/// The function that draws a style.
 type Painter = fn(&mut Canvas, &mut Scene, &mut Rng);
 
 const fn style(slug: &'static str, spoken: &'static str) -> Style {
@@ -134,7 +135,7 @@ pub const SUBJECTS: [Subject; 8] = [
 /// The media a prompt may name.
 pub const MEDIA: [&str; 3] = ["painting of", "picture of", "drawing of"];
 
-/// Paints one image of `size` × `size` pixels: the same bytes for the same arguments, on every machine.
+/// Paints one image of `size` × `size` pixels, with the same bytes for the same arguments on every machine.
 ///
 /// # Panics
 /// If `style_idx` ≥ 27, `subject_idx` ≥ 8 or `size` is 0.

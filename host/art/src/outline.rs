@@ -1,4 +1,4 @@
-//! Outlines in unit coordinates (0..1, y down): what scenes are made of, and what styles bend.
+//! Outlines in unit coordinates (0..1, y down), of which scenes consist and which styles bend.
 
 use tiny_skia::{Path, PathBuilder};
 
@@ -20,7 +20,7 @@ pub struct Outline {
     segments: Vec<Segment>,
 }
 
-/// The circle constant: control points at this share of the radius make a quarter circle.
+/// The circle constant: with control points at this share of the radius a cubic curve is a quarter circle.
 const KAPPA: f32 = 0.552_284_8;
 
 impl Outline {
@@ -117,7 +117,7 @@ impl Outline {
         Self { start: f(self.start), segments }
     }
 
-    /// The outline as points at most about `step` apart: for bending, and for brushes that follow it.
+    /// The outline as points at most about `step` apart, for bending and for brush strokes along it.
     pub fn points(&self, step: f32) -> Vec<Point> {
         let mut points = vec![self.start];
         let mut from = self.start;

@@ -113,7 +113,7 @@ pub fn high_renaissance(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
         )
     });
     lay_in_layer(canvas, scene, &palette, Layer::Ground);
-    // A dusk behind the subject sets it off.
+    // A dusk behind the subject makes it stand out.
     let dusk = silhouette(canvas, scene, 0.06);
     canvas.shade(|x, y, color| scale(color, 1.0 - 0.25 * dusk.at(x, y)));
     let light = Light { towards: [-0.6, -0.75], depth: 0.75, warm: hex(0xfff0c8), shade: hex(0x22140a) };

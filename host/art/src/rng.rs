@@ -1,14 +1,15 @@
-//! A painting's own randomness and trigonometry: the same bits on every machine.
+//! Random numbers and trigonometry of a painting, with the same bits on every machine.
 //!
 //! The system's `sin` and `exp` may differ in the last bit from one C library to the next. Nothing here calls them:
-//! only +, −, ×, ÷, √ and rounding, which IEEE 754 fixes. Outlines are besides rounded to 1/256 px before they are drawn.
+//! only +, −, ×, ÷, √ and rounding, which IEEE 754 defines. In addition, outlines are rounded to 1/256 px before they
+//! are drawn.
 
-/// SplitMix64 (Steele, Lea and Flood 2014), seeded from what the painting is.
+/// SplitMix64 (Steele, Lea and Flood 2014), seeded with the arguments of the painting.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// A generator for one painting: every argument changes the whole stream.
+    /// Creates a generator for one painting; every argument changes the whole stream.
     pub fn new(seed: u64, style: u64, subject: u64, index: u64) -> Self {
         let mut rng = Self(seed ^ 0x6172_7469_7374_7321);
         for part in [style, subject, index] {
@@ -25,37 +26,37 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// Uniform in [0, 1).
+    /// Draws a uniform number in [0, 1).
     pub fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u32 << 24) as f32
     }
 
-    /// Uniform in [low, high).
+    /// Draws a uniform number in [low, high).
     pub fn range(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * self.unit()
     }
 
-    /// Triangular in (−1, 1), most often near 0.
+    /// Draws a number with a triangular distribution in (−1, 1), most often near 0.
     pub fn bell(&mut self) -> f32 {
         self.unit() - self.unit()
     }
 
-    /// Uniform in 0..n.
+    /// Draws a uniform integer in 0..n.
     pub fn below(&mut self, n: usize) -> usize {
         (((self.next() >> 32) * n as u64) >> 32) as usize
     }
 
-    /// True with probability p.
+    /// Returns true with probability p.
     pub fn chance(&mut self, p: f32) -> bool {
         self.unit() < p
     }
 
-    /// −1 or 1.
+    /// Returns −1 or 1.
     pub fn sign(&mut self) -> f32 {
         if self.chance(0.5) { 1.0 } else { -1.0 }
     }
 
-    /// One of the given things.
+    /// Returns one of the values.
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
@@ -73,7 +74,7 @@ pub fn cos(turns: f32) -> f32 {
     sin(turns + 0.25)
 }
 
-/// 0 below `low`, 1 above `high`, smooth between.
+/// A smooth step: 0 below `low`, 1 above `high`.
 pub fn smoothstep(low: f32, high: f32, x: f32) -> f32 {
     let t = ((x - low) / (high - low)).clamp(0.0, 1.0);
     t * t * (3.0 - 2.0 * t)
@@ -87,7 +88,7 @@ pub struct Noise {
 }
 
 impl Noise {
-    /// Fresh noise.
+    /// Draws new noise.
     pub fn new(rng: &mut Rng, cells: usize) -> Self {
         let lattice = (0..(cells + 1) * (cells + 1)).map(|_| rng.range(-1.0, 1.0)).collect();
         Self { cells, lattice }

@@ -1,7 +1,7 @@
-//! What is painted: the eight subjects as outlines with roles, before any style has touched them.
+//! The eight subjects as outlines with roles, before a style is applied.
 //!
-//! Subjects are large, centered and few in details, so that a silhouette of 64 px still says what it is; they vary in
-//! kind, proportion, position, tilt and mirror.
+//! Subjects are large and centered with few details, so that a silhouette of 64 px is still recognizable; they vary in
+//! kind, proportion, position, tilt and mirroring.
 
 mod outdoors;
 mod people;
@@ -10,7 +10,7 @@ mod things;
 use super::outline::{Outline, Point};
 use super::rng::Rng;
 
-/// What a shape's color stands for; a palette has the sky's and then one for each, in this order.
+/// The role of a shape's color; a palette contains the sky's color and then one for each role, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The background's lower part: ground or table.
@@ -25,25 +25,25 @@ pub enum Role {
     Dark,
 }
 
-/// Where a shape belongs.
+/// The layer of a shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layer {
     /// Ground or table.
     Ground,
     /// A part of the subject's silhouette.
     Figure,
-    /// Eyes, spots, panes: what a sweeping style leaves out.
+    /// Eyes, spots, panes: details that a broad style leaves out.
     Detail,
 }
 
 /// One outline of a scene.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// Where its edge runs.
+    /// The outline.
     pub outline: Outline,
-    /// Which color it takes.
+    /// The role of its color.
     pub role: Role,
-    /// Where it belongs.
+    /// Its layer.
     pub layer: Layer,
 }
 
@@ -52,14 +52,14 @@ pub struct Shape {
 pub struct Scene {
     /// The shapes, back to front.
     pub shapes: Vec<Shape>,
-    /// Where a halo, a glow or a swirl is centered: a head, a crown, the middle of things.
+    /// Center of a halo, a glow or a swirl: a head, a crown, the middle of the subject.
     pub focus: Point,
-    /// The height at which the ground begins (1 where there is none).
+    /// The y coordinate at which the ground begins (1 without a ground).
     pub horizon: f32,
 }
 
 impl Scene {
-    /// A scene of one of the eight subjects, by its place in `SUBJECTS`.
+    /// Draws a scene of one of the eight subjects, by its index in `SUBJECTS`.
     pub fn new(subject: usize, rng: &mut Rng) -> Self {
         let mut scene = Self { shapes: Vec::with_capacity(32), focus: [0.5, 0.4], horizon: 1.0 };
         match subject {

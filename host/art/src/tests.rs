@@ -1,6 +1,6 @@
 //! Tests of the paintings as a whole.
 
-#![expect(clippy::needless_range_loop, reason = "a painting is asked for by index")]
+#![expect(clippy::needless_range_loop, reason = "a painting is chosen by index")]
 
 use std::collections::BTreeSet;
 
@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 
-/// The paintings' sha256, over every style and subject: a change of looks changes what networks were trained on,
-/// and must raise `VERSION`.
-const LOOKS: [(u32, &str); 3] = [
+/// The sha256 of the paintings over every style and subject: a change of the paintings changes the training data of
+/// networks, and must increase `VERSION`.
+const DIGESTS: [(u32, &str); 3] = [
     (32, "619ae96a9707ea8ec3fce7551aa529fb568c5caf7480987876b0776b19058157"),
     (64, "e51b7a01e1d67af85f13afc77492455bf1990b68b4ab880bc4df4c4f0d617390"),
     (256, "157b38f6cdf57fe1346ce2dcf4909c5b3804959f65b14454dbbca4805e358695"),
@@ -27,9 +27,9 @@ fn digest(seed: u64, size: u32) -> String {
 }
 
 #[test]
-fn looks_are_pinned() {
-    let looks = LOOKS.map(|(size, _)| (size, digest(7, size)));
-    assert_eq!(looks, LOOKS.map(|(size, digest)| (size, digest.to_owned())));
+fn paintings_are_pinned() {
+    let digests = DIGESTS.map(|(size, _)| (size, digest(7, size)));
+    assert_eq!(digests, DIGESTS.map(|(size, digest)| (size, digest.to_owned())));
 }
 
 #[test]

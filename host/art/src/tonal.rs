@@ -107,7 +107,7 @@ pub fn romanticism(canvas: &mut Canvas, scene: &mut Scene, rng: &mut Rng) {
             mix(palette.ground(), hex(0xc07040), 0.6 / (1.0 + near * 4.0) * smoothstep(horizon + 0.3, horizon, y))
         });
     }
-    // The rim of light round what stands before the sun.
+    // The rim of light around what stands before the sun.
     let halo = silhouette(canvas, scene, 0.012);
     canvas.shade(|x, y, color| mix(color, hex(0xffd488), 0.75 * smoothstep(0.02, 0.4, halo.at(x, y))));
     let towards = if glow[0] < 0.5 { -1.0 } else { 1.0 };

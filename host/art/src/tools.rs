@@ -1,4 +1,5 @@
-//! What the styles share: palettes, laying in a scene, modeling with light, contours, brushwork, grounds and frames.
+//! Tools that the styles share: palettes, laying in a scene, modeling with light, contours, brushwork, grounds and
+//! frames.
 
 use super::canvas::{Canvas, Plane, Rgb, lift, mix, scale};
 use super::outline::{Outline, Point};
@@ -10,7 +11,7 @@ use super::scene::{Layer, Role, Scene, Shape};
 pub struct Palette([Rgb; 6]);
 
 impl Palette {
-    /// The palette from 0xRRGGBB codes, moved a little as a whole, each color a little more.
+    /// Creates a palette from 0xRRGGBB codes, shifted a little as a whole and a little more for each color.
     pub fn new(codes: [u32; 6], jitter: f32, rng: &mut Rng) -> Self {
         let tilt = [rng.bell() * jitter, rng.bell() * jitter, rng.bell() * jitter];
         let brightness = rng.bell() * jitter;
@@ -24,7 +25,7 @@ impl Palette {
         }))
     }
 
-    /// One of several palettes.
+    /// Creates one of several palettes.
     pub fn any(choices: &[[u32; 6]], jitter: f32, rng: &mut Rng) -> Self {
         let codes = rng.pick(choices);
         Self::new(codes, jitter, rng)
@@ -81,16 +82,16 @@ pub fn lay_in_layer(canvas: &mut Canvas, scene: &Scene, palette: &Palette, layer
     }
 }
 
-/// A light: where it comes from, how strongly it models, and the tints of its light and its shade.
+/// A light: its direction, its strength, and the tints of its light and its shade.
 #[derive(Clone, Copy, Debug)]
 pub struct Light {
-    /// The direction to the light, x to the right and y down, about one long.
+    /// The direction to the light, x to the right and y down, of length about 1.
     pub towards: Point,
-    /// How far light and shade part.
+    /// Contrast of light and shade.
     pub depth: f32,
-    /// What full light tends to.
+    /// Tint of full light.
     pub warm: Rgb,
-    /// What full shade tends to.
+    /// Tint of full shade.
     pub shade: Rgb,
 }
 
@@ -111,7 +112,7 @@ pub fn model(canvas: &mut Canvas, shape: &Shape, color: Rgb, light: &Light) {
     canvas.fill_with(&shape.outline, |x, y, _| {
         let (u, v) = ((x - cx) * inverse_x, (y - cy) * inverse_y);
         let facing = (u * light.towards[0] + v * light.towards[1]).clamp(-1.0, 1.0);
-        // A little rim of reflected light keeps shadows from closing up.
+        // A little rim of reflected light keeps shadows from turning black.
         light.on(color, facing - 0.25 * (u * u * 0.6 + v * v * 0.4).min(1.0))
     });
 }
@@ -136,7 +137,7 @@ pub fn silhouette(canvas: &mut Canvas, scene: &Scene, softness: f32) -> Plane {
     plane
 }
 
-/// Darkens the canvas where the subject keeps the light off: call it before the subject is painted.
+/// Darkens the canvas where the subject casts a shadow; call it before the subject is painted.
 pub fn cast_shadow(canvas: &mut Canvas, scene: &Scene, offset: Point, softness: f32, strength: f32) {
     let plane = silhouette(canvas, scene, softness);
     canvas.shade(|x, y, color| scale(color, 1.0 - strength * plane.at(x - offset[0], y - offset[1])));
@@ -168,25 +169,25 @@ pub fn inked(canvas: &mut Canvas, scene: &Scene, width: f32, ink: Rgb, mut fill:
     }
 }
 
-/// How a field of brush dabs is laid.
+/// The layout of a field of brush dabs.
 #[derive(Clone, Copy, Debug)]
 pub struct Brush {
-    /// Dabs across the canvas's width and its height.
+    /// Number of dabs across the canvas's width and height.
     pub grid: [usize; 2],
-    /// A dab's length.
+    /// Length of a dab.
     pub length: f32,
-    /// A dab's half width.
+    /// Half the width of a dab.
     pub radius: f32,
-    /// How far a dab's color strays.
+    /// Variation of a dab's color.
     pub jitter: f32,
-    /// How opaque a dab is.
+    /// Opacity of a dab.
     pub opacity: f32,
 }
 
 /// Covers the canvas with dabs of the colors of `base`, in a jittered grid, laid in shuffled rows.
 ///
-/// `direction(x, y)` is a vector of any length; where base changes within a dab's length the dab is shortened, so that
-/// edges hold.
+/// `direction(x, y)` is a vector of any length; where `base` changes within a dab's length the dab is shortened, so
+/// that edges stay sharp.
 pub fn brushwork(
     canvas: &mut Canvas,
     base: &Canvas,
@@ -226,7 +227,7 @@ pub fn brushwork(
     }
 }
 
-/// Lets the tone rise and fall in soft clouds.
+/// Varies the tone in soft clouds.
 pub fn mottle(canvas: &mut Canvas, rng: &mut Rng, cells: usize, amount: f32) {
     let noise = Noise::new(rng, cells);
     canvas.shade(|x, y, color| lift(color, amount * noise.at(x, y)));
@@ -241,7 +242,7 @@ pub fn vignette(canvas: &mut Canvas, center: Point, inner: f32, outer: f32, colo
     });
 }
 
-/// A plain frame.
+/// Draws a plain frame.
 pub fn frame(canvas: &mut Canvas, from: f32, to: f32, color: Rgb) {
     for bar in [
         Outline::rect(from, from, 1.0 - from, to),
@@ -253,7 +254,7 @@ pub fn frame(canvas: &mut Canvas, from: f32, to: f32, color: Rgb) {
     }
 }
 
-/// A gap-free arc of small dabs: part of a circle from `from` to `to` (turns).
+/// Returns the points of an arc: part of a circle from `from` to `to` (turns).
 pub fn arc(center: Point, radius: f32, from: f32, to: f32, steps: usize) -> Vec<Point> {
     (0..=steps)
         .map(|i| {
@@ -263,7 +264,7 @@ pub fn arc(center: Point, radius: f32, from: f32, to: f32, steps: usize) -> Vec<
         .collect()
 }
 
-/// A line that wanders: `steps` pieces of `stride`, its heading (turns) changing by up to `bend` at each.
+/// Returns a line that wanders: `steps` pieces of `stride`, its heading (turns) changing by up to `bend` at each.
 pub fn wander(rng: &mut Rng, start: Point, heading: f32, steps: usize, stride: f32, bend: f32) -> Vec<Point> {
     let mut points = vec![start];
     let (mut at, mut heading, mut turn) = (start, heading, rng.bell() * bend);
@@ -276,7 +277,7 @@ pub fn wander(rng: &mut Rng, start: Point, heading: f32, steps: usize, stride: f
     points
 }
 
-/// A shape with every edge a little off, as a loaded brush leaves it.
+/// Returns an outline with every edge moved a little, as by a loaded brush.
 pub fn wobble(outline: &Outline, rng: &mut Rng, step: f32, amount: f32) -> Outline {
     let points: Vec<Point> =
         outline.points(step).into_iter().map(|[x, y]| [x + rng.bell() * amount, y + rng.bell() * amount]).collect();
