@@ -1,4 +1,4 @@
-//! How a classifier tells held-out images, as an image: a row for each true style, a column for each told one.
+//! Confusion matrices of held-out images, drawn as images: a row for each true style, a column for each predicted one.
 
 use image::RgbImage;
 
@@ -6,39 +6,39 @@ use super::canvas::text::{self, Weight};
 use super::canvas::{Anchor, Canvas, GROUND, HEADER, INK, MARGIN, MAX_WIDTH, MIN_WIDTH, MUTED, Rgba};
 use crate::text::number;
 
-/// Side of a cell in pixels, at least and at most: few styles get larger cells.
+/// Minimum and maximum side of a cell in pixels: few styles have larger cells.
 const SMALLEST_CELL: u32 = 10;
 const LARGEST_CELL: u32 = 84;
-/// The side that cells have where there is room for it, together.
+/// The side of all cells together, if there is room for it.
 const WANTED_SIDE: u32 = 756;
-/// Below this side, cells have no numbers in them.
+/// Below this side, cells contain no numbers.
 const NUMBERED_CELL: u32 = 22;
-/// Sizes of names, of small words, and of numbers in cells.
+/// Font sizes of names, of small labels, and of numbers in cells.
 const SIZE: f32 = 12.5;
 const SMALL: f32 = 11.5;
 const CELL_SIZE: f32 = 10.5;
 /// Names are cut to this width.
 const LONGEST_NAME: f32 = 260.0;
-/// Room for the share that was told right and the number of images, behind a row.
+/// Width for recall and number of images, to the right of a row.
 const RECALL: u32 = 118;
-/// Room for what stands above and below the cells.
+/// Height for the labels above and below the cells.
 const ABOVE: u32 = 44;
 const BELOW: u32 = 66;
-/// Cells of no and of all of a row's images, in OKLab: lightness, green to red, blue to yellow.
+/// Colors of cells with none and with all of a row's images, in OKLab: lightness, green to red, blue to yellow.
 const NONE: [f32; 3] = [0.955, -0.002, -0.006];
 const ALL: [f32; 3] = [0.36, -0.02, -0.145];
 /// Below this lightness, numbers are white.
 const DARK: f32 = 0.68;
-/// Steps and height of the key to the colors.
+/// Number of steps and height of the color key.
 const KEY_STEPS: u32 = 100;
 const KEY_HEIGHT: f32 = 9.0;
 
-/// Draws `counts`, a row a true style and a column a told one, in per cent of each row. Columns are numbered as rows are
-/// (or named, where names fit); behind each row stands the share of it that was told right, its recall, with how many
-/// images it is of, and `accuracy`, of all images, in the header.
+/// Draws `counts`, with a row for each true style and a column for each predicted one, in percent of each row. Columns
+/// have the numbers of the rows (or names, if they fit). To the right of each row are its recall and its number of
+/// images; the header contains `accuracy`, that of all images.
 ///
 /// # Panics
-/// If `counts` is not as wide and high as there are `styles`.
+/// If `counts` does not have a row and a column for each of `styles`.
 pub fn confusion_matrix(styles: &[String], counts: &[Vec<usize>], accuracy: f64) -> RgbImage {
     let is_square = counts.len() == styles.len() && counts.iter().all(|row| row.len() == styles.len());
     assert!(is_square, "a confusion matrix has a row and a column for each style");
@@ -47,17 +47,17 @@ pub fn confusion_matrix(styles: &[String], counts: &[Vec<usize>], accuracy: f64)
     let left = MARGIN + widest(&names).ceil() as u32 + 12;
     let room = (MAX_WIDTH - left - RECALL - MARGIN).min(WANTED_SIDE);
     let cell = (room / n.max(1)).clamp(SMALLEST_CELL, LARGEST_CELL);
-    // A few styles more do not make the numbers go.
+    // With a few more styles than fit the wanted side, cells stay large enough for numbers.
     let cell = if n * NUMBERED_CELL <= MAX_WIDTH - left - RECALL - MARGIN { cell.max(NUMBERED_CELL) } else { cell };
     let (side, top) = (n * cell, HEADER + ABOVE);
     let width = (left + side + RECALL + MARGIN).max(MIN_WIDTH);
     let mut canvas = Canvas::new(width, top + side + BELOW, 1.0, GROUND);
     let n_images: usize = counts.iter().flatten().sum();
-    let right = format!("{} % of {n_images} held-out images told right", number(100.0 * accuracy, 1));
-    canvas.header(width, "true and told styles", &right);
+    let right = format!("{} % of {n_images} held-out images predicted correctly", number(100.0 * accuracy, 1));
+    canvas.header(width, "true and predicted styles", &right);
 
     let middle = (left + side / 2) as f32;
-    small(&mut canvas, (middle, (HEADER + 16) as f32), Anchor::Middle, "told as");
+    small(&mut canvas, (middle, (HEADER + 16) as f32), Anchor::Middle, "predicted style");
     small(&mut canvas, ((left - 12) as f32, (top - 9) as f32), Anchor::End, "true style");
     let recall_x = (left + side + 58) as f32;
     let count_x = (left + side + RECALL) as f32;
@@ -102,7 +102,7 @@ pub fn confusion_matrix(styles: &[String], counts: &[Vec<usize>], accuracy: f64)
     canvas.into_rgb()
 }
 
-/// The colors from nothing to all, and what they are of.
+/// Draws the color key, from 0 % to 100 %.
 fn draw_key(canvas: &mut Canvas, left: u32, top: u32) {
     let (x, y) = (left as f32 + 26.0, top as f32);
     small(canvas, (left as f32, y + KEY_HEIGHT), Anchor::Start, "0 %");
@@ -122,18 +122,18 @@ fn widest(names: &[String]) -> f32 {
     names.iter().map(|name| text::width(name, SIZE, Weight::Regular)).fold(0.0, f32::max)
 }
 
-/// A name that is not too long to stand beside its row.
+/// Shortens a name so that it fits beside its row.
 fn cut(name: &str) -> String {
     text::wrap(name, SIZE, Weight::Regular, LONGEST_NAME, 1).join(" ")
 }
 
-/// The color of a share of a row, in OKLab, where equal steps look equal.
+/// The color of a share of a row, in OKLab, in which equal steps look equal.
 fn shade(share: f64) -> [f32; 3] {
     let depth = share.clamp(0.0, 1.0) as f32;
     std::array::from_fn(|i| NONE[i] + (ALL[i] - NONE[i]) * depth)
 }
 
-/// OKLab as sRGB (B. Ottosson, "A perceptual color space for image processing", 2020).
+/// Converts OKLab to sRGB (B. Ottosson, "A perceptual color space for image processing", 2020).
 fn to_rgba([l, a, b]: [f32; 3]) -> Rgba {
     let cones = [
         l + 0.396_337_78 * a + 0.215_803_76 * b,
@@ -171,7 +171,7 @@ mod tests {
     fn cells_have_the_shares_of_their_rows() {
         let counts = vec![vec![8, 0, 0], vec![0, 0, 8], vec![0, 0, 0]];
         let image = confusion_matrix(&names(3), &counts, 0.5);
-        // All but a cell's edge; numbers and the key's last step take and add little.
+        // All of a cell but its edge; numbers and the last step of the key change the count a little.
         let cell = (LARGEST_CELL as usize - 2).pow(2);
         let (all, none) = (count(&image, 1.0), count(&image, 0.0));
         assert!((9 * cell / 5..11 * cell / 5).contains(&all), "two cells of 100 %: {all} pixels of {cell} each");

@@ -1,4 +1,4 @@
-//! The reward curve: the monitor's rewards, training's rewards, their upper bound, and whether diversity held.
+//! The reward curve: the monitor's rewards, the training samples' rewards, their upper bound, and the diversity.
 
 use image::RgbImage;
 
@@ -11,22 +11,22 @@ use crate::text::{decimals, number};
 /// The upper bound of the mean reward.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UpperBound {
-    /// The reward, in nats.
+    /// The bound in nats.
     pub reward: f64,
-    /// How it comes about, such as `−ln 27`.
+    /// Its formula, such as `−ln 27`.
     pub formula: String,
 }
 
-/// What a curve shows.
+/// The data of a reward curve.
 #[derive(Clone, Debug)]
 pub struct Curve<'a> {
-    /// The title: what was trained.
+    /// Title: what was trained.
     pub title: String,
     /// The measurements.
     pub records: &'a [FineTuneRecord],
-    /// The upper bound of the reward, where that is known.
+    /// The upper bound of the reward, if known.
     pub upper_bound: Option<UpperBound>,
-    /// The share of the untrained diversity below which a run warns or stops.
+    /// The share of the untrained model's diversity below which a run warns or stops.
     pub min_diversity: Option<f64>,
 }
 
@@ -41,7 +41,7 @@ impl Curve<'_> {
         self.draw(false).to_svg()
     }
 
-    /// Draws it; an image file needs its own title, a page has one already.
+    /// Draws the curve; an image file needs its own title, a page already has one.
     fn draw(&self, with_title: bool) -> Drawing {
         let top = if with_title { 108.0 } else { 66.0 };
         let with_diversity = !self.shares().is_empty();
@@ -74,7 +74,7 @@ impl Curve<'_> {
         self.records.iter().filter_map(|record| Some((record.epoch, record.monitor.as_ref()?)))
     }
 
-    /// The mean reward of each epoch's own samples.
+    /// The mean reward of the training samples by epoch.
     fn training(&self) -> impl Iterator<Item = (u64, f64)> {
         self.records.iter().filter_map(|record| Some((record.epoch, record.trained.as_ref()?.reward_mean)))
     }
@@ -109,7 +109,7 @@ impl Curve<'_> {
         let bounds =
             self.monitors().flat_map(|(_, point)| [point.reward_mean - band(point), point.reward_mean + band(point)]);
         let range = Range::of(bounds.chain(self.training().map(|(_, reward)| reward)));
-        // An upper bound far away would press the curve flat; then it is named at the edge instead.
+        // A distant upper bound would flatten the curve; then it is named at the edge instead.
         let upper_bound = self.upper_bound.as_ref();
         let shown = upper_bound.filter(|upper_bound| upper_bound.reward - range.high <= 1.5 * (range.high - range.low));
         let decimals = decimals(range.high - range.low);
@@ -193,7 +193,7 @@ impl Curve<'_> {
     }
 }
 
-/// The drawing's width, and where the panels begin and end in it.
+/// The drawing's width, and the left and right edges of the panels.
 pub(super) const WIDTH: f32 = 900.0;
 pub(super) const LEFT: f32 = 68.0;
 pub(super) const RIGHT: f32 = WIDTH - 92.0;
@@ -206,7 +206,7 @@ pub(super) struct Plot {
 
 impl Plot {
     pub(super) fn x(&self, epoch: u64) -> f32 {
-        /// The first and last points stand clear of the panel's edges.
+        /// Distance of the first and last points from the panel's edges.
         const INSET: f32 = 8.0;
         LEFT + INSET + (RIGHT - LEFT - 2.0 * INSET) * (epoch as f64 / self.last_epoch as f64) as f32
     }
@@ -219,7 +219,7 @@ impl Plot {
         self.shapes.push(Shape::Dot { at, radius, ink, note });
     }
 
-    /// A measured point: a dot with a halo, so that it stands out from its line.
+    /// Draws a measured point: a dot with a halo, so that it stands out from its line.
     pub(super) fn marker(&mut self, at: (f32, f32), ink: Ink, note: String) {
         self.dot(at, 5.5, Ink::Ground, None);
         self.dot(at, 4.0, ink, Some(note));
@@ -264,7 +264,7 @@ pub(super) struct Range {
 }
 
 impl Range {
-    /// The range of finite values; never empty.
+    /// Returns the range of the finite values; it is never empty.
     pub(super) fn of(values: impl Iterator<Item = f64>) -> Self {
         let (low, high) = values
             .filter(|value| value.is_finite())
@@ -272,7 +272,7 @@ impl Range {
         if low > high {
             return Self { low: -1.0, high: 0.0 };
         }
-        // Equal values get a range that is wide for rewards' differences, which are small.
+        // For equal values: wide compared with differences of rewards, which are small.
         let spare = if high - low < 1e-9 { 0.005 } else { 0.0 };
         Self { low: low - spare, high: high + spare }
     }
@@ -290,9 +290,9 @@ impl Range {
         ((value - self.low) / (self.high - self.low)) as f32
     }
 
-    /// At most about `most` round numbers in the range, and the decimals that tell them apart.
-    fn ticks(&self, most: usize) -> (Vec<f64>, usize) {
-        let rough = (self.high - self.low) / most.max(1) as f64;
+    /// Returns up to about `max_ticks` round numbers in the range, and the decimals that distinguish them.
+    fn ticks(&self, max_ticks: usize) -> (Vec<f64>, usize) {
+        let rough = (self.high - self.low) / max_ticks.max(1) as f64;
         let magnitude = 10f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * magnitude).into_iter().find(|step| *step >= rough);
         let step = step.unwrap_or(10.0 * magnitude);

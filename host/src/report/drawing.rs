@@ -1,4 +1,4 @@
-//! A drawing as a list of shapes in named inks, which becomes pixels or SVG: one chart for the image file and the page.
+//! A drawing as a list of shapes with named inks, rendered to pixels or SVG: one chart for the image file and the page.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use image::RgbImage;
 use super::canvas::text::Weight;
 use super::canvas::{Anchor, Canvas, Rgba};
 
-/// What a shape is for; the image file has one color for each, the page one for light and one for dark.
+/// The purpose of a shape; the image file has one color for each, the page one for light and one for dark mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ink {
     /// Titles and values.
@@ -20,24 +20,24 @@ pub(super) enum Ink {
     Axis,
     /// The monitor's reward.
     Reward,
-    /// Its uncertainty.
+    /// The uncertainty of the monitor's reward.
     RewardBand,
-    /// The training epochs' own rewards.
+    /// The rewards of the training samples.
     Training,
     /// The upper bound of the reward.
     UpperBound,
     /// The diversity.
     Diversity,
-    /// The area under it.
+    /// The area under the diversity.
     DiversityArea,
-    /// The diversity's limit.
+    /// The minimum of the diversity.
     Limit,
-    /// The ground itself, for halos.
+    /// The background, for halos.
     Ground,
 }
 
 impl Ink {
-    /// The name of its class in the page's style sheet.
+    /// The name of the ink's class in the page's style sheet.
     fn class(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -55,7 +55,7 @@ impl Ink {
         }
     }
 
-    /// Its color in the image file; the page's light colors are the same.
+    /// The ink's color in the image file; the page's light colors are the same.
     fn color(self) -> Rgba {
         match self {
             Self::Text => [0x1d, 0x22, 0x2b, 255],
@@ -74,31 +74,31 @@ impl Ink {
     }
 }
 
-/// One shape; places and sizes in units of the drawing, y downwards.
+/// A shape; positions and sizes are in units of the drawing, with y downwards.
 #[derive(Clone, Debug)]
 pub(super) enum Shape {
     /// A line through points.
     Line { points: Vec<(f32, f32)>, ink: Ink, width: f32, dash: Option<[f32; 2]> },
     /// A filled polygon.
     Area { points: Vec<(f32, f32)>, ink: Ink },
-    /// A filled circle; `note` is shown when the page's reader points at it.
+    /// A filled circle; the page shows `note` as its tooltip.
     Dot { at: (f32, f32), radius: f32, ink: Ink, note: Option<String> },
-    /// Words; `at` is on their baseline.
+    /// A line of text; `at` is on its baseline.
     Text { at: (f32, f32), anchor: Anchor, size: f32, weight: Weight, ink: Ink, words: String },
 }
 
-/// Shapes on a ground, the later ones above.
+/// Shapes on a background; later ones cover earlier ones.
 #[derive(Clone, Debug)]
 pub(super) struct Drawing {
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) shapes: Vec<Shape>,
-    /// What it shows, for those who cannot see it.
+    /// Description of the drawing for screen readers.
     pub(super) description: String,
 }
 
 impl Drawing {
-    /// The drawing in pixels, `scale` a unit.
+    /// Renders the drawing to an image with `scale` pixels per unit.
     pub(super) fn to_rgb(&self, scale: f32) -> RgbImage {
         let mut canvas = Canvas::new(self.width, self.height, scale, Ink::Ground.color());
         for shape in &self.shapes {
@@ -114,7 +114,7 @@ impl Drawing {
         canvas.into_rgb()
     }
 
-    /// The drawing as an `svg` element whose colors come from the page: class `ink-NAME` on each shape.
+    /// Renders the drawing to an `svg` element whose colors come from the page: each shape has the class `ink-NAME`.
     pub(super) fn to_svg(&self) -> String {
         let mut svg = format!(
             "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\">",

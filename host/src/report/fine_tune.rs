@@ -1,5 +1,5 @@
-//! The curve, tiles and sentences of a fine-tuning run: how far the reward on the fixed samples improved, and what of their
-//! diversity is left.
+//! The curve, tiles and sentences of a fine-tuning run: the improvement of the reward on the fixed samples, and their
+//! remaining diversity.
 
 use super::Tile;
 use super::curve::{Curve, UpperBound};
@@ -9,12 +9,12 @@ use crate::run::record::{FineTuneMonitor, FineTuneRecord};
 use crate::statistics::Improvement;
 use crate::text::{counted, decimals, number};
 
-/// An improvement below so many standard errors may be chance.
+/// An improvement below this number of standard errors may be chance.
 const CLEAR_IMPROVEMENT: f64 = 3.0;
 
 /// A run's configuration and its measurements.
 pub(super) struct FineTune<'a> {
-    /// The run's folder by its name.
+    /// Name of the run's folder.
     pub(super) name: &'a str,
     pub(super) records: &'a [FineTuneRecord],
     pub(super) lock: &'a PluginsLock,
@@ -22,12 +22,12 @@ pub(super) struct FineTune<'a> {
 }
 
 impl<'a> FineTune<'a> {
-    /// The weight of the plugin at a place in the configuration, which is its place in the lock.
+    /// The weight of a plugin by its index in the configuration, which is its index in the lock.
     pub(super) fn weight(&self, index: usize) -> f64 {
         self.config.reward.plugin.get(index).map_or(1.0, |plugin| plugin.weight)
     }
 
-    /// −ln N, weighted and summed over the plugins; unknown if one plugin's number of styles is.
+    /// −ln N, weighted and summed over the plugins; none if the number of styles of a plugin is unknown.
     pub(super) fn upper_bound(&self) -> Option<UpperBound> {
         let plugins = &self.lock.plugins;
         let terms: Option<Vec<_>> =
@@ -64,14 +64,14 @@ impl<'a> FineTune<'a> {
         (first_epoch < epoch).then_some((first, epoch, last))
     }
 
-    /// The monitor with the highest reward whose diversity held.
+    /// The monitor with the highest reward whose diversity is not below the minimum.
     fn best(&self) -> Option<(u64, &'a FineTuneMonitor)> {
-        let least = self.min_diversity() * self.monitors().next()?.1.diversity;
-        let held = self.monitors().filter(|(_, monitor)| monitor.diversity >= least);
+        let minimum = self.min_diversity() * self.monitors().next()?.1.diversity;
+        let held = self.monitors().filter(|(_, monitor)| monitor.diversity >= minimum);
         held.max_by(|(_, a), (_, b)| a.reward_mean.total_cmp(&b.reward_mean))
     }
 
-    /// The share of the way to the upper bound, in per cent.
+    /// The share of the way to the upper bound, in percent.
     fn gap_closed(&self) -> Option<f64> {
         let ((first, _, last), bound) = (self.ends()?, self.upper_bound()?);
         let gap = bound.reward - first.reward_mean;
@@ -173,15 +173,15 @@ impl<'a> FineTune<'a> {
                 number(bound.reward, decimals)
             ));
         }
-        let most = match &self.lock.plugins[..] {
+        let maximum = match &self.lock.plugins[..] {
             [plugin] => plugin.styles.map(|styles| format!(" of at most {}", number(f64::from(styles).ln(), 2))),
             _ => None,
         };
         sentences.push(format!(
-            "The mean entropy went from {} to {}{} nats, the probability of the likeliest style from {} to {}.",
+            "The mean entropy went from {} to {}{} nats, the probability of the most likely style from {} to {}.",
             number(first.entropy, 2),
             number(last.entropy, 2),
-            most.unwrap_or_default(),
+            maximum.unwrap_or_default(),
             number(first.max_probability, 2),
             number(last.max_probability, 2)
         ));
@@ -195,7 +195,7 @@ impl<'a> FineTune<'a> {
         }
         if let Some((best_epoch, best)) = self.best().filter(|(best, _)| *best > 0 && *best != epoch) {
             sentences.push(format!(
-                "The highest reward whose diversity held was {}, at epoch {best_epoch}: its LoRA is in best/.",
+                "The highest reward without a collapse was {}, at epoch {best_epoch}: its LoRA is in best/.",
                 number(best.reward_mean, decimals)
             ));
         }
@@ -212,7 +212,7 @@ fn improvement(first: &FineTuneMonitor, last: &FineTuneMonitor) -> Improvement {
     Improvement { mean: last.reward_mean - first.reward_mean, sem, paired: false }
 }
 
-/// The last diversity in per cent of the first.
+/// The last diversity in percent of the first.
 fn diversity_share(first: &FineTuneMonitor, last: &FineTuneMonitor) -> Option<f64> {
     (first.diversity > 0.0).then(|| 100.0 * last.diversity / first.diversity)
 }

@@ -1,4 +1,4 @@
-//! Contact sheets by epoch, and the same noise before and after, with prompts and rewards in the image.
+//! Contact sheets by epoch, and comparisons of the same noise before and after training, with prompts and rewards.
 
 use std::borrow::Cow;
 
@@ -14,36 +14,36 @@ const WORSE: Rgba = [0xb4, 0x2a, 0x36, 255];
 
 /// Space between cells, in pixels.
 const GAP: u32 = 18;
-/// Images above this are scaled down.
+/// Maximum side of an image; larger images are scaled down.
 const LARGEST: u32 = 320;
-/// Sizes of rewards and of titles, and the distance of lines.
+/// Font sizes of rewards and of titles, and the distance of lines.
 const SIZE: f32 = 13.0;
 const TITLE_SIZE: f32 = 12.0;
 const LINE: u32 = 17;
 
-/// One image of a contact sheet.
+/// An image of a contact sheet.
 #[derive(Clone, Debug)]
 pub struct Cell {
     /// The image.
     pub image: RgbImage,
-    /// Its prompt.
+    /// The image's prompt.
     pub title: String,
-    /// Its reward, or another value.
+    /// The image's reward, or another value.
     pub value: Option<f64>,
 }
 
-/// What the values of a sheet are.
+/// A description of the values of a sheet.
 #[derive(Clone, Copy, Debug)]
 pub struct Values<'a> {
-    /// Of what.
+    /// Name of the values.
     pub name: &'a str,
-    /// Their mean, over all images.
+    /// Mean over all images.
     pub mean: f64,
-    /// How many images there are; a sheet may show some of them.
+    /// Number of all images; a sheet may show some of them.
     pub count: usize,
 }
 
-/// A contact sheet of an epoch: each image with its value and prompt under it.
+/// Draws the contact sheet of an epoch: each image with its value and prompt under it.
 pub fn contact_sheet(epoch: u64, cells: &[Cell], values: Values<'_>) -> RgbImage {
     let smallest = smallest_side(cells.len());
     let images: Vec<_> = cells.iter().map(|cell| Scaled::new(&cell.image, smallest)).collect();
@@ -82,11 +82,11 @@ pub fn contact_sheet(epoch: u64, cells: &[Cell], values: Values<'_>) -> RgbImage
     canvas.into_rgb()
 }
 
-/// Images from the same prompts and noise in two rows, `untrained` and `trained`, with the reward under each.
+/// Draws images of the same prompts and noise in two rows, `untrained` and `trained`, with the reward under each.
 ///
-/// `before`, `after` and `titles` go together by index, as do the `rewards`, (before, after), which may be empty. Rewards
-/// without an image count in the header's mean, so that a few images can stand for all samples. More columns than fit
-/// are continued below.
+/// `before`, `after`, `titles` and `rewards`, (before, after), correspond by index; `rewards` may be empty. Rewards
+/// without an image are included in the header's mean, so that a few images can represent all samples. Columns that do
+/// not fit are continued below.
 pub fn compare(
     before: &[RgbImage],
     after: &[RgbImage],
@@ -105,8 +105,8 @@ pub fn compare(
     let row_height = cell_height + if rewards.is_empty() { 10 } else { LINE + 10 };
     let block_height = title_height + 2 * row_height + GAP;
 
-    let most = ((MAX_WIDTH - 2 * MARGIN - LABELS + GAP) / (cell_width + GAP)).max(1);
-    let blocks = (count as u32).div_ceil(most).max(1);
+    let max_columns = ((MAX_WIDTH - 2 * MARGIN - LABELS + GAP) / (cell_width + GAP)).max(1);
+    let blocks = (count as u32).div_ceil(max_columns).max(1);
     let columns = (count as u32).div_ceil(blocks).max(1);
     let width = (2 * MARGIN + LABELS + columns * (cell_width + GAP) - GAP).max(MIN_WIDTH);
     let mut canvas = Canvas::new(width, HEADER + blocks * block_height, 1.0, GROUND);
@@ -148,7 +148,7 @@ pub fn compare(
     canvas.into_rgb()
 }
 
-/// An image at the size at which it is shown: `factor` pixels for each of its own.
+/// An image to be drawn with `factor` × `factor` pixels for each of its own.
 struct Scaled<'a> {
     image: Cow<'a, RgbImage>,
     factor: u32,
@@ -174,16 +174,16 @@ fn largest<'a>(images: impl Iterator<Item = &'a Scaled<'a>>, smallest: u32) -> (
     images.map(Scaled::size).fold((smallest, 0), |(width, height), size| (width.max(size.0), height.max(size.1)))
 }
 
-/// Columns and rows for `count` cells of a size: few empty cells, and a sheet somewhat wider than high.
+/// Columns and rows for `count` cells of the given size, with few empty cells and a sheet somewhat wider than high.
 fn layout(count: u32, (width, height): (u32, u32)) -> (u32, u32) {
     const WANTED_ASPECT: f32 = 1.5;
-    let most = ((MAX_WIDTH - 2 * MARGIN + GAP) / (width + GAP)).clamp(1, count.max(1));
+    let max_columns = ((MAX_WIDTH - 2 * MARGIN + GAP) / (width + GAP)).clamp(1, count.max(1));
     let cost = |columns: u32| {
         let rows = count.div_ceil(columns).max(1);
         let aspect = (columns * (width + GAP)) as f32 / (rows * (height + GAP)) as f32;
         (rows * columns - count.max(1)) as f32 / columns as f32 + 1.5 * (aspect / WANTED_ASPECT).ln().abs()
     };
-    let columns = (1..=most).min_by(|a, b| cost(*a).total_cmp(&cost(*b))).unwrap_or(1);
+    let columns = (1..=max_columns).min_by(|a, b| cost(*a).total_cmp(&cost(*b))).unwrap_or(1);
     (columns, count.div_ceil(columns).max(1))
 }
 
@@ -192,18 +192,18 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (count > 0).then(|| sum / f64::from(count))
 }
 
-/// The decimals that tell rewards apart.
+/// The number of decimals that distinguishes rewards.
 fn decimals_of(values: impl Iterator<Item = f64> + Clone) -> usize {
     let (low, high) = (values.clone().fold(f64::INFINITY, f64::min), values.fold(f64::NEG_INFINITY, f64::max));
     decimals(high - low)
 }
 
-/// Images with a shorter side than this are scaled up by a whole factor: the fewer there are, the larger they are shown.
+/// The minimum side of a drawn image, to which small images are scaled up by an integer factor; larger for few images.
 fn smallest_side(count: usize) -> u32 {
     if count <= 12 { 160 } else { 128 }
 }
 
-/// A title in at most two lines.
+/// Wraps a title to at most two lines.
 fn title_lines(title: &str, width: u32) -> Vec<String> {
     text::wrap(title, TITLE_SIZE, Weight::Regular, width as f32, 2)
 }
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_sheet_is_still_a_image() {
+    fn an_empty_sheet_is_still_an_image() {
         assert!(contact_sheet(1, &[], VALUES).width() > 0);
         assert!(compare(&[], &[], &[] as &[&str], &[]).width() > 0);
     }

@@ -1,4 +1,5 @@
-//! The curves, tiles and sentences of a training that is measured by losses and shares: a CAN, a classifier, a pretraining.
+//! The curves, tiles and sentences of a training that is measured by losses and accuracies: a CAN, a classifier, a
+//! pretraining.
 
 use image::RgbImage;
 
@@ -15,15 +16,15 @@ use crate::run::record::{
 };
 use crate::text::{NO_BREAK_SPACE, decimals, number};
 
-/// Height of a panel, and from one panel to the next.
+/// Height of a panel, and distance from one panel to the next.
 const PANEL: f32 = 170.0;
 const STRIDE: f32 = PANEL + 62.0;
-/// Size of a series' last value.
+/// Font size of the last value of a series.
 const VALUE_SIZE: f32 = 13.0;
 
-/// What was measured in a run.
+/// The measurements of a run.
 pub(super) struct Learning {
-    /// What was trained.
+    /// Title: what was trained.
     title: String,
     last_epoch: u64,
     panels: Vec<Panel>,
@@ -32,24 +33,24 @@ pub(super) struct Learning {
     pub(super) result: Vec<String>,
 }
 
-/// Some series on one axis.
+/// Series on a common axis.
 struct Panel {
     title: &'static str,
     series: Vec<Series>,
-    /// A level with its name.
+    /// A horizontal line with its label.
     level: Option<(f64, String, Ink)>,
     /// Whether values are shares.
     percent: bool,
 }
 
-/// One quantity by epoch.
+/// A quantity by epoch.
 struct Series {
     name: &'static str,
     ink: Ink,
     points: Vec<(u64, f64)>,
 }
 
-/// A quantity by epoch.
+/// Reads a series from records.
 fn series<T, M>(
     name: &'static str,
     ink: Ink,
@@ -67,7 +68,7 @@ fn percent_panel(title: &'static str, series: Vec<Series>) -> Panel {
     Panel { percent: true, ..panel(title, series) }
 }
 
-/// The first and the last monitor, if there is one.
+/// The first and the last monitor, if there is any.
 fn ends<T, M>(records: &[Record<T, M>]) -> Option<(&M, &M)> {
     let mut monitors = records.iter().filter_map(|record| record.monitor.as_ref());
     let first = monitors.next()?;
@@ -78,7 +79,7 @@ fn percent(share: f64) -> String {
     format!("{}{NO_BREAK_SPACE}%", number(100.0 * share, 1))
 }
 
-/// The tile and the sentence of an accuracy on held-out images.
+/// The tile and the sentence about an accuracy on held-out images.
 fn accuracy(label: &'static str, what: &str, from: f64, to: f64) -> (Tile, String) {
     let tile = Tile {
         label,
@@ -110,14 +111,14 @@ impl Learning {
         self.result.push(sentence);
     }
 
-    /// A CAN's run.
+    /// The measurements of a CAN's run.
     pub(super) fn of_gan(title: &str, config: &GanConfig, records: &[GanRecord]) -> Self {
         let trained = |of: fn(&crate::run::record::GanMeans) -> Option<f64>| {
             move |record: &GanRecord| of(&record.trained.as_ref()?.means)
         };
         let monitor = |of: fn(&GanMonitor) -> Option<f64>| move |record: &GanRecord| of(record.monitor.as_ref()?);
         let limit = config.monitor.min_diversity;
-        let least = ends(records).map(|(_, last)| (last.styles, (last.styles as f64).ln()));
+        let minimum = ends(records).map(|(_, last)| (last.styles, (last.styles as f64).ln()));
         let panels = vec![
             panel(
                 "adversarial losses",
@@ -127,7 +128,7 @@ impl Learning {
                 ],
             ),
             Panel {
-                level: least.map(|(n, least)| (least, format!("minimum: ln {n}"), Ink::UpperBound)),
+                level: minimum.map(|(n, minimum)| (minimum, format!("minimum: ln {n}"), Ink::UpperBound)),
                 ..panel(
                     "style ambiguity of generated images, nats",
                     vec![
@@ -181,7 +182,7 @@ impl Learning {
         learning
     }
 
-    /// A classifier's run.
+    /// The measurements of a classifier's run.
     pub(super) fn of_classifier(title: &str, records: &[ClassifierRecord]) -> Self {
         let panels = vec![
             panel(
@@ -205,7 +206,7 @@ impl Learning {
         learning
     }
 
-    /// The pretraining of CLIP.
+    /// The measurements of CLIP's pretraining.
     pub(super) fn of_clip(title: &str, records: &[PretrainRecord<ClipMonitor>]) -> Self {
         let panels = vec![
             loss_panel(records),
@@ -224,7 +225,7 @@ impl Learning {
         learning
     }
 
-    /// The pretraining of the autoencoder.
+    /// The measurements of the autoencoder's pretraining.
     pub(super) fn of_vae(title: &str, records: &[PretrainRecord<VaeMonitor>]) -> Self {
         let psnr = series("held-out paintings", Ink::Reward, records, |r| Some(r.monitor.as_ref()?.psnr));
         let panels = vec![loss_panel(records), panel("peak signal-to-noise ratio, dB", vec![psnr])];
@@ -238,7 +239,7 @@ impl Learning {
         learning
     }
 
-    /// The pretraining of the UNet.
+    /// The measurements of the UNet's pretraining.
     pub(super) fn of_unet(title: &str, records: &[PretrainRecord<UNetMonitor>]) -> Self {
         let panels = vec![
             loss_panel(records),
@@ -262,7 +263,7 @@ impl Learning {
         let (from, to) = (percent(first.styled_style_accuracy), percent(last.styled_style_accuracy));
         learning.add((
             Tile { label: "Style accuracy", value: to.clone(), note: format!("of samples; from {from}"), tone: "" },
-            format!("CLIP finds the style that was asked for in {to} of the samples; untrained it was {from}."),
+            format!("CLIP predicts the style of the prompt for {to} of the samples; untrained it was {from}."),
         ));
         learning
     }
@@ -310,8 +311,9 @@ fn loss_panel<M>(records: &[PretrainRecord<M>]) -> Panel {
     panel("loss", vec![series("in training", Ink::Training, records, loss)])
 }
 
-/// How ambiguous generated images are. An untrained head is ambiguous about all images, so under the discriminator's own the
-/// maximum, which it had while the head learned, stands for the beginning.
+/// The tile and the sentence about the style ambiguity of generated images. An untrained head is ambiguous about all
+/// images, so with the discriminator's own head the maximum, reached while the head was learning, replaces the first
+/// value.
 fn ambiguity(classifier: &str, records: &[GanRecord], first: &GanMonitor, last: &GanMonitor) -> (Tile, String) {
     let monitors = records.iter().filter_map(|record| Some((record.epoch, record.monitor.as_ref()?.ambiguity)));
     let (epoch, from) = match classifier {
@@ -350,7 +352,7 @@ impl Panel {
         plot.panel_axis(&range, &format!("{}{unit}", self.title), |value| bottom - range.share(value) * (bottom - top));
         if let Some((level, words, ink)) = &self.level {
             plot.line(vec![(LEFT, y(*level)), (RIGHT, y(*level))], *ink, 1.5, Some([6.0, 5.0]));
-            // Below it: curves begin at such a level more often than they end there, and rise.
+            // Below the line: curves start at such a level, and then increase, more often than they end there.
             plot.text((LEFT + 8.0, y(*level) + 15.0), Anchor::Start, 12.5, Weight::Regular, *ink, words.clone());
         }
         let mut x = RIGHT;
@@ -369,7 +371,7 @@ impl Panel {
                 plot.dot((plot.x(epoch), y(value)), 2.6, series.ink, Some(note));
             }
         }
-        // The last value of each series, from the one that matters most, unless it would cover another's.
+        // The last value of each series, the most important series first, unless it would cover another value.
         let mut taken: Vec<f32> = Vec::new();
         for series in self.series.iter().rev() {
             let Some(&(epoch, value)) = series.points.last() else { continue };

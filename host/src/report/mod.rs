@@ -1,11 +1,11 @@
-//! A run as a page and as images: `report.html`, the curves and contact sheets.
+//! The report of a run as a page and as images: `report.html`, the curves and contact sheets.
 //!
 //! # Layout
 //!
-//! - this file: the page, one file that opens offline, made from the run's folder alone
+//! - this file: the page, one file that opens offline, generated from the run's folder alone
 //! - `fine_tune`, `learning`: the curves, tiles and sentences of each kind of run · `curve`: the reward curve
 //! - [`grid`]: contact sheets and before/after · [`confusion`]: confusion matrices
-//! - `drawing`: charts as SVG or pixels · `canvas`: shapes, text and images as pixels
+//! - `drawing`: charts as SVG or pixels · `canvas`: shapes, text and images in pixels
 
 pub(crate) mod canvas;
 pub mod confusion;
@@ -40,14 +40,15 @@ use crate::text::{counted, number};
 pub const FILE: &str = "report.html";
 /// The reward curve's file.
 const CURVE: &str = "reward-curve.png";
-/// The file of the curves of a training that is measured by losses and shares.
+/// The file of the curves of a training that is measured by losses and accuracies.
 const LEARNING: &str = "curves.png";
-/// Number of contact sheets in the page: the first, the last and evenly chosen ones between, so that the file stays small.
-const MOST_SHEETS: usize = 12;
+/// Maximum number of contact sheets in the page: the first, the last and evenly spaced ones between, so that the file
+/// stays small.
+const MAX_SHEETS: usize = 12;
 
 type Result<T, E = RunError> = std::result::Result<T, E>;
 
-/// Where a report was written.
+/// The files of a written report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     /// The page.
@@ -56,9 +57,9 @@ pub struct Written {
     pub curve: PathBuf,
 }
 
-/// Writes `reward-curve.png` (of other runs than fine-tuning `curves.png`) and `report.html` into a run's folder.
+/// Writes `reward-curve.png` (for other runs than fine-tuning `curves.png`) and `report.html` into a run's folder.
 ///
-/// It takes no lock: a run that is training can be looked at.
+/// It takes no lock, so it also works while the run is training.
 pub fn write(run: &Path) -> anyhow::Result<Written> {
     let page = Page::read(run)?;
     let (name, image) = page.curve_image();
@@ -68,7 +69,7 @@ pub fn write(run: &Path) -> anyhow::Result<Written> {
     Ok(Written { report, curve })
 }
 
-/// What the page is made of.
+/// The contents of the page.
 struct Page {
     name: String,
     lock: PluginsLock,
@@ -93,13 +94,13 @@ enum View<'a> {
     Learning(Learning),
 }
 
-/// A number that is seen first.
+/// A number at the top of the page.
 #[derive(Serialize)]
 pub(crate) struct Tile {
     pub(crate) label: &'static str,
     pub(crate) value: String,
     pub(crate) note: String,
-    /// `good`, `bad` or nothing.
+    /// `good`, `bad` or empty.
     pub(crate) tone: &'static str,
 }
 
@@ -121,7 +122,7 @@ struct Sheet {
     uri: String,
 }
 
-/// A part of the time.
+/// The share of one part in the time.
 #[derive(Serialize)]
 struct TimePart {
     name: &'static str,
@@ -145,7 +146,7 @@ impl Training {
             };
             toml::from_str(text).map(Box::new).map_err(damaged)
         }
-        /// What tells the kinds of configurations from each other.
+        /// The tables by which the kinds of configurations are distinguished.
         #[derive(Deserialize)]
         struct Kind {
             can: Option<toml::Table>,
@@ -182,7 +183,7 @@ impl Training {
         }
     }
 
-    /// The last epoch that trained, and how many there are to be.
+    /// The last trained epoch, and the configured number of epochs.
     fn epochs(&self) -> (u64, Option<u64>) {
         fn last<T, M>(records: &[Record<T, M>]) -> u64 {
             records.iter().filter(|record| record.trained.is_some()).map(|record| record.epoch).max().unwrap_or(0)
@@ -308,7 +309,7 @@ impl Page {
         if self.info.started == 0 { epochs } else { format!("{} · {epochs}", run::in_words(self.info.started)) }
     }
 
-    /// What was trained, on what.
+    /// The facts about the run: what was trained, on what data and device.
     fn facts(&self) -> Vec<(&'static str, String)> {
         let mut facts = Facts::default();
         let (model, device) = (&self.info.model, &self.info.device);
@@ -317,7 +318,7 @@ impl Page {
                 facts.add("Model", if model.is_empty() { &config.model.path } else { model });
                 facts.add_some("Preset", self.info.preset.as_ref());
                 facts.add("Images", format!("{} × {} px", config.sample.width, config.sample.height));
-                facts.add("Samples an epoch", config.sample.per_epoch());
+                facts.add("Samples per epoch", config.sample.per_epoch());
                 facts.add("Learning rate", config.train.learning_rate);
                 facts.add("LoRA rank", config.lora.rank);
                 facts.add("Seed", config.run.seed);
@@ -370,7 +371,7 @@ impl Page {
         self.lock.plugins.iter().enumerate().map(row).collect()
     }
 
-    /// Where the time of the training epochs went, and how fast it was.
+    /// How the time of the training epochs was spent, and the speed.
     fn time(&self) -> Option<(Vec<TimePart>, String)> {
         let paces = self.training.paces();
         let mut sums: Vec<(&'static str, f64)> = Vec::new();
@@ -412,7 +413,7 @@ impl Facts {
         self.0.extend(value.map(|value| (name, value.to_string())));
     }
 
-    /// The steps of a training on images.
+    /// Adds the steps of a training on images.
     fn add_steps(&mut self, config: &GanConfig, steps: u64) {
         self.add("Batch", config.can.batch_size);
         self.add_some("Steps", Some(steps).filter(|steps| *steps > 0));
@@ -433,13 +434,13 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// The first, the last and evenly chosen ones between.
+/// Returns the first, the last and evenly spaced ones between.
 fn chosen<T>(all: &[T]) -> impl Iterator<Item = &T> {
-    let count = all.len().min(MOST_SHEETS);
+    let count = all.len().min(MAX_SHEETS);
     (0..count).map(move |i| &all[if count > 1 { i * (all.len() - 1) / (count - 1) } else { 0 }])
 }
 
-/// A PNG file as a URI that holds it.
+/// Returns a PNG file as a data URI.
 fn data_uri(path: &Path) -> Result<String> {
     let bytes = fs::read(path).map_err(|error| FileError::read(path, error))?;
     Ok(format!("data:image/png;base64,{}", STANDARD.encode(&bytes)))

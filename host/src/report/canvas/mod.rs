@@ -1,5 +1,5 @@
-//! Pixels: an opaque canvas for shapes (tiny-skia), words (ab_glyph) and images, and what all sheets of images have
-//! in common.
+//! An opaque canvas of pixels for shapes (tiny-skia), text (ab_glyph) and images, and what all sheets of images have in
+//! common.
 
 pub(crate) mod text;
 
@@ -11,7 +11,7 @@ use tiny_skia::{
 
 use self::text::Weight;
 
-/// Which point of a line of words stands at its place.
+/// The point of a line of text that is placed at its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Anchor {
     Start,
@@ -22,32 +22,32 @@ pub(crate) enum Anchor {
 /// Red, green, blue and opacity.
 pub(crate) type Rgba = [u8; 4];
 
-/// A sheet's background.
+/// Background color of a sheet.
 pub(crate) const GROUND: Rgba = [0xfb, 0xfa, 0xf8, 255];
-/// Names and values.
+/// Color of names and values.
 pub(crate) const INK: Rgba = [0x1d, 0x22, 0x2b, 255];
-/// Prompts and notes.
+/// Color of prompts and notes.
 pub(crate) const MUTED: Rgba = [0x66, 0x6f, 0x7d, 255];
-/// Lines between parts.
+/// Color of lines between parts.
 pub(crate) const RULE: Rgba = [0xdd, 0xdd, 0xdb, 255];
 
-/// Space round a sheet, in pixels.
+/// Margin around a sheet, in pixels.
 pub(crate) const MARGIN: u32 = 28;
-/// Height of a sheet's header.
+/// Height of a sheet's header, in pixels.
 pub(crate) const HEADER: u32 = 60;
-/// The widest a sheet gets.
+/// Maximum width of a sheet.
 pub(crate) const MAX_WIDTH: u32 = 1500;
-/// The narrowest, so that the header has room.
+/// Minimum width of a sheet, so that there is room for the header.
 pub(crate) const MIN_WIDTH: u32 = 560;
 
-/// An opaque image that is drawn on in units of `scale` pixels.
+/// An opaque image with a unit of `scale` pixels for drawing.
 pub(crate) struct Canvas {
     pixmap: Pixmap,
     scale: f32,
 }
 
 impl Canvas {
-    /// A canvas of one color; `width` and `height` in units.
+    /// Creates a canvas of one color; `width` and `height` are in units.
     pub(crate) fn new(width: u32, height: u32, scale: f32, background: Rgba) -> Self {
         let pixels = |units: u32| ((units.max(1) as f32 * scale).ceil() as u32).max(1);
         let mut pixmap =
@@ -56,7 +56,7 @@ impl Canvas {
         Self { pixmap, scale }
     }
 
-    /// A line through points.
+    /// Draws a line through points.
     pub(crate) fn line(&mut self, points: &[(f32, f32)], ink: Rgba, width: f32, dash: Option<[f32; 2]>) {
         let Some(path) = path(points, false) else { return };
         let stroke = Stroke {
@@ -69,9 +69,9 @@ impl Canvas {
         self.pixmap.stroke_path(&path, &paint(ink), &stroke, Transform::from_scale(self.scale, self.scale), None);
     }
 
-    /// A filled polygon.
+    /// Draws a filled polygon.
     pub(crate) fn area(&mut self, points: &[(f32, f32)], ink: Rgba) {
-        // tiny-skia warns of an area without an extent, such as the band of a single point.
+        // tiny-skia warns about an empty area, such as the band of a single point.
         if let Some(path) =
             path(points, true).filter(|path| path.bounds().width() > 0.0 && path.bounds().height() > 0.0)
         {
@@ -79,14 +79,14 @@ impl Canvas {
         }
     }
 
-    /// A filled circle.
+    /// Draws a filled circle.
     pub(crate) fn dot(&mut self, center: (f32, f32), radius: f32, ink: Rgba) {
         if let Some(path) = PathBuilder::from_circle(center.0, center.1, radius) {
             self.fill(&path, ink);
         }
     }
 
-    /// A filled rectangle.
+    /// Draws a filled rectangle.
     pub(crate) fn rect(&mut self, x: f32, y: f32, width: f32, height: f32, ink: Rgba) {
         if let Some(rect) = Rect::from_xywh(x, y, width, height) {
             self.fill(&PathBuilder::from_rect(rect), ink);
@@ -98,7 +98,7 @@ impl Canvas {
         self.pixmap.fill_path(path, &paint(ink), FillRule::Winding, transform, None);
     }
 
-    /// One line of words; `y` is the baseline.
+    /// Draws a line of text; `y` is the baseline.
     pub(crate) fn text(&mut self, at: (f32, f32), anchor: Anchor, size: f32, weight: Weight, ink: Rgba, words: &str) {
         let font = text::font(weight);
         let scale = text::scale(weight, size * self.scale);
@@ -122,7 +122,7 @@ impl Canvas {
         }
     }
 
-    /// A sheet's header, over `width` units: what it is on the left, and a figure on the right.
+    /// Draws the header of a sheet, `width` units wide: a title on the left, and a number on the right.
     pub(crate) fn header(&mut self, width: u32, left: &str, right: &str) {
         let right_edge = (width - MARGIN) as f32;
         self.text((MARGIN as f32, 33.0), Anchor::Start, 17.0, Weight::Bold, INK, left);
@@ -130,7 +130,8 @@ impl Canvas {
         self.rect(MARGIN as f32, 45.0, right_edge - MARGIN as f32, 1.0, RULE);
     }
 
-    /// An image with its corner at (`x`, `y`), each of its pixels `factor` × `factor` pixels of the canvas.
+    /// Draws an image with its corner at (`x`, `y`) and `factor` × `factor` pixels of the canvas for each of its
+    /// pixels.
     pub(crate) fn image(&mut self, x: u32, y: u32, image: &RgbImage, factor: u32) {
         let width = self.pixmap.width();
         let height = self.pixmap.height();
@@ -146,7 +147,7 @@ impl Canvas {
         }
     }
 
-    /// Mixes an ink into one pixel; outside the canvas nothing happens.
+    /// Blends an ink into one pixel; outside the canvas nothing happens.
     fn blend(&mut self, x: i64, y: i64, ink: Rgba, coverage: f32) {
         let (width, height) = (i64::from(self.pixmap.width()), i64::from(self.pixmap.height()));
         if !(0..width).contains(&x) || !(0..height).contains(&y) {
@@ -159,12 +160,12 @@ impl Canvas {
         }
     }
 
-    /// The finished image.
+    /// Returns the finished image.
     pub(crate) fn into_rgb(self) -> RgbImage {
         let (width, height) = (self.pixmap.width(), self.pixmap.height());
-        // The background is opaque, so premultiplied colors are plain ones.
+        // The background is opaque, so premultiplied colors equal plain ones.
         let pixels = self.pixmap.data().chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
-        RgbImage::from_raw(width, height, pixels).expect("three bytes a pixel were collected")
+        RgbImage::from_raw(width, height, pixels).expect("three bytes per pixel were collected")
     }
 }
 

@@ -1,4 +1,4 @@
-//! Words in images: the two fonts that are compiled in, measuring and wrapping.
+//! Text in images: the two compiled-in fonts, measuring and wrapping.
 
 use std::sync::LazyLock;
 
@@ -6,7 +6,7 @@ use ab_glyph::{Font, FontRef, PxScale, ScaleFont};
 
 use crate::text::NO_BREAK_SPACE;
 
-/// How heavy the letters are.
+/// The font weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Weight {
     /// Running text.
@@ -30,10 +30,10 @@ pub(crate) fn font(weight: Weight) -> &'static FontRef<'static> {
     }
 }
 
-/// ab_glyph's scale of a size in pixels per em, as CSS counts.
+/// ab_glyph's scale for a size in pixels per em, as in CSS.
 pub(crate) fn scale(weight: Weight, size: f32) -> PxScale {
     let font = font(weight);
-    let em = font.units_per_em().expect("the compiled-in fonts have their em");
+    let em = font.units_per_em().expect("the compiled-in fonts have units per em");
     PxScale::from(size * font.height_unscaled() / em)
 }
 
@@ -43,8 +43,8 @@ pub(crate) fn width(text: &str, size: f32, weight: Weight) -> f32 {
     text.chars().map(|letter| font.h_advance(font.glyph_id(letter))).sum()
 }
 
-/// Breaks text at spaces, not at no-break ones, into lines no wider than `max_width`; what does not fit into `max_lines`
-/// ends in `…`.
+/// Breaks text at spaces, not at no-break spaces, into lines no wider than `max_width`; text that does not fit into
+/// `max_lines` is cut and ends in `…`.
 pub(crate) fn wrap(text: &str, size: f32, weight: Weight, max_width: f32, max_lines: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let breaks = |letter: char| letter.is_whitespace() && letter != NO_BREAK_SPACE;
