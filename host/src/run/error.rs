@@ -1,39 +1,39 @@
-//! What can go wrong with a run's folder, one sentence each.
+//! The errors of a run's folder.
 
 use std::path::PathBuf;
 
 use crate::fs::FileError;
 
-/// The result of working on a run's folder.
+/// The result type of functions on a run's folder.
 pub type Result<T, E = RunError> = std::result::Result<T, E>;
 
-/// What can go wrong with a run's folder.
+/// An error of a run's folder.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// What is to be written would be mixed with something else.
+    /// The folder of a new run is not empty.
     #[error("{} is not empty: name another folder with --out", .0.display())]
     NotEmpty(PathBuf),
-    /// The same, where a run stands already.
+    /// The folder of a new run already contains a run.
     #[error("{run} holds a run: resume it with --resume {run}, or name another folder with --out", run = .0.display())]
     HoldsRun(PathBuf),
-    /// The folder does not hold a run.
+    /// The folder does not contain a run.
     #[error("{} is not a run's folder (it has no config.toml)", .0.display())]
     NotARun(PathBuf),
-    /// Another process writes here.
+    /// Another process writes to the folder.
     #[error("another process is writing to {}; wait for it or stop it first", .0.display())]
     Busy(PathBuf),
     /// A folder or file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A file of the run does not say what it should.
+    /// The contents of a file of the run are invalid.
     #[error("{} is damaged: {message}", .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where and how.
+        /// The position and the error.
         message: String,
     },
-    /// A record without a whole number `epoch`, or one that is not a JSON object.
+    /// A record without an integer `epoch`, or one that is not a JSON object.
     #[error("a metrics record must be a JSON object with a whole number `epoch`")]
     Record,
     /// A number of a record is not finite.
@@ -41,7 +41,7 @@ pub enum RunError {
     NotFinite {
         /// The epoch.
         epoch: u64,
-        /// The number's place in the record.
+        /// The name of the number in the record.
         field: String,
     },
     /// An image could not be encoded.
@@ -49,7 +49,7 @@ pub enum RunError {
     Image {
         /// The image's file.
         path: PathBuf,
-        /// Why.
+        /// The encoder's error.
         source: image::ImageError,
     },
     /// The report's template failed.

@@ -1,4 +1,4 @@
-//! `plugins.lock`: which plugins a run used, by digest.
+//! `plugins.lock`: the plugins of a run by digest.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,15 +7,15 @@ use crate::plugin::Classifier;
 /// The plugins of a run, in the order of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginsLock {
-    /// One entry a plugin: `[[plugin]]`.
+    /// One entry `[[plugin]]` per plugin.
     #[serde(rename = "plugin", default)]
     pub plugins: Vec<LockedPlugin>,
 }
 
-/// One plugin of a run.
+/// A plugin of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockedPlugin {
-    /// The name by which the metrics know it.
+    /// The plugin's name in the metrics.
     pub name: String,
     /// The path or registry reference that it was loaded from.
     pub source: String,
@@ -23,13 +23,13 @@ pub struct LockedPlugin {
     pub sha256: String,
     /// The interface version that it was built for, such as `0.1.0`.
     pub interface: String,
-    /// How many styles it tells apart; the reward's ceiling is −ln of it.
+    /// Number of styles that it classifies; the upper bound of the reward is −ln of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub styles: Option<u32>,
 }
 
 impl LockedPlugin {
-    /// The entry of a plugin that was called `source`.
+    /// Returns the entry of a plugin that was loaded from `source`.
     pub fn of(source: &str, classifier: &dyn Classifier) -> Self {
         let (file, description) = (classifier.source(), classifier.description());
         Self {
@@ -54,9 +54,9 @@ impl PluginsLock {
         toml::from_str(text)
     }
 
-    /// Why a run with this lock must not go on with `other`, in one clause; `None` when it may.
+    /// Returns why a run with this lock must not resume with `other`, in one clause; `None` if it may.
     ///
-    /// Names, order and digests count; a plugin may have moved.
+    /// Names, order and digests must be equal; a plugin may have moved.
     pub fn conflict(&self, other: &Self) -> Option<String> {
         let names = |lock: &Self| match &lock.plugins[..] {
             [] => "no plugin".to_owned(),

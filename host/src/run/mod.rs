@@ -1,10 +1,10 @@
-//! A run's folder: the only code that writes under `runs/`.
+//! The folder of a run. This is the only code that writes under `runs/`.
 //!
 //! # Layout
 //!
 //! - this file: [`RunDir`], which creates, resumes, rewinds and fills the folder, and the functions that read one
 //! - [`record`]: the lines of `metrics.jsonl`
-//! - `info`: [`RunInfo`], which command started it, on what and when · `lock`: [`PluginsLock`], with which plugins
+//! - `info`: [`RunInfo`], command, device and time of the start · `lock`: [`PluginsLock`], the plugins
 //! - `events`: TensorBoard's files · `time`: dates · `error`: [`RunError`]
 //!
 //! ```
@@ -57,21 +57,21 @@ use self::record::{Record, first_null};
 pub use self::time::{default_folder, in_words, unix_seconds};
 use crate::fs::{FileError, read_optional, remove_file, remove_folder, sweep, write_atomic, write_folder_atomic};
 
-/// The resolved configuration, with every default.
+/// File of the resolved configuration, with every default.
 const CONFIG: &str = "config.toml";
-/// The plugins by digest.
+/// File of the plugins by digest.
 const LOCK: &str = "plugins.lock";
-/// One JSON object a line, one line an epoch.
+/// File of the records: one JSON object per line, one line per epoch.
 const METRICS: &str = "metrics.jsonl";
-/// Contact sheets by epoch.
+/// Folder of the contact sheets by epoch.
 const SAMPLES: &str = "samples";
-/// Folders by epoch.
+/// Folder of the checkpoints, which are folders by epoch.
 const CHECKPOINTS: &str = "checkpoints";
-/// The LoRA with the highest monitor reward.
+/// Folder of the LoRA with the highest monitor reward.
 const BEST: &str = "best";
-/// The same noise before and after training.
+/// Image of samples from the same noise before and after training.
 pub const BEFORE_AFTER: &str = "before-after.png";
-/// The confusion matrix of held-out images.
+/// Image of the confusion matrix of held-out images.
 pub const CONFUSION: &str = "confusion.png";
 
 /// A run's folder, held by this process alone until it is dropped.
@@ -79,7 +79,7 @@ pub const CONFUSION: &str = "confusion.png";
 pub struct RunDir {
     path: PathBuf,
     events: EventWriter,
-    /// The folder itself, locked; `None` on filesystems without locks.
+    /// The locked folder; `None` on filesystems without locks.
     _held: Option<File>,
 }
 
@@ -90,7 +90,7 @@ impl RunDir {
         let existed = path.exists();
         fs::create_dir_all(path).map_err(|e| FileError::write(path, e))?;
         let run = Self::hold(path)?;
-        // Another process may have had it in the meantime; what it made is not to be cleared away below.
+        // Another process may have used the folder in the meantime; its files must not be removed below.
         Self::check_vacant(path)?;
         let filled = (|| {
             for folder in [SAMPLES, CHECKPOINTS] {
@@ -99,18 +99,18 @@ impl RunDir {
             }
             run.write_plugins_lock(lock)?;
             write_atomic(&path.join(info::FILE), info.to_toml().as_bytes())?;
-            // The configuration comes last: a folder with one is a whole run.
+            // The configuration is written last: a folder with one is a complete run.
             run.write_config(config_toml)
         })();
         if let Err(error) = filled {
-            // What stands here now was made a moment ago by the lines above.
+            // All contents of the folder were just created by the lines above.
             drop(if existed { empty(path) } else { fs::remove_dir_all(path) });
             return Err(error);
         }
         Ok(run)
     }
 
-    /// An error if no run can be started in `path` since something is there. Nothing is written.
+    /// Returns an error if `path` is not empty, so that no run can be started in it. Writes nothing.
     pub fn check_vacant(path: &Path) -> Result<()> {
         if path.join(CONFIG).exists() {
             return Err(RunError::HoldsRun(path.to_owned()));
@@ -123,9 +123,9 @@ impl RunDir {
         }
     }
 
-    /// Opens a run to go on with it; removes what a killed process left half-written.
+    /// Opens a run to resume it; removes partially written files of a killed process.
     ///
-    /// Call [`rewind`](Self::rewind) next, with the epoch of the checkpoint that training goes on from.
+    /// Call [`rewind`](Self::rewind) next, with the epoch of the checkpoint from which training resumes.
     pub fn open(path: &Path) -> Result<Self> {
         if !path.join(CONFIG).is_file() {
             return Err(RunError::NotARun(path.to_owned()));
@@ -134,7 +134,7 @@ impl RunDir {
         for folder in [path.to_owned(), path.join(SAMPLES), path.join(CHECKPOINTS), path.join(BEST)] {
             sweep(&folder)?;
         }
-        // A torn last line would spoil the line that is appended to it.
+        // An incomplete last line would corrupt the line that is appended to it.
         let metrics = path.join(METRICS);
         let text = read_optional(&metrics)?;
         let whole = whole_lines(&text);
@@ -144,7 +144,7 @@ impl RunDir {
         Ok(run)
     }
 
-    /// The run under `runs` that was written to last, of those that `wanted` takes by their notes.
+    /// Returns the run under `runs` that was written to last, among those whose [`RunInfo`] is `wanted`.
     pub fn newest_under(runs: &Path, wanted: impl Fn(&RunInfo) -> bool) -> Option<PathBuf> {
         let written = |run: &Path| {
             let modified = |name: &str| fs::metadata(run.join(name)).and_then(|file| file.modified()).ok();
@@ -161,13 +161,13 @@ impl RunDir {
         let held = match folder.try_lock() {
             Ok(()) => Some(folder),
             Err(TryLockError::WouldBlock) => return Err(RunError::Busy(path.to_owned())),
-            // Some network filesystems have no locks; training there is still better than refusing to.
+            // Some network filesystems have no locks; training without one is better than an error.
             Err(TryLockError::Error(_)) => None,
         };
         Ok(Self { path: path.to_owned(), events: EventWriter::new(path), _held: held })
     }
 
-    /// Where the run is.
+    /// Path of the run's folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -187,13 +187,13 @@ impl RunDir {
         plugins_lock(&self.path)
     }
 
-    /// Drops what was written after `epoch`, or all where that is none: checkpoints, contact sheets, metrics; TensorBoard
-    /// hides its part.
+    /// Removes the checkpoints, contact sheets and metrics that were written after `epoch`, or all of them if it is
+    /// none; TensorBoard hides its later events.
     ///
-    /// What was published ([`publish`](Self::publish)) stays, since it has no epoch in its name: the trainer publishes
-    /// again what its checkpoint has.
+    /// Published files ([`publish`](Self::publish)) stay, since their names contain no epoch: the trainer publishes
+    /// those of its checkpoint again.
     pub fn rewind(&mut self, epoch: Option<u64>) -> Result<()> {
-        // Checkpoints first, the newest before the others: where this is broken off, the next time drops the rest.
+        // Checkpoints first, the newest before the others: if this is interrupted, the next call removes the rest.
         for (_, checkpoint) in self.checkpoints()?.into_iter().rev().filter(|(at, _)| Some(*at) > epoch) {
             remove_folder(&checkpoint)?;
         }
@@ -202,7 +202,7 @@ impl RunDir {
         }
         let path = self.path.join(METRICS);
         let text = read_optional(&path)?;
-        // The lines are kept as they stand: a number that is read and written again may change in its last digit.
+        // Lines are kept verbatim: a number that is read and written again may change in its last digit.
         let mut kept = String::new();
         for (i, line) in whole_lines(&text).split_inclusive('\n').enumerate() {
             let value = serde_json::from_str(line).map_err(|error| damaged_line(&path, i, &error))?;
@@ -219,10 +219,11 @@ impl RunDir {
 
     /// Appends one record to `metrics.jsonl`, and its numbers to TensorBoard.
     ///
-    /// The line is on the disk when this returns. In TensorBoard nested names are joined by `/`: `monitor/reward_mean`.
+    /// The line is on the disk when this function returns. In TensorBoard nested names are joined by `/`:
+    /// `monitor/reward_mean`.
     ///
     /// # Errors
-    /// If a number is not finite: nothing is then written.
+    /// If a number is not finite; then nothing is written.
     pub fn append_metrics<T: Serialize, M: Serialize>(&mut self, record: &Record<T, M>) -> Result<()> {
         let value = serde_json::to_value(record).map_err(|_| RunError::Record)?;
         if let Some(field) = first_null(&value, "") {
@@ -242,7 +243,8 @@ impl RunDir {
         Ok(written.map_err(|e| FileError::write(&self.path, e))?)
     }
 
-    /// Writes `checkpoints/epoch-NNNN/` with `files` (name, bytes), all or nothing, then removes all but the `keep` newest.
+    /// Writes `checkpoints/epoch-NNNN/` with `files` (name, bytes), all or nothing, then removes all but the `keep`
+    /// newest.
     pub fn save_checkpoint(&mut self, epoch: u64, files: &[(&str, Vec<u8>)], keep: usize) -> Result<PathBuf> {
         let path = self.path.join(CHECKPOINTS).join(epoch_name(epoch));
         write_folder_atomic(&path, files)?;
@@ -267,7 +269,7 @@ impl RunDir {
         Ok(write_atomic(&path, bytes)?)
     }
 
-    /// Removes a file of the run by its name, if it is there.
+    /// Removes a file of the run by its name, if it exists.
     pub fn unpublish(&mut self, name: &str) -> Result<()> {
         Ok(remove_file(&self.path.join(name))?)
     }
@@ -288,15 +290,15 @@ impl RunDir {
     }
 }
 
-/// The notes of a run on which command started it, on what and when; none of them where they are missing or damaged.
+/// Reads the [`RunInfo`] of a run; an empty one if the file is missing or damaged.
 pub fn info(run: &Path) -> RunInfo {
     fs::read_to_string(run.join(info::FILE)).ok().and_then(|text| toml::from_str(&text).ok()).unwrap_or_default()
 }
 
-/// The text of a run's `config.toml`.
+/// Reads the text of a run's `config.toml`.
 ///
 /// # Errors
-/// [`RunError::NotARun`] where there is none.
+/// [`RunError::NotARun`] if there is none.
 pub fn config(run: &Path) -> Result<String> {
     let path = run.join(CONFIG);
     if !path.is_file() {
@@ -305,14 +307,14 @@ pub fn config(run: &Path) -> Result<String> {
     Ok(read_optional(&path)?)
 }
 
-/// The plugins that a run is trained with.
+/// Reads the plugins that a run is trained with.
 pub fn plugins_lock(run: &Path) -> Result<PluginsLock> {
     let path = run.join(LOCK);
     PluginsLock::from_toml(&read_optional(&path)?)
         .map_err(|error| RunError::Damaged { path, message: error.message().to_owned() })
 }
 
-/// All records of a run's `metrics.jsonl`, without a torn last line.
+/// Reads all records of a run's `metrics.jsonl`, without an incomplete last line.
 pub fn records<T, M>(run: &Path) -> Result<Vec<Record<T, M>>>
 where
     T: Serialize + DeserializeOwned,
@@ -324,24 +326,24 @@ where
     lines.map(|(i, line)| Record::parse(line).map_err(|error| damaged_line(&path, i, &error))).collect()
 }
 
-/// The contact sheets of a run by epoch, the newest last.
+/// Returns the contact sheets of a run by epoch, the newest last.
 pub fn sheets(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     numbered(&run.join(SAMPLES), ".png")
 }
 
-/// Writes a file of the report into a run's folder. It takes no lock: the report of a run that is training can be made.
+/// Writes a file of the report into a run's folder. It takes no lock, so it also works while the run is training.
 pub fn write_report_file(run: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
     let path = run.join(name);
     write_atomic(&path, bytes)?;
     Ok(path)
 }
 
-/// `epoch-0012`.
+/// The name of an epoch, such as `epoch-0012`.
 fn epoch_name(epoch: u64) -> String {
     format!("epoch-{epoch:04}")
 }
 
-/// The entries of `folder` named `epoch-N` and `suffix`, by number; a folder that is not there has none.
+/// Returns the entries of `folder` named `epoch-N` and `suffix`, by number; none if the folder does not exist.
 fn numbered(folder: &Path, suffix: &str) -> Result<Vec<(u64, PathBuf)>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -362,7 +364,7 @@ fn damaged_line(path: &Path, i: usize, error: &serde_json::Error) -> RunError {
     RunError::Damaged { path: path.to_owned(), message: format!("line {} is not a record ({error})", i + 1) }
 }
 
-/// The part of `text` that ends with a whole line: a process killed while it appended leaves half a line.
+/// Returns `text` up to its last complete line: a process that is killed while appending leaves an incomplete line.
 fn whole_lines(text: &str) -> &str {
     &text[..text.rfind('\n').map_or(0, |end| end + 1)]
 }
@@ -371,7 +373,7 @@ fn record_epoch(record: &Value) -> Result<u64> {
     record.get("epoch").and_then(Value::as_u64).ok_or(RunError::Record)
 }
 
-/// The finite numbers of a record but its epoch, nested names joined by `/`.
+/// Collects the finite numbers of a record except its epoch, with nested names joined by `/`.
 fn collect_scalars(value: &Value, name: &str, scalars: &mut Vec<(String, f64)>) {
     match value {
         Value::Object(fields) => {
@@ -385,14 +387,14 @@ fn collect_scalars(value: &Value, name: &str, scalars: &mut Vec<(String, f64)>) 
     }
 }
 
-/// An image as a PNG file for `path`.
+/// Encodes an image as PNG; errors name `path`.
 pub fn encode_png(path: &Path, image: &RgbImage) -> Result<Vec<u8>> {
     let mut bytes = io::Cursor::new(Vec::new());
     image.write_to(&mut bytes, ImageFormat::Png).map_err(|source| RunError::Image { path: path.to_owned(), source })?;
     Ok(bytes.into_inner())
 }
 
-/// Removes what is in a folder, not the folder.
+/// Removes the contents of a folder, not the folder itself.
 fn empty(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

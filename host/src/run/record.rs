@@ -1,5 +1,5 @@
-//! The lines of `metrics.jsonl`: one typed record for each kind of run, which both the trainer that writes it and the report
-//! that reads it use.
+//! The lines of `metrics.jsonl`: one typed record for each kind of run, which both the trainer that writes it and the
+//! report that reads it use.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -10,18 +10,18 @@ use serde_json::Value;
 
 use crate::rl::objective::UpdateStatistics;
 
-/// A line of `metrics.jsonl`: an epoch, what training measured in it, and what the monitor measured after it.
+/// A line of `metrics.jsonl`: an epoch, the metrics of its training, and the metrics of the monitor after it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Record<T, M> {
-    /// 0 is the untrained model, which has the monitor alone.
+    /// The epoch; 0 is the untrained model, which has only the monitor.
     pub epoch: u64,
-    /// What was measured while the epoch trained.
+    /// The metrics of the epoch's training.
     #[serde(flatten)]
     pub trained: Option<T>,
-    /// What the monitor measured, every so many epochs, on the same fixed samples or held-out data each time.
+    /// The metrics of the monitor, which evaluates the same fixed samples or held-out data every few epochs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub monitor: Option<M>,
-    /// What somebody should know.
+    /// Warnings.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -46,7 +46,7 @@ impl<T: Serialize + DeserializeOwned, M: Serialize + DeserializeOwned> Record<T,
     }
 }
 
-/// The fields of a JSON value that are `null`, which is what a number that is not finite is written as.
+/// Returns the name of the first field of a JSON value that is `null`, as which a number that is not finite is written.
 pub(super) fn first_null(value: &Value, name: &str) -> Option<String> {
     match value {
         Value::Null => Some(name.to_owned()),
@@ -66,31 +66,31 @@ pub type FineTuneRecord = Record<FineTuneEpoch, FineTuneMonitor>;
 pub struct FineTuneEpoch {
     /// Mean of the weighted sum of the plugins' rewards.
     pub reward_mean: f64,
-    /// Its standard deviation, ddof 0.
+    /// Standard deviation of the same, ddof 0.
     pub reward_std: f64,
-    /// Its minimum.
+    /// Minimum of the same.
     pub reward_min: f64,
-    /// Its maximum.
+    /// Maximum of the same.
     pub reward_max: f64,
     /// The mean reward of each plugin.
     pub rewards: BTreeMap<String, f64>,
     /// Number of samples that were left out since a plugin failed on them.
     pub skipped: u64,
-    /// The update.
+    /// The statistics of the update.
     #[serde(flatten)]
     pub update: UpdateStatistics,
-    /// Samples by the time of all parts.
+    /// Number of samples divided by the time of all parts.
     pub images_per_second: f64,
-    /// Where the time went.
+    /// Wall-clock seconds by part.
     pub seconds: FineTuneSeconds,
 }
 
 /// Wall-clock seconds of the parts of an epoch of fine-tuning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FineTuneSeconds {
-    /// Prompts to latents.
+    /// From prompts to latents.
     pub sample: f64,
-    /// Latents to rewards: VAE, encoders, plugins.
+    /// From latents to rewards: VAE, encoders, plugins.
     pub reward: f64,
     /// Updates.
     pub train: f64,
@@ -101,10 +101,10 @@ pub struct FineTuneSeconds {
 pub struct FineTuneMonitor {
     /// Mean reward.
     pub reward_mean: f64,
-    /// Its standard error over the samples; none for a single sample.
+    /// Standard error of the mean reward over the samples; none for a single sample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_sem: Option<f64>,
-    /// Mean entropy of the first plugin's distributions, nats.
+    /// Mean entropy of the first plugin's distributions in nats.
     pub entropy: f64,
     /// Mean of the largest probability.
     pub max_probability: f64,
@@ -133,9 +133,9 @@ pub struct GanEpoch {
 pub struct GanMeans {
     /// Losses by their name.
     pub loss: GanLosses,
-    /// Share of (real, fake) pairs that the discriminator puts in the right order.
+    /// Share of (real, fake) pairs in which the discriminator's output is higher for the real image.
     pub discriminator_accuracy: f64,
-    /// Share of real images whose style the style head predicts, where it is trained.
+    /// Share of real images whose style the style head predicts correctly, if it is trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub style_accuracy: Option<f64>,
 }
@@ -151,34 +151,35 @@ pub struct GanLosses {
     /// L_SL, not weighted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub style: Option<f64>,
-    /// The discriminator's loss in all.
+    /// The discriminator's total loss.
     pub discriminator: f64,
     /// The generator's adversarial loss.
     pub adversarial_generator: f64,
     /// L_SA, not weighted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ambiguity: Option<f64>,
-    /// The generator's loss in all.
+    /// The generator's total loss.
     pub generator: f64,
 }
 
-/// The monitor of a CAN: generated images of the same noise each time.
+/// The monitor of a CAN: images generated from the same noise each time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GanMonitor {
-    /// Mean style ambiguity of generated images, nats; at least ln of `styles`.
+    /// Mean style ambiguity of generated images in nats; the minimum is ln of `styles`.
     pub ambiguity: f64,
-    /// Mean entropy of their distributions, nats.
+    /// Mean entropy of their distributions in nats.
     pub entropy: f64,
     /// Mean of the largest probability.
     pub max_probability: f64,
-    /// Mean pairwise distance as a share of real images'.
+    /// Mean pairwise distance as a share of that of real images.
     pub diversity: f64,
     /// Number of styles of the classifier.
     pub styles: usize,
-    /// The norm of the gradient of the weighted style ambiguity in the images, divided by that of the adversarial loss.
+    /// Norm of the gradient of the weighted style ambiguity with respect to the images, divided by that of the
+    /// adversarial loss.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient_norm_ratio: Option<f64>,
-    /// Share of held-out real images whose style the style head predicts, where it is trained.
+    /// Share of held-out real images whose style the style head predicts correctly, if it is trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub style_accuracy: Option<f64>,
 }
@@ -200,18 +201,18 @@ pub struct ClassifierEpoch {
 /// The means of a classifier's epoch over its steps.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClassifierMeans {
-    /// Cross-entropy, nats.
+    /// Cross-entropy in nats.
     pub loss: f64,
-    /// Share of images whose style is predicted.
+    /// Share of images whose style is predicted correctly.
     pub accuracy: f64,
 }
 
 /// The monitor of the simple classifier: held-out images.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClassifierMonitor {
-    /// Share of images whose style is predicted.
+    /// Share of images whose style is predicted correctly.
     pub accuracy: f64,
-    /// Cross-entropy, nats.
+    /// Cross-entropy in nats.
     pub loss: f64,
 }
 
@@ -220,9 +221,9 @@ pub struct ClassifierMonitor {
 pub struct Pace {
     /// Number of steps.
     pub steps: u64,
-    /// Images that were trained on, by the time of training.
+    /// Number of trained images divided by the training time.
     pub images_per_second: f64,
-    /// Where the time went.
+    /// Wall-clock seconds by part.
     pub seconds: PaceSeconds,
 }
 
@@ -241,18 +242,18 @@ pub type PretrainRecord<M> = Record<PretrainEpoch, M>;
 /// The monitor of CLIP's pretraining: zero-shot classification of held-out paintings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClipMonitor {
-    /// Share of paintings whose style is predicted.
+    /// Share of paintings whose style is predicted correctly.
     pub style_accuracy: f64,
-    /// Share of paintings whose subject is predicted.
+    /// Share of paintings whose subject is predicted correctly.
     pub subject_accuracy: f64,
-    /// Share of paintings whose style and subject are predicted together.
+    /// Share of paintings whose style and subject are predicted correctly together.
     pub caption_accuracy: f64,
 }
 
 /// The monitor of the autoencoder's pretraining: held-out paintings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VaeMonitor {
-    /// Mean peak signal-to-noise ratio of reconstructions, dB.
+    /// Mean peak signal-to-noise ratio of reconstructions in dB.
     pub psnr: f64,
     /// Standard deviation of the latents.
     pub latent_std: f64,
@@ -265,13 +266,13 @@ pub struct UNetMonitor {
     pub held_out_loss: f64,
     /// Number of samples with a style and a subject.
     pub styled_samples: usize,
-    /// Share of them whose style CLIP finds.
+    /// Share of them whose style CLIP predicts.
     pub styled_style_accuracy: f64,
-    /// Share of them whose subject CLIP finds.
+    /// Share of them whose subject CLIP predicts.
     pub styled_subject_accuracy: f64,
     /// Number of samples with a subject alone.
     pub plain_samples: usize,
-    /// Share of them whose subject CLIP finds.
+    /// Share of them whose subject CLIP predicts.
     pub plain_subject_accuracy: f64,
 }
 
@@ -282,7 +283,7 @@ pub struct PretrainEpoch {
     pub step: u64,
     /// Mean loss.
     pub loss: f64,
-    /// Number of steps that were dropped since their gradient was not finite.
+    /// Number of steps that were skipped since their gradient was not finite.
     pub dropped_steps: u64,
     /// Wall-clock seconds of training.
     pub train_seconds: f64,
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_missing_or_no_number_is_named() {
+    fn a_field_that_is_missing_or_not_a_number_is_named() {
         let message = |line: &str| ClassifierRecord::parse(line).unwrap_err().to_string();
         assert!(message(r#"{"epoch": 1, "accuracy": 0.5}"#).contains("missing field `loss`"));
         assert!(message(r#"{"epoch": 0, "monitor": {"accuracy": null, "loss": 1}}"#).contains("invalid type: null"));

@@ -1,4 +1,4 @@
-//! A run's folder under crashes, resumes and bad places.
+//! A run's folder after crashes, on resuming, and at unusable paths.
 
 use image::Rgb;
 use serde_json::json;
@@ -116,7 +116,7 @@ fn a_number_that_is_not_finite_is_refused_by_name_and_not_written() {
 fn rewinding_drops_what_came_after_and_keeps_the_rest_byte_for_byte() {
     let folder = tempfile::tempdir().unwrap();
     let mut run = new_run(folder.path());
-    // A number whose shortest decimal form is long, which reading and writing again could change.
+    // A number with a long decimal form, which could change if it is read and written again.
     let first = r#"{"epoch":1,"reward_mean":-3.2958368660043291}"#;
     fs::write(run.path().join(METRICS), format!("{first}\n")).unwrap();
     for epoch in [2, 3] {
@@ -133,7 +133,7 @@ fn rewinding_drops_what_came_after_and_keeps_the_rest_byte_for_byte() {
     let event_files = |run: &RunDir| names(run.path()).iter().filter(|name| name.starts_with("events.")).count();
     assert_eq!(event_files(&run), 1);
     run.append_metrics(&record(2, 3.0)).unwrap();
-    assert_eq!(event_files(&run), 2, "the replayed part goes to a file of its own");
+    assert_eq!(event_files(&run), 2, "the repeated epochs are written to their own file");
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_crash_before_the_rename_leaves_the_checkpoint_that_was_there() {
     let checkpoints = run.path().join(CHECKPOINTS);
     let path = run.path().to_owned();
     drop(run);
-    // What a process killed in the middle of writing epoch 2, of replacing epoch 1 and of publishing leaves behind.
+    // Files that a process leaves if it is killed while writing epoch 2, replacing epoch 1 or publishing.
     for stale in [".epoch-0002.4711.tmp", ".epoch-0001.4711.tmp"] {
         fs::create_dir(checkpoints.join(stale)).unwrap();
         fs::write(checkpoints.join(stale).join("state.safetensors"), [2]).unwrap();

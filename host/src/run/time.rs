@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Where a run goes that nobody named: `RUNS/DATE-PLUGIN`, the date with its time of day in UTC, so that names sort by age.
+/// The default folder of a run: `RUNS/DATE-PLUGIN`, with date and time in UTC, so that names sort by age.
 pub fn default_folder(runs: &Path, plugin: &str, now: SystemTime) -> PathBuf {
     let [year, month, day, hour, minute, second] = civil(unix_seconds(now));
     let plugin: String =
@@ -11,12 +11,12 @@ pub fn default_folder(runs: &Path, plugin: &str, now: SystemTime) -> PathBuf {
     runs.join(format!("{year:04}-{month:02}-{day:02}-{hour:02}{minute:02}{second:02}-{plugin}"))
 }
 
-/// Whole seconds since 1970, the form in which a run remembers when it was started.
+/// Whole seconds since 1970, the format of a run's start time.
 pub fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// A time as people read it: `1 March 2024, 09:05 UTC`.
+/// A readable time, such as `1 March 2024, 09:05 UTC`.
 pub fn in_words(seconds: u64) -> String {
     const MONTHS: [&str; 12] = [
         "January",
