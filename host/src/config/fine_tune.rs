@@ -1,4 +1,4 @@
-//! `host train`: everything that decides what a fine-tuning run does.
+//! `host train`: the configuration of a fine-tuning run.
 
 use std::collections::BTreeMap;
 
@@ -10,35 +10,35 @@ use serde::{Deserialize, Serialize};
 use super::layers::{Layer, Presets};
 use super::{Checkpoint, Monitor, PluginLimits, Run, RunConfig, positive, within};
 
-/// Everything that decides what a run does.
+/// The configuration of a fine-tuning run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FineTuneConfig {
     /// Seed and device.
     pub run: Run,
-    /// What is fine-tuned.
+    /// The fine-tuned model.
     pub model: Model,
-    /// Encoder folders by the name that plugins use.
+    /// Folders of encoders by the names that plugins use.
     pub encoders: BTreeMap<String, String>,
-    /// The classifiers.
+    /// The plugins of the reward.
     pub reward: Reward,
-    /// How samples are drawn.
+    /// Sampling.
     pub sample: Sample,
-    /// The update.
+    /// Training.
     pub train: Train,
-    /// The adapter.
+    /// The LoRA adapter.
     pub lora: LoraConfig,
-    /// What is asked for.
+    /// The prompts.
     pub prompts: Prompts,
-    /// What is kept.
+    /// Checkpoints.
     pub checkpoint: Checkpoint,
-    /// What is watched.
+    /// The monitor.
     pub monitor: Monitor,
-    /// What a plugin may use.
+    /// Limits of plugins, and the reaction to their errors.
     pub plugin: Plugin,
 }
 
-/// `[model]`
+/// The table `[model]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
@@ -46,7 +46,7 @@ pub struct Model {
     pub path: String,
     /// Type of the frozen weights.
     pub dtype: Dtype,
-    /// Order of the convolutions' weights and feature maps in memory; changes speed and rounding only.
+    /// Memory format of the convolutions' weights and feature maps; affects speed and rounding only.
     pub memory_format: MemoryFormat,
 }
 
@@ -54,16 +54,16 @@ pub struct Model {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// 32 bits.
+    /// IEEE single precision.
     F32,
     /// bfloat16.
     Bf16,
-    /// IEEE half.
+    /// IEEE half precision.
     F16,
 }
 
 impl Dtype {
-    /// The libtorch kind.
+    /// Returns the libtorch kind.
     pub fn kind(self) -> tch::Kind {
         match self {
             Self::F32 => tch::Kind::Float,
@@ -73,24 +73,24 @@ impl Dtype {
     }
 }
 
-/// `[reward]`
+/// The table `[reward]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reward {
-    /// The classifiers, in order.
+    /// The plugins, in order.
     pub plugin: Vec<RewardPlugin>,
 }
 
-/// `[[reward.plugin]]`
+/// A table `[[reward.plugin]]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RewardPlugin {
-    /// A path or a plugin's name.
+    /// Path or name of the plugin.
     pub source: String,
-    /// Its reward is multiplied by this.
+    /// Factor of the plugin's reward.
     #[serde(default = "one")]
     pub weight: f64,
-    /// What the plugin reads through its `config` import.
+    /// The configuration that the plugin reads through its `config` import.
     #[serde(default)]
     pub config: BTreeMap<String, String>,
 }
@@ -99,156 +99,156 @@ fn one() -> f64 {
     1.0
 }
 
-/// `[sample]`
+/// The table `[sample]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sample {
-    /// DDIM steps.
+    /// Number of DDIM steps.
     pub steps: usize,
-    /// 0 (deterministic) to 1 (as DDPM).
+    /// DDIM's η, from 0 (deterministic) to 1 (as DDPM).
     pub eta: f64,
-    /// Classifier-free guidance; 1 or less means none.
+    /// Scale of classifier-free guidance; 1 or less disables it.
     pub guidance: f64,
-    /// Pixels.
+    /// Width of the images in pixels.
     pub width: u32,
-    /// Pixels.
+    /// Height of the images in pixels.
     pub height: u32,
-    /// Samples a batch.
+    /// Number of samples per batch.
     pub batch_size: usize,
-    /// Batches an epoch.
+    /// Number of batches per epoch.
     pub batches_per_epoch: usize,
-    /// UNet rows a call.
+    /// Number of rows per UNet call.
     pub micro_batch: usize,
 }
 
 impl Sample {
-    /// Samples an epoch.
+    /// Number of samples per epoch.
     pub fn per_epoch(&self) -> usize {
         self.batch_size * self.batches_per_epoch
     }
 }
 
-/// `[train]`
+/// The table `[train]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
-    /// How many.
+    /// Number of epochs.
     pub epochs: u64,
-    /// AdamW, constant.
+    /// Constant learning rate of AdamW.
     pub learning_rate: f64,
-    /// AdamW.
+    /// AdamW's β₁.
     pub beta1: f64,
-    /// AdamW.
+    /// AdamW's β₂.
     pub beta2: f64,
-    /// AdamW, decoupled.
+    /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
-    /// AdamW.
+    /// AdamW's ε.
     pub epsilon: f64,
-    /// Half the width of the trust interval of the ratio.
+    /// Clip range ε of the probability ratio, which is clipped to [1 − ε, 1 + ε].
     pub clip_range: f64,
-    /// Advantages are clamped to ± this.
+    /// Maximum absolute value of an advantage, to which advantages are clamped.
     pub advantage_clip: f64,
-    /// Passes over the samples of an epoch.
+    /// Number of passes over the samples of an epoch.
     pub inner_epochs: usize,
-    /// Gradient norm.
+    /// Maximum gradient norm.
     pub max_grad_norm: f64,
-    /// Share of the timesteps trained on.
+    /// Share of the sampled timesteps that are trained on.
     pub timestep_fraction: f64,
-    /// Which ones.
+    /// Choice of these timesteps.
     pub timestep_choice: TimestepChoice,
-    /// Samples an update.
+    /// Number of samples per training batch.
     pub batch_size: usize,
-    /// Batches an optimizer step.
+    /// Number of batches per optimizer step.
     pub accumulation_steps: usize,
-    /// Rows (sample × timestep) a UNet call.
+    /// Number of rows (sample × timestep) per UNet call.
     pub micro_batch: usize,
-    /// Compute the UNet's stages again in the backward pass: a third more time, a fraction of the memory.
+    /// Whether the UNet's stages are recomputed in the backward pass: a third more time, a fraction of the memory.
     pub gradient_checkpointing: bool,
-    /// Weight of the KL divergence to the reference.
+    /// Weight of the KL divergence from the reference model.
     pub kl: f64,
-    /// Decay of the moving average; 0 is none.
+    /// Decay of the exponential moving average of the LoRA; 0: none.
     pub ema: f64,
-    /// Statistics by prompt instead of by epoch.
+    /// Whether rewards are normalized by prompt instead of by epoch.
     pub per_prompt_statistics: bool,
-    /// How several plugins' rewards are put together.
+    /// Combination of the rewards of several plugins.
     pub reward_normalization: RewardNormalization,
 }
 
-/// Which timesteps an update trains on when it does not train on all.
+/// Choice of the timesteps that an update trains on, if not on all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TimestepChoice {
-    /// A fresh random subset for every sample.
+    /// A new random subset for every sample.
     Random,
-    /// The first ones sampled: the noisiest.
+    /// The first sampled timesteps, which are the noisiest.
     Earliest,
 }
 
-/// How the rewards of several plugins are put together.
+/// Combination of the rewards of several plugins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RewardNormalization {
-    /// The weighted sum.
+    /// Weighted sum of the rewards.
     Sum,
-    /// The weighted sum of each plugin's z-scores over the epoch.
+    /// Weighted sum of each plugin's z-scores over the epoch.
     Zscore,
 }
 
-/// `[lora]`
+/// The table `[lora]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
-    /// Width of the bottleneck.
+    /// Rank of the low-rank product.
     pub rank: i64,
-    /// The addition is scaled by alpha / rank.
+    /// Numerator of the product's scale, alpha / rank.
     pub alpha: f64,
-    /// Which layers.
+    /// The adapted layers.
     pub targets: Targets,
-    /// A LoRA to go on from, a file or folder of diffusers, peft or a run, whose rank, alpha and layers then count
-    /// instead; empty for a fresh one.
+    /// An initial LoRA, a file or folder of diffusers, peft or a run, whose rank, alpha and layers are then used; empty
+    /// for a new one.
     pub init: String,
 }
 
 impl LoraConfig {
-    /// What a fresh adapter is made from.
+    /// Returns the configuration of a new adapter.
     pub fn spec(&self) -> LoraSpec {
         LoraSpec { rank: self.rank, alpha: self.alpha, targets: self.targets.clone() }
     }
 }
 
-/// `[prompts]`
+/// The table `[prompts]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prompts {
-    /// "painting of", …
+    /// Media, such as "painting of".
     pub media: Vec<String>,
-    /// "a man", …
+    /// Subjects, such as "a man".
     pub subjects: Vec<String>,
-    /// Share of empty prompts.
+    /// Probability of the empty prompt.
     pub null_probability: f64,
-    /// A text file, one prompt a line; empty: none.
+    /// A text file with one prompt per line; empty: none.
     pub file: String,
 }
 
-/// `[plugin]`
+/// The table `[plugin]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plugin {
-    /// What a plugin may use.
+    /// The limits of a plugin.
     #[serde(flatten)]
     pub limits: PluginLimits,
-    /// What a failing plugin does to the run.
+    /// The reaction to a failing plugin.
     pub on_error: OnError,
-    /// Share of an epoch's samples that may be skipped.
+    /// Maximum share of an epoch's samples that may be skipped.
     pub max_skipped: f64,
 }
 
-/// What a failing plugin does to the run.
+/// The reaction to a failing plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnError {
-    /// Drops the part epoch and stops.
+    /// Drop the incomplete epoch and stop.
     Abort,
-    /// Leaves the batch's samples out of the update.
+    /// Leave the batch's samples out of the update.
     Skip,
 }
 
@@ -310,12 +310,12 @@ impl RunConfig for FineTuneConfig {
         within("plugin.max_skipped", plugin.max_skipped, 0.0, 1.0)?;
         ensure!(
             sample.per_epoch() % (train.batch_size * train.accumulation_steps) == 0,
-            "an epoch has {} samples (sample.batch_size × sample.batches_per_epoch), which {} samples an optimizer step \
-             (train.batch_size × train.accumulation_steps) do not divide: change one of the four",
+            "an epoch has {} samples (sample.batch_size × sample.batches_per_epoch), which is not a multiple of \
+             the {} samples of an optimizer step (train.batch_size × train.accumulation_steps): change one of the four",
             sample.per_epoch(),
             train.batch_size * train.accumulation_steps
         );
-        ensure!(sample.per_epoch() > 1, "an epoch of one sample has no reward spread: raise sample.batch_size");
+        ensure!(sample.per_epoch() > 1, "an epoch of one sample has no spread of rewards: increase sample.batch_size");
         if prompts.file.is_empty() && prompts.null_probability < 1.0 {
             ensure!(!prompts.media.is_empty(), "prompts.media is empty: name at least one, or prompts.file");
             ensure!(!prompts.subjects.is_empty(), "prompts.subjects is empty: name at least one, or prompts.file");
@@ -338,23 +338,23 @@ const PRESETS: Presets = Presets {
     ],
 };
 
-/// The presets' names.
+/// The names of the presets.
 pub fn preset_names() -> impl Iterator<Item = &'static str> {
     PRESETS.names()
 }
 
-/// The defaults that nothing stands over.
+/// The defaults without any layer over them.
 pub(super) fn preset() -> FineTuneConfig {
     FineTuneConfig::resolve("paper-512", &[]).expect("the presets that ship are valid, which a test checks")
 }
 
 impl FineTuneConfig {
-    /// The preset with the layers over it, in order, checked.
+    /// Resolves the preset with the layers over it, in order, and checks the result.
     pub fn resolve(preset: &str, layers: &[Layer]) -> Result<Self> {
         Self::of_table(PRESETS.table(preset, &[], layers)?, layers)
     }
 
-    /// Timesteps of a sample that an update trains on: the share of the steps, rounded, at least one.
+    /// Number of timesteps of a sample that an update trains on: the share of the steps, rounded, at least one.
     pub fn n_train_timesteps(&self) -> usize {
         let wanted = (self.sample.steps as f64 * self.train.timestep_fraction).round() as usize;
         wanted.clamp(1, self.sample.steps)

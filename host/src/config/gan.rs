@@ -1,5 +1,5 @@
-//! What CAN and classifier training are told: the same layers of TOML as a fine-tuning run has, with a table `[can]`.
-//! The preset files hold every default; the code has no second set.
+//! The configuration of CAN and classifier training: the same layers of TOML as for fine-tuning, with a table `[can]`.
+//! The preset files contain every default; the code has no second set.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::layers::{Layer, Presets};
 use super::{Checkpoint, Monitor, PluginLimits, Run, RunConfig, positive, within};
 use crate::text::has_control;
 
-/// A preset is layers over the paper's CAN at 512 px, which has every key.
+/// A preset consists of layers over the paper's CAN at 512 px, which contains every key.
 const PRESETS: Presets = Presets {
     complete: include_str!("../../presets/can-paper.toml"),
     named: &[
@@ -25,36 +25,36 @@ const PRESETS: Presets = Presets {
     ],
 };
 
-/// What the simple classifier has over its preset, where that is `tiny-art`.
+/// The layer of the simple classifier over the preset `tiny-art`.
 const CLASSIFIER_TINY_ART: &str = include_str!("../../presets/classifier-tiny-art.toml");
-/// What a CAN has over the same preset where C is a plugin.
+/// The layer of a CAN over the same preset if C is a plugin.
 const PLUGIN_TINY_ART: &str = include_str!("../../presets/can-tiny-art-plugin.toml");
 
-/// How the configuration calls the discriminator's own style head.
+/// The name of the discriminator's own style head in the configuration.
 pub const OWN_HEAD: &str = "dcgan";
 
-/// How many times as many channels the discriminator's last feature maps may have as its first: 512 for the paper's 32.
+/// Maximum ratio of the discriminator's channels to those of its first feature map: 512 for the paper's 32.
 const MAX_WIDENING: i64 = 16;
 
-/// Beyond any network that fits into a machine's memory.
+/// Maximum width, beyond that of any network that fits into memory.
 const WIDEST: f64 = 65_536.0;
 
-/// The presets' names.
+/// The names of the presets.
 pub fn preset_names() -> impl Iterator<Item = &'static str> {
     PRESETS.names()
 }
 
-/// What is trained.
+/// The trained networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GanTask {
-    /// Generator and discriminator.
+    /// The generator and the discriminator.
     Can,
-    /// The discriminator's convolutions and style head alone.
+    /// Only the discriminator's convolutions and style head.
     Classifier,
 }
 
 impl GanTask {
-    /// The command that does it.
+    /// Returns the command of the task.
     pub fn command(self) -> &'static str {
         match self {
             Self::Can => "host can train",
@@ -63,59 +63,59 @@ impl GanTask {
     }
 }
 
-/// Everything that decides what a run does.
+/// The configuration of a CAN or classifier run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GanConfig {
     /// Seed and device.
     pub run: Run,
-    /// Encoder folders by the name that plugins use.
+    /// Folders of encoders by the names that plugins use.
     pub encoders: BTreeMap<String, String>,
     /// Networks, losses and data.
     pub can: Can,
-    /// What is kept.
+    /// Checkpoints.
     pub checkpoint: Checkpoint,
-    /// What is watched; `min_diversity` is a share of the real images' diversity.
+    /// The monitor; `min_diversity` is a share of the real images' diversity.
     pub monitor: Monitor,
-    /// What a plugin may use.
+    /// The limits of a plugin.
     pub plugin: PluginLimits,
 }
 
-/// `[can]`
+/// The table `[can]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Can {
-    /// A folder with a folder of images for each style; empty for the procedural paintings.
+    /// A folder that contains a folder of images for each style; empty for the procedural paintings.
     pub data: String,
     /// Side of the images in pixels.
     pub size: u32,
-    /// Images of each style in one pass.
+    /// Number of images of each style in one pass.
     pub per_class: usize,
     /// Share of each style's images that is held out.
     pub test_share: f64,
-    /// How an image becomes a square.
+    /// Padding or cropping of images to squares.
     pub fit: Fit,
-    /// Mirror half of the images.
+    /// Whether half of the images are mirrored.
     pub flip: bool,
-    /// Numbers of noise.
+    /// Dimension of the noise.
     pub latent: i64,
-    /// Channels of the generator's first feature map.
+    /// Number of channels of the generator's first feature map.
     pub generator_channels: i64,
     /// Slope of the generator's activation below zero.
     pub generator_slope: f64,
-    /// Channels of the discriminator's first feature map.
+    /// Number of channels of the discriminator's first feature map.
     pub discriminator_channels: i64,
     /// Widths of the style head's hidden layers.
     pub head: [i64; 2],
-    /// Share of their outputs that training drops.
+    /// Dropout probability of the hidden layers.
     pub dropout: f64,
-    /// Which form of the losses.
+    /// The form of the adversarial losses.
     pub loss: LossForm,
     /// Weight of the gradient penalty.
     pub lambda: f64,
-    /// −log D instead of log(1 − D) for the generator.
+    /// Whether the generator's loss is −log D instead of log(1 − D).
     pub nonsaturating: bool,
-    /// C of the style ambiguity: [`OWN_HEAD`] or a plugin.
+    /// The classifier C of the style ambiguity: [`OWN_HEAD`] or a plugin.
     pub classifier: String,
     /// Weight of L_SL.
     pub style_weight: f64,
@@ -123,42 +123,42 @@ pub struct Can {
     pub label_smoothing: f64,
     /// Weight of L_SA.
     pub style_ambiguity_weight: f64,
-    /// How many.
+    /// Number of epochs.
     pub epochs: u64,
-    /// 0: one pass over the balanced images.
+    /// Number of steps per epoch; 0: one pass over the balanced images.
     pub steps_per_epoch: u64,
-    /// Images a step.
+    /// Number of images per step.
     pub batch_size: usize,
-    /// Who made it, for the plugin that is written.
+    /// Authors of the exported plugin.
     pub authors: Vec<String>,
-    /// An SPDX expression, for the same.
+    /// License of the exported plugin, an SPDX expression.
     pub license: String,
     /// The optimizer of both networks.
     pub adam: Adam,
 }
 
-/// The adversarial losses.
+/// The form of the adversarial losses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LossForm {
-    /// A critic with a gradient penalty.
+    /// The Wasserstein losses of a critic, with a gradient penalty.
     Wasserstein,
-    /// Cross-entropies of real and made.
+    /// Binary cross-entropies of real and fake images.
     Log,
 }
 
-/// How an image becomes square.
+/// Padding or cropping of an image to a square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
-    /// The whole image, with black (torchvision's default) on both sides of the shorter side.
+    /// The whole image, padded with black (torchvision's default) on both sides.
     Pad,
-    /// The square in the middle.
+    /// The center crop.
     Crop,
 }
 
 impl Fit {
-    /// Its name in configurations.
+    /// The name in configurations.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pad => "pad",
@@ -167,22 +167,22 @@ impl Fit {
     }
 }
 
-/// `[can.adam]`
+/// The table `[can.adam]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Adam {
-    /// Constant.
+    /// Constant learning rate.
     pub learning_rate: f64,
-    /// Decay of the mean of the gradients.
+    /// Decay of the first moment, the running mean of the gradients.
     pub beta1: f64,
-    /// Decay of the mean of their squares.
+    /// Decay of the second moment, the running mean of their squares.
     pub beta2: f64,
-    /// Added to the denominator.
+    /// Constant added to the denominator.
     pub epsilon: f64,
 }
 
 impl Adam {
-    /// Adam is AdamW without decay.
+    /// Returns the optimizer's configuration: Adam is AdamW without weight decay.
     pub fn config(&self) -> AdamWConfig {
         AdamWConfig {
             learning_rate: self.learning_rate,
@@ -196,7 +196,7 @@ impl Adam {
 
 impl RunConfig for GanConfig {
     const OF: &'static str = "a CAN run";
-    // The images are known by their digest.
+    // The images are compared by their digest.
     const FREE_KEYS: &'static [&'static str] = &[
         "run.device",
         "encoders",
@@ -218,7 +218,7 @@ impl RunConfig for GanConfig {
         let size = can.size;
         ensure!(
             size >= 32 && size.is_power_of_two(),
-            "can.size is {size}: a CAN makes images whose side is a power of two of at least 32"
+            "can.size is {size}: a CAN generates images whose side is a power of two of at least 32"
         );
         positive("can.per_class", can.per_class)?;
         for (key, width) in [
@@ -241,13 +241,17 @@ impl RunConfig for GanConfig {
             can.generator_channels,
             1 << halvings
         );
-        ensure!(can.batch_size > 1, "can.batch_size is {}: BatchNorm needs at least two images a step", can.batch_size);
+        ensure!(
+            can.batch_size > 1,
+            "can.batch_size is {}: BatchNorm needs at least two images per step",
+            can.batch_size
+        );
         ensure!(monitor.count > 1, "monitor.count is {}: diversity needs at least two images", monitor.count);
         for (key, texts) in [("can.authors", &can.authors[..]), ("can.license", std::slice::from_ref(&can.license))] {
             let bad = texts.iter().find(|text| has_control(text));
             ensure!(
                 bad.is_none(),
-                "{key} has control characters, which no plugin may have: {:?}",
+                "{key} contains control characters, which a plugin must not contain: {:?}",
                 bad.map_or("", |t| t)
             );
         }
@@ -268,7 +272,7 @@ impl RunConfig for GanConfig {
 }
 
 impl GanConfig {
-    /// The preset with the layers over it, in order, checked.
+    /// Resolves the preset with the layers over it, in order, and checks the result.
     pub fn resolve(task: GanTask, preset: &str, layers: &[Layer]) -> Result<Self> {
         let over = |built_in: &[&str]| Self::of_table(PRESETS.table(preset, built_in, layers)?, layers);
         match (task, preset) {
@@ -281,7 +285,7 @@ impl GanConfig {
         }
     }
 
-    /// Whether some of the layers name a folder of images.
+    /// Whether the layers name a folder of images.
     pub fn names_data(layers: &[Layer]) -> bool {
         let data = |layer: &Layer| {
             let table: toml::Table = layer.text.parse().ok()?;
@@ -290,13 +294,13 @@ impl GanConfig {
         layers.iter().filter_map(data).next_back().unwrap_or(false)
     }
 
-    /// Whether the style ambiguity is that of the discriminator's own head. A plugin's is told without it, and the head
-    /// is then not trained (the paper discards it).
+    /// Whether the style ambiguity is computed with the discriminator's own head. With a plugin the head is not needed,
+    /// and is not trained (the paper discards it).
     pub fn own_head(&self) -> bool {
         self.can.classifier == OWN_HEAD
     }
 
-    /// What the generator is built from.
+    /// Returns the configuration of the generator.
     pub fn generator(&self) -> GeneratorConfig {
         GeneratorConfig {
             size: i64::from(self.can.size),
@@ -306,7 +310,7 @@ impl GanConfig {
         }
     }
 
-    /// What the discriminator is built from.
+    /// Returns the configuration of the discriminator.
     pub fn discriminator(&self, n_styles: usize) -> DiscriminatorConfig {
         DiscriminatorConfig {
             size: i64::from(self.can.size),
@@ -371,7 +375,7 @@ mod tests {
     fn mistakes_are_named() {
         assert_eq!(
             message("[can]\nsize = 96\n"),
-            "can.size is 96: a CAN makes images whose side is a power of two of at least 32"
+            "can.size is 96: a CAN generates images whose side is a power of two of at least 32"
         );
         assert!(message("[can]\ngenerator_channels = 20\n").contains("must be a multiple of 8"));
         assert!(message("[can]\nloss = \"hinge\"\n").contains("hinge"));

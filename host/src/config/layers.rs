@@ -1,4 +1,4 @@
-//! Layers of TOML, each checked against the keys that the presets have, merged into one table.
+//! Layers of TOML, each checked against the keys of the presets, and merged into one table.
 
 use std::ops::Range;
 
@@ -6,11 +6,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-/// The presets of a command by name, each some layers over `complete`, which has every key.
+/// The presets of a command by name; each consists of layers over `complete`, which contains every key.
 pub(super) struct Presets {
-    /// TOML with every key.
+    /// TOML that contains every key.
     pub(super) complete: &'static str,
-    /// Layers by the preset's name.
+    /// Layers by name of the preset.
     pub(super) named: &'static [(&'static str, &'static [&'static str])],
 }
 
@@ -20,7 +20,7 @@ impl Presets {
         self.named.iter().map(|(name, _)| *name)
     }
 
-    /// The table of a preset with `built_in` layers and then the user's `layers` over it.
+    /// Returns the table of a preset with `built_in` layers and then the user's `layers` over it.
     pub(super) fn table(&self, preset: &str, built_in: &[&str], layers: &[Layer]) -> Result<Table> {
         let (_, texts) = self.named.iter().find(|(name, _)| *name == preset).with_context(|| {
             format!("there is no preset `{preset}`: choose one of {}", self.names().collect::<Vec<_>>().join(", "))
@@ -38,17 +38,17 @@ impl Presets {
     }
 }
 
-/// Keys over the preset, and where they come from.
+/// Keys that override the preset, and their origin.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// A file's path, or the flag.
+    /// The path of the file, or the flag.
     pub origin: String,
-    /// TOML.
+    /// The TOML text.
     pub text: String,
 }
 
 impl Layer {
-    /// One `--set KEY=VALUE`; a value that is not TOML is taken as a string.
+    /// Parses one `--set KEY=VALUE`; a value that is not TOML is read as a string.
     pub fn set(assignment: &str) -> Result<Self> {
         let origin = format!("--set {assignment}");
         let (key, value) = assignment
@@ -74,7 +74,7 @@ fn merge(base: &mut Table, over: Table) {
     }
 }
 
-/// Parses a layer and refuses keys and kinds of values that the presets don't have, saying where they stand.
+/// Parses a layer and returns an error with the position of keys and types of values that the presets do not have.
 fn checked(layer: &Layer, known: &Table) -> Result<Table> {
     let parsed = DeTable::parse(&layer.text).map_err(|error| anyhow!("{}: {error}", layer.origin))?;
     check_table(layer, parsed.get_ref(), known, "")?;
@@ -85,7 +85,7 @@ fn check_table(layer: &Layer, table: &DeTable<'_>, known: &Table, prefix: &str) 
     for (key, value) in table {
         let name: &str = key.get_ref();
         let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
-        // Any encoder may be named.
+        // The names of encoders are free.
         if prefix == "encoders" {
             continue;
         }
@@ -130,7 +130,7 @@ fn kind(name: &str) -> String {
     }
 }
 
-/// `file:line:column` of a byte range; a flag has no lines.
+/// Returns `file:line:column` of a byte range; only the flag if the layer is one.
 fn place(layer: &Layer, span: Range<usize>) -> String {
     if layer.origin.starts_with("--") {
         return layer.origin.clone();

@@ -1,13 +1,13 @@
-//! A run's configuration: raw layers (preset < file < flags and `--set`) in, one checked configuration out.
+//! The configuration of a run: raw layers (preset < file < flags and `--set`) are merged to one checked configuration.
 //!
-//! The preset files under `host/presets` hold every default; there is no `Default` in code. The resolved configuration is
-//! written to the run's folder, and reading it back gives the same one.
+//! The preset files under `host/presets` hold every default; there is no `Default` in code. The resolved configuration
+//! is written to the run's folder, and reading it back returns the same one.
 //!
 //! # Layout
 //!
 //! - [`fine_tune`]: `host train`. [`gan`]: `host can train` and `host classifier train`. [`pretrain`]: `host pretrain`.
-//! - [`layers`]: presets, files and flags to one table.
-//! - this file: the sections that several of them have, and what they all can.
+//! - [`layers`]: merging presets, files and flags to one table.
+//! - this file: the sections that several configurations share, and the trait [`RunConfig`] of all of them.
 
 pub mod fine_tune;
 pub mod gan;
@@ -26,64 +26,64 @@ pub use self::gan::GanConfig;
 pub use self::layers::Layer;
 pub use self::pretrain::PretrainConfig;
 
-/// `[run]`
+/// The table `[run]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Run {
-    /// Every generator's seed is a hash of this, the epoch, the sample and the purpose.
+    /// Seed of the run; each random generator's seed is a hash of it, the epoch, the sample and the purpose.
     pub seed: u64,
-    /// `cpu`, `cuda` or `cuda:N`.
+    /// Device: `cpu`, `cuda` or `cuda:N`.
     pub device: String,
 }
 
-/// `[checkpoint]`
+/// The table `[checkpoint]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
-    /// Epochs.
+    /// Number of epochs between two checkpoints.
     pub every: u64,
-    /// How many of the newest; 0: all.
+    /// Number of checkpoints to keep, the newest; 0: all.
     pub keep: usize,
 }
 
-/// `[monitor]`
+/// The table `[monitor]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Monitor {
-    /// Epochs.
+    /// Number of epochs between two evaluations.
     pub every: u64,
-    /// Fixed samples.
+    /// Number of fixed samples.
     pub count: usize,
-    /// Share of epoch 0's diversity.
+    /// Minimum diversity as a share of that of the untrained model; below it the model has collapsed.
     pub min_diversity: f64,
-    /// What a collapse does.
+    /// The reaction to a collapse.
     pub on_collapse: OnCollapse,
 }
 
-/// What a collapse does.
+/// The reaction to a collapse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnCollapse {
-    /// A warning in the log and the metrics.
+    /// Write a warning to the log and the metrics.
     Warn,
-    /// The run ends after a checkpoint.
+    /// Stop the run after a checkpoint.
     Stop,
 }
 
-/// What one plugin may use, the limits that a user may set; [`crate::plugin::limits`] has those that are part of the program.
+/// The limits of one plugin that a user may set; [`crate::plugin::limits`] contains those that are part of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginLimits {
-    /// Milliseconds of wall-clock time that a plugin's own code may take for one batch; the host's encoders and
-    /// resampling do not count. A backstop: what it hits depends on the machine.
+    /// Maximum wall-clock time of a plugin's own code for one batch, in milliseconds, without the host's encoders and
+    /// resampling. A safeguard, since the time depends on the machine.
     pub timeout_ms: u64,
-    /// Units of fuel (about one per WebAssembly instruction) for each sample of a batch. The same on every machine.
+    /// Maximum fuel (about one unit per WebAssembly instruction) for each sample of a batch. The same on every machine.
     pub fuel: u64,
-    /// MiB of memory in all.
+    /// Maximum total memory in MiB.
     pub memory_mib: usize,
 }
 
 impl PluginLimits {
-    /// The limits that a run has by default, for commands that run a plugin without a run.
+    /// The default limits of a run, for commands that use a plugin without a run.
     pub fn preset() -> Self {
         fine_tune::preset().plugin.limits
     }
@@ -94,26 +94,26 @@ impl PluginLimits {
     }
 }
 
-/// A run's configuration: resolved of layers, written into the run's folder with every value, and read from there when the
-/// run goes on.
+/// The configuration of a run: resolved from layers, written to the run's folder with every value, and read from there
+/// when the run is resumed.
 pub trait RunConfig: Serialize + DeserializeOwned {
-    /// Whose configuration it is, for messages.
+    /// What the configuration belongs to, for messages.
     const OF: &'static str;
-    /// Keys, or whole sections, that a resumed run may change: they alter what is kept or how fast it goes, not what is
+    /// Keys, or whole sections, that a resumed run may change: they affect what is stored or the speed, but not what is
     /// learned.
     const FREE_KEYS: &'static [&'static str];
 
-    /// Refuses values that no run can use; each message names the key.
+    /// Returns an error for invalid values; each message names the key.
     fn check(&self) -> Result<()>;
 
-    /// Of a table with every key; `layers` are what an error is about.
+    /// Parses a table with every key; errors name the layer of `layers` that a value is from.
     fn of_table(table: Table, layers: &[Layer]) -> Result<Self> {
         let config: Self = table.try_into().map_err(|error: toml::de::Error| of_value(&error.to_string(), layers))?;
         config.check()?;
         Ok(config)
     }
 
-    /// The resolved configuration of a run's folder.
+    /// Reads the resolved configuration of a run's folder.
     fn read(path: &Path) -> Result<Self> {
         let text = fs_err::read_to_string(path)?;
         let config: Self =
@@ -122,21 +122,21 @@ pub trait RunConfig: Serialize + DeserializeOwned {
         Ok(config)
     }
 
-    /// As TOML, every value written out.
+    /// Returns the configuration as TOML with every value.
     fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string_pretty(self)?)
     }
 
-    /// Refuses to resume a run of this configuration with another that differs in a key that decides what is learned, which
-    /// are all but `free` ones.
+    /// Returns an error if a run of this configuration cannot be resumed with configuration `now`, since they differ in
+    /// a key that affects what is learned: one that is not `free`.
     fn check_resumable(&self, now: &Self, free: &[&str]) -> Result<()> {
         let (before, now) = (Table::try_from(self)?, Table::try_from(now)?);
         check_same(&before, &now, "", free)
     }
 }
 
-/// Refuses a key of either table that the other has not, or not with that value, unless it, or a table around it, is free;
-/// `prefix` is where they lie.
+/// Returns an error for a key that the tables do not both have with the same value, unless it, or a table around it, is
+/// free; `prefix` is the path of the tables.
 fn check_same(before: &Table, now: &Table, prefix: &str, free: &[&str]) -> Result<()> {
     for key in now.keys().chain(before.keys()) {
         let path = format!("{prefix}{key}");
@@ -161,11 +161,11 @@ fn check_same(before: &Table, now: &Table, prefix: &str, free: &[&str]) -> Resul
     Ok(())
 }
 
-/// What serde says of a value of the wrong kind, with the layer that it is from.
+/// Extends serde's message about a value of the wrong type with the layer that it is from.
 fn of_value(error: &str, layers: &[Layer]) -> Error {
     let (what, key) = error.trim().rsplit_once("\nin `").unwrap_or((error.trim(), ""));
     let (what, key) = (what.replace('\n', " "), key.trim_end_matches('`'));
-    // Rust's names of numbers say nothing to whoever writes TOML.
+    // Users of TOML need not know Rust's number types.
     let kinds = [
         ("u32", "a whole number from 0 to 4294967295"),
         ("u64", "a whole number from 0 on"),
@@ -180,7 +180,7 @@ fn of_value(error: &str, layers: &[Layer]) -> Error {
     let sets = |layer: &&Layer| has_key(&Value::Table(layer.text.parse().unwrap_or_default()), key);
     let origin = layers.iter().rev().find(sets).map(|layer| layer.origin.as_str());
     match origin {
-        // What `--set KEY=VALUE` is about can be seen.
+        // `--set KEY=VALUE` itself contains the key.
         Some(origin) if origin.contains(key) => anyhow!("{origin}: {what}"),
         Some(origin) => anyhow!("{origin}: {key}: {what}"),
         None if key.is_empty() => anyhow!("{what}"),
@@ -188,7 +188,7 @@ fn of_value(error: &str, layers: &[Layer]) -> Error {
     }
 }
 
-/// Whether a value has a key, `a.b.c`; of an array, whether one of its elements has.
+/// Whether a value has a key, `a.b.c`; for an array, whether one of its elements has it.
 fn has_key(value: &Value, key: &str) -> bool {
     match (value, key.split_once('.').unwrap_or((key, ""))) {
         (_, ("", _)) => true,

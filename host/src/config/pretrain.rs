@@ -1,4 +1,4 @@
-//! What `host pretrain` is told: a TOML file with every value; the code has no second set of defaults.
+//! The configuration of `host pretrain`: a TOML file with every value; the code has no second set of defaults.
 
 use anyhow::{Result, bail, ensure};
 use procedural_art::{STYLES, SUBJECTS};
@@ -8,11 +8,11 @@ use tch::Kind;
 use super::layers::{Layer, Presets};
 use super::{RunConfig, positive};
 
-/// The preset that trained the models that ship.
+/// The preset with which the shipped models were trained.
 const PRESETS: Presets =
     Presets { complete: include_str!("../../presets/pretrain-tiny-art.toml"), named: &[("tiny-art", &[])] };
 
-/// The file as a whole.
+/// The whole file.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainFile {
@@ -24,7 +24,7 @@ pub struct PretrainFile {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainConfig {
-    /// Everything random follows from it.
+    /// Seed of all random numbers.
     pub seed: u64,
     /// Type of the weights on disk.
     pub weights: WeightsType,
@@ -42,14 +42,14 @@ pub struct PretrainConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightsType {
-    /// 4 bytes a value.
+    /// 4 bytes per value.
     F32,
-    /// 2 bytes a value.
+    /// 2 bytes per value.
     F16,
 }
 
 impl WeightsType {
-    /// libtorch's name of it.
+    /// Returns the libtorch kind.
     pub fn kind(self) -> Kind {
         match self {
             Self::F32 => Kind::Float,
@@ -62,23 +62,23 @@ impl WeightsType {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Side of a painting, pixels.
+    /// Side of a painting in pixels.
     pub size: u32,
-    /// Held-out paintings of each (style, subject).
+    /// Number of held-out paintings of each (style, subject).
     pub held_out_per_pair: usize,
 }
 
-/// Optimizer, learning rate and what happens how often.
+/// Optimizer, learning rate, and numbers of steps.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
     /// Number of updates.
     pub steps: u64,
-    /// Highest learning rate.
+    /// Maximum learning rate.
     pub learning_rate: f64,
-    /// First steps, in which the learning rate rises from 0.
+    /// Number of first steps, in which the learning rate increases from 0.
     pub warmup_steps: u64,
-    /// Last steps, in which the learning rate falls to 0.
+    /// Number of last steps, in which the learning rate decreases to 0.
     pub decay_steps: u64,
     /// AdamW's β₁.
     pub beta1: f64,
@@ -88,11 +88,11 @@ pub struct Schedule {
     pub epsilon: f64,
     /// AdamW's weight decay.
     pub weight_decay: f64,
-    /// Longest gradient.
+    /// Maximum gradient norm.
     pub max_grad_norm: f64,
     /// Number of steps after which an epoch ends and a checkpoint is written.
     pub steps_per_epoch: u64,
-    /// Number of epochs between two evaluations on held-out data; the last epoch is always followed by one.
+    /// Number of epochs between two evaluations on held-out data; the last epoch is always evaluated.
     pub evaluate_every: u64,
 }
 
@@ -102,12 +102,12 @@ impl Schedule {
         self.steps.div_ceil(self.steps_per_epoch)
     }
 
-    /// The learning rate of step `step`, the first being 0: up, level, down. The level part makes the number of steps
-    /// something that may be changed on resuming.
+    /// The learning rate of step `step`, counted from 0: warmup, constant, decay. Because of the constant part the
+    /// number of steps may be changed when a run is resumed.
     pub fn learning_rate_at(&self, step: u64) -> f64 {
-        let rise = (step + 1) as f64 / self.warmup_steps.max(1) as f64;
-        let fall = self.steps.saturating_sub(step) as f64 / (self.decay_steps + 1) as f64;
-        self.learning_rate * rise.min(fall).min(1.0)
+        let warmup = (step + 1) as f64 / self.warmup_steps.max(1) as f64;
+        let decay = self.steps.saturating_sub(step) as f64 / (self.decay_steps + 1) as f64;
+        self.learning_rate * warmup.min(decay).min(1.0)
     }
 
     fn check(&self, table: &str) -> Result<()> {
@@ -130,29 +130,29 @@ impl Schedule {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClipStage {
-    /// Paintings of each (style, subject) to train on.
+    /// Number of training paintings of each (style, subject).
     pub per_pair: usize,
-    /// Paintings in a batch, all of different (style, subject) pairs.
+    /// Number of paintings in a batch, all of different (style, subject) pairs.
     pub batch_size: usize,
-    /// Weight of the contrast with the batch's other captions.
+    /// Weight of the contrastive loss over the captions of the batch.
     pub caption_weight: f64,
-    /// Weight of telling the 27 styles apart.
+    /// Weight of the classification of the 27 styles.
     pub style_weight: f64,
-    /// Weight of telling the 8 subjects apart.
+    /// Weight of the classification of the 8 subjects.
     pub subject_weight: f64,
-    /// Largest random shift of a painting, pixels.
+    /// Maximum random shift of a painting in pixels.
     pub shift: i64,
-    /// Width of the joint space.
+    /// Width of the joint embedding space.
     pub projection_dim: i64,
-    /// ln of the inverse temperature at first.
+    /// Natural logarithm of the initial inverse temperature.
     pub logit_scale_init: f64,
-    /// Highest inverse temperature.
+    /// Maximum inverse temperature.
     pub logit_scale_max: f64,
     /// The text tower.
     pub text: TextTower,
     /// The image tower.
     pub vision: VisionTower,
-    /// How it is trained.
+    /// Schedule of the training.
     pub schedule: Schedule,
 }
 
@@ -164,11 +164,11 @@ pub struct TextTower {
     pub hidden_size: i64,
     /// Width inside the MLP.
     pub intermediate_size: i64,
-    /// Transformer blocks.
+    /// Number of transformer blocks.
     pub layers: i64,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: i64,
-    /// Tokens of a text, the start and the end included.
+    /// Number of tokens of a text, including the start and end tokens.
     pub length: usize,
 }
 
@@ -180,11 +180,11 @@ pub struct VisionTower {
     pub hidden_size: i64,
     /// Width inside the MLP.
     pub intermediate_size: i64,
-    /// Transformer blocks.
+    /// Number of transformer blocks.
     pub layers: i64,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: i64,
-    /// Side of a patch, pixels.
+    /// Side of a patch in pixels.
     pub patch_size: i64,
 }
 
@@ -192,31 +192,31 @@ pub struct VisionTower {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct VaeStage {
-    /// Paintings of each (style, subject) to train on.
+    /// Number of training paintings of each (style, subject).
     pub per_pair: usize,
-    /// Paintings in a batch.
+    /// Number of paintings in a batch.
     pub batch_size: usize,
-    /// Parts of the batch, which run side by side.
+    /// Number of parts of the batch, which are computed in parallel.
     pub shards: usize,
-    /// Channels of each stage, finest first; each stage but the last halves the side.
+    /// Number of channels of each stage, from the finest; each stage but the last halves the side.
     pub block_out_channels: Vec<i64>,
-    /// Residual blocks of a stage.
+    /// Number of residual blocks per stage.
     pub layers_per_block: i64,
-    /// Channels of the latents.
+    /// Number of channels of the latents.
     pub latent_channels: i64,
-    /// Groups of every GroupNorm.
+    /// Number of groups of every GroupNorm.
     pub norm_num_groups: i64,
-    /// Weight of the mean absolute error, on [-1, 1].
+    /// Weight of the mean absolute error of pixels in [-1, 1].
     pub l1_weight: f64,
     /// Weight of the mean squared error.
     pub l2_weight: f64,
-    /// Weight of the error of neighboring pixels' differences.
+    /// Weight of the error of the differences of neighboring pixels.
     pub gradient_weight: f64,
     /// Weight of the error of R - G and G - B.
     pub opponent_weight: f64,
     /// Weight of the mean Kullback–Leibler divergence from the standard normal, per latent value.
     pub kl_weight: f64,
-    /// How it is trained.
+    /// Schedule of the training.
     pub schedule: Schedule,
 }
 
@@ -224,21 +224,21 @@ pub struct VaeStage {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct UNetStage {
-    /// Paintings of each (style, subject) to train on; each is taken as it is and mirrored.
+    /// Number of training paintings of each (style, subject); each is used as it is and mirrored.
     pub per_pair: usize,
-    /// Latents in a batch.
+    /// Number of latents in a batch.
     pub batch_size: usize,
-    /// Parts of the batch, which run side by side.
+    /// Number of parts of the batch, which are computed in parallel.
     pub shards: usize,
-    /// Stages on the way down, finest first, by diffusers' names.
+    /// Types of the stages on the way down, from the finest, by diffusers' names.
     pub down_block_types: Vec<String>,
-    /// Channels of each stage.
+    /// Number of channels of each stage.
     pub block_out_channels: Vec<i64>,
-    /// Residual blocks of a stage.
+    /// Number of residual blocks per stage.
     pub layers_per_block: i64,
-    /// Attention heads of each stage.
+    /// Number of attention heads of each stage.
     pub attention_heads: Vec<i64>,
-    /// Groups of every GroupNorm.
+    /// Number of groups of every GroupNorm.
     pub norm_num_groups: i64,
     /// Share of empty captions.
     pub null_share: f64,
@@ -246,17 +246,17 @@ pub struct UNetStage {
     pub subject_share: f64,
     /// Share of captions that name the style alone.
     pub style_share: f64,
-    /// Standard deviation of noise that is the same all over a channel, added to the noise.
+    /// Standard deviation of offset noise, which is constant over each channel and added to the noise.
     pub offset_noise: f64,
     /// γ of the min-SNR weighting.
     pub snr_gamma: f64,
     /// Decay of the moving average of the weights.
     pub ema_decay: f64,
-    /// How it is trained.
+    /// Schedule of the training.
     pub schedule: Schedule,
     /// The noise schedule.
     pub noise: NoiseConfig,
-    /// How its samples are judged.
+    /// Evaluation of samples.
     pub samples: SamplesConfig,
 }
 
@@ -264,9 +264,9 @@ pub struct UNetStage {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct NoiseConfig {
-    /// Timesteps in training.
+    /// Number of timesteps in training.
     pub train_timesteps: usize,
-    /// First β; √β grows linearly.
+    /// First β; √β increases linearly.
     pub beta_start: f64,
     /// Last β.
     pub beta_end: f64,
@@ -276,22 +276,22 @@ pub struct NoiseConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SamplesConfig {
-    /// DDIM steps.
+    /// Number of DDIM steps.
     pub steps: usize,
-    /// Classifier-free guidance.
+    /// Scale of classifier-free guidance.
     pub guidance: f64,
-    /// Samples with a style and a subject, at the end.
+    /// Number of samples with a style and a subject in the final evaluation.
     pub styled: usize,
-    /// Samples with the subject alone, at the end.
+    /// Number of samples with the subject alone in the final evaluation.
     pub plain: usize,
-    /// Samples with a style and a subject, on the way.
+    /// Number of samples with a style and a subject in the other evaluations.
     pub styled_on_the_way: usize,
-    /// Samples with the subject alone, on the way.
+    /// Number of samples with the subject alone in the other evaluations.
     pub plain_on_the_way: usize,
 }
 
 impl PretrainFile {
-    /// The preset with the layers over it, in order, checked.
+    /// Resolves the preset with the layers over it, in order, and checks the result.
     pub fn resolve(layers: &[Layer]) -> Result<Self> {
         Self::of_table(PRESETS.table("tiny-art", &[], layers)?, layers)
     }
@@ -326,13 +326,13 @@ impl PretrainConfig {
             positive(&format!("pretrain.{key}"), value)?;
         }
         let batch = self.clip.batch_size;
-        ensure!(batch <= pairs, "`pretrain.clip.batch_size` is {batch}, there are {pairs} (style, subject) pairs");
+        ensure!(batch <= pairs, "`pretrain.clip.batch_size` is {batch}, more than the {pairs} (style, subject) pairs");
         for (stage, batch, shards) in
             [("vae", self.vae.batch_size, self.vae.shards), ("unet", self.unet.batch_size, self.unet.shards)]
         {
             ensure!(
                 batch % shards == 0,
-                "`pretrain.{stage}.batch_size` is {batch}, which {shards} shards do not divide"
+                "`pretrain.{stage}.batch_size` is {batch}, which is not a multiple of {shards} shards"
             );
         }
         self.check_size()?;
@@ -352,11 +352,14 @@ impl PretrainConfig {
         let size = i64::from(self.data.size);
         let patch = self.clip.vision.patch_size;
         if size == 0 || patch <= 0 || size % patch != 0 {
-            bail!("`pretrain.data.size` is {size}, which patches of {patch} pixels do not tile");
+            bail!("`pretrain.data.size` is {size}, it must be a positive multiple of the patch size {patch}");
         }
         let halvings = self.vae.block_out_channels.len().saturating_sub(1) + self.unet.block_out_channels.len() - 1;
         let factor = 1i64 << halvings;
-        ensure!(size % factor == 0, "`pretrain.data.size` is {size}, which VAE and UNet halve {halvings} times");
+        ensure!(
+            size % factor == 0,
+            "`pretrain.data.size` is {size}, it must be a multiple of {factor}: VAE and UNet halve it {halvings} times"
+        );
         Ok(())
     }
 }
