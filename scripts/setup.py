@@ -499,7 +499,8 @@ def set_up_targets():
         if missing:
             raise SetupError(
                 f"this Rust lacks the target {missing[0]}, and rustup, which could add it, is missing: install Rust with "
-                "rustup (https://rustup.rs), or your distribution's package for the target (Debian: `libstd-rust-dev-wasm32`)"
+                "rustup (https://rustup.rs), or your distribution's package for the target (Debian: "
+                "`libstd-rust-dev-wasm32`)"
             )
         return
     listed = subprocess.run(["rustup", "target", "list", "--installed"], cwd=ROOT, capture_output=True, text=True)
