@@ -1,4 +1,4 @@
-//! The one table of limits and periods in the documents, which is written by the code.
+//! The table of limits and periods in the documents, which is generated from the code.
 
 use std::fs;
 
@@ -56,7 +56,7 @@ fn document() -> String {
 }
 
 #[test]
-fn the_table_of_limits_is_the_codes() {
+fn the_table_of_limits_matches_the_code() {
     let path = root().join("docs/limits.md");
     if std::env::var_os(UPDATE).is_some() {
         fs::write(&path, document()).expect("writable");
