@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fits the shipped plugin kmeans_image to the shipped CLIP: 27 clusters of the procedural paintings' embeddings.
-# Run it again whenever either changes; the same inputs give the same bytes.
+# Run it again whenever either changes; the same inputs produce the same bytes.
 #
 # usage: scripts/kmeans_image.sh [FILE]     FILE defaults to plugins/kmeans_image.wasm
 set -eu

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fits the shipped plugin kmeans_text to the shipped CLIP: 5 clusters of the names of WikiArt's 27 styles, the paper's
-# number. Run it again whenever the shipped CLIP changes; the same CLIP gives the same bytes.
+# number. Run it again whenever the shipped CLIP changes; the same CLIP produces the same bytes.
 #
 # usage: scripts/kmeans_text.sh [FILE]     FILE defaults to plugins/kmeans_text.wasm
 set -eu
