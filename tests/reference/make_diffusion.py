@@ -171,13 +171,13 @@ def trl_scheduler_step():
 
 
 def kl_divergence(step, scheduler, t, sample, output, other):
-    """The divergence between the steps of TRL that two outputs lead to, averaged over the elements, in f64."""
+    """The divergence between TRL's steps for two outputs, a mean over the elements, in f64."""
     module = sys.modules[step.__module__]
     precise = copy.deepcopy(scheduler)
     precise.alphas_cumprod = scheduler.alphas_cumprod.double()
 
     def distribution(output):
-        """By what the step makes of noise of zeros, the mean, and of ones, a standard deviation more."""
+        """The mean and the standard deviation, from the steps with noise of zeros and of ones."""
         taken = []
         for noise in (torch.zeros, torch.ones):
             module.randn_tensor = lambda shape, dtype, **_: noise(shape, dtype=dtype)
@@ -248,7 +248,7 @@ def make_lora():
 
 
 def make_lora_patterns():
-    """A rank-stabilized peft adapter whose layers differ in rank and alpha, as peft's own file has it."""
+    """A rank-stabilized peft adapter whose layers differ in rank and alpha, as a file written by peft."""
     unet = draw(UNet2DConditionModel(**UNETS["sd2"]), 101)
     config = LoraConfig(
         r=4, lora_alpha=6, use_rslora=True, init_lora_weights="gaussian",

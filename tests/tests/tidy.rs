@@ -301,7 +301,8 @@ fn words_are_the_fields_own() {
             before = c;
         }
         for (word, instead) in REPLACED {
-            let allowed = |(of, place, _): &&(&str, &str, &str)| (of.is_empty() || *of == word) && name.starts_with(place);
+            let allowed =
+                |(of, place, _): &&(&str, &str, &str)| (of.is_empty() || *of == word) && name.starts_with(place);
             if ALLOWED.iter().any(|entry| allowed(&entry)) {
                 continue;
             }
