@@ -1,10 +1,10 @@
-# Every target says in `make help` what it does; each is safe to run again.
+# `make help` describes every target; each is safe to run again.
 
-# Where `make install` puts things.
+# The folder under which `make install` installs.
 PREFIX ?= $(HOME)/.local
-# A libtorch 2.11, or a Python that has torch 2.11, to use instead of the one from PyPI.
+# A libtorch 2.11, or a Python with torch 2.11, to use instead of the one from PyPI.
 TORCH_PYTHON ?=
-# How long `make fuzz` runs each of its targets.
+# Number of seconds for which `make fuzz` runs each target.
 FUZZ_SECONDS ?= 600
 ifneq ($(strip $(LIBTORCH)),)
 override LIBTORCH := $(abspath $(LIBTORCH))
@@ -19,19 +19,19 @@ HOME_COPY = $(DESTDIR)$(PREFIX)/lib/ambiguity
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-cuda build plugins python-plugin c-plugin templates shipped-plugins demo fuzz test kill-test parity lint docs install uninstall clean mutants python3
 
-help: ## this list
+help: ## print this list
 	@echo "make TARGET, where TARGET is"
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo
-	@echo "LIBTORCH=/path or TORCH_PYTHON=python3 lets setup use a libtorch 2.11 that is there already."
+	@echo "LIBTORCH=/path or TORCH_PYTHON=python3 makes setup use an existing libtorch 2.11."
 
 python3:
 	@command -v python3 >/dev/null || { echo "setup: error: python3 is missing: install it (Debian: \`apt install python3 python3-pip\`)" >&2; exit 1; }
 
-setup: python3 ## bring libtorch and ONNX Runtime (174 MB) into .deps/, and Rust's wasm targets
+setup: python3 ## install libtorch and ONNX Runtime (174 MB) into .deps/, and Rust's wasm targets
 	@$(SETUP)
 
-setup-cuda: python3 ## also bring libtorch's CUDA half and NVIDIA's libraries (2.3 GB)
+setup-cuda: python3 ## also install libtorch's CUDA part and NVIDIA's libraries (2.3 GB)
 	@$(SETUP) --cuda
 
 build: setup ## build the binary target/release/host
@@ -40,7 +40,7 @@ build: setup ## build the binary target/release/host
 plugins: setup ## build the plugin crates into target/wasm32-unknown-unknown/plugin/
 	cargo build-plugin $(addprefix -p ,$(PLUGINS))
 
-# A virtualenv of its own; `pip` brings componentize-py (about 40 MB) the first time.
+# A virtualenv of its own; `pip` installs componentize-py (about 40 MB) the first time.
 python-plugin: python3 ## build examples/plugin-python into a component (18 MB)
 	test -x .deps/componentize/bin/componentize-py || { \
 		python3 -m venv .deps/componentize && .deps/componentize/bin/pip install --quiet componentize-py==0.25.1; }
@@ -53,34 +53,34 @@ c-plugin: setup ## build examples/plugin-c into a component (8 kB; needs clang)
 templates: setup ## rebuild the committed components that `host plugin fit` and `build` bake into
 	scripts/templates.sh
 
-shipped-plugins: build ## make plugins/*.wasm and *.onnx again (after their sources, the templates, the shipped CLIP or the paintings changed)
+shipped-plugins: build ## rebuild plugins/*.wasm and *.onnx (after their sources, the templates, the shipped CLIP or the paintings changed)
 	scripts/shipped.sh
 	scripts/kmeans_image.sh
 	scripts/kmeans_text.sh
 	scripts/trained.sh
 
-demo: build ## train the small model on this machine, with an image before and after and the reward's curve
+demo: build ## train the small model on this machine; writes images before and after and the reward curve
 	scripts/demo.sh
 
-test: lint build ## formatting, lints, all tests, documentation
+test: lint build ## check formatting, lints, all tests, documentation
 	python3 -m unittest discover -s scripts -p 'test_*.py'
 	$(DOCTEST_LIBRARIES) cargo test --release --workspace
 	@$(MAKE) --no-print-directory docs
 
-# The reference implementations, in a virtualenv beside what setup brings.
+# The reference implementations, in a virtualenv beside what setup installs.
 PARITY_PYTHON ?= .deps/parity/bin/python
 .deps/parity/bin/python:
 	python3 -m venv .deps/parity && .deps/parity/bin/pip install --quiet torch==2.11.0 diffusers==0.42.1 transformers==5.23.0 peft==0.21.2 trl==0.11.4 scikit-learn==1.9.1 onnx==1.23.2 onnxruntime==1.32.0 accelerate safetensors pillow \
 		|| { rm -rf .deps/parity; exit 1; }
 
-parity: build $(PARITY_PYTHON) ## compare with diffusers, transformers, peft and ONNX (a virtualenv of 5 GB is made once)
+parity: build $(PARITY_PYTHON) ## compare with diffusers, transformers, peft and ONNX (creates a virtualenv of 5 GB once)
 	cargo test --release --workspace a_network_that_was_written_is_a_plugin
 	$(PARITY_PYTHON) tests/reference/parity.py
 
 kill-test: build ## kill a training run at 20 random moments and resume it: the same to the last bit
 	KILLS=20 cargo test --release --workspace kills_change_nothing -- --nocapture
 
-# A tool of its own, compiled once into .deps/. What it builds lies apart from everything else, in target/mutants.
+# A tool of its own, compiled once into .deps/. Its builds are kept apart from all others, in target/mutants.
 .deps/mutants/bin/cargo-mutants:
 	cargo install --quiet --locked --root .deps/mutants cargo-mutants@27.1.0
 
@@ -94,14 +94,14 @@ mutants: setup .deps/mutants/bin/cargo-mutants ## change the numerics line by li
 	$(MUTANTS) --package ambiguity-host --output target/mutants/host -- -- rl:: optim:: statistics:: trainer:: || status=$$?; \
 	exit $$status
 
-fuzz: build ## throw damaged files at what reads plugins, FUZZ_SECONDS (default 600) for each of four targets
+fuzz: build ## run damaged files through everything that reads plugins, FUZZ_SECONDS (default 600) for each of four targets
 	target/release/fuzz --seconds $(FUZZ_SECONDS)
 
-lint: setup ## formatting and clippy, warnings are errors
+lint: setup ## check formatting and clippy, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 
-docs: setup ## the API's documentation into target/doc/, warnings are errors
+docs: setup ## write the API's documentation into target/doc/, warnings are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 
 # The installed folder mirrors this one, so that the binary finds its libraries, weights and plugins the same way.
@@ -120,8 +120,8 @@ install: build ## install `host` under PREFIX (default ~/.local)
 	ln -sfn ../lib/ambiguity/target/release/host "$(DESTDIR)$(PREFIX)/bin/host"
 	@echo "installed $(DESTDIR)$(PREFIX)/bin/host; \`host completions bash\` writes a completion script"
 
-uninstall: ## remove what `make install` put under PREFIX
+uninstall: ## remove what `make install` installed under PREFIX
 	rm -rf "$(HOME_COPY)" "$(DESTDIR)$(PREFIX)/bin/host"
 
-clean: ## remove what was built; .deps/ and runs/ stay
+clean: ## remove what was built, except .deps/ and runs/
 	cargo clean

@@ -1,10 +1,10 @@
-"""CAN training: `host can train` against the same networks and step in eager PyTorch, interleaved, same threads.
+"""CAN training: `host can train` and the same networks and step in eager PyTorch, interleaved, same threads.
 
 Both sides do the same step on batches of real images: a generator forward, the discriminator's Wasserstein loss with
 gradient penalty and L_SL, its Adam step, the generator's loss with L_SA through the discriminator's head, its Adam step.
-The peer is written as one writes it in PyTorch (nn.Module, torch.optim.Adam, autograd.grad with create_graph), and gets
-its images from memory; the host reads its own from its cache. `--frozen` lets the peer, too, switch off the gradients
-of the discriminator's weights in the generator's step, as the host does. Prints images per second and the ratio of the
+The peer is written as usual in PyTorch (nn.Module, torch.optim.Adam, autograd.grad with create_graph), and has its
+images in memory; the host reads its own from its cache. With `--frozen` the peer, too, computes no gradients of the
+discriminator's weights in the generator's step, as the host does. Prints images per second and the ratio of the
 medians.
 
     python bench/can.py [--rounds 5] [--threads 2] [--preset tiny-art|paper-64|…] [--device cuda] [--frozen]
@@ -79,10 +79,10 @@ class Peer:
 
         self.opt_d.zero_grad()
         d_real, styles = self.d(real)
-        made = fake.detach()
-        d_fake, _ = self.d(made, style=False)
+        detached = fake.detach()
+        d_fake, _ = self.d(detached, style=False)
         mix = torch.rand(n, 1, 1, 1, device=self.device)
-        between = (real * mix + made * (1 - mix)).requires_grad_(True)
+        between = (real * mix + detached * (1 - mix)).requires_grad_(True)
         (gradient,) = torch.autograd.grad(self.d(between, style=False)[0].sum(), between, create_graph=True)
         penalty = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
         style = F.cross_entropy(styles, labels, label_smoothing=can["label_smoothing"])
@@ -113,7 +113,7 @@ class Peer:
 
 
 def ours(args, steps):
-    """Images a second of the second epoch: the first one is the warming up."""
+    """Images per second of the second epoch; the first one warms up."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [ROOT / "target/release/host", "can", "train", "--preset", args.preset, "--out", out, "--device", args.device,

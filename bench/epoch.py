@@ -1,8 +1,8 @@
-"""An epoch of the tiny-art recipe: `host train` against diffusers + peft, interleaved, on the same model and threads.
+"""An epoch of the tiny-art recipe: `host train` and diffusers + peft, interleaved, on the same model and threads.
 
 The peer is written as its users write it (UNet2DConditionModel with a peft adapter, DDIM with log-probabilities,
-AutoencoderKL, transformers' CLIP, k-means softmax, PPO loss) and gets the same row counts per UNet call as the host,
-which is the fastest it can do. Prints images per second of both by part, and the ratio of medians.
+AutoencoderKL, transformers' CLIP, k-means softmax, PPO loss) with the same number of rows per UNet call as the host,
+which is its fastest setting. Prints images per second of both by part, and the ratio of medians.
 
     python bench/epoch.py [--rounds 5] [--epochs 2] [--threads 2]        # needs torch, diffusers, transformers, peft
 """
@@ -20,8 +20,8 @@ from peft import LoraConfig
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-# The preset tiny-art: samples an epoch, DDIM steps, how many of them are trained on, samples an update, and rows a UNet
-# call in sampling and in training.
+# The preset tiny-art: samples per epoch, DDIM steps, number of steps that are trained on, samples per update, and rows
+# per UNet call in sampling and in training.
 SAMPLES, STEPS, TRAINED, BATCH, SAMPLE_ROWS, TRAIN_ROWS = 128, 10, 5, 32, 64, 80
 DECODED = 16
 MEDIA = ["painting of", "picture of", "drawing of"]
@@ -125,7 +125,7 @@ def ours(host: Path, model: Path, plugin: str, epochs: int, threads: int):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=2, help="epochs a round, of each side")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs per round, of each side")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--host", type=Path, default=ROOT / "target/release/host")
     parser.add_argument("--model", type=Path, default=ROOT / "models/weights/tiny-art/diffusion")
@@ -135,7 +135,7 @@ def main():
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     peer = Peer(arguments.model, arguments.clip)
-    peer.epoch()  # warms caches up, as the host's monitor of epoch 0 does
+    peer.epoch()  # warms up caches, as the host's monitor of epoch 0 does
     sides = {"host": [], "diffusers + peft": []}
     for _ in range(arguments.rounds):
         sides["host"] += ours(arguments.host, arguments.model, arguments.plugin, arguments.epochs, arguments.threads)

@@ -1,8 +1,8 @@
-"""k-means: `host plugin fit` against scikit-learn, interleaved, on the same embeddings, threads and iterations.
+"""k-means: `host plugin fit` and scikit-learn, interleaved, on the same embeddings, threads and iterations.
 
 Lloyd: both start from the same centers and make the same number of iterations (tolerance 0); the time is that of the
 clustering alone, without reading the file. Whole fit: both choose their own k-means++ starts and stop by themselves;
-`host` with its default of 10 starts is held against scikit-learn's n_init=10. Prints medians, the ratio and both
+`host` with its default of 10 starts is compared with scikit-learn's n_init=10. Prints medians, the ratio and both
 inertias.
 
     python bench/kmeans.py [--rounds 5] [--points 27000] [--dim 768] [-k 27] [--iterations 20] [--threads 2] [--fit]
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def embeddings(n, dim, k):
-    """Unit vectors without clear clusters (64 directions of falling variance, and noise), so that Lloyd has work to do."""
+    """Unit vectors without clear clusters (64 directions of decreasing variance, and noise), so that Lloyd iterates."""
     import numpy as np
 
     rng = np.random.default_rng(0)

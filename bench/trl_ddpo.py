@@ -1,10 +1,10 @@
-"""DDPO fine-tuning: `host train` against TRL 0.11.4's DDPOTrainer, interleaved, on the same model, recipe and threads.
+"""DDPO fine-tuning: `host train` and TRL 0.11.4's DDPOTrainer, interleaved, on the same model, recipe and threads.
 
-Both sample `--batches` batches of `--batch` images an epoch (DDIM at eta 1, classifier-free guidance) and train a LoRA
-of rank 4 on every timestep of them, in batches of the same size, with a reward that costs next to nothing. Prints
-images per second of both, the ratio of the medians, and each side's peak memory. The clip range, learning rate and
-optimizer are the same; the host merges rows of several timesteps into one UNet call (`--micro-batch`), which changes
-nothing but the speed.
+Both sample `--batches` batches of `--batch` images per epoch (DDIM at eta 1, classifier-free guidance) and train a LoRA
+of rank 4 on every timestep of them, in batches of the same size, with a reward of negligible cost. Prints images per
+second of both, the ratio of the medians, and each side's peak memory. The clip range, learning rate and optimizer are
+the same; the host merges rows of several timesteps into one UNet call, which changes only the speed: `--micro-batch`
+rows in sampling, and in training as many rows before guidance doubles them.
 
     python bench/trl_ddpo.py [--rounds 5] [--threads 2] [--model DIR] [--device cuda] [--dtype bf16]
                                      # needs torch, diffusers, transformers, peft, trl==0.11.4
@@ -50,12 +50,14 @@ def trl_trainer(args):
 
 def ours(args):
     """Seconds of each epoch, and the process's peak memory in MiB."""
+    # Both keys count UNet rows, of which a sample has two under guidance.
+    train_rows = args.micro_batch * (2 if args.guidance > 1 else 1)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         settings = {
             "sample.steps": args.steps, "sample.guidance": args.guidance, "sample.batch_size": args.batch,
             "sample.batches_per_epoch": args.batches, "sample.micro_batch": args.micro_batch,
-            "train.batch_size": args.batch, "train.micro_batch": args.micro_batch, "train.epochs": args.epochs,
+            "train.batch_size": args.batch, "train.micro_batch": train_rows, "train.epochs": args.epochs,
             "train.learning_rate": 3e-4, "train.clip_range": 1e-4, "train.timestep_fraction": 1.0,
             "monitor.count": 2, "monitor.every": args.epochs, "model.dtype": f'"{args.dtype}"',
         }
@@ -64,7 +66,7 @@ def ours(args):
                    "--threads", str(args.threads), "--device", args.device, "--out", out, *sets]
         process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
         peak = 0
-        # What wait() says of a child's memory includes what its parent had when it was forked.
+        # The memory that wait() reports of a child includes that of its parent at the time of the fork.
         while process.poll() is None:
             status = Path(f"/proc/{process.pid}/status").read_text()
             peak = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), peak)
@@ -78,12 +80,13 @@ def ours(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=2, help="epochs a round, of each side")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs per round, of each side")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--guidance", type=float, default=5.0)
-    parser.add_argument("--micro-batch", type=int, default=80, help="rows a UNet call of the host")
+    parser.add_argument("--micro-batch", type=int, default=80,
+                        help="rows per UNet call of the host; in training, those of guidance are added")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="f32", choices=["f32", "bf16", "f16"])
@@ -93,7 +96,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     trainer = trl_trainer(args)
-    step = trainer.step(0, 0)  # warms caches up, as the host's monitor of epoch 0 does
+    step = trainer.step(0, 0)  # warms up caches, as the host's monitor of epoch 0 does
     seconds = {"host": [], "trl": []}
     memory = 0.0
     for _ in range(args.rounds):
@@ -107,7 +110,7 @@ def main():
     images = args.batch * args.batches
     median = {name: statistics.median(values) for name, values in seconds.items()}
     peaks = {"host": memory, "trl": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-    print(f"\n{'':6}{'s an epoch':>12}{'min':>8}{'max':>8}{'images/s':>10}{'peak MiB':>10}")
+    print(f"\n{'':6}{'s per epoch':>12}{'min':>8}{'max':>8}{'images/s':>10}{'peak MiB':>10}")
     for name, values in seconds.items():
         print(f"{name:6}{median[name]:12.2f}{min(values):8.2f}{max(values):8.2f}{images / median[name]:10.2f}{peaks[name]:10.0f}")
     print(f"host is {median['trl'] / median['host']:.2f} times as fast as TRL")

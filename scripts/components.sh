@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds plugin crates to components whose bytes depend on the sources and the pinned toolchain alone: paths of this
-# machine are mapped away.
+# Builds plugin crates into components whose bytes depend only on the sources and the pinned toolchain: paths of this
+# machine are remapped.
 #
 # usage: scripts/components.sh FOLDER CRATE...     writes FOLDER/CRATE.wasm, with `_` for `-` as Cargo does
 set -eu
@@ -9,14 +9,14 @@ out=$1
 shift
 case $out in /*) ;; *) out=$PWD/$out ;; esac
 cd "$root"
-# Unpacks the crates, so that the loop sees where they lie.
+# Unpacks the crates, so that the loop finds their folders.
 cargo fetch --locked --quiet
 flags=
 for crates in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do
     flags="$flags, \"--remap-path-prefix=${crates%/}=/crates\""
 done
-# A folder of its own, so that these flags and those of `make plugins` don't take turns at invalidating the build.
-# shellcheck disable=SC2046 # One word per crate is what is wanted.
+# A target folder of its own, so that these flags and those of `make plugins` do not invalidate each other's build.
+# shellcheck disable=SC2046 # One word per crate is intended.
 CARGO_INCREMENTAL=0 cargo build-plugin --locked $(printf -- '--package %s ' "$@") --target-dir target/templates \
     --config "target.wasm32-unknown-unknown.rustflags=[${flags#, }]"
 mkdir -p "$out"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job on the small model: teach it ambiguity by the k-means plugin, and show what came of it.
-# Wants `make build` to be done. Writes a new run under runs/.
+# Trains the shipped small model for style ambiguity under the k-means plugin, and prints the result.
+# Needs `make build`. Writes a new run under runs/.
 set -eu
 cd "$(dirname "$0")/.."
 run="runs/demo-$(date +%Y%m%d-%H%M%S)"

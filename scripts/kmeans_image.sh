@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fits the shipped plugin kmeans_image to the shipped CLIP: 27 clusters of the procedural paintings' embeddings.
-# To be run again whenever either changes; the same two give the same bytes.
+# Run it again whenever either changes; the same inputs produce the same bytes.
 #
 # usage: scripts/kmeans_image.sh [FILE]     FILE defaults to plugins/kmeans_image.wasm
 set -eu
@@ -8,7 +8,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 out=${1:-$root/plugins/kmeans_image.wasm}
 paintings=$(mktemp -d)
 trap 'rm -rf "$paintings"' EXIT
-# One thread: the embeddings' last bits depend on how the work is cut.
+# One thread: the embeddings' last bits depend on how the work is divided among threads.
 "$root/target/release/host" --threads 1 art --out "$paintings/art" --per-class 96 --size 64 --seed 1000003
 "$root/target/release/host" --threads 1 plugin fit --images "$paintings/art" --encoder tiny-art -k 27 --output "$out" --no-sheet \
     --title "27 clusters of the procedural paintings, by the small CLIP" --author "The Ambiguity authors" \

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Brings what cargo cannot: libtorch and ONNX Runtime into .deps/, and Rust's wasm targets. Called by `make setup`.
+"""Installs what cargo cannot: libtorch and ONNX Runtime into .deps/, and Rust's wasm targets. Called by `make setup`.
 
-The libraries come out of PyPI wheels, from the index that pip is configured for. Only the parts of a wheel that are
-needed are fetched (pinned by sha256 in wheels.py), an interrupted download goes on where it stopped, and a folder
-appears under its name only when it is whole. A second call finds everything and does nothing.
+The libraries are taken from PyPI wheels, from the index that pip is configured for. Only the parts of a wheel that are
+needed are downloaded (pinned by sha256 in wheels.py), an interrupted download is resumed where it stopped, and a folder
+gets its name only when it is complete. A second call finds everything and does nothing.
 """
 
 import argparse
@@ -36,7 +36,7 @@ ATTEMPTS = 5
 
 
 class SetupError(Exception):
-    """What went wrong and what to do, in a sentence."""
+    """A sentence that says what went wrong and what to do."""
 
 
 def say(text):
@@ -81,7 +81,7 @@ class Links(HTMLParser):
 
 
 def file_url(index, wheel):
-    """Where the index says the wheel's file is, or None."""
+    """The URL of the wheel's file by the index, or None."""
     accept = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
     request = urllib.request.Request(f"{index}/{wheel.project}/", headers={"Accept": accept})
     with urllib.request.urlopen(request, timeout=60) as response:
@@ -135,7 +135,7 @@ class Progress:
 
 
 def fetch_span(url, span, part, progress):
-    """Appends what is missing of a span to the file `part`. A server that ignores ranges is read from the start."""
+    """Appends the missing bytes of a span to the file `part`. A server that ignores ranges is read from the start."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={span.start + have}-{span.end - 1}"})
     with urllib.request.urlopen(request, timeout=60) as response, open(part, "ab") as out:
@@ -160,7 +160,7 @@ def verify(span, part, wheel):
     if digest.hexdigest() != span.sha256:
         part.unlink()
         raise SetupError(
-            f"what came for {wheel.file} does not have the pinned sha256 and was deleted: run `make setup` again; if "
+            f"the download of {wheel.file} does not have the pinned sha256 and was deleted: run `make setup` again; if "
             "it happens again, the package index serves another file under this name"
         )
 
@@ -199,7 +199,7 @@ class SpannedFile:
 
 
 def download(wheel, folder, label):
-    """The span files of a wheel, whole and verified."""
+    """Returns the span files of a wheel, complete and verified."""
     parts = [folder / f"{wheel.file}.{span.start}.part" for span in wheel.spans]
     done = sum(part.stat().st_size for part in parts if part.exists())
     if done < wheel.download:
@@ -212,7 +212,7 @@ def download(wheel, folder, label):
         if url:
             download_spans(url, wheel, parts, Progress(label, done, wheel.download))
         else:
-            say(f"  {wheel.file} is not to be had from the index directly ({problem}); asking pip")
+            say(f"  {wheel.file} cannot be downloaded from the index directly ({problem}); trying pip")
             download_by_pip(wheel, folder, parts)
     for span, part in zip(wheel.spans, parts):
         verify(span, part, wheel)
@@ -230,8 +230,8 @@ def download_spans(url, wheel, parts, progress):
                 failures = 1 if progress.done > before else failures + 1
                 if failures >= ATTEMPTS:
                     raise SetupError(
-                        f"the download of {wheel.file} broke off ({error}): check the network and run `make setup` "
-                        "again, it goes on from here"
+                        f"the download of {wheel.file} was interrupted ({error}): check the network and run "
+                        "`make setup` again, it resumes from here"
                     ) from error
                 time.sleep(2 ** (failures - 1))
     progress.finish()
@@ -246,13 +246,13 @@ def download_by_pip(wheel, folder, parts):
         command += ["--platform", name]
     if pip(*command, f"{wheel.project}=={wheel.version}", stdout=sys.stderr).returncode != 0:
         raise SetupError(
-            f"pip cannot get {wheel.file} (its message is above): is there a network, and does pip's index have it? "
-            "Without either, put the wheels into a folder and run `PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER make setup`, "
+            f"pip cannot download {wheel.file} (its message is above): is the network up, and does pip's index have "
+            "it? Otherwise put the wheels into a folder and run `PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER make setup`, "
             "or name a libtorch 2.11 that you have (`make setup LIBTORCH=/path` or `TORCH_PYTHON=python3`)"
         )
     whole = folder / wheel.file
     if not whole.exists():
-        raise SetupError(f"pip brought another file than {wheel.file}: the pinned one is for Linux on x86-64")
+        raise SetupError(f"pip downloaded another file than {wheel.file}: the pinned one is for Linux on x86-64")
     with open(whole, "rb") as file:
         for span, part in zip(wheel.spans, parts):
             file.seek(span.start)
@@ -281,7 +281,7 @@ def unpack(wheel, parts, target):
     finally:
         source.close()
     if count == 0:
-        raise SetupError(f"{wheel.file} holds none of what was expected: this is a mistake in scripts/wheels.py")
+        raise SetupError(f"{wheel.file} contains none of the expected files: this is a mistake in scripts/wheels.py")
 
 
 def stamp_of(list_of_wheels):
@@ -303,7 +303,7 @@ def need_space(list_of_wheels, unpacked):
 
 
 def fetch_into(list_of_wheels, target):
-    """Downloads and unpacks wheels below `target`, one after the other; a wheel is deleted once it is unpacked."""
+    """Downloads and unpacks wheels below `target`, one after the other; each is deleted once it is unpacked."""
     folder = DEPS / "downloads"
     folder.mkdir(parents=True, exist_ok=True)
     for number, wheel in enumerate(list_of_wheels, 1):
@@ -315,10 +315,10 @@ def fetch_into(list_of_wheels, target):
 
 
 def install(name, title, list_of_wheels, unpacked, finish):
-    """Makes .deps/NAME out of wheels, unless it is there already."""
+    """Creates .deps/NAME from wheels, unless it exists already."""
     final = DEPS / name
     if is_set_up(final, list_of_wheels):
-        say(f"{title} is there ({display(final)})")
+        say(f"{title} is installed ({display(final)})")
         return
     size = sum(wheel.download for wheel in list_of_wheels)
     say(f"{title} into {display(final)}: {megabytes(size)} to download, {megabytes(unpacked)} on disk")
@@ -350,7 +350,7 @@ def display(path):
 
 
 def finish_libtorch(folder):
-    # The wheel's own libtorch.so, an empty shell, links the CUDA half too; the linker only wants the name.
+    # The wheel's own libtorch.so, an empty shell, links the CUDA part too; the linker only wants the name.
     (folder / "lib/libtorch.so").symlink_to("libtorch_cpu.so")
     # torch-sys compares this with the version it was written for.
     (folder / "build-version").write_text(wheels.TORCH_VERSION + "\n")
@@ -360,11 +360,11 @@ def finish_onnxruntime(folder):
     (folder / "lib/libonnxruntime.so").symlink_to(f"libonnxruntime.so.{wheels.ONNXRUNTIME_VERSION}")
 
 
-# --- a libtorch that is there already --------------------------------------------------------------------------------
+# --- an existing libtorch --------------------------------------------------------------------------------------------
 
 
 def libtorch_version(folder):
-    """The version of the libtorch in a folder, from its own files, or None."""
+    """The version of the libtorch in a folder by its own files, or None."""
     for name in ("build-version", "version.py"):
         path = folder / name
         found = re.search(r"(\d+\.\d+\.\d+)", path.read_text()) if path.is_file() else None
@@ -382,19 +382,19 @@ def libtorch_version(folder):
 def check_libtorch(folder):
     for name in ("lib/libtorch_cpu.so", "lib/libc10.so", "include/ATen/ATen.h"):
         if not (folder / name).exists():
-            raise SetupError(f"{folder} is no libtorch with headers: {name} is missing")
+            raise SetupError(f"{folder} is not a libtorch with headers: {name} is missing")
     version = libtorch_version(folder)
     wanted = wheels.TORCH_VERSION.rsplit(".", 1)[0]
     if version is None or version.rsplit(".", 1)[0] != wanted:
         raise SetupError(
             f"{folder} is libtorch {version or 'of an unknown version'}, {wanted} is needed: name another one, or none "
-            "for the one from PyPI"
+            "to use the one from PyPI"
         )
     return version
 
 
 def python_torch(python):
-    """The folder of the torch that a Python has."""
+    """The folder of the torch that is installed in a Python."""
     code = "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
     try:
         answer = subprocess.run([python, "-c", code], capture_output=True, text=True)
@@ -406,11 +406,11 @@ def python_torch(python):
 
 
 def link_libtorch(folder):
-    """Makes .deps/libtorch a link to a libtorch that somebody named."""
+    """Makes .deps/libtorch a link to a libtorch that the user named."""
     version = check_libtorch(folder)
     final = DEPS / "libtorch"
     if final.is_symlink() and Path(os.readlink(final)) == folder:
-        say(f"libtorch {version} is there ({display(final)} -> {folder})")
+        say(f"libtorch {version} is linked ({display(final)} -> {folder})")
         return
     DEPS.mkdir(exist_ok=True)
     remove(final)
@@ -423,37 +423,37 @@ def set_up_libtorch(libtorch, torch_python):
     if torch_python:
         return link_libtorch(python_torch(torch_python))
     if libtorch:
-        # The environment variable may name the very folder that is made here.
+        # The environment variable may name the folder that is created here.
         named = Path(libtorch).resolve()
         if named != final.resolve() and named != Path(os.path.abspath(final)):
             return link_libtorch(named)
     if final.is_symlink():
-        say(f"libtorch {check_libtorch(final)} is there ({display(final)} -> {os.readlink(final)})")
+        say(f"libtorch {check_libtorch(final)} is linked ({display(final)} -> {os.readlink(final)})")
         return None
     need_platform()
     return install("libtorch", f"libtorch {wheels.TORCH_VERSION}", wheels.LIBTORCH, 500_000_000, finish_libtorch)
 
 
 def set_up_cuda():
-    """Adds libtorch's CUDA half and NVIDIA's libraries to the libtorch that `make setup` brought."""
+    """Adds libtorch's CUDA part and NVIDIA's libraries to the libtorch that `make setup` installed."""
     final = DEPS / "libtorch"
     if final.is_symlink():
         if (final / "lib/libtorch_cuda.so").exists():
-            say(f"{os.readlink(final)} brings CUDA itself, nothing to do")
+            say(f"{os.readlink(final)} includes CUDA, nothing to do")
             return
         raise SetupError(
-            f"{os.readlink(final)}, which {display(final)} names, is without CUDA: remove that link and run "
+            f"{os.readlink(final)}, which {display(final)} links to, has no CUDA: remove that link and run "
             "`make setup setup-cuda`, or name a libtorch with CUDA"
         )
     stamp = "setup-cuda.json"
     if is_set_up(final, wheels.CUDA, stamp):
-        say(f"CUDA is there ({display(final)}/lib)")
+        say(f"CUDA is installed ({display(final)}/lib)")
         return
     size, unpacked = sum(wheel.download for wheel in wheels.CUDA), 3_100_000_000
     say(f"CUDA 13 for libtorch {wheels.TORCH_VERSION}: {megabytes(size)} to download, {megabytes(unpacked)} on disk")
     need_space(wheels.CUDA, unpacked)
     start = time.monotonic()
-    # What an earlier call unpacked is kept and unpacked again only if its wheel isn't recorded as done.
+    # Files that an earlier call unpacked are kept; a wheel is unpacked again only if it is not recorded as done.
     temporary = DEPS / "cuda.unpacking"
     temporary.mkdir(parents=True, exist_ok=True)
     for number, wheel in enumerate(wheels.CUDA, 1):
@@ -469,7 +469,7 @@ def set_up_cuda():
             path.replace(place)
     (final / stamp).write_text(json.dumps(stamp_of(wheels.CUDA), indent=2) + "\n")
     shutil.rmtree(temporary)
-    say(f"CUDA is ready after {time.monotonic() - start:.0f} s; `host doctor` says whether it sees a GPU")
+    say(f"CUDA is ready after {time.monotonic() - start:.0f} s; `host doctor` reports whether it finds a GPU")
 
 
 # --- tools -----------------------------------------------------------------------------------------------------------
@@ -485,7 +485,7 @@ def need_platform():
 
 
 def need_tools():
-    """Refuses early when a compiler is missing."""
+    """Fails early if a compiler is missing."""
     if not shutil.which("cargo"):
         raise SetupError("cargo is missing: install Rust with rustup (https://rustup.rs), then open a new shell")
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")):
@@ -498,18 +498,19 @@ def set_up_targets():
         missing = [target for target in WASM_TARGETS if not target_folder(target)]
         if missing:
             raise SetupError(
-                f"this Rust lacks the target {missing[0]} and there is no rustup to add it: install Rust with rustup "
-                "(https://rustup.rs), or your distribution's package for the target (Debian: `libstd-rust-dev-wasm32`)"
+                f"this Rust lacks the target {missing[0]}, and rustup, which could add it, is missing: install Rust with "
+                "rustup (https://rustup.rs), or your distribution's package for the target (Debian: "
+                "`libstd-rust-dev-wasm32`)"
             )
         return
     listed = subprocess.run(["rustup", "target", "list", "--installed"], cwd=ROOT, capture_output=True, text=True)
     missing = [target for target in WASM_TARGETS if target not in listed.stdout.split()]
     if not missing:
-        say("Rust's wasm targets are there")
+        say("Rust's wasm targets are installed")
         return
     say(f"Rust's targets {' and '.join(missing)}: about 20 MB each")
     if subprocess.run(["rustup", "target", "add", *missing], cwd=ROOT).returncode != 0:
-        raise SetupError(f"rustup could not add {' '.join(missing)} (its message is above): is there a network?")
+        raise SetupError(f"rustup could not add {' '.join(missing)} (its message is above): is the network up?")
 
 
 def target_folder(target):
@@ -520,7 +521,7 @@ def target_folder(target):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--cuda", action="store_true", help="bring the CUDA libraries too")
+    parser.add_argument("--cuda", action="store_true", help="install the CUDA libraries too")
     parser.add_argument("--libtorch", default="", metavar="DIR", help="use this libtorch 2.11")
     parser.add_argument("--torch-python", default="", metavar="PYTHON", help="use the torch 2.11 of this Python")
     arguments = parser.parse_args()
@@ -531,7 +532,7 @@ def main():
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say("another setup is at work here; waiting for it")
+                say("another setup is running here; waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             set_up_libtorch(arguments.libtorch, arguments.torch_python)
             if platform.system() == "Linux" and platform.machine() == "x86_64":
@@ -546,13 +547,13 @@ def main():
         sys.exit(f"setup: error: {error}")
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            sys.exit(f"setup: error: the disk of {DEPS} is full: make room and run it again, it goes on from here")
+            sys.exit(f"setup: error: the disk of {DEPS} is full: make room and run it again, it resumes from here")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             sys.exit(f"setup: error: cannot write {error.filename or DEPS}: {error.strerror}")
         sys.exit(f"setup: error: {error}")
     except KeyboardInterrupt:
         print(file=sys.stderr)
-        say("stopped; the next call goes on from here")
+        say("stopped; the next call resumes from here")
         sys.exit(130)
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the shipped plugins that follow from the sources alone: palette, words and melody, and clip_softmax, the
-# template with the styles of plugins/clip-softmax/styles.toml.
+# Builds the shipped plugins that depend only on the sources: palette, words and melody, and clip_softmax, the template
+# with the styles of plugins/clip-softmax/styles.toml.
 #
 # usage: scripts/shipped.sh [FOLDER]     FOLDER defaults to plugins/
 set -eu

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the template components that `host plugin fit` and `host plugin build` bake into. The bytes depend on the
-# sources and the pinned toolchain alone.
+# Builds the template components that `host plugin fit` and `host plugin build` bake into. The bytes depend only
+# on the sources and the pinned toolchain.
 #
 # usage: scripts/templates.sh [FOLDER]     FOLDER defaults to host/src/plugin/templates
 set -eu

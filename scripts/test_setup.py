@@ -1,4 +1,4 @@
-"""Tests of setup.py against a package index on this machine: no network is needed."""
+"""Tests of setup.py with a package index on this machine: no network is needed."""
 
 import contextlib
 import hashlib
@@ -34,7 +34,7 @@ def make_wheel():
 
 
 class Index(http.server.BaseHTTPRequestHandler):
-    """A package index with one file; `cut` lets it break off after so many bytes of each answer."""
+    """A package index with one file; `cut` is the number of bytes after which each answer is cut off."""
 
     wheel = b""
     ranges = True
@@ -106,7 +106,7 @@ class SetupTest(unittest.TestCase):
         found = sorted(str(p.relative_to(self.deps)) for p in self.deps.rglob("*") if p.is_file())
         self.assertEqual(found, ["thing/lib/libthing.so.1", "thing/licenses/License.txt", "thing/setup.json"])
 
-    def test_only_the_spans_are_fetched_and_the_second_call_fetches_nothing(self):
+    def test_only_the_spans_are_downloaded_and_the_second_call_downloads_nothing(self):
         self.install()
         self.check_installed()
         self.assertLess(Index.sent, 60_000)
@@ -114,14 +114,14 @@ class SetupTest(unittest.TestCase):
         self.install()
         self.assertEqual(Index.sent, sent)
 
-    def test_an_html_index_and_a_server_without_ranges_serve_too(self):
+    def test_an_html_index_and_a_server_without_ranges_work_too(self):
         Index.json = Index.ranges = False
         self.install()
         self.check_installed()
 
-    def test_a_broken_download_goes_on_where_it_stopped(self):
+    def test_an_interrupted_download_is_resumed(self):
         Index.cut = 0
-        with self.assertRaisesRegex(setup.SetupError, "goes on from here"):
+        with self.assertRaisesRegex(setup.SetupError, "resumes from here"):
             self.install()
         self.assertFalse((self.deps / "thing").exists())
         Index.cut = 15_000
@@ -135,7 +135,7 @@ class SetupTest(unittest.TestCase):
             self.install()
         self.assertFalse((self.deps / "thing").exists())
 
-    def test_pip_is_asked_when_the_index_cannot_be_read(self):
+    def test_pip_is_used_when_the_index_cannot_be_read(self):
         def bring(*arguments, **_):
             (Path(arguments[arguments.index("--dest") + 1]) / FILE).write_bytes(Index.wheel)
             return mock.Mock(returncode=0)
@@ -144,7 +144,7 @@ class SetupTest(unittest.TestCase):
             self.install()
         self.check_installed()
 
-    def test_too_little_space_is_said_before_anything_is_fetched(self):
+    def test_too_little_space_is_reported_before_anything_is_downloaded(self):
         with mock.patch.object(setup.shutil, "disk_usage", return_value=mock.Mock(free=1000)):
             with self.assertRaisesRegex(setup.SetupError, "make room"):
                 self.install()
@@ -164,13 +164,13 @@ class SetupTest(unittest.TestCase):
         self.assertEqual((self.deps / "libtorch").resolve(), good.resolve())
         with self.assertRaisesRegex(setup.SetupError, "is libtorch 2.5.0, 2.11 is needed"):
             setup.set_up_libtorch(str(bad), "")
-        with self.assertRaisesRegex(setup.SetupError, "no libtorch with headers"):
+        with self.assertRaisesRegex(setup.SetupError, "not a libtorch with headers"):
             setup.set_up_libtorch(str(self.deps), "")
         # Without a name the link stays.
         setup.set_up_libtorch("", "")
         self.assertEqual((self.deps / "libtorch").resolve(), good.resolve())
 
-    def test_another_platform_is_told_what_to_do(self):
+    def test_another_platform_is_refused_with_what_to_do(self):
         with mock.patch.object(setup.platform, "machine", return_value="aarch64"):
             with self.assertRaisesRegex(setup.SetupError, "Linux on aarch64.*LIBTORCH"):
                 setup.set_up_libtorch("", "")

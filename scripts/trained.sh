@@ -1,6 +1,6 @@
 #!/bin/sh
 # Trains the shipped plugins dcgan and simple on the procedural paintings, with the presets tiny-art: about seven
-# minutes on two cores. Their cards, plugins/*.md, have the figures of the run that is committed.
+# minutes on two cores. Their cards, plugins/*.md, have the metrics of the committed run.
 #
 # usage: scripts/trained.sh [FOLDER]     the runs are kept in FOLDER if it is named
 set -eu

@@ -1,11 +1,11 @@
 """The wheels that setup.py takes libraries from, pinned byte by byte.
 
-A wheel is a zip file with its directory at the end, so parts of it are enough: `spans` are the byte ranges that hold
-what is unpacked, each with its sha256. They are fixed to one file whatever the local Python is, since no Python runs
-what is in them.
+A wheel is a zip file with its directory at the end, so parts of it are enough: `spans` are the byte ranges of the files
+that are unpacked, each with its sha256. They belong to one file whatever the local Python is, since no Python runs the
+wheel's contents.
 
-A new torch version: change version, file name, size and spans here (`python3 scripts/wheels.py FILE.whl REGEX` prints
-the spans of the members that match), `tch` in Cargo.toml, and TORCH in setup.py.
+For a new torch version, change version, file name, size and spans here (`python3 scripts/wheels.py FILE.whl REGEX`
+prints the spans of the members that match), and `tch` in Cargo.toml.
 """
 
 import re
@@ -30,16 +30,16 @@ class Wheel:
     file: str
     size: int
     spans: tuple
-    # A member's whole name -> where it goes, as a re.sub replacement; members that match none are left out.
+    # A member's whole name -> its path below the target folder, as a re.sub replacement; other members are left out.
     members: tuple
 
     @property
     def download(self):
-        """How many bytes of it are fetched."""
+        """Number of bytes that are downloaded of it."""
         return sum(span.end - span.start for span in self.spans)
 
     def place(self, member):
-        """Where a member of the zip goes below the target folder, or None when it isn't needed."""
+        """The path of a zip member below the target folder, or None if it is not needed."""
         for pattern, replacement in self.members:
             match = re.fullmatch(pattern, member)
             if match:
@@ -48,13 +48,13 @@ class Wheel:
 
 
 def whole(project, version, file, size, sha256, *members):
-    """A wheel that is fetched as a whole; its license files always go along."""
+    """A wheel that is downloaded as a whole; its license files are always unpacked."""
     licenses = (r"[^/]*\.dist-info/(?:licenses/)?([Ll]icen[sc]e[^/]*|NOTICE[^/]*)", rf"licenses/{project}/\1")
     return Wheel(project, version, file, size, (Span(0, size, sha256),), (*members, licenses))
 
 
 def nvidia(project, version, platform, size, sha256, libraries):
-    """One of NVIDIA's wheels: libraries (a regex) go flat into lib/."""
+    """One of NVIDIA's wheels: its libraries (a regex) are unpacked flat into lib/."""
     file = f"{project.replace('-', '_')}-{version}-py3-none-{platform}.whl"
     return whole(project, version, file, size, sha256, (rf"nvidia/[^/]*/lib/({libraries})", r"lib/\1"))
 
@@ -228,8 +228,8 @@ CUDA = (
 
 
 def spans_of(path, pattern, gap=2 << 20):
-    """The spans of the zip file `path` that hold its directory and the members matching `pattern`; two that lie
-    closer than `gap` bytes become one."""
+    """The spans of the zip file `path` with its directory and the members that match `pattern`; two that are closer
+    than `gap` bytes become one."""
     import hashlib
     import zipfile
 

@@ -1,9 +1,9 @@
-//! What the sandbox costs: soft k-means over 27 centers of 768 dimensions, the same code as a WebAssembly component
-//! under the host and natively at -O3 without target-cpu. Each figure is the least of many, in CPU time of the one
-//! thread, so that other work on the machine counts little.
+//! The cost of the sandbox: soft k-means over 27 centers of 768 dimensions, the same code as a WebAssembly component
+//! under the host and natively at -O3 without target-cpu. Each time is the minimum of many, in CPU time of the one
+//! thread, so that other work on the machine matters little.
 //!
-//! `arithmetic` is the distributions of one batch whose embeddings lie in the plugin's memory; `call` is all of
-//! `classify` by the k-means template: a fresh instance, the manifest, centers and embeddings copied in, the
+//! `arithmetic` is the distributions of one batch whose embeddings are in the plugin's memory; `call` is all of
+//! `classify` in the k-means template: a fresh instance, the manifest, centers and embeddings copied in, the
 //! distributions copied out and checked. Natively a call copies centers and embeddings too.
 //!
 //! ```text
@@ -30,10 +30,10 @@ use ndarray::Array2;
 const STYLES: usize = 27;
 const DIM: usize = 768;
 
-/// How long each figure is measured.
+/// The time for which each row is measured.
 const MEASURED: Duration = Duration::from_millis(1000);
 
-/// Embeddings that are there already.
+/// Embeddings that exist already.
 struct Fixed(Array2<f32>);
 
 impl Encoder for Fixed {
@@ -51,7 +51,7 @@ impl Encoder for Fixed {
 }
 
 fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests lie in the workspace")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the tests are not in a workspace")?;
     let folder = tempfile::tempdir()?;
     let centers = array(&numbers(1, STYLES, DIM));
     let kmeans = folder.path().join("kmeans.wasm");
@@ -60,13 +60,13 @@ fn main() -> Result<()> {
     let assets = [("centers", encode_tensor("centers", &centers))];
     std::fs::write(&rounds, Artifact::bake(&std::fs::read(built(root, "rounds")?)?, &assets)?)?;
 
-    println!("soft k-means, {STYLES} x {DIM}, microseconds, least of {} ms each", MEASURED.as_millis());
+    println!("soft k-means, {STYLES} x {DIM}, microseconds, minimum over {} ms each", MEASURED.as_millis());
     println!("{:<24} {:>10} {:>10} {:>7}", "", "native", "wasm", "ratio");
     for n in [8, 256] {
         let row = |what: &str, native: f64, wasm: f64| {
             println!("{:<24} {native:>10.1} {wasm:>10.1} {:>6.2}x", format!("{what}, batch {n}"), wasm / native);
         };
-        // A round is the difference of many rounds and one; a round's copy of the embeddings is taken off.
+        // A round is the difference between many rounds and one; a round's copy of the embeddings is subtracted.
         let many = if n == 8 { 101 } else { 5 };
         let round = |run: &dyn Fn(usize, &str) -> Result<f64>| -> Result<f64> {
             let of = |work| Ok::<_, anyhow::Error>(run(many, work)? - run(1, work)?);
@@ -100,7 +100,7 @@ fn native_call<P: ambiguity_sdk::Classifier>(n: usize, rounds: usize, work: &str
         .config("rounds", &rounds.to_string())
         .config("work", work);
     let batch = FakeBatch::new(vec![FakeSample::default(); n]).embedding("clip", numbers(2, n, DIM));
-    least(|| {
+    minimum(|| {
         let batch = ambiguity_sdk::Batch::fake(&batch);
         black_box(host.serve(|| P::classify(&batch)).expect("a good batch"));
     })
@@ -117,26 +117,26 @@ fn wasm_call(plugin: &Path, n: usize, rounds: usize, work: &str) -> Result<f64> 
     let sample = Sample { image: Some(Arc::new(RgbImage::new(1, 1))), ..Sample::default() };
     let mut batch = Batch::new(vec![sample; n]);
     plugin.classify(&mut batch, &mut encoders)?;
-    Ok(least(|| {
+    Ok(minimum(|| {
         black_box(plugin.classify(&mut batch, &mut encoders).expect("it worked before"));
     }))
 }
 
-/// The least time of a run, in microseconds.
-fn least(mut run: impl FnMut()) -> f64 {
-    let (started, mut least) = (cpu_time(), Duration::MAX);
+/// The minimum time of a run, in microseconds.
+fn minimum(mut run: impl FnMut()) -> f64 {
+    let (started, mut minimum) = (cpu_time(), Duration::MAX);
     while cpu_time() - started < MEASURED {
         let start = cpu_time();
         run();
-        least = least.min(cpu_time() - start);
+        minimum = minimum.min(cpu_time() - start);
     }
-    least.as_secs_f64() * 1e6
+    minimum.as_secs_f64() * 1e6
 }
 
-/// How long this thread has been computing.
+/// The CPU time of this thread.
 fn cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the clock is one that Linux has, and the place to write to is ours.
+    // SAFETY: Linux has this clock, and the time is written to a valid reference of ours.
     let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     assert_eq!(failed, 0, "the thread's clock can be read");
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)

@@ -1,7 +1,7 @@
-"""A trained LoRA at home in diffusers: `host sample --lora` and diffusers' `load_lora_weights` on the same latents.
+"""A trained LoRA in diffusers: `host sample --lora` and diffusers' `load_lora_weights` on the same latents.
 
-Both draw the same prompts from the same noise by DDIM at eta 0; prints the largest difference of the images on [0, 1]
-and fails above 2e-4. Also checks that the LoRA does something at all.
+Both generate images of the same prompts from the same noise by DDIM at eta 0; prints the largest difference of the
+images on [0, 1] and fails above 2e-4. Also checks that the LoRA changes the images at all.
 
     python tests/reference/check_lora.py MODEL_FOLDER LORA_FOLDER [--steps 10] [--guidance 2.5]
 """
@@ -58,11 +58,11 @@ def main():
     change = (theirs - plain).abs().max().item()
     print(f"torch {torch.__version__}, diffusers {diffusers.__version__}")
     print(f"largest difference between host and diffusers: {difference:.2e} (allowed {TOLERANCE:.0e})")
-    print(f"largest change that the LoRA makes: {change:.3f}")
+    print(f"largest change by the LoRA: {change:.3f}")
     if difference > TOLERANCE:
         sys.exit("the images differ")
     if change < 100 * TOLERANCE:
-        sys.exit("the LoRA does nothing, so this proved nothing")
+        sys.exit("the LoRA changes nothing, so this tests nothing")
 
 
 if __name__ == "__main__":

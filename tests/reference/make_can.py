@@ -1,7 +1,7 @@
 """Writes can.safetensors: a small CAN in PyTorch 2.11, its losses, gradient penalty and one Adam step.
 
 Run it with a Python that has torch==2.11.0 and safetensors; the file is committed. The networks are the paper's at a
-side of 64 with few channels; weights are drawn here and stored under the names that the Rust networks have.
+side of 64 with few channels; weights are drawn here and stored under the names of the Rust networks.
 """
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +44,7 @@ class Discriminator(nn.Module):
 
 @contextmanager
 def statistics_kept(net):
-    """The running statistics follow real images alone."""
+    """The running statistics are updated by real images alone."""
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 0.0
@@ -96,7 +96,7 @@ with torch.no_grad():
     out["eval.real"], out["eval.styles"] = d(real)
 g.train(), d.train()
 
-# One discriminator step of the Wasserstein form, in the order in which the trainer does it.
+# One discriminator step of the Wasserstein form, in the trainer's order.
 optimizer = torch.optim.Adam(d.parameters(), lr=1e-3, betas=(0.9, 0.99))
 fake = g(noise.view(N, LATENT, 1, 1)).detach()
 out["train.images"] = fake[:1]

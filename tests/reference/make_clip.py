@@ -1,12 +1,12 @@
-"""Makes the reference files of CLIP with torch, transformers and Pillow.
+"""Writes the reference files of CLIP with torch, transformers and Pillow.
 
     python tests/reference/make_clip.py [--model models/weights/tiny-art] [--shared ../shared/reference]
 
 Writes, beside itself: clip_quick.safetensors, clip_gelu.safetensors, clip_text.safetensors, clip_vision.safetensors (random
 small networks, their config.json in the metadata, inputs and outputs), resize.safetensors, clip_preprocess.safetensors,
-clip_tokenizer.json and clip_shipped.safetensors, which belongs to the model that ships and is made again when that one
-changes. With --shared, the tokenizer's cases on CLIP's own vocabulary and clip_paintings.safetensors are made as well;
-without it, they are left as they are.
+clip_tokenizer.json and clip_shipped.safetensors, which belongs to the shipped model and is written again when that
+changes. With --shared, the tokenizer's cases on CLIP's own vocabulary and clip_paintings.safetensors are written as
+well; without it, they are left as they are.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def saved_weights(model):
 
 
 def digest(tensors):
-    """As models/src/safetensors.rs: name, type, shape and bytes of every tensor in order of names."""
+    """As in models/src/safetensors.rs: name, type, shape and bytes of every tensor in order of names."""
     total = hashlib.sha256()
     names = {torch.float32: "F32"}
     for name, tensor in sorted(tensors.items()):
@@ -162,7 +162,7 @@ def preprocess():
         processor = CLIPImageProcessorPil(**keys)
         pixels = processor([Image.fromarray(image) for image in images.values()], return_tensors="pt")["pixel_values"]
         tensors[f"result.{name}"] = pixels
-        # The file as the Hub's old ones have it ("numbers") or as transformers writes it today.
+        # The file in the format of old ones on the Hub ("numbers") or as transformers writes it today.
         configs[name] = json.dumps(keys if name == "numbers" else json.loads(processor.to_json_string()))
     save_file(tensors, HERE / "clip_preprocess.safetensors", configs | {"order": json.dumps(list(images))})
 
@@ -178,7 +178,7 @@ TEXTS = [
 
 
 def byte_vocabulary(words):
-    """A small vocabulary in CLIP's layout: 256 bytes, the same at a word's end, merges that make `words`, two special tokens."""
+    """A small vocabulary in CLIP's layout: 256 bytes, the same at a word's end, merges to `words`, two special tokens."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     symbols = [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
     tokens, merges = symbols + [s + "</w>" for s in symbols], []

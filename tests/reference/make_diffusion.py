@@ -4,7 +4,7 @@
 
 Needs torch 2.11.0, diffusers 0.42.1, peft 0.21.2 and trl 0.11.4. The networks' weights are not stored: both sides draw
 them by the same rule (`draw`, and `drawn` in models/src/tests/mod.rs). `diffusion_pipeline.safetensors` belongs to the
-model that ships, PIPELINE_FOLDER (default models/weights/tiny-art/diffusion), and is made again when that one changes.
+shipped model, PIPELINE_FOLDER (default models/weights/tiny-art/diffusion), and is written again when that changes.
 """
 
 import copy
@@ -28,8 +28,8 @@ torch.set_num_threads(1)
 
 
 def draw(module, seed):
-    """Fills a module: tensors in the order of their names, from one generator, scaled by kind; the weights have the
-    variance of PyTorch's own initialization."""
+    """Fills a module with random tensors in the order of their names, from one generator, scaled by kind; the weights
+    have the variance of PyTorch's own initialization."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in sorted(module.state_dict().items()):
@@ -53,19 +53,19 @@ def config_json(model):
 
 
 UNETS = {
-    # As SD 1: convolutions project, one number of heads for all; no size divides evenly.
+    # As in SD 1: projections are convolutions, one number of heads for all stages; no size divides evenly.
     "sd1": dict(
         block_out_channels=(32, 48, 64), layers_per_block=1, attention_head_dim=4, cross_attention_dim=24,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"), norm_num_groups=8, sample_size=8,
     ),
-    # As SD 2: linear layers project, heads by stage; stages of different depth.
+    # As in SD 2: projections are linear layers, a number of heads for each stage; stages of different depth.
     "sd2": dict(
         block_out_channels=(32, 64), layers_per_block=(2, 1), attention_head_dim=(2, 4), cross_attention_dim=40,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         norm_num_groups=16, use_linear_projection=True, transformer_layers_per_block=(2, 1), sample_size=8,
     ),
-    # As SD 2.1: attention in f32; and the rarer keys.
+    # As in SD 2.1: attention in f32; and the rarer keys.
     "upcast": dict(
         block_out_channels=(32, 32), layers_per_block=1, attention_head_dim=(4, 2), cross_attention_dim=16,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -119,7 +119,7 @@ STEPS = 7
 
 
 def make_ddim():
-    """Trajectories by a small UNet with guidance, at eta 0 and 1, the noise given."""
+    """Trajectories of a small UNet with guidance, at eta 0 and 1, with given noise."""
     unet = draw(UNet2DConditionModel(**UNETS["sd2"]), 101)
     latents, text, null = normal(5, 2, 4, 8, 8), normal(6, 2, 6, 40), normal(7, 1, 6, 40)
     noise = normal(8, STEPS, 2, 4, 8, 8)
@@ -133,7 +133,7 @@ def make_ddim():
             tensors[f"{name}.timesteps.{spacing_steps}"] = scheduler.timesteps
         tensors[f"{name}.alphas_cumprod"] = scheduler.alphas_cumprod
         scheduler.set_timesteps(STEPS)
-        # At eta 1 the first step of a zero-SNR schedule is the square root of a rounding error: diffusers gives NaN.
+        # At eta 1 the first step of a zero-SNR schedule is the square root of a rounding error: diffusers returns NaN.
         for eta in (0,) if name == "zero_snr" else (0, 1):
             sample, trajectory = latents, [latents]
             for i, t in enumerate(scheduler.timesteps):
@@ -156,7 +156,7 @@ def make_ddim():
 
 
 def trl_scheduler_step():
-    """TRL's `scheduler_step`, out of its file alone: the package itself does not import with this diffusers."""
+    """TRL's `scheduler_step`, loaded from its file alone: the package cannot be imported with this diffusers."""
     root = Path(importlib.util.find_spec("trl").origin).parent
     for name in ("trl_alone", "trl_alone.core", "trl_alone.models", "trl_alone.models.sd_utils", "trl_alone.import_utils"):
         module = sys.modules[name] = types.ModuleType(name)
@@ -171,13 +171,13 @@ def trl_scheduler_step():
 
 
 def kl_divergence(step, scheduler, t, sample, output, other):
-    """The divergence between the steps of TRL that two outputs lead to, averaged over the elements, in f64."""
+    """The divergence between TRL's steps for two outputs, a mean over the elements, in f64."""
     module = sys.modules[step.__module__]
     precise = copy.deepcopy(scheduler)
     precise.alphas_cumprod = scheduler.alphas_cumprod.double()
 
     def distribution(output):
-        """By what the step makes of noise of zeros, the mean, and of ones, a standard deviation more."""
+        """The mean and the standard deviation, from the steps with noise of zeros and of ones."""
         taken = []
         for noise in (torch.zeros, torch.ones):
             module.randn_tensor = lambda shape, dtype, **_: noise(shape, dtype=dtype)
@@ -215,7 +215,7 @@ def make_log_probs():
 
 
 def make_lora():
-    """A peft adapter with alpha != rank: its output, its gradients, and the file that diffusers writes of it."""
+    """A peft adapter with alpha != rank: its output, its gradients, and the file that diffusers writes for it."""
     unet = draw(UNet2DConditionModel(**UNETS["sd2"]), 101)
     unet.requires_grad_(False)
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -248,7 +248,7 @@ def make_lora():
 
 
 def make_lora_patterns():
-    """A rank-stabilized peft adapter whose layers differ in rank and alpha, as peft's own file has it."""
+    """A rank-stabilized peft adapter whose layers differ in rank and alpha, as a file written by peft."""
     unet = draw(UNet2DConditionModel(**UNETS["sd2"]), 101)
     config = LoraConfig(
         r=4, lora_alpha=6, use_rslora=True, init_lora_weights="gaussian",

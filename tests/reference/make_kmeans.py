@@ -1,4 +1,4 @@
-"""Reference for k-means: scikit-learn's inertia on points that have clusters, and one Lloyd run from given centers.
+"""Reference for k-means: scikit-learn's inertia on clustered points, and one Lloyd run from given centers.
 
     python tests/reference/make_kmeans.py        # needs numpy, scikit-learn, safetensors; writes kmeans.safetensors
 

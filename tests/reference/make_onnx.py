@@ -1,4 +1,4 @@
-"""ONNX plugins for the tests, good ones with what onnxruntime makes of the same images, and bad ones.
+"""ONNX plugins for the tests: valid ones with onnxruntime's output for the same images, and invalid ones.
 
 Writes onnx/*.onnx and onnx.safetensors. Run in a virtualenv with onnx, onnxruntime, numpy, Pillow and safetensors.
 """
@@ -31,12 +31,12 @@ def tensor(name, kind, shape):
 
 def model(name, nodes, constants, x, y, metadata, domains=(("", 17),), prefix="ambiguity."):
     graph = helper.make_graph(nodes, name, [x], [y], constants)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid(*domain) for domain in domains])
-    made.ir_version = 8
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid(*domain) for domain in domains])
+    proto.ir_version = 8
     for key, value in metadata.items():
-        made.metadata_props.add(key=prefix + key, value=value if isinstance(value, str) else json.dumps(value))
-    onnx.save_model(made, str(FOLDER / f"{name}.onnx"))
-    return made
+        proto.metadata_props.add(key=prefix + key, value=value if isinstance(value, str) else json.dumps(value))
+    onnx.save_model(proto, str(FOLDER / f"{name}.onnx"))
+    return proto
 
 
 def weights(inputs, outputs, scale=1.0):
@@ -71,7 +71,7 @@ model(
         "channels": 3, "output": "logits",
     },
 )
-# Bytes, channels last, probabilities, and nothing said that the graph shows.
+# Bytes, channels last, probabilities; the metadata have nothing that the graph shows.
 model(
     "bytes",
     [
@@ -100,7 +100,7 @@ model(
     tensor("x", FLOAT, ["n", 3]), tensor("y", FLOAT, ["n", 3]),
     {"styles": STYLES, "input": "embedding:means", "encoder_digest": "means"},
 )
-# It says nothing itself: bare.toml beside it does.
+# It has no metadata itself; bare.toml beside it has.
 model("bare", conv_nodes(), convolution(3), tensor("x", FLOAT, ["n", 3, "h", "w"]), tensor("y", FLOAT, ["n", 3]), {})
 (FOLDER / "bare.toml").write_text(
     'name = "bare"\nversion = "3"\nstyles = ["baroque", "cubism", "pop-art"]\nsize = 9\nmean = 0.5\nstd = 0.5\noutput = "logits"\n'
@@ -120,10 +120,10 @@ onnx.save_model(defined, str(FOLDER / "function.onnx"))
 # --- plugins that are refused -----------------------------------------------------------------------------------------
 
 PIXELS = tensor("x", FLOAT, ["n", 3, 8, 8])
-SAID = {"styles": STYLES, "output": "logits"}
+METADATA = {"styles": STYLES, "output": "logits"}
 
 
-def three(name, maker, extra=(), metadata=SAID, **others):
+def three(name, maker, extra=(), metadata=METADATA, **others):
     """A convolution whose values go through one more operator."""
     return model(name, [*conv_nodes("x", "z"), maker], [*convolution(3), *extra], PIXELS,
                  tensor("y", FLOAT, ["n", 3]), metadata, **others)
@@ -131,7 +131,7 @@ def three(name, maker, extra=(), metadata=SAID, **others):
 
 identity = helper.make_node("Identity", ["z"], ["y"])
 three("nan", helper.make_node("Mul", ["z", "nan"], ["y"]), [constant("nan", np.float32(np.nan))])
-# The shape that it claims is not the one that it gives.
+# The declared shape is not that of the output.
 three("shape", helper.make_node("Identity", ["one"], ["y"]), [constant("one", np.ones((1, 3), np.float32))])
 three("sum", helper.make_node("Abs", ["z"], ["y"]), metadata={"styles": STYLES, "output": "probabilities"})
 three("width", identity, metadata={"styles": ["a", "b"], "output": "logits"})
@@ -148,7 +148,7 @@ for tensor_ in external.graph.initializer:
         tensor_.data_location = TensorProto.EXTERNAL
         tensor_.external_data.add(key="location", value="../../../../etc/passwd")
 onnx.save_model(external, str(FOLDER / "external.onnx"))
-# The same in a branch, where a careless reader does not look.
+# The same in a branch, which a careless reader does not check.
 inside = helper.make_tensor("hidden", FLOAT, [1, 3], np.zeros(3, np.float32))
 inside.ClearField("float_data")
 inside.data_location = TensorProto.EXTERNAL
@@ -159,7 +159,7 @@ branch = helper.make_graph(
 )
 three("external_in_branch", helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch),
       [constant("yes", np.array(True))])
-# A loop that would go on for years.
+# A loop that would run for years.
 body = helper.make_graph(
     [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Sin", ["v"], ["s"]),
      helper.make_node("Add", ["s", "v"], ["v_out"])],
@@ -171,10 +171,10 @@ three("loop", helper.make_node("Loop", ["trips", "", "z"], ["y"], body=body),
 truncated = (FOLDER / "pixels.onnx").read_bytes()
 (FOLDER / "truncated.onnx").write_bytes(truncated[: len(truncated) // 2])
 
-# --- what the good ones say -------------------------------------------------------------------------------------------
+# --- outputs of the valid ones ----------------------------------------------------------------------------------------
 
 images = rng.integers(0, 256, (6, 20, 24, 3), dtype=np.uint8)
-# Noise alone would look the same to every convolution.
+# On noise alone the outputs of a convolution would hardly differ between images.
 images[1] //= 4
 images[2, :, :, 0] = 255
 images[3] = 40
@@ -202,7 +202,7 @@ def run(name, x):
 
 
 def run_fixed(name, x, n):
-    """n images at a time, the last one again until there are n."""
+    """n images at a time; the last one is repeated until there are n."""
     parts = [x[i : i + n] for i in range(0, len(x), n)]
     filled = [np.concatenate([part, np.repeat(part[-1:], n - len(part), 0)]) for part in parts]
     return np.concatenate([run(name, part) for part in filled])[: len(x)]
@@ -222,7 +222,7 @@ expected = {
 }
 for name, rows in expected.items():
     rows = rows.astype(np.float64)
-    assert np.ptp(rows, axis=0).max() > 0.01, f"{name} says the same of every image"
+    assert np.ptp(rows, axis=0).max() > 0.01, f"{name} returns the same for every image"
     print(f"{name:10} {rows.round(4).tolist()}")
 tensors = {name: np.ascontiguousarray(rows.astype(np.float64)) for name, rows in expected.items()}
 save_file({"images": images, **tensors}, str(HERE / "onnx.safetensors"))

@@ -1,10 +1,10 @@
-"""Writes ppo.safetensors: what TRL's DDPOTrainer makes of log-probabilities and advantages, for host's PPO objective.
+"""Writes ppo.safetensors: TRL's DDPOTrainer on log-probabilities and advantages, as reference of the PPO objective.
 
     python tests/reference/make_ppo.py
 
-Needs torch 2.11.0 and trl 0.11.4, whose `DDPOTrainer.calculate_loss` runs here as it is, over a stand-in for the pipeline
-that hands it the given log-probabilities. For each clip range: the loss, its gradient with respect to the
-log-probabilities, the approximate KL divergence ½ mean (log ratio)² and the share of rows whose ratio left the range.
+Needs torch 2.11.0 and trl 0.11.4, whose `DDPOTrainer.calculate_loss` runs here unchanged, on a fake pipeline that
+returns the given log-probabilities. For each clip range: the loss, its gradient with respect to the log-probabilities,
+the approximate KL divergence ½ mean (log ratio)² and the share of rows whose ratio left the range.
 """
 
 import contextlib

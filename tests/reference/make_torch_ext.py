@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 torch.set_num_threads(1)
 tensors: dict[str, torch.Tensor] = {}
 
-# Generators: the draws follow each other in this order from one seed. 3x5 = 15 numbers take the scalar path of
-# randn, 4x16 the vectorized one.
+# Generators: the draws are made in this order from one seed. 3x5 = 15 numbers take the scalar path of randn, 4x16 the
+# vectorized one.
 generator = torch.Generator().manual_seed(1234)
 tensors["generator.normal"] = torch.randn(4, 16, generator=generator)
 tensors["generator.normal_small"] = torch.randn(3, 5, generator=generator)
@@ -49,7 +49,7 @@ for name, parameter in parameters.items():
         for key in ("exp_avg", "exp_avg_sq", "step"):
             tensors[f"adamw.state.{name}.{key}"] = state[key].detach()
 
-# Clipping: the same gradients under a norm that bites and one that doesn't.
+# Clipping: the same gradients with a maximum norm that clips them and one that does not.
 generator = torch.Generator().manual_seed(6)
 for name, shape in {"a": (6, 4), "b": (9,)}.items():
     tensors[f"clip.gradient.{name}"] = torch.randn(shape, generator=generator)

@@ -1,10 +1,10 @@
 """Writes a Stable Diffusion 2 (base) of random f32 weights at its true size, 5.2 GB, as a diffusers folder.
 
-What it draws is noise, but it takes the memory and the time of the real one:
+It generates noise, but takes the memory and the time of the real model:
 
     python tests/reference/make_true_size.py OUT TOKENIZER_FOLDER     # the folder has CLIP's vocab.json and merges.txt
     host train --model OUT --preset paper-512 --plugin kmeans_image --dry-run --set sample.micro_batch=2 \\
-        --set train.micro_batch=1 --set train.batch_size=1 --set sample.batch_size=1
+        --set train.micro_batch=2 --set train.batch_size=1 --set sample.batch_size=1
 """
 import json
 import shutil

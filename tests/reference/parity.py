@@ -1,13 +1,14 @@
-"""All comparisons with the reference implementations, anew: `make parity` runs this in a virtualenv of its own.
+"""All comparisons with the reference implementations: `make parity` runs this in a virtualenv of its own.
 
-1. The committed reference tensors are made again by their scripts and must come out the same (largest relative error
-   1e-5), so that they are what the installed torch, diffusers, transformers and peft compute.
-2. The shipped small model loads in diffusers and transformers, and `host embed` gives transformers' embeddings of
+1. The committed reference tensors are recomputed by their scripts and must be the same (largest relative error 1e-5),
+   so that they are what the installed torch, diffusers, transformers and peft compute.
+2. The shipped small model loads in diffusers and transformers, and `host embed` returns transformers' embeddings of
    images (by their own preprocessing) and texts, relative error <= 1e-5; of JPEGs a cosine >= 0.999.
-3. A LoRA trained by `host train` draws in diffusers what `host sample` draws (check_lora.py), largest difference 2e-4.
+3. A LoRA trained by `host train` generates the same images in diffusers as in `host sample` (check_lora.py), largest
+   difference 2e-4.
 4. The ONNX files that this program wrote pass ONNX's checker. The reference networks' (the test
-   a_network_that_was_written_is_a_plugin puts them into target/tmp/onnx) give in onnxruntime PyTorch's logits and
-   images of can.safetensors, largest difference 1e-4; the shipped plugins/*.onnx give finite logits.
+   a_network_that_was_written_is_a_plugin writes them into target/tmp/onnx) return in onnxruntime PyTorch's logits and
+   images of can.safetensors, largest difference 1e-4; the shipped plugins/*.onnx return finite logits.
 
     python tests/reference/parity.py [--host target/release/host] [--onnx target/tmp/onnx]
 """
@@ -55,13 +56,13 @@ def reference_tensors(folder):
         shutil.copy(HERE / script, folder)
         subprocess.run([sys.executable, "-W", "ignore", folder / script, *extra.get(script, [])], check=True,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for made in sorted(folder.glob("*.safetensors")):
-        committed, fresh = load_file(HERE / made.name), load_file(made)
+    for file in sorted(folder.glob("*.safetensors")):
+        committed, fresh = load_file(HERE / file.name), load_file(file)
         if committed.keys() != fresh.keys():
-            failures.append(made.name)
-            print(f"FAIL  {made.name}: other tensors than the committed ones")
+            failures.append(file.name)
+            print(f"FAIL  {file.name}: other tensors than the committed ones")
             continue
-        report(f"{made.name} made again, {len(fresh)} tensors", max(relative(fresh[k], committed[k]) for k in fresh), 1e-5)
+        report(f"{file.name} recomputed, {len(fresh)} tensors", max(relative(fresh[k], committed[k]) for k in fresh), 1e-5)
 
 
 def embeddings(host, folder):
@@ -108,7 +109,7 @@ def lora(host, folder):
 
 
 def onnx_session(file):
-    """A file that ONNX's checker, shapes inferred, finds nothing wrong with."""
+    """A session of a file that passes ONNX's checker with inferred shapes."""
     model = onnx.load(file)
     onnx.checker.check_model(model, full_check=True)
     inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)

@@ -1,11 +1,12 @@
-//! Bad input: one clear sentence, the right exit code, nothing half-written.
+//! Bad input: one clear sentence, the right exit code, no partial files.
 
 use std::fs;
 use std::path::Path;
 
 use crate::support::{host, root, tiny_run};
 
-/// Runs `host train` with the tiny run's settings and `extra`; wants exit 1, one sentence, and no run's folder.
+/// Runs `host train` with the tiny run's settings and `extra`, and returns its error. Asserts exit 1, one sentence, and
+/// no run's folder.
 fn refused(folder: &Path, extra: &[&str]) -> String {
     let mut arguments = vec!["train"];
     arguments.extend(tiny_run());
@@ -69,7 +70,7 @@ fn a_broken_plugin() {
     fs::write(folder.path().join("cut.wasm"), &bytes[..1000]).expect("writable");
     fs::write(folder.path().join("text.wasm"), "not a component").expect("writable");
     insta::assert_snapshot!("a_plugin_cut_off", refused(folder.path(), &["--plugin=cut.wasm"]));
-    insta::assert_snapshot!("a_plugin_that_is_none", refused(folder.path(), &["--plugin=text.wasm"]));
+    insta::assert_snapshot!("a_plugin_that_is_not_one", refused(folder.path(), &["--plugin=text.wasm"]));
     insta::assert_snapshot!("a_missing_plugin", refused(folder.path(), &["--plugin=no-such-plugin"]));
 }
 

@@ -1,4 +1,4 @@
-//! CAN and classifier training: what a run's folder holds, a resume that is bit-equal, their plugins, and what is refused.
+//! CAN and classifier training: the contents of a run's folder, a bit-equal resume, their plugins, and what is refused.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::{command, host, host_ok, ran, tiny_can};
 use crate::train::{assert_same_tensors, metrics, timeless};
 
-/// A run of `command train` with the tiny settings and more.
+/// Runs `host COMMAND train` with the tiny settings and `more`, and returns its output.
 fn train(folder: &Path, command: &str, more: &[&str]) -> String {
     let arguments = [&[command, "train"][..], &tiny_can(), more].concat();
     host_ok(folder, &arguments).stdout
@@ -65,7 +65,7 @@ fn a_can_is_trained_resumed_sampled_and_used_as_a_plugin() {
     host_ok(folder.path(), &["can", "train", "--resume=parts/checkpoints/epoch-0001"]);
     same();
 
-    // What a run would take, before it is begun.
+    // What a run would take, before it is started.
     let arguments = [&["can", "train", "--dry-run", "--json", "--out=none"][..], &tiny_can()].concat();
     let said: Value = serde_json::from_str(&host_ok(folder.path(), &arguments).stdout).expect("one JSON document");
     assert_eq!((&said["data"]["per_pass"], &said["plan"]["steps_per_epoch"]), (&Value::from(162), &Value::from(6)));
@@ -109,9 +109,9 @@ fn a_can_is_trained_resumed_sampled_and_used_as_a_plugin() {
     assert_eq!(image("three/0001.png"), image("one/0000.png"), "image i has seed N + i");
     assert_ne!(image("three/0000.png"), image("three/0001.png"));
 
-    // The run's folder has one plugin; its generator is not another.
-    let told = classified(folder.path(), "whole", "one/0000.png");
-    assert_eq!(told["styles"].as_array().map(Vec::len), Some(27));
+    // The run's folder contains one plugin; its generator is not another.
+    let prediction = classified(folder.path(), "whole", "one/0000.png");
+    assert_eq!(prediction["styles"].as_array().map(Vec::len), Some(27));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_plugins_gradient_trains_the_generator() {
     let run = folder.path().join("run");
     let lines = metrics(&run);
     assert!(lines[1]["loss"]["ambiguity"].is_f64() && lines[1]["loss"].get("style").is_none(), "{}", lines[1]);
-    assert!(!run.join("dcgan.onnx").exists(), "the head is not trained, so there is no plugin of it");
+    assert!(!run.join("dcgan.onnx").exists(), "the head is not trained, so no plugin of it is written");
     let lock = std::fs::read_to_string(run.join("plugins.lock")).expect("a lock");
     assert!(lock.contains("kmeans_image"), "{lock}");
 
@@ -136,7 +136,7 @@ fn a_plugins_gradient_trains_the_generator() {
 fn the_simple_classifier_learns_a_folder_of_images() {
     let folder = tempfile::tempdir().expect("a folder");
     host_ok(folder.path(), &["art", "--out=art", "--per-class=8", "--size=32"]);
-    // Two styles that a child tells apart, a broken image, and an image of another shape.
+    // Two styles that are easy to distinguish, a broken image, and an image of another shape.
     for style in std::fs::read_dir(folder.path().join("art")).expect("a folder").flatten() {
         if style.path().is_dir() && !["baroque", "minimalism"].contains(&style.file_name().to_string_lossy().as_ref()) {
             std::fs::remove_dir_all(style.path()).expect("a folder");
@@ -153,11 +153,11 @@ fn the_simple_classifier_learns_a_folder_of_images() {
     let last = metrics(&run).pop().expect("epochs");
     assert!(last["monitor"]["accuracy"].as_f64() >= Some(0.75), "{last}");
     assert!(run.join("confusion.png").is_file() && run.join("report.html").is_file());
-    let told = classified(folder.path(), "run/simple.onnx", "art/minimalism/0000.png");
-    assert_eq!(told["styles"], serde_json::json!(["baroque", "minimalism"]));
-    assert!(told["samples"][0]["distribution"][1].as_f64() > Some(0.5), "{told}");
+    let prediction = classified(folder.path(), "run/simple.onnx", "art/minimalism/0000.png");
+    assert_eq!(prediction["styles"], serde_json::json!(["baroque", "minimalism"]));
+    assert!(prediction["samples"][0]["distribution"][1].as_f64() > Some(0.5), "{prediction}");
 
-    // The images are known by their contents.
+    // The images are identified by their contents.
     std::fs::remove_file(folder.path().join("art/baroque/0003.png")).expect("a file");
     let config = || std::fs::read_to_string(run.join("config.toml")).expect("a config");
     let before = config();
@@ -188,15 +188,15 @@ fn the_log_form_trains_and_a_collapse_stops_a_run() {
         assert!(number(&loss["adversarial_discriminator"]) > 0.0, "{loss}");
         assert!(number(&last["monitor"]["gradient_norm_ratio"]) > 0.0, "{last}");
     }
-    // Steps that are far too long throw the generator about: a limit between a peak and what follows is a collapse.
+    // Under far too high a learning rate the diversity jumps: a limit between a peak and the next epoch is a collapse.
     let wild = ["--set=can.adam.learning_rate=0.02", "--set=can.steps_per_epoch=2", "--set=can.epochs=12"];
     train(folder.path(), "can", &[&["--out=wild"], &wild[..]].concat());
-    let looks = metrics(&folder.path().join("wild"));
-    let looks: Vec<f64> = looks.iter().filter_map(|line| line["monitor"]["diversity"].as_f64()).collect();
+    let lines = metrics(&folder.path().join("wild"));
+    let shares: Vec<f64> = lines.iter().filter_map(|line| line["monitor"]["diversity"].as_f64()).collect();
     // From the first epoch on: the untrained generator does not count.
-    let peak = (1..12).find(|&i| looks[i] > 1.05 * looks[i + 1] && looks[1..i].iter().all(|share| *share < looks[i]));
-    let peak = peak.expect("some epoch is above all before it and above the next one");
-    let limit = format!("--set=monitor.min_diversity={}", (looks[peak] + looks[peak + 1]) / 2.0);
+    let is_peak = |i: usize| shares[i] > 1.05 * shares[i + 1] && shares[1..i].iter().all(|share| *share < shares[i]);
+    let peak = (1..12).find(|&i| is_peak(i)).expect("some epoch is above all before it and above the next one");
+    let limit = format!("--set=monitor.min_diversity={}", (shares[peak] + shares[peak + 1]) / 2.0);
     let stop = "--set=monitor.on_collapse=stop";
     let said = train(folder.path(), "can", &[&["--out=stopped", &limit, stop], &wild[..]].concat());
     assert!(said.starts_with(&format!("{} epochs, stopped: collapsed\n", peak + 1)), "{said}");
@@ -207,13 +207,13 @@ fn the_log_form_trains_and_a_collapse_stops_a_run() {
 }
 
 #[test]
-fn a_run_without_a_checkpoint_begins_anew_and_a_forced_one_keeps_to_its_plugin() {
+fn a_run_without_a_checkpoint_starts_again_and_a_forced_one_keeps_its_plugin() {
     let folder = tempfile::tempdir().expect("a folder");
     host_ok(folder.path(), &["art", "--out=one", "--per-class=6", "--size=32", "--seed=1"]);
     host_ok(folder.path(), &["art", "--out=two", "--per-class=6", "--size=32", "--seed=2"]);
     train(folder.path(), "can", &["--out=run", "--data=one", "--set=can.epochs=1"]);
     std::fs::remove_dir_all(folder.path().join("run/checkpoints/epoch-0001")).expect("a checkpoint");
-    // Nothing of the other images' run stays, so that this is a run of these alone.
+    // Nothing of the run on the other images is kept, so this is a run on these alone.
     host_ok(folder.path(), &["can", "train", "--resume=run", "--data=two"]);
     train(folder.path(), "can", &["--out=whole", "--data=two", "--set=can.epochs=1"]);
     assert_eq!(timeless(&folder.path().join("run")), timeless(&folder.path().join("whole")));
@@ -222,14 +222,14 @@ fn a_run_without_a_checkpoint_begins_anew_and_a_forced_one_keeps_to_its_plugin()
     let ran = resume(&["--classifier=kmeans_image", "--set=can.epochs=2", "--force"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let ran = resume(&["--set=can.epochs=3"]);
-    assert_eq!(ran.code, 0, "it goes on with the plugin that was forced: {}", ran.stderr);
+    assert_eq!(ran.code, 0, "it resumes with the plugin that was forced: {}", ran.stderr);
 }
 
 #[test]
-fn a_checkpoint_that_cannot_be_written_is_not_said_to_be_kept() {
+fn a_checkpoint_that_cannot_be_written_is_not_reported_as_kept() {
     let folder = tempfile::tempdir().expect("a folder");
     train(folder.path(), "can", &["--out=run", "--set=can.epochs=1"]);
-    // A disk that is full, for a file of a checkpoint's size: above 500 kB, in the shell's blocks of 512 bytes.
+    // A full disk for a file of a checkpoint's size: the limit is about 500 kB, in the shell's blocks of 512 bytes.
     let limited = "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\"";
     let host = command(folder.path(), &["can", "train", "--resume=run", "--set=can.epochs=3"]);
     let mut shell = std::process::Command::new("sh");
@@ -253,7 +253,7 @@ fn what_is_no_longer_finite_is_not_kept() {
         host(folder.path(), &arguments)
     };
     assert_eq!(begin("classifier", &["--out=run", "--set=can.epochs=1"]).code, 0);
-    // Without its epsilon, Adam divides 0 by 0 where dropout leaves no gradient: after a step whose loss was a number.
+    // Without its epsilon, Adam divides 0 by 0 where dropout leaves no gradient, after a step with a finite loss.
     let spoil = ["--set=can.adam.epsilon=0", "--set=can.epochs=2"];
     let resume = [&["classifier", "train", "--resume=run", "--force"][..], &spoil].concat();
     let ran = host(folder.path(), &resume);
@@ -265,7 +265,7 @@ fn what_is_no_longer_finite_is_not_kept() {
     let kept: Vec<_> = std::fs::read_dir(folder.path().join("run/checkpoints")).expect("a folder").flatten().collect();
     assert_eq!(kept.iter().map(|entry| entry.file_name()).collect::<Vec<_>>(), ["epoch-0001"]);
 
-    // The critic's last bias has no gradient at all: what the generator then learns from is no number, at the first step.
+    // The critic's last bias has no gradient at all, so that the generator's loss is not finite at the first step.
     let ran = begin("can", &["--out=can", spoil[0]]);
     assert_eq!(ran.code, 1);
     let wanted = "0 of 2 epochs are kept in can; start again with a lower can.adam.learning_rate";
@@ -273,7 +273,7 @@ fn what_is_no_longer_finite_is_not_kept() {
 }
 
 #[test]
-fn what_cannot_be_trained_on_is_refused_with_one_sentence() {
+fn what_cannot_be_trained_on_is_refused_in_one_sentence() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::create_dir_all(folder.path().join("empty/style")).expect("a folder");
     let check = |more: &[&str], words: &str| {
@@ -298,7 +298,7 @@ fn what_cannot_be_trained_on_is_refused_with_one_sentence() {
     check(&["--set=can.loss=hinge"], "--set can.loss=hinge: unknown variant `hinge`, expected `wasserstein` or `log`");
     check(&["--classifier=nowhere"], "plugin `nowhere`: not found in");
     check(&["--classifier=nowhere", "--dry-run"], "plugin `nowhere`: not found in");
-    // What is soon known comes first.
+    // What is quickly checked comes first.
     let ran = host(folder.path(), &[&["can", "train", "--out=empty", "--data=empty"][..], &tiny_can()].concat());
     assert!(ran.stderr.contains("empty is not empty: name another folder with --out"), "{}", ran.stderr);
     std::fs::create_dir_all(folder.path().join("odd/a\nb")).expect("a folder");

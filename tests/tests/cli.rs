@@ -1,4 +1,4 @@
-//! What the commands say of themselves.
+//! The help texts of the commands, and `--dry-run`.
 
 use crate::support::{host, host_ok};
 

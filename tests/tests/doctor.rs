@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::support::{command, host, host_ok};
 
-/// Names and statuses, with the working folder and home as given.
+/// Returns the exit code, and the names and statuses of all checks, with the given working folder and home.
 fn statuses(folder: &std::path::Path, home: &std::path::Path) -> (i32, Vec<(String, String)>) {
     let mut doctor = command(folder, &["doctor", "--json"]);
     doctor.env("AMBIGUITY_HOME", home).env_remove("LIBTORCH");
@@ -21,7 +21,7 @@ fn statuses(folder: &std::path::Path, home: &std::path::Path) -> (i32, Vec<(Stri
 }
 
 #[test]
-fn what_ships_is_found_and_its_lack_is_a_failure() {
+fn what_ships_is_found_and_its_absence_is_a_failure() {
     let folder = tempfile::tempdir().expect("a folder");
     let (code, checks) = statuses(folder.path(), crate::support::root());
     assert_eq!(code, 0, "{checks:?}");
@@ -36,11 +36,11 @@ fn what_ships_is_found_and_its_lack_is_a_failure() {
     assert_eq!(code, 1);
     assert_eq!(status(&checks, "shipped weights"), "missing");
     assert_eq!(status(&checks, "shipped plugins"), "missing");
-    assert!(!folder.path().join("runs").exists(), "looking changes nothing");
+    assert!(!folder.path().join("runs").exists(), "checking changes nothing");
 }
 
 #[test]
-fn fix_makes_the_runs_folder_and_says_what_it_cannot() {
+fn fix_creates_the_runs_folder_and_names_what_it_cannot_fix() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = command(folder.path(), &["doctor", "--fix"]).env("AMBIGUITY_HOME", folder.path()).output();
     let stderr = String::from_utf8_lossy(&output.expect("the binary starts").stderr).into_owned();

@@ -1,6 +1,6 @@
-//! A run that is killed, at any moment, and resumed is a run that was never stopped.
+//! A run that is killed at any moment and resumed is the same as one that was never stopped.
 //!
-//! `make test` kills a few times; `KILLS=20` (`make kill-test`) sets how often each training.
+//! `make test` kills a few times; `KILLS=20` (`make kill-test`) sets the number of kills of each training.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,22 +10,22 @@ use ambiguity_host::random::{Purpose, derive_seed};
 use crate::support::{command, host_ok, tiny_can, tiny_run};
 use crate::train::{assert_same_tensors, timeless};
 
-/// Where a kill falls.
+/// The moment of a kill.
 #[derive(Clone, Copy, Debug)]
 enum Moment {
-    /// So long after the start.
+    /// This long after the start.
     After(Duration),
-    /// While a checkpoint is being written: as soon as its temporary folder is there, and so long after.
+    /// While a checkpoint is being written: this long after its temporary folder appears.
     Writing(Duration),
 }
 
 /// A training that is killed.
 struct Subject {
-    /// How it is begun, without its folder.
+    /// The arguments that start it, without its folder.
     begin: Vec<&'static str>,
-    /// How it is gone on with, without its folder.
+    /// The arguments that resume it, without its folder.
     resume: Vec<&'static str>,
-    /// The files of tensors that must be the same in the end.
+    /// The files of tensors that must be the same at the end.
     files: &'static [&'static str],
 }
 
@@ -52,7 +52,7 @@ fn kills_of_a_can_change_nothing() {
     kill(&Subject { begin, resume: vec!["can", "train"], files }, 2);
 }
 
-/// Kills it as often as `KILLS` says, else `n_kills` times.
+/// Kills and resumes it `KILLS` times, or `n_kills` times if that is not set, and compares it with an undisturbed run.
 fn kill(subject: &Subject, n_kills: u64) {
     let n_kills = std::env::var("KILLS").map_or(n_kills, |n| n.parse().expect("KILLS is a number"));
     let folder = tempfile::tempdir().expect("a folder");
@@ -64,7 +64,7 @@ fn kill(subject: &Subject, n_kills: u64) {
     let mut kills = 0;
     let mut round = 0;
     while kills < n_kills {
-        // Each round is a whole run; it goes on until it ends or was killed often enough.
+        // Each round is a whole run; it is resumed until it ends or was killed often enough.
         drop(std::fs::remove_dir_all(&killed));
         let mut arguments = run("--out=killed");
         while kills < n_kills {
@@ -96,7 +96,7 @@ fn kill(subject: &Subject, n_kills: u64) {
     eprintln!("{kills} kills in {round} runs");
 }
 
-/// Starts the command and kills it at that moment; whether it was still running then.
+/// Starts the command and kills it at that moment; returns whether it was still running then.
 fn kill_at(folder: &Path, arguments: &[&str], moment: Moment) -> bool {
     let null = std::process::Stdio::null;
     let mut child = command(folder, arguments).stdout(null()).stderr(null()).spawn().expect("the binary starts");

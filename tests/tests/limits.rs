@@ -1,4 +1,4 @@
-//! The one table of limits and periods in the documents, which is written by the code.
+//! The table of limits and periods in the documents, which is generated from the code.
 
 use std::fs;
 
@@ -12,33 +12,37 @@ const UPDATE: &str = "UPDATE_DOCS";
 fn document() -> String {
     let mut text = String::from(
         "# Limits and periods\n\n\
-         Written by the code: `UPDATE_DOCS=1 cargo test --release --workspace limits` writes it anew, and the tests hold\n\
-         it against the code. A key can be set in a run's configuration or with `--set KEY=VALUE`; a limit without one is\n\
-         part of the program.\n\n\
+         Generated from the code: `UPDATE_DOCS=1 cargo test --release --workspace limits` writes it again, and a test\n\
+         compares it with the code. A key can be set in a run's configuration or with `--set KEY=VALUE`; a limit without\n\
+         a key is part of the program.\n\n\
          ## What a plugin may use\n\n\
-         A fresh instance for every batch. A plugin that breaks a limit fails with a message that names it; what that\n\
-         does to a run says `plugin.on_error`.\n\n\
+         Every batch has a fresh instance. A plugin that exceeds a limit fails with a message that names it;\n\
+         `plugin.on_error` says what happens to the run.\n\n\
          | Limit | Key | What it bounds |\n|---|---|---|\n",
     );
     for (key, value, bounds) in Limits::default().table() {
         let key = key.map(|key| format!("`{key}`")).unwrap_or_default();
         text += &format!("| {value} | {key} | {bounds} |\n");
     }
-    text += "\nAn ONNX model can only compute, but its memory is ONNX Runtime's and is not capped, and its clock is looked at\n\
-             between two operators.\n\n\
-             ## When a run does what\n\n\
+    text += "\nAn ONNX model can only compute, but its memory is ONNX Runtime's and is not limited, and its time is\n\
+             checked between two operators.\n\n\
+             ## Periods of a run\n\n\
              | Key | paper-512 | tiny-art | What it means |\n|---|---|---|---|\n";
     let [paper, tiny] = ["paper-512", "tiny-art"].map(|preset| {
         let text = FineTuneConfig::resolve(preset, &[]).expect("a preset").to_toml().expect("it serializes");
         text.parse::<toml::Table>().expect("TOML")
     });
     for (table, key, meaning) in [
-        ("checkpoint", "every", "epochs between two checkpoints; the last whole epoch is always kept when a run stops"),
-        ("checkpoint", "keep", "the newest so many checkpoints; 0 keeps all"),
-        ("monitor", "every", "epochs between two looks at the same prompts and noise"),
-        ("monitor", "count", "samples of the monitor"),
-        ("monitor", "min_diversity", "share of epoch 0's diversity below which the model has collapsed"),
-        ("monitor", "on_collapse", "what that does: `warn` or `stop`"),
+        (
+            "checkpoint",
+            "every",
+            "epochs between two checkpoints; the last finished epoch is always kept when a run stops",
+        ),
+        ("checkpoint", "keep", "number of newest checkpoints that are kept; 0 keeps all"),
+        ("monitor", "every", "epochs between two evaluations on the same prompts and noise"),
+        ("monitor", "count", "number of samples of an evaluation"),
+        ("monitor", "min_diversity", "share of epoch 0's diversity; below it the model has collapsed"),
+        ("monitor", "on_collapse", "what a collapse does: `warn` or `stop`"),
         (
             "plugin",
             "on_error",
@@ -52,7 +56,7 @@ fn document() -> String {
 }
 
 #[test]
-fn the_table_of_limits_is_the_codes() {
+fn the_table_of_limits_matches_the_code() {
     let path = root().join("docs/limits.md");
     if std::env::var_os(UPDATE).is_some() {
         fs::write(&path, document()).expect("writable");

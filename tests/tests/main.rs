@@ -1,4 +1,4 @@
-//! End to end: the built binary, the built plugins and the shipped model, as a user has them.
+//! End-to-end tests of the built binary, the built plugins and the shipped model, as a user has them.
 
 mod bad_input;
 mod can;

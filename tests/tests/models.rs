@@ -28,7 +28,7 @@ fn published_models_are_counted_exactly() {
 }
 
 #[test]
-fn a_merged_model_draws_what_the_lora_draws() {
+fn a_merged_model_generates_the_same_images_as_the_lora() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = root().join("models/weights/tiny-art/diffusion");
     let mut unet =
@@ -55,7 +55,7 @@ fn a_merged_model_draws_what_the_lora_draws() {
     let adapted = sample("tiny-art", "adapted", &["--lora=lora.safetensors"]).expect("images");
     let merged = sample("merged", "as-merged", &[]).expect("images");
     let distance = |a: &tch::Tensor, b: &tch::Tensor| (a - b).abs().max().double_value(&[]);
-    // The shipped weights are f16, so that merging rounds to 11 bits.
+    // The shipped weights are f16, so merging rounds to 11 bits.
     assert!(distance(&adapted, &merged) < 0.02 * distance(&adapted, &plain), "{}", distance(&adapted, &merged));
 
     host_ok(folder.path(), &["lora", "unmerge", "--model=merged", "--lora=lora.safetensors", "--out=back"]);
@@ -96,24 +96,24 @@ fn texts_and_images_are_embedded_in_order() {
     );
 }
 
-/// A stand-in for the Hub: serves a folder as the repository `someone/small`, and remembers what was asked.
+/// A fake Hub: serves a folder as the repository `someone/small`, and records the paths that were requested.
 struct FakeHub {
     address: String,
-    asked: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
+    requested: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 impl FakeHub {
     fn serve(root: std::path::PathBuf) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("bound"));
-        let asked = std::sync::Arc::default();
-        let log = std::sync::Arc::clone(&asked);
+        let requested = std::sync::Arc::default();
+        let log = std::sync::Arc::clone(&requested);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                answer(stream, &root, &log).unwrap_or_else(|error| eprintln!("the stand-in: {error}"));
+                answer(stream, &root, &log).unwrap_or_else(|error| eprintln!("the fake Hub: {error}"));
             }
         });
-        Self { address, asked }
+        Self { address, requested }
     }
 }
 
@@ -185,14 +185,15 @@ fn a_model_by_its_id_is_downloaded_once() {
     let ran = sample("held-back", &["--offline"]);
     let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
     assert!(ran.status.code() == Some(1) && stderr.contains("the network is held back"), "{stderr}");
-    assert!(hub.asked.lock().expect("no panic").is_empty());
+    assert!(hub.requested.lock().expect("no panic").is_empty());
 
     let ran = sample("first", &[]);
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    let asked = hub.asked.lock().expect("no panic").len();
-    assert!(asked > 8 && !hub.asked.lock().expect("no panic").iter().any(|path| path.contains("README")));
+    let requested = || hub.requested.lock().expect("no panic").clone();
+    let first = requested();
+    assert!(first.len() > 8 && !first.iter().any(|path| path.contains("README")));
     let ran = sample("second", &[]);
-    assert!(ran.status.success() && hub.asked.lock().expect("no panic").len() == asked, "the cache is not used");
+    assert!(ran.status.success() && requested() == first, "the cache is not used");
     let read = |out: &str| std::fs::read(folder.path().join(out).join("0000.png")).expect("an image");
     assert_eq!(read("first"), read("second"));
 }

@@ -1,4 +1,4 @@
-//! Plugins: what ships, what fit makes, and every way in which a plugin can be at fault.
+//! Plugins: the shipped ones, those that `fit` writes, and every way in which a plugin can be at fault.
 
 mod author;
 mod build;

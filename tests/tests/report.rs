@@ -1,4 +1,4 @@
-//! `host report`: a page from a run's folder alone.
+//! `host report`: a page written from a run's folder alone.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::{command, host, host_ok};
 
-/// A run of two epochs that nobody trained.
+/// Writes the folder of a run of two epochs, without training.
 fn fake_run(path: &Path) {
     let plugin = LockedPlugin {
         name: "kmeans_image".to_owned(),
@@ -32,7 +32,7 @@ fn fake_run(path: &Path) {
 }
 
 #[test]
-fn a_report_is_made_from_the_folder_and_its_place_is_told() {
+fn a_report_is_written_from_the_folder_and_its_path_is_printed() {
     let folder = tempfile::tempdir().expect("a folder");
     fake_run(&folder.path().join("runs/one"));
     assert_eq!(host_ok(folder.path(), &["report"]).stdout, "runs/one/report.html\n");
@@ -45,7 +45,7 @@ fn a_report_is_made_from_the_folder_and_its_place_is_told() {
 }
 
 #[test]
-fn a_folder_that_is_no_run_is_refused_in_a_sentence() {
+fn a_folder_that_is_not_a_run_is_refused_in_one_sentence() {
     let folder = tempfile::tempdir().expect("a folder");
     let ran = host(folder.path(), &["report", "nowhere"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
@@ -56,7 +56,7 @@ fn a_folder_that_is_no_run_is_refused_in_a_sentence() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_report_is_opened_where_that_is_asked_for() {
+fn open_shows_the_report_in_the_browser() {
     use std::os::unix::fs::PermissionsExt;
 
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,4 @@
-//! `host sample`: seeds are images, batches change nothing, given noise is used.
+//! `host sample`: the seed decides an image, the batch size changes nothing, given noise is used.
 
 use ambiguity_models::safetensors::{read_safetensors, write_safetensors};
 use tch::{Kind, Tensor};

@@ -1,4 +1,4 @@
-//! What these tests share: a way to run the binary. It runs on the CPU, whatever device the other tests are told, since
+//! Shared by these tests: functions that run the binary. It runs on the CPU, whatever the device of the other tests, since
 //! they compare bytes.
 
 use std::path::{Path, PathBuf};
@@ -15,14 +15,14 @@ pub fn host_binary() -> PathBuf {
     host
 }
 
-/// What a call of the binary gave.
+/// The exit code and the output of a call of the binary.
 pub struct Ran {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
-/// Runs `host` in `folder` on one thread, quietly, and without what the caller's environment may say.
+/// Runs `host` in `folder` on one thread, without the settings of the caller's environment.
 pub fn host(folder: &Path, arguments: &[&str]) -> Ran {
     let output = command(folder, arguments).output().expect("the binary starts");
     ran(&output)
@@ -37,7 +37,7 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// What a finished process said.
+/// The exit code and the output of a finished process.
 pub fn ran(output: &Output) -> Ran {
     Ran {
         code: output.status.code().unwrap_or(-1),
@@ -46,7 +46,7 @@ pub fn ran(output: &Output) -> Ran {
     }
 }
 
-/// Runs `host` and wants it to succeed.
+/// Runs `host` and asserts that it succeeds.
 pub fn host_ok(folder: &Path, arguments: &[&str]) -> Ran {
     let ran = host(folder, arguments);
     assert_eq!(ran.code, 0, "host {}\n{}\n{}", arguments.join(" "), ran.stdout, ran.stderr);

@@ -1,4 +1,4 @@
-//! The invariants of ARCHITECTURE.md that can be read off the sources.
+//! The invariants of ARCHITECTURE.md that can be checked on the sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -96,14 +96,14 @@ const LAYERS: [&[&str]; 15] = [
 
 /// The path of a source below `host/src`, as a module path: `tasks/gan/mod.rs` is `tasks`, `gan`.
 fn module_of(path: &Path) -> Vec<String> {
-    let path = path.strip_prefix(root().join("host/src")).expect("it lies there").with_extension("");
+    let path = path.strip_prefix(root().join("host/src")).expect("a source of the host").with_extension("");
     let mut parts: Vec<String> = path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
     parts.retain(|part| part != "mod");
     parts
 }
 
-/// What a source imports from the host, as module paths: `crate::a::b::C` is `a`, `b`, `C`. Groups are opened, `self` and
-/// `super` are resolved, and what stands in the module's tests does not count.
+/// What a source imports from the host, as module paths: `crate::a::b::C` is `a`, `b`, `C`. Groups are expanded, `self`
+/// and `super` are resolved, and the imports of the module's tests do not count.
 fn imports(module: &[String], text: &str) -> Vec<Vec<String>> {
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
     let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join(" ");
@@ -122,7 +122,7 @@ fn imports(module: &[String], text: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// Adds the paths of `a::b`, or of `a::{b, c::d}`, that `text` begins with.
+/// Adds the paths of `a::b`, or of `a::{b, c::d}`, at the start of `text`.
 fn open_path(base: &[String], text: &str, found: &mut Vec<Vec<String>>) {
     let name: String = text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
     let rest = &text[name.len()..];
@@ -162,7 +162,7 @@ fn no_module_of_the_host_imports_one_above_it() {
         let module = module_of(&path);
         let own = layer(&module[0]).unwrap_or_else(|| panic!("{} is in no layer", path.display()));
         for import in imports(&module, &text).into_iter().filter(|import| import[0] != module[0]) {
-            // Names of the crate's root that are no modules, macros above all, have no layer.
+            // Names of the crate's root that are not modules, macros above all, have no layer.
             if layer(&import[0]).is_some_and(|other| other > own || (other == own && own > 0)) {
                 upward.push(format!("{} imports {}", module.join("::"), import.join("::")));
             }
@@ -173,7 +173,7 @@ fn no_module_of_the_host_imports_one_above_it() {
 
 #[test]
 fn the_modules_of_the_host_have_no_circles() {
-    // Files by module path; a folder's mod.rs and its children may know each other, siblings may not go in a circle.
+    // Files by module path; a folder's mod.rs and its children may import each other, siblings may not form a circle.
     let files: Vec<(Vec<String>, String)> =
         sources("host/src").into_iter().map(|(path, text)| (module_of(&path), text)).collect();
     let modules: BTreeSet<Vec<String>> = files.iter().map(|(module, _)| module.clone()).collect();
@@ -206,7 +206,7 @@ fn the_modules_of_the_host_have_no_circles() {
     };
     let circles: Vec<String> =
         arrows.keys().filter(|module| reaches(module, module)).map(|module| module.join("::")).collect();
-    assert!(circles.is_empty(), "modules that reach themselves: {}", circles.join(", "));
+    assert!(circles.is_empty(), "modules that import themselves through others: {}", circles.join(", "));
 }
 
 #[test]
@@ -301,7 +301,8 @@ fn words_are_the_fields_own() {
             before = c;
         }
         for (word, instead) in REPLACED {
-            let allowed = |(of, place, _): &&(&str, &str, &str)| (of.is_empty() || *of == word) && name.starts_with(place);
+            let allowed =
+                |(of, place, _): &&(&str, &str, &str)| (of.is_empty() || *of == word) && name.starts_with(place);
             if ALLOWED.iter().any(|entry| allowed(&entry)) {
                 continue;
             }

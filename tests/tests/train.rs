@@ -1,4 +1,4 @@
-//! Training: two epochs, a resume that is bit-equal, a Ctrl-C that loses nothing, and what a run's folder holds.
+//! Training: two epochs, a bit-equal resume, a Ctrl-C that loses nothing, and the contents of a run's folder.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ pub fn metrics(run: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
 }
 
-/// Metrics without what no two runs share.
+/// Metrics without the fields that differ between any two runs.
 pub fn timeless(run: &Path) -> Vec<Value> {
     let mut lines = metrics(run);
     for line in &mut lines {
@@ -91,14 +91,14 @@ fn a_run_resumed_is_a_run_never_stopped() {
     let best = "best/pytorch_lora_weights.safetensors";
     assert_same_tensors(&whole.join(best), &folder.path().join("parts").join(best));
 
-    // Taken back to its first epoch, the run's best is that epoch's, whatever came later.
+    // Rewound to its first epoch, the run's best is that of this epoch, whatever came later.
     host_ok(folder.path(), &["train", "--resume=parts/checkpoints/epoch-0001", "--set=train.epochs=1"]);
     let parts = folder.path().join("parts");
     assert_same_tensors(&parts.join(best), &parts.join("pytorch_lora_weights.safetensors"));
 }
 
 #[test]
-fn a_run_without_a_checkpoint_starts_again_from_the_adapter_that_it_began_with() {
+fn a_run_without_a_checkpoint_starts_again_from_its_initial_adapter() {
     let folder = tempfile::tempdir().expect("a folder");
     let train = |more: &[&str]| {
         host_ok(folder.path(), &[&["train"][..], &tiny_run(), &["--set=train.epochs=1"], more].concat());
@@ -110,7 +110,7 @@ fn a_run_without_a_checkpoint_starts_again_from_the_adapter_that_it_began_with()
     std::fs::remove_dir_all(second.join("checkpoints/epoch-0001")).expect("a checkpoint");
     host_ok(folder.path(), &["train", "--resume=second"]);
     assert_eq!(timeless(&second), before);
-    // With a checkpoint, the adapter that it began with may be gone.
+    // With a checkpoint, the initial adapter is not needed any more.
     std::fs::remove_dir_all(folder.path().join("first")).expect("a run");
     host_ok(folder.path(), &["train", "--resume=second", "--set=train.epochs=2"]);
 }
@@ -151,7 +151,7 @@ fn ctrl_c_keeps_what_is_finished() {
     let run = folder.path().join("run");
     let deadline = Instant::now() + Duration::from_secs(120);
     while !run.join("checkpoints/epoch-0001/state.safetensors").is_file() {
-        assert!(Instant::now() < deadline, "no checkpoint came");
+        assert!(Instant::now() < deadline, "no checkpoint was written");
         std::thread::sleep(Duration::from_millis(20));
     }
     let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
@@ -161,7 +161,7 @@ fn ctrl_c_keeps_what_is_finished() {
     assert_eq!(output.status.code(), Some(130));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("resume with `host train --resume run`"), "{stderr}");
-    // What was finished is resumed.
+    // The finished epochs are resumed.
     let epochs = metrics(&run).len();
     let more = format!("--set=train.epochs={epochs}");
     host_ok(folder.path(), &["train", "--resume", "run", &more]);
@@ -169,7 +169,7 @@ fn ctrl_c_keeps_what_is_finished() {
 }
 
 #[test]
-fn a_lora_from_elsewhere_is_gone_on_with() {
+fn training_starts_from_a_given_lora() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = |out: &str, extra: &[&str]| {
         let mut arguments = vec!["train", out];
@@ -181,7 +181,7 @@ fn a_lora_from_elsewhere_is_gone_on_with() {
     run("--out=first", &["--set=train.learning_rate=1e-2", "--set=lora.rank=3"]);
     run("--out=second", &["--set=lora.init=\"first\""]);
     let (first, second) = (metrics(&folder.path().join("first")), metrics(&folder.path().join("second")));
-    // Where the first one ended, on the same prompts and noise, the second one begins.
+    // The second run starts where the first one ended, on the same prompts and noise.
     assert_eq!(first[1]["monitor"]["rewards"], second[0]["monitor"]["rewards"]);
     assert_ne!(first[0]["monitor"]["rewards"], second[0]["monitor"]["rewards"]);
     let info = host_ok(folder.path(), &["lora", "info", "second"]).stdout;

@@ -1,5 +1,5 @@
-//! What the tests of every crate share: the device they run on, the reference tensors of `tests/reference` and the
-//! relative error by which numbers are compared. It panics wherever something is missing, as a test does.
+//! Shared by the tests of all crates: the device that they run on, the reference tensors of `tests/reference` and the
+//! relative error by which numbers are compared. Its functions panic where something is missing, as a test does.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 
-/// The variable that names the device of the tests: `cpu` (also where it is not set), `cuda` or `cuda:N`.
+/// The environment variable that names the device of the tests: `cpu` (the default), `cuda` or `cuda:N`.
 pub const DEVICE_VARIABLE: &str = "AMBIGUITY_TEST_DEVICE";
 
 /// The device that the tests run on, as [`DEVICE_VARIABLE`] names it.
@@ -28,20 +28,20 @@ pub fn device() -> Device {
 
 /// The workspace's root.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("tests/support lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("tests/support is in the workspace")
 }
 
-/// The folder of the model that ships: `clip` and `diffusion` lie in it.
+/// The folder of the shipped model, which contains `clip` and `diffusion`.
 pub fn shipped_model() -> PathBuf {
     root().join("models/weights/tiny-art")
 }
 
-/// A file or folder of `../shared/reference` beside the workspace, which not everyone has: a test without it says that
-/// it is skipped, and returns.
+/// A file or folder of `../shared/reference` beside the workspace, which is optional: a test without it prints that it is
+/// skipped, and returns.
 pub fn shared(name: &str) -> Option<PathBuf> {
     let path = root().join("../shared/reference").join(name);
     if !path.exists() {
-        eprintln!("skipped: there is no ../shared/reference/{name} beside the workspace");
+        eprintln!("skipped: ../shared/reference/{name} does not exist beside the workspace");
     }
     path.exists().then_some(path)
 }
@@ -51,7 +51,7 @@ pub fn reference_path(name: &str) -> PathBuf {
     root().join("tests/reference").join(name)
 }
 
-/// A safetensors file of `tests/reference`, which one of the `make_*.py` beside it wrote.
+/// A safetensors file of `tests/reference`, written by one of the `make_*.py` beside it.
 #[derive(Debug)]
 pub struct Reference {
     /// The tensors by name, on [`device`], in the file's own types.
@@ -105,7 +105,7 @@ impl Reference {
     }
 }
 
-/// ‖found − wanted‖₂ / ‖wanted‖₂, taken in f64 on the CPU.
+/// Returns ‖found − wanted‖₂ / ‖wanted‖₂, computed in f64 on the CPU.
 pub fn relative_error(found: &Tensor, wanted: &Tensor) -> f64 {
     assert_eq!(found.size(), wanted.size());
     let double = |tensor: &Tensor| tensor.detach().to_device(Device::Cpu).to_kind(Kind::Double);
@@ -113,7 +113,7 @@ pub fn relative_error(found: &Tensor, wanted: &Tensor) -> f64 {
     ((found - &wanted).norm() / wanted.norm()).double_value(&[])
 }
 
-/// Fails, naming `what`, where the relative error is above `tolerance`, or no number.
+/// Fails, naming `what`, if the relative error is above `tolerance` or not a number.
 #[track_caller]
 pub fn assert_close(what: &str, found: &Tensor, wanted: &Tensor, tolerance: f64) {
     let error = relative_error(found, wanted);

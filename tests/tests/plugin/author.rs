@@ -1,4 +1,4 @@
-//! The author's loop, as a new user goes through it: new, cargo test, build, check, test, bench, install, list.
+//! The author's workflow as a new user goes through it: new, cargo test, build, check, test, bench, install, list.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::built;
 use crate::support::{Ran, command, host, host_ok, root};
 
-/// Where the crates of `host plugin new` are built: kept between runs, so that the SDK is compiled once.
+/// The target folder of the crates of `host plugin new`: kept between runs, so that the SDK is compiled once.
 fn target() -> PathBuf {
     root().join("target/new-plugin")
 }
@@ -27,10 +27,10 @@ fn cargo(folder: &Path, arguments: &[&str]) {
     assert!(output.status.success(), "cargo {arguments:?}\n{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Runs `host` where the crate's target folder is [`target`].
+/// Runs `host` with [`target`] as the crate's target folder.
 fn host_here(folder: &Path, arguments: &[&str]) -> Ran {
     let mut command = command(folder, arguments);
-    // The crates of a test share what is installed: it lies in the folder above them.
+    // The crates of a test share the installed plugins, which are in the folder above them.
     command.env("CARGO_TARGET_DIR", target()).env("XDG_DATA_HOME", folder.parent().expect("a crate's folder"));
     let output = command.output().expect("the binary starts");
     Ran {
@@ -51,7 +51,7 @@ fn refused(ran: Ran) -> String {
 }
 
 #[test]
-fn a_new_crate_of_each_kind_goes_through_the_whole_loop() {
+fn a_new_crate_of_each_kind_goes_through_the_whole_workflow() {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, kind) in [("sea_and-sky", "pixels"), ("movements", "embedding"), ("tone", "text")] {
         host_ok(folder.path(), &["plugin", "new", name, "--kind", kind]);
@@ -61,7 +61,7 @@ fn a_new_crate_of_each_kind_goes_through_the_whole_loop() {
         cargo(&its, &["test"]);
         cargo(&its, &["build-plugin"]);
         let check = ok(host_here(&its, &["plugin", "check", "."]));
-        // What the small CLIP makes of black is no style's; that is a warning worth seeing.
+        // To the small CLIP, black is ambiguous between the styles: that warning is justified.
         assert!(check.ends_with("ok: no warnings\n") || kind == "embedding", "{check}");
         assert!(refused(host_here(&its, &["plugin", "test"])).contains("--accept"));
         ok(host_here(&its, &["plugin", "test", "--accept"]));
@@ -79,7 +79,7 @@ fn a_new_crate_of_each_kind_goes_through_the_whole_loop() {
 }
 
 #[test]
-fn new_refuses_bad_names_and_what_is_there() {
+fn new_refuses_bad_names_and_existing_folders() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::create_dir(folder.path().join("taken")).expect("a new folder");
     let refused = |arguments: &[&str]| refused(host(folder.path(), &[&["plugin", "new"], arguments].concat()));
@@ -97,12 +97,12 @@ fn new_refuses_bad_names_and_what_is_there() {
     error: `fn` is no name for a plugin crate: it has a meaning in Rust
     error: . is not the folder of ambiguity-sdk
     ");
-    assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 1, "nothing is left behind");
+    assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 1, "nothing was written");
 }
 
-/// The table as a person sees it. Fuel and time are left out: they follow from the compiler and the machine.
+/// The table as a user sees it. Fuel and time are left out: they depend on the compiler and the machine.
 #[test]
-fn check_shows_what_a_plugin_makes_of_probes() {
+fn check_shows_a_plugins_predictions_on_probes() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["palette", "words", "melody"] {
         let plugin = built(name);
@@ -127,13 +127,13 @@ fn check_shows_what_a_plugin_makes_of_probes() {
 #[test]
 fn check_warns_of_a_dead_reward() {
     let folder = tempfile::tempdir().expect("a folder");
-    // It gives every sample the same distribution.
+    // This plugin returns the same distribution for every sample.
     let text = host_ok(folder.path(), &["plugin", "check", &built("hostile").to_string_lossy()]).stdout;
     assert!(text.contains("\nwarning: dead: all probes get the same distribution"), "{text}");
 }
 
 #[test]
-fn test_holds_a_plugin_against_its_snapshots() {
+fn test_compares_a_plugin_with_its_snapshots() {
     let folder = tempfile::tempdir().expect("a folder");
     host_ok(folder.path(), &["art", "--out", "art", "--per-class", "1", "--seed", "5"]);
     fs::create_dir(folder.path().join("fixtures")).expect("a new folder");
@@ -183,7 +183,7 @@ fn test_holds_a_plugin_against_its_snapshots() {
 }
 
 #[test]
-fn test_says_what_is_missing() {
+fn test_reports_what_is_missing() {
     let folder = tempfile::tempdir().expect("a folder");
     let test = |arguments: &[&str]| refused(host(folder.path(), &[&["plugin", "test"], arguments].concat()));
     let mut messages = vec![test(&["nowhere"]), test(&["."])];
@@ -210,7 +210,7 @@ fn install_and_list_know_what_a_name_means() {
     let said = install(&[&palette, "--name", "mine"]);
     assert!(said.code == 0 && said.stderr.starts_with("installed `mine` (sha256 "), "{}", said.stderr);
     let installed = folder.path().join("ambiguity/plugins/mine.wasm");
-    assert!(fs::read(&installed).expect("it is there") == fs::read(&*palette).expect("it is there"));
+    assert!(fs::read(&installed).expect("it exists") == fs::read(&*palette).expect("it exists"));
     ok(install(&[&palette, "--name", "mine"]));
 
     fs::write(folder.path().join("junk.wasm"), "junk").expect("writable");
@@ -246,7 +246,7 @@ fn install_and_list_know_what_a_name_means() {
 }
 
 #[test]
-fn bench_measures_all_there_is() {
+fn bench_measures_every_part() {
     let folder = tempfile::tempdir().expect("a folder");
     let plugin = built("palette");
     let arguments =
@@ -296,7 +296,7 @@ fn the_plugin_in_c_builds_and_runs() {
     assert!(check.contains("lightness 0.1.0: 3 styles, image"), "{check}");
 }
 
-/// Every `host` command of the page exists, and so does every flag that it is given there.
+/// Every `host` command of the page exists, and so do the flags that it has there.
 #[test]
 fn the_commands_of_the_plugin_page_exist() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -310,7 +310,7 @@ fn the_commands_of_the_plugin_page_exist() {
         let n_names = if words[0] == "plugin" { 2 } else { 1 };
         let help = host_ok(folder.path(), &[&words[..n_names], &["--help"]].concat()).stdout;
         for flag in words[n_names..].iter().filter(|word| word.starts_with('-')) {
-            assert!(help.split([' ', ',', '\n']).any(|word| word == *flag), "{line}: there is no {flag}");
+            assert!(help.split([' ', ',', '\n']).any(|word| word == *flag), "{line}: the help has no {flag}");
         }
         n_commands += 1;
     }

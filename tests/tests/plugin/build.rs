@@ -1,4 +1,4 @@
-//! `host plugin build`: from a list of styles to distributions, by the command line alone.
+//! `host plugin build`: from a list of styles to distributions, with the command line alone.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn build_inspect_classify() {
     let said = host_ok(folder.path(), &build).stderr;
     let first = fs::read(folder.path().join("two.wasm")).expect("it was written");
     host_ok(folder.path(), &build);
-    assert!(fs::read(folder.path().join("two.wasm")).expect("it is there") == first, "building twice, the same bytes");
+    assert!(fs::read(folder.path().join("two.wasm")).expect("it exists") == first, "building twice, the same bytes");
 
     let shown = host_ok(folder.path(), &["plugin", "inspect", "two"]).stdout;
     insta::with_settings!({ filters => [(r"sha256      [0-9a-f]{64}", "sha256      [DIGEST]"), (r"\d+ kB", "[N] kB"), (r"imports     .*\n.*\n.*\n", "imports     [IMPORTS]\n")] }, {

@@ -1,4 +1,4 @@
-//! The fault matrix: each plugin at fault gives its own message, and the next call, to a well-behaved one, is answered.
+//! The fault matrix: each faulty plugin has its own message, and the next call, of a correct plugin, succeeds.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,7 +11,7 @@ use ndarray::Array2;
 
 use super::{built, load, means, two_images};
 
-/// What a plugin's own behavior may be, with the limits that it meets.
+/// Faults in a plugin's behavior, with the limits that apply.
 #[test]
 fn misbehaving_plugins() {
     let hostile = built("hostile");
@@ -63,7 +63,7 @@ fn misbehaving_plugins() {
     insta::assert_snapshot!(table);
 }
 
-/// The same for its gradient; classifying goes on as before after each fault.
+/// The same for its gradient; after each fault the plugin classifies as before.
 #[test]
 fn misbehaving_gradients() {
     let hostile = built("hostile");
@@ -87,7 +87,7 @@ fn misbehaving_gradients() {
         let classified = plugin.classify(&mut batch, &mut encoders).expect("the batch and the encoders are back");
         assert_eq!(classified.distributions.rows, vec![vec![0.25, 0.75]; 2], "after {fault}");
     }
-    // One that declares no encoder has nothing to give the gradient of.
+    // A plugin that declares no encoder has no embedding to differentiate.
     let mut plugin = load(limits, &hostile, &[]).expect("it loads");
     let message = plugin.embedding_vjp(&mut two_images(), &mut means(), &upstream).expect_err("none").to_string();
     writeln!(table, "no encoder\n    {message}").expect("a string grows");
@@ -98,9 +98,9 @@ fn misbehaving_gradients() {
     assert_eq!(gradient, Array2::<f32>::zeros((2, 3)));
 }
 
-/// A fault leaves the batch and the encoders as they were, so that the next plugin finds them.
+/// A fault leaves the batch and the encoders as they were, for the next plugin.
 #[test]
-fn a_fault_gives_the_batch_and_the_encoders_back() {
+fn a_fault_returns_the_batch_and_the_encoders() {
     let hostile = built("hostile");
     let (mut batch, mut encoders) = (two_images(), means());
     let mut plugin = load(Limits::default(), &hostile, &[("fault", "panic")]).expect("it loads");
@@ -132,7 +132,7 @@ fn encoders_that_are_missing_or_mixed() {
 }
 
 #[test]
-fn texts_without_end() {
+fn too_many_texts() {
     let limits = Limits { texts: 4500, ..Limits::default() };
     let mut plugin = load(limits, &built("hostile"), &[("encoder", "means"), ("fault", "texts")]).expect("it loads");
     let message = plugin.classify(&mut two_images(), &mut means()).expect_err("too many").to_string();
@@ -142,18 +142,18 @@ fn texts_without_end() {
     );
 }
 
-/// Nothing is remembered: the second batch meets a fresh instance.
+/// No state is kept: the second batch has a fresh instance.
 #[test]
-fn each_batch_meets_a_fresh_instance() {
+fn each_batch_has_a_fresh_instance() {
     let mut plugin = load(Limits::default(), &built("hostile"), &[("fault", "remember")]).expect("it loads");
     for _ in 0..3 {
         plugin.classify(&mut two_images(), &mut means()).expect("no traces of another batch");
     }
 }
 
-/// What a file may be instead of a plugin.
+/// Files that are something else than a plugin.
 #[test]
-fn files_that_are_no_plugins() {
+fn files_that_are_not_plugins() {
     let folder = tempfile::tempdir().expect("a folder");
     let wat = |text: &str| wat::parse_str(text).expect("it assembles");
     let classifier = |name: &str| wat(&format!("(component (instance $i) (export \"{name}\" (instance $i)))"));
@@ -193,7 +193,7 @@ fn files_that_are_no_plugins() {
     insta::assert_snapshot!(table);
 }
 
-/// A compiled plugin is kept; one that was tampered with or cut off is compiled again.
+/// A compiled plugin is cached; one that was changed or truncated is compiled again.
 #[test]
 fn a_damaged_cache_entry_is_compiled_again() {
     let hostile = built("hostile");
@@ -222,7 +222,7 @@ fn a_damaged_cache_entry_is_compiled_again() {
 }
 
 #[test]
-fn a_path_that_leads_nowhere() {
+fn a_path_that_does_not_exist() {
     let message = load(Limits::default(), Path::new("no/such.wasm"), &[]).err().expect("nothing").to_string();
     assert_eq!(message, "plugin `no/such.wasm`: not found");
 }

@@ -1,4 +1,4 @@
-//! Making plugins without a compiler: templates, baking, `host plugin fit`.
+//! Plugins without a compiler: templates, baking, `host plugin fit`.
 
 use std::fs;
 use std::path::Path;
@@ -30,9 +30,9 @@ fn primaries(digest: &str, medium: &str) -> Vec<u8> {
     bake_k_means(&manifest, &arr2(&[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])).expect("the template takes it")
 }
 
-/// The numbers are those of the definition: softmax of 1/‖e − c‖ with e of length 1.
+/// The distributions are those of the definition: softmax of 1/‖e − c‖ with e of length 1.
 #[test]
-fn k_means_distributions_are_what_the_definition_says() {
+fn k_means_distributions_match_the_definition() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("primaries.wasm");
     fs::write(&path, primaries("means", "image")).expect("writable");
@@ -48,10 +48,10 @@ fn k_means_distributions_are_what_the_definition_says() {
             1.0 / squared.sqrt().max(1e-6)
         };
         let logits = [logit(0), logit(1), logit(2)];
-        let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = logits.iter().map(|z| (z - most).exp()).sum();
+        let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = logits.iter().map(|z| (z - largest).exp()).sum();
         for (p, z) in row.iter().zip(logits) {
-            assert!((p - (z - most).exp() / sum).abs() < 1e-6, "{color:?}: {row:?}");
+            assert!((p - (z - largest).exp() / sum).abs() < 1e-6, "{color:?}: {row:?}");
         }
     }
     // The same bits on every run and machine.
@@ -95,7 +95,7 @@ fn the_interface_file_and_the_template_agree_on_the_version() {
     assert_eq!(template.interface, version);
 }
 
-/// From a folder of images to a plugin to distributions, by the command line alone.
+/// From a folder of images to a plugin to distributions, with the command line alone.
 #[test]
 fn fit_inspect_classify() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -120,7 +120,7 @@ fn fit_inspect_classify() {
     );
     let sheet = image::open(folder.path().join("two.png")).expect("the contact sheet").into_rgb8();
     let shown = |color: [u8; 3]| sheet.pixels().filter(|pixel| pixel.0 == color).count();
-    assert_eq!((shown([20, 40, 200]), shown([210, 60, 20])), (96 * 96, 96 * 96), "each image is there once");
+    assert_eq!((shown([20, 40, 200]), shown([210, 60, 20])), (96 * 96, 96 * 96), "each image is shown once");
 
     let inspected: serde_json::Value =
         serde_json::from_str(&host_ok(folder.path(), &["plugin", "inspect", "two", "--json"]).stdout).expect("JSON");
@@ -171,7 +171,7 @@ fn fit_refuses_what_cannot_be_fitted() {
     insta::assert_snapshot!(table.join("\n"));
 }
 
-/// Embeddings in three groups, by numbers that every machine adds up to the same.
+/// Embeddings in three groups, of numbers whose sums are exact on every machine.
 fn groups() -> Array2<f32> {
     Array2::from_shape_fn((24, 4), |(i, j)| if i % 3 == j { 4.0 } else { 0.0 } + (i / 3 % 4) as f32 / 4.0)
 }
@@ -202,7 +202,7 @@ fn an_elbow_table() {
     assert_eq!(inspected["styles"].as_array().map(Vec::len), Some(3), "of three rows the middle one is the elbow");
 }
 
-/// Clusters of texts judge images by default, texts when asked; each is called by its nearest text.
+/// Clusters of texts classify images by default, and texts on request; each is named after its nearest text.
 #[test]
 fn fit_texts() {
     let folder = tempfile::tempdir().expect("a folder");

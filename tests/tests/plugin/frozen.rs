@@ -1,4 +1,4 @@
-//! Interface versions: what was released stays, and a plugin that was built for it then still loads.
+//! Interface versions: a released version never changes, and a plugin that was built for it still loads.
 
 use std::fs;
 
@@ -31,23 +31,23 @@ fn a_plugin_built_for_0_1_0_keeps_loading() {
     assert_eq!(three.description().styles.len(), 3);
 }
 
-/// Every line of a frozen interface is in today's, in the same order: functions may be added, nothing else.
+/// Every line of a frozen interface is in the current one, in the same order: functions may be added, nothing else.
 #[test]
-fn todays_interface_holds_what_was_frozen() {
+fn the_current_interface_contains_the_frozen_one() {
     let lines = |file: &str| -> Vec<String> {
         let text = fs::read_to_string(root().join(file)).expect("committed");
         let lines = text.lines().map(str::trim);
         let counts = |line: &&str| !line.is_empty() && !line.starts_with("//") && !line.starts_with("package ");
         lines.filter(counts).map(str::to_owned).collect()
     };
-    let mut today = lines("wit/plugin.wit").into_iter();
+    let mut current = lines("wit/plugin.wit").into_iter();
     for line in lines("wit/frozen/0.1.0/plugin.wit") {
-        assert!(today.any(|now| now == line), "`{line}` of interface 0.1.0 is gone or has moved");
+        assert!(current.any(|now| now == line), "`{line}` of interface 0.1.0 is gone or has moved");
     }
 }
 
 #[test]
-fn the_table_of_versions_has_this_host() {
+fn the_table_of_versions_contains_this_host() {
     let table = fs::read_to_string(root().join("docs/interface-versions.md")).expect("committed");
     let host = env!("CARGO_PKG_VERSION");
     let row = table.lines().find(|line| line.starts_with(&format!("| {host} |"))).expect("a row for this host");

@@ -1,4 +1,4 @@
-//! L_SA through a plugin's gradient, from images through the shipped encoder and the plugins that ship, and back.
+//! L_SA through a plugin's gradient: from images through the shipped encoder and plugins, and back.
 
 use ambiguity_host::encoders::Encoders;
 use ambiguity_host::plugin::{Artifact, Limits};
@@ -13,7 +13,7 @@ use torch_ext::{AdamW, AdamWConfig};
 use super::{load, means, two_images};
 use crate::support::root;
 
-/// The plugins that ship and have a gradient for images.
+/// The shipped plugins with a gradient for images.
 const PLUGINS: [&str; 3] = ["kmeans_image", "kmeans_text", "clip_softmax"];
 
 fn encoders() -> Encoders {
@@ -39,13 +39,14 @@ fn images(seed: u64, n: i64) -> Tensor {
     coarse.upsample_bicubic2d([40, 40], false, None, None).tanh().set_requires_grad(true)
 }
 
-/// The gradient in the images of something that was made of them.
+/// The gradient of `of` with respect to the images that it was computed from.
 fn gradient(of: &Tensor, images: &Tensor) -> Tensor {
     Tensor::f_run_backward(&[of], &[images], false, false).expect("there is a graph").remove(0)
 }
 
-/// The whole path against central differences of the value along random directions, which in f32 are good for about a
-/// thousandth: the root mean square over the directions counts, for a single one may be nearly level.
+/// The whole path compared with central differences of the value along random directions, which in f32 are accurate to
+/// about a thousandth. The error is a root mean square over the directions, since the value may be nearly flat along
+/// one.
 #[test]
 fn the_surrogates_gradient_is_that_of_the_value() {
     const STEP: f64 = 4e-3;
@@ -59,7 +60,7 @@ fn the_surrogates_gradient_is_that_of_the_value() {
         let mut value = |images: &Tensor| mean_cross_entropy(&ambiguity.classify(images).expect("good images"));
         let (mut off, mut whole) = (0.0, 0.0);
         for seed in 0..12 {
-            // Smooth, as the steps that matter are: white noise is nearly gone after the resize.
+            // Smooth directions, since white noise nearly vanishes in the resize.
             let direction = normal(seed, &[2, 3, 5, 5]).upsample_bicubic2d([40, 40], false, None, None);
             let along = (&gradient * &direction).sum(Kind::Double).double_value(&[]);
             let step = direction * STEP;
@@ -74,7 +75,7 @@ fn the_surrogates_gradient_is_that_of_the_value() {
     }
 }
 
-/// Against the same heads written in libtorch, from the same baked assets, on the same embeddings: within 1e-5.
+/// Compared with the same heads written in libtorch, from the same baked assets, on the same embeddings: within 1e-5.
 #[test]
 fn the_surrogates_gradient_is_that_of_the_same_head_in_libtorch() {
     for plugin in PLUGINS {
@@ -122,8 +123,8 @@ fn tensor(rows: &Array2<f32>) -> Tensor {
     Tensor::from_slice(&rows.iter().copied().collect::<Vec<_>>()).view(shape).to_device(device())
 }
 
-/// A generator that is trained on nothing else makes images that the plugin cannot place, from noise that it has not
-/// seen in training too.
+/// A generator that is trained on nothing else generates images that are ambiguous to the plugin, also from noise that
+/// was not used in training.
 #[test]
 fn l_sa_falls_when_trained_alone() {
     for plugin in ["kmeans_image", "clip_softmax"] {
@@ -154,7 +155,7 @@ fn l_sa_falls_when_trained_alone() {
 }
 
 #[test]
-fn plugins_that_cannot_be_trained_through_are_refused_in_a_sentence() {
+fn plugins_that_cannot_be_trained_through_are_refused_in_one_sentence() {
     let refused = |plugin: &str| {
         let plugin = load(Limits::default(), &root().join(plugin), &[]).expect("it loads");
         PluginAmbiguity::new(plugin, encoders()).err().expect("it cannot").to_string()
@@ -167,14 +168,14 @@ fn plugins_that_cannot_be_trained_through_are_refused_in_a_sentence() {
         refused("plugins/words.wasm"),
         "plugin words classifies text, but a CAN generates images: choose a plugin for images"
     );
-    // Both kinds of file say it themselves too, whoever asks.
+    // Both kinds of plugin return the same error themselves.
     for path in ["plugins/palette.wasm", "tests/reference/onnx/pixels.onnx"] {
         let mut plugin = load(Limits::default(), &root().join(path), &[]).expect("it loads");
         let upstream = Array2::zeros((2, plugin.description().styles.len()));
         let message = plugin.embedding_vjp(&mut two_images(), &mut means(), &upstream).expect_err(path).to_string();
         assert!(message.ends_with(lacks), "{message}");
     }
-    // One that has a gradient, and an encoder that has none or is not there.
+    // A plugin with a gradient, and an encoder that has none or is missing.
     let frozen = || load(Limits::default(), &root().join("tests/guests/frozen-0.1.0.wasm"), &[]).expect("it loads");
     let missing = PluginAmbiguity::new(frozen(), Encoders::new()).err().expect("no encoder").to_string();
     assert!(missing.starts_with("there is no encoder `means`; say where it is"), "{missing}");
@@ -192,7 +193,7 @@ fn plugins_that_cannot_be_trained_through_are_refused_in_a_sentence() {
 }
 
 #[test]
-fn images_that_are_none_are_refused() {
+fn images_that_are_not_finite_or_missing_are_refused() {
     let mut ambiguity = shipped("kmeans_image");
     let message = ambiguity.loss(&(images(1, 2) * f64::NAN)).expect_err("no numbers").to_string();
     assert_eq!(message, "the embedding of image 0 of a batch is not finite");

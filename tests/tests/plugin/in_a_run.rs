@@ -7,7 +7,7 @@ use super::built;
 use crate::support::{Ran, host, tiny_run};
 use crate::train::metrics;
 
-/// A run of three epochs of two batches, whose only plugin misbehaves in the second one.
+/// A run of three epochs of two batches, whose only plugin fails in the second epoch.
 fn run(folder: &Path, fault: &str, settings: &[&str]) -> Ran {
     let plugin = built("hostile");
     let config =
@@ -35,7 +35,7 @@ fn abort_stops_after_a_checkpoint() {
 }
 
 #[test]
-fn skip_leaves_the_batch_out_and_counts_it_and_stops_above_a_share() {
+fn skip_leaves_the_batch_out_and_counts_it_and_stops_above_the_limit() {
     let folder = tempfile::tempdir().expect("a folder");
     let skip = "--set=plugin.on_error=skip";
     let ran = run(folder.path(), "second-epoch-batch", &[skip, "--set=plugin.max_skipped=0.5"]);
@@ -53,7 +53,7 @@ fn skip_leaves_the_batch_out_and_counts_it_and_stops_above_a_share() {
     assert!(folder.path().join("run/checkpoints/epoch-0001/state.safetensors").is_file());
 }
 
-/// The monitor compares the same samples each time, so one that lacks some is left out.
+/// The monitor compares the same samples each time, so an evaluation that lacks some is left out.
 #[test]
 fn skip_leaves_out_a_monitor_that_lacks_samples() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,5 +1,5 @@
-//! ONNX plugins: what they say against onnxruntime in Python, what inspect, classify and train make of them, and every
-//! file that is refused. `tests/reference/make_onnx.py` makes the files.
+//! ONNX plugins: their outputs compared with onnxruntime in Python, `inspect`, `classify` and `train` with them, and
+//! every file that is refused. `tests/reference/make_onnx.py` writes the files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ fn images() -> Batch {
     Batch::new(images.map(|image| Sample { image: Some(Arc::new(image)), ..Sample::default() }).collect())
 }
 
-/// Within 1e-6 of what onnxruntime and numpy make of the same images, resized by Pillow.
+/// Within 1e-6 of the outputs of onnxruntime and numpy for the same images, resized by Pillow.
 #[test]
 fn distributions_are_those_of_onnxruntime_in_python() {
     let reference = reference();
@@ -47,7 +47,7 @@ fn distributions_are_those_of_onnxruntime_in_python() {
         assert!(worst < 1e-6, "{name} is off by {worst}");
         assert_eq!(classified.fuel, None);
         let again = plugin.classify(&mut images(), &mut means()).expect(name);
-        assert_eq!(again.distributions, classified.distributions, "{name} says something else the second time");
+        assert_eq!(again.distributions, classified.distributions, "{name} returns something else the second time");
         assert!(
             plugin
                 .classify(&mut Batch::new(vec![]), &mut means())
@@ -63,10 +63,10 @@ fn distributions_are_those_of_onnxruntime_in_python() {
 fn files_that_are_refused() {
     let hasty = Limits { timeout_ms: 200, ..Limits::default() };
     let small = Limits { onnx_mib: 0, ..Limits::default() };
-    let loud = |name: &str, limits: Limits, config: &[(&str, &str)], encoders: &mut Encoders| {
+    let message = |name: &str, limits: Limits, config: &[(&str, &str)], encoders: &mut Encoders| {
         let result = load(limits, &file(&format!("{name}.onnx")), config)
             .and_then(|mut plugin| plugin.classify(&mut two_images(), encoders));
-        // What is broken must leave the next one working.
+        // A broken plugin must not affect the next one.
         let mut good = load(Limits::default(), &file("pixels.onnx"), &[]).expect("a good plugin");
         good.classify(&mut two_images(), &mut means()).expect("a good plugin");
         result.expect_err(name).to_string().replace(&root().display().to_string(), "[ROOT]")
@@ -87,12 +87,12 @@ fn files_that_are_refused() {
         "sum",
         "shape",
     ] {
-        table.push(loud(name, Limits::default(), &[], &mut means()));
+        table.push(message(name, Limits::default(), &[], &mut means()));
     }
-    table.push(loud("loop", hasty, &[], &mut means()));
-    table.push(loud("pixels", small, &[], &mut means()));
-    table.push(loud("pixels", Limits::default(), &[("color", "red")], &mut means()));
-    table.push(loud("embedding", Limits::default(), &[], &mut Encoders::new()));
+    table.push(message("loop", hasty, &[], &mut means()));
+    table.push(message("pixels", small, &[], &mut means()));
+    table.push(message("pixels", Limits::default(), &[("color", "red")], &mut means()));
+    table.push(message("embedding", Limits::default(), &[], &mut Encoders::new()));
     insta::assert_snapshot!(table.join("\n"));
 }
 
@@ -105,7 +105,7 @@ fn a_batch_without_images_names_the_sample() {
 }
 
 #[test]
-fn inspect_and_classify_do_not_mind_the_kind() {
+fn inspect_and_classify_work_for_all_kinds() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["pixels.onnx", "bare.onnx", "bare.toml", "fixed_4.onnx"] {
         fs::copy(file(name), folder.path().join(name)).expect("copied");
@@ -145,7 +145,7 @@ fn inspect_and_classify_do_not_mind_the_kind() {
 }
 
 #[test]
-fn onnx_runtime_is_only_missed_where_it_is_needed() {
+fn a_missing_onnx_runtime_is_an_error_only_where_it_is_needed() {
     let folder = tempfile::tempdir().expect("a folder");
     let without = |arguments: &[&str]| {
         command(folder.path(), arguments).env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so").output().expect("starts")
@@ -173,8 +173,8 @@ fn a_run_is_trained_with_an_onnx_plugin_beside_another() {
     assert!(last["rewards"]["pixels"].as_f64().is_some_and(|reward| reward < -(3f64.ln())), "{last}");
 }
 
-/// The reference's networks as users get them. `make parity` gives what lies in target/tmp/onnx after this to ONNX's own
-/// checker, and holds what onnxruntime makes of it against PyTorch.
+/// The reference's networks, exported as for users. `make parity` checks the files in target/tmp/onnx after this test
+/// with ONNX's own checker, and compares the outputs of onnxruntime with PyTorch's.
 #[test]
 fn a_network_that_was_written_is_a_plugin() {
     let reference = Reference::read("can.safetensors");

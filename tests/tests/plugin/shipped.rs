@@ -1,4 +1,4 @@
-//! The plugins that ship, with the encoder that ships.
+//! The shipped plugins, with the shipped encoder.
 
 use std::fs;
 use std::process::Command;
@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::load;
 use crate::support::{host, host_ok, root};
 
-/// It is the committed template with its own assets, for the weights that ship: what a refit makes of the same images
-/// hangs on the machine's arithmetic, this does not.
+/// It is the committed template with its own assets, for the shipped weights: a refit on the same images would depend on
+/// the machine's arithmetic, this does not.
 #[test]
 fn kmeans_image_is_the_template_with_assets_for_the_shipped_encoder() {
     let bytes = fs::read(root().join("plugins/kmeans_image.wasm")).expect("it ships");
@@ -46,9 +46,9 @@ fn kmeans_text_is_the_template_with_centers_of_style_names() {
     assert_eq!(manifest.encoder.map(|encoder| encoder.digest), Some(shipped), "run `make shipped-plugins`");
 }
 
-/// A digest of its own for every refit: what follows from the committed bytes alone is in the snapshot.
+/// The snapshot leaves out the digest, which changes with every refit.
 #[test]
-fn kmeans_image_is_what_it_says() {
+fn inspect_shows_kmeans_image() {
     let folder = tempfile::tempdir().expect("a folder");
     let ran = host_ok(folder.path(), &["plugin", "inspect", "kmeans_image"]);
     let text = ran.stdout.replace(&root().display().to_string(), "[ROOT]");
@@ -59,7 +59,7 @@ fn kmeans_image_is_what_it_says() {
 }
 
 #[test]
-fn kmeans_image_tells_paintings_apart_the_same_way_each_time() {
+fn kmeans_image_classifies_paintings_the_same_way_each_time() {
     let folder = tempfile::tempdir().expect("a folder");
     host_ok(folder.path(), &["art", "--out", "art", "--per-class", "3", "--seed", "5"]);
     let files = ["minimalism/0000", "ukiyo-e/0001", "cubism/0002"].map(|name| format!("art/{name}.png"));
@@ -91,15 +91,15 @@ fn kmeans_image_tells_paintings_apart_the_same_way_each_time() {
     assert!(shown.starts_with("art/minimalism/0000.png\n  reward -3.") && shown.contains('█'), "{shown}");
 }
 
-/// Components that follow from the sources alone are what the sources give.
+/// Components that depend only on the sources are those that the sources build.
 #[test]
-fn committed_components_are_what_the_sources_give() {
+fn committed_components_match_their_sources() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut build = Command::new("sh");
     build.arg(root().join("scripts/components.sh")).arg(folder.path());
     let output = build.args(["kmeans", "clip-softmax", "melody", "palette", "words"]).output().expect("a shell starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for (file, made_by) in [
+    for (file, command) in [
         ("host/src/plugin/templates/kmeans.wasm", "make templates"),
         ("host/src/plugin/templates/clip_softmax.wasm", "make templates"),
         ("plugins/melody.wasm", "make shipped-plugins"),
@@ -107,14 +107,14 @@ fn committed_components_are_what_the_sources_give() {
         ("plugins/words.wasm", "make shipped-plugins"),
     ] {
         let committed = fs::read(root().join(file)).expect("it is committed");
-        let name = file.rsplit('/').next().expect("a path has a last part");
+        let name = file.rsplit('/').next().expect("a path with a last part");
         let built = fs::read(folder.path().join(name)).expect("it was built");
-        assert!(built == committed, "the sources give another {file}: run `{made_by}` and commit it");
+        assert!(built == committed, "the sources build another {file}: run `{command}` and commit it");
     }
 }
 
-/// What a shipped plugin says of files in its crate's folder `fixtures`: the same twice, and the row of each file to
-/// so many decimals.
+/// The distributions of a shipped plugin for files in its crate's folder `fixtures`, to this number of decimals; asserts
+/// that they are the same twice.
 fn on_fixtures(plugin: &str, folder: &str, files: &[&str], decimals: usize) -> String {
     let scratch = tempfile::tempdir().expect("a folder");
     for file in files {
@@ -148,7 +148,7 @@ fn a_crates_description_authors_and_license_are_shown() {
     assert_eq!((&said["authors"], &said["license"]), (&json!(["The Ambiguity authors"]), &json!("Apache-2.0")));
 }
 
-/// Plain arithmetic in the sandbox has the same bits everywhere; twelve decimals are what a reader of JSON keeps of them.
+/// Arithmetic in the sandbox has the same bits on every machine; twelve decimals survive JSON.
 #[test]
 fn palette_words_and_melody_on_their_fixtures() {
     let images = ["baroque.png", "fauvism.png", "minimalism.png", "ukiyo-e.png"];
@@ -159,7 +159,7 @@ fn palette_words_and_melody_on_their_fixtures() {
     insta::assert_snapshot!("melody", on_fixtures("melody", "melody", &recordings, 12));
 }
 
-/// The encoder's arithmetic depends on the machine's: so many decimals are the same everywhere.
+/// The encoder's arithmetic depends on the machine: only three decimals are the same everywhere.
 #[test]
 fn clip_softmax_and_kmeans_image_on_their_fixtures() {
     let images = ["cubism.png", "pop-art.png"];
@@ -167,9 +167,9 @@ fn clip_softmax_and_kmeans_image_on_their_fixtures() {
     on_fixtures("kmeans_image", "clip-softmax", &images, 3);
 }
 
-/// The small CLIP was trained on such paintings' captions, so its own softmax tells their styles.
+/// The small CLIP was trained on captions of such paintings, so its softmax predicts their styles.
 #[test]
-fn clip_softmax_tells_the_styles_of_the_paintings() {
+fn clip_softmax_predicts_the_styles_of_the_paintings() {
     let folder = tempfile::tempdir().expect("a folder");
     host_ok(folder.path(), &["art", "--out", "art", "--per-class", "2", "--seed", "77"]);
     let mut files: Vec<String> = vec![];
@@ -191,7 +191,7 @@ fn clip_softmax_tells_the_styles_of_the_paintings() {
         right += usize::from(sample["file"].as_str().expect("a name").contains(&format!("/{style}/")));
     }
     assert_eq!(files.len(), 54);
-    assert!(right >= 41, "{right} of 54 styles were told, at least three quarters must be");
+    assert!(right >= 41, "{right} of 54 styles were predicted, at least three quarters must be");
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_plugin_for_another_medium_is_refused_with_both_named() {
         let wanted =
             format!("plugin {plugin} classifies {medium}, but this run generates images: choose a plugin for images");
         assert!(ran.code == 1 && ran.stderr.contains(&wanted), "{}", ran.stderr);
-        assert!(!folder.path().join("run").exists(), "a run's folder was begun");
+        assert!(!folder.path().join("run").exists(), "a run's folder was created");
     }
     fs::copy(root().join("plugins/melody/fixtures/rain.wav"), folder.path().join("rain.wav")).expect("a file");
     let ran = host(folder.path(), &["plugin", "classify", "words", "rain.wav"]);
@@ -233,10 +233,10 @@ fn classify_refuses_what_it_cannot_read() {
     assert_eq!(host(folder.path(), &["plugin", "classify", "kmeans_image"]).code, 2, "no files is a usage error");
 }
 
-/// The trained ones tell paintings that they were not trained on, and are small enough to ship.
+/// The trained plugins classify paintings that they were not trained on, and are small enough to ship.
 #[test]
-fn the_trained_plugins_tell_new_paintings() {
-    for (name, least) in [("simple", 0.95), ("dcgan", 0.8)] {
+fn the_trained_plugins_classify_new_paintings() {
+    for (name, minimum) in [("simple", 0.95), ("dcgan", 0.8)] {
         let path = root().join("plugins").join(format!("{name}.onnx"));
         assert!(fs::metadata(&path).expect("it ships").len() < 8_000_000, "{name}");
         let mut plugin = load(Limits::default(), &path, &[]).expect("it loads");
@@ -252,6 +252,6 @@ fn the_trained_plugins_tell_new_paintings() {
         let rows = plugin.classify(&mut batch, &mut Encoders::new()).expect("images").distributions.rows;
         let right = images.zip(&rows).filter(|((style, _), row)| row.iter().all(|p| *p <= row[*style])).count();
         let accuracy = right as f64 / rows.len() as f64;
-        assert!(accuracy >= least, "{name}: {accuracy:.3} of {} paintings are told right", rows.len());
+        assert!(accuracy >= minimum, "{name}: the styles of {accuracy:.3} of {} paintings are predicted", rows.len());
     }
 }
