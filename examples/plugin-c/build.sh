@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the C plugin: clang to objects, then wasm-component-ld (it comes with Rust's wasm32-wasip2 target) to a
-# component. The bindings (plugin.c's plugin.h, bindings.c, bindings_component_type.o) are committed; this made them:
+# component. The bindings (plugin.c's plugin.h, bindings.c, bindings_component_type.o) are committed; these commands generated them:
 #
 #   cargo install wit-bindgen-cli --version 0.63.0 --no-default-features --features c
 #   wit-bindgen c wit/plugin.wit --world plugin --out-dir examples/plugin-c/bindings

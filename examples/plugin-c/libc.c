@@ -1,5 +1,5 @@
-// The little of a C library that the bindings need. Each batch meets a fresh instance, which is thrown away after it:
-// memory is taken from the end and only the last block is ever given back.
+// The part of a C library that the bindings need. Each batch runs in a fresh instance, which is discarded after it:
+// memory is allocated at the end, and only the last block is ever freed.
 
 #include <stddef.h>
 #include <stdint.h>
@@ -30,7 +30,7 @@ void *realloc(void *old, size_t size) {
         top = last;
         return take(size, 1);
     }
-    // How long the old block was is not known; what lies behind it is at least readable up to the top.
+    // The length of the old block is unknown; memory after its start is readable at least up to the top.
     uintptr_t readable = old == NULL ? 0 : top - (uintptr_t)old;
     void *new = take(size, 16);
     return old == NULL ? new : memcpy(new, old, size < readable ? size : readable);

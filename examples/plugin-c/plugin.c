@@ -1,7 +1,7 @@
-// Light or dark, and how sure: a style classifier plugin in C.
+// A style classifier plugin in C: classifies an image as dark, middling or light.
 //
-// plugin.h comes from wit/plugin.wit by wit-bindgen; build.sh makes the component. There is no C library: what the
-// bindings need of one is in libc.c.
+// wit-bindgen generates plugin.h from wit/plugin.wit; build.sh builds the component. There is no C library: the part of
+// one that the bindings need is in libc.c.
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -14,7 +14,7 @@ enum { STYLES = 3 };
 static const char *const NAMES[STYLES] = {"dark", "middling", "light"};
 static const float CENTERS[STYLES] = {0.15f, 0.5f, 0.85f};
 
-// The interface version, where the host reads it before it loads anything.
+// The interface version, which the host reads before it loads the component.
 __asm__(".section \".custom_section.ambiguity:interface\",\"\",@\n.ascii \"0.1.0\"\n.text\n");
 
 static void strings(plugin_list_string_t *list, const char *const *texts, size_t n) {
@@ -75,7 +75,7 @@ bool exports_ambiguity_plugin_classifier_classify(exports_ambiguity_plugin_class
                                                   exports_ambiguity_plugin_classifier_matrix_t *ret,
                                                   plugin_string_t *err) {
     bool good = classify(batch, ret, err);
-    // A borrowed handle is to be given back before the call ends, whatever came of it.
+    // A borrowed handle must be dropped before the call ends, also after an error.
     ambiguity_plugin_samples_batch_drop_borrow(batch);
     return good;
 }

@@ -1,4 +1,4 @@
-"""How busy or calm an image is: a style classifier plugin in Python.
+"""A style classifier plugin in Python: classifies an image as calm, lively or busy.
 
 Built into a component by `make python-plugin`; see docs/plugins.md.
 """
@@ -14,19 +14,19 @@ from wit_world.imports.types import Matrix
 
 STYLES = ["calm", "lively", "busy"]
 
-# Side of the image that is looked at, in pixels.
+# Side to which the image is resized, in pixels.
 SIDE = 32
 
 
 class Classifier(exports.Classifier):
-    """What the world `plugin` exports."""
+    """The exports of the world `plugin`."""
 
     def describe(self) -> Description:
-        """The plugin's name, version, styles, media and encoders."""
+        """Returns the plugin's name, version, styles, media and encoders."""
         return Description("busyness", "0.1.0", STYLES, ["image"], [])
 
     def classify(self, batch: Batch) -> Matrix:
-        """One distribution over the styles per image."""
+        """Returns one distribution over the styles per image."""
         rows: List[float] = []
         n_samples = batch.len()
         for i in range(n_samples):
@@ -35,16 +35,16 @@ class Classifier(exports.Classifier):
 
 
 def logits(rgb: bytes) -> List[float]:
-    """A number for each style from the mean difference between neighboring pixels."""
+    """Returns a logit for each style from the mean difference between neighboring pixels."""
     if len(rgb) != 3 * SIDE * SIDE:
-        raise Err(f"{len(rgb)} bytes are no image of {SIDE} x {SIDE}")
+        raise Err(f"{len(rgb)} bytes are not an image of {SIDE} x {SIDE}")
     gray = [sum(rgb[i : i + 3]) / 765 for i in range(0, len(rgb), 3)]
     grain = sum(abs(a - b) for a, b in zip(gray, gray[1:])) / (len(gray) - 1)
     return [-abs(grain - target) * 40 for target in (0.0, 0.06, 0.12)]
 
 
 def softmax(values: List[float]) -> List[float]:
-    """exp(v) / sum of exp(v)."""
+    """Returns exp(v) / sum of exp(v)."""
     top = max(values)
     weights = [math.exp(value - top) for value in values]
     return [weight / sum(weights) for weight in weights]

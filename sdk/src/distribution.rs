@@ -1,24 +1,24 @@
-//! Probability distributions over styles, checked where they are made.
+//! Probability distributions over styles, checked when they are created.
 
 use crate::error::{Error, Result};
 use crate::math;
 use crate::matrix::Matrix;
 
-/// How far a sum may be from 1: f32 arithmetic over some thousand styles stays well below.
+/// Maximum difference of a sum from 1: f32 arithmetic over some thousand styles stays well below.
 pub const SUM_TOLERANCE: f32 = 1e-3;
 
-/// How likely each style is: finite, not negative, summing to 1.
+/// The probability of each style: finite, not negative, summing to 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution(Vec<f32>);
 
 impl Distribution {
-    /// A distribution of probabilities as they are; an error that names the first one at fault.
+    /// Returns the distribution of these probabilities; an error names the first invalid one.
     pub fn new(probabilities: Vec<f32>) -> Result<Self> {
         check(&probabilities)?;
         Ok(Self(probabilities))
     }
 
-    /// Weights (finite, not negative, not all zero) divided by their sum.
+    /// Returns the weights (finite, not negative, not all zero) divided by their sum.
     pub fn from_weights(mut weights: Vec<f32>) -> Result<Self> {
         let sum: f32 = weights.iter().sum();
         if sum > 0.0 {
@@ -27,19 +27,19 @@ impl Distribution {
         Self::new(weights).map_err(|e| e.context("weights do not make a distribution"))
     }
 
-    /// The softmax of finite logits.
+    /// Returns the softmax of finite logits.
     pub fn softmax(mut logits: Vec<f32>) -> Result<Self> {
         math::softmax(&mut logits);
         Self::new(logits).map_err(|e| e.context("logits do not make a distribution"))
     }
 
-    /// The probabilities.
+    /// Returns the probabilities.
     pub fn as_slice(&self) -> &[f32] {
         &self.0
     }
 }
 
-/// An error that names what is no probability, or says what the sum is.
+/// Checks probabilities; an error names the first invalid one, or the wrong sum.
 fn check(probabilities: &[f32]) -> Result<()> {
     if let Some((i, p)) = probabilities.iter().enumerate().find(|(_, p)| !(p.is_finite() && **p >= 0.0)) {
         return Err(Error::new(format!("the probability of style {i} is {p}: it must be finite and not negative")));
@@ -56,7 +56,7 @@ fn check(probabilities: &[f32]) -> Result<()> {
 pub struct Distributions(Matrix);
 
 impl Distributions {
-    /// Distributions from a matrix with one row per sample.
+    /// Returns the distributions of a matrix with one row per sample.
     pub fn new(rows: Matrix) -> Result<Self> {
         for (i, row) in rows.rows().enumerate() {
             check(row).map_err(|e| e.context(format!("sample {i}")))?;
@@ -64,7 +64,7 @@ impl Distributions {
         Ok(Self(rows))
     }
 
-    /// The softmax of each row of logits.
+    /// Returns the softmax of each row of logits.
     pub fn softmax(mut logits: Matrix) -> Result<Self> {
         for i in 0..logits.n_rows() {
             math::softmax(logits.row_mut(i));
@@ -72,30 +72,30 @@ impl Distributions {
         Self::new(logits)
     }
 
-    /// Sample `i`'s distribution.
+    /// Returns the distribution of sample `i`.
     ///
     /// # Panics
-    /// If there is no such sample.
+    /// If the sample does not exist.
     pub fn row(&self, i: usize) -> &[f32] {
         self.0.row(i)
     }
 
-    /// Number of samples.
+    /// Returns the number of samples.
     pub fn len(&self) -> usize {
         self.0.n_rows()
     }
 
-    /// Whether there are no samples.
+    /// Returns whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Number of styles.
+    /// Returns the number of styles.
     pub fn n_styles(&self) -> usize {
         self.0.n_cols()
     }
 
-    /// The matrix, one row per sample.
+    /// Returns the matrix, one row per sample.
     pub fn into_matrix(self) -> Matrix {
         self.0
     }

@@ -1,27 +1,27 @@
-//! Why a plugin could not do what it was asked for.
+//! The error type of plugins.
 
 use std::fmt::{self, Debug, Display, Formatter};
 
-/// A message for whoever runs the plugin. Any error of a library turns into one with `?`; [`Error::new`] makes one from
-/// text. By custom: lowercase, no final dot, with the value at fault.
+/// A message for the plugin's user. `?` converts any error of a library into one; [`Error::new`] creates one from text.
+/// By convention it is lowercase, has no final dot, and contains the value at fault.
 pub struct Error(String);
 
-/// The result of everything here.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An error that says `message`.
+    /// Returns an error with this message.
     pub fn new(message: impl Display) -> Self {
         Self(message.to_string())
     }
 
-    /// The same error with what was being done in front: "reading the manifest: …".
+    /// Returns the same error with the failed action as a prefix: "reading the manifest: …".
     pub fn context(self, doing: impl Display) -> Self {
         Self(format!("{doing}: {}", self.0))
     }
 }
 
-// `Error` itself is no `std::error::Error`: only so may everything that is one convert into it.
+// `Error` itself does not implement `std::error::Error`: only then can every type that does convert into it.
 impl<E: std::error::Error> From<E> for Error {
     fn from(error: E) -> Self {
         Self(error.to_string())

@@ -1,8 +1,8 @@
-//! Between the interface's generated bindings and this crate's own types.
+//! Conversions between the interface's generated bindings and this crate's own types.
 
-/// What `wit-bindgen` makes of `wit/plugin.wit`, once per world.
+/// The bindings that `wit-bindgen` generates from `wit/plugin.wit`, once per world.
 #[doc(hidden)]
-#[allow(missing_docs, unused_qualifications, clippy::all)] // Generated code: which lints it trips is not ours to say.
+#[allow(missing_docs, unused_qualifications, clippy::all)] // Generated code: its lints are not under our control.
 pub mod bindings {
     pub mod plugin {
         wit_bindgen::generate!({
@@ -13,8 +13,8 @@ pub mod bindings {
             default_bindings_module: "ambiguity_sdk::bindings::plugin",
         });
     }
-    // A world of its own for what `differentiable-plugin` adds: two worlds that export one interface cannot share a
-    // crate, and the linker makes the union of what a plugin exports anyway.
+    // A separate world for the export that `differentiable-plugin` adds: two worlds that export one interface cannot
+    // share a crate, and the linker merges a plugin's exports anyway.
     pub mod gradient {
         wit_bindgen::generate!({
             path: "../wit",
@@ -39,8 +39,8 @@ pub mod bindings {
 /// Exports a plugin: `export!(MyPlugin);`, or `export!(MyPlugin, gradient);` for one that implements
 /// [`Gradient`](crate::Gradient) too. Does nothing in a native build.
 ///
-/// The crate's `description`, `authors` and `license` of Cargo.toml go along, in the custom sections that the WebAssembly
-/// tool conventions name (`description`, `authors`, `licenses`): `host plugin inspect` shows them, and so does
+/// The `description`, `authors` and `license` of the crate's Cargo.toml are written into the custom sections of the
+/// WebAssembly tool conventions (`description`, `authors`, `licenses`): `host plugin inspect` shows them, and so does
 /// `wasm-tools metadata show`.
 #[macro_export]
 macro_rules! export {
@@ -62,7 +62,7 @@ macro_rules! export {
     };
 }
 
-/// What a plugin's file says of itself without being run.
+/// The custom sections that describe a plugin without running it.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! sections {
@@ -74,7 +74,7 @@ macro_rules! sections {
     };
 }
 
-/// What Cargo says of the crate; nothing in a build without Cargo.
+/// A field of the crate's Cargo.toml; empty in a build without Cargo.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! said {
@@ -115,7 +115,7 @@ mod wasm {
     use super::bindings::plugin::exports::ambiguity::plugin::classifier;
     use crate::{Batch, Classifier, Gradient, Matrix};
 
-    /// A panic's message reaches the host's log before the abort that follows, which by itself says nothing.
+    /// Logs a panic's message to the host before the abort that follows, which has no message.
     fn install_panic_hook() {
         static ONCE: std::sync::Once = std::sync::Once::new();
         ONCE.call_once(|| {
@@ -164,7 +164,7 @@ mod wasm {
     }
 }
 
-/// What `crate::host` and `crate::batch` call when they are compiled to WebAssembly.
+/// The functions that `crate::host` and `crate::batch` call when they are compiled to WebAssembly.
 #[cfg(target_arch = "wasm32")]
 pub(crate) mod backend {
     use super::bindings::plugin::ambiguity::plugin::{

@@ -10,25 +10,25 @@ use crate::matrix::Matrix;
 /// classifiers). Logits are 1 / max(‖e − c‖, 1e-6) / temperature.
 #[derive(Clone, Debug)]
 pub struct InverseDistances {
-    /// Styles × dim.
+    /// The centers, styles × dim.
     pub centers: Matrix,
-    /// Divides the logits.
+    /// Temperature, which divides the logits.
     pub temperature: f32,
-    /// Whether e is the embedding scaled to length 1. The centers are taken as they are.
+    /// Whether e is the embedding scaled to length 1. The centers are used as they are.
     pub normalize: bool,
 }
 
 /// CLIP softmax: softmax of scaled cosine similarities to texts.
 #[derive(Clone, Debug)]
 pub struct Cosine {
-    /// Styles × dim; any lengths.
+    /// The embeddings of the texts, styles × dim, of any lengths.
     pub texts: Matrix,
-    /// Multiplies the cosines (CLIP: about 100).
+    /// Scale, which multiplies the cosines (CLIP: about 100).
     pub scale: f32,
 }
 
 impl InverseDistances {
-    /// One distribution per row of raw embeddings.
+    /// Returns one distribution per row of raw embeddings.
     pub fn distributions(&self, mut embeddings: Matrix) -> Result<Distributions> {
         check_dim("centers", &self.centers, &embeddings)?;
         if self.normalize {
@@ -41,7 +41,7 @@ impl InverseDistances {
         Distributions::softmax(logits)
     }
 
-    /// dL/d(raw embeddings) from dL/d(distributions).
+    /// Returns dL/d(raw embeddings) from dL/d(distributions).
     pub fn vjp(&self, mut embeddings: Matrix, upstream: &Matrix) -> Result<Matrix> {
         check_dim("centers", &self.centers, &embeddings)?;
         check_upstream(upstream, embeddings.n_rows(), self.centers.n_rows())?;
@@ -54,7 +54,7 @@ impl InverseDistances {
             let d_logits = softmax_vjp(&logits, upstream.row(i));
             for (center, d_logit) in self.centers.rows().zip(d_logits) {
                 let distance = math::squared_distance(embedding, center).sqrt();
-                // Below the floor the logit is constant.
+                // Below the minimum distance the logit is constant.
                 if distance > math::MIN_DISTANCE {
                     let factor = -d_logit / self.temperature / distance.powi(3);
                     math::add_scaled(g, factor, embedding);
@@ -76,7 +76,7 @@ impl InverseDistances {
 }
 
 impl Cosine {
-    /// One distribution per row of raw embeddings.
+    /// Returns one distribution per row of raw embeddings.
     pub fn distributions(&self, mut embeddings: Matrix) -> Result<Distributions> {
         check_dim("texts", &self.texts, &embeddings)?;
         embeddings.normalize_rows();
@@ -88,7 +88,7 @@ impl Cosine {
         Distributions::softmax(logits)
     }
 
-    /// dL/d(raw embeddings) from dL/d(distributions).
+    /// Returns dL/d(raw embeddings) from dL/d(distributions).
     pub fn vjp(&self, mut embeddings: Matrix, upstream: &Matrix) -> Result<Matrix> {
         check_dim("texts", &self.texts, &embeddings)?;
         check_upstream(upstream, embeddings.n_rows(), self.texts.n_rows())?;
@@ -119,7 +119,7 @@ impl Cosine {
     }
 }
 
-/// dL/dz of p = softmax(z): p ⊙ (u − u·p).
+/// Returns dL/dz of p = softmax(z): p ⊙ (u − u·p).
 fn softmax_vjp(logits: &[f32], upstream: &[f32]) -> Vec<f32> {
     let mut p = logits.to_vec();
     math::softmax(&mut p);
@@ -128,7 +128,7 @@ fn softmax_vjp(logits: &[f32], upstream: &[f32]) -> Vec<f32> {
     p
 }
 
-/// dL/dx of e = x / ‖x‖, in place: (g − e (e·g)) / ‖x‖. A zero vector has no direction: its gradient is 0.
+/// Computes dL/dx of e = x / ‖x‖, in place: (g − e (e·g)) / ‖x‖. A zero vector has no direction: its gradient is 0.
 fn normalize_vjp(gradient: &mut [f32], unit: &[f32], length: f32) {
     let along = math::dot(gradient, unit);
     math::add_scaled(gradient, -along, unit);
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use crate::testing::{numbers, vjp_error};
 
-    /// Largest relative error against central differences in f32: what those themselves are good for.
+    /// Maximum relative error compared with central differences in f32, which themselves are no more accurate.
     const TOLERANCE: f32 = 5e-3;
 
     fn head(normalize: bool) -> InverseDistances {

@@ -1,7 +1,7 @@
-//! Eight f32 side by side. Spelt out for WebAssembly: left to itself, LLVM does not always see that the sums of a larger
-//! loop fit SIMD registers, and then they run at a fifth of the speed. The bits are the same either way.
+//! Eight f32 lanes, with explicit SIMD for WebAssembly: otherwise LLVM does not always see that the sums of a larger loop
+//! fit SIMD registers, and then they run at a fifth of the speed. The bits are the same either way.
 
-/// How many.
+/// Number of lanes.
 pub(crate) const LANES: usize = 8;
 
 pub(crate) use self::inner::Lanes;
@@ -105,7 +105,7 @@ mod inner {
 }
 
 impl Lanes {
-    /// The sum, from the first to the last.
+    /// Returns the sum, added from the first lane to the last.
     #[inline(always)]
     pub(crate) fn sum(self) -> f32 {
         self.to_array().iter().sum()

@@ -1,7 +1,7 @@
 //! Write a style classifier plugin for Ambiguity.
 //!
-//! A plugin says, for each sample of a batch, how likely each style is. The host trains an image generator to make
-//! that distribution flat. A plugin is a type with two functions, [`Classifier::describe`] and
+//! A plugin returns the probability of each style for each sample of a batch. The host trains an image generator to
+//! make that distribution flat. A plugin is a type with two functions, [`Classifier::describe`] and
 //! [`Classifier::classify`], and one line, [`export!`]:
 //!
 //! ```
@@ -32,7 +32,7 @@
 //!
 //! ambiguity_sdk::export!(Palette);
 //!
-//! // What follows would stand in the plugin's tests: `cargo test` runs plugin code natively against a fake host.
+//! // The rest belongs in the plugin's tests: `cargo test` runs plugin code natively against a fake host.
 //! use ambiguity_sdk::testing::{FakeBatch, FakeHost, FakeSample};
 //!
 //! let red = FakeSample::image(2, 2, [255, 0, 0].repeat(4));
@@ -40,17 +40,17 @@
 //! assert!(distributions.row(0)[0] > 0.99);
 //! ```
 //!
-//! Built with `cargo build-plugin -p palette` (target `wasm32-unknown-unknown`, linker `wasm-component-ld`), that is
+//! Built with `cargo build-plugin -p palette` (target `wasm32-unknown-unknown`, linker `wasm-component-ld`), it is
 //! a component without any WASI import, and `host plugin classify palette.wasm image.png` runs it.
 //!
 //! # Layout
 //!
-//! - [`Classifier`], [`Gradient`], [`Description`], [`export!`]: what a plugin is.
-//! - [`Batch`], [`Image`], [`Audio`]: what it is given.
-//! - [`host`]: what else it may ask for: encoders, baked assets, configuration, the log.
+//! - [`Classifier`], [`Gradient`], [`Description`], [`export!`]: a plugin's traits, description and export.
+//! - [`Batch`], [`Image`], [`Audio`]: its input.
+//! - [`host`]: the other functions of the host: encoders, baked assets, configuration, the log.
 //! - [`Distribution`], [`Distributions`], [`Matrix`], [`MatrixView`], [`math`]: values, checked, and arithmetic on flat slices.
 //! - [`heads`]: k-means and CLIP-softmax classifiers over one embedding, with exact gradients.
-//! - [`Manifest`]: what is baked into a plugin that was made without a compiler.
+//! - [`Manifest`]: the metadata baked into a plugin that was created without a compiler.
 //! - [`testing`]: the fake host.
 
 mod batch;
@@ -76,6 +76,6 @@ pub use glue::{Glue, bindings};
 pub use manifest::{EncoderPin, Manifest};
 pub use matrix::{Matrix, MatrixView};
 
-/// The version of the plugin interface (`wit/plugin.wit`) that this crate speaks. [`export!`] writes it into the
+/// The version of the plugin interface (`wit/plugin.wit`) that this crate implements. [`export!`] writes it into the
 /// plugin's custom section `ambiguity:interface`.
 pub const INTERFACE_VERSION: &str = "0.1.0";

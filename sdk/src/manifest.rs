@@ -1,4 +1,4 @@
-//! What a plugin that was made without a compiler says about itself.
+//! The metadata of a plugin that was created without a compiler.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::host;
 
 /// The baked asset `manifest.json`: what `host plugin fit` and `host plugin build` write into a template component.
 ///
-/// What is missing is empty, and what is not known is passed over: a plugin's author may bake in as little as a title.
+/// Missing keys are empty, and unknown keys are ignored: a plugin's author may bake in as little as a title.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Manifest {
@@ -16,37 +16,37 @@ pub struct Manifest {
     pub name: String,
     /// The plugin's version.
     pub version: String,
-    /// One line for people.
+    /// One-line title.
     pub title: String,
-    /// Who made it.
+    /// Its authors.
     pub authors: Vec<String>,
-    /// SPDX expression.
+    /// SPDX license expression.
     pub license: String,
-    /// "image", "text", "audio".
+    /// The media that it classifies: "image", "text", "audio".
     pub media: Vec<String>,
     /// The styles, in order.
     pub styles: Vec<String>,
-    /// The encoder that the data belongs to.
+    /// The encoder of the baked data.
     pub encoder: Option<EncoderPin>,
-    /// What texts stand for each style, in the styles' order; where none are given, a style's name does.
+    /// The prompts of each style, in the styles' order; if there are none, each style's name is its prompt.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prompts: Vec<Vec<String>>,
-    /// Divides the logits; where it is not given, k-means takes 1 and CLIP softmax what its encoder was trained with.
+    /// Temperature, which divides the logits; by default 1 for k-means, and that of the encoder's training for CLIP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
-    /// Whether embeddings are scaled to length 1 first. CLIP softmax always does.
+    /// Whether embeddings are scaled to length 1 first. CLIP softmax always scales them.
     pub normalize: bool,
     /// The number of clusters of a k-means plugin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub k: Option<usize>,
 }
 
-/// An encoder by name and by what it is: embeddings of other weights mean something else to baked data, and are refused.
+/// An encoder by name and digest: baked data is valid only for embeddings by these weights, and others are refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EncoderPin {
-    /// The name that the run knows it by.
+    /// Its name in the run.
     pub name: String,
-    /// sha256 over its weights, in hex; empty where nothing baked depends on them, so that any weights do.
+    /// sha256 over its weights, in hex; empty if no baked data depends on them, so that any weights are accepted.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub digest: String,
 }
@@ -65,14 +65,14 @@ impl Manifest {
         serde_json::from_slice(json).map_err(|e| Error::from(e).context(Self::ASSET))
     }
 
-    /// The manifest's JSON, the same bytes for the same manifest.
+    /// Returns the manifest's JSON, the same bytes for the same manifest.
     pub fn to_json(&self) -> Vec<u8> {
         let mut json = serde_json::to_vec_pretty(self).expect("strings, numbers and lists serialize");
         json.push(b'\n');
         json
     }
 
-    /// The description that follows from it.
+    /// Returns the plugin's description.
     pub fn description(&self) -> Description {
         Description {
             name: self.name.clone(),
@@ -83,7 +83,7 @@ impl Manifest {
         }
     }
 
-    /// What texts stand for each style: the prompts, or the styles' names; an error unless each style has some.
+    /// Returns the prompts of each style, by default the styles' names; an error unless each style has some.
     pub fn prompts(&self) -> Result<Vec<Vec<String>>> {
         if self.prompts.is_empty() {
             return Ok(self.styles.iter().map(|style| vec![style.clone()]).collect());
@@ -98,7 +98,7 @@ impl Manifest {
         }
     }
 
-    /// The pinned encoder's name; an error if the manifest has none.
+    /// Returns the pinned encoder's name; an error if the manifest has none.
     pub fn encoder_name(&self) -> Result<&str> {
         let encoder = self.encoder.as_ref().ok_or_else(|| Error::new("manifest.json names no encoder"))?;
         Ok(&encoder.name)

@@ -3,24 +3,24 @@
 
 use crate::lanes::{LANES, Lanes};
 
-/// Distances below this count as this: 1/d stays finite where a point lies on a center.
+/// Minimum of distances in 1/d, which stays finite for a point on a center.
 pub const MIN_DISTANCE: f32 = 1e-6;
 
-/// Eights of a vector that are summed in one turn of the loop.
+/// Number of chunks of eight elements that are summed in one iteration of the loop.
 const STEPS: usize = 4;
 
-/// What is summed over two vectors.
+/// A term that is summed over two vectors.
 pub(crate) trait Term {
-    /// Of one element of each.
+    /// Returns the term of one element of each.
     fn of(a: f32, b: f32) -> f32;
-    /// Of eight.
+    /// Returns the terms of eight elements of each.
     fn of_lanes(a: Lanes, b: Lanes) -> Lanes;
 }
 
-/// aᵢ bᵢ
+/// The term aᵢ bᵢ.
 pub(crate) struct Product;
 
-/// (aᵢ − bᵢ)²
+/// The term (aᵢ − bᵢ)².
 pub(crate) struct SquaredDifference;
 
 impl Term for Product {
@@ -48,8 +48,8 @@ impl Term for SquaredDifference {
     }
 }
 
-/// The terms' sums for `x` and each of some rows of the same length, in eight lanes each. Several rows share each load
-/// of `x`, and have their additions in flight at once; a row's sum has the same bits whatever the others.
+/// Returns the terms' sums for `x` and each of some rows of the same length, in eight lanes each. The rows share each
+/// load of `x`, and their additions overlap in time; a row's sum has the same bits whatever the other rows.
 #[inline(always)]
 fn sums<T: Term, const ROWS: usize>(x: &[f32], rows: [&[f32]; ROWS]) -> [f32; ROWS] {
     let (x, x_rest) = x.as_chunks::<LANES>();
@@ -58,7 +58,7 @@ fn sums<T: Term, const ROWS: usize>(x: &[f32], rows: [&[f32]; ROWS]) -> [f32; RO
     // Cut to a length that the compiler knows to be that of `x`, the rows need no check at each step.
     let chunks = rows.map(|row| &row.0[..x.len()]);
     let mut lanes = [Lanes::zero(); ROWS];
-    // Several steps in one turn of the loop, at each of which a sandbox looks at its fuel and its clock.
+    // Several steps in one iteration of the loop, at each of which a sandbox checks its fuel and its clock.
     let (x_turns, x_last) = x.as_chunks::<STEPS>();
     for (turn, x) in x_turns.iter().enumerate() {
         for (step, x) in x.iter().enumerate() {
@@ -81,7 +81,7 @@ fn sums<T: Term, const ROWS: usize>(x: &[f32], rows: [&[f32]; ROWS]) -> [f32; RO
     sums
 }
 
-/// The terms' sum for `x` and every row of a flat matrix with rows as long as `x`.
+/// Computes the terms' sum for `x` and every row of a flat matrix with rows as long as `x`.
 #[inline(always)]
 pub(crate) fn sums_over_rows<T: Term>(rows: &[f32], x: &[f32], found: &mut [f32]) {
     const ROWS: usize = 4;
@@ -98,33 +98,33 @@ pub(crate) fn sums_over_rows<T: Term>(rows: &[f32], x: &[f32], found: &mut [f32]
     }
 }
 
-/// a · b.
+/// Returns a · b.
 ///
 /// # Panics
-/// If the lengths differ; so does every function of two slices here.
+/// If the lengths differ; this holds for every function of two slices here.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let [sum] = sums::<Product, 1>(a, [b]);
     sum
 }
 
-/// ‖a − b‖².
+/// Returns ‖a − b‖².
 pub fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
     let [sum] = sums::<SquaredDifference, 1>(a, [b]);
     sum
 }
 
-/// ‖a‖.
+/// Returns ‖a‖.
 pub fn norm(a: &[f32]) -> f32 {
     dot(a, a).sqrt()
 }
 
-/// The cosine of the angle between a and b; 0 if one of them is zero.
+/// Returns the cosine of the angle between a and b; 0 if one of them is zero.
 pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
     let lengths = norm(a) * norm(b);
     if lengths > 0.0 { dot(a, b) / lengths } else { 0.0 }
 }
 
-/// Scales a vector to length 1 and returns the length that it had; a vector of zeros stays.
+/// Scales a vector to length 1 and returns the length that it had; a vector of zeros stays as it is.
 pub fn normalize(a: &mut [f32]) -> f32 {
     let length = norm(a);
     if length > 0.0 {
@@ -134,13 +134,13 @@ pub fn normalize(a: &mut [f32]) -> f32 {
     length
 }
 
-/// a += factor · b.
+/// Computes a += factor · b.
 pub fn add_scaled(a: &mut [f32], factor: f32, b: &[f32]) {
     assert_eq!(a.len(), b.len(), "both vectors have one length");
     a.iter_mut().zip(b).for_each(|(a, &b)| *a += factor * b);
 }
 
-/// exp(zᵢ) / Σ exp(zⱼ), without overflow whatever the (finite) logits.
+/// Computes exp(zᵢ) / Σ exp(zⱼ) in place, without overflow for any finite logits.
 pub fn softmax(logits: &mut [f32]) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     logits.iter_mut().for_each(|z| *z = (*z - max).exp());
@@ -148,7 +148,7 @@ pub fn softmax(logits: &mut [f32]) {
     logits.iter_mut().for_each(|z| *z /= sum);
 }
 
-/// The logits of soft k-means, in place: d² → 1 / max(√d², [`MIN_DISTANCE`]).
+/// Computes the logits of soft k-means, in place: d² → 1 / max(√d², [`MIN_DISTANCE`]).
 pub fn inverse_distances(squared_distances: &mut [f32]) {
     squared_distances.iter_mut().for_each(|d| *d = 1.0 / d.sqrt().max(MIN_DISTANCE));
 }

@@ -13,7 +13,7 @@ pub struct Matrix {
     data: Vec<f32>,
 }
 
-/// Some consecutive rows of a matrix, or a flat slice seen as one.
+/// A view of consecutive rows of a matrix, or of a flat slice as a matrix.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MatrixView<'a> {
     rows: usize,
@@ -22,7 +22,7 @@ pub struct MatrixView<'a> {
 }
 
 impl Matrix {
-    /// A matrix of `data`, row after row; an error unless there are `rows * cols` elements.
+    /// Returns a matrix of `data`, row after row; an error unless there are `rows * cols` elements.
     pub fn new(rows: usize, cols: usize, data: Vec<f32>) -> Result<Self> {
         if rows.checked_mul(cols) != Some(data.len()) {
             return Err(Error::new(format!("a {rows} x {cols} matrix cannot have {} elements", data.len())));
@@ -30,73 +30,73 @@ impl Matrix {
         Ok(Self { rows, cols, data })
     }
 
-    /// A matrix of zeros.
+    /// Returns a matrix of zeros.
     pub fn zeros(rows: usize, cols: usize) -> Self {
         Self { rows, cols, data: vec![0.0; rows * cols] }
     }
 
-    /// A matrix of rows that all have one length.
+    /// Returns a matrix of rows that all have one length.
     pub fn from_rows<R: AsRef<[f32]>>(rows: &[R]) -> Result<Self> {
         let cols = rows.first().map_or(0, |row| row.as_ref().len());
         Self::new(rows.len(), cols, rows.iter().flat_map(|row| row.as_ref()).copied().collect())
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     pub fn n_rows(&self) -> usize {
         self.rows
     }
 
-    /// Number of columns.
+    /// Returns the number of columns.
     pub fn n_cols(&self) -> usize {
         self.cols
     }
 
-    /// Row `i`.
+    /// Returns row `i`.
     ///
     /// # Panics
-    /// If there is no such row.
+    /// If the row does not exist.
     pub fn row(&self, i: usize) -> &[f32] {
         &self.data[i * self.cols..][..self.cols]
     }
 
-    /// Row `i`, to be written.
+    /// Returns row `i`, for writing.
     ///
     /// # Panics
-    /// If there is no such row.
+    /// If the row does not exist.
     pub fn row_mut(&mut self, i: usize) -> &mut [f32] {
         &mut self.data[i * self.cols..][..self.cols]
     }
 
-    /// All rows in order.
+    /// Returns all rows in order.
     pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
         (0..self.rows).map(|i| self.row(i))
     }
 
-    /// All rows, to be looked at.
+    /// Returns a view of all rows.
     pub fn view(&self) -> MatrixView<'_> {
         MatrixView { rows: self.rows, cols: self.cols, data: &self.data }
     }
 
-    /// Some consecutive rows, to be looked at.
+    /// Returns a view of consecutive rows.
     ///
     /// # Panics
-    /// If there are not so many rows.
+    /// If the rows do not exist.
     pub fn view_rows(&self, rows: Range<usize>) -> MatrixView<'_> {
         let data = &self.data[rows.start * self.cols..rows.end * self.cols];
         MatrixView { rows: rows.len(), cols: self.cols, data }
     }
 
-    /// The elements, row after row.
+    /// Returns the elements, row after row.
     pub fn as_slice(&self) -> &[f32] {
         &self.data
     }
 
-    /// The elements, row after row.
+    /// Returns the elements, row after row.
     pub fn into_vec(self) -> Vec<f32> {
         self.data
     }
 
-    /// Scales every row to Euclidean length 1; a row of zeros stays.
+    /// Scales every row to Euclidean length 1; a row of zeros stays as it is.
     pub fn normalize_rows(&mut self) {
         for i in 0..self.rows {
             math::normalize(self.row_mut(i));
@@ -105,7 +105,7 @@ impl Matrix {
 }
 
 impl<'a> MatrixView<'a> {
-    /// A flat slice seen as a matrix; an error unless there are `rows * cols` elements.
+    /// Returns a flat slice as a matrix; an error unless there are `rows * cols` elements.
     pub fn new(rows: usize, cols: usize, data: &'a [f32]) -> Result<Self> {
         if rows.checked_mul(cols) != Some(data.len()) {
             return Err(Error::new(format!("a {rows} x {cols} matrix cannot have {} elements", data.len())));
@@ -113,30 +113,30 @@ impl<'a> MatrixView<'a> {
         Ok(Self { rows, cols, data })
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     pub fn n_rows(self) -> usize {
         self.rows
     }
 
-    /// Number of columns.
+    /// Returns the number of columns.
     pub fn n_cols(self) -> usize {
         self.cols
     }
 
-    /// Row `i`.
+    /// Returns row `i`.
     ///
     /// # Panics
-    /// If there is no such row.
+    /// If the row does not exist.
     pub fn row(self, i: usize) -> &'a [f32] {
         &self.data[i * self.cols..][..self.cols]
     }
 
-    /// All rows in order.
+    /// Returns all rows in order.
     pub fn rows(self) -> impl Iterator<Item = &'a [f32]> {
         (0..self.rows).map(move |i| self.row(i))
     }
 
-    /// The mean of the rows; zeros if there are none.
+    /// Returns the mean of the rows; zeros if there are none.
     pub fn mean_row(self) -> Vec<f32> {
         let mut mean = vec![0.0; self.cols];
         self.rows().for_each(|row| math::add_scaled(&mut mean, 1.0, row));
@@ -144,16 +144,16 @@ impl<'a> MatrixView<'a> {
         mean
     }
 
-    /// rowᵢ · x for every row, into `products`: the bits of [`math::dot`], in less time.
+    /// Writes rowᵢ · x for every row into `products`: the same bits as [`math::dot`], but faster.
     ///
     /// # Panics
-    /// Unless `x` is as long as a row, and `products` as there are rows; so does `squared_distances`.
+    /// Unless `x` is as long as a row, and `products` has one element per row; the same holds for `squared_distances`.
     pub fn dots(self, x: &[f32], products: &mut [f32]) {
         assert_eq!((x.len(), products.len()), (self.cols, self.rows), "(columns, rows)");
         math::sums_over_rows::<Product>(self.data, x, products);
     }
 
-    /// ‖rowᵢ − x‖² for every row, into `distances`: the bits of [`math::squared_distance`], in less time.
+    /// Writes ‖rowᵢ − x‖² for every row into `distances`: the same bits as [`math::squared_distance`], but faster.
     pub fn squared_distances(self, x: &[f32], distances: &mut [f32]) {
         assert_eq!((x.len(), distances.len()), (self.cols, self.rows), "(columns, rows)");
         math::sums_over_rows::<SquaredDifference>(self.data, x, distances);

@@ -1,7 +1,7 @@
 //! A fake host, so that `cargo test` runs plugin code natively: images, texts, recordings, embeddings, encoders, assets,
 //! configuration, the log.
 //!
-//! See the crate's first page for an example.
+//! The crate's documentation has an example.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::matrix::Matrix;
 
 type TextEncoder = Box<dyn Fn(&str) -> Vec<f32>>;
 
-/// A host that answers from what it was given.
+/// A host that returns the data that it was given.
 #[derive(Default)]
 pub struct FakeHost {
     assets: BTreeMap<String, Vec<u8>>,
@@ -25,7 +25,7 @@ pub struct FakeHost {
     logged: RefCell<Vec<(Level, String)>>,
 }
 
-/// The samples that a fake host hands over.
+/// The samples of a fake host.
 #[derive(Default)]
 pub struct FakeBatch {
     samples: Vec<FakeSample>,
@@ -37,46 +37,46 @@ pub struct FakeBatch {
 pub struct FakeSample {
     /// The prompt.
     pub prompt: String,
-    /// Facts by name.
+    /// Metadata by name.
     pub metadata: BTreeMap<String, String>,
-    /// The image, if it is one.
+    /// The image, if the sample is one.
     pub image: Option<Image>,
-    /// The text, if it is one.
+    /// The text, if the sample is one.
     pub text: Option<String>,
-    /// The recording, if it is one.
+    /// The recording, if the sample is one.
     pub audio: Option<Audio>,
 }
 
 thread_local! {
-    /// The host that serves plugin code on this thread, while it serves.
+    /// The host that serves plugin code on this thread, while it runs.
     static SERVING: RefCell<FakeHost> = RefCell::default();
 }
 
 impl FakeHost {
-    /// A host with nothing to give.
+    /// Returns a host without data.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With a baked asset.
+    /// Adds a baked asset.
     pub fn asset(mut self, name: &str, bytes: impl Into<Vec<u8>>) -> Self {
         self.assets.insert(name.to_owned(), bytes.into());
         self
     }
 
-    /// With a baked matrix.
+    /// Adds a baked matrix.
     pub fn tensor(mut self, name: &str, tensor: Matrix) -> Self {
         self.tensors.insert(name.to_owned(), tensor);
         self
     }
 
-    /// With a configured value.
+    /// Sets a value of the configuration.
     pub fn config(mut self, key: &str, value: &str) -> Self {
         self.config.insert(key.to_owned(), value.to_owned());
         self
     }
 
-    /// With an encoder, whose text side is a function.
+    /// Adds an encoder, with a function that embeds texts.
     pub fn encoder(mut self, name: &str, info: EncoderInfo, texts: impl Fn(&str) -> Vec<f32> + 'static) -> Self {
         self.encoders.insert(name.to_owned(), (info, Box::new(texts)));
         self
@@ -87,7 +87,7 @@ impl FakeHost {
         self.serve(P::describe)
     }
 
-    /// Asks a plugin to classify, and checks the shape of what it gives.
+    /// Asks a plugin to classify, and checks the shape of the result.
     pub fn classify<P: Classifier>(&mut self, batch: FakeBatch) -> Result<Distributions> {
         let n_styles = self.describe::<P>()?.styles.len();
         let distributions = self.serve(|| P::classify(&Batch::fake(&batch)))?;
@@ -103,8 +103,8 @@ impl FakeHost {
         self.serve(|| P::embedding_vjp(&Batch::fake(batch), upstream))
     }
 
-    /// How wrong a plugin's gradient is, as [`vjp_error`], at embeddings by the one encoder that it declares. An exact
-    /// gradient is below 0.01.
+    /// Returns the error of a plugin's gradient, as [`vjp_error`], at embeddings by the one encoder that it declares.
+    /// For an exact gradient it is below 0.01.
     pub fn gradient_error<P: Gradient>(&mut self, embeddings: &Matrix) -> Result<f32> {
         let description = self.describe::<P>()?;
         let [encoder] = &description.encoders[..] else {
@@ -123,14 +123,14 @@ impl FakeHost {
         )
     }
 
-    /// What the plugin wrote to the log.
+    /// Returns the messages that the plugin logged.
     pub fn logged(&self) -> Vec<(Level, String)> {
         self.logged.borrow().clone()
     }
 
     /// Runs plugin code with this host behind [`crate::host`].
     pub fn serve<T>(&mut self, code: impl FnOnce() -> T) -> T {
-        // Moved in and back out, also when the plugin panics: a test that expects the panic can go on with its host.
+        // Moved in and back out, also when the plugin panics: a test that expects the panic can still use its host.
         struct Guard<'a>(&'a mut FakeHost);
         impl Drop for Guard<'_> {
             fn drop(&mut self) {
@@ -144,12 +144,12 @@ impl FakeHost {
 }
 
 impl FakeBatch {
-    /// A batch of samples.
+    /// Returns a batch of samples.
     pub fn new(samples: impl IntoIterator<Item = FakeSample>) -> Self {
         Self { samples: samples.into_iter().collect(), embeddings: BTreeMap::new() }
     }
 
-    /// With the samples' embeddings by an encoder.
+    /// Adds the samples' embeddings by an encoder.
     pub fn embedding(mut self, encoder: &str, embeddings: Matrix) -> Self {
         self.embeddings.insert(encoder.to_owned(), embeddings);
         self
@@ -157,14 +157,14 @@ impl FakeBatch {
 }
 
 impl<'a> Batch<'a> {
-    /// What plugin code is given when it is called inside [`FakeHost::serve`].
+    /// Returns the batch for plugin code that is called inside [`FakeHost::serve`].
     pub fn fake(batch: &'a FakeBatch) -> Self {
         Self::from_backend(backend::Batch(batch))
     }
 }
 
 impl FakeSample {
-    /// An image.
+    /// Returns an image.
     ///
     /// # Panics
     /// Unless there are `width * height * 3` bytes.
@@ -173,34 +173,34 @@ impl FakeSample {
         Self { image: Some(Image { width, height, rgb }), ..Self::default() }
     }
 
-    /// A text.
+    /// Returns a text.
     pub fn text(text: &str) -> Self {
         Self { text: Some(text.to_owned()), ..Self::default() }
     }
 
-    /// A recording: interleaved samples in [-1, 1].
+    /// Returns a recording: interleaved samples in [-1, 1].
     ///
     /// # Panics
-    /// Unless every channel has equally many.
+    /// Unless every channel has the same number of samples.
     pub fn audio(sample_rate: u32, channels: usize, pcm: Vec<f32>) -> Self {
         assert_eq!(pcm.len() % channels, 0, "one sample per channel and frame");
         Self { audio: Some(Audio { sample_rate, channels, pcm }), ..Self::default() }
     }
 
-    /// With a fact.
+    /// Sets a metadata value.
     pub fn fact(mut self, key: &str, value: &str) -> Self {
         self.metadata.insert(key.to_owned(), value.to_owned());
         self
     }
 
-    /// With a prompt.
+    /// Sets the prompt.
     pub fn prompt(mut self, prompt: &str) -> Self {
         prompt.clone_into(&mut self.prompt);
         self
     }
 }
 
-/// A matrix of numbers in [-1, 1] that follow from `seed`.
+/// Returns a matrix of pseudorandom numbers in [-1, 1] by `seed`.
 pub fn numbers(seed: u64, rows: usize, cols: usize) -> Matrix {
     let mut state = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let data = (0..rows * cols).map(|_| {
@@ -211,8 +211,8 @@ pub fn numbers(seed: u64, rows: usize, cols: usize) -> Matrix {
     Matrix::new(rows, cols, data.collect()).expect("rows * cols numbers")
 }
 
-/// How far a vector–Jacobian product is from central differences: ‖exact − differences‖ / ‖differences‖. In f32 the
-/// differences themselves are good to about 1e-3.
+/// Returns the error of a vector–Jacobian product compared with central differences: ‖exact − differences‖ /
+/// ‖differences‖. In f32 the differences themselves are accurate to about 1e-3.
 pub fn vjp_error(
     x: &Matrix,
     upstream: &Matrix,
@@ -239,7 +239,7 @@ pub fn vjp_error(
     Ok((wrong / total).sqrt() as f32)
 }
 
-/// What `crate::host` and `crate::batch` call when they are compiled natively.
+/// The functions that `crate::host` and `crate::batch` call when they are compiled natively.
 pub(crate) mod backend {
     use super::{FakeBatch, FakeHost, FakeSample, SERVING};
     use crate::batch::{Audio, Image};
@@ -314,7 +314,7 @@ pub(crate) mod backend {
             self.sample(i)?.image.clone().ok_or_else(|| format!("sample {i} is no image"))
         }
 
-        /// By the nearest pixel: enough for a test, but not the host's filter.
+        /// Resizes by the nearest pixel: enough for a test, but not the host's filter.
         pub fn image_resized(&self, i: u32, width: u32, height: u32) -> Answer<Image> {
             let image = self.image(i)?;
             let (width, height) = (width as usize, height as usize);

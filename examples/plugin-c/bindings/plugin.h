@@ -34,7 +34,7 @@ typedef struct {
   size_t len;
 } plugin_list_u8_t;
 
-// A picture; `rgb` has `width * height * 3` elements.
+// An image; `rgb` has `width * height * 3` elements.
 typedef struct ambiguity_plugin_types_image_t {
   // Width in pixels.
   uint32_t   width;
@@ -48,7 +48,7 @@ typedef struct ambiguity_plugin_types_image_t {
 typedef struct ambiguity_plugin_types_audio_t {
   // Frames per second.
   uint32_t   sample_rate;
-  // Number of channels; `pcm` has a multiple of so many elements.
+  // Number of channels; the length of `pcm` is a multiple of it.
   uint32_t   channels;
   // Interleaved samples in [-1, 1].
   plugin_list_f32_t   pcm;
@@ -61,13 +61,13 @@ typedef struct {
   float val;
 } plugin_option_f32_t;
 
-// What there is to know of an encoder.
+// Information about an encoder.
 typedef struct ambiguity_plugin_encoders_encoder_info_t {
   // Length of an embedding.
   uint32_t   dim;
-  // The factor on cosine similarities that it was trained with, already exponentiated (CLIP: about 100).
+  // The scale of cosine similarities that it was trained with, already exponentiated (CLIP: about 100).
   plugin_option_f32_t   logit_scale;
-  // Side of the square that it sees of a picture, in pixels.
+  // Side of its square input image, in pixels.
   uint32_t   image_size;
   // sha256 over its weights, in hex.
   plugin_string_t   digest;
@@ -117,16 +117,16 @@ typedef struct {
   plugin_string_t val;
 } plugin_option_string_t;
 
-// How much a message matters.
+// The severity of a message.
 typedef uint8_t ambiguity_plugin_log_level_t;
 
 // For the plugin's author.
 #define AMBIGUITY_PLUGIN_LOG_LEVEL_DEBUG 0
-// Worth knowing.
+// Information for the user.
 #define AMBIGUITY_PLUGIN_LOG_LEVEL_INFO 1
-// Something is off; the result still holds.
+// Something is unexpected; the result is still valid.
 #define AMBIGUITY_PLUGIN_LOG_LEVEL_WARN 2
-// Why the call is about to fail. The host quotes the last one if the call then traps.
+// The reason why the call is about to fail. The host quotes the last one if the call then traps.
 #define AMBIGUITY_PLUGIN_LOG_LEVEL_ERROR 3
 
 typedef ambiguity_plugin_types_matrix_t ambiguity_plugin_samples_matrix_t;
@@ -177,17 +177,17 @@ typedef struct {
 
 typedef ambiguity_plugin_types_matrix_t exports_ambiguity_plugin_classifier_matrix_t;
 
-// What the plugin is and needs. It must not depend on anything but the assets and the configuration.
+// A plugin's description. It must depend only on the assets and the configuration.
 typedef struct exports_ambiguity_plugin_classifier_description_t {
   // A short name: "kmeans_image".
   plugin_string_t   name;
   // The plugin's own version.
   plugin_string_t   version;
-  // The styles, in the order of the columns that `classify` gives; at least two, all different.
+  // The styles, in the order of the columns that `classify` returns; at least two, all different.
   plugin_list_string_t   styles;
-  // What it classifies: "image", "text", "audio"; later media are later words.
+  // The media that it classifies: "image", "text", "audio"; later versions may add more.
   plugin_list_string_t   media;
-  // The encoders that `classify` will ask for, by name; "clip" is the run's default one.
+  // The names of the encoders that `classify` uses; "clip" is the run's default one.
   plugin_list_string_t   encoders;
 } exports_ambiguity_plugin_classifier_description_t;
 
@@ -210,22 +210,22 @@ typedef struct {
 } exports_ambiguity_plugin_classifier_result_matrix_string_t;
 
 // Imported Functions from `ambiguity:plugin/encoders@0.1.0`
-// About a declared encoder. An error inside `describe`, where no encoders are at hand yet.
+// Returns information about a declared encoder; an error inside `describe`, which has no encoders yet.
 extern bool ambiguity_plugin_encoders_info(plugin_string_t *encoder, ambiguity_plugin_encoders_encoder_info_t *ret, plugin_string_t *err);
-// `texts.len() x dim`: raw projected embeddings, f32, not normalised. The host remembers (encoder, text): asking
-// again in the next batch costs next to nothing.
+// Returns the raw projected embeddings of texts, `texts.len() x dim`, f32, not normalized. The host caches them by
+// encoder and text: the same texts in the next batch cost next to nothing.
 extern bool ambiguity_plugin_encoders_embed_texts(plugin_string_t *encoder, plugin_list_string_t *texts, ambiguity_plugin_encoders_matrix_t *ret, plugin_string_t *err);
 
 // Imported Functions from `ambiguity:plugin/assets@0.1.0`
-// The names of all assets, sorted.
+// Returns the names of all assets, sorted.
 extern void ambiguity_plugin_assets_names(plugin_list_string_t *ret);
-// An asset as it is; an error if there is none of that name.
+// Returns the bytes of an asset; an error if it does not exist.
 extern bool ambiguity_plugin_assets_bytes(plugin_string_t *name, plugin_list_u8_t *ret, plugin_string_t *err);
-// The matrix in an asset that is a safetensors file with one f32 tensor of one or two dimensions (one: a row).
+// Returns the matrix in an asset that is a safetensors file with one f32 tensor of one (a row) or two dimensions.
 extern bool ambiguity_plugin_assets_tensor(plugin_string_t *name, ambiguity_plugin_assets_matrix_t *ret, plugin_string_t *err);
 
 // Imported Functions from `ambiguity:plugin/config@0.1.0`
-// The value of a key, if the run sets it.
+// Returns the value of a key, if the run sets it.
 extern bool ambiguity_plugin_config_get(plugin_string_t *key, plugin_string_t *ret);
 
 // Imported Functions from `ambiguity:plugin/log@0.1.0`
@@ -233,24 +233,24 @@ extern bool ambiguity_plugin_config_get(plugin_string_t *key, plugin_string_t *r
 extern void ambiguity_plugin_log_write(ambiguity_plugin_log_level_t level, plugin_string_t *message);
 
 // Imported Functions from `ambiguity:plugin/samples@0.1.0`
-// How many samples there are; at least one.
+// Returns the number of samples; at least one.
 extern uint32_t ambiguity_plugin_samples_method_batch_len(ambiguity_plugin_samples_borrow_batch_t self);
-// The prompt that sample `i` was generated from; empty for the null prompt and where there was none.
+// Returns the prompt that sample `i` was generated from; empty for the null prompt and if there was none.
 extern void ambiguity_plugin_samples_method_batch_prompt(ambiguity_plugin_samples_borrow_batch_t self, uint32_t i, plugin_string_t *ret);
-// A named fact about sample `i` ("seed", "title", ...), if the run carries it.
+// Returns a metadata value of sample `i` ("seed", "title", ...), if the run provides it.
 extern bool ambiguity_plugin_samples_method_batch_metadata(ambiguity_plugin_samples_borrow_batch_t self, uint32_t i, plugin_string_t *key, plugin_string_t *ret);
-// The picture of sample `i`, as generated; an error if the sample is none.
+// Returns the image of sample `i`, as generated; an error if the sample is not an image.
 extern bool ambiguity_plugin_samples_method_batch_image(ambiguity_plugin_samples_borrow_batch_t self, uint32_t i, ambiguity_plugin_samples_image_t *ret, plugin_string_t *err);
-// The picture of sample `i`, stretched to a size by the host with one fixed filter (bicubic with antialiasing
-// on u8, as Pillow does it), so that plugins agree.
+// Returns the image of sample `i`, resized by the host with one fixed filter (bicubic with antialiasing on u8,
+// as in Pillow), so that plugins agree.
 extern bool ambiguity_plugin_samples_method_batch_image_resized(ambiguity_plugin_samples_borrow_batch_t self, uint32_t i, uint32_t width, uint32_t height, ambiguity_plugin_samples_image_t *ret, plugin_string_t *err);
-// The text of sample `i`; an error if the sample is none.
+// Returns the text of sample `i`; an error if the sample is not a text.
 extern bool ambiguity_plugin_samples_method_batch_text(ambiguity_plugin_samples_borrow_batch_t self, uint32_t i, plugin_string_t *ret, plugin_string_t *err);
-// The recording of sample `i`; an error if the sample is none.
+// Returns the recording of sample `i`; an error if the sample is not a recording.
 extern bool ambiguity_plugin_samples_method_batch_audio(ambiguity_plugin_samples_borrow_batch_t self, uint32_t i, ambiguity_plugin_samples_audio_t *ret, plugin_string_t *err);
-// `len() x dim`: the pictures' embeddings (in a batch without pictures: the texts') by the named encoder, which
-// `describe` must have declared. Raw projected embeddings, f32, not normalised: a plugin that normalises
-// includes that in its vjp. The host computes them once per batch, whoever asks.
+// Returns the embeddings, `len() x dim`, of the images (in a batch without images: the texts) by the named
+// encoder, which `describe` must have declared. Raw projected embeddings, f32, not normalized: a plugin that
+// normalizes includes that in its vjp. The host computes them once per batch, however many plugins use them.
 extern bool ambiguity_plugin_samples_method_batch_embedding(ambiguity_plugin_samples_borrow_batch_t self, plugin_string_t *encoder, ambiguity_plugin_samples_matrix_t *ret, plugin_string_t *err);
 
 // Exported Functions from `ambiguity:plugin/classifier@0.1.0`

@@ -1,5 +1,5 @@
-//! What a plugin's file is, read without running or compiling it: kind, interface version, imports, exports, baked
-//! assets. And how assets are baked into one.
+//! A plugin's component file, read without running or compiling it: kind, interface version, imports, exports, baked
+//! assets. Also bakes assets into a component.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,28 +18,28 @@ use super::inspection::{Asset, Inspection};
 use super::limits::Limits;
 use crate::text::in_one_line;
 
-/// The custom section in which a plugin says which interface it was built for.
+/// The custom section that states the interface version that a plugin was built for.
 const INTERFACE_SECTION: &str = "ambiguity:interface";
 
-/// The custom sections of the WebAssembly tool conventions that name a title, authors (Cargo's way, between colons) and a
-/// license; a file with a manifest says all that by it.
+/// The custom sections of the WebAssembly tool conventions for a title, authors (separated by colons, as Cargo does)
+/// and a license. In a file with a manifest, the manifest's values are used instead.
 const DESCRIPTION_SECTION: &str = "description";
 const AUTHORS_SECTION: &str = "authors";
 const LICENSE_SECTION: &str = "licenses";
 
-/// The custom sections of baked assets are called so and then by the asset's name.
+/// The prefix of the names of custom sections with baked assets; the asset's name follows.
 const ASSET_SECTION: &str = "ambiguity:asset/";
 
-/// The package of the interface, as import and export names have it.
+/// The package of the interface, as it appears in the names of imports and exports.
 const PACKAGE: &str = "ambiguity:plugin/";
 
-/// The interfaces that a plugin may import; they are what `wit/plugin.wit` has.
+/// The interfaces of `wit/plugin.wit` that a plugin may import.
 const IMPORTABLE: [&str; 6] = ["types", "samples", "encoders", "assets", "config", "log"];
 
-/// The newest interface version that this host speaks; it speaks every earlier one of the same 0.x too.
+/// The newest interface version that this host supports; it also supports every earlier one of the same 0.x.
 pub const INTERFACE: (u64, u64, u64) = (0, 1, 0);
 
-/// A plugin's file, looked into.
+/// A plugin's component file, parsed.
 #[derive(Clone, Debug)]
 pub struct Artifact {
     bytes: Arc<[u8]>,
@@ -52,9 +52,10 @@ pub struct Artifact {
     /// Names of what it exports, in order.
     pub exports: Vec<String>,
     assets: BTreeMap<String, Range<usize>>,
-    /// The texts of the sections above by their names; of several, the outermost one's.
+    /// The texts of the description sections above by section name, each with the nesting depth at which it was found;
+    /// the outermost section of a name is kept.
     notes: BTreeMap<&'static str, (usize, String)>,
-    /// What is baked into it about itself, if anything.
+    /// The baked manifest, if the file has one.
     pub manifest: Option<Manifest>,
 }
 
@@ -67,7 +68,7 @@ impl Artifact {
         Self::parse(path, std::fs::read(path).map_err(io)?)
     }
 
-    /// Checks a plugin's bytes; `path` only names them.
+    /// Parses and checks a plugin's bytes; `path` is only used in messages.
     pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, Fault> {
         let damaged = |detail: String| Fault::Damaged { path: path.to_owned(), detail };
         if let Some(found) = other_kind(&bytes) {
@@ -123,7 +124,7 @@ impl Artifact {
                     let start = custom.data_offset();
                     let data = start..start + custom.data().len();
                     if artifact.assets.insert(name.clone(), data).is_some() {
-                        return Err(damaged(format!("the asset `{name}` is there twice")));
+                        return Err(damaged(format!("the asset `{name}` appears twice")));
                     }
                 }
                 _ => {}
@@ -137,7 +138,7 @@ impl Artifact {
         }
         if let Some(json) = artifact.asset(Manifest::ASSET) {
             let manifest = Manifest::parse(json).map_err(|e| damaged(e.to_string()))?;
-            // JSON's numbers may be too large for it.
+            // A number in JSON may be too large for an f32.
             if manifest.temperature.is_some_and(|temperature| !temperature.is_finite()) {
                 return Err(damaged(format!("{}: the temperature is not finite", Manifest::ASSET)));
             }
@@ -146,38 +147,38 @@ impl Artifact {
         Ok(artifact)
     }
 
-    /// The whole file.
+    /// Returns the bytes of the whole file.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Names and sizes in bytes of the baked assets, sorted.
+    /// Returns the names and sizes in bytes of the baked assets, sorted by name.
     pub fn assets(&self) -> impl Iterator<Item = (&str, usize)> {
         self.assets.iter().map(|(name, range)| (name.as_str(), range.len()))
     }
 
-    /// A baked asset as it is.
+    /// Returns the bytes of a baked asset, if it exists.
     pub fn asset(&self, name: &str) -> Option<&[u8]> {
         self.assets.get(name).map(|range| &self.bytes[range.clone()])
     }
 
-    /// The matrix in a baked asset that is a safetensors file with one f32 tensor of one or two dimensions.
+    /// Returns the matrix in a baked asset that is a safetensors file with one f32 tensor of one or two dimensions.
     pub fn tensor(&self, name: &str) -> Result<Array2<f32>, String> {
         let bytes = self.asset(name).ok_or_else(|| self.no_asset(name))?;
-        decode_tensor(bytes).map_err(|message| format!("asset `{name}` is no matrix: {message}"))
+        decode_tensor(bytes).map_err(|message| format!("asset `{name}` is not a matrix: {message}"))
     }
 
-    /// What to say about an asset that is not there.
+    /// Returns the message for a missing asset.
     pub fn no_asset(&self, name: &str) -> String {
         let names: Vec<&str> = self.assets.keys().map(String::as_str).collect();
-        let there = if names.is_empty() { "it has none".to_owned() } else { format!("it has {}", names.join(", ")) };
+        let found = if names.is_empty() { "it has none".to_owned() } else { format!("it has {}", names.join(", ")) };
         format!(
-            "no asset `{name}` is baked into this file, {there}; a template needs `host plugin fit` or `host plugin \
+            "no asset `{name}` is baked into this file, {found}; a template needs `host plugin fit` or `host plugin \
              build`, and `wasm-tools strip` drops assets"
         )
     }
 
-    /// What the file shows.
+    /// Returns the contents of the file, for display.
     pub fn inspect(&self) -> Inspection {
         let manifest = self.manifest.clone().unwrap_or_default();
         let asset = |(name, bytes): (&str, usize)| {
@@ -185,7 +186,7 @@ impl Artifact {
             Asset { name: name.to_owned(), bytes, shape }
         };
         let (authors, license) = match &self.manifest {
-            // A template's own authors are not those of what was baked into it.
+            // A template's own authors are not the authors of a plugin that was baked from it.
             Some(manifest) => (manifest.authors.clone(), manifest.license.clone()),
             None => {
                 let authors = self.note(AUTHORS_SECTION).split(':').filter(|author| !author.trim().is_empty());
@@ -208,25 +209,25 @@ impl Artifact {
         }
     }
 
-    /// One line for people, if there is one.
+    /// Returns the one-line title, if the file has one.
     pub fn title(&self) -> Option<String> {
         let baked = self.manifest.as_ref().map(|manifest| manifest.title.as_str());
         let title = in_one_line(baked.unwrap_or_else(|| self.note(DESCRIPTION_SECTION)));
         (!title.is_empty()).then_some(title)
     }
 
-    /// A section's text, empty if there is none.
+    /// Returns a section's text; empty if the section is missing.
     fn note(&self, section: &str) -> &str {
         self.notes.get(section).map_or("", |(_, text)| text)
     }
 
-    /// Whether it can say how its distributions change with the embedding.
+    /// Returns whether the plugin exports the gradient of its distributions with respect to the embedding.
     pub fn is_differentiable(&self) -> bool {
         self.exports_interface("gradient")
     }
 
-    /// The same file with `assets` baked in; older ones of the same name are dropped. The same assets in the same order
-    /// give the same bytes.
+    /// Returns the component with `assets` baked in; existing assets of the same names are replaced. The same assets in
+    /// the same order produce the same bytes.
     pub fn bake(component: &[u8], assets: &[(&str, Vec<u8>)]) -> Result<Vec<u8>, Fault> {
         let invalid = |detail: String| Fault::Damaged { path: "the component to bake into".into(), detail };
         let mut baked = component.get(..8).ok_or_else(|| invalid("it has no header".to_owned()))?.to_vec();
@@ -274,13 +275,14 @@ impl Artifact {
         self.exports.iter().any(|export| export.starts_with(&wanted))
     }
 
-    /// The section's word counts; a plugin in another language may not have one, and says it in its names alone.
+    /// Checks the interface version: that of the custom section, or, for a plugin without the section (in another
+    /// language), that in the names of its exports or imports.
     fn check_interface(&mut self, section: Option<String>) -> Result<(), Fault> {
         let named = |names: &[String]| {
             names.iter().find_map(|name| Some(name.strip_prefix(PACKAGE)?.split_once('@')?.1.to_owned()))
         };
         let Some(version) = section.or_else(|| named(&self.exports)).or_else(|| named(&self.imports)) else {
-            // No trace of the interface: what it exports instead is the better message.
+            // Without any trace of the interface, the message about its exports is more helpful.
             return Ok(());
         };
         let (major, minor, patch) = INTERFACE;
@@ -291,9 +293,9 @@ impl Artifact {
             }
             Some(found) if found > INTERFACE => "update the host, or build the plugin with an older SDK",
             Some(_) => "build the plugin again with a newer SDK, or run it with an older host",
-            None => "its custom section `ambiguity:interface` is no version: build it with ambiguity-sdk",
+            None => "its custom section `ambiguity:interface` is not a version: build it with ambiguity-sdk",
         };
-        Err(Fault::Interface { plugin: version, host: spoken(), remedy })
+        Err(Fault::Interface { plugin: version, host: supported_versions(), remedy })
     }
 
     fn check_imports(&self) -> Result<(), Fault> {
@@ -313,18 +315,18 @@ impl Artifact {
     }
 }
 
-/// The section of that name, if it is one that says something of the plugin.
+/// Returns the section's name, if it is one of the description sections.
 fn note(section: &str) -> Option<&'static str> {
     [DESCRIPTION_SECTION, AUTHORS_SECTION, LICENSE_SECTION].into_iter().find(|name| *name == section)
 }
 
-/// The interface versions that this host speaks, for people.
-pub fn spoken() -> String {
+/// Returns the interface versions that this host supports, as messages show them.
+pub fn supported_versions() -> String {
     let (major, minor, patch) = INTERFACE;
     if patch == 0 { format!("{major}.{minor}.0") } else { format!("{major}.{minor}.0 to {major}.{minor}.{patch}") }
 }
 
-/// The bytes of an asset that holds a matrix.
+/// Returns the bytes of an asset that contains a matrix: a safetensors file with one tensor.
 pub fn encode_tensor(name: &str, tensor: &Array2<f32>) -> Vec<u8> {
     let data: Vec<u8> = tensor.iter().flat_map(|x| x.to_le_bytes()).collect();
     let view = safetensors::tensor::TensorView::new(Dtype::F32, vec![tensor.nrows(), tensor.ncols()], &data)
@@ -336,7 +338,7 @@ fn decode_tensor(bytes: &[u8]) -> Result<Array2<f32>, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| format!("not a safetensors file ({e})"))?;
     let tensors = file.tensors();
     let [(_, tensor)] = &tensors[..] else {
-        return Err(format!("it holds {} tensors, not one", tensors.len()));
+        return Err(format!("it contains {} tensors, not one", tensors.len()));
     };
     if tensor.dtype() != Dtype::F32 {
         return Err(format!("its type is {:?}, not F32", tensor.dtype()));
@@ -358,16 +360,16 @@ pub(super) fn check_size(what: &str, found: usize, limit_mib: usize) -> Result<(
     Ok(())
 }
 
-/// What the bytes are, if it is something that people mistake for a plugin.
+/// Returns what the bytes are, if they are not WebAssembly.
 fn other_kind(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [] => Some("the file is empty"),
         [b'\0', b'a', b's', b'm', ..] => None,
-        _ if b"\0asm".starts_with(bytes) => Some("the file is cut off within its first four bytes; get it again"),
+        _ if b"\0asm".starts_with(bytes) => Some("the file is truncated within its first four bytes; get it again"),
         [b'(', ..] => Some("it is WebAssembly text; turn it into a binary with `wasm-tools parse`"),
         [b'<', ..] => Some("it is a web page; download the file itself"),
         _ if bytes.starts_with(b"version https://git-lfs") => Some("it is a Git LFS pointer; run `git lfs pull`"),
-        _ => Some("it does not begin as WebAssembly does"),
+        _ => Some("it does not start with WebAssembly's magic bytes"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is classified: samples, and their embeddings, computed once however many plugins ask.
+//! Batches of samples to classify, with their embeddings, which are computed once however many plugins use them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use ndarray::Array2;
 use crate::data::audio::Audio;
 use crate::encoders::{EncoderError, Encoders};
 
-/// One thing to classify.
+/// One sample to classify.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
-    /// The prompt that it was generated from; empty for the null prompt and where there was none.
+    /// The prompt that it was generated from; empty for the null prompt and for a sample without a prompt.
     pub prompt: String,
-    /// Facts by name: "seed", "title", …
+    /// Metadata by name: "seed", "title", …
     pub metadata: BTreeMap<String, String>,
-    /// The image, if it is one.
+    /// The image, if the sample is one.
     pub image: Option<Arc<RgbImage>>,
-    /// The text, if it is one.
+    /// The text, if the sample is one.
     pub text: Option<String>,
-    /// The recording, if it is one.
+    /// The recording, if the sample is one.
     pub audio: Option<Arc<Audio>>,
 }
 
@@ -32,35 +32,35 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// A batch of samples.
+    /// Returns a batch of these samples.
     pub fn new(samples: Vec<Sample>) -> Self {
         Self { samples, embeddings: BTreeMap::new() }
     }
 
-    /// A batch of nothing but embeddings, a row each, by the encoder of that real name (see [`Encoders::resolve`]): what
-    /// is left of images that exist as tensors alone.
+    /// Returns a batch that has only embeddings, one row per sample, by the encoder with this resolved name (see
+    /// [`Encoders::resolve`]): for images that exist only as tensors.
     pub fn of_embeddings(encoder: &str, embeddings: Array2<f32>) -> Self {
         let samples = vec![Sample::default(); embeddings.nrows()];
         Self { samples, embeddings: BTreeMap::from([(encoder.to_owned(), Arc::new(embeddings))]) }
     }
 
-    /// The samples in order.
+    /// Returns the samples in order.
     pub fn samples(&self) -> &[Sample] {
         &self.samples
     }
 
-    /// Number of samples.
+    /// Returns the number of samples.
     pub fn len(&self) -> usize {
         self.samples.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether the batch has no samples.
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty()
     }
 
-    /// The images' (in a batch without images: the texts') raw embeddings, len × dim, by the named encoder.
-    /// Computed at the first call.
+    /// Returns the raw embeddings, len × dim, of the images (in a batch without images: of the texts) by the named
+    /// encoder. They are computed at the first call.
     pub fn embedding(&mut self, encoder: &str, encoders: &mut Encoders) -> Result<Arc<Array2<f32>>, EncoderError> {
         let name = encoders.resolve(encoder)?;
         if let Some(embeddings) = self.embeddings.get(&name) {

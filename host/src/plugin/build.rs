@@ -1,20 +1,20 @@
-//! CLIP softmax out of a list of styles: a small TOML file, read with its places, and baked into a template component
-//! that ships inside this program.
+//! Builds a CLIP-softmax plugin from a list of styles: reads a small TOML file, naming line and column of its errors,
+//! and bakes it into a template component that ships inside this program.
 //!
 //! ```toml
-//! title = "Four kinds of light"        # all but the styles may be left out
-//! name = "light"                       # else the file's name
+//! title = "Four kinds of light"        # every key but styles is optional
+//! name = "light"                       # default: the file's name
 //! version = "1.0.0"
 //! authors = ["Ada"]
 //! license = "CC0-1.0"
-//! encoder = "clip"                     # the run's own one; or a name such as tiny-art
+//! encoder = "clip"                     # the run's default encoder; or a name such as tiny-art
 //! medium = "image"                     # or "text"
-//! temperature = 0.01                   # divides the cosines; else what the encoder was trained with
-//! template = "a painting in {} light"  # or a list of them: what is said to the encoder of each name
+//! temperature = 0.01                   # divides the cosines; default: that of the encoder's training
+//! template = "a painting in {} light"  # or a list of them: the prompts of each name
 //! styles = ["morning", "noon", "evening", "candle"]
 //! ```
 //!
-//! Instead of the list, and without a template, a table gives each style its own prompts, whose embeddings are averaged:
+//! Instead of the list, and without a template, a table has the prompts of each style, whose embeddings are averaged:
 //!
 //! ```toml
 //! [styles]
@@ -31,33 +31,34 @@ use toml::de::{DeTable, DeValue};
 
 use super::artifact::Artifact;
 use super::error::Fault;
+use super::keys::unknown_key;
 use super::limits::Limits;
 use crate::encoders::ALIAS;
 
-/// The component that classifies by baked prompts: `plugins/clip-softmax`, as `make templates` builds it.
+/// The template component, which classifies by baked prompts: `plugins/clip-softmax`, as `make templates` builds it.
 pub const CLIP_SOFTMAX_TEMPLATE: &[u8] = include_bytes!("templates/clip_softmax.wasm");
 
-/// What a file of styles may say.
+/// The keys of a styles file.
 const KEYS: [&str; 10] =
     ["title", "name", "version", "authors", "license", "encoder", "medium", "temperature", "template", "styles"];
 
-/// What is wrong with a file of styles, and where.
+/// An error in a styles file, and its place.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {problem}")]
 pub struct StylesError {
     /// `file:line:column`, or the file alone.
     pub place: String,
-    /// What is wrong, and what to do.
+    /// The problem, and how to fix it.
     pub problem: String,
 }
 
-/// Bakes what is to be said of styles and prompts into the CLIP-softmax template. The same manifest gives the same bytes.
+/// Bakes a manifest of styles and prompts into the CLIP-softmax template. The same manifest produces the same bytes.
 pub fn bake_clip_softmax(manifest: &Manifest) -> Result<Vec<u8>, Fault> {
     Artifact::bake(CLIP_SOFTMAX_TEMPLATE, &[(Manifest::ASSET, manifest.to_json())])
 }
 
-/// The manifest that a file of styles describes; `origin` names the file in errors, `name` is the plugin's unless the
-/// file gives one.
+/// Reads the manifest that a styles file describes; `origin` names the file in errors, `name` is the plugin's name
+/// unless the file sets one.
 pub fn read_styles(origin: &str, text: &str, name: &str) -> Result<Manifest, StylesError> {
     let file = File { origin, text };
     let parsed = DeTable::parse(text).map_err(|e| match e.span() {
@@ -91,7 +92,7 @@ pub fn read_styles(origin: &str, text: &str, name: &str) -> Result<Manifest, Sty
         license: string("license")?.unwrap_or_else(|| "NOASSERTION".to_owned()),
         media: vec![medium],
         styles,
-        // Prompts are embedded by whatever weights a run has under the name: none are pinned.
+        // The prompts are embedded by the weights that a run has under this name, so no digest is pinned.
         encoder: Some(EncoderPin {
             name: string("encoder")?.unwrap_or_else(|| ALIAS.to_owned()),
             digest: String::new(),
@@ -103,7 +104,7 @@ pub fn read_styles(origin: &str, text: &str, name: &str) -> Result<Manifest, Sty
     })
 }
 
-/// A file of styles, for its errors.
+/// A styles file, for the places of its errors.
 struct File<'a> {
     origin: &'a str,
     text: &'a str,
@@ -121,16 +122,10 @@ impl File<'_> {
 
     fn check_key(&self, key: &Spanned<impl AsRef<str>>) -> Result<(), StylesError> {
         let name = key.get_ref().as_ref();
-        if KEYS.contains(&name) {
-            return Ok(());
+        match KEYS.contains(&name) {
+            true => Ok(()),
+            false => Err(self.error(key.span(), unknown_key(name, &KEYS))),
         }
-        let nearest = KEYS.iter().map(|known| (strsim::jaro_winkler(known, name), known));
-        let nearest = nearest.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score > 0.75);
-        let hint = match nearest {
-            Some((_, known)) => format!("did you mean `{known}`?"),
-            None => format!("known here: {}", KEYS.join(", ")),
-        };
-        Err(self.error(key.span(), format!("unknown key `{name}`; {hint}")))
     }
 
     fn wrong(&self, what: &str, value: &Value<'_>, wanted: &str) -> StylesError {
@@ -139,21 +134,21 @@ impl File<'_> {
             "array" => "a list",
             "boolean" => "true or false",
             "table" => "a table",
-            "string" => "a text",
+            "string" => "a string",
             _ => "a date",
         };
         self.error(value.span(), format!("{what} is {found}, it must be {wanted}"))
     }
 
-    /// A text that is not empty.
+    /// Returns a string that is not empty, without the white space around it.
     fn string(&self, key: &str, value: &Value<'_>) -> Result<String, StylesError> {
         let what = format!("`{key}`");
         match value.get_ref() {
             DeValue::String(text) if text.trim().is_empty() => {
-                Err(self.error(value.span(), format!("{what} is empty: leave it out, or say something")))
+                Err(self.error(value.span(), format!("{what} is empty: leave it out, or give it a value")))
             }
             DeValue::String(text) => Ok(text.trim().to_owned()),
-            _ => Err(self.wrong(&what, value, "a text in quotes")),
+            _ => Err(self.wrong(&what, value, "a string in quotes")),
         }
     }
 
@@ -161,7 +156,7 @@ impl File<'_> {
         match value.get_ref() {
             DeValue::Array(items) => items.iter().map(|item| self.string(key, item)).collect(),
             DeValue::String(_) => Ok(vec![self.string(key, value)?]),
-            _ => Err(self.wrong(&format!("`{key}`"), value, "a text or a list of texts")),
+            _ => Err(self.wrong(&format!("`{key}`"), value, "a string or a list of strings")),
         }
     }
 
@@ -180,18 +175,18 @@ impl File<'_> {
     fn templates(&self, value: &Value<'_>) -> Result<Vec<String>, StylesError> {
         let templates = self.strings("template", value)?;
         if templates.is_empty() {
-            return Err(self.error(value.span(), "`template` is an empty list: leave it out, or give a text"));
+            return Err(self.error(value.span(), "`template` is an empty list: leave it out, or give it a value"));
         }
         match templates.iter().find(|template| template.matches("{}").count() != 1) {
             Some(template) => {
-                let problem = format!("`template` must have {{}} once, where a style's name goes: `{template}`");
+                let problem = format!("`template` must contain {{}} once, where a style's name goes: `{template}`");
                 Err(self.error(value.span(), problem))
             }
             None => Ok(templates),
         }
     }
 
-    /// The styles in the file's order, and their prompts unless they are the names themselves.
+    /// Returns the styles in the file's order, and their prompts; no prompts if the names themselves are the prompts.
     fn styles(
         &self,
         table: &DeTable<'_>,
@@ -214,7 +209,7 @@ impl File<'_> {
             DeValue::Table(styles) => {
                 if let Some(template) = table.get("template") {
                     let problem =
-                        "`template` goes with a list of names; in the table [styles] the prompts stand in full";
+                        "`template` applies to a list of names; the table [styles] contains the prompts themselves";
                     return Err(self.error(template.span(), problem));
                 }
                 for (name, prompts) in styles {
@@ -244,8 +239,8 @@ impl File<'_> {
         value: &Value<'_>,
         entries: &[(Range<usize>, String, Vec<String>)],
     ) -> Result<(), StylesError> {
-        let most = Limits::default().styles;
-        if entries.len() < 2 || entries.len() > most {
+        let max_styles = Limits::default().styles;
+        if entries.len() < 2 || entries.len() > max_styles {
             let found = match entries {
                 [] => "no styles".to_owned(),
                 [_] => "one style".to_owned(),
@@ -254,7 +249,7 @@ impl File<'_> {
             let wanted = if entries.len() < 2 {
                 "ambiguity needs at least two".to_owned()
             } else {
-                format!("the limit is {most}")
+                format!("the limit is {max_styles}")
             };
             return Err(self.error(
                 value.span(),
@@ -264,14 +259,13 @@ impl File<'_> {
         let (mut names, mut sets) = (BTreeMap::new(), BTreeMap::new());
         for (span, name, prompts) in entries {
             if names.insert(name, ()).is_some() {
-                return Err(self.error(span.clone(), format!("the style `{name}` is there twice")));
+                return Err(self.error(span.clone(), format!("the style `{name}` appears twice")));
             }
             let mut sorted = prompts.clone();
             sorted.sort();
             match sets.insert(sorted, name) {
                 Some(other) if !prompts.is_empty() => {
-                    let problem =
-                        format!("the styles `{other}` and `{name}` have the same prompts: nothing tells them apart");
+                    let problem = format!("the styles `{other}` and `{name}` have the same prompts: they must differ");
                     return Err(self.error(span.clone(), problem));
                 }
                 _ => {}
@@ -305,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_keeps_its_order_and_everything_can_be_said() {
+    fn a_table_keeps_its_order_and_every_key_is_read() {
         let text = "title = 'Light'\nname = 'light'\nversion = '2.1.0'\nauthors = ['Ada', 'Grace']\nlicense = 'CC0-1.0'\n\
                     encoder = 'tiny-art'\nmedium = 'text'\ntemperature = 1_0\n[styles]\nnoon = 'at noon'\n\
                     candle = ['by candle', 'by lamp']\n";
@@ -328,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_with_their_place() {
+    fn mistakes_are_reported_with_their_place() {
         let table = [
             "",
             "styles = ['one']",
@@ -339,6 +333,7 @@ mod tests {
             "styles = ['one', ' ']",
             "styles = ['one',\n  'two', 'one']",
             "stiles = ['one', 'two']",
+            "licence = 'MIT'\nstyles = ['one', 'two']",
             "sex = 'x'\nstyles = ['one', 'two']",
             "styles = ['one', 'two'",
             "template = 'a painting'\nstyles = ['one', 'two']",
@@ -358,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn baking_twice_gives_the_same_valid_component() {
+    fn baking_twice_produces_the_same_valid_component() {
         let manifest = read("styles = ['baroque', 'cubism']").expect("two styles");
         let baked = bake_clip_softmax(&manifest).expect("the template takes it");
         assert_eq!(baked, bake_clip_softmax(&manifest).expect("the template takes it"));

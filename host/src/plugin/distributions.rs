@@ -1,4 +1,4 @@
-//! What plugins give, checked, in f64.
+//! The distributions that plugins return, checked, in f64.
 
 use super::error::Fault;
 use super::limits::SUM_TOLERANCE;
@@ -8,27 +8,27 @@ use super::limits::SUM_TOLERANCE;
 pub struct Distributions {
     /// Number of styles.
     pub styles: usize,
-    /// A row of `styles` probabilities per sample.
+    /// One row of `styles` probabilities per sample.
     pub rows: Vec<Vec<f64>>,
 }
 
 impl Distributions {
-    /// Checks a row-major matrix that a plugin returned for `n_samples` samples and `n_styles` styles. The fault comes
-    /// with the sample that it is about.
+    /// Checks a row-major matrix that a plugin returned for `n_samples` samples and `n_styles` styles. An error carries
+    /// the index of the sample at fault, if it concerns a single one.
     pub fn check(
         (rows, cols, data): (usize, usize, &[f32]),
         (n_samples, n_styles): (usize, usize),
     ) -> Result<Self, (Option<usize>, Fault)> {
         if (rows, cols) != (n_samples, n_styles) {
-            let message = format!("it gave {rows} x {cols} probabilities for {n_samples} samples x {n_styles} styles");
-            return Err((None, Fault::Output(message)));
+            let expected = format!("{n_samples} samples x {n_styles} styles");
+            return Err((None, Fault::Output(format!("it returned {rows} x {cols} probabilities for {expected}"))));
         }
         if data.len() != rows * cols {
-            let message = format!("it gave {} numbers as a matrix of {rows} x {cols}", data.len());
+            let message = format!("it returned {} numbers for a matrix of {rows} x {cols}", data.len());
             return Err((None, Fault::Output(message)));
         }
         if cols == 0 {
-            return Err((None, Fault::Output("it has no styles to give probabilities for".to_owned())));
+            return Err((None, Fault::Output("it has no styles to return probabilities for".to_owned())));
         }
         let rows = data.chunks_exact(cols).enumerate().map(|(i, row)| check_row(row).map_err(|e| (Some(i), e)));
         Ok(Self { styles: n_styles, rows: rows.collect::<Result<_, _>>()? })
@@ -58,15 +58,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_distribution_is_named() {
+    fn what_is_not_a_distribution_is_named() {
         let message = |matrix, shape| {
             let (sample, fault) = Distributions::check(matrix, shape).expect_err("not a distribution");
             (sample, fault.to_string())
         };
         let cases: [((usize, usize, &[f32]), _, _, _); 6] = [
-            ((2, 0, &[]), (2, 0), None, "it has no styles to give probabilities for"),
-            ((1, 2, &[0.5, 0.5]), (2, 2), None, "it gave 1 x 2 probabilities for 2 samples x 2 styles"),
-            ((2, 2, &[0.5, 0.5]), (2, 2), None, "it gave 2 numbers as a matrix of 2 x 2"),
+            ((2, 0, &[]), (2, 0), None, "it has no styles to return probabilities for"),
+            ((1, 2, &[0.5, 0.5]), (2, 2), None, "it returned 1 x 2 probabilities for 2 samples x 2 styles"),
+            ((2, 2, &[0.5, 0.5]), (2, 2), None, "it returned 2 numbers for a matrix of 2 x 2"),
             (
                 (1, 2, &[f32::NAN, 0.5]),
                 (1, 2),

@@ -1,5 +1,5 @@
-//! Plugins without a compiler: k-means centers of embeddings, baked into a template component that ships inside this
-//! program.
+//! Creates k-means plugins without a compiler: bakes centers of embeddings into a template component that ships inside
+//! this program.
 
 pub mod elbow;
 mod kmeans;
@@ -12,17 +12,17 @@ pub use self::kmeans::{Clustering, KMeansOptions, k_means, k_means_from};
 use super::artifact::{Artifact, encode_tensor};
 use super::error::Fault;
 
-/// The component that classifies by baked centers: `plugins/kmeans`, as `make templates` builds it.
+/// The template component, which classifies by baked centers: `plugins/kmeans`, as `make templates` builds it.
 pub const KMEANS_TEMPLATE: &[u8] = include_bytes!("templates/kmeans.wasm");
 
-/// Bakes centers (styles × dim) and what is to be said of them into the k-means template. The same centers and manifest
-/// give the same bytes.
+/// Bakes centers (styles × dim) and their manifest into the k-means template. The same centers and manifest produce the
+/// same bytes.
 pub fn bake_k_means(manifest: &Manifest, centers: &Array2<f32>) -> Result<Vec<u8>, Fault> {
     let assets = [("centers", encode_tensor("centers", centers)), (Manifest::ASSET, manifest.to_json())];
     Artifact::bake(KMEANS_TEMPLATE, &assets)
 }
 
-/// Scales rows to length 1; a row of zeros stays.
+/// Scales rows to length 1; a row of zeros stays as it is.
 pub fn normalize_rows(points: &mut Array2<f32>) {
     for mut row in points.rows_mut() {
         let length = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() as f32;
@@ -32,19 +32,19 @@ pub fn normalize_rows(points: &mut Array2<f32>) {
     }
 }
 
-/// What the clusters are called.
+/// The names of clusters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Names {
     /// One name per cluster.
     pub names: Vec<String>,
-    /// Whether they are those of the folders: each folder has most of one cluster.
+    /// Whether the names are those of the folders: each folder is the majority of exactly one cluster.
     pub from_folders: bool,
-    /// Per cluster, the folder that has most of it and its share.
+    /// Per cluster, the folder of most of its points and their share of the cluster.
     pub majority: Vec<(String, f64)>,
 }
 
-/// Names clusters by the folders that their points lie in, if each cluster is mostly one folder and no two clusters are
-/// mostly the same one; else `cluster-01` and so on.
+/// Names clusters by the folders of their points, if each cluster is mostly one folder and no two clusters are mostly
+/// the same one; otherwise `cluster-01` and so on.
 pub fn name_clusters(labels: &[usize], folders: &[String], k: usize) -> Names {
     let mut distinct: Vec<&String> = folders.iter().collect();
     distinct.sort();
@@ -57,7 +57,7 @@ pub fn name_clusters(labels: &[usize], folders: &[String], k: usize) -> Names {
     let majority: Vec<(String, f64)> = counts
         .axis_iter(Axis(0))
         .map(|row| {
-            // The first of equals, so that the answer does not depend on how they are walked.
+            // The first folder wins a tie, so that the result does not depend on the order of iteration.
             let best = (0..row.len()).rev().max_by_key(|&i| row[i]).expect("there is a folder for every point");
             (distinct[best].clone(), row[best] as f64 / row.sum().max(1) as f64)
         })
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn baking_twice_gives_the_same_bytes_and_replaces_what_was_there() {
+    fn baking_twice_produces_the_same_bytes_and_replaces_existing_assets() {
         let manifest = |title: &str| Manifest { title: title.to_owned(), ..Manifest::default() };
         let centers = Array2::from_shape_fn((3, 4), |(i, j)| (i * 4 + j) as f32);
         let once = bake_k_means(&manifest("one"), &centers).expect("the template takes assets");
@@ -105,7 +105,7 @@ mod tests {
         let twice = Artifact::bake(&once, &other).expect("a plugin takes assets");
         let artifact = Artifact::parse("x.wasm".as_ref(), twice).expect("still a plugin");
         assert_eq!(artifact.manifest.as_ref().map(|m| m.title.as_str()), Some("two"));
-        // What a template says of itself is not said of what is baked into it.
+        // The template's own title, license and authors do not apply to a plugin with its own manifest.
         assert_eq!(artifact.title().as_deref(), Some("two"));
         assert_eq!((artifact.inspect().license.as_str(), artifact.inspect().authors.len()), ("", 0));
         let template = Artifact::parse("x.wasm".as_ref(), KMEANS_TEMPLATE.to_vec()).expect("a plugin");

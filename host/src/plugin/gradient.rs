@@ -1,22 +1,21 @@
-//! What plugins give as gradients, checked.
+//! Checks of the gradients that plugins return.
 
 use ndarray::Array2;
 
 use super::error::Fault;
 
-/// Checks a row-major matrix that a plugin returned as dL/d(embeddings) of `n_samples` samples in `dim` dimensions. The
-/// fault comes with the sample that it is about.
+/// Checks a row-major matrix that a plugin returned as dL/d(embeddings) of `n_samples` samples in `dim` dimensions. An
+/// error carries the index of the sample at fault, if it concerns a single one.
 pub(super) fn check(
     (rows, cols, data): (usize, usize, Vec<f32>),
     (n_samples, dim): (usize, usize),
 ) -> Result<Array2<f32>, (Option<usize>, Fault)> {
     if (rows, cols) != (n_samples, dim) {
-        let message = format!("it gave a gradient of {rows} x {cols} for {n_samples} samples x {dim} dimensions");
-        return Err((None, Fault::Output(message)));
+        let expected = format!("{n_samples} samples x {dim} dimensions");
+        return Err((None, Fault::Output(format!("it returned a gradient of {rows} x {cols} for {expected}"))));
     }
-    let n_numbers = data.len();
-    let gradient = Array2::from_shape_vec((rows, cols), data)
-        .map_err(|_| (None, Fault::Output(format!("it gave {n_numbers} numbers as a gradient of {rows} x {cols}"))))?;
+    let message = format!("it returned {} numbers for a gradient of {rows} x {cols}", data.len());
+    let gradient = Array2::from_shape_vec((rows, cols), data).map_err(|_| (None, Fault::Output(message)))?;
     match gradient.indexed_iter().find(|(_, value)| !value.is_finite()) {
         Some(((sample, dimension), value)) => {
             let message = format!("its gradient in dimension {dimension} is {value}: it must be finite");

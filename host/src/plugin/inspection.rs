@@ -1,33 +1,33 @@
-//! What a plugin's file shows when it is looked into, whatever kind of file it is.
+//! The contents of a plugin's file for display, whatever its kind.
 
 use ambiguity_sdk::EncoderPin;
 
-/// A plugin's file, for people and for `host plugin inspect --json`.
+/// The contents of a plugin's file, as `host plugin inspect` shows them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Inspection {
-    /// Who made it.
+    /// Its authors.
     pub authors: Vec<String>,
-    /// SPDX expression, empty if it is not said.
+    /// SPDX license expression; empty if the file has none.
     pub license: String,
-    /// The encoder that it was fitted with, if it is for these weights alone.
+    /// The encoder that it was fitted with, if it requires these exact weights.
     pub encoder: Option<EncoderPin>,
-    /// What texts stand for each style, if it has such.
+    /// The prompts of each style; empty if it has none.
     pub prompts: Vec<Vec<String>>,
-    /// What divides its logits, if that is baked in.
+    /// The temperature that divides its logits, if that is baked in.
     pub temperature: Option<f32>,
-    /// Whether it can say how its distributions change with the embedding.
+    /// Whether it has a gradient of its distributions with respect to the embedding.
     pub differentiable: bool,
     /// The interface that it was built for, with its version.
     pub interface: String,
-    /// What is fed to it, empty if it asks for what it needs as it goes.
+    /// The format of a model's input and output; empty for a component, which requests its inputs itself.
     pub takes: String,
-    /// Size of the file.
+    /// Size of the file in bytes.
     pub bytes: usize,
-    /// What is inside besides code.
+    /// The data in the file besides code.
     pub assets: Vec<Asset>,
-    /// What it needs of the host.
+    /// The interfaces that it imports; of a model, its operator sets.
     pub imports: Vec<String>,
-    /// What it offers.
+    /// The interfaces that it exports; of a model, its outputs.
     pub exports: Vec<String>,
 }
 

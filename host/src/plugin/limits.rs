@@ -1,17 +1,17 @@
-//! How much a plugin may use.
+//! Resource limits of plugins.
 
 use std::time::Duration;
 
 use crate::config::PluginLimits;
 
-/// The time in which an ONNX model must be ready to run.
+/// Maximum time until an ONNX model is ready to run.
 pub(super) const LOAD_LIMIT: Duration = Duration::from_secs(120);
-/// Number of characters of a plugin's message that are shown.
+/// Maximum number of characters of a plugin's message that are shown.
 pub(super) const MESSAGE_LENGTH: usize = 2000;
-/// How far a row's sum may be from 1; it is then renormalized.
+/// Maximum difference of a row's sum from 1; the row is then renormalized.
 pub(super) const SUM_TOLERANCE: f64 = 1e-3;
 
-/// The bounds of a plugin's sandbox: those that a user may set ([`PluginLimits`]) and those that are part of the program.
+/// The limits of a plugin's sandbox: those that a user can set ([`PluginLimits`]) and those that are fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// See [`PluginLimits::timeout_ms`].
@@ -20,24 +20,24 @@ pub struct Limits {
     pub fuel: u64,
     /// See [`PluginLimits::memory_mib`].
     pub memory_mib: usize,
-    /// KiB of call stack.
+    /// Size of the call stack in KiB.
     pub stack_kib: usize,
-    /// MiB of the plugin's file, baked assets included.
+    /// Maximum size of the plugin's file in MiB, baked assets included.
     pub file_mib: usize,
-    /// MiB that a plugin may hand over in one call: its output, its description, a message.
+    /// Maximum data in MiB that a plugin may pass to the host in one call: its output, its description, a message.
     pub output_mib: usize,
-    /// Megapixels that the host resamples for each sample of a batch.
+    /// Maximum megapixels that the host resamples, per sample of a batch.
     pub resample_megapixels: u64,
-    /// Texts that the host embeds in one call.
+    /// Maximum number of texts that the host embeds in one call.
     pub texts: usize,
-    /// MiB of an ONNX plugin's file.
+    /// Maximum size of an ONNX plugin's file in MiB.
     pub onnx_mib: usize,
-    /// Styles that a plugin may have.
+    /// Maximum number of styles of a plugin.
     pub styles: usize,
 }
 
 impl Default for Limits {
-    /// The limits of commands that run a plugin without a run.
+    /// Returns the limits for commands that use a plugin outside a training run.
     fn default() -> Self {
         PluginLimits::preset().into()
     }
@@ -61,15 +61,15 @@ impl From<PluginLimits> for Limits {
 }
 
 impl Limits {
-    /// Every limit, for the table in the documents: its key in a run's configuration or none, its value with its unit, and
-    /// what it bounds.
+    /// Returns every limit for the table in docs/limits.md: its key in a run's configuration, if it has one, its value
+    /// with its unit, and what it limits.
     pub fn table(&self) -> Vec<(Option<&'static str>, String, &'static str)> {
         let row = |key, value: String, bounds| (key, value, bounds);
         vec![
             row(
                 Some("plugin.fuel"),
                 self.fuel.to_string(),
-                "fuel for each sample of a batch, about one a WebAssembly instruction; the same on every machine",
+                "fuel for each sample of a batch, about one per WebAssembly instruction; the same on every machine",
             ),
             row(
                 Some("plugin.timeout_ms"),
@@ -86,7 +86,7 @@ impl Limits {
             row(
                 None,
                 format!("{} MiB", self.output_mib),
-                "what a plugin hands over in one call: distributions, description, a message",
+                "data that a plugin passes to the host in one call: distributions, description, a message",
             ),
             row(
                 None,
@@ -97,12 +97,12 @@ impl Limits {
             row(None, format!("{} MiB", self.onnx_mib), "an ONNX model's file"),
             row(None, format!("{} s", LOAD_LIMIT.as_secs()), "the time until an ONNX model is ready to run"),
             row(None, self.styles.to_string(), "styles of a plugin"),
-            row(None, format!("{MESSAGE_LENGTH} characters"), "a plugin's message, longer ones are cut"),
+            row(None, format!("{MESSAGE_LENGTH} characters"), "a plugin's message; longer ones are cut"),
             row(None, format!("{SUM_TOLERANCE}"), "how far a row's sum may be from 1; it is then renormalized"),
         ]
     }
 
-    /// The fuel for a call about so many samples.
+    /// Returns the fuel for a call on `n_samples` samples.
     pub(crate) fn fuel_for(&self, n_samples: usize) -> u64 {
         self.fuel.saturating_mul(n_samples.max(1) as u64)
     }

@@ -1,17 +1,18 @@
-//! Style classifiers as plugins: found, checked, run in a sandbox, and held to what they promise.
+//! Style classifiers as plugins: lookup, validation, a sandbox that runs them, and checks of what they return.
 //!
-//! [`PluginHost::load`] turns what a user calls a plugin into a [`Classifier`]; nothing above this module knows what
-//! kind of file is behind it, and nothing outside it names wasmtime or ort. [`fit`] and [`build`] make plugins without a
+//! [`PluginHost::load`] turns a plugin's path or name into a [`Classifier`]; no module above this one knows which kind
+//! of file is behind it, and no module outside it names wasmtime or ort. [`fit`] and [`build`] create plugins without a
 //! compiler.
 //!
 //! # Layout
 //!
-//! - [`batch`]: what is classified. [`distributions`]: what comes out. `gradient`: what comes back through it.
-//! - [`store`]: names, paths and folders to files.
-//! - [`artifact`]: what a file is, and what is baked into it.
-//! - [`limits`], [`error`]: the sandbox's bounds, and every message.
+//! - [`batch`]: the samples to classify. [`distributions`]: the output. `gradient`: the gradient with respect to the
+//!   embeddings.
+//! - [`store`]: resolves names, paths and folders to files.
+//! - [`artifact`]: a component's file, parsed without running it, and the data baked into it.
+//! - [`limits`], [`error`]: the sandbox's limits, and every error message. `keys`: the message for an unknown key.
 //! - `wasm`: WebAssembly components on wasmtime. [`onnx`]: ONNX models on ONNX Runtime.
-//! - [`inspection`]: what a file shows when it is looked into, whatever its kind.
+//! - [`inspection`]: the contents of a plugin's file for display, whatever its kind.
 //! - [`fit`]: k-means centers of embeddings, [`build`]: styles and prompts; each baked into a template.
 
 pub mod artifact;
@@ -22,6 +23,7 @@ pub mod error;
 pub mod fit;
 mod gradient;
 pub mod inspection;
+mod keys;
 pub mod limits;
 pub mod onnx;
 pub mod store;
@@ -48,26 +50,26 @@ use crate::text::is_control;
 
 /// A loaded plugin.
 pub trait Classifier {
-    /// What it says of itself.
+    /// Returns the plugin's description of itself.
     fn description(&self) -> &Description;
-    /// Which file it is.
+    /// Returns the file that the plugin was loaded from.
     fn source(&self) -> &PluginSource;
-    /// What the file shows when it is looked into.
+    /// Returns the contents of the file, for display.
     fn inspect(&self) -> Inspection;
-    /// One distribution over its styles per sample. The batch keeps the embeddings that were computed for it, and the
-    /// encoders are loaded where they are first needed.
+    /// Returns one distribution over the styles per sample. The batch keeps the embeddings that were computed for it,
+    /// and encoders are loaded when they are first needed.
     fn classify(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Classified, PluginError>;
-    /// Whether it can say how its distributions change with the embedding: whether [`Classifier::embedding_vjp`] has an
-    /// answer.
+    /// Returns whether the plugin has a gradient of its distributions with respect to the embedding, that is, whether
+    /// [`Classifier::embedding_vjp`] is supported.
     fn differentiable(&self) -> bool {
         self.inspect().differentiable
     }
-    /// The vector-Jacobian product of [`Classifier::classify`]: from dL/d(distributions), len × styles, to
-    /// dL/d(embeddings), len × dim, of the one encoder that its description names; finite. Within the same limits as
-    /// `classify`.
+    /// Returns the vector-Jacobian product of [`Classifier::classify`]: maps dL/d(distributions), len × styles, to
+    /// dL/d(embeddings), len × dim, for the one encoder that the description names. All values are finite. The limits
+    /// are those of `classify`.
     ///
     /// # Errors
-    /// [`Fault::NoGradient`] where it is not [`Classifier::differentiable`], besides all that `classify` may give.
+    /// [`Fault::NoGradient`] if the plugin is not [`Classifier::differentiable`], and every error of `classify`.
     ///
     /// # Panics
     /// If `upstream` has another shape.
@@ -79,18 +81,18 @@ pub trait Classifier {
     ) -> Result<Array2<f32>, PluginError> {
         Err(PluginError::new(&self.source().name, Fault::NoGradient))
     }
-    /// Bytes of memory that the last call on a batch had at most, where the sandbox counts them.
+    /// Returns the peak memory of the last call on a batch in bytes, if the sandbox counts it.
     fn peak_memory(&self) -> Option<usize> {
         None
     }
-    /// Makes a fresh instance and asks it for its description, as loading did: the least that a call can cost. Nothing
-    /// where a plugin has no instances.
+    /// Creates a fresh instance and asks it for its description, as loading did: the minimum cost of a call. Returns
+    /// None for a plugin without instances.
     fn describe_again(&self) -> Result<Option<Description>, PluginError> {
         Ok(None)
     }
 }
 
-/// What a plugin says of itself, checked.
+/// A plugin's description of itself, checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Description {
     /// A short name.
@@ -99,39 +101,39 @@ pub struct Description {
     pub version: String,
     /// The styles, in the order of a distribution's entries; at least two, all different.
     pub styles: Vec<String>,
-    /// What it classifies: "image", "text", "audio".
+    /// The media that it classifies: "image", "text", "audio".
     pub media: Vec<String>,
     /// The encoders whose embeddings it asks for.
     pub encoders: Vec<String>,
 }
 
-/// Which file a plugin is.
+/// The file that a plugin was loaded from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginSource {
-    /// The file's name without extension: what messages call it.
+    /// The file's name without extension, as messages show it.
     pub name: String,
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
     /// sha256 of the file, in hex.
     pub sha256: String,
     /// The version of the plugin interface that it was built for; `onnx` for a model.
     pub interface: String,
-    /// One line for people, if it is baked in.
+    /// One-line title, if it has one.
     pub title: Option<String>,
 }
 
-/// What came of classifying a batch.
+/// The result of classifying a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classified {
-    /// One per sample.
+    /// One distribution per sample.
     pub distributions: Distributions,
     /// Units of fuel used, where the sandbox counts them: the same on every machine.
     pub fuel: Option<u64>,
-    /// Wall-clock time, embeddings included where they were not there yet.
+    /// Wall-clock time in milliseconds, including the embeddings that had to be computed.
     pub milliseconds: f64,
 }
 
-/// Loads plugins, all within the same limits.
+/// Loads plugins, all with the same limits.
 pub struct PluginHost {
     sandbox: Arc<Sandbox>,
     limits: Limits,
@@ -139,7 +141,7 @@ pub struct PluginHost {
 }
 
 impl PluginHost {
-    /// A host that keeps compiled code in `cache_folder`, if given. See [`cache_folder`].
+    /// Returns a host that caches compiled code in `cache_folder`, if given. See [`cache_folder`].
     pub fn new(limits: impl Into<Limits>, cache_folder: Option<PathBuf>) -> Result<Self, PluginError> {
         let limits = limits.into();
         let sandbox = Sandbox::new(limits, cache_folder)
@@ -147,12 +149,12 @@ impl PluginHost {
         Ok(Self { sandbox: Arc::new(sandbox), limits, device: Device::Cpu })
     }
 
-    /// Lets plugins that can run on a GPU do so; without this they run on the CPU.
+    /// Runs plugins that support it on `device`; by default all plugins run on the CPU.
     pub fn on(self, device: Device) -> Self {
         Self { device, ..self }
     }
 
-    /// Loads a plugin, called by a path or a name (see [`store::resolve`]), with the values of its configuration.
+    /// Loads a plugin by its path or name (see [`store::resolve`]), with the values of its configuration.
     pub fn load(&self, reference: &str, config: BTreeMap<String, String>) -> Result<Box<dyn Classifier>, PluginError> {
         let path = store::resolve(reference)?;
         let name = store::short_name(&path.to_string_lossy());
@@ -161,19 +163,19 @@ impl PluginHost {
                 true => Box::new(OnnxPlugin::load(&name, &path, &config, &self.limits, self.device)?),
                 false => Box::new(self.sandbox.load(&name, &path, config)?),
             };
-        check_words(&*plugin).map_err(|fault| PluginError::new(name, fault))?;
+        check_texts(&*plugin).map_err(|fault| PluginError::new(name, fault))?;
         Ok(plugin)
     }
 }
 
-/// Where compiled plugins are kept: `XDG_CACHE_HOME`, else `~/.cache`, then `ambiguity/plugins`.
+/// Returns the folder of the cache of compiled plugins: `XDG_CACHE_HOME`, else `~/.cache`, then `ambiguity/plugins`.
 pub fn cache_folder() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
     Some(cache.join("ambiguity/plugins"))
 }
 
-/// A description is usable: it has a name, some styles, all different and not too many, and a medium.
+/// Checks that a description has a name, a medium, and at least two styles, all different and not too many.
 fn check_description(description: &Description, limits: &Limits) -> Result<(), Fault> {
     let Description { name, styles, media, .. } = description;
     let problem = if name.is_empty() {
@@ -182,8 +184,8 @@ fn check_description(description: &Description, limits: &Limits) -> Result<(), F
         format!("it has {}, ambiguity needs at least two", if styles.is_empty() { "no styles" } else { "one style" })
     } else if styles.len() > limits.styles {
         format!("it has {} styles, the limit is {}", styles.len(), limits.styles)
-    } else if let Some(twice) = first_duplicate(styles) {
-        format!("the style `{twice}` is there twice")
+    } else if let Some(duplicate) = first_duplicate(styles) {
+        format!("the style `{duplicate}` appears twice")
     } else if styles.iter().any(String::is_empty) {
         "a style's name is empty".to_owned()
     } else if media.is_empty() {
@@ -194,9 +196,9 @@ fn check_description(description: &Description, limits: &Limits) -> Result<(), F
     Err(Fault::Description(problem))
 }
 
-/// What a plugin says in words can be shown: on a terminal, control characters would do instead of being read, and
-/// directional ones would change the order in which it is read.
-fn check_words(plugin: &dyn Classifier) -> Result<(), Fault> {
+/// Checks that a plugin's texts are safe to print: a terminal would execute control characters, and directional ones
+/// would change the order in which the text is read.
+fn check_texts(plugin: &dyn Classifier) -> Result<(), Fault> {
     let (description, inspection) = (plugin.description(), plugin.inspect());
     let Description { name, version, styles, media, encoders } = description;
     let texts = [("name", vec![name]), ("version", vec![version]), ("title", plugin.source().title.iter().collect())];
@@ -211,15 +213,13 @@ fn check_words(plugin: &dyn Classifier) -> Result<(), Fault> {
         let prose = what == "prompts";
         let bad = |text: &&String| text.chars().any(|c| is_control(c) && !(prose && c.is_whitespace()));
         if let Some(text) = texts.into_iter().find(bad) {
-            return Err(Fault::Description(format!(
-                "its {what}: {text:?} has a character that a terminal obeys instead of showing it"
-            )));
+            return Err(Fault::Description(format!("its {what}: {text:?} contains a control character")));
         }
     }
     Ok(())
 }
 
-/// The encoders that a plugin needs are there, and the one that it was fitted with is the same.
+/// Checks that the encoders that a plugin needs exist, and that the pinned one has the digest that it was fitted with.
 fn check_encoders(declared: &[String], pinned: Option<&EncoderPin>, encoders: &mut Encoders) -> Result<(), Fault> {
     for name in declared {
         let found = encoders.get(name)?.info().digest;

@@ -1,9 +1,9 @@
-//! CLIP softmax: how near an image's embedding is to each style's prompts, by the cosine.
+//! CLIP softmax: classifies an image by the cosine similarity of its embedding to each style's prompts.
 //!
 //! A style's direction is the mean of its prompts' embeddings, each scaled to length 1; logits are the cosines between
 //! it and the image's embedding, divided by the temperature. The manifest has styles, prompts, encoder and temperature
-//! (without one: that which the encoder was trained with). Nothing here depends on an encoder's weights: the host
-//! embeds the prompts, and remembers them over the batches. `host plugin build` bakes a manifest into this component.
+//! (by default that of the encoder's training). Nothing here depends on an encoder's weights: the host embeds the
+//! prompts and caches the embeddings across batches. `host plugin build` bakes a manifest into this component.
 
 use ambiguity_sdk::heads::Cosine;
 use ambiguity_sdk::{
@@ -36,7 +36,7 @@ impl Gradient for ClipSoftmax {
     }
 }
 
-/// What the manifest makes of its encoder.
+/// Returns the classifier that the manifest describes.
 fn head(manifest: &Manifest) -> Result<Cosine> {
     let (encoder, prompts) = (manifest.encoder_name()?, manifest.prompts()?);
     let scale = match manifest.temperature {
@@ -78,7 +78,7 @@ mod tests {
         }
     }
 
-    /// A text is a direction of the plane, at a length that must not matter.
+    /// Returns a host that embeds texts as directions of the plane, of lengths that must not matter.
     fn host(manifest: Manifest, logit_scale: Option<f32>) -> FakeHost {
         let info = EncoderInfo { dim: 2, logit_scale, image_size: 8, digest: "0".into() };
         FakeHost::new().asset(Manifest::ASSET, manifest.to_json()).encoder("clip", info, |text| match text {

@@ -1,9 +1,9 @@
-//! Soft k-means: how near a sample's embedding is to each baked center.
+//! Soft k-means: classifies a sample by the distance of its embedding to each baked center.
 //!
-//! e = the raw embedding by the manifest's encoder, scaled to length 1 if the manifest says so; logits 1 / ‖e − c‖,
+//! e = the raw embedding by the manifest's encoder, scaled to length 1 if its `normalize` is true; logits 1 / ‖e − c‖,
 //! divided by the manifest's temperature; softmax. One crate serves images and texts, and images by centers of texts'
-//! embeddings (the paper's text clusters): what differs is what is baked into it, the matrix `centers` and
-//! `manifest.json`. `host plugin fit` does that.
+//! embeddings (the paper's text clusters): only the baked assets differ, the matrix `centers` and `manifest.json`,
+//! which `host plugin fit` writes.
 
 use ambiguity_sdk::heads::InverseDistances;
 use ambiguity_sdk::{
@@ -34,7 +34,7 @@ impl Gradient for KMeans {
     }
 }
 
-/// The manifest, and the head that it and the baked centers make.
+/// Returns the manifest, and the classifier of the manifest and the baked centers.
 fn baked() -> Result<(Manifest, InverseDistances)> {
     let manifest = Manifest::baked()?;
     let centers = host::asset_tensor("centers")?;

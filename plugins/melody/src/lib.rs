@@ -1,8 +1,8 @@
-//! What a recording sounds like, by its spectrum: tones or noise, each low, middle or high; or silence.
+//! Classifies a recording by its spectrum: tone or noise, each low, middle or high; or silence.
 //!
 //! The power spectra of Hann-windowed frames, spread evenly over the recording and all channels mixed, are averaged. The
 //! probability of a register is its share of the power; within it, noise has the register's spectral flatness
-//! (geometric over arithmetic mean of the bins), tone has the rest. Silence has what loudness leaves of it.
+//! (geometric over arithmetic mean of the bins), tone has the rest. Loudness scales all of them; silence has the rest.
 
 use ambiguity_sdk::{Audio, Batch, Classifier, Description, Distribution, Distributions, Error, Result, export};
 use std::f32::consts::TAU;
@@ -16,13 +16,13 @@ export!(Melody);
 const STYLES: [&str; 7] =
     ["low tone", "low noise", "middle tone", "middle noise", "high tone", "high noise", "silence"];
 
-/// Where the middle and the high register begin, in Hz: about middle C, and three octaves above.
+/// Lower bounds of the middle and the high register, in Hz: about middle C, and three octaves above.
 const REGISTERS: [f32; 2] = [261.6, 2093.0];
 
-/// Samples of a frame; a power of 2.
+/// Number of samples of a frame; a power of 2.
 const FRAME: usize = 2048;
 
-/// Frames that are looked at.
+/// Maximum number of frames that are analyzed.
 const FRAMES: usize = 64;
 
 /// Mean square at which silence is as likely as sound: 50 dB below full scale.
@@ -38,7 +38,7 @@ impl Classifier for Melody {
     }
 }
 
-/// The probabilities, to within rounding.
+/// Returns the probabilities, up to rounding.
 fn weights(audio: &Audio) -> Result<Vec<f32>> {
     if audio.channels == 0 || audio.sample_rate == 0 || audio.pcm.len() < audio.channels {
         return Err(Error::new("the recording is empty"));
@@ -62,14 +62,14 @@ fn weights(audio: &Audio) -> Result<Vec<f32>> {
     Ok(weights)
 }
 
-/// Geometric over arithmetic mean: 1 for white noise, near 0 for a tone.
+/// Returns the geometric over the arithmetic mean: 1 for white noise, near 0 for a tone.
 fn flatness(bins: &[f32], sum: f32) -> f32 {
     let (n, mean) = (bins.len() as f32, sum / bins.len() as f32);
     let log_mean = bins.iter().map(|&power| (power / mean).max(1e-12).ln()).sum::<f32>() / n;
     log_mean.exp().min(1.0)
 }
 
-/// The mean power of each frequency bin from 0 to half the sample rate.
+/// Returns the mean power of each frequency bin from 0 to half the sample rate.
 fn spectrum(audio: &Audio) -> Vec<f32> {
     let n_samples = audio.pcm.len() / audio.channels;
     let last = n_samples.saturating_sub(FRAME);
@@ -89,7 +89,7 @@ fn spectrum(audio: &Audio) -> Vec<f32> {
     power
 }
 
-/// The discrete Fourier transform of a power of 2 of complex numbers, in place (Cooley and Tukey, decimation in time).
+/// Computes the discrete Fourier transform of 2ⁿ complex numbers in place (Cooley and Tukey, decimation in time).
 fn fourier(wave: &mut [(f32, f32)]) {
     let n = wave.len();
     for i in 0..n {

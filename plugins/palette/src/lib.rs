@@ -1,9 +1,9 @@
-//! Which palette an image is painted in: warm or cold, vivid or muted, light or dark. Pixels alone, no encoder.
+//! Classifies an image by its palette: warm or cold, vivid or muted, light or dark. Needs pixels alone, no encoder.
 //!
 //! The image's mean lightness, mean chroma and mean warmth in Oklab (Björn Ottosson, "A perceptual color space for
 //! image processing", 2020) are three axes through a neutral point; each axis has a style at either end, and the
-//! logits are how far out the image lies towards it. It is flat for an image of middling light and color that is
-//! as warm as it is cold. The configuration's `sharpness` (default 3) multiplies the logits.
+//! logits are the image's position towards that end. The distribution is flat for an image of medium lightness and
+//! chroma that is as warm as it is cold. The configuration's `sharpness` (default 3) multiplies the logits.
 
 use ambiguity_sdk::{Batch, Classifier, Description, Distribution, Distributions, Error, Image, Result, export, host};
 
@@ -15,13 +15,13 @@ export!(Palette);
 /// The ends of the axes: warmth, chroma, lightness.
 const STYLES: [&str; 6] = ["warm", "cold", "vivid", "muted", "light", "dark"];
 
-/// The image is looked at in this size, from a distance as it were.
+/// Side in pixels to which the image is resized.
 const SIDE: usize = 64;
 
 /// The direction of warmth in Oklab's plane of (a, b): orange, 55 degrees.
 const WARM: [f32; 2] = [0.573_576_4, 0.819_152];
 
-/// Where an axis has its neutral point, and how far from it an image is plainly of one style.
+/// The neutral point of each axis, and the distance from it at which an image is clearly of one style.
 const WARMTH: (f32, f32) = (0.0, 0.08);
 const CHROMA: (f32, f32) = (0.09, 0.09);
 const LIGHTNESS: (f32, f32) = (0.6, 0.35);
@@ -43,7 +43,7 @@ impl Classifier for Palette {
     }
 }
 
-/// What the configuration says.
+/// Returns the configured sharpness.
 fn sharpness() -> Result<f32> {
     let Some(text) = host::config("sharpness") else { return Ok(3.0) };
     match text.parse() {
@@ -52,7 +52,7 @@ fn sharpness() -> Result<f32> {
     }
 }
 
-/// Warmth, chroma and lightness of an image, each 0 at the neutral point.
+/// Returns warmth, chroma and lightness of an image, each 0 at the neutral point.
 fn axes(image: &Image, linear: &[f32; 256]) -> [f32; 3] {
     let mut sums = [0.0; 3];
     for pixel in image.rgb.chunks_exact(3) {
@@ -66,7 +66,7 @@ fn axes(image: &Image, linear: &[f32; 256]) -> [f32; 3] {
     [axis(0, WARMTH), axis(1, CHROMA), axis(2, LIGHTNESS)]
 }
 
-/// sRGB's u8 values as linear light in [0, 1] (IEC 61966-2-1).
+/// Returns sRGB's u8 values as linear light in [0, 1] (IEC 61966-2-1).
 fn linear_light() -> [f32; 256] {
     std::array::from_fn(|i| {
         let x = i as f32 / 255.0;
@@ -74,7 +74,7 @@ fn linear_light() -> [f32; 256] {
     })
 }
 
-/// Linear sRGB to Oklab: lightness in [0, 1], and the plane of colors.
+/// Converts linear sRGB to Oklab: lightness in [0, 1], and the plane of colors.
 fn oklab([r, g, b]: [f32; 3]) -> [f32; 3] {
     let l = (0.412_221_46 * r + 0.536_332_54 * g + 0.051_445_995 * b).cbrt();
     let m = (0.211_903_5 * r + 0.680_699_5 * g + 0.107_396_96 * b).cbrt();

@@ -1,8 +1,8 @@
-//! Which mood a text is in, by its words: six moods, and `plain` for a text that is in none.
+//! Classifies the mood of a text by its words: six moods, and `plain` for a text without a mood.
 //!
 //! Each mood's weight is the number of its words in the text; that of `plain` is one for every `PLAIN` other words,
-//! and at least one. A text without any mood is therefore not ambiguous but plain, so an empty text is no way to a high
-//! reward: that takes words of every mood.
+//! and at least one. A text without any mood is therefore not ambiguous but plain, so an empty text has no high reward:
+//! that requires words of every mood.
 
 use ambiguity_sdk::{Batch, Classifier, Description, Distribution, Distributions, Result, export};
 
@@ -33,13 +33,13 @@ const MOODS: [(&str, &str); 6] = [
 /// The style of a text without a mood.
 const PLAIN_STYLE: &str = "plain";
 
-/// So many words of no mood weigh as much as one of a mood.
+/// Number of words without a mood that weigh as much as one word of a mood.
 const PLAIN: f32 = 12.0;
 
-/// What every mood weighs in any text, so that no logarithm of its probability is endless.
+/// Minimum weight of each mood in any text, so that the logarithm of its probability is finite.
 const FLOOR: f32 = 0.05;
 
-/// Endings that a word may have beyond what the lists have.
+/// Endings that a word may have beyond the words in the lists.
 const ENDINGS: [&str; 12] = ["", "s", "es", "d", "ed", "ing", "ly", "y", "ful", "fully", "ness", "er"];
 
 impl Classifier for Words {
@@ -53,7 +53,7 @@ impl Classifier for Words {
     }
 }
 
-/// How much of each mood a text has, and of none.
+/// Returns the weight of each mood in a text, and that of `plain`.
 fn weights(text: &str) -> Vec<f32> {
     let mut weights = vec![FLOOR; MOODS.len()];
     let mut n_plain = 0;
@@ -68,7 +68,7 @@ fn weights(text: &str) -> Vec<f32> {
     weights
 }
 
-/// Whether a word is in a list, with an ending or without; an ending may have doubled a letter or dropped an e.
+/// Returns whether a word is in a list, with an ending or without; an ending may have doubled a letter or dropped an e.
 fn has_word(list: &str, word: &str) -> bool {
     list.split(' ').any(|stem| match word.strip_prefix(stem) {
         Some(ending) => {

@@ -81,8 +81,8 @@ fn other_weights_under_the_same_name_are_refused() {
         plugin.classify(&mut Batch::new(vec![image([1, 2, 3])]), &mut means()).expect_err("other").to_string();
     assert_eq!(
         message,
-        "plugin `primaries`: it was fitted with encoder `means` of digest others, the `means` here has means; name the \
-         right one with --encoder means=DIR, or fit the plugin again"
+        "plugin `primaries`: it was fitted with encoder `means` of digest others, but the `means` here has digest means; \
+         name the right one with --encoder means=DIR, or fit the plugin again"
     );
 }
 

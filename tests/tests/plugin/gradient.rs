@@ -160,8 +160,8 @@ fn plugins_that_cannot_be_trained_through_are_refused_in_one_sentence() {
         let plugin = load(Limits::default(), &root().join(plugin), &[]).expect("it loads");
         PluginAmbiguity::new(plugin, encoders()).err().expect("it cannot").to_string()
     };
-    let lacks = "it exports no gradient, which training through it needs; take a plugin of which `host plugin inspect` \
-                 says `gradient yes`, such as kmeans_image or clip_softmax, or export `ambiguity:plugin/gradient`";
+    let lacks = "it exports no gradient, which training through it needs; use a plugin for which `host plugin inspect` \
+                 shows `gradient yes`, such as kmeans_image or clip_softmax, or export `ambiguity:plugin/gradient`";
     assert_eq!(refused("plugins/palette.wasm"), format!("plugin `palette`: {lacks}"));
     assert_eq!(refused("tests/reference/onnx/embedding.onnx"), format!("plugin `embedding`: {lacks}"));
     assert_eq!(

@@ -101,7 +101,7 @@ fn a_batch_without_images_names_the_sample() {
     let mut plugin = load(Limits::default(), &file("pixels.onnx"), &[]).expect("a good plugin");
     let text = Sample { text: Some("no image".to_owned()), ..Sample::default() };
     let error = plugin.classify(&mut Batch::new(vec![text]), &mut means()).expect_err("a text").to_string();
-    assert_eq!(error, "plugin `pixels` at sample 0: the sample is no image");
+    assert_eq!(error, "plugin `pixels` at sample 0: the sample is not an image");
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn inspect_and_classify_work_for_all_kinds() {
         host_ok(folder.path(), &["plugin", "inspect", "./fixed_4.onnx"]).stdout,
         classified.stdout,
     ];
-    let notice = "plugin `pixels` takes images of 16 x 12; those of 24 x 20 are resized with antialias";
+    let notice = "plugin `pixels` takes images of 16 x 12; those of 24 x 20 are resized with antialiasing";
     assert_eq!(classified.stderr.matches(notice).count(), 1, "{}", classified.stderr);
     insta::assert_snapshot!(shown.concat());
     let document = |arguments: &[&str]| -> Value {

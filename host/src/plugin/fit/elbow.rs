@@ -1,14 +1,14 @@
-//! How many clusters there are: what each number of them leaves over, and two opinions on which to take.
+//! Choosing the number of clusters: the inertia for each k, and two criteria for the best k.
 
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 
 use super::kmeans::Clustering;
 
-/// Points whose distances are computed together.
+/// Number of points whose distances are computed together.
 const TILE: usize = 256;
 
-/// What came of one number of clusters.
+/// The result for one number of clusters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ElbowRow {
     /// Number of clusters.
@@ -23,8 +23,9 @@ pub struct ElbowRow {
     pub seconds: f64,
 }
 
-/// The k at the elbow: where the inertia lies farthest below the straight line from the first row to the last, both axes
-/// scaled to [0, 1] (the "kneedle" of Satopää et al., 2011). None with fewer than three rows, or if nothing falls.
+/// Returns the k at the elbow: where the inertia lies farthest below the straight line from the first row to the last,
+/// both axes scaled to [0, 1] (the "kneedle" of Satopää et al., 2011). None with fewer than three rows, or if the
+/// inertia does not fall.
 pub fn elbow(rows: &[ElbowRow]) -> Option<usize> {
     let (first, last) = (rows.first()?, rows.last()?);
     let (width, height) = ((last.k - first.k) as f64, first.inertia - last.inertia);
@@ -36,15 +37,15 @@ pub fn elbow(rows: &[ElbowRow]) -> Option<usize> {
     (depth(deepest) > 1e-9).then_some(deepest.k)
 }
 
-/// The k with the highest silhouette; the smaller one of equals.
+/// Returns the k with the highest silhouette; the smallest one in a tie.
 pub fn most_separate(rows: &[ElbowRow]) -> Option<usize> {
     let best = rows.iter().max_by(|a, b| a.silhouette.total_cmp(&b.silhouette).then(b.k.cmp(&a.k)))?;
     Some(best.k)
 }
 
-/// The simplified silhouette (Hruschka et al., 2006): the mean over the points of (b − a) / max(a, b), a being the
-/// distance to a point's own center and b that to the nearest other one. Near 1, clusters are far apart; near 0, they
-/// touch.
+/// Returns the simplified silhouette (Hruschka et al., 2006): the mean over the points of (b − a) / max(a, b), where a
+/// is the distance to a point's own center and b that to the nearest other one. Near 1, clusters are far apart; near 0,
+/// they touch.
 pub fn silhouette(points: &Array2<f32>, found: &Clustering) -> f64 {
     let lengths: Vec<f32> = found.centers.rows().into_iter().map(|c| c.dot(&c)).collect();
     let sums: Vec<f64> = points

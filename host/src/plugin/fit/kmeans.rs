@@ -6,21 +6,22 @@ use rayon::prelude::*;
 
 use super::start::k_means_plus_plus;
 
-/// Points whose sums are added up together, in order, so that the result does not depend on the number of threads.
+/// Number of points whose sums are added up together, in order, so that the result does not depend on the number of
+/// threads.
 const BLOCK: usize = 1024;
 
-/// Points of a block that are multiplied at a time: at 768 dimensions they stay in a core's own cache until their sums
-/// are taken.
+/// Number of points of a block that are multiplied at a time: at 768 dimensions they stay in a core's own cache until
+/// their sums are taken.
 const TILE: usize = 256;
 
-/// How to look for clusters.
+/// Options of k-means.
 #[derive(Clone, Copy, Debug)]
 pub struct KMeansOptions {
     /// Number of clusters.
     pub k: usize,
-    /// Starts, of which the best one counts.
+    /// Number of runs, of which the best one is returned.
     pub runs: usize,
-    /// Iterations of a run at most.
+    /// Maximum number of iterations of a run.
     pub max_iterations: usize,
     /// A run ends when its centers move by less than this share of the points' mean variance, squared and summed (as
     /// scikit-learn's `tol`).
@@ -29,10 +30,10 @@ pub struct KMeansOptions {
     pub seed: u64,
 }
 
-/// What was found.
+/// The clusters that k-means found.
 #[derive(Clone, Debug)]
 pub struct Clustering {
-    /// k × dim.
+    /// The cluster centers, k × dim.
     pub centers: Array2<f32>,
     /// The cluster of each point.
     pub labels: Vec<usize>,
@@ -43,14 +44,14 @@ pub struct Clustering {
 }
 
 impl Clustering {
-    /// Number of points in each cluster.
+    /// Returns the number of points in each cluster.
     pub fn sizes(&self) -> Vec<usize> {
         let mut sizes = vec![0; self.centers.nrows()];
         self.labels.iter().for_each(|&label| sizes[label] += 1);
         sizes
     }
 
-    /// The points of each cluster, the nearest to its center first. `points` are those that were clustered.
+    /// Returns the points of each cluster, the nearest to its center first. `points` are those that were clustered.
     pub fn nearest_first(&self, points: &Array2<f32>) -> Vec<Vec<usize>> {
         let distances = own_distances(points.view(), &self.centers, &self.labels);
         let mut members = vec![vec![]; self.centers.nrows()];
@@ -59,7 +60,7 @@ impl Clustering {
         members
     }
 
-    /// The same clusters, numbered so that the new cluster i is the old cluster `order[i]`.
+    /// Returns the same clusters, renumbered so that the new cluster i is the old cluster `order[i]`.
     pub fn reordered(mut self, order: &[usize]) -> Self {
         let mut places = vec![0; order.len()];
         order.iter().enumerate().for_each(|(new, &old)| places[old] = new);
@@ -69,8 +70,8 @@ impl Clustering {
     }
 }
 
-/// The best of several runs of k-means over the rows of `points`; `after_run` hears the inertia of each, and says
-/// whether to go on.
+/// Returns the best of several runs of k-means over the rows of `points`. `after_run` receives the index and the
+/// inertia of each run and returns whether to continue.
 ///
 /// # Errors
 /// If there are fewer points than clusters or fewer than two clusters, or a point is not finite.
@@ -86,21 +87,21 @@ pub fn k_means(
     for run in 0..options.runs.max(1) {
         let start = k_means_plus_plus(points.view(), options.k, options.seed.wrapping_add(run as u64));
         let found = lloyd(points.view(), start, options.max_iterations, tolerance);
-        let go_on = after_run(run, found.inertia);
+        let proceed = after_run(run, found.inertia);
         if best.as_ref().is_none_or(|best| found.inertia < best.inertia) {
             best = Some(found);
         }
-        if !go_on {
+        if !proceed {
             break;
         }
     }
-    Ok(best.expect("at least one run was made"))
+    Ok(best.expect("there is at least one run"))
 }
 
-/// k-means from given centers (k × dim); `max_iterations` and `tolerance` as in [`KMeansOptions`].
+/// Runs k-means from given centers (k × dim); `max_iterations` and `tolerance` as in [`KMeansOptions`].
 ///
 /// # Errors
-/// As [`k_means`], or if the centers are not finite or have other dimensions than the points.
+/// As for [`k_means`], or if the centers are not finite or have other dimensions than the points.
 pub fn k_means_from(
     points: &Array2<f32>,
     centers: Array2<f32>,
@@ -122,7 +123,7 @@ pub fn k_means_from(
 fn check(points: &Array2<f32>, k: usize) -> Result<(), String> {
     let n = points.nrows();
     if k < 2 || k > n {
-        return Err(format!("{k} clusters cannot be made of {n} points: k goes from 2 to the number of points"));
+        return Err(format!("{n} points cannot form {k} clusters: k must be between 2 and the number of points"));
     }
     match points.iter().any(|x| !x.is_finite()) {
         true => Err("the points are not all finite".to_owned()),
@@ -146,14 +147,15 @@ fn lloyd(points: ArrayView2<'_, f32>, mut centers: Array2<f32>, max_iterations: 
     Clustering { inertia, labels, centers, iterations }
 }
 
-/// The points' clusters, and what their means are made of.
+/// The cluster of each point, and the sums and counts of which the means are computed.
 struct Assignment {
     labels: Vec<usize>,
     sums: Array2<f64>,
     counts: Vec<usize>,
 }
 
-/// Nearest centers by ‖x − c‖² = ‖x‖² − 2 x·c + ‖c‖², of which the first term is the same for all centers.
+/// Assigns points to their nearest centers by ‖x − c‖² = ‖x‖² − 2 x·c + ‖c‖², of which the first term is the same for
+/// all centers.
 fn assign(points: ArrayView2<'_, f32>, centers: &Array2<f32>) -> Assignment {
     let lengths: Array1<f32> = centers.rows().into_iter().map(|c| c.dot(&c)).collect();
     let blocks: Vec<_> = points
@@ -174,7 +176,7 @@ fn assign(points: ArrayView2<'_, f32>, centers: &Array2<f32>) -> Assignment {
     all
 }
 
-/// The clusters of a block's points, and the sum of the points of each.
+/// Returns the clusters of a block's points, and the sum of each cluster's points.
 fn assign_block(
     points: ArrayView2<'_, f32>,
     centers: &Array2<f32>,
@@ -203,7 +205,7 @@ fn assign_block(
 }
 
 impl Assignment {
-    /// The means of the clusters; an empty one gets the point that is farthest from its center.
+    /// Returns the means of the clusters; an empty cluster gets the point that is farthest from its center.
     fn means(&self, points: ArrayView2<'_, f32>, centers: &Array2<f32>) -> Array2<f32> {
         let mut means = centers.clone();
         let mut farthest = vec![];
@@ -224,7 +226,7 @@ impl Assignment {
     }
 }
 
-/// Each point's squared distance to its center: of the differences themselves, which do not cancel as products do.
+/// Returns each point's squared distance to its center, from the differences, which do not cancel as the products do.
 fn own_distances(points: ArrayView2<'_, f32>, centers: &Array2<f32>, labels: &[usize]) -> Vec<f64> {
     let distance = |(i, &label): (usize, &usize)| {
         let difference = points.row(i).into_iter().zip(centers.row(label)).map(|(x, c)| x - c);
@@ -254,7 +256,7 @@ mod tests {
 
     const OPTIONS: KMeansOptions = KMeansOptions { k: 3, runs: 4, max_iterations: 100, tolerance: 1e-4, seed: 0 };
 
-    /// Points on small circles round three far corners.
+    /// Points on small circles around three distant corners.
     fn points() -> Array2<f32> {
         Array2::from_shape_fn((30, 2), |(i, j)| {
             let corner = [[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]][i % 3][j];
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn clusters_that_are_there_are_found() {
+    fn separate_clusters_are_found() {
         let points = points();
         let found = k_means(&points, &OPTIONS, |_, _| true).expect("3 of 30");
         for i in 0..30 {
@@ -280,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_the_same_centers() {
+    fn a_seed_returns_the_same_centers() {
         let found = || k_means(&points(), &OPTIONS, |_, _| true).expect("3 of 30").centers;
         assert_eq!(found(), found());
     }
@@ -320,11 +322,11 @@ mod tests {
     fn starts_that_do_not_fit_are_refused() {
         let refused = |centers: Array2<f32>| k_means_from(&points(), centers, 10, 0.0).expect_err("it does not fit");
         assert_eq!(refused(Array2::zeros((3, 5))), "the centers have 5 dimensions, the points 2");
-        assert!(refused(Array2::zeros((1, 2))).starts_with("1 clusters cannot"));
+        assert!(refused(Array2::zeros((1, 2))).starts_with("30 points cannot form 1 clusters"));
         assert_eq!(refused(Array2::from_elem((2, 2), f32::NAN)), "the centers to start from are not all finite");
     }
 
-    /// linfa's Lloyd goes row by row, some seven times slower, so it is what we are held against and not what runs.
+    /// linfa's Lloyd works row by row, about seven times slower, so it is the reference and not the implementation.
     #[test]
     fn inertia_is_no_larger_than_linfas() {
         use linfa::prelude::*;
@@ -355,7 +357,7 @@ mod tests {
 
     /// Five iterations from the same centers; relative error, where f32 sums differ in their order alone.
     #[test]
-    fn lloyd_is_what_scikit_learn_does() {
+    fn lloyd_matches_scikit_learn() {
         let reference = Reference::read("kmeans.safetensors");
         let (points, start) = (matrix(reference.tensor("points")), matrix(reference.tensor("start")));
         let found = k_means_from(&points, start, 5, 0.0).expect("12 of 600");

@@ -1,7 +1,7 @@
-//! Where k-means starts: greedy k-means++ (Arthur and Vassilvitskii, 2007), as scikit-learn has it.
+//! Initial centers of k-means: greedy k-means++ (Arthur and Vassilvitskii, 2007), as in scikit-learn.
 //!
 //! Each next center is a point drawn with a probability proportional to its squared distance to the nearest center so
-//! far; of 2 + ln k draws the one counts that leaves the least inertia. The distances are matrix products, and only
+//! far; of 2 + ln k draws the one with the lowest inertia is taken. The distances are matrix products, and only
 //! those to the newest center are computed: O(k n dim).
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
@@ -9,10 +9,10 @@ use rand_xoshiro::Xoshiro256Plus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 
-/// Points that are multiplied at a time.
+/// Number of points that are multiplied at a time.
 const TILE: usize = 256;
 
-/// k rows of `points` to start from, the same for the same seed.
+/// Returns k rows of `points` as initial centers, the same ones for the same seed.
 pub(super) fn k_means_plus_plus(points: ArrayView2<'_, f32>, k: usize, seed: u64) -> Array2<f32> {
     let mut rng = Xoshiro256Plus::seed_from_u64(seed);
     let lengths: Array1<f32> = points.rows().into_iter().map(|x| x.dot(&x)).collect();
@@ -35,7 +35,7 @@ pub(super) fn k_means_plus_plus(points: ArrayView2<'_, f32>, k: usize, seed: u64
     points.select(Axis(0), &chosen)
 }
 
-/// n × m squared distances of all points to some of them; never below 0, and exactly 0 from a point to itself.
+/// Returns the n × m squared distances of all n points to m of them: never below 0, exactly 0 from a point to itself.
 fn squared_distances(points: ArrayView2<'_, f32>, lengths: &Array1<f32>, some: &[usize]) -> Array2<f32> {
     let others = points.select(Axis(0), some);
     let mut distances = Array2::zeros((points.nrows(), some.len()));
@@ -51,7 +51,7 @@ fn squared_distances(points: ArrayView2<'_, f32>, lengths: &Array1<f32>, some: &
     distances
 }
 
-/// A point, with a probability proportional to its weight; the first one if all weights are 0.
+/// Draws a point with a probability proportional to its weight; the first point if all weights are 0.
 fn draw(weights: &Array1<f32>, rng: &mut Xoshiro256Plus) -> usize {
     let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
     let mut left = uniform(rng) * total;
@@ -66,7 +66,7 @@ fn draw(weights: &Array1<f32>, rng: &mut Xoshiro256Plus) -> usize {
     last
 }
 
-/// A number in [0, 1).
+/// Draws a number in [0, 1).
 fn uniform(rng: &mut Xoshiro256Plus) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_points_are_no_obstacle() {
+    fn equal_points_are_accepted() {
         let starts = k_means_plus_plus(Array2::from_elem((6, 3), 0.5).view(), 4, 0);
         assert_eq!(starts.nrows(), 4);
     }

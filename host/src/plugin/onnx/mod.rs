@@ -1,8 +1,8 @@
 //! Plugins as ONNX models: a classifier that was trained elsewhere, run by ONNX Runtime.
 //!
-//! A model cannot call anything, so there is no sandbox of memory or fuel round it, only the clock. What a file is gets
-//! read by our own code first ([`graph`]), and files with data elsewhere or operators of other libraries go no further.
-//! The digest pins all of it: the model, and the `.toml` beside it where there is one.
+//! A model cannot call anything, so only its time is limited, not its memory or fuel. Our own code reads the file first
+//! ([`graph`]), and refuses a file with external data or with operators of other libraries. The digest pins everything:
+//! the model, and the `.toml` beside it if there is one.
 
 pub mod graph;
 pub mod settings;
@@ -39,7 +39,7 @@ use crate::encoders::Encoders;
 /// The extension of a model's file.
 pub(super) const EXTENSION: &str = "onnx";
 
-/// What plugins.lock says instead of a version of the WIT interface.
+/// The interface in plugins.lock, in place of a version of the WIT interface.
 const INTERFACE: &str = "onnx";
 
 /// A plugin that is an ONNX model.
@@ -51,12 +51,12 @@ pub(super) struct OnnxPlugin {
     timeout_ms: u64,
     description: Description,
     source: PluginSource,
-    /// Whether it was said that images are resized.
-    said_resizing: bool,
+    /// Whether the log has the notice that images are resized.
+    resizing_logged: bool,
 }
 
 impl OnnxPlugin {
-    /// Reads a model's file and the one beside it, checks both, and makes the model ready.
+    /// Reads a model's file and the `.toml` beside it, checks both, and loads the model.
     pub(super) fn load(
         plugin: &str,
         path: &Path,
@@ -86,16 +86,16 @@ impl OnnxPlugin {
             }
             other => Fault::Unusable(other.to_string()),
         })?;
-        let mut said = Settings::from_metadata(&graph.metadata).map_err(Fault::Unusable)?;
+        let mut settings = Settings::from_metadata(&graph.metadata).map_err(Fault::Unusable)?;
         let mut digest = Sha256::new_with_prefix(&bytes);
         if let Some((beside, text)) = beside(path)? {
             digest.update(&text);
             let message = |detail: String| Fault::Unusable(format!("{}: {detail}", beside.display()));
             let text = String::from_utf8(text).map_err(|error| message(error.to_string()))?;
-            said = Settings::from_toml(&text).map_err(message)?.or(said);
+            settings = Settings::from_toml(&text).map_err(message)?.or(settings);
         }
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let spec = spec::resolve(&graph, said, &stem).map_err(Fault::Unusable)?;
+        let spec = spec::resolve(&graph, settings, &stem).map_err(Fault::Unusable)?;
         let description = description(&spec);
         check_description(&description, limits)?;
         let source = PluginSource {
@@ -107,10 +107,10 @@ impl OnnxPlugin {
         };
         let model = Model::load(&bytes, &spec.input_name, &spec.output_name, device)?;
         let (bytes, timeout_ms) = (bytes.len(), limits.timeout_ms);
-        Ok(Self { model, spec, graph, bytes, timeout_ms, description, source, said_resizing: false })
+        Ok(Self { model, spec, graph, bytes, timeout_ms, description, source, resizing_logged: false })
     }
 
-    /// The encoder whose weights it was trained with, if it says so.
+    /// Returns the encoder whose weights the model was trained with, if the settings have its digest.
     fn pin(&self) -> Option<EncoderPin> {
         match &self.spec.input {
             Input::Embedding { encoder, digest: Some(digest), .. } => {
@@ -120,21 +120,21 @@ impl OnnxPlugin {
         }
     }
 
-    /// Says, once, that images are not of the size that the model takes.
-    fn say_resizing(&mut self, batch: &Batch) {
+    /// Logs, once, that images are resized to the size of the model's input.
+    fn log_resizing(&mut self, batch: &Batch) {
         let Input::Pixels(Pixels { width, height, .. }) = self.spec.input else { return };
         let mut sizes = batch.samples().iter().filter_map(|sample| Some(sample.image.as_ref()?.dimensions()));
         let other = sizes.find(|&(w, h)| (w as usize, h as usize) != (width, height));
-        if let (false, Some((w, h))) = (self.said_resizing, other) {
-            self.said_resizing = true;
+        if let (false, Some((w, h))) = (self.resizing_logged, other) {
+            self.resizing_logged = true;
             let name = &self.source.name;
             tracing::info!(
-                "plugin `{name}` takes images of {width} x {height}; those of {w} x {h} are resized with antialias"
+                "plugin `{name}` takes images of {width} x {height}; those of {w} x {h} are resized with antialiasing"
             );
         }
     }
 
-    /// One row of probabilities per sample, as the model or the softmax of its logits gives them.
+    /// Returns one row of probabilities per sample: the model's output, or the softmax of its logits.
     fn probabilities(
         &mut self,
         batch: &mut Batch,
@@ -145,9 +145,10 @@ impl OnnxPlugin {
             Input::Embedding { encoder, dim, .. } => {
                 let embeddings = batch.embedding(encoder, encoders).map_err(|error| (None, Fault::Encoder(error)))?;
                 if dim.is_some_and(|dim| dim != embeddings.ncols()) {
-                    let (takes, gives) = (dim.unwrap_or_default(), embeddings.ncols());
-                    let message =
-                        format!("it takes embeddings of {takes} numbers, the encoder `{encoder}` gives {gives}");
+                    let (expected, found) = (dim.unwrap_or_default(), embeddings.ncols());
+                    let message = format!(
+                        "its input has {expected} dimensions, but embeddings by the encoder `{encoder}` have {found}"
+                    );
                     return Err((None, Fault::Unusable(message)));
                 }
                 Some(embeddings)
@@ -158,7 +159,7 @@ impl OnnxPlugin {
         let mut left = Duration::from_millis(self.timeout_ms);
         for start in (0..n_samples).step_by(at_once) {
             let n = at_once.min(n_samples - start);
-            // A model of a fixed number gets its last sample again until there are enough.
+            // A model with a fixed batch size is padded with copies of the last sample.
             let n_rows = if self.spec.fixed_batch { at_once } else { n };
             let rows = (0..n_rows).map(|i| start + i.min(n - 1));
             let (numbers, shape) = match (&self.spec.input, &embeddings) {
@@ -173,7 +174,7 @@ impl OnnxPlugin {
                 self.model.run(numbers, &shape, left, self.timeout_ms).map_err(|fault| (None, fault))?;
             left = left.saturating_sub(took);
             if shape != [n_rows as i64, n_styles as i64] {
-                let message = format!("it gave numbers of shape {shape:?} for {n_rows} samples x {n_styles} styles");
+                let message = format!("its output has shape {shape:?} for {n_rows} samples x {n_styles} styles");
                 return Err((None, Fault::Output(message)));
             }
             for row in values.chunks_exact(n_styles).take(n) {
@@ -224,7 +225,7 @@ impl Classifier for OnnxPlugin {
         let plugin = self.source.name.clone();
         let at = |(sample, fault)| PluginError { plugin: plugin.clone(), sample, fault };
         check_encoders(&self.description.encoders, self.pin().as_ref(), encoders).map_err(|fault| at((None, fault)))?;
-        self.say_resizing(batch);
+        self.log_resizing(batch);
         let started = Instant::now();
         let n_samples = batch.len();
         let probabilities = self.probabilities(batch, encoders).map_err(at)?;
@@ -248,7 +249,7 @@ fn description(spec: &Spec) -> Description {
     }
 }
 
-/// What is fed to it, for people.
+/// Returns the format of a model's input and output, as messages show it.
 fn takes(spec: &Spec) -> String {
     let what = match &spec.input {
         Input::Pixels(Pixels { height, width, channels, layout, normalize }) => {
@@ -259,16 +260,16 @@ fn takes(spec: &Spec) -> String {
                 Some(pairs) if pairs.iter().all(|pair| *pair == (0.0, 1.0)) => "[0, 1]".to_owned(),
                 Some(pairs) => {
                     let (mean, std): (Vec<f32>, Vec<f32>) = pairs.iter().copied().unzip();
-                    format!("[0, 1] less {mean:?} over {std:?}")
+                    format!("mean {mean:?}, std {std:?}")
                 }
             };
             format!("images of {width} x {height}, {color}, {order}, {scale}")
         }
         Input::Embedding { encoder, .. } => format!("embeddings by {encoder}"),
     };
-    let gives = if spec.output == OutputKind::Logits { "logits" } else { "probabilities" };
+    let output = if spec.output == OutputKind::Logits { "logits" } else { "probabilities" };
     let batch = if spec.fixed_batch { format!(", {} at a time", spec.batch) } else { String::new() };
-    format!("{what}{batch}; gives {gives}")
+    format!("{what}{batch}; returns {output}")
 }
 
 fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Fault> {
@@ -278,7 +279,7 @@ fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Fault> {
     std::fs::read(path).map_err(io)
 }
 
-/// The `.toml` beside a model, if there is one.
+/// Returns the `.toml` beside a model, if there is one.
 fn beside(path: &Path) -> Result<Option<(PathBuf, Vec<u8>)>, Fault> {
     let beside = path.with_extension("toml");
     match std::fs::read(&beside) {
@@ -288,7 +289,7 @@ fn beside(path: &Path) -> Result<Option<(PathBuf, Vec<u8>)>, Fault> {
     }
 }
 
-/// Images as a model takes them, stretched as `image-resized` of the WIT interface does.
+/// Returns images in the format of a model's input, resized as by `image-resized` of the WIT interface.
 fn images(
     pixels: &Pixels,
     batch: &Batch,
@@ -297,7 +298,7 @@ fn images(
     let (mut floats, mut bytes) = (vec![], vec![]);
     for i in rows {
         let image = batch.samples()[i].image.as_deref();
-        let image = image.ok_or_else(|| (Some(i), Fault::Refused("the sample is no image".to_owned())))?;
+        let image = image.ok_or_else(|| (Some(i), Fault::Refused("the sample is not an image".to_owned())))?;
         let image = fitted(pixels, image);
         match &pixels.normalize {
             None => bytes.extend(image),
@@ -317,7 +318,7 @@ fn images(
     Ok(if pixels.normalize.is_none() { Numbers::Bytes(bytes) } else { Numbers::Floats(floats) })
 }
 
-/// One image's bytes in a model's size, channels and order.
+/// Returns one image's bytes in a model's size, channels and order.
 fn fitted(pixels: &Pixels, image: &RgbImage) -> Vec<u8> {
     let [width, height] = [image.width() as usize, image.height() as usize];
     let rgb = resize_bicubic(image.as_raw(), width, height, pixels.width, pixels.height);
@@ -328,13 +329,13 @@ fn fitted(pixels: &Pixels, image: &RgbImage) -> Vec<u8> {
     }
 }
 
-/// ITU-R 601-2 luma, rounded as Pillow's `convert("L")`.
+/// Returns the ITU-R 601-2 luma, rounded as by Pillow's `convert("L")`.
 fn luma(rgb: &[u8]) -> u8 {
     let [r, g, b] = [0, 1, 2].map(|channel| u32::from(rgb[channel]));
     ((19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16) as u8
 }
 
-/// The softmax of logits, in f64.
+/// Returns the softmax of logits, computed in f64.
 fn softmax(logits: &[f32]) -> Vec<f32> {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f64> = logits.iter().map(|&logit| (f64::from(logit) - f64::from(top)).exp()).collect();

@@ -1,4 +1,4 @@
-//! ONNX Runtime, a shared library that is found and loaded when the first ONNX plugin is: the binary runs without it.
+//! ONNX Runtime, a shared library that is loaded with the first ONNX plugin; the binary runs without it.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -17,13 +17,13 @@ use crate::plugin::error::Fault;
 use crate::plugin::limits::LOAD_LIMIT;
 use crate::zoo::home::dependencies;
 
-/// The library that is loaded instead of the one that `make setup` brings.
+/// The environment variable that names a library to be loaded instead of the one that `make setup` installs.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 
-/// The names of the library, and what a version may follow.
+/// The file name of the library; a version may follow it.
 const LIBRARY: &str = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
 
-/// One call's input.
+/// The input of one call.
 pub(super) enum Numbers {
     Floats(Vec<f32>),
     Bytes(Vec<u8>),
@@ -37,7 +37,7 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// Makes a model ready on a device.
+    /// Loads a model onto a device.
     pub(super) fn load(bytes: &[u8], input: &str, output: &str, device: Device) -> Result<Self, Fault> {
         let environment = environment()?;
         let failed =
@@ -51,8 +51,8 @@ impl Model {
         Ok(Self { session: session.map_err(failed)?, input: input.to_owned(), output: output.to_owned() })
     }
 
-    /// Runs the model within `left` of the time that is allowed in all; gives the output's shape and numbers, and the
-    /// time that it took.
+    /// Runs the model within `left`, the remaining part of the limit `limit_ms`; returns the output's shape and values,
+    /// and the time that it took.
     pub(super) fn run(
         &mut self,
         numbers: Numbers,
@@ -74,7 +74,7 @@ impl Model {
             return Err(Fault::Timeout { limit_ms, functions: vec![] });
         }
         let outputs = outputs.map_err(failed)?;
-        let output = outputs.get(&self.output).ok_or_else(|| Fault::Output("it gave no output".to_owned()))?;
+        let output = outputs.get(&self.output).ok_or_else(|| Fault::Output("it returned no output".to_owned()))?;
         let (shape, data) = output.try_extract_tensor::<f32>().map_err(failed)?;
         Ok((shape.to_vec(), data.to_vec(), started.elapsed()))
     }
@@ -85,10 +85,10 @@ fn session_builder(environment: &Environment, device: Device) -> ort::Result<ort
         .with_log_level(LogLevel::Warning)?
         .with_intra_threads(rayon::current_num_threads())?
         .with_inter_threads(1)?
-        // Idle threads that spin would slow libtorch down, which takes turns with it.
+        // Idle threads that spin would slow down libtorch, which runs in turns with it.
         .with_intra_op_spinning(false)?
         .with_deterministic_compute(true)?
-        // What was looked into is an ONNX file; nothing else is to be made of its bytes.
+        // The bytes were checked as an ONNX file, so they must not be loaded as any other format.
         .with_config_entry("session.load_model_format", "ONNX")?;
     let Device::Cuda(index) = device else { return Ok(builder) };
     if !CUDA::is_available()? {
@@ -99,7 +99,7 @@ fn session_builder(environment: &Environment, device: Device) -> ort::Result<ort
     Ok(builder.with_execution_providers([CUDA::default().with_device_id(index).build().error_on_failure()])?)
 }
 
-/// Does `work`; calls `expire` once if it is not done within `limit`, and says whether that was so.
+/// Runs `work`; calls `expire` once if it is not done within `limit`. Returns the result and whether it was late.
 fn within<T>(limit: Duration, expire: impl Fn() + Send, work: impl FnOnce() -> T) -> (T, bool) {
     let (done, finished) = channel::<()>();
     std::thread::scope(|scope| {
@@ -117,7 +117,7 @@ fn within<T>(limit: Duration, expire: impl Fn() + Send, work: impl FnOnce() -> T
     })
 }
 
-/// The process's one ONNX Runtime: the library allows no second one, and none after it was let go.
+/// Returns the process's only ONNX Runtime: the library allows no second one, not even after the first was dropped.
 fn environment() -> Result<Environment, Fault> {
     static LOADED: Mutex<Option<Environment>> = Mutex::new(None);
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -145,22 +145,23 @@ fn load(library: &Path) -> Result<Environment, Fault> {
     Ok(environment)
 }
 
-/// The library's file: the one that the environment names, else the one that `make setup` brought.
+/// Returns the library's file: the one that the environment names, otherwise the one that `make setup` installed.
 fn library() -> Result<PathBuf, Fault> {
     if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
     let folder = dependencies().map(|dependencies| dependencies.join("onnxruntime/lib"));
     folder.as_deref().and_then(library_in).ok_or_else(|| {
-        let place = folder.map_or_else(|| "no .deps folder".to_owned(), |folder| format!("not in {}", folder.display()));
+        let place =
+            folder.map_or_else(|| "no .deps folder".to_owned(), |folder| format!("not in {}", folder.display()));
         Fault::Runtime(format!(
-            "ONNX plugins need ONNX Runtime, which is not there ({place}): run `make setup`, or name a libonnxruntime.so \
-             with {VARIABLE}"
+            "ONNX plugins need ONNX Runtime, which was not found ({place}): run `make setup`, or name a \
+             libonnxruntime.so with {VARIABLE}"
         ))
     })
 }
 
-/// The library in a folder, with or without a version behind its name.
+/// Returns the library in a folder, with or without a version after its name.
 fn library_in(folder: &Path) -> Option<PathBuf> {
     let plain = folder.join(LIBRARY);
     if plain.is_file() {
@@ -180,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_library_is_found_with_a_version_behind_its_name() {
+    fn the_library_is_found_with_a_version_after_its_name() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         assert_eq!(library_in(folder.path()), None);
         let versioned = folder.path().join(format!("{LIBRARY}.1.32.0"));
@@ -194,14 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn a_library_that_is_none_is_named_with_what_to_do() {
+    fn a_missing_library_is_named_with_what_to_do() {
         let message = load(Path::new("/no/such/libonnxruntime.so")).map(drop).expect_err("no such file").to_string();
         assert!(message.starts_with("ONNX Runtime does not load from /no/such/libonnxruntime.so: "), "{message}");
         assert!(message.contains("run `make setup`"), "{message}");
     }
 
     #[test]
-    fn work_that_is_late_is_called_off_once() {
+    fn late_work_is_canceled_once() {
         let calls = std::sync::atomic::AtomicUsize::new(0);
         let expire = || {
             calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);

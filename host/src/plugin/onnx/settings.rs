@@ -1,18 +1,39 @@
-//! What an ONNX plugin says of itself: `ambiguity.*` in the file's `metadata_props`, whose values are JSON, or the same
-//! keys without the prefix in a `.toml` beside a file that nobody can change.
+//! The settings of an ONNX plugin: `ambiguity.*` in the file's `metadata_props`, whose values are JSON, or the same
+//! keys without the prefix in a `.toml` beside a file that cannot be changed.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
+use toml::de::DeTable;
 
-/// What the keys in a file begin with.
+use crate::plugin::keys::unknown_key;
+
+/// The prefix of the keys in a file's metadata.
 pub const PREFIX: &str = "ambiguity.";
 
-/// Keys whose values may stand without JSON's quotation marks.
+/// The keys, as [`Settings`] has them.
+const KEYS: [&str; 14] = [
+    "name",
+    "version",
+    "title",
+    "authors",
+    "license",
+    "styles",
+    "input",
+    "encoder_digest",
+    "size",
+    "mean",
+    "std",
+    "layout",
+    "channels",
+    "output",
+];
+
+/// Keys whose values may omit JSON's quotation marks.
 const TEXTS: [&str; 8] = ["name", "version", "title", "license", "input", "layout", "output", "encoder_digest"];
 
-/// What is said, none where it is not.
+/// The settings; None for a key that is not set.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -20,29 +41,29 @@ pub struct Settings {
     pub name: Option<String>,
     /// Its version.
     pub version: Option<String>,
-    /// One line for people.
+    /// One-line title.
     pub title: Option<String>,
-    /// Who made it.
+    /// Its authors.
     pub authors: Option<Vec<String>>,
-    /// SPDX expression.
+    /// SPDX license expression.
     pub license: Option<String>,
     /// The styles, in the order of the outputs.
     pub styles: Option<Vec<String>>,
-    /// What is fed to the model.
+    /// The kind of the model's input.
     pub input: Option<InputKind>,
     /// sha256 over the weights of the encoder that it was trained with, in hex.
     pub encoder_digest: Option<String>,
     /// Height and width in pixels.
     pub size: Option<Size>,
-    /// Taken off every channel, on the scale of [0, 1].
+    /// Mean, subtracted from each channel, on the scale of [0, 1].
     pub mean: Option<PerChannel>,
-    /// Divides every channel after that.
+    /// Standard deviation, which divides each channel after that.
     pub std: Option<PerChannel>,
     /// The order of the input's dimensions.
     pub layout: Option<Layout>,
     /// 3 for red, green, blue; 1 for gray.
     pub channels: Option<usize>,
-    /// What comes out.
+    /// The kind of the model's output.
     pub output: Option<OutputKind>,
 }
 
@@ -79,7 +100,7 @@ pub enum Size {
 }
 
 impl Size {
-    /// Height and width.
+    /// Returns height and width.
     pub fn height_width(self) -> [usize; 2] {
         match self {
             Self::Square(side) => [side; 2],
@@ -92,14 +113,14 @@ impl Size {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged, expecting = "`mean` and `std` must be a number, or a list of one number for each channel")]
 pub enum PerChannel {
-    /// For all.
+    /// One number for all channels.
     All(f32),
-    /// One each.
+    /// One number for each channel.
     Each(Vec<f32>),
 }
 
 impl PerChannel {
-    /// One number for each of `channels`; an error says what there is instead.
+    /// Returns one number for each of `channels`; an error states what was found instead.
     pub fn of(&self, channels: usize) -> Result<Vec<f32>, String> {
         match self {
             Self::All(value) => Ok(vec![*value; channels]),
@@ -119,26 +140,29 @@ pub enum Layout {
     Nhwc,
 }
 
-/// What an output is.
+/// The kind of an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OutputKind {
-    /// Numbers of which the softmax is the distribution.
+    /// Logits, whose softmax is the distribution.
     Logits,
     /// The distribution itself.
     Probabilities,
 }
 
 impl Settings {
-    /// Reads `ambiguity.*` of a file's metadata; other keys are somebody else's.
+    /// Reads `ambiguity.*` of a file's metadata; other keys belong to other programs.
     pub fn from_metadata(metadata: &BTreeMap<String, String>) -> Result<Self, String> {
         let mut values = serde_json::Map::new();
         for (key, text) in metadata {
             let Some(name) = key.strip_prefix(PREFIX) else { continue };
+            if !KEYS.contains(&name) {
+                return Err(format!("its metadata `{PREFIX}*`: {}", unknown_key(name, &KEYS)));
+            }
             let bare = TEXTS.contains(&name) && !text.trim_start().starts_with('"');
             let value = match bare {
                 true => Value::String(text.clone()),
-                false => serde_json::from_str(text).map_err(|e| format!("its metadata `{key}` is no JSON: {e}"))?,
+                false => serde_json::from_str(text).map_err(|e| format!("its metadata `{key}` is not JSON: {e}"))?,
             };
             values.insert(name.to_owned(), value);
         }
@@ -147,10 +171,20 @@ impl Settings {
 
     /// Reads the file beside a model.
     pub fn from_toml(text: &str) -> Result<Self, String> {
+        // What is not TOML at all is reported below.
+        if let Ok(table) = DeTable::parse(text) {
+            for key in table.get_ref().keys() {
+                let name: &str = key.get_ref();
+                if !KEYS.contains(&name) {
+                    let line = 1 + text[..key.span().start].matches('\n').count();
+                    return Err(format!("line {line}: {}", unknown_key(name, &KEYS)));
+                }
+            }
+        }
         toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())
     }
 
-    /// What `self` says, and `other` where it says nothing.
+    /// Returns the settings of `self`, and those of `other` for the keys that `self` does not set.
     pub fn or(self, other: Self) -> Self {
         Self {
             name: self.name.or(other.name),
@@ -181,7 +215,7 @@ mod tests {
 
     #[test]
     fn metadata_is_json_and_texts_may_be_bare() {
-        let said = metadata(&[
+        let settings = metadata(&[
             ("ambiguity.styles", r#"["a", "b"]"#),
             ("ambiguity.input", "embedding:clip"),
             ("ambiguity.version", "1.0"),
@@ -193,38 +227,46 @@ mod tests {
             ("ambiguity.output", "logits"),
             ("framework", "not JSON, and not ours"),
         ]);
-        let said = said.expect("it is all well");
-        assert_eq!(said.input, Some(InputKind::Embedding("clip".to_owned())));
-        assert_eq!((said.version.as_deref(), said.title.as_deref()), (Some("1.0"), Some("Two styles")));
-        assert_eq!(said.size.map(Size::height_width), Some([32, 48]));
-        assert_eq!(said.mean.expect("said").of(3), Ok(vec![0.5; 3]));
-        assert_eq!(said.std.expect("said").of(1), Err("has 3 numbers for 1 channels".to_owned()));
-        assert_eq!((said.layout, said.output), (Some(Layout::Nhwc), Some(OutputKind::Logits)));
+        let settings = settings.expect("valid settings");
+        assert_eq!(settings.input, Some(InputKind::Embedding("clip".to_owned())));
+        assert_eq!((settings.version.as_deref(), settings.title.as_deref()), (Some("1.0"), Some("Two styles")));
+        assert_eq!(settings.size.map(Size::height_width), Some([32, 48]));
+        assert_eq!(settings.mean.expect("it is set").of(3), Ok(vec![0.5; 3]));
+        assert_eq!(settings.std.expect("it is set").of(1), Err("has 3 numbers for 1 channels".to_owned()));
+        assert_eq!((settings.layout, settings.output), (Some(Layout::Nhwc), Some(OutputKind::Logits)));
     }
 
     #[test]
-    fn the_file_beside_says_the_same_and_wins() {
-        let beside = Settings::from_toml("styles = ['x', 'y']\nsize = 8\ninput = 'pixels'").expect("it is all well");
-        let said = metadata(&[("ambiguity.styles", "[\"a\"]"), ("ambiguity.channels", "1")]).expect("it is all well");
-        let both = beside.or(said);
+    fn the_file_beside_has_the_same_keys_and_takes_precedence() {
+        let beside = Settings::from_toml("styles = ['x', 'y']\nsize = 8\ninput = 'pixels'").expect("valid settings");
+        let inside = metadata(&[("ambiguity.styles", "[\"a\"]"), ("ambiguity.channels", "1")]).expect("valid settings");
+        let both = beside.or(inside);
         assert_eq!(both.styles, Some(vec!["x".to_owned(), "y".to_owned()]));
         assert_eq!((both.channels, both.input), (Some(1), Some(InputKind::Pixels)));
     }
 
     #[test]
+    fn the_list_of_keys_is_complete() {
+        let error = serde_json::from_str::<Settings>(r#"{"no such key": 1}"#).expect_err("no such key").to_string();
+        assert!(error.contains(&format!("expected one of `{}`", KEYS.join("`, `"))), "{error}");
+    }
+
+    #[test]
     fn what_is_misspelled_is_named() {
-        let message = metadata(&[("ambiguity.stlyes", "[]")]).expect_err("no such key");
-        assert!(
-            message.starts_with("its metadata `ambiguity.*`: unknown field `stlyes`, expected one of"),
-            "{message}"
-        );
-        let message = metadata(&[("ambiguity.styles", "a, b")]).expect_err("no JSON");
-        assert!(message.starts_with("its metadata `ambiguity.styles` is no JSON: "), "{message}");
+        for (key, hint) in [("stlyes", "did you mean `styles`?"), ("licence", "did you mean `license`?")] {
+            let in_metadata = format!("{PREFIX}{key}");
+            let message = metadata(&[(in_metadata.as_str(), "Apache-2.0")]).expect_err("no such key");
+            assert_eq!(message, format!("its metadata `ambiguity.*`: unknown key `{key}`; {hint}"));
+            let message = Settings::from_toml(&format!("size = 3\n{key} = 'Apache-2.0'")).expect_err("no such key");
+            assert_eq!(message, format!("line 2: unknown key `{key}`; {hint}"));
+        }
+        let message = metadata(&[("ambiguity.styles", "a, b")]).expect_err("not JSON");
+        assert!(message.starts_with("its metadata `ambiguity.styles` is not JSON: "), "{message}");
         let message = metadata(&[("ambiguity.input", "image")]).expect_err("no such input");
         assert!(message.contains("it must be `pixels` or `embedding:ENCODER`"), "{message}");
         let message = metadata(&[("ambiguity.size", "\"large\"")]).expect_err("no size");
         assert!(message.contains("`size` must be [height, width]"), "{message}");
         let message = Settings::from_toml("size = 3\ncolor = 1").expect_err("no such key");
-        assert!(message.contains("unknown field `color`"), "{message}");
+        assert!(message.starts_with("line 2: unknown key `color`; known here: name, version, "), "{message}");
     }
 }

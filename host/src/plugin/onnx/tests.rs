@@ -1,5 +1,5 @@
-//! Networks that `models` writes as ONNX, read by this module and run by ONNX Runtime: libtorch's numbers. All of it on
-//! the CPU, the one place where ONNX Runtime is always there.
+//! Networks that `models` writes as ONNX, read by this module and run by ONNX Runtime, compared with libtorch. All of it on
+//! the CPU, the one place where ONNX Runtime always exists.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use tch::{Kind, Tensor};
 use super::*;
 use crate::plugin::Sample;
 
-/// Largest absolute difference of logits, and of images in [-1, 1].
+/// Maximum absolute difference of logits, and of images in [-1, 1].
 const TOLERANCE: f64 = 1e-4;
 
 const STYLES: [&str; 4] = ["cubism", "na-ve-art-primitivism", "\"pop\" art", "ukiyo-e"];
 
-/// Random weights for a network: activations neither vanish nor grow, and BatchNorm's running statistics are those of
-/// a network that has been trained.
+/// Returns random weights for a network: activations neither vanish nor grow, and BatchNorm's running statistics are
+/// those of a network that has been trained.
 fn weights(seed: u64, ask: impl FnOnce(&Params)) -> Params {
     let fresh = Params::random(seed, Device::Cpu).expect("a generator");
     ask(&fresh);
@@ -54,7 +54,7 @@ fn metadata() -> Metadata {
     Metadata {
         name: "dcgan".to_owned(),
         version: "1.2.0".to_owned(),
-        title: "Four styles, told apart by a discriminator".to_owned(),
+        title: "Four styles, classified by a discriminator".to_owned(),
         authors: vec!["A. Author".to_owned()],
         license: "Apache-2.0".to_owned(),
         styles: STYLES.map(str::to_owned).to_vec(),
@@ -65,7 +65,7 @@ fn numbers(tensor: &Tensor) -> Vec<f32> {
     Vec::try_from(&tensor.to_kind(Kind::Float).flatten(0, -1)).expect("floats")
 }
 
-/// Runs the model on `input` and holds what comes out against `wanted`.
+/// Runs the model on `input` and compares its output with `wanted`.
 fn check(model: &mut Model, input: &Tensor, wanted: &Tensor) {
     let shape: Vec<usize> = input.size().iter().map(|&dim| dim as usize).collect();
     let numbers_in = Numbers::Floats(numbers(input));
@@ -74,12 +74,12 @@ fn check(model: &mut Model, input: &Tensor, wanted: &Tensor) {
     let wanted = numbers(wanted);
     let error = found.iter().zip(&wanted).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
     let spread = wanted.iter().copied().fold(f32::MIN, f32::max) - wanted.iter().copied().fold(f32::MAX, f32::min);
-    assert!(spread > 0.1, "it says the same of everything: {spread}");
+    assert!(spread > 0.1, "all outputs are the same: {spread}");
     assert!(error <= TOLERANCE, "off by {error:.2e}");
 }
 
 #[test]
-fn a_written_discriminator_gives_libtorchs_logits() {
+fn a_written_discriminator_returns_libtorchs_logits() {
     let mut randomness = torch_ext::Generator::cpu(3).expect("a generator");
     for size in [32, 64] {
         let network = discriminator(size);
@@ -93,7 +93,7 @@ fn a_written_discriminator_gives_libtorchs_logits() {
 }
 
 #[test]
-fn a_written_generator_gives_libtorchs_images() {
+fn a_written_generator_returns_libtorchs_images() {
     let mut randomness = torch_ext::Generator::cpu(4).expect("a generator");
     for (size, slope) in [(32, 0.2), (64, 0.0)] {
         let network = generator(size, slope);
@@ -120,15 +120,15 @@ fn what_is_written_is_read_back() {
     let values = 4 * (3 * 16 + 1) + 12 * (4 * 16 + 1) + 12 * (12 * 16 + 1) + 16 * (192 + 1) + 9 * 17 + 4 * 10;
     assert!((4 * values..4 * values + 600).contains(&graph.weight_bytes), "{} bytes", graph.weight_bytes);
 
-    let said = Settings::from_metadata(&graph.metadata).expect("it is all well");
-    let spec = spec::resolve(&graph, said, "file").expect("nothing is missing");
+    let settings = Settings::from_metadata(&graph.metadata).expect("valid settings");
+    let spec = spec::resolve(&graph, settings, "file").expect("nothing is missing");
     let normalize = Some(vec![(0.5, 0.5); 3]);
     let pixels = Pixels { height: 32, width: 32, channels: 3, layout: Layout::Nchw, normalize };
     assert_eq!((&spec.input, spec.output, spec.fixed_batch), (&Input::Pixels(pixels), OutputKind::Logits, false));
     let found = Metadata {
         name: spec.name,
         version: spec.version,
-        title: spec.title.expect("said"),
+        title: spec.title.expect("it is set"),
         authors: spec.authors,
         license: spec.license,
         styles: spec.styles,
@@ -139,7 +139,7 @@ fn what_is_written_is_read_back() {
     let graph = graph.expect("an ONNX model");
     assert_eq!(listed(&graph.inputs), ["noise float32 [?, 7]"]);
     assert_eq!(listed(&graph.outputs), ["images float32 [?, 3, 64, 64]"]);
-    assert!(graph.metadata.is_empty(), "a generator is no plugin");
+    assert!(graph.metadata.is_empty(), "a generator is not a plugin");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! From a folder to the plugin in it: a plugin crate's built component, or the one plugin file that lies there.
+//! Finds the plugin in a folder: a plugin crate's built component, or the folder's only plugin file.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use serde::Deserialize;
 use crate::plugin::error::Fault;
 use crate::plugin::onnx;
 
-/// Where `cargo build-plugin` leaves a component, below the target folder.
+/// The folder below the target folder into which `cargo build-plugin` writes a component.
 const BUILT: &str = "wasm32-unknown-unknown/plugin";
 
-/// Extensions that a name may leave out.
+/// File extensions of plugins, which a name may omit.
 pub(super) const EXTENSIONS: [&str; 2] = ["wasm", onnx::EXTENSION];
 
-/// What is read of a Cargo.toml.
+/// The parts of a Cargo.toml that are read.
 #[derive(Deserialize)]
 struct CargoToml {
     package: Option<Named>,
@@ -32,7 +32,7 @@ struct Lib {
     name: Option<String>,
 }
 
-/// The plugin files that lie directly in a folder, sorted; none if there is no such folder.
+/// Returns the plugin files directly in a folder, sorted; none if the folder does not exist.
 pub fn plugin_files(folder: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_plugin = |path: &PathBuf| path.extension().is_some_and(|e| EXTENSIONS.iter().any(|known| e == *known));
@@ -41,13 +41,13 @@ pub fn plugin_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Whether a folder is a plugin crate, or has plugin files.
+/// Returns whether a folder is a plugin crate or contains plugin files.
 pub fn is_plugin_folder(folder: &Path) -> bool {
     folder.join("Cargo.toml").is_file() || (folder.is_dir() && !plugin_files(folder).is_empty())
 }
 
-/// The plugin in a folder: what `cargo build-plugin` made of the crate there, else the only plugin file. A component
-/// that is older than its sources is warned about.
+/// Returns the plugin in a folder: the component that `cargo build-plugin` built from the crate there, otherwise the
+/// only plugin file. Warns about a component that is older than its sources.
 pub fn built(folder: &Path) -> Result<PathBuf, Fault> {
     let manifest = folder.join("Cargo.toml");
     if manifest.is_file() {
@@ -89,7 +89,7 @@ fn built_crate(folder: &Path, manifest: &Path) -> Result<PathBuf, Fault> {
     Ok(found)
 }
 
-/// A source of the crate that was changed after the component was built.
+/// Returns a source of the crate that changed after the component was built, if there is one.
 fn newer_source(folder: &Path, component: &Path) -> Option<PathBuf> {
     let changed = |path: &Path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     let built = changed(component)?;
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_folder_leads_to_what_was_built_in_it() {
         let root = tempfile::tempdir().expect("a temporary folder");
-        let folder = root.path().canonicalize().expect("it is there").join("wide-eyes");
+        let folder = root.path().canonicalize().expect("it exists").join("wide-eyes");
         std::fs::create_dir_all(folder.join("src")).expect("a new folder");
         let message = |folder: &Path| built(folder).expect_err("nothing to find").to_string();
         assert!(message(&folder).ends_with("is a folder with neither a Cargo.toml nor a plugin file"));

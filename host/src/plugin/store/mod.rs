@@ -1,9 +1,9 @@
-//! From what a user calls a plugin to its file: a path, or a name that is looked up.
+//! Resolves a plugin's path or name to its file.
 //!
 //! # Layout
 //!
-//! - this file: names to files
-//! - `crate_folder`: folders to files
+//! - this file: resolves names
+//! - `crate_folder`: resolves folders
 
 mod crate_folder;
 
@@ -14,21 +14,21 @@ pub use self::crate_folder::{is_plugin_folder, plugin_files};
 use super::error::{Fault, PluginError};
 use crate::zoo::home::home;
 
-/// Where plugins are looked up by name; in this order, so that what comes first hides what comes later.
+/// The places in which plugins are looked up by name, in this order: an earlier one hides a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The working folder itself.
     WorkingFolder,
     /// `plugins` in the working folder.
     Plugins,
-    /// What came with the program.
+    /// The plugins that ship with the program.
     Shipped,
-    /// What `host plugin install` put into the user's data folder.
+    /// The plugins that `host plugin install` copied into the user's data folder.
     Installed,
 }
 
 impl Origin {
-    /// As lists have it.
+    /// Returns the name of the place, as lists show it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::WorkingFolder => "working folder",
@@ -39,7 +39,7 @@ impl Origin {
     }
 }
 
-/// The folders in which names are looked up, in order, whether they exist or not.
+/// Returns the folders in which names are looked up, in order, whether they exist or not.
 pub fn places() -> Vec<(Origin, PathBuf)> {
     [
         Some((Origin::WorkingFolder, PathBuf::from("."))),
@@ -52,16 +52,16 @@ pub fn places() -> Vec<(Origin, PathBuf)> {
     .collect()
 }
 
-/// Where installed plugins lie: `XDG_DATA_HOME`, else `~/.local/share`, then `ambiguity/plugins`.
+/// Returns the folder of installed plugins: `XDG_DATA_HOME`, else `~/.local/share`, then `ambiguity/plugins`.
 pub fn installed_folder() -> Option<PathBuf> {
     let data = std::env::var_os("XDG_DATA_HOME").filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let data = data.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")))?;
     Some(data.join("ambiguity/plugins"))
 }
 
-/// The file of a plugin: a path as it is, and that of a plugin crate's folder as what was built there; a name without a
-/// separator is looked up in the working folder, ./plugins, the shipped plugins and the installed ones, its extension
-/// optional.
+/// Returns the file of a plugin. A path is used as it is; the path of a plugin crate's folder stands for the component
+/// that was built there. A name without a separator is looked up in the working folder, ./plugins, the shipped plugins
+/// and the installed ones; its extension is optional.
 pub fn resolve(reference: &str) -> Result<PathBuf, PluginError> {
     let folders: Vec<PathBuf> = places().into_iter().map(|(_, folder)| folder).collect();
     resolve_in(reference, &folders)
@@ -98,7 +98,7 @@ fn resolve_in(reference: &str, folders: &[PathBuf]) -> Result<PathBuf, PluginErr
     Err(not_found(reference, folders.to_vec(), available))
 }
 
-/// The name by which messages call a plugin: its file's, without extension.
+/// Returns the name of a plugin in messages: its file's name without extension.
 pub fn short_name(reference: &str) -> String {
     Path::new(reference).file_stem().map_or_else(|| reference.to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
@@ -121,14 +121,14 @@ mod tests {
         for file in ["far/kmeans.wasm", "far/words.wasm", "near/words.wasm", "near/notes.txt"] {
             std::fs::write(root.path().join(file), "").expect("a new file");
         }
-        // A folder of the plugin's name is no plugin.
+        // A folder with the plugin's name is not a plugin.
         std::fs::create_dir(root.path().join("near/kmeans.wasm")).expect("a new folder");
 
-        assert_eq!(resolve_in("kmeans", &folders).expect("there"), folders[1].join("kmeans.wasm"));
-        assert_eq!(resolve_in("words.wasm", &folders).expect("there"), folders[0].join("words.wasm"));
-        let message = resolve_in("kmean", &folders).expect_err("not there").to_string();
+        assert_eq!(resolve_in("kmeans", &folders).expect("found"), folders[1].join("kmeans.wasm"));
+        assert_eq!(resolve_in("words.wasm", &folders).expect("found"), folders[0].join("words.wasm"));
+        let message = resolve_in("kmean", &folders).expect_err("not found").to_string();
         assert!(
-            message.starts_with("plugin `kmean`: not found in ") && message.ends_with("; there are: kmeans, words"),
+            message.starts_with("plugin `kmean`: not found in ") && message.ends_with("; available: kmeans, words"),
             "{message}"
         );
         assert_eq!(resolve_in("./kmeans", &folders).expect_err("no path").to_string(), "plugin `./kmeans`: not found");

@@ -1,4 +1,4 @@
-//! Compiled plugins, kept by the digest of their bytes and by what compiled them.
+//! A cache of compiled plugins, by the digest of their bytes and by the compiler's version and settings.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-/// A folder of compiled plugins. Losing it costs a compilation each; nothing in it is trusted unless its checksum holds.
+/// A folder of compiled plugins. If it is lost, plugins are compiled again; only entries with a valid checksum are used.
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
     folder: PathBuf,
@@ -20,7 +20,8 @@ impl Cache {
         Self { folder }
     }
 
-    /// The compiled form of a plugin with the given digest: out of the cache, else by `compile`, and then kept.
+    /// Returns the compiled form of the plugin with the given digest: from the cache, otherwise from `compile`, whose
+    /// result is then cached.
     pub(super) fn get(
         &self,
         engine: &Engine,
@@ -33,12 +34,12 @@ impl Cache {
         }
         let component = compile()?;
         if let Err(error) = self.keep(&path, &component) {
-            tracing::warn!("the compiled plugin is not kept in {}: {error}", self.folder.display());
+            tracing::warn!("cannot cache the compiled plugin in {}: {error}", self.folder.display());
         }
         Ok(component)
     }
 
-    /// Another wasmtime, another set of engine settings, another machine's CPU: another name.
+    /// Returns the path of an entry; its name depends on wasmtime's version, the engine's settings and the CPU.
     fn path(&self, engine: &Engine, sha256: &str) -> PathBuf {
         use std::hash::{Hash, Hasher};
         let mut hasher = std::hash::DefaultHasher::new();
@@ -57,7 +58,7 @@ impl Cache {
     }
 }
 
-/// The compiled plugin in a file; none if the file is missing, damaged, or of another engine.
+/// Returns the compiled plugin in a file; None if the file is missing, damaged, or from another engine.
 fn load(engine: &Engine, path: &Path) -> Option<Component> {
     let bytes = std::fs::read(path).ok()?;
     let (checksum, code) = bytes.split_at_checked(CHECKSUM)?;
@@ -65,8 +66,8 @@ fn load(engine: &Engine, path: &Path) -> Option<Component> {
         tracing::debug!("{} is damaged, compiling again", path.display());
         return None;
     }
-    // SAFETY: the code is what `Component::serialize` gave, in a folder of the user's own: the checksum rules out
-    // damage, and wasmtime itself refuses the code of another version or of other settings. Whoever can write a file
-    // there with a right checksum can as well replace this program.
+    // SAFETY: the code is what `Component::serialize` returned, in a folder of the user: the checksum rules out damage,
+    // and wasmtime itself refuses the code of another version or of other settings. Anybody who can write a file with a
+    // correct checksum there could also replace this program.
     unsafe { Component::deserialize(engine, code) }.ok()
 }

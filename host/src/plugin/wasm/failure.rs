@@ -1,4 +1,4 @@
-//! From what wasmtime reports to what happened.
+//! Translates wasmtime's errors into faults.
 
 use wasmtime::{Trap, WasmBacktrace};
 
@@ -6,20 +6,20 @@ use super::guest::Guest;
 use crate::plugin::error::Fault;
 use crate::plugin::limits::Limits;
 
-/// How many functions a message names.
+/// Maximum number of functions that a message names.
 const MAX_FUNCTIONS: usize = 5;
 
-/// What wasmtime says when a call hands over more than it may; it has no type for that.
+/// Wasmtime's message for a call that passes more data than allowed; wasmtime has no error type for it.
 const HANDOVER: &str = "too much data is being copied between the host and the guest";
 
-/// Beginnings of names that say nothing about a plugin: Rust's own machinery, and the glue of the interface.
+/// Prefixes of the names of functions that are not the plugin's own: Rust's runtime, and the interface's glue code.
 const MACHINERY: [&str; 7] = ["__rust", "rust_", "core::", "std::", "alloc::", "abort", "ambiguity:plugin/"];
 
-/// What a failed call means, given what the guest left behind.
+/// Returns the fault of a failed call, given the guest's state after it.
 pub(super) fn explain(error: wasmtime::Error, guest: &mut Guest, limits: &Limits, fuel: u64) -> Fault {
     let functions = functions(&error);
-    if let Some(wanted) = guest.memory.denied {
-        return Fault::Memory { wanted_mib: wanted.div_ceil(1 << 20), limit_mib: limits.memory_mib };
+    if let Some(requested) = guest.memory.denied {
+        return Fault::Memory { requested_mib: requested.div_ceil(1 << 20), limit_mib: limits.memory_mib };
     }
     let error = match error.downcast::<Fault>() {
         Ok(Fault::Trap { reason, .. }) => return Fault::Trap { reason, functions },
@@ -32,7 +32,7 @@ pub(super) fn explain(error: wasmtime::Error, guest: &mut Guest, limits: &Limits
         Some(Trap::StackOverflow) => Fault::Stack { functions },
         Some(Trap::MemoryOutOfBounds) => {
             let reason =
-                "it used memory outside its own; in Rust, most often endless recursion or too large local arrays";
+                "it accessed memory out of bounds; in Rust, most often by endless recursion or too large local arrays";
             Fault::Trap { reason: reason.to_owned(), functions }
         }
         Some(Trap::UnreachableCodeReached) => match guest.last_error.take() {
@@ -45,7 +45,7 @@ pub(super) fn explain(error: wasmtime::Error, guest: &mut Guest, limits: &Limits
     }
 }
 
-/// The plugin's own functions at the point of failure, innermost first.
+/// Returns the plugin's own functions at the point of failure, innermost first.
 fn functions(error: &wasmtime::Error) -> Vec<String> {
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
         return vec![];
@@ -60,12 +60,12 @@ fn functions(error: &wasmtime::Error) -> Vec<String> {
 }
 
 fn is_machinery(name: &str) -> bool {
-    // `<T as core::ops::Fn>::call` and closures of it are told by what stands first within.
+    // `<T as core::ops::Fn>::call` and closures of it are recognized by the first name inside the brackets.
     let within = name.trim_start_matches(['<', '&', '(']);
     MACHINERY.iter().any(|prefix| within.starts_with(prefix)) || name.contains("ambiguity_sdk::glue::")
 }
 
-/// A panic's message is of several lines, a host's error of one.
+/// Joins the lines of a panic's message.
 fn one_line(text: &str) -> String {
     text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn machinery_is_told_from_a_plugins_own_functions() {
+    fn machinery_is_separated_from_a_plugins_own_functions() {
         for name in
             ["core::panicking::panic_fmt", "<core::fmt::Arguments>::new", "ambiguity:plugin/classifier@0.1.0#classify"]
         {

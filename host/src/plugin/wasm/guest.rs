@@ -1,4 +1,4 @@
-//! What a plugin can call: the imported interfaces of `wit/plugin.wit`, answered from a batch and the encoders.
+//! The functions that a plugin can call: the imported interfaces of `wit/plugin.wit`, on a batch and the encoders.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,17 +18,18 @@ use crate::plugin::limits::Limits;
 /// The guest's handle to the one batch of a call.
 pub enum BatchHandle {}
 
-/// An image larger than this on a side is not resampled for a plugin: it would not fit its memory anyway.
+/// Maximum side in pixels to which the host resamples an image for a plugin: a larger one would not fit its memory
+/// anyway.
 const MAX_SIDE: u32 = 8192;
 
-/// What stays the same for all calls of a plugin.
+/// The data that is the same for all calls of a plugin.
 pub(super) struct Facts {
     pub(super) plugin: String,
     pub(super) artifact: Artifact,
     pub(super) config: BTreeMap<String, String>,
 }
 
-/// One instance's state: what it may ask about, and what is to be remembered for a message should it fail. The batch
+/// The state of one instance: the data that it may request, and the information for a message if it fails. The batch
 /// and the encoders are moved in for a call and out again after it.
 pub(super) struct Guest {
     pub(super) facts: Arc<Facts>,
@@ -38,21 +39,21 @@ pub(super) struct Guest {
     pub(super) declared: Option<Arc<[String]>>,
     pub(super) memory: MemoryCap,
     limits: Limits,
-    /// Pixels that were resampled for it.
+    /// Number of pixels resampled for it so far.
     resampled: u64,
-    /// Texts that were embedded for it.
+    /// Number of texts embedded for it so far.
     texts: usize,
-    /// The sample that it asked about last.
+    /// Index of the sample that it requested last.
     pub(super) sample: Option<usize>,
     /// The last message that it logged as an error: a panic's, if it panicked.
     pub(super) last_error: Option<String>,
-    /// Why the host could not answer it, if so.
+    /// The fault of its last failed request, if any.
     pub(super) fault: Option<Fault>,
     started: Instant,
     host_time: Duration,
 }
 
-/// Counts what an instance allocates, and remembers what was denied.
+/// Limits the memory of an instance; records the peak and a denied request, both in bytes.
 pub(super) struct MemoryCap {
     pub(super) limit: usize,
     pub(super) peak: usize,
@@ -80,7 +81,7 @@ impl Guest {
         }
     }
 
-    /// How long the plugin's own code has been running.
+    /// Returns the time for which the plugin's own code has been running.
     pub(super) fn own_time(&self) -> Duration {
         self.started.elapsed().saturating_sub(self.host_time)
     }
@@ -102,15 +103,15 @@ impl Guest {
         result
     }
 
-    /// Work with an encoder that the plugin declared. The plugin gets the message; the fault itself is kept, so that it
-    /// is what the user sees if the plugin then gives up.
+    /// Runs `work` with an encoder that the plugin declared. After a failure the plugin receives the message; the fault
+    /// itself is kept, so that the user sees it if the plugin then fails.
     fn with_encoder<T>(
         &mut self,
         encoder: &str,
         work: impl FnOnce(&mut Self) -> Result<T, EncoderError>,
     ) -> Result<T, String> {
         let declared = match &self.declared {
-            None => return Err("there are no encoders yet while a plugin describes itself".to_owned()),
+            None => return Err("no encoders are available while a plugin describes itself".to_owned()),
             Some(declared) => declared.iter().any(|name| name == encoder),
         };
         let result = match declared {
@@ -140,7 +141,7 @@ impl samples::HostBatch for Guest {
 
     fn image(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<types::Image> {
         Ok(match &self.sample(i)?.image {
-            None => Err(format!("sample {i} is no image")),
+            None => Err(format!("sample {i} is not an image")),
             Some(image) => {
                 Ok(types::Image { width: image.width(), height: image.height(), rgb: image.as_raw().clone() })
             }
@@ -149,10 +150,10 @@ impl samples::HostBatch for Guest {
 
     fn image_resized(&mut self, _: Resource<BatchHandle>, i: u32, width: u32, height: u32) -> Answer<types::Image> {
         let Some(image) = self.sample(i)?.image.clone() else {
-            return Ok(Err(format!("sample {i} is no image")));
+            return Ok(Err(format!("sample {i} is not an image")));
         };
         if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
-            return Ok(Err(format!("an image of {width} x {height} cannot be made: sides go from 1 to {MAX_SIDE}")));
+            return Ok(Err(format!("cannot resize to {width} x {height}: sides must be between 1 and {MAX_SIDE}")));
         }
         let area = |width: u32, height: u32| u64::from(width) * u64::from(height);
         self.resampled += area(width, height).max(area(image.width(), image.height()));
@@ -168,11 +169,11 @@ impl samples::HostBatch for Guest {
     }
 
     fn text(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<String> {
-        Ok(self.sample(i)?.text.clone().ok_or_else(|| format!("sample {i} is no text")))
+        Ok(self.sample(i)?.text.clone().ok_or_else(|| format!("sample {i} is not a text")))
     }
 
     fn audio(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<types::Audio> {
-        let audio = self.sample(i)?.audio.as_deref().ok_or_else(|| format!("sample {i} is no recording"));
+        let audio = self.sample(i)?.audio.as_deref().ok_or_else(|| format!("sample {i} is not a recording"));
         Ok(audio.map(|audio| types::Audio {
             sample_rate: audio.sample_rate,
             channels: audio.channels.into(),
@@ -245,7 +246,7 @@ impl log::Host for Guest {
             log::Level::Info => tracing::info!("plugin {plugin}: {message}"),
             log::Level::Warn => tracing::warn!("plugin {plugin}: {message}"),
             log::Level::Error => {
-                // If it is about to fail, the failure's message quotes this one.
+                // If the plugin is about to fail, the fault's message quotes this one.
                 tracing::debug!("plugin {plugin}: {message}");
                 self.last_error = Some(message);
             }
@@ -277,13 +278,13 @@ impl wasmtime::ResourceLimiter for MemoryCap {
     }
 
     fn memories(&self) -> usize {
-        // One is what a plugin has: a second one would double what the cap allows.
+        // A plugin has one memory; a second one would double what the cap allows.
         1
     }
 }
 
 pub(super) fn matrix(array: &Array2<f32>) -> types::Matrix {
-    // One copy where the rows lie one after the other, as they nearly always do.
+    // One copy if the rows are contiguous, as they nearly always are.
     let data = array.as_slice().map_or_else(|| array.iter().copied().collect(), <[f32]>::to_vec);
     types::Matrix { rows: array.nrows() as u32, cols: array.ncols() as u32, data }
 }

@@ -1,5 +1,5 @@
-//! Plugins as WebAssembly components in a sandbox: no WASI, a budget of fuel, a clock, a cap on memory. Every batch gets
-//! a fresh instance, so a plugin that broke off has no second chance to be wrong.
+//! Plugins as WebAssembly components in a sandbox: no WASI, a budget of fuel, a clock, a cap on memory. Every batch
+//! gets a fresh instance, so that a failed call leaves no state behind.
 
 mod cache;
 mod failure;
@@ -29,7 +29,7 @@ use super::limits::Limits;
 use super::{Classified, Classifier, Description, Inspection, PluginSource, check_description, check_encoders};
 use crate::encoders::Encoders;
 
-/// Of the larger world. Exports are looked up interface by interface, for not every plugin has `gradient`.
+/// Bindings of the larger world. Exports are looked up per interface, because not every plugin exports `gradient`.
 mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
@@ -39,7 +39,8 @@ mod bindings {
     });
 }
 
-/// What all WebAssembly plugins share: the engine, its clock, the linked interfaces, the cache of compiled code.
+/// The parts that all WebAssembly plugins share: the engine, its clock, the linked interfaces, the cache of compiled
+/// code.
 pub(super) struct Sandbox {
     engine: Engine,
     linker: Linker<Guest>,
@@ -55,7 +56,7 @@ impl Sandbox {
         config.consume_fuel(true);
         config.epoch_interruption(true);
         config.max_wasm_stack(limits.stack_kib << 10);
-        // The same bits on every machine; plain NaNs are refused where they come out.
+        // The same bits on every machine; the bits of NaNs may differ, but NaNs in a result are refused.
         config.relaxed_simd_deterministic(true);
         let engine = Engine::new(&config)?;
         let mut linker = Linker::new(&engine);
@@ -144,7 +145,7 @@ impl WasmPlugin {
         Ok(description)
     }
 
-    /// Runs `work` on a fresh instance, and says what it used and what went wrong.
+    /// Runs `work` on a fresh instance; returns its result or the fault, the guest, and the fuel used.
     #[expect(clippy::type_complexity, reason = "a result, the guest back, and the fuel used; private")]
     fn call<T>(
         &self,
@@ -174,8 +175,8 @@ impl WasmPlugin {
         (result, guest, used)
     }
 
-    /// Runs `work`, a call of one of the plugin's functions on the batch, on a fresh instance. Gives its matrix and the
-    /// fuel used; the batch and the encoders are back in place whatever happened.
+    /// Runs `work`, a call of one of the plugin's functions on the batch, on a fresh instance. Returns its matrix and
+    /// the fuel used; the batch and the encoders are restored even after a fault.
     fn call_on_batch(
         &mut self,
         batch: &mut Batch,
@@ -201,7 +202,7 @@ impl WasmPlugin {
         Ok((matrix, fuel))
     }
 
-    /// A fault of this plugin, with the sample that it is about.
+    /// Returns the error for a fault of this plugin, with the sample that it concerns.
     fn error(&self, (sample, fault): (Option<usize>, Fault)) -> PluginError {
         PluginError { plugin: self.facts.plugin.clone(), sample, fault }
     }
@@ -253,12 +254,12 @@ impl Classifier for WasmPlugin {
             return Err(self.error((None, Fault::NoGradient)));
         };
         let [encoder] = &self.declared[..] else {
-            let named = self.declared.len();
-            let message = format!("a gradient is that of one encoder's embedding, it names {named} encoders");
+            let n_encoders = self.declared.len();
+            let message = format!("a gradient needs exactly one encoder, it names {n_encoders}");
             return Err(self.error((None, Fault::Description(message))));
         };
         let encoder = encoder.clone();
-        assert_eq!(upstream.dim(), (batch.len(), self.description.styles.len()), "one number a sample and style");
+        assert_eq!(upstream.dim(), (batch.len(), self.description.styles.len()), "one number per sample and style");
         let dim = encoders.get(&encoder).map_err(|error| self.error((None, Fault::Encoder(error))))?.info().dim;
         if batch.is_empty() {
             return Ok(Array2::zeros((0, dim)));

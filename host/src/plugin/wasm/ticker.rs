@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wasmtime::Engine;
 
-/// Between two looks at the clock.
+/// Period of the clock.
 const PERIOD: Duration = Duration::from_millis(10);
 
 /// Advances an engine's epoch every 10 ms for as long as it lives.

@@ -1,4 +1,4 @@
-//! A plugin that misbehaves as its configuration's `fault` says. Faults that the SDK would not let pass go round it.
+//! A plugin that misbehaves according to its configuration's `fault`. Faults that the SDK would reject bypass it.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use ambiguity_sdk::{
     Batch, Classifier, Description, Distribution, Distributions, Error, Gradient, Matrix, Result, host,
 };
 
-/// The part that goes through the SDK.
+/// The part that uses the SDK.
 pub struct Hostile;
 
 impl Classifier for Hostile {
@@ -60,7 +60,7 @@ impl Classifier for Hostile {
             "asset" => drop(host::asset("missing.bin")?),
             "embedding" => drop(batch.embedding("means")?),
             "remember" => {
-                // A second batch would find the first one's traces, were the instance not a fresh one.
+                // A second batch would find the first one's count if the instance were not a fresh one.
                 static SEEN: AtomicUsize = AtomicUsize::new(0);
                 let before = SEEN.fetch_add(batch.len(), Ordering::Relaxed);
                 assert_eq!(before, 0, "there were batches before this one");
@@ -78,7 +78,7 @@ impl Classifier for Hostile {
                 if is("epoch", "2") && (fault() == "second-epoch" || is("sample", "0")) {
                     return Err(Error::new("the second epoch is not to my taste"));
                 }
-                // Not the same for all, or there would be nothing to learn from.
+                // Different for each image, so that there is something to learn from.
                 return (0..batch.len())
                     .map(|i| {
                         let red = batch.image(i)?.rgb.iter().step_by(3).map(|&x| f32::from(x)).sum::<f32>();
@@ -94,7 +94,7 @@ impl Classifier for Hostile {
 }
 
 impl Gradient for Hostile {
-    /// Zeros, if all goes well.
+    /// Returns zeros, unless a fault is configured.
     fn embedding_vjp(batch: &Batch, upstream: &Matrix) -> Result<Matrix> {
         match fault().as_str() {
             "vjp-panic" => panic!("no way down"),
@@ -119,7 +119,7 @@ fn recurse(depth: u64) -> u64 {
     recurse(depth + 1) + local[(depth % 64) as usize]
 }
 
-/// Without locals in memory, so that it is the call stack that overflows.
+/// Recurses without locals in memory, so that the call stack overflows.
 #[expect(unconditional_recursion, reason = "that is the fault")]
 #[inline(never)]
 fn descend(depth: u64) -> u64 {
@@ -139,7 +139,7 @@ mod raw {
 
     use super::{Hostile, fault};
 
-    /// The part that goes round the SDK.
+    /// The part that bypasses the SDK.
     struct Raw;
 
     impl Guest for Raw {

@@ -1,6 +1,6 @@
-//! Soft k-means of one batch as often as the configuration's `rounds` says: two such counts give the time of one round,
-//! without what a call costs besides. Each round takes a copy of the embeddings; with `work` = `copy` that is all it
-//! does.
+//! Runs soft k-means on one batch as many times as the configuration's `rounds`: the times of two such counts determine
+//! the time of one round, without the overhead of a call. Each round copies the embeddings; with `work` = `copy` it
+//! does nothing else.
 
 use std::hint::black_box;
 
