@@ -67,7 +67,7 @@ impl Difference {
         let shown = |p: Option<f64>| p.map_or_else(|| "-".to_owned(), |p| format!("{p:.7}"));
         let difference = match (self.was, self.is) {
             (None, _) => "new style".to_owned(),
-            (_, None) => "style removed".to_owned(),
+            (_, None) => "missing".to_owned(),
             (Some(was), Some(is)) => format!("{:+.7}", is - was),
         };
         vec![self.style.clone(), shown(self.was), shown(self.is), difference]
@@ -104,7 +104,7 @@ mod tests {
         let cells: Vec<_> = was.differences(&is, 1e-5).iter().map(|d| d.cells().join(" ")).collect();
         assert_eq!(
             cells,
-            ["b 0.3000000 0.4000000 +0.1000000", "c 0.2000000 - style removed", "d - 0.1000000 new style"]
+            ["b 0.3000000 0.4000000 +0.1000000", "c 0.2000000 - missing", "d - 0.1000000 new style"]
         );
         let near = snapshot(&[("a", 0.500_009), ("b", 0.299_991), ("c", 0.2)]);
         assert_eq!((was.differences(&near, 1e-5).len(), was.differences(&near, 1e-6).len()), (0, 2));
