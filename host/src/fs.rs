@@ -1,6 +1,6 @@
-//! Files and folders: written whole or not at all, and read with errors that say which file and why.
+//! Files and folders: written completely or not at all, and read with errors that name the file and the cause.
 //!
-//! The temporary siblings of [`write_atomic`] are named `.NAME.PID.tmp`; [`sweep`] removes those that a killed process
+//! [`write_atomic`] writes to temporary siblings named `.NAME.PID.tmp`; [`sweep`] removes those that a killed process
 //! left behind.
 
 use std::fs::{self, File};
@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 
 use ambiguity_models::files::{is_temporary, sync_parent, temporary, write_synced};
 
-/// The result of working on files.
+/// The result of an operation on files.
 pub type Result<T, E = FileError> = std::result::Result<T, E>;
 
 /// Why a file or folder could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}: {}", .path.display(), reason(.source))]
 pub struct FileError {
-    /// `read` or `write`.
+    /// The verb of the message: `read` or `write`.
     action: &'static str,
     path: PathBuf,
     source: io::Error,
@@ -34,7 +34,7 @@ impl FileError {
     }
 }
 
-/// The error in words, without the operating system's number and capital.
+/// Returns the error's text without the operating system's number and capital letter.
 fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
@@ -52,7 +52,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     ambiguity_models::files::write_atomic(path, bytes).map_err(|source| FileError::write(path, source))
 }
 
-/// Makes `path`, which must not exist, a folder that holds `files` (name, bytes), all or nothing.
+/// Creates the folder `path`, which must not exist, with `files` (name, bytes), all or nothing.
 pub fn write_folder_atomic(path: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
     let fresh = temporary(path);
     let written = (|| {
@@ -71,7 +71,7 @@ pub fn write_folder_atomic(path: &Path, files: &[(&str, Vec<u8>)]) -> Result<()>
     })
 }
 
-/// Removes a folder all or nothing: it is renamed to a temporary name first, so that half of it never has its name.
+/// Removes a folder, all or nothing: it is renamed to a temporary name first, so that `path` never names half of it.
 pub fn remove_folder(path: &Path) -> Result<()> {
     let doomed = temporary(path);
     remove_any(&doomed)
@@ -80,7 +80,7 @@ pub fn remove_folder(path: &Path) -> Result<()> {
         .map_err(|source| FileError::write(path, source))
 }
 
-/// Removes the temporary files and folders in `folder` that earlier processes left; a folder that does not exist has none.
+/// Removes the temporary files and folders in `folder` that earlier processes left; the folder need not exist.
 pub fn sweep(folder: &Path) -> Result<()> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
     for entry in entries.flatten() {
@@ -91,7 +91,7 @@ pub fn sweep(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes a file if it is there.
+/// Removes a file if it exists.
 pub fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(FileError::write(path, error)),
@@ -108,7 +108,7 @@ fn remove_any(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A file's text; an error says which file, and which byte is not UTF-8.
+/// Reads a file's text; the error names the file, and the byte that is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String> {
     let bytes = fs::read(path).map_err(|source| FileError::read(path, source))?;
     String::from_utf8(bytes).map_err(|error| {
@@ -117,7 +117,7 @@ pub fn read_text(path: &Path) -> Result<String> {
     })
 }
 
-/// The text of a file that need not exist, damaged bytes replaced; empty if it does not.
+/// Reads the text of a file, invalid bytes replaced; returns an empty text if the file does not exist.
 pub fn read_optional(path: &Path) -> Result<String> {
     match fs::read(path) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
@@ -126,7 +126,7 @@ pub fn read_optional(path: &Path) -> Result<String> {
     }
 }
 
-/// Makes a folder for output, with its parents; one that has something in it is refused.
+/// Creates a folder for output, with its parents; a folder that is not empty is refused.
 pub fn new_folder(path: &Path) -> Result<()> {
     let refused = |kind, message: &str| Err(FileError::write(path, io::Error::new(kind, message)));
     if path.is_file() {

@@ -1,4 +1,4 @@
-//! Ctrl-C: the first one asks long work to stop at its next safe point, the second one ends the process at once.
+//! Ctrl-C: the first one asks long work to stop at its next safe point, the second one ends the process immediately.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,37 +11,37 @@ pub struct Interrupted {
     pub kept: String,
 }
 
-/// An error as it is, or, where it is an interruption, one that says what is kept.
+/// Returns the error unchanged, or, if it is an interruption, one that says what is kept.
 pub fn keeping(error: anyhow::Error, kept: impl Into<String>) -> anyhow::Error {
     if error.is::<Interrupted>() { Interrupted { kept: kept.into() }.into() } else { error }
 }
 
-/// Whether somebody asked to stop; cheap to clone and to ask.
+/// Whether the user asked to stop; cheap to clone and to query.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// An interrupt that SIGINT, SIGTERM and SIGHUP set. Call it once in a process, from `main`.
+    /// Returns an interrupt that SIGINT, SIGTERM and SIGHUP set. Call it once per process, from `main`.
     pub fn on_signals() -> Result<Self, ctrlc::Error> {
         let interrupt = Self::default();
         let flag = interrupt.clone();
         ctrlc::set_handler(move || {
             if flag.0.swap(true, Ordering::SeqCst) {
-                // SAFETY: it takes a number and does not return. `exit` would run libtorch's destructors while its threads
-                // still compute.
+                // SAFETY: `_exit` takes a number and does not return. `exit` would run libtorch's destructors while its
+                // threads still compute.
                 unsafe { libc::_exit(130) }
             }
-            eprintln!("\nstopping at the next safe point (Ctrl-C again stops at once) …");
+            eprintln!("\nstopping at the next safe point (Ctrl-C again stops immediately) …");
         })?;
         Ok(interrupt)
     }
 
-    /// Whether to stop.
+    /// Whether the user asked to stop.
     pub fn requested(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// An error if somebody asked to stop; `kept` is what it says is kept (see also [`keeping`]).
+    /// Returns an error if the user asked to stop; `kept` says what is kept (see also [`keeping`]).
     pub fn check(&self, kept: impl Into<String>) -> Result<(), Interrupted> {
         if self.requested() { Err(Interrupted { kept: kept.into() }) } else { Ok(()) }
     }

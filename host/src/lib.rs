@@ -2,17 +2,18 @@
 //!
 //! # Layout
 //!
-//! In reading order; a module imports only those above it, which a test checks.
+//! The modules are listed in reading order; a module imports only those above it, which a test checks.
 //!
-//! - Leaves: [`context`], [`fs`], [`text`], [`random`], [`interrupt`], [`progress`], [`memory`], [`statistics`], [`optim`].
+//! - Leaves: [`context`], [`fs`], [`text`], [`random`], [`interrupt`], [`progress`], [`memory`], [`statistics`],
+//!   [`optim`].
 //! - [`zoo`]: models and encoders by folder, shipped name or Hub id.
-//! - [`config`]: presets, files and flags to one checked configuration.
+//! - [`config`]: presets, files and flags become one checked configuration.
 //! - [`data`]: prompts, images, recordings, images by style.
-//! - [`encoders`]: images and texts to embeddings.
+//! - [`encoders`]: embeddings of images and texts.
 //! - [`plugin`]: style classifiers in a sandbox.
-//! - [`policy`]: a diffusion model as reinforcement learning sees it. [`rl`]: rollouts, rewards, advantages, the update.
+//! - [`policy`]: a diffusion model as an RL policy. [`rl`]: rollouts, rewards, advantages, the update.
 //! - [`run`]: a run's folder and its typed records. [`report`]: the page and images that show it.
-//! - [`metrics`]: images to numbers.
+//! - [`metrics`]: metrics of images.
 //! - [`trainer`]: the one training loop. [`tasks`]: what is particular to each training.
 //! - [`cli`]: the commands.
 

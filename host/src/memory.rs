@@ -1,11 +1,11 @@
-//! How much memory there is, and how much was used.
+//! Available memory and peak memory use.
 
 use std::path::Path;
 
 use tch::Device;
 
-/// Free bytes of the GPU, or of the machine and the container that the process runs in; none where the system does not
-/// tell.
+/// Returns the free bytes of the GPU, or of the machine and the container that the process runs in; none where the
+/// system does not report them.
 pub fn available(device: Device) -> Option<u64> {
     match device {
         Device::Cuda(index) => torch_ext::cuda::memory(index).ok().map(|(free, _)| free),
@@ -16,19 +16,18 @@ pub fn available(device: Device) -> Option<u64> {
     }
 }
 
-/// What a container's limit leaves, by cgroup v2 as it is seen within one; none where there is no limit.
+/// Returns the bytes left by the container's limit (cgroup v2, as seen inside it); none without a limit.
 fn left_to_container(cgroup: &Path) -> Option<u64> {
     let number = |name: &str| std::fs::read_to_string(cgroup.join(name)).ok()?.trim().parse::<u64>().ok();
     Some(number("memory.max")?.saturating_sub(number("memory.current")?))
 }
 
-/// The most bytes of the machine's memory that the process had; none for what runs on a GPU, or where the system does
-/// not tell.
+/// Returns the peak memory of the process in bytes; none on a GPU, or where the system does not report it.
 pub fn peak(device: Device) -> Option<u64> {
     if device.is_cuda() { None } else { system_memory("/proc/self/status", "VmHWM:") }
 }
 
-/// A line `KEY N kB` of a file under /proc, in bytes.
+/// Reads a line `KEY N kB` of a file under /proc, in bytes.
 fn system_memory(file: &str, key: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;

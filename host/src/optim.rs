@@ -1,4 +1,4 @@
-//! What every optimizer step has in common: gradients that are not finite are dropped, and weights may be averaged.
+//! What all optimizer steps share: a step whose gradient is not finite is dropped, and weights may be averaged (EMA).
 
 use ambiguity_models::params::NamedTensors;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -8,32 +8,32 @@ use torch_ext::{AdamW, clip_grad_norm};
 /// Number of optimizer steps that may be dropped in a row before training stops.
 const MAX_DROPPED_STEPS: u32 = 3;
 
-/// Training has left the finite numbers: the same again would end the same.
+/// Training has diverged: running it again with the same configuration would diverge again.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 pub struct Diverged {
-    /// What is not finite, and when.
+    /// The value that is not finite, and when.
     pub what: String,
-    /// The key to lower.
+    /// The configuration key to lower.
     pub lower: &'static str,
 }
 
-/// Steps an optimizer, and drops the steps whose gradient is not finite.
+/// Runs optimizer steps and drops those whose gradient is not finite.
 #[derive(Debug)]
 pub struct StepGuard {
-    /// Number of steps that were dropped in a row.
+    /// Number of consecutive dropped steps.
     pub dropped_in_a_row: u32,
     /// The configuration's key of the learning rate.
     learning_rate_key: &'static str,
 }
 
 impl StepGuard {
-    /// A guard that has dropped nothing yet; `learning_rate_key` is what its error says to lower.
+    /// Returns a guard that has not dropped a step yet; its error advises to lower `learning_rate_key`.
     pub fn new(learning_rate_key: &'static str) -> Self {
         Self { dropped_in_a_row: 0, learning_rate_key }
     }
 
-    /// Clips the gathered gradient to `max_norm` and steps; returns its norm before clipping, or nothing where it is not
+    /// Clips the accumulated gradient to `max_norm` and steps; returns its norm before clipping, or none if it is not
     /// finite and the step was dropped.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl StepGuard {
     }
 }
 
-/// The exponential moving average of some parameters.
+/// The exponential moving average (EMA) of parameters.
 #[derive(Debug)]
 pub struct Ema {
     decay: f64,
@@ -63,7 +63,7 @@ pub struct Ema {
 }
 
 impl Ema {
-    /// An average that starts at the parameters' values.
+    /// Returns an average that starts at the parameters' values.
     pub fn new<'a>(parameters: impl IntoIterator<Item = (&'a String, &'a Tensor)>, decay: f64) -> Self {
         let copy = |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.detach().copy());
         Self { decay, tensors: parameters.into_iter().map(copy).collect() }
@@ -74,13 +74,13 @@ impl Ema {
         &self.tensors
     }
 
-    /// Averages in the parameters' values after an optimizer step.
+    /// Updates the averages with the parameters' values after an optimizer step.
     pub fn update(&mut self, parameters: &[(String, Tensor)]) {
         self.update_by(parameters, self.decay);
     }
 
-    /// As [`Ema::update`] after `steps` steps of weights that began at random: the decay is lower at first, so that the
-    /// beginning is soon forgotten.
+    /// As [`Ema::update`], `steps` steps after random initialization: the decay is lower at first, so that the initial
+    /// weights are soon forgotten.
     pub fn update_warm(&mut self, parameters: &[(String, Tensor)], steps: u64) {
         self.update_by(parameters, self.decay.min((1.0 + steps as f64) / (10.0 + steps as f64)));
     }
@@ -88,16 +88,16 @@ impl Ema {
     fn update_by(&mut self, parameters: &[(String, Tensor)], decay: f64) {
         no_grad(|| {
             for (name, value) in parameters {
-                let mean = self.tensors.get_mut(name).expect("the average was made from these parameters");
+                let mean = self.tensors.get_mut(name).expect("the average was built from these parameters");
                 let _ = mean.lerp_(value, 1.0 - decay);
             }
         });
     }
 
-    /// Takes the averages of a checkpoint.
+    /// Loads the averages of a checkpoint.
     ///
     /// # Errors
-    /// If one is missing or has another shape.
+    /// If a tensor is missing or has another shape.
     pub fn load(&mut self, saved: &NamedTensors) -> Result<()> {
         copy_into(self.tensors.iter(), saved)
     }
@@ -106,10 +106,10 @@ impl Ema {
 /// Copies the values of `saved` into tensors of the same names, in place.
 ///
 /// # Errors
-/// If one is missing or has another shape.
+/// If a tensor is missing or has another shape.
 pub fn copy_into<'a>(tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>, saved: &NamedTensors) -> Result<()> {
     for (name, tensor) in tensors {
-        let value = saved.get(name).with_context(|| format!("there is no tensor {name}"))?;
+        let value = saved.get(name).with_context(|| format!("the tensor {name} is missing"))?;
         ensure!(value.size() == tensor.size(), "{name} has shape {:?}, not {:?}", value.size(), tensor.size());
         no_grad(|| tensor.shallow_clone().f_copy_(value))?;
     }
@@ -121,7 +121,7 @@ pub fn add_under(state: &mut NamedTensors, prefix: &str, tensors: impl IntoItera
     state.extend(tensors.into_iter().map(|(name, tensor)| (format!("{prefix}.{}", name.as_ref()), tensor.detach())));
 }
 
-/// The tensors of a checkpoint's state under `prefix`, without it.
+/// Returns the tensors of a checkpoint's state under `prefix`, the prefix removed from their names.
 pub fn under(state: &NamedTensors, prefix: &str) -> NamedTensors {
     let strip = |(name, tensor): (&String, &Tensor)| {
         Some((name.strip_prefix(prefix)?.strip_prefix('.')?.to_owned(), tensor.shallow_clone()))
@@ -129,11 +129,11 @@ pub fn under(state: &NamedTensors, prefix: &str) -> NamedTensors {
     state.iter().filter_map(strip).collect()
 }
 
-/// The first tensor, by name, that holds what is not a finite number.
+/// Returns the name of the first tensor that contains a value that is not finite.
 pub fn first_not_finite<'a>(tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>) -> Result<Option<&'a str>> {
     let (names, finite): (Vec<_>, Vec<_>) =
         tensors.into_iter().map(|(name, tensor)| (name.as_str(), tensor.isfinite().all())).unzip();
-    // One read from the device for all of them.
+    // One read from the device for all tensors.
     let finite = Vec::<bool>::try_from(&Tensor::stack(&finite, 0).to_device(Device::Cpu))?;
     Ok(names.into_iter().zip(finite).find(|(_, finite)| !finite).map(|(name, _)| name))
 }
@@ -158,17 +158,17 @@ mod tests {
     }
 
     #[test]
-    fn only_steps_dropped_in_a_row_end_a_training() {
+    fn only_consecutive_dropped_steps_end_a_training() {
         let leaf = Tensor::from_slice(&[1.0f32]).set_requires_grad(true);
         let (mut optimizer, mut guard) = (optimizer(&leaf), StepGuard::new("train.learning_rate"));
         for _ in 0..5 {
             for _ in 1..MAX_DROPPED_STEPS {
-                assert_eq!(step(&mut guard, &leaf, &mut optimizer, f64::NAN).expect("it goes on"), None);
+                assert_eq!(step(&mut guard, &leaf, &mut optimizer, f64::NAN).expect("it continues"), None);
             }
             assert_eq!(step(&mut guard, &leaf, &mut optimizer, 2.0).expect("it steps"), Some(2.0));
         }
         for _ in 1..MAX_DROPPED_STEPS {
-            step(&mut guard, &leaf, &mut optimizer, f64::INFINITY).expect("it goes on");
+            step(&mut guard, &leaf, &mut optimizer, f64::INFINITY).expect("it continues");
         }
         let error = step(&mut guard, &leaf, &mut optimizer, f64::NAN).expect_err("the third in a row");
         assert_eq!(error.downcast_ref::<Diverged>().expect("it diverged").lower, "train.learning_rate");
@@ -189,7 +189,7 @@ mod tests {
         let saved = parameters(5.0).into_iter().collect();
         ema.load(&saved).expect("the same shape");
         assert_eq!(ema.tensors()["w"].double_value(&[0]), 5.0);
-        ema.load(&NamedTensors::new()).expect_err("nothing to take");
+        ema.load(&NamedTensors::new()).expect_err("nothing to load");
     }
 
     #[test]

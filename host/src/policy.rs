@@ -1,9 +1,9 @@
-//! A diffusion model as reinforcement learning sees it: a stochastic policy whose action is the next, less noisy latent
+//! A diffusion model as an RL policy: a stochastic policy whose action is the next, less noisy latent
 //! (Black et al., Training Diffusion Models with Reinforcement Learning, arXiv 2305.13301, section 4).
 //!
-//! [`Policy::predict`] is the one place where classifier-free guidance is applied, and [`Policy::step`] and
-//! [`Policy::log_prob`] the one place that knows the distribution of a step: sampling and training run the same arithmetic,
-//! which the clip range of the update depends on.
+//! [`Policy::predict`] is the only place that applies classifier-free guidance; [`Policy::step`] and
+//! [`Policy::log_prob`] are the only ones that know the distribution of a step. Sampling and training thus run the same
+//! arithmetic, which the clip range of the update depends on.
 
 use ambiguity_models::pipeline::Pipeline;
 use ambiguity_models::scheduler::{Ddim, LastStep, Step, StepIndex};
@@ -11,20 +11,20 @@ use ambiguity_models::unet::{Recomputed, UNet};
 use anyhow::Result;
 use tch::{Device, Kind, Tensor, no_grad};
 
-/// The embeddings of all prompts of a run, computed once; the text encoder is not needed after it.
+/// The embeddings of all prompts of a run, computed once; the text encoder is not needed afterwards.
 #[derive(Debug)]
 pub struct PromptEmbeddings {
-    /// [prompts, length, width]; row 0 belongs to the negative (or empty) prompt.
+    /// Embeddings [prompts, length, width]; row 0 belongs to the negative (or empty) prompt.
     table: Tensor,
 }
 
 impl PromptEmbeddings {
-    /// Embeddings that exist already, [prompts, length, width]; guidance leads away from row 0.
+    /// Wraps precomputed embeddings, [prompts, length, width]; row 0 is classifier-free guidance's negative prompt.
     pub fn new(table: Tensor) -> Self {
         Self { table }
     }
 
-    /// Encodes `prompts`; guidance leads away from the first one.
+    /// Encodes `prompts`; the first one is the negative prompt of classifier-free guidance.
     pub fn encode(pipeline: &Pipeline, prompts: &[String]) -> Result<Self> {
         let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
         let table = no_grad(|| pipeline.encode_prompts(&texts))?;
@@ -37,30 +37,30 @@ impl PromptEmbeddings {
     }
 }
 
-/// A denoiser with its prompts, its guidance and the distribution of its steps.
+/// A denoiser with its prompts, its guidance scale and the distribution of its steps.
 #[derive(Debug)]
 pub struct Policy {
     /// The network, adapter included.
     pub unet: UNet,
-    /// The prompts by index.
+    /// The prompt embeddings by index.
     pub prompts: PromptEmbeddings,
-    /// The steps.
+    /// The scheduler.
     pub ddim: Ddim,
-    /// Classifier-free guidance; 1 or less means none.
+    /// Scale of classifier-free guidance; 1 or less means none.
     pub guidance_scale: f64,
-    /// Noise of the steps: 0 makes them deterministic.
+    /// DDIM's eta, the amount of noise in a step: 0 is deterministic.
     pub eta: f64,
     /// The distribution of the last step: stochastic for DDPO, [`LastStep::FinalAlpha`] for plain sampling.
     pub last_step: LastStep,
 }
 
 impl Policy {
-    /// Where latents live.
+    /// The device of the latents.
     pub fn device(&self) -> Device {
         self.unet.device()
     }
 
-    /// Number of UNet rows that one sample costs: two under guidance.
+    /// Number of UNet rows of one sample: two with classifier-free guidance.
     pub fn rows_per_sample(&self) -> usize {
         if self.guidance_scale > 1.0 { 2 } else { 1 }
     }
@@ -70,14 +70,14 @@ impl Policy {
         (micro_batch / self.rows_per_sample()).max(1)
     }
 
-    /// The guided prediction, f32 [n, c, h, w], for latents [n, c, h, w] at timesteps \[n\] under prompts \[n\].
+    /// Returns the guided prediction, f32 [n, c, h, w], for latents [n, c, h, w], timesteps \[n\] and prompts \[n\].
     pub fn predict(&self, latents: &Tensor, timesteps: &Tensor, prompts: &[usize]) -> Tensor {
         let [latents, timesteps, text] = self.rows(latents, timesteps, prompts);
         self.guided(&self.unet.forward(&latents, &timesteps, &text))
     }
 
-    /// As [`Policy::predict`] with gradient checkpointing: the prediction's gradient ends at the UNet's output, and
-    /// [`Recomputing::backward`] carries it on from there.
+    /// As [`Policy::predict`], with gradient checkpointing: the prediction's graph ends at the UNet's output, and
+    /// [`Recomputing::backward`] continues the backward pass from there.
     pub fn predict_recomputing(
         &self,
         latents: &Tensor,
@@ -90,13 +90,13 @@ impl Policy {
         (self.guided(&output), Recomputing { output, pass })
     }
 
-    /// One step of a whole batch from `latents`; `noise` is standard normal, and without it the mean is taken.
+    /// Takes one step of a whole batch from `latents`; `noise` is standard normal, and without it the mean is returned.
     pub fn step(&self, prediction: &Tensor, step_idx: usize, latents: &Tensor, noise: Option<&Tensor>) -> Step {
         self.ddim.step(prediction, step_idx, latents, self.eta, noise, self.last_step)
     }
 
-    /// The log-probability of having stepped from `latents` to `next_latents`, a mean over latent elements, \[n\], f32, as
-    /// ddpo-pytorch and TRL have it. Gradients reach `prediction`.
+    /// Returns the log-probability of the step from `latents` to `next_latents`, a mean over latent elements, \[n\],
+    /// f32, as in ddpo-pytorch and TRL. It is differentiable in `prediction`.
     pub fn log_prob<'a>(
         &self,
         prediction: &Tensor,
@@ -107,7 +107,8 @@ impl Policy {
         self.ddim.log_prob(prediction, steps, latents, next_latents, self.eta, self.last_step)
     }
 
-    /// The KL divergence of the steps' distributions under two predictions, \[n\], f32, a mean over latent elements.
+    /// Returns the KL divergence of the steps' distributions under two predictions, a mean over latent elements, \[n\],
+    /// f32.
     pub fn kl_divergence<'a>(
         &self,
         prediction: &Tensor,
@@ -118,7 +119,7 @@ impl Policy {
         self.ddim.kl_divergence(prediction, reference, steps, latents, self.eta, self.last_step)
     }
 
-    /// The UNet's rows of some samples: unguided ones first, if there is guidance.
+    /// Returns the UNet's inputs for some samples: with classifier-free guidance, unconditional rows come first.
     fn rows(&self, latents: &Tensor, timesteps: &Tensor, prompts: &[usize]) -> [Tensor; 3] {
         let text = self.prompts.rows(prompts);
         if self.guidance_scale <= 1.0 {
@@ -129,7 +130,7 @@ impl Policy {
         [twice(latents), twice(timesteps), Tensor::cat(&[null, text], 0)]
     }
 
-    /// The UNet's output to the guided prediction.
+    /// Combines the UNet's output rows into the guided prediction.
     fn guided(&self, output: &Tensor) -> Tensor {
         let output = output.to_kind(Kind::Float);
         if self.guidance_scale <= 1.0 {
@@ -140,7 +141,7 @@ impl Policy {
     }
 }
 
-/// A prediction whose graph through the UNet is made when its gradient is known.
+/// A prediction whose graph through the UNet is built by a second forward pass once its gradient is known.
 #[derive(Debug)]
 pub struct Recomputing {
     output: Tensor,
@@ -148,7 +149,7 @@ pub struct Recomputing {
 }
 
 impl Recomputing {
-    /// Carries the gradient that the loss's own backward pass left at the UNet's output on into the parameters.
+    /// Propagates the gradient that the loss's backward pass left at the UNet's output into the parameters.
     pub fn backward(self, unet: &UNet) -> Result<()> {
         Ok(self.pass.backward(unet, &self.output.grad())?)
     }

@@ -1,4 +1,4 @@
-//! Progress on stderr: bars on a terminal, a plain line now and then where stderr is a file or a pipe, nothing when quiet.
+//! Progress on stderr: bars on a terminal, a plain line every few seconds in a file or a pipe, nothing when quiet.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How often a line is written where there is no terminal.
+/// Time between two lines where stderr is not a terminal.
 const PLAIN_PERIOD: Duration = Duration::from_secs(10);
 
-/// Where progress goes; cheap to clone, and all clones share the terminal.
+/// The output of progress; cheap to clone, and all clones share the terminal.
 #[derive(Clone, Debug)]
 pub struct Progress {
     mode: Mode,
@@ -20,12 +20,12 @@ pub struct Progress {
 enum Mode {
     Quiet,
     Bars(MultiProgress),
-    /// The time of the last line, shared by all bars: nested ones write no more than one.
+    /// The time of the last line, shared by all bars, so that nested bars do not multiply the lines.
     Plain(Arc<Mutex<Instant>>),
 }
 
 impl Progress {
-    /// Progress as suits stderr.
+    /// Returns bars if stderr is a terminal, else lines; neither if `quiet`.
     pub fn new(quiet: bool) -> Self {
         let mode = match (quiet, io::stderr().is_terminal()) {
             (true, _) => Mode::Quiet,
@@ -35,7 +35,7 @@ impl Progress {
         Self { mode }
     }
 
-    /// Starts a bar: what is done, how much there is to do, and in which unit (plural: `images`, `steps`).
+    /// Starts a bar with a label, a total and a unit (plural: `images`, `steps`).
     pub fn bar(&self, label: &str, total: u64, unit: &str) -> Bar {
         let bar = match &self.mode {
             Mode::Bars(bars) => {
@@ -58,14 +58,14 @@ impl Progress {
     pub fn println(&self, line: impl AsRef<str>) {
         match &self.mode {
             Mode::Quiet => {}
-            // A terminal that is gone is no reason to stop working.
+            // Work continues when the terminal is gone.
             Mode::Bars(bars) => drop(bars.println(line)),
             Mode::Plain(_) => drop(writeln!(io::stderr(), "{}", line.as_ref())),
         }
     }
 }
 
-/// The log goes through the progress too, so that its lines don't tear the bars.
+/// Log lines are written through the progress too, so that they do not break the bars.
 impl<'a> MakeWriter<'a> for Progress {
     type Writer = LogWriter<'a>;
 
@@ -91,7 +91,7 @@ impl Write for LogWriter<'_> {
     }
 }
 
-/// One piece of work; it goes away when it is finished or dropped.
+/// The progress of one piece of work; the bar is removed when it is finished or dropped.
 #[derive(Debug)]
 pub struct Bar {
     bar: ProgressBar,
@@ -108,7 +108,7 @@ struct Plain {
 }
 
 impl Bar {
-    /// Marks what was done before, by an earlier process: it counts as done, not as speed. Call it first.
+    /// Marks what an earlier process did: it counts as done, but not for the speed. Call it first.
     pub fn skip(&mut self, done: u64) {
         self.skipped += done;
         self.bar.set_position(self.skipped);
@@ -116,7 +116,7 @@ impl Bar {
         self.started = Instant::now();
     }
 
-    /// Marks `done` more as done.
+    /// Advances by `done`.
     pub fn inc(&self, done: u64) {
         self.bar.inc(done);
         let Some(plain) = &self.plain else { return };
@@ -127,7 +127,7 @@ impl Bar {
         }
     }
 
-    /// Says something behind the bar, such as the newest reward.
+    /// Sets the text behind the bar, such as the newest reward.
     pub fn message(&self, message: impl Into<String>) {
         self.bar.set_message(message.into());
     }
@@ -145,14 +145,14 @@ impl Drop for Bar {
 }
 
 impl Plain {
-    /// `sampling: 40/64 images, 12.3 images/s, 2 s left, reward −3.41`
+    /// Returns a line such as `sampling: 40/64 images, 12.3 images/s, 2 s left, reward −3.41`.
     fn line(&self, bar: &ProgressBar, skipped: u64, elapsed: Duration) -> String {
         let (done, total) = (bar.position(), bar.length().unwrap_or(0));
         let per_second = done.saturating_sub(skipped) as f64 / elapsed.as_secs_f64().max(1e-6);
         let mut line = format!("{}: {done}/{total} {}", self.label, self.unit);
         if per_second > 0.0 {
             let left = Duration::from_secs_f64(total.saturating_sub(done) as f64 / per_second);
-            line += &format!(", {}, {} left", speed(per_second, &self.unit), in_words(left));
+            line += &format!(", {}, {} left", speed(per_second, &self.unit), duration_text(left));
         }
         if !bar.message().is_empty() {
             line += &format!(", {}", bar.message());
@@ -175,19 +175,19 @@ fn style(unit: &str) -> ProgressStyle {
         })
         .with_key("left", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
             if state.pos() > 0 {
-                write!(out, "{} left", in_words(state.eta())).expect("writing to a string does not fail");
+                write!(out, "{} left", duration_text(state.eta())).expect("writing to a string does not fail");
             }
         })
 }
 
-/// A speed with three significant digits: `12.3 images/s`.
+/// Formats a speed with three significant digits: `12.3 images/s`.
 fn speed(per_second: f64, unit: &str) -> String {
     let decimals = (2 - per_second.max(1e-4).log10().floor() as i32).clamp(0, 6) as usize;
     format!("{per_second:.decimals$} {unit}/s")
 }
 
-/// A duration as people say it: `42 s`, `3 min 20 s`, `2 h 5 min`.
-fn in_words(duration: Duration) -> String {
+/// Formats a duration: `42 s`, `3 min 20 s`, `2 h 5 min`.
+fn duration_text(duration: Duration) -> String {
     let seconds = duration.as_secs_f64().round() as u64;
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_line_has_speed_and_time_left_and_counts_no_skipped_work_as_speed() {
+    fn a_plain_line_has_speed_and_time_left_and_skipped_work_is_not_speed() {
         let bar = ProgressBar::hidden();
         bar.set_length(100);
         bar.set_position(60);
@@ -219,12 +219,12 @@ mod tests {
     fn speeds_and_times_are_short() {
         assert_eq!(speed(123.4, "steps"), "123 steps/s");
         assert_eq!(speed(0.0523, "images"), "0.0523 images/s");
-        assert_eq!(in_words(Duration::from_secs(200)), "3 min 20 s");
-        assert_eq!(in_words(Duration::from_secs(7500)), "2 h 5 min");
+        assert_eq!(duration_text(Duration::from_secs(200)), "3 min 20 s");
+        assert_eq!(duration_text(Duration::from_secs(7500)), "2 h 5 min");
     }
 
     #[test]
-    fn the_template_is_one_and_bars_work_without_a_terminal() {
+    fn the_template_is_valid_and_bars_work_without_a_terminal() {
         drop(style("images"));
         let progress = Progress::new(true);
         let mut bar = progress.bar("sampling", 10, "images");

@@ -1,9 +1,9 @@
-//! Seeds by name: each use of randomness has a generator of its own, seeded by a hash of what it is for, so that
-//! merging rows, resuming and several processes change nothing.
+//! Seeds by purpose: each use of randomness has its own generator, seeded by a hash of its purpose, so that the
+//! micro-batch size, resuming and the number of processes do not change the result.
 
 use sha2::{Digest, Sha256};
 
-/// What a generator is for; the numbers are part of seeds.
+/// The purpose of a generator; the numbers are part of seeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// The choice of a prompt.
@@ -22,7 +22,7 @@ pub enum Purpose {
     Data = 6,
 }
 
-/// The seed of one generator, from (run seed, epoch, sample or step index, purpose).
+/// Returns the seed of a generator from (run seed, epoch, sample or step index, purpose).
 pub fn derive_seed(seed: u64, epoch: u64, index: u64, purpose: Purpose) -> u64 {
     let mut hash = Sha256::new();
     hash.update(b"ambiguity");

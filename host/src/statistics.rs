@@ -1,4 +1,5 @@
-//! Means, spreads and their errors, in f64: rewards of k-means classifiers differ by 0.002 to 0.02 around −ln N.
+//! Means, standard deviations and standard errors, in f64: rewards of k-means classifiers differ by 0.002 to 0.02
+//! around −ln N.
 
 /// The value that is added to a standard deviation before it divides.
 pub const STD_EPSILON: f64 = 1e-8;
@@ -17,7 +18,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The summary of at least one value.
+    /// Returns the summary of at least one value.
     pub fn of(values: &[f64]) -> Self {
         let n = values.len().max(1) as f64;
         let mean = values.iter().sum::<f64>() / n;
@@ -30,13 +31,13 @@ impl Summary {
         }
     }
 
-    /// (value − mean) / (std + 1e-8).
+    /// Returns (value − mean) / (std + 1e-8).
     pub fn z_score(&self, value: f64) -> f64 {
         (value - self.mean) / (self.std + STD_EPSILON)
     }
 }
 
-/// The standard error of the mean of `values` (ddof 1); none for fewer than two.
+/// Returns the standard error of the mean of `values` (ddof 1); none for fewer than two.
 pub fn standard_error(values: &[f64]) -> Option<f64> {
     let n = values.len() as f64;
     (n > 1.0).then(|| Summary::of(values).std / (n - 1.0).sqrt())
@@ -45,22 +46,22 @@ pub fn standard_error(values: &[f64]) -> Option<f64> {
 /// The change of a mean between two measurements of the same samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Improvement {
-    /// Mean of the differences sample by sample, or of the means where the samples are not the same.
+    /// Mean of the paired differences, or the difference of the means where the samples are not paired.
     pub mean: f64,
-    /// Standard error of that mean; none where it cannot be known.
+    /// Standard error of that mean; none where it is unknown.
     pub sem: Option<f64>,
-    /// Whether it is of differences sample by sample.
+    /// Whether the differences are paired, sample by sample.
     pub paired: bool,
 }
 
 impl Improvement {
-    /// The change from `before` to `after`, values of the same samples in the same order.
+    /// Returns the change from `before` to `after`, values of the same samples in the same order.
     pub fn paired(before: &[f64], after: &[f64]) -> Self {
         let differences: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();
         Self { mean: Summary::of(&differences).mean, sem: standard_error(&differences), paired: true }
     }
 
-    /// The size of the change in standard errors; none where that is unknown or the standard error is 0.
+    /// Returns the change in units of its standard error; none where that is unknown or 0.
     pub fn standard_errors(&self) -> Option<f64> {
         self.sem.filter(|sem| *sem > 0.0).map(|sem| self.mean / sem)
     }

@@ -1,31 +1,32 @@
-//! Text for people: numbers, counts, sizes, lines, and errors as sentences.
+//! Text formatting: numbers, counts, sizes, lines, and errors as sentences.
 
-/// A space that holds a number and its unit together.
+/// A space that keeps a number and its unit on one line.
 pub const NO_BREAK_SPACE: char = '\u{a0}';
 
-/// Numbers above this are written with their power of ten, and those below that where two digits are wanted.
+/// Numbers above this are written in scientific notation.
 const LARGE: f64 = 1e6;
+/// [`two_digits`] writes numbers below this in scientific notation.
 const SMALL: f64 = 1e-4;
 
-/// A number as people read it: its digits after the point and a true minus sign; a large one as `1.80e10`.
+/// Formats a number with this many decimals and a typographic minus sign; a large one as `1.80e10`.
 pub fn number(value: f64, decimals: usize) -> String {
     let text = if value.abs() < LARGE { format!("{value:.decimals$}") } else { format!("{value:.2e}") };
     match text.strip_prefix('-') {
-        // Rounded to nothing, a number has no sign.
+        // A number that is rounded to zero has no sign.
         Some(digits) if digits.chars().all(|c| c == '0' || c == '.') => digits.to_owned(),
         Some(digits) => format!("−{digits}"),
         None => text,
     }
 }
 
-/// The decimals that show differences of this size by about three digits: the rewards of k-means classifiers may differ in
-/// the third decimal only.
+/// Returns the number of decimals that show a difference of this size with about three digits: the rewards of k-means
+/// classifiers may differ in the third decimal only.
 pub fn decimals(difference: f64) -> usize {
     let digits = 2.0 - difference.abs().log10().floor();
     if digits.is_finite() { digits.clamp(3.0, 6.0) as usize } else { 3 }
 }
 
-/// A positive number by its first two digits.
+/// Formats a positive number with two significant digits.
 pub fn two_digits(value: f64) -> String {
     let place = value.log10().floor() - 1.0;
     if !place.is_finite() {
@@ -38,40 +39,41 @@ pub fn two_digits(value: f64) -> String {
     number((value / unit).round() * unit, (-place).max(0.0) as usize)
 }
 
-/// Bytes in GiB, as messages have them.
+/// Formats bytes in GiB.
 pub fn gibibytes(bytes: u64) -> String {
     format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
 }
 
-/// A count with its noun: `1 epoch`, `2 epochs`.
+/// Formats a count with its noun: `1 epoch`, `2 epochs`.
 pub fn counted(n: u64, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
-/// Whether a terminal obeys a character instead of showing it: a control character, or one that sets the direction of text.
+/// Whether a terminal interprets a character instead of showing it: a control character, or one that sets the direction
+/// of text.
 pub fn is_control(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Whether a text has a character that [`is_control`].
+/// Whether a text contains a character that [`is_control`].
 pub fn has_control(text: &str) -> bool {
     text.chars().any(is_control)
 }
 
-/// A text on one line: its line breaks and tabs, which descriptions often have, as spaces.
+/// Returns a text on one line: line breaks and tabs, which descriptions often contain, become spaces.
 pub fn in_one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The lines of a text that have something in them, without the white space around it; a byte order mark is dropped.
+/// Returns the lines of a text that are not empty, trimmed; a byte order mark is dropped.
 pub fn text_lines(text: &str) -> Vec<&str> {
     let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
     lines.filter(|line| !line.is_empty()).collect()
 }
 
-/// An error and its causes as one sentence; a cause that the text before it already contains is not repeated. What a file or
-/// a plugin has put into it cannot control the terminal.
+/// Returns an error and its causes as one sentence; a cause that the text before it already contains is not repeated.
+/// Control characters from a file or a plugin are escaped.
 pub fn sentence(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
@@ -116,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_a_true_minus_and_no_negative_nothing() {
+    fn numbers_have_a_typographic_minus_and_zero_has_no_sign() {
         assert_eq!(number(-3.2958, 3), "−3.296");
         assert_eq!(number(-0.0004, 2), "0.00");
         assert_eq!(number(12.0, 0), "12");
     }
 
     #[test]
-    fn small_differences_are_seen() {
+    fn small_differences_are_visible() {
         for (difference, expected) in [(0.7, 3), (-0.05, 4), (0.002, 5), (1e-9, 6), (40.0, 3), (0.0, 3), (f64::NAN, 3)]
         {
             assert_eq!(decimals(difference), expected, "{difference}");

@@ -163,7 +163,7 @@ fn the_simple_classifier_learns_a_folder_of_images() {
     let before = config();
     let ran = host(folder.path(), &["classifier", "train", "--resume=run", "--set=can.epochs=3"]);
     assert_eq!(ran.code, 1);
-    let wanted = "the run was begun with 2 styles, 17 images of art (digest ";
+    let wanted = "the run was started with 2 styles, 17 images of art (digest ";
     assert!(
         ran.stderr.contains(wanted) && ran.stderr.contains("these are 2 styles, 16 images of art"),
         "{}",
@@ -286,7 +286,7 @@ fn what_cannot_be_trained_on_is_refused_in_one_sentence() {
     check(&["--data=nowhere"], "--data nowhere: there is no such folder");
     check(&["--data=empty"], "empty has no folder with images (png, jpg)");
     std::fs::write(folder.path().join("file"), "").expect("a file");
-    check(&["--data=file"], "--data file: it is no folder");
+    check(&["--data=file"], "--data file: it is not a folder");
     check(&["--set=can.size=48"], "a power of two of at least 32");
     let wanted = "--set can.size=-64: invalid value: integer `-64`, expected a whole number from 0 to 4294967295";
     check(&["--set=can.size=-64"], wanted);

@@ -45,7 +45,7 @@ fn fix_creates_the_runs_folder_and_names_what_it_cannot_fix() {
     let output = command(folder.path(), &["doctor", "--fix"]).env("AMBIGUITY_HOME", folder.path()).output();
     let stderr = String::from_utf8_lossy(&output.expect("the binary starts").stderr).into_owned();
     assert!(folder.path().join("runs").is_dir(), "{stderr}");
-    assert!(stderr.contains("cannot mend shipped weights from here"), "{stderr}");
+    assert!(stderr.contains("cannot fix shipped weights from here"), "{stderr}");
     assert!(stderr.ends_with("error: not in order: shipped weights, shipped plugins\n"), "{stderr}");
 }
 

@@ -184,7 +184,7 @@ fn a_model_by_its_id_is_downloaded_once() {
     };
     let ran = sample("held-back", &["--offline"]);
     let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
-    assert!(ran.status.code() == Some(1) && stderr.contains("the network is held back"), "{stderr}");
+    assert!(ran.status.code() == Some(1) && stderr.contains("the network is disabled"), "{stderr}");
     assert!(hub.requested.lock().expect("no panic").is_empty());
 
     let ran = sample("first", &[]);

@@ -132,9 +132,9 @@ fn resume_refuses_another_recipe() {
     let before = config();
     let ran = host(folder.path(), &more);
     assert_eq!((ran.code, config()), (1, before), "what is refused leaves the run as it was");
-    assert!(ran.stderr.contains("the run was begun with a model of digest"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the run was started with a model of digest"), "{}", ran.stderr);
     let ran = host_ok(folder.path(), &[&more[..], &["--force"]].concat());
-    assert!(ran.stderr.contains("resuming all the same"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("resuming anyway"), "{}", ran.stderr);
 }
 
 #[test]

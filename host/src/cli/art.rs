@@ -21,16 +21,16 @@ pub struct ArtArgs {
     /// A new or empty folder for STYLE/NNNN.png and captions.jsonl
     #[arg(long, value_name = "DIR", required_unless_present = "grid")]
     out: Option<PathBuf>,
-    /// A PNG with every style (a row) and subject, one painting each
+    /// A PNG with one painting of every style (rows) and subject (columns)
     #[arg(long, value_name = "FILE")]
     grid: Option<PathBuf>,
-    /// Paintings of each style, the subjects in turn
+    /// Number of paintings of each style, cycling through the subjects
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     per_class: u32,
-    /// Pixels a side
+    /// Width and height in pixels
     #[arg(long, value_name = "PX", default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=1024))]
     size: u32,
-    /// Other seeds give other paintings
+    /// Seed of the paintings
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 }
@@ -42,7 +42,7 @@ impl ArtArgs {
             let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
             ensure!(
                 parent.is_none_or(|parent| parent.is_dir()),
-                "there is no folder for {}: make it first",
+                "there is no folder for {}: create it first",
                 file.display()
             );
             let sheet = contact_sheet(self.size, self.seed);
@@ -66,7 +66,7 @@ impl ArtArgs {
         let written = written?;
         let seconds = written.time.max(Duration::from_millis(1)).as_secs_f64();
         context.progress.println(format!(
-            "{}: {} paintings of {} px ({} styles × {}) and captions.jsonl in {seconds:.1} s, {:.0} a second",
+            "{}: {} paintings of {} px ({} styles × {}) and captions.jsonl in {seconds:.1} s, {:.0} per second",
             out.display(),
             written.paintings,
             self.size,

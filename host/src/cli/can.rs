@@ -1,4 +1,4 @@
-//! `host can`: the creative adversarial network, trained and sampled.
+//! `host can`: trains and samples the creative adversarial network.
 
 use std::path::{Path, PathBuf};
 
@@ -20,8 +20,8 @@ use crate::tasks::{classifier, gan};
 use crate::text::{counted, gibibytes, two_digits};
 use crate::trainer::{Ends, Outcome, Start, Task, Trainer};
 
-/// Number of images that are generated at once.
-const AT_ONCE: usize = 32;
+/// Number of images that are generated per call.
+const IMAGES_PER_CALL: usize = 32;
 
 /// Train a creative adversarial network, or generate images with one.
 #[derive(Args, Debug)]
@@ -46,10 +46,11 @@ impl CanArgs {
     }
 }
 
-/// Train a generator until a classifier cannot tell the styles of its images, and a discriminator that predicts styles.
+/// Train a generator until a classifier cannot predict the styles of its images, and a discriminator that predicts
+/// styles.
 ///
-/// Writes generator/ and discriminator/ and, where C is the discriminator's own head, dcgan.onnx: a plugin
-/// for `host train`.
+/// Writes generator/ and discriminator/ and, if C is the discriminator's own head, dcgan.onnx: a plugin for
+/// `host train`.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host can train --out runs/can
@@ -57,7 +58,7 @@ impl CanArgs {
   host can train --data wikiart --preset can-as-code --set can.size=128 --classifier clip_softmax.wasm
   host can train --resume runs/can")]
 struct CanTrainArgs {
-    /// C of the style ambiguity: dcgan (the discriminator's own head), or a plugin that has a gradient
+    /// Classifier C of the style ambiguity: dcgan (the discriminator's own head), or a differentiable plugin
     #[arg(long, value_name = "dcgan|P")]
     classifier: Option<String>,
     /// The folder of an encoder that the plugin asks for by name; may be repeated
@@ -77,13 +78,13 @@ impl CanTrainArgs {
     }
 }
 
-/// What CAN and classifier training have in common.
+/// The arguments of CAN and classifier training.
 #[derive(Args, Debug)]
 pub(super) struct TrainingArgs {
     /// A folder with a folder of images for each style [default: the procedural paintings]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// The preset below everything else: paper-512, paper-256, paper-128, paper-64, can-as-code or tiny-art
+    /// The base preset: paper-512, paper-256, paper-128, paper-64, can-as-code or tiny-art
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(preset_names()))]
     preset: Option<String>,
     #[command(flatten)]
@@ -91,7 +92,7 @@ pub(super) struct TrainingArgs {
 }
 
 impl TrainingArgs {
-    /// Trains, with `layers` of the command's own flags.
+    /// Trains, with `layers` from the command's own flags.
     pub(super) fn run(self, task: GanTask, layers: Vec<Layer>, context: &Context) -> Result<()> {
         let layers = self.layers(layers)?;
         let (config, start, preset) = match self.run.resumes() {
@@ -125,7 +126,7 @@ impl TrainingArgs {
         }
     }
 
-    /// Prints a run's end: `details` are what its monitor measured, in words.
+    /// Prints the result of a run; `details` are its metrics as text.
     fn print<T: Task>(&self, outcome: &Outcome<T>, plugin: Option<&str>, details: String) -> Result<()> {
         let Outcome { folder, ends, epochs, collapsed, .. } = outcome;
         if self.run.json {
@@ -158,8 +159,8 @@ impl TrainingArgs {
             }
             None => {
                 tracing::info!(
-                    "no preset named: taking paper-512, networks of the paper's width, which want a GPU (--preset tiny-art \
-                     has small ones at 64 px)"
+                    "no preset named: using paper-512, networks of the paper's width, which need a GPU (--preset \
+                     tiny-art has small ones at 64 px)"
                 );
                 "paper-512".to_owned()
             }
@@ -176,10 +177,10 @@ impl TrainingArgs {
         Ok((config, self.run.new_run(&what), Some(preset)))
     }
 
-    /// What stands over the preset.
+    /// Returns the layers over the preset.
     fn layers(&self, mut own: Vec<Layer>) -> Result<Vec<Layer>> {
         if let Some(data) = &self.data {
-            let what = if data.exists() { "it is no folder" } else { "there is no such folder" };
+            let what = if data.exists() { "it is not a folder" } else { "there is no such folder" };
             ensure!(data.is_dir(), "--data {}: {what}", data.display());
             own.push(flag("data", format!("can.data = {}", quoted(&data.to_string_lossy()))));
         }
@@ -187,7 +188,7 @@ impl TrainingArgs {
     }
 }
 
-/// The resolved configuration, what images there are, and what some steps took.
+/// Prints the resolved configuration, the number of images, and the measured cost of some steps.
 fn describe(task: GanTask, config: &GanConfig, json: bool, context: &Context) -> Result<()> {
     let (data, plan, measured) = match task {
         GanTask::Can => gan::try_out(config, context)?,
@@ -204,7 +205,7 @@ fn describe(task: GanTask, config: &GanConfig, json: bool, context: &Context) ->
     }
     print!("{}", config.to_toml()?);
     eprintln!(
-        "images: {} to train on and {} held out, of {} styles; {} broken; {} a pass",
+        "images: {} for training and {} held out, of {} styles; {} broken; {} per pass",
         data.n_train(),
         data.n_test(),
         data.styles().len(),
@@ -212,9 +213,9 @@ fn describe(task: GanTask, config: &GanConfig, json: bool, context: &Context) ->
         data.per_pass()
     );
     let peak = measured.peak_bytes.map_or_else(String::new, |peak| format!("; some steps took {}", gibibytes(peak)));
-    eprintln!("memory: {} at least for {} parameters{peak}", gibibytes(plan.memory), plan.parameters);
+    eprintln!("memory: at least {} for {} parameters{peak}", gibibytes(plan.memory), plan.parameters);
     eprintln!(
-        "time: about {} s an epoch of {} steps ({} s each), {} epochs",
+        "time: about {} s per epoch of {} steps ({} s each), {} epochs",
         two_digits(measured.epoch_seconds),
         plan.steps_per_epoch,
         two_digits(measured.step_seconds),
@@ -240,11 +241,11 @@ fn gan_summary(config: &GanConfig, ends: &Ends<GanMonitor>) -> String {
     let (n, to) = (last.styles, last.ambiguity);
     let minimum = (n as f64).ln();
     text += &format!("style ambiguity of generated images: {from}{to:.4}; the minimum is ln {n} = {minimum:.4}\n");
-    // The gradients in images that are none yet say nothing.
-    let drawn = last.diversity >= config.monitor.min_diversity;
-    if let Some(ratio) = last.gradient_norm_ratio.filter(|_| drawn) {
+    // The gradients of images that are not diverse yet are not meaningful.
+    let diverse = last.diversity >= config.monitor.min_diversity;
+    if let Some(ratio) = last.gradient_norm_ratio.filter(|_| diverse) {
         let ratio = two_digits(ratio);
-        text += &format!("gradient norm of the style ambiguity, as a multiple of the adversarial loss's: {ratio}\n");
+        text += &format!("gradient norm ratio of the style ambiguity to the adversarial loss: {ratio}\n");
     }
     text + &format!(
         "generated images are {:.0} % as diverse as real ones\nmore images: host can sample --generator RUN --count 64 --out \
@@ -260,10 +261,10 @@ struct CanSampleArgs {
     /// The folder of a run of `host can train`, or of a generator (config.json, model.safetensors)
     #[arg(long, value_name = "DIR")]
     generator: PathBuf,
-    /// Images
+    /// Number of images
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
-    /// Image i has seed N + i
+    /// Seed; image i has seed N + i
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// cpu, cuda or cuda:N
@@ -287,7 +288,7 @@ impl CanSampleArgs {
         let mut written = 0;
         while written < self.count {
             context.interrupt.check(format!("{written} images are in {}", self.out.display()))?;
-            let n = (AT_ONCE as u64).min(self.count - written);
+            let n = (IMAGES_PER_CALL as u64).min(self.count - written);
             let noise = (0..n)
                 .map(|i| Ok(Randomness::cpu(self.seed.wrapping_add(written + i))?.normal(&[latent])?))
                 .collect::<Result<Vec<_>>>()?;

@@ -1,4 +1,4 @@
-//! `host classifier`: the style classifier that is trained without a GAN.
+//! `host classifier`: trains the simple style classifier, without a GAN.
 
 use anyhow::Result;
 use clap::{Args, Subcommand};

@@ -1,4 +1,4 @@
-//! `host completions`: scripts that let a shell complete commands and flags.
+//! `host completions`: shell completion scripts.
 
 use std::io::Write;
 
@@ -22,7 +22,7 @@ pub struct CompletionsArgs {
 impl CompletionsArgs {
     /// Runs the command.
     pub fn run(self, _context: &Context) -> Result<()> {
-        // clap_complete panics when it cannot write, so it writes to memory.
+        // clap_complete panics when it cannot write, so it writes to memory first.
         let mut script = Vec::new();
         generate(self.shell, &mut Cli::command(), "host", &mut script);
         std::io::stdout().lock().write_all(&script)?;

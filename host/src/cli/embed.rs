@@ -1,4 +1,4 @@
-//! `host embed`: an encoder's embeddings of images or texts, as a safetensors file.
+//! `host embed`: embeddings of images or texts by an encoder, as a safetensors file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::fs::read_text;
 use crate::text::text_lines;
 use crate::zoo::encoder_folder;
 
-/// Rows that are embedded between two looks at Ctrl-C.
+/// Number of rows that are embedded between two checks for Ctrl-C.
 const BATCH: usize = 64;
 
 /// Embed images or texts with a CLIP encoder.
@@ -29,7 +29,7 @@ pub struct EmbedArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Embed images; a folder stands for all images below it
+    /// Embed images; a folder means all images below it
     #[command(after_help = "Example:
   host embed images --encoder tiny-art images/ --out images.safetensors")]
     Images {
@@ -49,7 +49,7 @@ enum Command {
         /// Texts
         #[arg(value_name = "TEXT", required_unless_present = "file")]
         texts: Vec<String>,
-        /// A file with one text a line; empty lines are left out
+        /// A file with one text per line; empty lines are left out
         #[arg(long, value_name = "LINES", conflicts_with = "texts")]
         file: Option<PathBuf>,
     },
@@ -129,14 +129,14 @@ impl Common {
         let flat: Vec<f32> = rows.iter().copied().collect();
         let tensors: NamedTensors = [("embeddings".to_owned(), Tensor::from_slice(&flat).f_view(shape)?)].into();
         write_safetensors(&self.out, &tensors, &[("encoder", &self.encoder)])?;
-        println!("{}: {} embeddings of {} numbers", self.out.display(), shape[0], shape[1]);
+        println!("{}: {} embeddings of dimension {}", self.out.display(), shape[0], shape[1]);
         Ok(())
     }
 }
 
-/// The lines of a file that have something in them.
+/// Returns the non-empty lines of a file.
 fn lines(file: &Path) -> Result<Vec<String>> {
     let lines: Vec<String> = text_lines(&read_text(file)?).into_iter().map(str::to_owned).collect();
-    ensure!(!lines.is_empty(), "{} has no text in it", file.display());
+    ensure!(!lines.is_empty(), "{} contains no text", file.display());
     Ok(lines)
 }

@@ -1,4 +1,4 @@
-//! `host lora …`: look into an adapter, put it into a model's weights, take it out again.
+//! `host lora …`: inspects a LoRA, merges it into a model's weights, or removes it again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::fs::new_folder;
 use crate::zoo::model_folder;
 
-/// Look into a LoRA, merge it into a model, or take it out again.
+/// Inspect a LoRA, merge it into a model, or remove it again.
 #[derive(Args, Debug)]
 pub struct LoraArgs {
     #[command(subcommand)]
@@ -25,23 +25,23 @@ pub struct LoraArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     Info(InfoArgs),
-    /// Write a copy of a model with a LoRA added to its UNet's weights: the same images without the LoRA's cost
+    /// Write a copy of a model with a LoRA merged into its UNet's weights: the same images without the LoRA's cost
     #[command(after_help = "Example:
   host lora merge --model stable-diffusion-2-base --lora runs/2026-03-01-kmeans_image --out ambiguous")]
     Merge(MergeArgs),
-    /// Write a copy of a merged model with the LoRA taken out again, exact but for the rounding of the weights' type
+    /// Write a copy of a merged model with the LoRA removed again, exact except for the rounding of the weights' type
     #[command(after_help = "Example:
   host lora unmerge --model ambiguous --lora runs/2026-03-01-kmeans_image --out plain")]
     Unmerge(MergeArgs),
 }
 
-/// Say what a LoRA is: rank, alpha, layers, parameters and how far it reaches.
+/// Show a LoRA's rank, alpha, layers, parameters and the norm of its weight update.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host lora info runs/2026-03-01-kmeans_image
   host lora info pytorch_lora_weights.safetensors --json")]
 struct InfoArgs {
-    /// A run's or checkpoint's folder, or a file of diffusers or peft
+    /// A run's or checkpoint's folder, or a file in the format of diffusers or peft
     #[arg(value_name = "DIR|FILE")]
     lora: PathBuf,
     /// Print one JSON document
@@ -54,10 +54,10 @@ struct MergeArgs {
     /// A diffusers folder, the name of a shipped model, or an id on the Hub
     #[arg(long, value_name = "DIR|NAME|ID")]
     model: String,
-    /// A run's or checkpoint's folder, or a file of diffusers or peft
+    /// A run's or checkpoint's folder, or a file in the format of diffusers or peft
     #[arg(long, value_name = "DIR|FILE")]
     lora: PathBuf,
-    /// Factor on the LoRA's addition
+    /// Scale of the LoRA's weight update
     #[arg(long, value_name = "S", default_value_t = 1.0)]
     lora_scale: f64,
     /// A new folder for the model
@@ -79,7 +79,7 @@ impl LoraArgs {
 impl InfoArgs {
     fn run(self) -> Result<()> {
         let lora = LoraFile::read(&self.lora)?;
-        // Which layers, as peft names its targets: `to_k` of ….attn1.to_k, `to_out.0` of ….attn1.to_out.0.
+        // The layers by peft's target names: `to_k` for ….attn1.to_k, `to_out.0` for ….attn1.to_out.0.
         let mut targets = BTreeMap::<&str, usize>::new();
         let mut ranks = BTreeMap::<String, usize>::new();
         let mut norms = Vec::with_capacity(lora.layers.len());
@@ -112,7 +112,7 @@ impl InfoArgs {
         let targets: Vec<String> = targets.iter().map(|(name, n)| format!("{name} ({n})")).collect();
         println!("  targets: {}", targets.join(", "));
         println!("  {} parameters", lora.n_parameters());
-        println!("  norm of what it adds to the weights: {total:.4}; the most:");
+        println!("  norm of the weight update: {total:.4}; largest in:");
         for (norm, module) in norms.iter().take(3) {
             println!("    {norm:.4}  {module}");
         }
@@ -120,7 +120,7 @@ impl InfoArgs {
     }
 }
 
-/// The end of a layer's name that peft calls a target.
+/// Returns the end of a layer's name that is its target in peft.
 fn target(module: &str) -> &str {
     let starts = module.rmatch_indices('.').map(|(at, _)| at + 1).chain([0]);
     let mut ends = starts.map(|at| &module[at..]);
@@ -137,7 +137,7 @@ impl MergeArgs {
         lora.merge_into(&mut tensors, sign * self.lora_scale)?;
         ensure!(
             !self.out.starts_with(&folder),
-            "{} lies within the model's own folder: name another one",
+            "{} is inside the model's own folder: name another one",
             self.out.display()
         );
         new_folder(&self.out)?;
@@ -149,7 +149,7 @@ impl MergeArgs {
     }
 }
 
-/// Copies a model's folder, but not the weights in `without`, nor hidden files.
+/// Copies a model's folder without hidden files and without the weights in `without`.
 fn copy_but_weights(from: &Path, to: &Path, without: &Path) -> Result<()> {
     fs_err::create_dir_all(to)?;
     for entry in fs_err::read_dir(from)? {

@@ -1,4 +1,4 @@
-//! The commands: one file each; this one only parses and dispatches.
+//! The commands, one file each; this file only parses and dispatches.
 
 pub mod art;
 pub mod can;
@@ -24,7 +24,7 @@ use crate::context::Context;
 #[derive(Debug, Parser)]
 #[command(name = "host", version, propagate_version = true, max_term_width = 110)]
 pub struct Cli {
-    /// Flags that every command takes.
+    /// Flags of all commands.
     #[command(flatten)]
     pub global: Global,
     /// The command.
@@ -32,22 +32,23 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// More compute threads than any machine has cores, and fewer than a system refuses.
-const MOST_THREADS: u64 = 1024;
+/// Maximum number of compute threads: more than any machine has cores, fewer than a system refuses.
+const MAX_THREADS: u64 = 1024;
 
-/// Flags that every command takes.
+/// Flags of all commands.
 #[derive(Args, Clone, Debug)]
 pub struct Global {
-    /// Compute threads [default: all cores]
-    #[arg(long, global = true, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=MOST_THREADS), help_heading = "Global")]
+    /// Number of compute threads [default: all cores]
+    #[arg(long, global = true, value_name = "N", help_heading = "Global")]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_THREADS))]
     pub threads: Option<usize>,
-    /// Ask the network for nothing, not even for a model that is named by its id on the Hub
+    /// Do not use the network, not even for a model that is named by its id on the Hub
     #[arg(long, global = true, env = "HF_HUB_OFFLINE", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Global")]
     pub offline: bool,
-    /// Say more on stderr (-vv: still more)
+    /// Print more on stderr (-vv: even more)
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global")]
     pub verbose: u8,
-    /// Say only warnings and errors on stderr, without progress bars
+    /// Print only warnings and errors on stderr, without progress bars
     #[arg(short, long, global = true, help_heading = "Global")]
     pub quiet: bool,
 }

@@ -1,4 +1,4 @@
-//! `host models count`: how large a model is, by component.
+//! `host models count`: the number of a model's parameters by component.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::context::Context;
 use crate::zoo::model_folder;
 
-/// Ask about models without running them.
+/// Show information about models without running them.
 #[derive(Args, Debug)]
 pub struct ModelsArgs {
     #[command(subcommand)]
@@ -35,13 +35,13 @@ struct CountArgs {
     /// A diffusers or CLIP folder, a shipped model, a published model by its id on the Hub, or can-SIZE
     #[arg(value_name = "DIR|PRESET")]
     model: String,
-    /// Inner width of the LoRA that the UNet gets
+    /// Rank of the UNet's LoRA
     #[arg(long, value_name = "R", default_value_t = 4, value_parser = clap::value_parser!(i64).range(1..))]
     rank: i64,
-    /// Which layers it adapts: attention, attention+feed-forward, all-linear, or names with commas between them
+    /// Layers with LoRA: attention, attention+feed-forward, all-linear, or comma-separated names
     #[arg(long, value_name = "T", default_value = "attention")]
     targets: Targets,
-    /// Styles that a CAN's discriminator tells apart
+    /// Number of styles of a CAN's discriminator
     #[arg(long, value_name = "N", default_value_t = 27, value_parser = clap::value_parser!(i64).range(2..))]
     styles: i64,
     /// Print one JSON document
@@ -54,7 +54,7 @@ impl ModelsArgs {
     pub fn run(self, context: &Context) -> Result<()> {
         let Command::Count(args) = self.command;
         let lora = LoraSpec { rank: args.rank, alpha: args.rank as f64, targets: args.targets };
-        // A known model is counted without its files, and nothing is downloaded for it.
+        // A published model is counted without its files; nothing is downloaded for it.
         let can = args.model.strip_prefix("can-").and_then(|size| size.parse().ok());
         let known = published(&args.model).filter(|_| !Path::new(&args.model).is_dir());
         let components = match (can, known) {
@@ -78,7 +78,7 @@ fn document(components: &[Component]) -> String {
     format!("{:#}\n", json!({ "components": components.collect::<Vec<_>>() }))
 }
 
-/// One line a component, and their sum.
+/// Returns one line per component, and their sum.
 fn table(components: &[Component]) -> String {
     let total = |number: fn(&Component) -> usize| components.iter().map(number).sum::<usize>();
     let sum = ("total", total(|part| part.parameters), total(|part| part.trainable));
@@ -91,7 +91,7 @@ fn table(components: &[Component]) -> String {
     text
 }
 
-/// 866740676 as 866,740,676.
+/// Formats 866740676 as 866,740,676.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();

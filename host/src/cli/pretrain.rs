@@ -1,4 +1,4 @@
-//! `host pretrain`: trains the small models that ship.
+//! `host pretrain`: trains the shipped small models.
 
 use std::path::PathBuf;
 
@@ -12,27 +12,27 @@ use crate::context::Context;
 use crate::tasks::pretrain::stage::Stage;
 use crate::tasks::pretrain::{Session, run};
 
-/// Train the small models that ship, from the procedural paintings
+/// Train the shipped small models on the procedural paintings
 #[derive(Args, Debug)]
 #[command(after_help = "Example: host pretrain all --out tiny-art --threads 2\n         \
     host pretrain unet --out tiny-art --set pretrain.unet.schedule.steps=20000 --resume")]
 pub struct PretrainArgs {
-    /// What to train; the UNet needs the other two in the same folder
+    /// The model to train; the UNet needs the other two in the same folder
     #[arg(value_enum)]
     what: What,
-    /// Folder of the models: OUT/clip, OUT/diffusion; each stage's run is OUT/training/STAGE
+    /// The folder of the models: OUT/clip, OUT/diffusion; each stage's run is OUT/training/STAGE
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// TOML file with values that differ from the preset's
+    /// A TOML file that overrides the preset
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// One value, such as pretrain.clip.schedule.steps=100; may be given several times
+    /// One key, as in pretrain.clip.schedule.steps=100; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Everything random follows from it [default: the preset's]
+    /// The seed of all randomness [default: the preset's]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Resume from the checkpoints in OUT; finished trainings are left alone
+    /// Resume from the checkpoints in OUT; finished stages are skipped
     #[arg(long)]
     resume: bool,
     /// Print the metrics as one JSON document
@@ -48,12 +48,12 @@ enum What {
     Vae,
     /// Denoiser
     Unet,
-    /// One after the other
+    /// All of them, in this order
     All,
 }
 
 impl PretrainArgs {
-    /// Trains.
+    /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         let mut layers = self.config.as_deref().map(file).into_iter().collect::<Result<Vec<_>>>()?;
         let seed = self.seed.map(|seed| format!("pretrain.seed={seed}"));

@@ -1,4 +1,4 @@
-//! `host report`: a run on one page, made anew from its folder.
+//! `host report`: regenerates a run's report from its folder.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,10 +10,10 @@ use crate::context::Context;
 use crate::report;
 use crate::run::RunDir;
 
-/// What opens a file in the desktop's own program.
+/// The command that opens a file in the desktop's default application.
 const OPENER: &str = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
 
-/// Make a run's report anew from its folder, also while the run is training: report.html and reward-curve.png.
+/// Regenerate a run's report from its folder, also during training: report.html and reward-curve.png.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host report

@@ -1,4 +1,4 @@
-//! The flags of all commands that train in a run's folder, and the layers of configuration that they make.
+//! The flags of all commands that train in a run's folder, and their layers of configuration.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -11,13 +11,13 @@ use crate::config::{Layer, RunConfig};
 use crate::run::{RunInfo, default_folder, unix_seconds};
 use crate::trainer::Start;
 
-/// Where a run begins, and what stands over its preset.
+/// The start of a run, and the layers over its preset.
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
-    /// A TOML file over the preset
+    /// A TOML file that overrides the preset
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// One key over all files, as in monitor.every=4; may be repeated
+    /// One key that overrides all files, as in monitor.every=4; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
     /// The run's folder [default: runs/DATE-WHAT]
@@ -32,10 +32,10 @@ pub(super) struct RunArgs {
     /// Resume a run (its folder, or one of its checkpoints) [default: the newest under runs/]
     #[arg(long, value_name = "CHECKPOINT|DIR", num_args = 0..=1, conflicts_with_all = ["preset", "seed"])]
     resume: Option<Option<PathBuf>>,
-    /// Resume a run although what it learns from, a plugin or a key that matters has changed
+    /// Resume a run although its data, a plugin or a key that matters has changed
     #[arg(long, requires = "resume")]
     force: bool,
-    /// Print the resolved configuration, and what can be said of the run beforehand; train nothing
+    /// Print the resolved configuration and the estimated cost of the run, without training
     #[arg(long)]
     pub(super) dry_run: bool,
     /// Print the result as JSON
@@ -49,13 +49,14 @@ impl RunArgs {
         self.resume.is_some()
     }
 
-    /// The start of a new run, in the folder named, or in one of today's date and `what` is trained with.
+    /// Returns the start of a new run, in the given folder, or in one named by today's date and `what`.
     pub(super) fn new_run(&self, what: &str) -> Start {
         let default = || default_folder(Path::new("runs"), what, SystemTime::now());
         Start::New(self.out.clone().unwrap_or_else(default))
     }
 
-    /// The run of `command` to resume: its own configuration under `over`, resolved, which must not change what is learned.
+    /// Returns the run of `command` to resume, with its own configuration overridden by `over`; keys that affect
+    /// training must not change.
     pub(super) fn resumed<C: RunConfig>(
         &self,
         command: &str,
@@ -75,7 +76,7 @@ impl RunArgs {
         Ok((now, start))
     }
 
-    /// What stands over the preset: the file, then the flags, the command's `own` among them, then `--set`.
+    /// Returns the layers over the preset: the file, then the flags, including the command's `own`, then `--set`.
     pub(super) fn layers(&self, own: Vec<Layer>) -> Result<Vec<Layer>> {
         let mut layers = self.config.as_deref().map(file).into_iter().collect::<Result<Vec<_>>>()?;
         if let Some(device) = &self.device {
@@ -92,7 +93,7 @@ impl RunArgs {
     }
 }
 
-/// The notes of a run of `command` that starts now.
+/// Returns the notes of a run of `command` that starts now.
 pub(super) fn run_info(command: &str, preset: Option<String>, model: String, device: &str) -> Result<RunInfo> {
     Ok(RunInfo {
         command: command.to_owned(),
@@ -105,7 +106,7 @@ pub(super) fn run_info(command: &str, preset: Option<String>, model: String, dev
     })
 }
 
-/// The layers of `--encoder NAME=DIR`.
+/// Returns the layers of `--encoder NAME=DIR`.
 pub(super) fn encoder_layers(encoders: &[String]) -> Result<Vec<Layer>> {
     let layer = |encoder: &String| {
         let (name, folder) = encoder
@@ -116,17 +117,17 @@ pub(super) fn encoder_layers(encoders: &[String]) -> Result<Vec<Layer>> {
     encoders.iter().map(layer).collect()
 }
 
-/// A flag's layer.
+/// Returns a flag's layer.
 pub(super) fn flag(name: &str, text: String) -> Layer {
     Layer { origin: format!("--{name}"), text }
 }
 
-/// A text as TOML has it.
+/// Returns a text as a TOML value.
 pub(super) fn quoted(text: &str) -> Value {
     Value::from(text)
 }
 
-/// The layer of a TOML file.
+/// Reads the layer of a TOML file.
 pub(super) fn file(path: &Path) -> Result<Layer> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(Layer { origin: path.display().to_string(), text })

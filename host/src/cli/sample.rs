@@ -1,4 +1,4 @@
-//! `host sample`: images from a model, with or without a LoRA.
+//! `host sample`: generates images with a model, with or without a LoRA.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -20,10 +20,10 @@ use crate::policy::{Policy, PromptEmbeddings};
 use crate::rl::rollout::{NoiseSource, SeededNoise, rollout};
 use crate::zoo::{model_folder, native_size};
 
-/// Number of latents that are decoded at once.
+/// Number of latents that are decoded per call.
 const DECODE_SLICE: i64 = 8;
 
-/// Draw images with DDIM, with or without a trained LoRA.
+/// Generate images with DDIM, with or without a trained LoRA.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   host sample --model tiny-art --prompt \"painting of a woman\" --count 8 --out images
@@ -35,34 +35,34 @@ pub struct SampleArgs {
     /// A LoRA: a run's or checkpoint's folder, or a pytorch_lora_weights.safetensors
     #[arg(long, value_name = "DIR|FILE")]
     lora: Option<PathBuf>,
-    /// Factor on the LoRA's addition
+    /// Scale of the LoRA's weight update
     #[arg(long, value_name = "S", default_value_t = 1.0, requires = "lora")]
     lora_scale: f64,
-    /// What to draw; may be repeated
+    /// A prompt; may be repeated
     #[arg(long = "prompt", value_name = "TEXT", required = true, num_args = 1..)]
     prompts: Vec<String>,
-    /// What guidance leads away from
+    /// The negative prompt of classifier-free guidance
     #[arg(long, value_name = "TEXT", default_value = "")]
     negative_prompt: String,
-    /// DDIM steps
+    /// Number of DDIM steps
     #[arg(long, value_name = "N", default_value_t = 30)]
     steps: usize,
-    /// 0: deterministic; 1: as much noise as DDPM
+    /// DDIM's eta; 0: deterministic, 1: as much noise as DDPM
     #[arg(long, value_name = "ETA", default_value_t = 0.0)]
     eta: f64,
-    /// Classifier-free guidance; 1 or less: none
+    /// Scale of classifier-free guidance; 1 or less: none
     #[arg(long, value_name = "G", default_value_t = 5.0)]
     guidance: f64,
-    /// Image i has seed N + i
+    /// Seed; image i has seed N + i
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Images of each prompt
+    /// Number of images of each prompt
     #[arg(long, value_name = "N", default_value_t = 1)]
     count: usize,
-    /// Pixels [default: the model's own size]
+    /// Width in pixels [default: the model's native size]
     #[arg(long, value_name = "PX")]
     width: Option<u32>,
-    /// Pixels [default: the model's own size]
+    /// Height in pixels [default: the model's native size]
     #[arg(long, value_name = "PX")]
     height: Option<u32>,
     /// Initial latents: safetensors, key `latents`, f32 [n, c, h, w], standard normal
@@ -71,7 +71,7 @@ pub struct SampleArgs {
     /// Noise of the steps at eta > 0: safetensors, key `noise`, f32 [steps, n, c, h, w]
     #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
-    /// UNet rows a call
+    /// Maximum number of UNet rows per call
     #[arg(long, value_name = "N", default_value_t = 16)]
     micro_batch: usize,
     /// cpu, cuda or cuda:N
@@ -145,7 +145,7 @@ impl SampleArgs {
         Ok(())
     }
 
-    /// Noise from seeds, or from the files named.
+    /// Returns the noise from seeds, or from the given files.
     fn noise_source(&self, shape: [i64; 3], n: usize) -> Result<SampleNoise> {
         let [c, h, w] = shape;
         let initial =
@@ -158,7 +158,7 @@ impl SampleArgs {
     }
 }
 
-/// Given noise where there is some, else that of the seeds.
+/// Noise from files where given, else from seeds.
 struct SampleNoise {
     seeded: SeededNoise,
     initial: Option<Tensor>,
@@ -184,7 +184,7 @@ fn tensor_of(path: &Path, key: &str, shape: &[i64]) -> Result<Tensor> {
     let tensor = tensors.remove(key).with_context(|| format!("{} has no tensor `{key}`", path.display()))?;
     ensure!(
         tensor.size() == shape,
-        "`{key}` in {} has shape {:?}, this call wants {shape:?}",
+        "`{key}` in {} has shape {:?}, this command needs {shape:?}",
         path.display(),
         tensor.size()
     );

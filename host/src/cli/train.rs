@@ -18,10 +18,10 @@ use crate::text::gibibytes;
 use crate::trainer::{Ends, Outcome, Start, Trainer};
 use crate::zoo::{model_folder, native_size};
 
-/// Models up to this many pixels are small ones, trained by the small preset unless another is named.
+/// Maximum image size in pixels of a small model, which uses the small preset unless another one is named.
 const SMALL_MODEL_PIXELS: u32 = 64;
 
-/// Fine-tune a diffusion model (LoRA, DDPO) until a classifier cannot tell the styles of its images.
+/// Fine-tune a diffusion model (LoRA, DDPO) until a classifier cannot predict the styles of its images.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host train --plugin kmeans_image.wasm
@@ -29,10 +29,10 @@ const SMALL_MODEL_PIXELS: u32 = 64;
   host train --plugin clip_softmax --model stable-diffusion-2-base --preset paper-512 --device cuda
   host train --resume runs/two")]
 pub struct TrainArgs {
-    /// A classifier plugin, a path or a name, with its weight if that is not 1; may be repeated
+    /// A classifier plugin, a path or a name, with its weight if it is not 1; may be repeated
     #[arg(long = "plugin", value_name = "P[=WEIGHT]")]
     plugins: Vec<String>,
-    /// The preset below everything else: paper-512, paper-256, paper-128, paper-64 or tiny-art
+    /// The base preset: paper-512, paper-256, paper-128, paper-64 or tiny-art
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(preset_names()))]
     preset: Option<String>,
     /// A diffusers folder, the name of a shipped model, or an id on the Hub
@@ -75,17 +75,17 @@ impl TrainArgs {
         let preset = match (&self.preset, &self.model, &self.run.config) {
             (Some(preset), _, _) => preset.clone(),
             (None, None, None) => {
-                tracing::info!("no model and no config named: training the small model that ships (preset tiny-art)");
+                tracing::info!("no model and no config named: training the shipped small model (preset tiny-art)");
                 "tiny-art".to_owned()
             }
             (None, Some(model), None) => {
                 let size = native_size(&model_folder(model, context)?)?;
                 let preset = if size <= SMALL_MODEL_PIXELS { "tiny-art" } else { "paper-512" };
                 tracing::info!(
-                    "{model} generates {size} px images: taking preset {preset} at that size (--preset takes another)"
+                    "{model} generates {size} px images: using preset {preset} at that size (--preset names another)"
                 );
                 layers.push(Layer {
-                    origin: "the model's own size".to_owned(),
+                    origin: "the model's native size".to_owned(),
                     text: format!("[sample]\nwidth = {size}\nheight = {size}\n"),
                 });
                 preset.to_owned()
@@ -102,7 +102,7 @@ impl TrainArgs {
         Ok((config, start, Some(preset)))
     }
 
-    /// What stands over the preset.
+    /// Returns the layers over the preset.
     fn layers(&self) -> Result<Vec<Layer>> {
         let mut own = Vec::new();
         if let Some(model) = &self.model {
@@ -120,7 +120,7 @@ impl TrainArgs {
     }
 }
 
-/// `P` or `P=WEIGHT`.
+/// Parses `P` or `P=WEIGHT`.
 fn plugin_and_weight(plugin: &str) -> (&str, f64) {
     match plugin.rsplit_once('=').map(|(source, weight)| (source, weight.parse())) {
         Some((source, Ok(weight))) => (source, weight),
@@ -128,13 +128,13 @@ fn plugin_and_weight(plugin: &str) -> (&str, f64) {
     }
 }
 
-/// The resolved configuration, what an epoch consists of, and what one try of each part took.
+/// Prints the resolved configuration, the work of an epoch, and the measured cost of one call of each part.
 fn describe(config: &FineTuneConfig, context: &Context, json: bool) -> Result<()> {
     let folder = model_folder(&config.model.path, context)?;
     let plan = Plan::new(config, &folder)?;
     let device = torch_ext::cuda::device(&config.run.device)?;
     plan.check_fits(device)?;
-    // The plugins must be ones that a run could take.
+    // Loading checks that the plugins fit the run.
     drop(Scorer::load(config, Encoders::open(&config.encoders, device, context)?, device)?);
     let measured = measure(config, &folder, &context.interrupt)?;
     if json {
@@ -144,7 +144,7 @@ fn describe(config: &FineTuneConfig, context: &Context, json: bool) -> Result<()
     }
     print!("{}", config.to_toml()?);
     eprintln!(
-        "an epoch: {} samples, {} UNet rows forward, {} forward and backward, {} optimizer steps; {} epochs",
+        "per epoch: {} samples, {} UNet rows forward, {} forward and backward, {} optimizer steps; {} epochs",
         plan.samples_per_epoch,
         plan.unet_rows_sampled_per_epoch,
         plan.unet_rows_trained_per_epoch,
@@ -152,7 +152,7 @@ fn describe(config: &FineTuneConfig, context: &Context, json: bool) -> Result<()
         config.train.epochs
     );
     eprintln!(
-        "memory: {} at least (frozen weights {}, LoRA and optimizer {}, trajectories {}){}",
+        "memory: at least {} (frozen weights {}, LoRA and optimizer {}, trajectories {}){}",
         gibibytes(plan.memory.total()),
         gibibytes(plan.memory.frozen_weights),
         gibibytes(plan.memory.trained_weights),
@@ -162,14 +162,14 @@ fn describe(config: &FineTuneConfig, context: &Context, json: bool) -> Result<()
             .map_or_else(String::new, |peak| format!("; one call of each kind took {}", gibibytes(peak)))
     );
     eprintln!(
-        "time: about {:.1} s an epoch (a step of an image {:.4} s sampled, {:.4} s trained; decoding one {:.4} s), the \
-         plugins' own and the monitor's not counted",
+        "time: about {:.1} s per epoch (per image: sampling step {:.4} s, training step {:.4} s, decoding {:.4} s), \
+         without plugins and monitor",
         measured.epoch_seconds, measured.sampled_step_seconds, measured.trained_step_seconds, measured.decode_seconds
     );
     Ok(())
 }
 
-/// The change of the reward on the monitor's fixed samples.
+/// Returns the change of the reward on the monitor's fixed samples.
 fn improvement(outcome: &Outcome<FineTune>) -> Improvement {
     Improvement::paired(&outcome.ends.first.rewards, &outcome.ends.last.rewards)
 }
@@ -198,7 +198,7 @@ fn summary(outcome: &Outcome<FineTune>) -> String {
         100.0 * last.diversity / first.diversity,
     );
     if outcome.collapsed {
-        text.push_str("the run was stopped since the model collapsed: best/ holds the last good LoRA\n");
+        text.push_str("the run was stopped because the model collapsed: best/ contains the last good LoRA\n");
     }
     let folder = outcome.folder.display();
     text.push_str(&format!("LoRA:         {folder}/pytorch_lora_weights.safetensors\n"));
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plugin_may_carry_its_weight() {
+    fn a_plugin_may_have_a_weight() {
         assert_eq!(plugin_and_weight("kmeans_image.wasm"), ("kmeans_image.wasm", 1.0));
         assert_eq!(plugin_and_weight("palette=0.5"), ("palette", 0.5));
         assert_eq!(plugin_and_weight("odd=name.wasm"), ("odd=name.wasm", 1.0));

@@ -1,4 +1,5 @@
-//! Paintings on disk: a folder a style with captions.jsonl beside, and a contact sheet of everything.
+//! Procedural paintings on disk: a folder per style with captions.jsonl, and a contact sheet of all styles and
+//! subjects.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,12 +14,12 @@ use serde::Serialize;
 
 use crate::interrupt::{Interrupt, Interrupted};
 
-/// What `write_folder` wrote.
+/// The result of [`write_folder`].
 #[derive(Clone, Copy, Debug)]
 pub struct Written {
-    /// How many paintings.
+    /// Number of paintings.
     pub paintings: usize,
-    /// How long it took.
+    /// Duration of writing.
     pub time: Duration,
 }
 
@@ -31,23 +32,23 @@ struct Line<'a> {
     caption: String,
 }
 
-/// A folder that is removed again unless it is renamed to where it belongs.
+/// A folder that is removed when dropped, unless it has been renamed to its final path.
 struct Partial(PathBuf);
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // Nothing more can be done about a folder that does not go.
+        // A folder that cannot be removed is left behind.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
 /// Writes `per_class` paintings of each style to `out/STYLE/NNNN.png`, N cycling through the subjects, and
-/// `out/captions.jsonl`; all under another name beside `out` first, so that `out` is complete or not there.
+/// `out/captions.jsonl`; all under a temporary name beside `out` first, so that `out` is complete or does not exist.
 ///
 /// `progress(done, total)` is called from many threads.
 ///
 /// # Errors
-/// If `out` has something in it, cannot be written, or `interrupt` is set: then nothing is left behind.
+/// If `out` is not empty or cannot be written, or `interrupt` is set: then nothing is left behind.
 pub fn write_folder(
     out: &Path,
     per_class: usize,
@@ -60,7 +61,7 @@ pub fn write_folder(
         bail!("{} is a file: name a new or empty folder", out.display());
     }
     if out.is_dir() && fs::read_dir(out)?.next().is_some() {
-        bail!("the folder {} has something in it: name a new or empty one", out.display());
+        bail!("the folder {} is not empty: name a new or empty one", out.display());
     }
     let start = Instant::now();
     let name = out.file_name().with_context(|| format!("{} does not name a folder", out.display()))?;
@@ -85,7 +86,7 @@ pub fn write_folder(
             let image = paint(style, subject, seed, number as u64, size);
             image.save(&path).with_context(|| format!("writing {}", path.display()))?;
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
-            // The variant of a caption is of no weight, only that it changes from one painting to the next.
+            // Any variant of the caption will do, as long as it changes from one painting to the next.
             let caption = caption(style, subject, CaptionKind::Full, (number / SUBJECTS.len() + 5 * style) as u64);
             let line = Line { file, style: STYLES[style].slug, subject: SUBJECTS[subject].slug, caption };
             Ok(serde_json::to_string(&line)? + "\n")
@@ -99,7 +100,8 @@ pub fn write_folder(
     Ok(Written { paintings: total, time: start.elapsed() })
 }
 
-/// All styles × subjects on one sheet: a row a style, three styles beside each other, `size` pixels a painting.
+/// Returns all styles × subjects on one sheet: one row per style, three styles beside each other, `size` pixels per
+/// painting.
 pub fn contact_sheet(size: u32, seed: u64) -> RgbImage {
     let (across, gap) = (3, size / 32 + 1);
     let (styles, subjects) = (STYLES.len() as u32, SUBJECTS.len() as u32);
@@ -183,6 +185,6 @@ mod tests {
         std::fs::create_dir(&out).unwrap();
         write_folder(&out, 1, 32, 0, |_, _| {}, &Interrupt::default()).unwrap();
         let error = write_folder(&out, 1, 32, 0, |_, _| {}, &Interrupt::default()).unwrap_err();
-        assert!(format!("{error:#}").contains("has something in it"), "{error:#}");
+        assert!(format!("{error:#}").contains("is not empty"), "{error:#}");
     }
 }

@@ -1,4 +1,4 @@
-//! Recordings out of WAV files.
+//! Audio recordings from WAV files.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use hound::{SampleFormat, WavReader};
 pub struct Audio {
     /// Frames per second.
     pub sample_rate: u32,
-    /// Number of channels; `pcm` has a multiple of so many elements.
+    /// Number of channels; the length of `pcm` is a multiple of it.
     pub channels: u16,
     /// Interleaved samples in [-1, 1].
     pub pcm: Vec<f32>,
@@ -18,33 +18,33 @@ pub struct Audio {
 /// Why a recording could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum AudioError {
-    /// A file could not be opened, or is no WAV file that we can read.
+    /// The file could not be opened, or is not a supported WAV file.
     #[error("{path} is not a readable recording: {source}", path = .path.display())]
     Broken {
         /// The file.
         path: PathBuf,
-        /// The decoder's word.
+        /// The decoder's error.
         source: hound::Error,
     },
-    /// A file has a header and nothing after it.
+    /// The file has a header but no samples.
     #[error("{path} is an empty recording", path = .path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// A file of floats has one that is no number.
-    #[error("{path} has {value} as its sample {index}, where a number must be", path = .path.display())]
+    /// A sample of a file of floats is not finite.
+    #[error("{path}: sample {index} is {value}, it must be a finite number", path = .path.display())]
     NotFinite {
         /// The file.
         path: PathBuf,
-        /// Which sample, all channels counted.
+        /// Index of the sample, all channels counted.
         index: usize,
-        /// The infinity or NaN.
+        /// The sample, infinite or NaN.
         value: f32,
     },
 }
 
-/// Reads a WAV file: integers of 8 to 32 bits, of which the lowest is -1, or 32-bit floats, held to [-1, 1].
+/// Reads a WAV file: integers of 8 to 32 bits, whose minimum becomes -1, or 32-bit floats, clamped to [-1, 1].
 pub fn read_wav(path: &Path) -> Result<Audio, AudioError> {
     let broken = |source| AudioError::Broken { path: path.to_owned(), source };
     let mut reader = WavReader::open(path).map_err(broken)?;
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn every_format_comes_to_the_same_scale() {
+    fn all_formats_have_the_same_scale() {
         for bits in [8, 16, 24, 32] {
             let full = 2f64.powi(bits - 1);
             let samples = [-full, -full / 2.0, 0.0, full / 2.0].map(|sample| sample as i32);
@@ -96,15 +96,15 @@ mod tests {
             assert_eq!((audio.sample_rate, audio.channels, audio.pcm), (8000, 2, vec![-1.0, -0.5, 0.0, 0.5]), "{bits}");
         }
         let audio = written(32, SampleFormat::Float, &[0.25f32, -3.0]).expect("it reads");
-        assert_eq!(audio.pcm, [0.25, -1.0], "held to [-1, 1]");
+        assert_eq!(audio.pcm, [0.25, -1.0], "clamped to [-1, 1]");
     }
 
     #[test]
-    fn what_is_no_recording_is_refused() {
+    fn invalid_recordings_are_refused() {
         let nothing: [i32; 0] = [];
         assert_eq!(written(16, SampleFormat::Int, &nothing), Err("a.wav is an empty recording".to_owned()));
         let found = written(32, SampleFormat::Float, &[0.0, f32::NAN]);
-        assert_eq!(found, Err("a.wav has NaN as its sample 1, where a number must be".to_owned()));
+        assert_eq!(found, Err("a.wav: sample 1 is NaN, it must be a finite number".to_owned()));
         let message = read_wav("missing.wav".as_ref()).expect_err("no such file").to_string();
         assert!(message.starts_with("missing.wav is not a readable recording: "), "{message}");
     }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use image::{ImageReader, RgbImage};
 use tch::{Device, Tensor};
 
-/// File extensions that count as images, in any case.
+/// File extensions of images, case-insensitive.
 const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 
-/// Those of images that are not read, and would be missed without a word.
+/// File extensions of images that are not supported; skipping them is a warning.
 const OTHER_EXTENSIONS: [&str; 9] = ["avif", "bmp", "gif", "heic", "jxl", "svg", "tif", "tiff", "webp"];
 
 /// Why an image or a folder of them could not be read.
@@ -21,15 +21,15 @@ pub enum ImageError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The operating system's word.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A file is no image that we can read.
+    /// The file is not a readable image.
     #[error("{path} is not a readable image: {source}", path = .path.display())]
     Broken {
         /// The file.
         path: PathBuf,
-        /// The decoder's word.
+        /// The decoder's error.
         source: image::ImageError,
     },
     /// A folder has no images.
@@ -37,12 +37,13 @@ pub enum ImageError {
     Empty {
         /// The folder.
         path: PathBuf,
-        /// Images of other kinds in it.
+        /// Number of images of other formats in it.
         n_others: usize,
     },
 }
 
-/// All png and jpg files below a folder, sorted by path; files and folders whose names begin with a dot are left out.
+/// Returns all png and jpg files below a folder, sorted by path; files and folders whose names begin with a dot are
+/// left out.
 pub fn find_images(folder: &Path) -> Result<Vec<PathBuf>, ImageError> {
     let (mut files, mut n_others) = (vec![], 0);
     collect(folder, &mut files, &mut n_others, &mut BTreeSet::new())?;
@@ -50,13 +51,13 @@ pub fn find_images(folder: &Path) -> Result<Vec<PathBuf>, ImageError> {
         return Err(ImageError::Empty { path: folder.to_owned(), n_others });
     }
     if n_others > 0 {
-        tracing::warn!("{} has {}: left out, since png and jpg alone are read", folder.display(), others(n_others));
+        tracing::warn!("{} has {}: left out, only png and jpg are read", folder.display(), others(n_others));
     }
     files.sort();
     Ok(files)
 }
 
-/// Reads an image as RGB8, told by its content, not by its name; transparency is dropped.
+/// Reads an image as RGB8, its format detected from the content, not from the name; transparency is dropped.
 pub fn read_image(path: &Path) -> Result<RgbImage, ImageError> {
     let io = |source| ImageError::Io { path: path.to_owned(), source };
     let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(io)?;
@@ -64,7 +65,7 @@ pub fn read_image(path: &Path) -> Result<RgbImage, ImageError> {
     Ok(image.into_rgb8())
 }
 
-/// u8 [n, h, w, 3], on any device, to images.
+/// Converts u8 [n, h, w, 3], on any device, to images.
 pub fn rgb_images(images: &Tensor) -> anyhow::Result<Vec<Arc<RgbImage>>> {
     let size = images.size();
     let (height, width) = (u32::try_from(size[1])?, u32::try_from(size[2])?);
@@ -80,7 +81,7 @@ fn but(n_others: usize) -> String {
 }
 
 fn others(n: usize) -> String {
-    if n == 1 { "1 image of another kind".to_owned() } else { format!("{n} images of other kinds") }
+    if n == 1 { "1 image of another format".to_owned() } else { format!("{n} images of other formats") }
 }
 
 fn collect(
@@ -90,7 +91,7 @@ fn collect(
     walked: &mut BTreeSet<PathBuf>,
 ) -> Result<(), ImageError> {
     let io = |source| ImageError::Io { path: folder.to_owned(), source };
-    // Links may lead to a folder again, or around in a ring.
+    // Links may lead to the same folder again, or form a cycle.
     if !walked.insert(folder.canonicalize().map_err(io)?) {
         return Ok(());
     }
@@ -111,7 +112,7 @@ fn collect(
     Ok(())
 }
 
-/// Whether a file is an image by its name.
+/// Whether a file's name has an image's extension.
 pub fn has_image_extension(path: &Path) -> bool {
     has_extension(path, &EXTENSIONS)
 }
@@ -126,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_are_walked_in_order_and_broken_files_named() {
+    fn folders_are_walked_in_order_and_broken_files_are_named() {
         let root = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| root.path().join(name);
         for folder in ["b", "a", ".hidden"] {
@@ -147,14 +148,14 @@ mod tests {
         std::fs::create_dir(path("empty")).expect("a new folder");
         let message = find_images(&path("empty")).expect_err("no images").to_string();
         assert!(message.ends_with("empty has no images (png, jpg)"), "{message}");
-        std::fs::write(path("empty/a.webp"), "another kind").expect("a new file");
+        std::fs::write(path("empty/a.webp"), "another format").expect("a new file");
         let message = find_images(&path("empty")).expect_err("no images").to_string();
         assert!(
-            message.ends_with("empty has no images (png, jpg), but 1 image of another kind: convert them"),
+            message.ends_with("empty has no images (png, jpg), but 1 image of another format: convert them"),
             "{message}"
         );
 
-        // A ring of links is walked once.
+        // A cycle of links is walked once.
         std::os::unix::fs::symlink("../a", path("b/ring")).expect("a new link");
         std::os::unix::fs::symlink("../b", path("a/ring")).expect("a new link");
         let files = find_images(&path("a")).expect("there are images");

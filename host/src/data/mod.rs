@@ -1,5 +1,5 @@
-//! What a run is made of: prompts, image folders, the procedural paintings, images by style; and recordings, for
-//! plugins that hear.
+//! Data: prompts, image folders, the procedural paintings, images by style; and audio recordings, for plugins that
+//! classify them.
 
 pub mod art;
 pub mod audio;

@@ -1,4 +1,5 @@
-//! Prompts: medium × subject, or the lines of a file, and the empty prompt now and then (paper, section 4.1).
+//! Prompts: medium × subject, or the lines of a file, and the empty prompt with a given probability (paper, section
+//! 4.1).
 
 use std::path::Path;
 
@@ -15,7 +16,7 @@ pub struct PromptSet {
 }
 
 impl PromptSet {
-    /// Every medium with every subject, or every line of the file.
+    /// Returns every medium with every subject, or every line of the file.
     pub fn new(config: &PromptsConfig) -> Result<Self> {
         let mut prompts = vec![String::new()];
         if config.file.is_empty() {
@@ -26,21 +27,21 @@ impl PromptSet {
             let path = Path::new(&config.file);
             let text = fs_err::read_to_string(path)?;
             prompts.extend(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned));
-            ensure!(prompts.len() > 1, "prompts.file {} holds no prompt: write one a line", path.display());
+            ensure!(prompts.len() > 1, "prompts.file {} contains no prompt: write one per line", path.display());
         }
         Ok(Self { prompts, null_probability: config.null_probability })
     }
 
-    /// All prompts; the first is the empty one.
+    /// Returns all prompts; the first is the empty one.
     pub fn all(&self) -> &[String] {
         &self.prompts
     }
 
-    /// The index of the prompt of one sample, from a generator of its own.
+    /// Draws the prompt index of one sample, from the sample's own generator.
     pub fn draw(&self, seed: u64, epoch: u64, sample: u64) -> usize {
         let hash = derive_seed(seed, epoch, sample, Purpose::Prompt);
         let n_prompts = self.prompts.len() as u64 - 1;
-        // The high half decides about the null prompt, the low half which other one.
+        // The high half decides whether it is the null prompt, the low half selects another one.
         let share = (hash >> 32) as f64 / f64::from(u32::MAX);
         if share < self.null_probability || n_prompts == 0 {
             return 0;
@@ -48,7 +49,7 @@ impl PromptSet {
         1 + ((hash & u64::from(u32::MAX)) % n_prompts) as usize
     }
 
-    /// The index of the monitor's prompt `i`: all prompts in turn, the empty one last.
+    /// Returns the index of the monitor's prompt `i`: all prompts in turn, the empty one last.
     pub fn monitored(&self, i: usize) -> usize {
         (i + 1) % self.prompts.len()
     }

@@ -59,7 +59,7 @@ impl Encoder for ClipEncoder {
     }
 
     fn embed_tensor(&self, images: &Tensor) -> Result<Tensor, EncoderError> {
-        // The weights take no gradient: what is not trained is read as a constant.
+        // The weights are constants, without gradients.
         let images = images.f_to_device(self.device).and_then(|images| images.f_to_kind(Kind::Float));
         let pixels = self.preprocessor.pixels_from_tensor(&images.map_err(ambiguity_models::Error::from)?)?;
         Ok(self.clip.embed_images(&pixels))
@@ -67,10 +67,11 @@ impl Encoder for ClipEncoder {
 }
 
 impl Encoders {
-    /// The encoders that plugins may ask for: those that ship, and the named ones (a folder, or an id on the Hub).
+    /// Opens the encoders that plugins may ask for: the shipped ones and the named ones (a folder, or an id on the
+    /// Hub).
     ///
     /// # Errors
-    /// If a named one is neither a folder with a `config.json` nor an id, or cannot be downloaded.
+    /// If a named encoder is neither a folder with a `config.json` nor an id, or cannot be downloaded.
     pub fn open(named: &BTreeMap<String, String>, device: Device, context: &Context) -> anyhow::Result<Self> {
         let mut encoders = Self::shipped(device);
         for (name, path) in named {
@@ -79,7 +80,7 @@ impl Encoders {
         Ok(encoders)
     }
 
-    /// The encoders that ship, as far as they are there, on `device`.
+    /// Returns the shipped encoders that exist, on `device`.
     pub fn shipped(device: Device) -> Self {
         let mut encoders = Self::new();
         let folder = home().map(|home| home.join("models/weights").join(SHIPPED).join("clip"));
@@ -89,7 +90,7 @@ impl Encoders {
         encoders
     }
 
-    /// Adds a CLIP folder, to be loaded when it is first asked for.
+    /// Adds a CLIP folder, which is loaded at its first use.
     pub fn add_clip(&mut self, name: &str, folder: &Path, device: Device) {
         let loader: Loader = Arc::new(move |folder| Ok(Box::new(ClipEncoder::load(folder, device)?)));
         self.add_folder(name, folder, loader);

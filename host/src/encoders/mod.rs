@@ -1,4 +1,4 @@
-//! Encoders: images and texts to embeddings, for plugins that ask for them by name.
+//! Encoders: embeddings of images and texts, for plugins that ask for an encoder by name.
 
 mod clip;
 
@@ -13,99 +13,99 @@ use tch::{Device, Kind, Tensor};
 
 pub use self::clip::ClipEncoder;
 
-/// The name of the small CLIP that ships.
+/// The name of the shipped small CLIP.
 pub const SHIPPED: &str = "tiny-art";
 
-/// The name by which a plugin asks for the default encoder: the only one that was named besides the one that ships, else
-/// the one that ships.
+/// The name by which a plugin asks for the default encoder: the only encoder that was named besides the shipped one,
+/// else the shipped one.
 pub const ALIAS: &str = "clip";
 
-/// So many text embeddings are remembered; then all are forgotten. Class names come again with every batch, generated
-/// texts never do.
-const REMEMBERED_TEXTS: usize = 16_384;
+/// Maximum number of cached text embeddings; then the cache is cleared. Class names repeat with every batch, generated
+/// texts do not.
+const CACHED_TEXTS: usize = 16_384;
 
-/// Images that an encoder is given at once: bounds memory, and costs no speed beyond it.
-const IMAGES_AT_ONCE: usize = 32;
+/// Number of images in one call of an encoder: this bounds the memory, and larger calls are not faster.
+const IMAGES_PER_CALL: usize = 32;
 
-/// What there is to know of an encoder.
+/// The properties of an encoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderInfo {
-    /// Length of an embedding.
+    /// Dimension of an embedding.
     pub dim: usize,
-    /// The factor on cosine similarities that it was trained with, already exponentiated.
+    /// Scale of the cosine similarities, as trained, already exponentiated.
     pub logit_scale: Option<f32>,
-    /// Side of the square that it sees of an image, in pixels.
+    /// Side of the square input image in pixels.
     pub image_size: usize,
-    /// sha256 over its weights (sorted name, dtype, shape, bytes), in hex.
+    /// SHA-256 over the weights (sorted name, dtype, shape, bytes), in hexadecimal.
     pub digest: String,
 }
 
 /// A network that embeds images and texts in one space.
 pub trait Encoder {
-    /// What there is to know of it.
+    /// Returns the encoder's properties.
     fn info(&self) -> EncoderInfo;
-    /// n × dim raw projected embeddings, not normalized.
+    /// Returns raw projected embeddings of images, n × dim, not normalized.
     fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError>;
-    /// n × dim raw projected embeddings, not normalized.
+    /// Returns raw projected embeddings of texts, n × dim, not normalized.
     fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError>;
-    /// The same for images that a gradient flows through: f32 [n, 3, h, w] on [0, 1] to [n, dim] on the encoder's
-    /// device, differentiable in the images and in nothing else.
+    /// Returns embeddings, [n, dim] on the encoder's device, that are differentiable in the images, f32 [n, 3, h, w] in
+    /// [0, 1], and in nothing else.
     ///
     /// # Errors
-    /// [`EncoderError::NoGradient`] unless the encoder is made for it.
+    /// [`EncoderError::NoGradient`] unless the encoder supports it.
     fn embed_tensor(&self, _images: &Tensor) -> Result<Tensor, EncoderError> {
         Err(EncoderError::NoGradient)
     }
 }
 
-/// Why there is no embedding.
+/// Why an embedding could not be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum EncoderError {
-    /// Nobody said where the encoder is.
+    /// The encoder is unknown.
     #[error(
-        "there is no encoder `{name}`; say where it is with --encoder {name}=DIR or `[encoders] {name} = \"DIR\"` (known: {known})"
+        "there is no encoder `{name}`; name its folder with --encoder {name}=DIR or `[encoders] {name} = \"DIR\"` (known: {known})"
     )]
     Unknown {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// The names known.
+        /// The known names.
         known: String,
     },
-    /// `clip` could be any of several.
+    /// `clip` could mean several encoders.
     #[error(
-        "a plugin asks for `clip`, which could be any of {known}: say which one with --encoder clip=DIR or `[encoders] clip = \"DIR\"`"
+        "a plugin asks for `clip`, which could be any of {known}: choose one with --encoder clip=DIR or `[encoders] clip = \"DIR\"`"
     )]
     Ambiguous {
-        /// The names that it could be.
+        /// The names that it could mean.
         known: String,
     },
-    /// Its folder could not be loaded.
+    /// The encoder's folder could not be loaded.
     #[error("encoder `{name}` cannot be loaded from {path}: {source}", path = .path.display())]
     Load {
         /// The encoder.
         name: String,
         /// Its folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: ambiguity_models::Error,
     },
-    /// No gradient flows through it.
-    #[error("this encoder cannot be differentiated, which training through it needs; take a CLIP folder instead")]
+    /// The encoder is not differentiable.
+    #[error("this encoder is not differentiable, which training through it needs; use a CLIP folder instead")]
     NoGradient,
-    /// It failed.
+    /// The encoder failed.
     #[error("encoder failed: {0}")]
     Run(#[from] ambiguity_models::Error),
-    /// A batch is part images, part not.
+    /// Some samples of a batch lack the medium of the others.
     #[error("sample {sample} of the batch has no {medium} to embed")]
     Medium {
-        /// The first sample that has none.
+        /// The first sample without the medium.
         sample: usize,
-        /// What the others are.
+        /// The medium of the others.
         medium: &'static str,
     },
 }
 
-/// How an encoder is made of its folder.
+/// Loads an encoder from its folder.
 pub type Loader = Arc<dyn Fn(&Path) -> ambiguity_models::Result<Box<dyn Encoder>> + Send + Sync>;
 
 enum Entry {
@@ -113,7 +113,7 @@ enum Entry {
     Loaded(Box<dyn Encoder>),
 }
 
-/// The encoders of a run by name; each is loaded when it is first asked for.
+/// The encoders of a run by name; each is loaded at its first use.
 #[derive(Default)]
 pub struct Encoders {
     entries: BTreeMap<String, Entry>,
@@ -121,29 +121,29 @@ pub struct Encoders {
 }
 
 impl Encoders {
-    /// No encoders.
+    /// Returns a collection without encoders.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds an encoder that `loader` will make of a folder; another one of that name is replaced.
+    /// Adds an encoder that `loader` loads from a folder; an encoder of the same name is replaced.
     pub fn add_folder(&mut self, name: &str, folder: &Path, loader: Loader) {
         self.forget(name);
         self.entries.insert(name.to_owned(), Entry::Folder(folder.to_owned(), loader));
     }
 
-    /// Adds an encoder; another one of that name is replaced.
+    /// Adds an encoder; an encoder of the same name is replaced.
     pub fn add(&mut self, name: &str, encoder: Box<dyn Encoder>) {
         self.forget(name);
         self.entries.insert(name.to_owned(), Entry::Loaded(encoder));
     }
 
-    /// The names, sorted.
+    /// Returns the names, sorted.
     pub fn names(&self) -> Vec<&str> {
         self.entries.keys().map(String::as_str).collect()
     }
 
-    /// The real name behind a name or alias.
+    /// Resolves a name or alias to an encoder's name.
     pub fn resolve(&self, name: &str) -> Result<String, EncoderError> {
         if self.entries.contains_key(name) {
             return Ok(name.to_owned());
@@ -160,7 +160,7 @@ impl Encoders {
         }
     }
 
-    /// The encoder of that name or alias.
+    /// Returns the encoder of that name or alias.
     pub fn get(&mut self, name: &str) -> Result<&dyn Encoder, EncoderError> {
         let name = self.resolve(name)?;
         let entry = self.entries.get_mut(&name).expect("a resolved name has an entry");
@@ -174,22 +174,22 @@ impl Encoders {
         }
     }
 
-    /// n × dim raw embeddings of images.
+    /// Returns raw embeddings of images, n × dim.
     pub fn embed_images(&mut self, name: &str, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
         let encoder = self.get(name)?;
         let mut embeddings = Array2::zeros((images.len(), encoder.info().dim));
         for (images, mut rows) in
-            images.chunks(IMAGES_AT_ONCE).zip(embeddings.axis_chunks_iter_mut(Axis(0), IMAGES_AT_ONCE))
+            images.chunks(IMAGES_PER_CALL).zip(embeddings.axis_chunks_iter_mut(Axis(0), IMAGES_PER_CALL))
         {
             rows.assign(&encoder.embed_images(images)?);
         }
         Ok(embeddings)
     }
 
-    /// n × dim raw embeddings of texts; (encoder, text) is remembered.
+    /// Returns raw embeddings of texts, n × dim; they are cached by (encoder, text).
     pub fn embed_texts(&mut self, name: &str, texts: &[String]) -> Result<Array2<f32>, EncoderError> {
         let name = self.resolve(name)?;
-        if self.texts.len() + texts.len() > REMEMBERED_TEXTS {
+        if self.texts.len() + texts.len() > CACHED_TEXTS {
             self.texts.clear();
         }
         let key = |text: &String| (name.clone(), text.clone());
@@ -210,7 +210,7 @@ impl Encoders {
         Ok(embeddings)
     }
 
-    /// [n, dim] raw embeddings of images that a gradient flows through; see [`Encoder::embed_tensor`].
+    /// Returns raw embeddings, [n, dim], that are differentiable in the images; see [`Encoder::embed_tensor`].
     pub fn embed_tensor(&mut self, name: &str, images: &Tensor) -> Result<Tensor, EncoderError> {
         self.get(name)?.embed_tensor(images)
     }
@@ -226,7 +226,7 @@ impl Debug for Encoders {
     }
 }
 
-/// A tensor [n, dim] of any device as an array.
+/// Converts a tensor [n, dim] on any device to an array.
 ///
 /// # Errors
 /// If it has another number of dimensions, or libtorch fails.
@@ -234,13 +234,13 @@ pub fn array(tensor: &Tensor) -> ambiguity_models::Result<Array2<f32>> {
     let (rows, cols) = tensor.size2()?;
     let flat = tensor.detach().f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?;
     let data = Vec::<f32>::try_from(&flat)?;
-    Ok(Array2::from_shape_vec((rows as usize, cols as usize), data).expect("so many numbers are of that shape"))
+    Ok(Array2::from_shape_vec((rows as usize, cols as usize), data).expect("the data fits the shape"))
 }
 
-/// Rows of several calls, one under the other.
+/// Concatenates the rows of several calls.
 ///
 /// # Panics
-/// If they are not of one length, as an encoder's rows are, or there are none.
+/// If the rows differ in length, or there are none.
 pub fn stacked(parts: &[Array2<f32>]) -> Array2<f32> {
     let views: Vec<_> = parts.iter().map(Array2::view).collect();
     ndarray::concatenate(Axis(0), &views).expect("an encoder's rows have one length")
@@ -253,7 +253,7 @@ mod tests {
 
     use super::*;
 
-    /// The length of a text; remembers what it was asked.
+    /// An encoder that returns the length of a text, and records the texts.
     struct Lengths(Rc<RefCell<Vec<String>>>);
 
     impl Encoder for Lengths {
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn clip_stands_for_the_default_encoder() {
+    fn clip_means_the_default_encoder() {
         let mut encoders = Encoders::new();
         let lengths = || Box::new(Lengths(Rc::default()));
         let message = encoders.resolve(ALIAS).expect_err("there is none").to_string();
@@ -309,6 +309,6 @@ mod tests {
         let message = encoders.resolve(ALIAS).expect_err("two were named").to_string();
         assert!(message.contains("could be any of one, two"), "{message}");
         encoders.add(ALIAS, lengths());
-        assert_eq!(encoders.resolve(ALIAS).expect("a name wins over what it stands for"), ALIAS);
+        assert_eq!(encoders.resolve(ALIAS).expect("a name takes precedence over the alias"), ALIAS);
     }
 }

@@ -1,9 +1,9 @@
-//! How much images differ from each other.
+//! Diversity of images.
 
 use ndarray::Array2;
 use tch::{Kind, Tensor};
 
-/// Mean of 1 − cos over all pairs of rows; 0 for fewer than two.
+/// Returns the mean of 1 − cos over all pairs of rows; 0 for fewer than two rows.
 pub fn mean_pairwise_distance(embeddings: &Array2<f32>) -> f64 {
     let n = embeddings.nrows();
     if n < 2 {
@@ -22,12 +22,12 @@ pub fn mean_pairwise_distance(embeddings: &Array2<f32>) -> f64 {
     1.0 - (squared - n) / (n * (n - 1.0))
 }
 
-/// Root mean square difference of all pairs of images, averaged; [n, 3, s, s].
+/// Returns the mean over all pairs of images, [n, 3, s, s], of their root mean square difference.
 pub fn mean_pixel_distance(images: &Tensor) -> f64 {
     let n = images.size()[0];
     let flat = images.detach().flatten(1, -1).to_kind(Kind::Float);
     let width = flat.size()[1] as f64;
-    // ‖a − b‖² = ‖a‖² + ‖b‖² − 2 ab, about the common mean so that little is canceled.
+    // ‖a − b‖² = ‖a‖² + ‖b‖² − 2 ab, around the common mean to limit cancellation.
     let flat = &flat - flat.mean_dim([0i64].as_slice(), true, Kind::Float);
     let norms = flat.square().sum_dim_intlist([1i64].as_slice(), false, Kind::Double);
     let products = flat.matmul(&flat.tr()).to_kind(Kind::Double);

@@ -1,9 +1,9 @@
-//! Images to numbers: rewards under plugins, diversity.
+//! Metrics of images: rewards under plugins, diversity.
 //!
 //! # Layout
 //!
-//! - [`scorer`]: the plugins of a run over images.
-//! - [`diversity`]: how much images differ from each other.
+//! - [`scorer`]: scores of images by the plugins of a run.
+//! - [`diversity`]: diversity of images.
 
 pub mod diversity;
 pub mod scorer;

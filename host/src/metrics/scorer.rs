@@ -1,4 +1,4 @@
-//! Images to rewards: every plugin of the run over the same batches; each encoder runs once a batch.
+//! Rewards of images: every plugin of the run scores the same batches; each encoder runs once per batch.
 
 use anyhow::{Context as _, Result, bail};
 use ndarray::{Axis, concatenate};
@@ -11,7 +11,7 @@ use crate::plugin::{Batch, Classifier, PluginHost, Sample, cache_folder};
 use crate::rl::reward::{PluginRewards, ambiguity, combine, entropy, max_probability};
 use crate::run::LockedPlugin;
 
-/// The classifiers of a run and the encoders they ask for.
+/// The classifiers of a run and the encoders that they need.
 pub struct Scorer {
     classifiers: Vec<(RewardPlugin, Box<dyn Classifier>)>,
     encoders: Encoders,
@@ -20,14 +20,14 @@ pub struct Scorer {
     batch_size: usize,
 }
 
-/// The rewards of some images.
+/// The scores of images.
 #[derive(Debug)]
 pub struct Scores {
-    /// The indices of the images that every plugin classified; everything below is of these, in order.
+    /// The indices of the images that every plugin classified; the other fields refer to these, in order.
     pub kept: Vec<usize>,
     /// The rewards of each plugin.
     pub plugins: Vec<PluginRewards>,
-    /// Entropy of the first plugin's distributions, nats.
+    /// Entropy of the first plugin's distributions in nats.
     pub entropy: Vec<f64>,
     /// Largest probability of the first plugin's distributions.
     pub max_probability: Vec<f64>,
@@ -36,7 +36,7 @@ pub struct Scores {
 }
 
 impl Scores {
-    /// The weighted sum of the plugins' rewards, without normalization.
+    /// Returns the weighted sum of the plugins' rewards, without normalization.
     pub fn weighted_sum(&self) -> Vec<f64> {
         combine(&self.plugins, RewardNormalization::Sum)
     }
@@ -68,12 +68,12 @@ impl Scorer {
         Ok(Self { classifiers, encoders, diversity_encoder, on_error, batch_size })
     }
 
-    /// The plugins as `plugins.lock` names them.
+    /// Returns the plugins' entries for `plugins.lock`.
     pub fn locked(&self) -> Vec<LockedPlugin> {
         self.classifiers.iter().map(|(plugin, classifier)| LockedPlugin::of(&plugin.source, &**classifier)).collect()
     }
 
-    /// The upper bound of the weighted sum of rewards.
+    /// Returns the upper bound of the weighted sum of rewards.
     pub fn upper_bound(&self) -> f64 {
         let of = |(plugin, classifier): &(RewardPlugin, Box<dyn Classifier>)| {
             -plugin.weight * (classifier.description().styles.len() as f64).ln()
@@ -86,7 +86,7 @@ impl Scorer {
         self.score_batches(samples, &mut |_, _| Ok(()))
     }
 
-    /// Scores images, and measures their diversity: the mean pairwise 1 − cos of their embeddings by the run's first
+    /// Scores images and measures their diversity: the mean pairwise 1 − cos of their embeddings by the run's first
     /// image encoder.
     pub fn score_and_diversity(&mut self, samples: Vec<Sample>) -> Result<(Scores, f64)> {
         let encoder = self.diversity_encoder.clone();
@@ -151,7 +151,7 @@ impl Scorer {
         Ok(())
     }
 
-    /// Plugins' names, made different where two are the same.
+    /// Returns the plugins' names; repeated names get a number.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         for (_, classifier) in &self.classifiers {

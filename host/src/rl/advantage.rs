@@ -1,4 +1,4 @@
-//! Rewards to advantages: z-scores over an epoch, or over the last rewards of the same prompt.
+//! Advantages from rewards: z-scores over an epoch, or over the last rewards of the same prompt.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,24 +6,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::statistics::Summary;
 
-/// Advantages over an epoch: z-scores, clamped to ± `clip`.
+/// Returns advantages over an epoch: z-scores, clamped to ± `clip`.
 pub fn advantages(rewards: &[f64], clip: f64) -> Vec<f64> {
     let summary = Summary::of(rewards);
     rewards.iter().map(|&reward| summary.z_score(reward).clamp(-clip, clip)).collect()
 }
 
-/// The last rewards of every prompt, for advantages by prompt (Black et al., appendix D).
+/// The last rewards of every prompt, for per-prompt advantages (Black et al., appendix D).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PromptStatistics {
     buffers: BTreeMap<usize, VecDeque<f64>>,
 }
 
 impl PromptStatistics {
-    /// Number of rewards that are kept of a prompt, and that there must be before they are used.
+    /// Number of rewards that are kept for a prompt, and the minimum before they are used.
     pub const BUFFER: usize = 16;
 
-    /// Records an epoch's rewards and returns their advantages: compared with the same prompt's last rewards where there are
-    /// enough, else with the epoch's.
+    /// Records an epoch's rewards and returns their advantages: relative to the same prompt's last rewards where there
+    /// are enough, else to the epoch's.
     pub fn advantages(&mut self, prompts: &[usize], rewards: &[f64], clip: f64) -> Vec<f64> {
         for (&prompt, &reward) in prompts.iter().zip(rewards) {
             let buffer = self.buffers.entry(prompt).or_default();

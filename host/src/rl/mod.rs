@@ -1,11 +1,11 @@
-//! DDPO: rollouts, rewards, advantages and the update (Black et al., Training Diffusion Models with Reinforcement Learning,
-//! arXiv 2305.13301).
+//! DDPO: rollouts, rewards, advantages and the update (Black et al., Training Diffusion Models with Reinforcement
+//! Learning, arXiv 2305.13301).
 //!
 //! # Layout
 //!
-//! - [`rollout`]: prompts to trajectories.
-//! - [`reward`]: distributions to rewards. [`advantage`]: rewards to advantages.
-//! - [`objective`]: trajectories and advantages to an update.
+//! - [`rollout`]: trajectories from prompts.
+//! - [`reward`]: rewards from distributions. [`advantage`]: advantages from rewards.
+//! - [`objective`]: the update from trajectories and advantages.
 
 pub mod advantage;
 pub mod objective;

@@ -1,8 +1,8 @@
-//! Trajectories and advantages to a step: DDPO with importance sampling (Black et al., arXiv 2305.13301, equation 4),
-//! that is PPO's clipped objective (Schulman et al., arXiv 1707.06347) over the steps of the sampler.
+//! The update from trajectories and advantages: DDPO with importance sampling (Black et al., arXiv 2305.13301,
+//! equation 4), that is PPO's clipped objective (Schulman et al., arXiv 1707.06347) over the steps of the sampler.
 //!
-//! Nothing here has seen an image. The log-probability of a step is a mean over latent elements, as in ddpo-pytorch
-//! and TRL, and the clip range belongs to that mean.
+//! This module never sees an image. The log-probability of a step is a mean over latent elements, as in ddpo-pytorch
+//! and TRL, and the clip range is relative to that mean.
 
 use ambiguity_models::lora::Lora;
 use anyhow::Result;
@@ -17,49 +17,49 @@ use crate::optim::StepGuard;
 use crate::policy::Policy;
 use crate::random::{Purpose, derive_seed};
 
-/// What an epoch of updates was like.
+/// Statistics of an epoch's updates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct UpdateStatistics {
-    /// Mean of the clipped objective, negated, KL included.
+    /// Mean loss: the negated clipped objective plus the weighted KL divergence.
     pub loss: f64,
-    /// ½ mean (log ratio)².
+    /// Approximate KL divergence from the sampling policy: ½ mean (log ratio)².
     pub approx_kl: f64,
-    /// Share of rows whose ratio left the trust interval.
+    /// Fraction of rows whose ratio is outside the clip range.
     pub clip_fraction: f64,
-    /// Largest |ratio − 1| in the first update, where the weights are still the sampler's.
+    /// Maximum of |ratio − 1| in the first update, where the weights are still the sampling policy's.
     pub ratio_error: f64,
     /// Mean gradient norm before clipping.
     pub grad_norm: f64,
-    /// Mean KL divergence to the model without LoRA; only measured when it has a weight.
+    /// Mean KL divergence from the model without LoRA; measured only if its weight is above 0.
     pub kl: f64,
-    /// Optimizer steps dropped since their gradient was not finite.
+    /// Number of optimizer steps that were dropped because their gradient was not finite.
     pub dropped_steps: usize,
 }
 
-/// What happens around an epoch's updates.
+/// Callbacks of an epoch's updates.
 pub struct Hooks<'a> {
-    /// Asks to stop.
+    /// The interrupt that stops the updates.
     pub interrupt: &'a Interrupt,
-    /// Is told the number of finished rows, those of guidance not counted.
+    /// Receives the number of finished rows, the unconditional rows of guidance not counted.
     pub done: &'a mut dyn FnMut(usize),
     /// Runs after every optimizer step.
     pub after_step: &'a mut dyn FnMut(&AdamW),
 }
 
-/// One epoch's updates.
+/// The updates of one epoch.
 #[derive(Debug)]
 pub struct Ddpo<'a> {
-    /// The policy that sampled; the reference of the KL divergence is the same one with its adapter off.
+    /// The policy that sampled; the reference of the KL divergence is the same policy with its adapter disabled.
     pub policy: &'a mut Policy,
-    /// The adapter that is trained.
+    /// The adapter in training.
     pub lora: &'a Lora,
-    /// `[train]`
+    /// The configuration's `[train]`.
     pub config: &'a Train,
-    /// Number of timesteps of a sample that are trained on.
+    /// Number of timesteps of a sample to train on.
     pub n_timesteps: usize,
 }
 
-/// Sums over rows, kept on the device until the epoch ends.
+/// Sums over rows, kept on the device until the end of the epoch.
 struct Totals {
     loss: Tensor,
     squared_log_ratio: Tensor,
@@ -79,12 +79,12 @@ struct Row {
 }
 
 impl Ddpo<'_> {
-    /// Updates the adapter from trajectories that were sampled with it. `advantages` has one a sample; samples without one
-    /// are left out.
+    /// Updates the adapter with trajectories that were sampled with it. `advantages` has one entry per sample; a sample
+    /// without an advantage is left out.
     ///
     /// # Errors
-    /// If `hooks.interrupt` is set, or too many gradients in a row are not finite: the adapter and the optimizer are then
-    /// between two states.
+    /// If `hooks.interrupt` is set, or too many consecutive gradients are not finite; adapter and optimizer are then in
+    /// the middle of an epoch.
     pub fn train_epoch(
         &mut self,
         optimizer: &mut AdamW,
@@ -126,7 +126,7 @@ impl Ddpo<'_> {
         Ok(totals.statistics())
     }
 
-    /// The steps of one sample that are trained on.
+    /// Returns the steps of one sample to train on.
     fn timesteps(&self, generator: &mut Generator) -> Result<Vec<usize>> {
         let n_steps = self.policy.ddim.timesteps().len();
         if self.n_timesteps == n_steps || self.config.timestep_choice == TimestepChoice::Earliest {
@@ -137,7 +137,7 @@ impl Ddpo<'_> {
         Ok(steps)
     }
 
-    /// Adds the gradient of some rows, each with this weight in the loss.
+    /// Accumulates the gradient of some rows, each with this weight in the loss.
     fn accumulate(
         &mut self,
         trajectories: &Trajectories,
@@ -167,7 +167,7 @@ impl Ddpo<'_> {
         let steps = Tensor::from_slice(&steps).to_device(device);
         let prompts: Vec<usize> = rows.iter().map(|row| trajectories.prompts[row.sample]).collect();
         let of_rows: Vec<f32> =
-            rows.iter().map(|row| advantages[row.sample].expect("rows are of samples that have one") as f32).collect();
+            rows.iter().map(|row| advantages[row.sample].expect("rows have an advantage") as f32).collect();
         let advantages = Tensor::from_slice(&of_rows).to_device(device);
 
         let (prediction, recomputing) = if self.config.gradient_checkpointing {
@@ -198,18 +198,18 @@ impl Ddpo<'_> {
     }
 }
 
-/// PPO's loss of some rows.
+/// The PPO loss of some rows.
 struct PpoLoss {
-    /// The clipped objective, negated and summed over the rows: a scalar.
+    /// The negated clipped objective, summed over the rows: a scalar.
     sum: Tensor,
-    /// \[n\]
+    /// Log of the importance ratio, \[n\].
     log_ratio: Tensor,
-    /// \[n\]
+    /// Importance ratio, \[n\].
     ratio: Tensor,
 }
 
-/// PPO's clipped objective (Schulman et al., arXiv 1707.06347, equation 7) from log-probabilities and advantages, all \[n\],
-/// f32, with a trust interval of 1 ± `clip_range`.
+/// Computes PPO's clipped objective (Schulman et al., arXiv 1707.06347, equation 7) from log-probabilities and
+/// advantages, all \[n\], f32, with ratios clipped to 1 ± `clip_range`.
 fn ppo_loss(log_prob: &Tensor, old_log_prob: &Tensor, advantages: &Tensor, clip_range: f64) -> PpoLoss {
     let log_ratio = log_prob - old_log_prob;
     let ratio = log_ratio.exp();

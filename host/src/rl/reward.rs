@@ -1,39 +1,39 @@
-//! Distributions to rewards: R(x) = −CE(C(x), U), the paper's equation 3. Everything is f64.
+//! Rewards from distributions: R(x) = −CE(C(x), U), the paper's equation 3, in f64.
 
 use crate::config::RewardNormalization;
 use crate::statistics::Summary;
 
-/// Probabilities are floored at this before their logarithm is taken.
+/// The floor of probabilities before their logarithm is taken.
 pub const MIN_PROBABILITY: f64 = 1e-12;
 
-/// The reward of one distribution: the mean of ln p over the classes, at most −ln N.
+/// Returns the reward of one distribution: the mean of ln p over the classes, at most −ln N.
 pub fn ambiguity(distribution: &[f64]) -> f64 {
     let sum: f64 = distribution.iter().map(|p| p.max(MIN_PROBABILITY).ln()).sum();
     sum / distribution.len() as f64
 }
 
-/// Shannon entropy in nats, at most ln N.
+/// Returns the Shannon entropy in nats, at most ln N.
 pub fn entropy(distribution: &[f64]) -> f64 {
     -distribution.iter().filter(|p| **p > 0.0).map(|p| p * p.ln()).sum::<f64>()
 }
 
-/// The largest probability.
+/// Returns the largest probability.
 pub fn max_probability(distribution: &[f64]) -> f64 {
     distribution.iter().copied().fold(0.0, f64::max)
 }
 
-/// One plugin's rewards, one a sample.
+/// The rewards of one plugin.
 #[derive(Clone, Debug)]
 pub struct PluginRewards {
-    /// What metrics call it.
+    /// The plugin's name in the metrics.
     pub name: String,
-    /// Its weight in the run.
+    /// The plugin's weight in the run.
     pub weight: f64,
-    /// One a sample.
+    /// One reward per sample.
     pub rewards: Vec<f64>,
 }
 
-/// The reward of each sample from those of the plugins.
+/// Combines the plugins' rewards into one reward per sample.
 pub fn combine(plugins: &[PluginRewards], normalization: RewardNormalization) -> Vec<f64> {
     let n = plugins.first().map_or(0, |plugin| plugin.rewards.len());
     let mut total = vec![0.0; n];

@@ -1,4 +1,4 @@
-//! Prompts to trajectories: the sampler that keeps every latent and the log-probability of every step, as DDPO needs them
+//! Trajectories from prompts: the sampler keeps every latent and the log-probability of every step, as DDPO needs them
 //! (Black et al., Training Diffusion Models with Reinforcement Learning, arXiv 2305.13301, section 4).
 
 use std::ops::Range;
@@ -11,26 +11,26 @@ use crate::interrupt::Interrupt;
 use crate::policy::Policy;
 use crate::random::{Purpose, derive_seed};
 
-/// What was sampled: everything that the update needs, and no image.
+/// Sampled trajectories: everything that the update needs, without the images.
 #[derive(Debug)]
 pub struct Trajectories {
     /// The prompt index of each sample.
     pub prompts: Vec<usize>,
-    /// f32 [steps + 1, n, c, h, w]: from the initial noise to the final latents, scaled as the UNet sees them.
+    /// Latents from the initial noise to the final ones, scaled as the UNet expects them, f32 [steps + 1, n, c, h, w].
     pub latents: Tensor,
-    /// f32 [steps, n]: mean log-probability of each step; none at eta 0.
+    /// Mean log-probability of each step, f32 [steps, n]; none at eta 0.
     pub log_probs: Option<Tensor>,
 }
 
 impl Trajectories {
-    /// The final latents, [n, c, h, w].
+    /// Returns the final latents, [n, c, h, w].
     pub fn last(&self) -> Tensor {
         self.latents.select(0, -1)
     }
 }
 
-/// Samples one trajectory for every prompt index, at most `micro_batch` UNet rows a call, which changes speed and memory
-/// only. `done` is told the number of finished rows after every step.
+/// Samples one trajectory per prompt index, with at most `micro_batch` UNet rows per call, which affects only speed and
+/// memory. `done` receives the number of finished rows after every step.
 ///
 /// # Errors
 /// If there is no prompt, or `interrupt` is set.
@@ -89,18 +89,19 @@ fn rollout_chunk(
 
 /// The noise of a rollout; rows are sample indices.
 pub trait NoiseSource {
-    /// Standard normal [rows, c, h, w].
+    /// Returns the initial noise: standard normal, [rows, c, h, w].
     fn initial(&mut self, rows: Range<usize>) -> Result<Tensor>;
-    /// Standard normal [rows, c, h, w] of a step; asked for in order, step by step, for each range of rows.
+    /// Returns the noise of a step: standard normal, [rows, c, h, w]. Called in order, step by step, for each range of
+    /// rows.
     fn step(&mut self, step_idx: usize, rows: Range<usize>) -> Result<Tensor>;
 }
 
-/// Initial noise that exists already, for steps without noise.
+/// Given initial noise, for sampling at eta 0.
 #[derive(Debug)]
 pub struct GivenNoise(Tensor);
 
 impl GivenNoise {
-    /// Standard normal [n, c, h, w].
+    /// Wraps standard normal noise, [n, c, h, w].
     pub fn new(initial: Tensor) -> Self {
         Self(initial)
     }
@@ -116,7 +117,7 @@ impl NoiseSource for GivenNoise {
     }
 }
 
-/// Noise of every sample from generators of its own, so that the size of a call changes nothing.
+/// Noise of each sample from its own generators, so that the micro-batch size does not change it.
 #[derive(Debug)]
 pub struct SeededNoise {
     shape: [i64; 3],
@@ -127,12 +128,13 @@ pub struct SeededNoise {
 #[derive(Clone, Copy, Debug)]
 struct Seeds {
     initial: u64,
-    /// None: the steps continue with the generator of the initial noise, as diffusers does.
+    /// Seed of the steps' noise; without it the generator of the initial noise continues, as in diffusers.
     steps: Option<u64>,
 }
 
 impl SeededNoise {
-    /// One seed a sample, used as diffusers uses it: the initial noise, then that of the steps. `shape` is [c, h, w].
+    /// Noise from one seed per sample, used as in diffusers: the initial noise, then that of the steps. `shape` is
+    /// [c, h, w].
     pub fn of_seeds(shape: [i64; 3], seeds: Vec<u64>) -> Self {
         Self::new(shape, seeds.into_iter().map(|initial| Seeds { initial, steps: None }).collect())
     }
@@ -173,7 +175,7 @@ impl NoiseSource for SeededNoise {
     fn step(&mut self, _step_idx: usize, rows: Range<usize>) -> Result<Tensor> {
         let mut noise = Vec::with_capacity(rows.len());
         for row in rows {
-            let generator = self.generators[row].as_mut().expect("the initial noise of a row is asked for first");
+            let generator = self.generators[row].as_mut().expect("the initial noise of a row is drawn first");
             noise.push(generator.normal(&self.shape)?);
         }
         Ok(Tensor::stack(&noise, 0))

@@ -20,10 +20,10 @@ use crate::run::record::{ClassifierEpoch, ClassifierMeans, ClassifierMonitor, Pa
 use crate::text::number;
 use crate::trainer::{Claim, Monitored, Start};
 
-/// A held-out cross-entropy of so many times that of guessing is not overfitting any more.
-const ASTRAY: f64 = 10.0;
+/// A held-out cross-entropy above this multiple of that of guessing is divergence, not overfitting.
+const DIVERGENCE_FACTOR: f64 = 10.0;
 
-/// The classifier and what trains it.
+/// The classifier and its optimizer.
 pub struct Classifier {
     can: Can,
     styles: Vec<String>,
@@ -31,7 +31,7 @@ pub struct Classifier {
     device: Device,
 }
 
-/// Claims the run's folder, opens the images and makes the network.
+/// Claims the run's folder, opens the images and builds the network.
 pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(ImageTraining<Classifier>, Claim)> {
     let device = torch_ext::cuda::device(&config.run.device)?;
     let claim = start.claim(PluginsLock::default())?;
@@ -41,7 +41,7 @@ pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(Image
     Ok((ImageTraining::new(config, data, network, device, context), claim))
 }
 
-/// What a run of this configuration would consist of and take: its images are opened and some steps are tried.
+/// Returns the plan of a run of this configuration and its measured cost: its images are opened and some steps are run.
 pub fn try_out(config: &GanConfig, context: &Context) -> Result<(StyleImages, Plan, Measured)> {
     let device = torch_ext::cuda::device(&config.run.device)?;
     let data = open_data(config, context)?;
@@ -54,7 +54,7 @@ pub fn try_out(config: &GanConfig, context: &Context) -> Result<(StyleImages, Pl
 }
 
 impl Classifier {
-    /// A fresh network for the styles of `data`.
+    /// Returns a network with fresh weights for the styles of `data`.
     pub fn new(config: &GanConfig, data: &StyleImages, device: Device) -> Result<Self> {
         let seed = derive_seed(config.run.seed, 0, 0, Purpose::Weights);
         let build = |p: &Params| Discriminator::new(p, &config.discriminator(data.styles().len()));
@@ -82,7 +82,7 @@ impl Networks for Classifier {
         Ok(metrics)
     }
 
-    fn in_short(means: &ClassifierMeans) -> String {
+    fn summary(means: &ClassifierMeans) -> String {
         format!("loss {:.3} accuracy {:.0} %", means.loss, 100.0 * means.accuracy)
     }
 
@@ -132,12 +132,12 @@ impl Networks for Classifier {
     }
 }
 
-/// A classifier that knows less than one that guesses.
+/// Warns of a classifier that is worse than guessing.
 fn warning_of_loss(loss: f64, n_styles: usize) -> Option<String> {
     let guessing = (n_styles as f64).ln();
-    (loss > ASTRAY * guessing).then(|| {
+    (loss > DIVERGENCE_FACTOR * guessing).then(|| {
         format!(
-            "the cross-entropy of held-out images is {}, where guessing has {guessing:.2}: training goes astray; lower \
+            "the cross-entropy on held-out images is {}, guessing has {guessing:.2}: training diverges; lower \
              can.adam.learning_rate",
             number(loss, 2)
         )
@@ -150,8 +150,8 @@ mod tests {
 
     #[test]
     fn a_classifier_that_is_worse_than_guessing_is_warned_of() {
-        let warning = warning_of_loss(1.8e10, 27).expect("it is far worse");
-        assert!(warning.contains("is 1.80e10, where guessing has 3.30"), "{warning}");
+        let warning = warning_of_loss(1.8e10, 27).expect("a warning");
+        assert!(warning.contains("is 1.80e10, guessing has 3.30"), "{warning}");
         assert_eq!(warning_of_loss(3.4, 27), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What a run will take, before it is begun: memory out of the configuration, memory and time out of some tries.
+//! The cost of a run before it starts: memory from the configuration, memory and time from some steps.
 
 use ambiguity_models::can::{Discriminator, Generator};
 use ambiguity_models::params::Params;
@@ -13,35 +13,35 @@ use crate::data::styles::StyleImages;
 use crate::memory;
 use crate::text::gibibytes;
 
-/// f32 weights, their gradients, and Adam's two moments.
+/// Bytes of an f32 parameter with its gradient and Adam's two moments.
 const BYTES_OF_A_PARAMETER: u64 = 4 * 4;
 /// Number of steps that are timed.
-const TRIES: u32 = 1;
+const TIMED_STEPS: u32 = 1;
 
-/// What an epoch consists of, and what must be in memory at least.
+/// The work of an epoch, and the minimum memory.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
-    /// Number of trained parameters, both networks together.
+    /// Number of trained parameters of all networks.
     pub parameters: u64,
-    /// Number of optimizer steps of an epoch.
+    /// Number of training steps of an epoch.
     pub steps_per_epoch: u64,
-    /// Weights, gradients and Adam's moments, bytes; feature maps come on top.
+    /// Weights, gradients and Adam's moments, in bytes; activations come on top.
     pub memory: u64,
 }
 
-/// What some steps took.
+/// The measured cost of some steps.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Measured {
     /// Seconds of a step.
     pub step_seconds: f64,
     /// Seconds of an epoch without its monitor.
     pub epoch_seconds: f64,
-    /// The most memory that the process had, bytes; none where the system does not tell.
+    /// Peak memory of the process in bytes; none where the system does not report it.
     pub peak_bytes: Option<u64>,
 }
 
 impl Plan {
-    /// Counts; no network is made.
+    /// Counts from the configuration; no network is built.
     pub fn new(task: GanTask, config: &GanConfig, data: &StyleImages) -> Result<Self> {
         let count = |parameters: Vec<(String, Tensor)>| -> u64 {
             parameters.iter().map(|(_, tensor)| tensor.size().iter().product::<i64>() as u64).sum()
@@ -58,7 +58,7 @@ impl Plan {
         })
     }
 
-    /// Refuses, with the numbers, what cannot fit into the memory of the machine or of the GPU.
+    /// Refuses, with the numbers, a run that cannot fit into the memory of the machine or of the GPU.
     pub fn check_fits(&self, device: Device) -> Result<()> {
         memory::available(device).map_or(Ok(()), |available| self.check_fits_into(available))
     }
@@ -77,9 +77,9 @@ impl Plan {
 }
 
 impl Measured {
-    /// Times some steps of a training that is then thrown away; returns its images too.
+    /// Times some steps of a training that is then discarded; returns its images too.
     pub fn of<N: Networks>(training: ImageTraining<N>, plan: &Plan, device: Device) -> Result<(StyleImages, Self)> {
-        let (data, step_seconds) = training.time_steps(TRIES)?;
+        let (data, step_seconds) = training.time_steps(TIMED_STEPS)?;
         let epoch_seconds = step_seconds * plan.steps_per_epoch as f64;
         Ok((data, Self { step_seconds, epoch_seconds, peak_bytes: memory::peak(device) }))
     }

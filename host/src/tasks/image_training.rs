@@ -1,4 +1,4 @@
-//! Steps over real images by style, one epoch after the other: what the CAN and the simple classifier share.
+//! Training on real images by style: what the CAN and the simple classifier share.
 //!
 //! Every draw of a step comes from a generator seeded by (seed, step).
 
@@ -31,61 +31,61 @@ use crate::trainer::{Claim, Monitored, Saved, Schedule, State, Task, Trained};
 
 /// The configuration's key of the learning rate.
 pub const LEARNING_RATE: &str = "can.adam.learning_rate";
-/// Number of images that an evaluation takes at once.
+/// Number of images in a batch of an evaluation.
 pub const EVALUATION_BATCH: usize = 64;
-/// Number of steps after which the metrics are read off the device, and checked.
+/// Number of steps after which the metrics are read from the device, and checked.
 const READ_EVERY: u64 = 10;
-/// Number of steps after which generated images should differ: small networks take some hundred. It does not depend on the
-/// run's length, since a run that is prolonged must say the same as one that was so long from the start.
+/// Number of steps after which generated images should be diverse: small networks need some hundred. It does not
+/// depend on the run's length, since a run that is extended must warn as one that had that length from the start.
 const OVERDUE: u64 = 1000;
-/// Training that waits longer than this share of its time for images is warned of.
-const MUCH_WAITING: f64 = 0.1;
-/// Seconds below which an epoch's waiting says nothing.
+/// Maximum fraction of training time spent waiting for images, without a warning.
+const MAX_WAITING: f64 = 0.1;
+/// Epochs of fewer seconds are too short to measure the waiting.
 const SHORT_EPOCH: f64 = 10.0;
 
-/// The networks that are trained on images, and how.
+/// Networks that are trained on images by style.
 pub trait Networks {
     /// The means of an epoch's steps.
     type Means: Serialize + DeserializeOwned + Clone + std::fmt::Debug;
-    /// The epoch's record: the means, with their pace.
+    /// The epoch's record: the means and the speed.
     type Epoch: Serialize + DeserializeOwned + Clone + std::fmt::Debug;
-    /// What the monitor measures.
+    /// The record of a monitor.
     type Monitor: Serialize + DeserializeOwned + Clone + std::fmt::Debug;
 
-    /// Which training it is.
+    /// The task.
     const TASK: GanTask;
 
-    /// Updates everything on a batch.
+    /// Updates the networks on a batch.
     fn step(&mut self, batch: &StyleBatch, randomness: &mut Randomness) -> Result<StepMetrics>;
-    /// The means in a few words, for the progress bar.
-    fn in_short(means: &Self::Means) -> String;
-    /// The epoch's record.
+    /// Returns the means as a short text for the progress bar.
+    fn summary(means: &Self::Means) -> String;
+    /// Returns the epoch's record.
     fn record(means: Self::Means, pace: Pace) -> Self::Epoch;
-    /// Measures what was learned so far.
+    /// Evaluates the networks.
     fn monitor(&mut self, data: &StyleImages, epoch: u64) -> Result<Monitored<Self::Monitor>>;
-    /// What somebody should know of an epoch and its monitor.
+    /// Returns the warnings of an epoch and its monitor.
     fn warnings(&self, epoch: &Self::Epoch, monitor: Option<&Self::Monitor>, stage: Stage) -> Vec<String>;
-    /// The name of a network's tensor that holds what is not a finite number.
+    /// Returns the name of a tensor with a value that is not finite, if any.
     fn not_finite(&self) -> Result<Option<String>>;
-    /// Networks and optimizers.
+    /// Returns the state of networks and optimizers.
     fn state(&self) -> NamedTensors;
-    /// Goes back to a state.
+    /// Restores a state.
     fn load_state(&mut self, state: &NamedTensors) -> Result<()>;
-    /// The files that the run's folder gets, by name.
+    /// Returns the files for the run's folder, by name.
     fn products(&self) -> Result<Vec<(String, Vec<u8>)>>;
-    /// Number of trained parameters.
+    /// Returns the number of trained parameters.
     fn n_parameters(&self) -> usize;
 }
 
-/// How far a generator has come; only generated images that once were as diverse as `monitor.min_diversity` wants can
-/// collapse.
+/// The stage of a generator's training; only generated images that were at least as diverse as `monitor.min_diversity`
+/// can collapse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// They never were, which is to be expected.
+    /// They have not been diverse yet, as expected.
     Beginning,
-    /// They never were, in as many steps as should do.
+    /// They have not been diverse yet, although the number of steps should suffice.
     Overdue,
-    /// They once were.
+    /// They have been diverse.
     Diverse,
 }
 
@@ -94,14 +94,14 @@ pub struct ImageTraining<N> {
     config: GanConfig,
     data: StyleImages,
     networks: N,
-    /// Batches from the next step on; made when the first epoch begins.
+    /// Batches from the next step on; created when the first epoch starts.
     loader: Option<Loader>,
     device: Device,
     interrupt: Interrupt,
 }
 
 impl<N: Networks> ImageTraining<N> {
-    /// A training of fresh networks.
+    /// Returns a training of networks with fresh weights.
     pub fn new(config: GanConfig, data: StyleImages, networks: N, device: Device, context: &Context) -> Self {
         tracing::info!(
             "{} styles, {} images to train on, {} held out; {} parameters",
@@ -113,27 +113,27 @@ impl<N: Networks> ImageTraining<N> {
         Self { config, data, networks, loader: None, device, interrupt: context.interrupt.clone() }
     }
 
-    /// The images, and the seconds of a step on them, measured over `tries` steps after one that warms up; what they teach
-    /// is thrown away.
-    pub fn time_steps(mut self, tries: u32) -> Result<(StyleImages, f64)> {
+    /// Returns the images, and the seconds of a step on them, measured over `n_steps` steps after a warm-up step; the
+    /// updated weights are discarded.
+    pub fn time_steps(mut self, n_steps: u32) -> Result<(StyleImages, f64)> {
         let mut loader = self.data.loader(self.config.can.batch_size, self.config.can.flip, self.config.run.seed, 0);
         let mut began = Instant::now();
-        for i in 0..=tries {
+        for i in 0..=n_steps {
             self.interrupt.check("nothing was started")?;
             let batch = to_device(loader.next()?, self.device);
             self.networks.step(&batch, &mut Randomness::cpu(u64::from(i))?)?;
-            // The device is waited for.
+            // This waits for the device.
             self.networks.not_finite()?;
             if i == 0 {
                 began = Instant::now();
             }
         }
-        let seconds = began.elapsed().as_secs_f64() / f64::from(tries);
+        let seconds = began.elapsed().as_secs_f64() / f64::from(n_steps);
         drop(loader);
         Ok((self.data, seconds))
     }
 
-    /// One epoch's steps: their means, and the seconds in all and those spent waiting for images.
+    /// Runs one epoch's steps; returns their means, the seconds in total and the seconds spent waiting for images.
     fn steps(&mut self, epoch: u64, bar: &Bar) -> Result<(N::Means, f64, f64)> {
         let can = &self.config.can;
         let n_steps = steps_per_epoch(&self.config, &self.data);
@@ -151,10 +151,10 @@ impl<N: Networks> ImageTraining<N> {
             let done = step + 1 - first_step;
             if done.is_multiple_of(READ_EVERY) || done == n_steps {
                 totals.read(step + 1)?;
-                bar.message(format!("epoch {epoch}/{} {}", can.epochs, N::in_short(&totals.means()?)));
+                bar.message(format!("epoch {epoch}/{} {}", can.epochs, N::summary(&totals.means()?)));
             }
         }
-        // Before anything of this epoch is kept: the metrics are those from before the last update.
+        // Checked before anything of this epoch is kept: the metrics are those before the last update.
         if let Some(tensor) = self.networks.not_finite()? {
             let what = format!("{tensor} is not finite after step {}", first_step + n_steps);
             bail!(Diverged { what, lower: LEARNING_RATE });
@@ -185,8 +185,8 @@ impl<N: Networks> Task for ImageTraining<N> {
 
     fn train_epoch(&mut self, epoch: u64, bar: &Bar) -> Result<Trained<N::Epoch>> {
         let (means, seconds, waited) = self.steps(epoch, bar)?;
-        if waited > MUCH_WAITING * seconds && seconds > SHORT_EPOCH {
-            // Not among the record's warnings, in which no two runs may differ.
+        if waited > MAX_WAITING * seconds && seconds > SHORT_EPOCH {
+            // Not among the record's warnings, which must be the same for repeated runs.
             tracing::warn!(
                 "epoch {epoch}: training waited for images {:.0} % of its time: is the disk of the cache slow? \
                  XDG_CACHE_HOME moves it",
@@ -199,7 +199,7 @@ impl<N: Networks> Task for ImageTraining<N> {
             images_per_second: steps as f64 * self.config.can.batch_size as f64 / seconds,
             seconds: PaceSeconds { data: waited, train: seconds - waited },
         };
-        let message = N::in_short(&means);
+        let message = N::summary(&means);
         Ok(Trained { record: N::record(means, pace), message, warnings: Vec::new() })
     }
 
@@ -226,7 +226,7 @@ impl<N: Networks> Task for ImageTraining<N> {
     fn state(&self) -> Result<State> {
         let metadata = vec![
             ("data", self.data.digest().to_owned()),
-            ("images", self.data.in_words()),
+            ("images", self.data.summary()),
             ("styles", serde_json::to_string(self.data.styles())?),
         ];
         Ok(State { tensors: self.networks.state(), metadata, files: Vec::new() })
@@ -235,14 +235,14 @@ impl<N: Networks> Task for ImageTraining<N> {
     fn restore(&mut self, saved: &Saved, claim: &Claim) -> Result<()> {
         let digest = saved.text("data")?;
         if digest != self.data.digest() {
-            let (run, before, now) = (claim.folder().display(), saved.text("images")?, self.data.in_words());
+            let (run, before, now) = (claim.folder().display(), saved.text("images")?, self.data.summary());
             let short = |digest: &str| digest.chars().take(8).collect::<String>();
             let (digest, own) = (short(digest), short(self.data.digest()));
             let error = anyhow!(
-                "{run}: the run was begun with {before} (digest {digest}…), these are {now} ({own}…): name with --data the \
-                 images that it was begun with, or start a new run"
+                "{run}: the run was started with {before} (digest {digest}…), these are {now} ({own}…): name its \
+                 images with --data, or start a new run"
             );
-            // Nothing could be learned of other styles by a head that has those.
+            // The style head cannot be trained on other styles than its own.
             ensure!(saved.text("styles")? == serde_json::to_string(self.data.styles())?, "{error}");
             claim.refuse(error)?;
         }
@@ -254,7 +254,7 @@ impl<N: Networks> Task for ImageTraining<N> {
     }
 }
 
-/// Number of steps of an epoch.
+/// Returns the number of steps of an epoch.
 pub fn steps_per_epoch(config: &GanConfig, data: &StyleImages) -> u64 {
     match config.can.steps_per_epoch {
         0 => (data.per_pass() / config.can.batch_size).max(1) as u64,
@@ -262,13 +262,13 @@ pub fn steps_per_epoch(config: &GanConfig, data: &StyleImages) -> u64 {
     }
 }
 
-/// Opens the images that a configuration names, cached at its size.
+/// Opens the images of a configuration, cached at its size.
 pub fn open_data(config: &GanConfig, context: &Context) -> Result<StyleImages> {
     let cache = cache_folder().and_then(|plugins| Some(plugins.parent()?.to_owned()));
     let cache = cache.context("there is no folder for the cache of images: set XDG_CACHE_HOME or HOME")?;
     let can = &config.can;
     let source = match can.data.as_str() {
-        // So many that a whole pass is left once some are held out.
+        // As many as leave a whole pass after some are held out.
         "" => Source::Paintings {
             seed: derive_seed(config.run.seed, 0, 0, Purpose::Data),
             per_class: (can.per_class as f64 / (1.0 - can.test_share)).ceil() as usize,
@@ -289,16 +289,16 @@ fn to_device(batch: StyleBatch, device: Device) -> StyleBatch {
     StyleBatch { images: batch.images.to_device(device), styles: batch.styles.to_device(device) }
 }
 
-/// The confusion of a classifier over held-out images.
+/// The confusion matrix of a classifier on held-out images.
 pub struct Confusion {
     /// Number of images by true style (row) and predicted style (column).
     pub counts: Vec<Vec<usize>>,
-    /// Mean cross-entropy, nats.
+    /// Mean cross-entropy in nats.
     pub loss: f64,
 }
 
 impl Confusion {
-    /// The confusion of a style head in eval mode over every held-out image.
+    /// Evaluates a style head in eval mode on every held-out image.
     pub fn of(network: &Discriminator, data: &StyleImages, device: Device) -> Result<Self> {
         let n_styles = data.styles().len();
         let mut confusion = Self { counts: vec![vec![0; n_styles]; n_styles], loss: 0.0 };
@@ -315,30 +315,30 @@ impl Confusion {
         Ok(confusion)
     }
 
-    /// The confusion matrix as an image of the run; none of untrained networks.
+    /// Returns the confusion matrix as an image for the run's folder; none for untrained networks.
     pub fn image(&self, epoch: u64, styles: &[String]) -> Option<(&'static str, RgbImage)> {
         (epoch > 0).then(|| (CONFUSION, confusion_matrix(styles, &self.counts, self.accuracy())))
     }
 
-    /// The share of images whose style is predicted.
+    /// Returns the fraction of images whose style is predicted correctly.
     pub fn accuracy(&self) -> f64 {
         let correct: usize = (0..self.counts.len()).map(|i| self.counts[i][i]).sum();
         correct as f64 / self.counts.iter().flatten().sum::<usize>().max(1) as f64
     }
 }
 
-/// The share of logits [n, styles] whose largest is the label's, a scalar.
+/// Returns the fraction of logits [n, styles] whose argmax is the label, a scalar.
 pub fn accuracy(logits: &Tensor, labels: &Tensor) -> Tensor {
     logits.detach().argmax(-1, false).eq_tensor(labels).to_kind(Kind::Float).mean(Kind::Float)
 }
 
-/// The scalars of a step by their place in the record, `loss/style` for `style` in `loss`; on the device, so that nothing
-/// waits for them.
+/// The metrics of a step by their path in the record, `loss/style` for `style` in `loss`; kept on the device to avoid
+/// synchronization.
 #[derive(Default)]
 pub struct StepMetrics(Vec<(&'static str, Tensor)>);
 
 impl StepMetrics {
-    /// Adds one.
+    /// Adds a metric.
     pub fn add(&mut self, name: &'static str, value: &Tensor) {
         self.0.push((name, value.detach().to_kind(Kind::Float)));
     }
@@ -351,12 +351,12 @@ struct Totals {
     on_device: Option<Tensor>,
     totals: Vec<f64>,
     n_steps: u64,
-    /// Steps that are on the device alone.
+    /// Number of steps that have not been read from the device yet.
     n_unread: u64,
 }
 
 impl Totals {
-    /// Adds a step's.
+    /// Adds a step's metrics.
     fn add(&mut self, metrics: StepMetrics) {
         let (names, values): (Vec<_>, Vec<_>) = metrics.0.into_iter().unzip();
         let values = Tensor::stack(&values, 0);
@@ -369,7 +369,7 @@ impl Totals {
         self.n_unread += 1;
     }
 
-    /// Reads from the device what was summed since the last time, up to `step`.
+    /// Reads the sums since the last read from the device, up to `step`.
     ///
     /// # Errors
     /// [`Diverged`] if a sum is not finite.
@@ -391,7 +391,7 @@ impl Totals {
         Ok(())
     }
 
-    /// The means so far, as the typed record has them: `a/b` as `b` in `a`.
+    /// Returns the means so far as the typed record: `a/b` becomes `b` in `a`.
     fn means<T: DeserializeOwned>(&self) -> Result<T> {
         let mut record = Map::new();
         for (name, total) in self.names.iter().zip(&self.totals) {

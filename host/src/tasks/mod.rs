@@ -1,12 +1,12 @@
-//! The trainings: what is particular to each; [`crate::trainer`] has what they share.
+//! The tasks: what is specific to each; [`crate::trainer`] is what they share.
 //!
 //! # Layout
 //!
-//! - [`fine_tune`]: DDPO on a LoRA, `host train`.
-//! - [`image_training`]: steps over real images by style, which [`gan`] (`host can train`) and [`classifier`]
-//!   (`host classifier train`) share. [`networks`]: their networks with what trains them, and as files. [`image_plan`]:
-//!   memory and time of such a training before it starts.
-//! - [`pretrain`]: the small models that ship, `host pretrain`.
+//! - [`fine_tune`]: DDPO fine-tuning of a LoRA, `host train`.
+//! - [`image_training`]: training on real images by style, which [`gan`] (`host can train`) and [`classifier`]
+//!   (`host classifier train`) share. [`networks`]: their networks, optimizers and files. [`image_plan`]: memory and
+//!   time of such a training before it starts.
+//! - [`pretrain`]: the shipped small models, `host pretrain`.
 
 pub mod classifier;
 pub mod fine_tune;

@@ -1,4 +1,4 @@
-//! Networks with what trains them, and as files: a folder each (`config.json`, `model.safetensors`), and ONNX.
+//! Networks with their optimizers, and their files: a folder each (`config.json`, `model.safetensors`), and ONNX.
 
 use std::path::{Path, PathBuf};
 
@@ -14,15 +14,15 @@ use torch_ext::AdamW;
 use crate::config::gan::{Adam, Can};
 use crate::optim::{add_under, copy_into, first_not_finite, under};
 
-/// The folder of a generator in a run's folder.
+/// The generator's folder in a run's folder.
 pub const GENERATOR: &str = "generator";
-/// The folder of a discriminator in a run's folder.
+/// The discriminator's folder in a run's folder.
 pub const DISCRIMINATOR: &str = "discriminator";
-/// The plugin of a CAN's own head, in its run's folder.
+/// The plugin of a CAN's own style head, in its run's folder.
 pub const DCGAN_PLUGIN: &str = "dcgan.onnx";
 /// The plugin of a simple classifier, in its run's folder.
 pub const SIMPLE_PLUGIN: &str = "simple.onnx";
-/// The generator as ONNX, in its folder: beside a plugin it would be taken for one.
+/// The generator as ONNX, in its own folder: beside a plugin it would be mistaken for one.
 const ONNX: &str = "model.onnx";
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
@@ -31,14 +31,14 @@ const WEIGHTS: &str = "model.safetensors";
 pub struct Trained<N> {
     /// The network.
     pub network: N,
-    /// All its tensors, BatchNorm's running statistics included.
+    /// All of the network's tensors, BatchNorm's running statistics included.
     pub tensors: NamedTensors,
-    /// Adam over those that are trained.
+    /// Adam over the trained tensors.
     pub optimizer: AdamW,
 }
 
 impl<N> Trained<N> {
-    /// A network of fresh weights; its `parameters` are trained.
+    /// Returns a network with fresh weights; its `parameters` are trained.
     pub fn fresh(
         seed: u64,
         device: Device,
@@ -53,24 +53,24 @@ impl<N> Trained<N> {
         Ok(Self { network, tensors: params.finish()?, optimizer })
     }
 
-    /// Adds the network and its optimizer to a state, as parts of `name`.
+    /// Adds the network and its optimizer to a state, under `name`.
     pub fn add_to(&self, state: &mut NamedTensors, name: &str) {
         add_under(state, name, self.tensors.iter().map(|(part, tensor)| (part, tensor.shallow_clone())));
         add_under(state, &format!("{name}.optimizer"), self.optimizer.state());
     }
 
-    /// Takes the network and its optimizer out of a state.
+    /// Loads the network and its optimizer from a state.
     pub fn load_from(&mut self, state: &NamedTensors, name: &str) -> Result<()> {
         copy_into(&self.tensors, &under(state, name)).with_context(|| name.to_owned())?;
         Ok(self.optimizer.load_state(&under(state, &format!("{name}.optimizer")))?)
     }
 
-    /// The name of a tensor of the network, called `name`, that holds what is not a finite number.
+    /// Returns the name, under `name`, of a tensor of the network with a value that is not finite, if any.
     pub fn not_finite(&self, name: &str) -> Result<Option<String>> {
         Ok(first_not_finite(&self.tensors)?.map(|part| format!("{name}.{part}")))
     }
 
-    /// Number of trained parameters.
+    /// Returns the number of trained parameters.
     pub fn n_parameters(&self) -> usize {
         self.optimizer.parameters().iter().map(|(_, tensor)| tensor.numel()).sum()
     }
@@ -81,11 +81,11 @@ impl<N> Trained<N> {
 struct DiscriminatorFile<'a> {
     #[serde(flatten)]
     config: &'a DiscriminatorConfig,
-    /// In the order of the style head's logits.
+    /// The styles in the order of the style head's logits.
     styles: &'a [String],
 }
 
-/// `generator/config.json`, `generator/model.safetensors` and `generator/model.onnx`.
+/// Returns `generator/config.json`, `generator/model.safetensors` and `generator/model.onnx`.
 pub fn generator_files(generator: &Trained<Generator>) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = folder(GENERATOR, &generator.network.config(), &generator.tensors)?;
     files.push((
@@ -95,7 +95,7 @@ pub fn generator_files(generator: &Trained<Generator>) -> Result<Vec<(String, Ve
     Ok(files)
 }
 
-/// `discriminator/config.json`, with the styles in it, and `discriminator/model.safetensors`.
+/// Returns `discriminator/config.json`, which includes the styles, and `discriminator/model.safetensors`.
 pub fn discriminator_files(
     discriminator: &Trained<Discriminator>,
     styles: &[String],
@@ -104,7 +104,7 @@ pub fn discriminator_files(
     folder(DISCRIMINATOR, &config, &discriminator.tensors)
 }
 
-/// The style head as an ONNX plugin.
+/// Returns the style head as an ONNX plugin.
 pub fn plugin(
     discriminator: &Trained<Discriminator>,
     (name, title): (&str, &str),
@@ -128,7 +128,7 @@ fn folder(name: &str, config: &impl Serialize, tensors: &NamedTensors) -> Result
     Ok(vec![(format!("{name}/{CONFIG}"), json.into_bytes()), (format!("{name}/{WEIGHTS}"), weights)])
 }
 
-/// Loads a generator: its own folder, or that of a run with one.
+/// Loads a generator from its own folder, or from the folder of a run that has one.
 pub fn load_generator(folder: &Path, device: Device) -> Result<Generator> {
     let folder = generator_folder(folder)?;
     let config: GeneratorConfig = read_json(&folder.join(CONFIG))?;

@@ -1,12 +1,12 @@
 //! The one training loop: epochs, monitor, health checks, checkpoints, resume and Ctrl-C, for every [`Task`].
 //!
-//! All randomness of a task is a function of (seed, epoch, index), so a checkpoint needs no generator's state: its tensors
-//! and counters are enough to resume bit by bit. An interrupted epoch is replayed.
+//! All randomness of a task is a function of (seed, epoch, index), so a checkpoint stores no generator state: its
+//! tensors and counters suffice to resume bit-identically. An interrupted epoch is replayed.
 //!
 //! # Layout
 //!
-//! - this file: [`Task`], what is particular to a training, and [`Trainer`], the loop
-//! - [`start`]: where a run starts, resumes and stops
+//! - this file: [`Task`], the interface of a task, and [`Trainer`], the loop
+//! - [`start`]: how a run starts, resumes and stops
 
 pub mod start;
 
@@ -31,39 +31,41 @@ use crate::report;
 use crate::run::record::Record;
 use crate::run::{self, RunDir, RunInfo};
 
-/// Name of the checkpoint's file of tensors and counters.
+/// The file name of a checkpoint's tensors and counters.
 const STATE_FILE: &str = "state.safetensors";
-/// Name of the best product's file in a checkpoint.
+/// The file name of the best product in a checkpoint.
 const BEST_FILE: &str = "best.safetensors";
 
-/// What is particular to a training.
+/// A task that the [`Trainer`] trains.
 pub trait Task {
-    /// What an epoch of training measures.
+    /// The record of an epoch of training.
     type Epoch: Serialize + DeserializeOwned + Clone + Debug;
-    /// What the monitor measures.
+    /// The record of a monitor.
     type Monitor: Serialize + DeserializeOwned + Clone + Debug;
 
-    /// The command that resumes it from a run's or a checkpoint's folder, and whether it takes `--force --set KEY=VALUE` then.
+    /// Returns the command that resumes from a run's or a checkpoint's folder, and whether it then accepts
+    /// `--force --set KEY=VALUE`.
     fn resume_command(&self, folder: &Path) -> (String, bool);
 
-    /// How long it trains, and what happens how often.
+    /// Returns the length of the training and the periods of its checkpoints and monitors.
     fn schedule(&self) -> Schedule;
 
     /// Trains one epoch.
     ///
     /// # Errors
-    /// [`Interrupted`](crate::interrupt::Interrupted) if somebody asked to stop, [`Diverged`](crate::optim::Diverged) if training left the finite numbers.
-    /// The task is then between two states, and is not asked to train again.
+    /// [`Interrupted`](crate::interrupt::Interrupted) if the user asked to stop,
+    /// [`Diverged`](crate::optim::Diverged) if a value is not finite. The task is then in the middle of an epoch and is
+    /// not trained further.
     fn train_epoch(&mut self, epoch: u64, bar: &Bar) -> Result<Trained<Self::Epoch>>;
 
-    /// Measures what was learned so far, on the same fixed samples or held-out data each time; nothing where that failed in a
-    /// way that the configuration forgives. Epoch 0 is the untrained model.
+    /// Evaluates the model, on the same fixed samples or held-out data each time; returns none if that failed and the
+    /// configuration allows skipping. Epoch 0 is the untrained model.
     ///
     /// # Errors
     /// As [`Task::train_epoch`].
     fn monitor(&mut self, epoch: u64) -> Result<Option<Monitored<Self::Monitor>>>;
 
-    /// What somebody should know of an epoch and its monitor; `best_diversity` is the highest that a monitor had.
+    /// Returns the warnings of an epoch and its monitor; `best_diversity` is the maximum over the monitors so far.
     fn warnings(
         &self,
         epoch: u64,
@@ -72,74 +74,76 @@ pub trait Task {
         best_diversity: f64,
     ) -> Vec<String>;
 
-    /// What a checkpoint needs.
+    /// Returns the task's part of a checkpoint.
     fn state(&self) -> Result<State>;
 
-    /// Goes back to the state of a checkpoint. What does not belong to this run is refused by `claim`.
+    /// Restores the state of a checkpoint. `claim` refuses a checkpoint that does not belong to this run.
     fn restore(&mut self, checkpoint: &Saved, claim: &Claim) -> Result<()>;
 
-    /// The files that the run's folder gets, by name. Where a monitor has a score, the first one is also kept as the best.
+    /// Returns the files for the run's folder, by name. If monitors have a score, the first file is also kept as the
+    /// best.
     fn products(&mut self) -> Result<Vec<(String, Vec<u8>)>>;
 
-    /// Images of a run that has ended, by name.
+    /// Returns the images of a finished run, by name.
     fn last_images(&mut self, _ends: &Ends<Self::Monitor>) -> Result<Vec<(&'static str, RgbImage)>> {
         Ok(Vec::new())
     }
 }
 
-/// How long a task trains, and what happens how often.
+/// The length of a training and the periods of its checkpoints and monitors.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     /// Number of epochs.
     pub epochs: u64,
-    /// Which checkpoints are written and kept.
+    /// The checkpoints to write and keep.
     pub checkpoint: Checkpoint,
     /// Number of epochs between two monitors; the last epoch always has one.
     pub monitor_every: u64,
-    /// Share of the reference's diversity below which the model has collapsed, and what that does.
+    /// The fraction of the reference's diversity below which the model has collapsed, and the action then.
     pub collapse: Option<(f64, OnCollapse)>,
-    /// What progress counts, in an epoch and in which unit (plural).
+    /// The progress of an epoch: its total and its unit (plural).
     pub progress: (u64, &'static str),
 }
 
-/// What came of an epoch of training.
+/// The result of an epoch of training.
 #[derive(Debug)]
 pub struct Trained<T> {
-    /// What `metrics.jsonl` gets.
+    /// The record for `metrics.jsonl`.
     pub record: T,
-    /// What the progress bar says.
+    /// The text of the progress bar.
     pub message: String,
-    /// What somebody should know of how it was trained.
+    /// Warnings about the epoch.
     pub warnings: Vec<String>,
 }
 
-/// What came of a monitor.
+/// The result of a monitor.
 #[derive(Debug)]
 pub struct Monitored<M> {
-    /// What `metrics.jsonl` gets.
+    /// The record for `metrics.jsonl`.
     pub record: M,
-    /// What the best checkpoint is chosen by, higher being better; none where none is chosen.
+    /// The score that selects the best checkpoint, higher is better; none where no best checkpoint is kept.
     pub score: Option<f64>,
-    /// Diversity as a share of the reference's (the untrained model's or the real images'); none where it is not measured.
+    /// Diversity as a fraction of the reference's (the untrained model's or the real images'); none where it is not
+    /// measured.
     pub diversity: Option<f64>,
     /// The contact sheet.
     pub sheet: Option<RgbImage>,
-    /// Other images of the run by name.
+    /// Other images for the run's folder, by name.
     pub images: Vec<(&'static str, RgbImage)>,
 }
 
-/// What a task's checkpoint consists of besides the trainer's counters.
+/// A task's part of a checkpoint; the trainer adds its counters.
 #[derive(Debug, Default)]
 pub struct State {
     /// Tensors of `state.safetensors`.
     pub tensors: NamedTensors,
-    /// Texts in its metadata, by key.
+    /// Metadata of `state.safetensors`, by key.
     pub metadata: Vec<(&'static str, String)>,
     /// Further files, by name.
     pub files: Vec<(&'static str, Vec<u8>)>,
 }
 
-/// A task's checkpoint, read.
+/// A task's checkpoint, loaded.
 #[derive(Debug)]
 pub struct Saved {
     /// The checkpoint's folder.
@@ -155,35 +159,35 @@ impl Saved {
         Ok(Self { folder: folder.to_owned(), tensors, metadata: metadata.into_iter().collect() })
     }
 
-    /// A text of the metadata.
+    /// Returns a metadata text.
     pub fn text(&self, key: &str) -> Result<&str> {
         let text = self.metadata.get(key);
         Ok(text.with_context(|| format!("{} has no {key}", self.folder.join(STATE_FILE).display()))?)
     }
 
-    /// A JSON value of the metadata.
+    /// Returns a metadata value that is JSON.
     pub fn json<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
         serde_json::from_str(self.text(key)?)
             .with_context(|| format!("`{key}` of {}", self.folder.join(STATE_FILE).display()))
     }
 }
 
-/// What, besides a task's own state, the next epoch depends on.
+/// The trainer's own state of a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Progress {
     /// Number of finished epochs.
     epoch: u64,
-    /// The highest monitor score whose diversity held.
+    /// The highest score of a monitor whose diversity had not collapsed.
     best_score: Option<f64>,
-    /// The highest diversity of a monitor: only what was diverse can collapse.
+    /// The maximum diversity of the monitors: only a model that was diverse can collapse.
     best_diversity: f64,
 }
 
 impl Progress {
-    /// Records a monitor's diversity, and returns whether it has fallen below `least`.
-    fn collapsed(&mut self, diversity: Option<f64>, least: f64) -> bool {
+    /// Records a monitor's diversity, and returns whether it has fallen below `minimum`.
+    fn collapsed(&mut self, diversity: Option<f64>, minimum: f64) -> bool {
         let Some(diversity) = diversity else { return false };
-        let collapsed = self.best_diversity >= least && diversity < least;
+        let collapsed = self.best_diversity >= minimum && diversity < minimum;
         self.best_diversity = self.best_diversity.max(diversity);
         collapsed
     }
@@ -198,22 +202,22 @@ pub struct Ends<M> {
     pub last: M,
 }
 
-/// A run that has ended.
+/// The outcome of a finished run.
 #[derive(Debug)]
 pub struct Outcome<T: Task> {
     /// The task, trained.
     pub task: T,
     /// The run's folder.
     pub folder: PathBuf,
-    /// What the monitor measured.
+    /// The first and the last monitor.
     pub ends: Ends<T::Monitor>,
     /// Number of finished epochs.
     pub epochs: u64,
-    /// Whether it ended early since the model collapsed.
+    /// Whether the run ended early because the model collapsed.
     pub collapsed: bool,
 }
 
-/// A checkpoint and the products of the same epoch, until they are on the disk.
+/// A checkpoint and the products of the same epoch that are not on the disk yet.
 struct Unsaved {
     epoch: u64,
     checkpoint: Vec<(&'static str, Vec<u8>)>,
@@ -226,15 +230,15 @@ pub struct Trainer<T: Task> {
     schedule: Schedule,
     run: RunDir,
     progress: Progress,
-    /// The first product as it was at the best monitor, as `best/` has it.
+    /// The first product at the best monitor, the content of `best/`.
     best: Option<Vec<u8>>,
     bars: ProgressBars,
     unsaved: Option<Unsaved>,
 }
 
 impl<T: Task> Trainer<T> {
-    /// A trainer at its task's first epoch, or where the claimed run's checkpoint left off. Nothing is written before
-    /// everything was loaded and compared.
+    /// Returns a trainer at its task's first epoch, or at the checkpoint of the claimed run. Nothing is written before
+    /// everything has been loaded and compared.
     pub fn new(mut task: T, claim: Claim, config: &impl RunConfig, info: &RunInfo, context: &Context) -> Result<Self> {
         let (mut progress, mut best) = (Progress::default(), None);
         let resumes = claim.checkpoint().is_some();
@@ -249,7 +253,7 @@ impl<T: Task> Trainer<T> {
         let schedule = task.schedule();
         let mut trainer = Self { task, schedule, run, progress, best, bars: context.progress.clone(), unsaved: None };
         if resumes {
-            // What stands there may be of a later epoch, which the run was taken back from.
+            // The files there may be of a later epoch than the checkpoint to which the run was rewound.
             let products = trainer.task.products()?;
             trainer.publish_best(&products)?;
             trainer.publish(&products)?;
@@ -262,10 +266,10 @@ impl<T: Task> Trainer<T> {
         self.run.path()
     }
 
-    /// Trains until the last epoch, a collapse that is to stop it, or an interrupt.
+    /// Trains until the last epoch, a collapse that stops the run, or an interrupt.
     pub fn run(mut self) -> Result<Outcome<T>> {
         let mut collapsed = false;
-        let begun_at = self.progress.epoch;
+        let first_epoch = self.progress.epoch;
         let (per_epoch, unit) = self.schedule.progress;
         let mut bar = self.bars.bar("training", self.schedule.epochs * per_epoch, unit);
         bar.skip(self.progress.epoch * per_epoch);
@@ -286,7 +290,7 @@ impl<T: Task> Trainer<T> {
         let ended = guarded(|| {
             self.save_unsaved()?;
             let images_missing = !self.run.path().join(run::BEFORE_AFTER).is_file();
-            if self.progress.epoch > begun_at || (images_missing && begun_at > 0) {
+            if self.progress.epoch > first_epoch || (images_missing && first_epoch > 0) {
                 for (name, image) in self.task.last_images(&ends)? {
                     self.run.save_image(name, &image)?;
                 }
@@ -300,7 +304,7 @@ impl<T: Task> Trainer<T> {
         Ok(Outcome { task: self.task, folder, ends, epochs, collapsed })
     }
 
-    /// The monitor of the untrained model, measured where it is not recorded yet, and the newest one.
+    /// Returns the monitor of the untrained model, measured if it is not recorded yet, and the newest monitor.
     fn ends(&mut self) -> Result<Ends<T::Monitor>> {
         let recorded = run::records::<T::Epoch, T::Monitor>(self.run.path())?;
         let mut monitors = recorded.into_iter().filter_map(|record| record.monitor);
@@ -313,8 +317,8 @@ impl<T: Task> Trainer<T> {
              classify`)",
         )?;
         self.save_images(0, &monitored)?;
-        if let Some((least, _)) = self.schedule.collapse {
-            self.progress.collapsed(monitored.diversity, least);
+        if let Some((minimum, _)) = self.schedule.collapse {
+            self.progress.collapsed(monitored.diversity, minimum);
         }
         let first = monitored.record;
         self.run.append_metrics(&Record::<T::Epoch, _> {
@@ -326,7 +330,7 @@ impl<T: Task> Trainer<T> {
         Ok(Ends { last: first.clone(), first })
     }
 
-    /// One epoch: train, monitor, check, write down. Returns the monitor and whether the model has collapsed.
+    /// Runs one epoch: train, monitor, check, record. Returns the monitor and whether the model has collapsed.
     fn epoch(&mut self, bar: &Bar) -> Result<(Option<T::Monitor>, bool)> {
         let epoch = self.progress.epoch + 1;
         let Trained { record, message, mut warnings } = self.task.train_epoch(epoch, bar)?;
@@ -346,13 +350,13 @@ impl<T: Task> Trainer<T> {
         }
         let monitor = monitored.as_ref().map(|monitored| &monitored.record);
         warnings.extend(self.task.warnings(epoch, &record, monitor, next.best_diversity));
-        if let (Some(monitored), Some((least, _))) = (&monitored, self.schedule.collapse) {
-            collapsed = next.collapsed(monitored.diversity, least);
+        if let (Some(monitored), Some((minimum, _))) = (&monitored, self.schedule.collapse) {
+            collapsed = next.collapsed(monitored.diversity, minimum);
         }
         for warning in &warnings {
             tracing::warn!("epoch {epoch}: {warning}");
         }
-        // Best, metrics, checkpoint, products: in this order, so that a run killed between two of them replays the epoch.
+        // In this order (best, metrics, checkpoint, products), a run killed between two of them replays the epoch.
         let products = self.task.products()?;
         if let Some(monitored) = &monitored {
             self.save_images(epoch, monitored)?;
@@ -384,7 +388,7 @@ impl<T: Task> Trainer<T> {
         Ok(())
     }
 
-    /// The files of a checkpoint.
+    /// Returns the files of a checkpoint.
     fn checkpoint(&self, progress: &Progress) -> Result<Vec<(&'static str, Vec<u8>)>> {
         let State { tensors, metadata, mut files } = self.task.state()?;
         let progress = serde_json::to_string(progress)?;
@@ -402,7 +406,7 @@ impl<T: Task> Trainer<T> {
             keep => keep,
         };
         if let Err(error) = self.run.save_checkpoint(epoch, &checkpoint, keep) {
-            // The disk may have room again when the run is stopped.
+            // The disk may have space again when the run is stopped.
             self.unsaved = Some(Unsaved { epoch, checkpoint, products });
             return Err(error.into());
         }
@@ -413,7 +417,7 @@ impl<T: Task> Trainer<T> {
         products.iter().try_for_each(|(name, bytes)| Ok(self.run.publish(name, bytes)?))
     }
 
-    /// `best/` as it is at this epoch: that of another one may stand there, which the run was taken back from.
+    /// Writes `best/` as of this epoch, or removes it: its content may be of a later epoch, before the run was rewound.
     fn publish_best(&mut self, products: &[(String, Vec<u8>)]) -> Result<()> {
         let Some((name, _)) = products.first() else { return Ok(()) };
         let name = format!("best/{name}");
@@ -423,10 +427,10 @@ impl<T: Task> Trainer<T> {
         }
     }
 
-    /// Drops the part epoch, keeps the last whole one, and says how to resume.
+    /// Drops the unfinished epoch, keeps the last finished one, and returns an error that says how to resume.
     fn stop(&mut self, cause: anyhow::Error) -> anyhow::Error {
         let saved = self.save_unsaved();
-        // What stopped the run is what its user must learn, not this.
+        // A failed report is only a warning: the error to return is what stopped the run.
         if let Err(error) = report::write(self.run.path()) {
             tracing::warn!("no report: {error}");
         }
@@ -435,8 +439,8 @@ impl<T: Task> Trainer<T> {
     }
 }
 
-/// Runs a part of the training, and makes an error of libtorch's panics, out of memory above all, so that what was learned
-/// before is kept.
+/// Runs a part of the training and turns libtorch's panics, above all out of memory, into errors, so that earlier
+/// epochs are kept.
 fn guarded<R>(part: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(part)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());

@@ -1,4 +1,4 @@
-//! Where a run starts, resumes and stops.
+//! How a run starts, resumes and stops.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::interrupt::Interrupted;
 use crate::optim::Diverged;
 use crate::run::{self, PluginsLock, RunDir, RunInfo};
 
-/// Where a run starts.
+/// The start of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
     /// In a new folder.
@@ -20,14 +20,14 @@ pub enum Start {
         folder: PathBuf,
         /// The checkpoint's epoch; the newest if none.
         epoch: Option<u64>,
-        /// Whether another model, plugin or key is warned of instead of refused.
+        /// Whether a changed model, plugin or key is a warning instead of an error.
         force: bool,
     },
 }
 
 impl Start {
-    /// `--resume` of a run of `command`, with what may follow it: a run's folder, a checkpoint's folder, or nothing for
-    /// the newest run.
+    /// Resolves `--resume` for a run of `command`; `target` is a run's folder, a checkpoint's folder, or none for the
+    /// newest run.
     pub fn resume(target: Option<&Path>, command: &str, force: bool) -> Result<Self> {
         let Some(target) = target else {
             let newest =
@@ -38,19 +38,19 @@ impl Start {
             return Ok(Self::Resume { folder, epoch: None, force });
         };
         let (folder, epoch) = run_and_epoch(target)?;
-        let begun = run::info(&folder).command;
-        // Without its notes, the configuration is left to tell.
-        if !begun.is_empty() && begun != command {
+        let started_by = run::info(&folder).command;
+        // Without its notes, the run's configuration reveals the command.
+        if !started_by.is_empty() && started_by != command {
             let (folder, target) = (folder.display(), target.display());
-            bail!("{folder} is a run of `{begun}`: resume it with `{begun} --resume {target}`");
+            bail!("{folder} is a run of `{started_by}`: resume it with `{started_by} --resume {target}`");
         }
         Ok(Self::Resume { folder, epoch, force })
     }
 
-    /// Finds out what must be known before long work starts: that a new run's folder is free, or that nobody else writes to
-    /// the resumed one, that its plugins are those of `lock`, and from which checkpoint it resumes.
+    /// Checks, before long work starts, that a new run's folder is free, or that no other process writes to the resumed
+    /// run and its plugins are those of `lock`; finds the checkpoint to resume from.
     pub fn claim(self, lock: PluginsLock) -> Result<Claim> {
-        let held = match &self {
+        let resumed = match &self {
             Self::New(folder) => {
                 RunDir::check_vacant(folder)?;
                 None
@@ -65,38 +65,38 @@ impl Start {
                 Some((run, checkpoint))
             }
         };
-        Ok(Claim { start: self, lock, held })
+        Ok(Claim { start: self, lock, resumed })
     }
 
-    /// Returns what stands against resuming a run as an error, or, where the user insists, warns of it.
+    /// Returns the reason against resuming a run as an error, or, with `--force`, warns of it.
     pub fn refuse(&self, error: Error) -> Result<()> {
         if !matches!(self, Self::Resume { force: true, .. }) {
-            return Err(error.context("this would be another run (--force resumes it all the same)"));
+            return Err(error.context("this would be another run (--force resumes it anyway)"));
         }
-        tracing::warn!("{error}; resuming all the same");
+        tracing::warn!("{error}; resuming anyway");
         Ok(())
     }
 }
 
-/// A run's folder that can be written to, and has not been: what is resumed is loaded and compared first, and
+/// A run's folder that is reserved for this process and not written to yet: a checkpoint is loaded and compared first,
 /// [`Claim::open`] comes last.
 #[derive(Debug)]
 pub struct Claim {
     start: Start,
     lock: PluginsLock,
-    /// A resumed run, held by this process, and the epoch and folder of the checkpoint that it resumes from; none where
-    /// it has none yet.
-    held: Option<(RunDir, Option<(u64, PathBuf)>)>,
+    /// The resumed run, locked by this process, with the epoch and folder of the checkpoint to resume from, if it has
+    /// one.
+    resumed: Option<(RunDir, Option<(u64, PathBuf)>)>,
 }
 
 impl Claim {
-    /// The folder of the checkpoint that a run resumes from.
+    /// Returns the folder of the checkpoint to resume from.
     pub fn checkpoint(&self) -> Option<&Path> {
-        let (_, checkpoint) = self.held.as_ref()?;
+        let (_, checkpoint) = self.resumed.as_ref()?;
         Some(&checkpoint.as_ref()?.1)
     }
 
-    /// The run's folder.
+    /// Returns the run's folder.
     pub fn folder(&self) -> &Path {
         match &self.start {
             Start::New(folder) | Start::Resume { folder, .. } => folder,
@@ -108,14 +108,14 @@ impl Claim {
         self.start.refuse(error)
     }
 
-    /// Opens the run: a new one is made, and a resumed one gets `config` and is taken back to its checkpoint's epoch, or to
-    /// its very beginning where it has none.
+    /// Opens the run: a new one is created; a resumed one gets `config` and is rewound to its checkpoint's epoch, or to
+    /// the start if it has no checkpoint.
     pub fn open(self, config: &impl RunConfig, info: &RunInfo) -> Result<RunDir> {
         let config = config.to_toml()?;
-        let Some((mut run, checkpoint)) = self.held else {
+        let Some((mut run, checkpoint)) = self.resumed else {
             return Ok(RunDir::create(self.folder(), &config, &self.lock, info)?);
         };
-        // What is not to be kept goes first: stopped in between, this can be done again.
+        // Rewinding comes first: if the process stops in between, opening can be repeated.
         run.rewind(checkpoint.as_ref().map(|(epoch, _)| *epoch))?;
         run.write_plugins_lock(&self.lock)?;
         run.write_config(&config)?;
@@ -127,7 +127,7 @@ impl Claim {
     }
 }
 
-/// A run's checkpoint of an epoch, or its newest one, if it has one.
+/// Returns a run's checkpoint of an epoch, or its newest one, if any.
 fn checkpoint(run: &RunDir, epoch: Option<u64>) -> Result<Option<(u64, PathBuf)>> {
     let checkpoints = run.checkpoints()?;
     let Some(epoch) = epoch else { return Ok(checkpoints.into_iter().max()) };
@@ -135,7 +135,7 @@ fn checkpoint(run: &RunDir, epoch: Option<u64>) -> Result<Option<(u64, PathBuf)>
     Ok(Some(found.with_context(|| format!("{} has no checkpoint of epoch {epoch}", run.path().display()))?))
 }
 
-/// The run and the epoch that `--resume` names.
+/// Returns the run and the epoch that `--resume` names.
 fn run_and_epoch(target: &Path) -> Result<(PathBuf, Option<u64>)> {
     if target.join("config.toml").is_file() {
         return Ok((target.to_owned(), None));
@@ -154,8 +154,8 @@ fn run_and_epoch(target: &Path) -> Result<(PathBuf, Option<u64>)> {
     }
 }
 
-/// The error of a run that ends in `epoch` of `epochs` by `cause`: it says what is kept and how to resume, by the
-/// command that `resume` makes for a folder. `saved` is the result of keeping the last whole epoch.
+/// Returns the error of a run that `cause` ended in `epoch` of `epochs`: it says what is kept and how to resume, with
+/// the command that `resume` returns for a folder. `saved` is the result of saving the last finished epoch.
 pub(super) fn stopped(
     run: &RunDir,
     resume: impl Fn(&Path) -> (String, bool),
@@ -172,7 +172,7 @@ pub(super) fn stopped(
         (true, Ok(())) => return Interrupted { kept: format!("{kept}; {how}") }.into(),
         (true, Err(unsaved)) => unsaved,
         (false, Ok(())) => cause,
-        // The same full disk, most likely.
+        // Most likely the same full disk.
         (false, Err(unsaved)) => cause.context(format!("the last epoch is not kept ({unsaved})")),
     };
     let how = match (cause.downcast_ref::<Diverged>(), newest.filter(|_| can_force)) {

@@ -435,7 +435,7 @@ fn other_plugins_are_another_run_unless_the_user_insists() {
     let lock = || PluginsLock { plugins: vec![plugin.clone()] };
     let start = |force| Start::Resume { folder: runs.path(), epoch: None, force };
     let error = format!("{:#}", start(false).claim(lock()).expect_err("another plugin"));
-    assert!(error.starts_with("this would be another run (--force resumes it all the same): "), "{error}");
+    assert!(error.starts_with("this would be another run (--force resumes it anyway): "), "{error}");
     let claim = start(true).claim(lock()).expect("the user insists");
     assert_eq!(claim.checkpoint(), Some(&*runs.path().join("checkpoints/epoch-0002")));
     assert_eq!(claim.folder(), runs.path());

@@ -1,9 +1,9 @@
-//! Where the things that ship lie, and those that `make setup` brings.
+//! The folders of shipped models and plugins, and of the dependencies that `make setup` installs.
 
 use std::path::{Path, PathBuf};
 
-/// The folder that holds `models/weights` and `plugins`: `AMBIGUITY_HOME`, else the nearest ancestor of the executable
-/// that has `models/weights`.
+/// Returns the folder that contains `models/weights` and `plugins`: `AMBIGUITY_HOME`, else the nearest ancestor of the
+/// executable that contains `models/weights`.
 pub fn home() -> Option<PathBuf> {
     if let Some(home) = std::env::var_os("AMBIGUITY_HOME").filter(|home| !home.is_empty()) {
         return Some(home.into());
@@ -12,8 +12,8 @@ pub fn home() -> Option<PathBuf> {
     executable.ancestors().find(|folder| folder.join("models/weights").is_dir()).map(Path::to_owned)
 }
 
-/// The folder with libtorch/ and onnxruntime/, as `make setup` makes it: `.deps` in [`home`], else in the nearest
-/// ancestor of the executable that has one.
+/// Returns the folder with libtorch/ and onnxruntime/ that `make setup` creates: `.deps` in [`home`], else in the
+/// nearest ancestor of the executable that contains one.
 pub fn dependencies() -> Option<PathBuf> {
     let executable = std::env::current_exe().unwrap_or_default();
     let home = home();

@@ -1,8 +1,8 @@
-//! Models by their ids on the Hugging Face Hub: out of its cache, or, unless the network is held back, downloaded into it.
+//! Models by their ids on the Hugging Face Hub: from its cache, or downloaded into it unless the network is disabled.
 //!
-//! The cache, its place (`HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`), the token (`HF_TOKEN`, else
-//! the file that `hf auth login` writes) and the address (`HF_ENDPOINT`) are those of Hugging Face's own tools. Whatever is
-//! complete in the cache is used without a word to the network.
+//! The cache, its location (`HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`), the token
+//! (`HF_TOKEN`, else the file that `hf auth login` writes) and the address (`HF_ENDPOINT`) are those of Hugging Face's
+//! own tools. A model that is complete in the cache is used without a network request.
 
 use std::path::{Path, PathBuf};
 
@@ -15,21 +15,21 @@ use crate::context::Context;
 use crate::interrupt::Interrupt;
 use crate::progress::{Bar, Progress};
 
-/// Bytes in one step of the progress bar.
+/// Number of bytes in one step of the progress bar.
 const MEBIBYTE: u64 = 1 << 20;
 
-/// Where models are got that are named by an id.
+/// Access to models by their ids.
 #[derive(Clone, Debug)]
 pub struct Hub {
     /// Whether the network must not be used.
     offline: bool,
-    /// Shows downloads.
+    /// The progress of downloads.
     progress: Progress,
-    /// Stops between two files; a part of a file is kept and resumed.
+    /// The interrupt, checked between files; a partial file is kept and resumed.
     interrupt: Interrupt,
 }
 
-/// What a repository is wanted for, which decides the files that are needed.
+/// The kind of model in a repository, which determines the files to download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// A `StableDiffusionPipeline`.
@@ -38,11 +38,11 @@ pub enum Wanted {
     Clip,
 }
 
-/// The parts of a pipeline that have weights.
+/// The parts of a pipeline with weights, and the stems of their weight files.
 const PARTS: [(&str, &str); 3] =
     [("unet", DIFFUSERS_STEM), ("vae", DIFFUSERS_STEM), ("text_encoder", TRANSFORMERS_STEM)];
 
-/// Whether `name` has the form of an id: `OWNER/NAME`, perhaps with `@REVISION`.
+/// Whether `name` has the form of an id: `OWNER/NAME` or `OWNER/NAME@REVISION`.
 pub fn is_id(name: &str) -> bool {
     let repository = name.split_once('@').map_or(name, |(repository, _)| repository);
     let plain = |part: &str| {
@@ -54,15 +54,15 @@ pub fn is_id(name: &str) -> bool {
 }
 
 impl Hub {
-    /// The Hub as a command may use it.
+    /// Returns the Hub with a command's context.
     pub fn new(context: &Context) -> Self {
         let Context { offline, progress, interrupt, .. } = context;
         Self { offline: *offline, progress: progress.clone(), interrupt: interrupt.clone() }
     }
 
-    /// The folder of a repository's files, downloaded first where they are not there and the network may be asked.
+    /// Returns the folder of a repository's files; missing files are downloaded if the network may be used.
     pub fn folder(&self, id: &str, wanted: Wanted) -> Result<PathBuf> {
-        ensure!(is_id(id), "{id} is no id of the Hub: write OWNER/NAME, or OWNER/NAME@REVISION");
+        ensure!(is_id(id), "{id} is not an id on the Hub: write OWNER/NAME, or OWNER/NAME@REVISION");
         let (name, revision) = id.split_once('@').unwrap_or((id, "main"));
         let repo = Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned());
         let cache = cache();
@@ -75,8 +75,8 @@ impl Hub {
         }
         if self.offline {
             bail!(
-                "{id} is not (wholly) in the Hub's cache {}, and the network is held back (--offline, HF_HUB_OFFLINE): \
-                 call this once without, or name a folder",
+                "{id} is not complete in the Hub's cache {}, and the network is disabled (--offline, HF_HUB_OFFLINE): \
+                 run this once without it, or name a folder",
                 cache.path().display()
             );
         }
@@ -94,24 +94,24 @@ impl Hub {
         let names: Vec<&str> = info.siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
         let files = wanted.choose(&names);
         let first = wanted.first_file();
-        ensure!(files.contains(&first), "{id} has no {first}: it is no {}", wanted.what());
+        ensure!(files.contains(&first), "{id} has no {first}: it is not a {}", wanted.what());
         let mut folder = None;
         for (i, file) in files.iter().enumerate() {
-            self.interrupt.check("what was downloaded is kept in the Hub's cache")?;
+            self.interrupt.check("the downloaded files are kept in the Hub's cache")?;
             let bar = Download::new(&self.progress, format!("{file} ({}/{})", i + 1, files.len()));
             let path = repo.download_with_progress(file, bar).map_err(|error| explained(id, &error))?;
             if *file == first {
                 folder = path.parent().map(Path::to_owned);
             }
         }
-        let folder = folder.expect("the first file is among those that were downloaded");
+        let folder = folder.expect("the first file is among the downloaded files");
         ensure!(wanted.is_complete(&folder), "{id} lacks files of a {}: it has {}", wanted.what(), names.join(", "));
         Ok(folder)
     }
 }
 
 impl Wanted {
-    /// The file in the repository's root that tells its kind.
+    /// The file in the repository's root that identifies its kind.
     fn first_file(self) -> &'static str {
         match self {
             Self::Pipeline => "model_index.json",
@@ -126,7 +126,7 @@ impl Wanted {
         }
     }
 
-    /// The files that are needed among those that there are.
+    /// Returns the needed files among `names`.
     fn choose<'a>(self, names: &[&'a str]) -> Vec<&'a str> {
         let small = |name: &str| {
             let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
@@ -170,7 +170,7 @@ impl Wanted {
     }
 }
 
-/// The weight files of a part: one file before shards, full precision before half, as they are read.
+/// Returns the weight files of a part: a single file before shards, full precision before half, as they are read.
 fn weights<'a>(names: &[&'a str], part: &str, stem: &str) -> Vec<&'a str> {
     let prefix = if part.is_empty() { String::new() } else { format!("{part}/") };
     let one = |file: String| names.iter().copied().find(|name| **name == file);
@@ -198,7 +198,7 @@ fn weights<'a>(names: &[&'a str], part: &str, stem: &str) -> Vec<&'a str> {
     }
 }
 
-/// The cache of Hugging Face's own tools.
+/// Returns the cache of Hugging Face's own tools.
 fn cache() -> Cache {
     match std::env::var_os("HF_HUB_CACHE").filter(|path| !path.is_empty()) {
         Some(path) => Cache::new(path.into()),
@@ -206,20 +206,20 @@ fn cache() -> Cache {
     }
 }
 
-/// The Hub's refusals in words.
+/// Explains an error of the Hub.
 fn explained(id: &str, error: &ApiError) -> anyhow::Error {
     let text = error.to_string();
     let hint = if text.contains("401") || text.contains("403") {
-        "there is no such repository, or it asks for a token: set HF_TOKEN, or log in with `hf auth login`"
+        "the repository does not exist, or it needs a token: set HF_TOKEN, or log in with `hf auth login`"
     } else if text.contains("404") {
-        "there is no such repository, revision or file"
+        "the repository, revision or file does not exist"
     } else {
-        "is the network there? A folder works without it"
+        "is the network available? A folder works without it"
     };
-    anyhow::anyhow!("{id}: the Hub did not give it ({text}); {hint}")
+    anyhow::anyhow!("{id}: the Hub did not return it ({text}); {hint}")
 }
 
-/// One file's bar.
+/// The progress bar of one file.
 struct Download<'a> {
     progress: &'a Progress,
     name: String,
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_told_from_paths() {
+    fn ids_are_distinguished_from_paths() {
         for id in ["stabilityai/stable-diffusion-2-base", "openai/clip-vit-large-patch14@main", "a/b.c"] {
             assert!(is_id(id), "{id}");
         }
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_read_is_downloaded() {
+    fn only_needed_files_are_downloaded() {
         let names = [
             "README.md",
             "512-base-ema.ckpt",

@@ -1,8 +1,8 @@
-//! Models and encoders by what people call them: a folder, the name of one that ships, or an id on the Hugging Face Hub.
+//! Models and encoders by reference: a folder, the name of a shipped one, or an id on the Hugging Face Hub.
 //!
 //! # Layout
 //!
-//! - [`home`]: where the things that ship lie.
+//! - [`home`]: the folders of shipped models and plugins.
 //! - [`hub`]: models by their ids, from the Hub's cache or downloaded into it.
 
 pub mod home;
@@ -16,9 +16,9 @@ use self::home::home;
 use self::hub::{Hub, Wanted, is_id};
 use crate::context::Context;
 
-/// The folder of a model: an existing folder, a shipped model's name, or an id on the Hub.
+/// Returns the folder of a model: an existing folder, a shipped model's name, or an id on the Hub.
 pub fn model_folder(path: &str, context: &Context) -> Result<PathBuf> {
-    ensure!(!path.is_empty(), "no model: name a diffusers folder with --model, or take --preset tiny-art");
+    ensure!(!path.is_empty(), "no model: name a diffusers folder with --model, or use --preset tiny-art");
     let folder = Path::new(path);
     if folder.is_dir() {
         return Ok(folder.to_owned());
@@ -34,7 +34,7 @@ pub fn model_folder(path: &str, context: &Context) -> Result<PathBuf> {
     }
 }
 
-/// The width and height in pixels that a diffusers folder's model was made for, from its configurations.
+/// Returns the native image size in pixels of the model in a diffusers folder, from its configurations.
 pub fn native_size(folder: &Path) -> Result<u32> {
     let read = |part: &str| -> Result<serde_json::Value> {
         let path = folder.join(part).join("config.json");
@@ -46,18 +46,18 @@ pub fn native_size(folder: &Path) -> Result<u32> {
     match (sample_size, n_levels) {
         (Some(latents), Some(levels)) if levels > 0 => Ok(u32::try_from(latents << (levels - 1))?),
         _ => bail!(
-            "{} does not say its image size (unet sample_size, vae block_out_channels): give width and height",
+            "{} does not define its image size (unet sample_size, vae block_out_channels): set width and height",
             folder.display()
         ),
     }
 }
 
-/// The folder of an encoder: an existing folder, or an id on the Hub.
+/// Returns the folder of an encoder: an existing folder, or an id on the Hub.
 pub fn encoder_folder(name: &str, path: &str, context: &Context) -> Result<PathBuf> {
     match Path::new(path) {
         folder if folder.is_dir() => {
             let is_clip = folder.join("config.json").is_file();
-            ensure!(is_clip, "{} is no encoder folder: it has no config.json", folder.display());
+            ensure!(is_clip, "{} is not an encoder folder: it has no config.json", folder.display());
             Ok(folder.to_owned())
         }
         _ if is_id(path) => Hub::new(context).folder(path, Wanted::Clip),

@@ -92,9 +92,9 @@ fn new_refuses_bad_names_and_existing_folders() {
     ];
     insta::assert_snapshot!(messages.join("\n"), @r"
     error: taken exists already: choose another name, or remove it
-    error: `My Plugin` is no name for a plugin crate: it must begin with a lower-case letter
-    error: `../up` is no name for a plugin crate: it must begin with a lower-case letter
-    error: `fn` is no name for a plugin crate: it has a meaning in Rust
+    error: `My Plugin` is not a valid name for a plugin crate: it must begin with a lowercase letter
+    error: `../up` is not a valid name for a plugin crate: it must begin with a lowercase letter
+    error: `fn` is not a valid name for a plugin crate: it has a meaning in Rust
     error: . is not the folder of ambiguity-sdk
     ");
     assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 1, "nothing was written");
@@ -148,7 +148,7 @@ fn test_compares_a_plugin_with_its_snapshots() {
     assert_eq!(first.stdout, "  fixtures/cubism.png   no snapshot\n  fixtures/ukiyo-e.png  no snapshot\n");
     assert_eq!(
         refused(first),
-        "error: 2 x a fixture without a snapshot; if that is as it should be, write the snapshots with `host plugin test . --accept`"
+        "error: 2 x a fixture without a snapshot; if this is intended, write the snapshots with `host plugin test . --accept`"
     );
     assert!(!folder.path().join("snapshots").exists(), "nothing is written without --accept");
     assert_eq!(ok(test(&["--accept"])).matches("written").count(), 2);
@@ -197,7 +197,7 @@ fn test_reports_what_is_missing() {
     error: there is no folder ./fixtures: put some samples there (.png, .jpg, .txt, .wav)
     error: ./fixtures has no samples (.png, .jpg, .txt, .wav)
     error: plugin `./`: ./ is a folder with neither a Cargo.toml nor a plugin file
-    error: ./fixtures/poem.txt is a text, plugin `kmeans_image` classifies image
+    error: ./fixtures/poem.txt is a text, but plugin `kmeans_image` classifies image
     ");
 }
 

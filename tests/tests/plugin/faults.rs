@@ -120,7 +120,7 @@ fn encoders_that_are_missing_or_mixed() {
     let message = plugin.classify(&mut two_images(), &mut Encoders::new()).expect_err("no encoder").to_string();
     assert_eq!(
         message,
-        "plugin `hostile`: there is no encoder `means`; say where it is with --encoder means=DIR or \
+        "plugin `hostile`: there is no encoder `means`; name its folder with --encoder means=DIR or \
          `[encoders] means = \"DIR\"` (known: none)"
     );
 

@@ -178,12 +178,12 @@ fn plugins_that_cannot_be_trained_through_are_refused_in_one_sentence() {
     // A plugin with a gradient, and an encoder that has none or is missing.
     let frozen = || load(Limits::default(), &root().join("tests/guests/frozen-0.1.0.wasm"), &[]).expect("it loads");
     let missing = PluginAmbiguity::new(frozen(), Encoders::new()).err().expect("no encoder").to_string();
-    assert!(missing.starts_with("there is no encoder `means`; say where it is"), "{missing}");
+    assert!(missing.starts_with("there is no encoder `means`; name its folder"), "{missing}");
     let mut ambiguity = PluginAmbiguity::new(frozen(), means()).expect("it has a gradient");
     let message = ambiguity.loss(&images(1, 1)).expect_err("no gradient flows").to_string();
     assert_eq!(
         message,
-        "this encoder cannot be differentiated, which training through it needs; take a CLIP folder instead"
+        "this encoder is not differentiable, which training through it needs; use a CLIP folder instead"
     );
     let hostile = load(Limits::default(), &super::built("hostile"), &[]).expect("it loads");
     assert_eq!(

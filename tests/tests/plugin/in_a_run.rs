@@ -43,7 +43,7 @@ fn skip_leaves_the_batch_out_and_counts_it_and_stops_above_the_limit() {
     let lines = metrics(&folder.path().join("run"));
     let skipped: Vec<Option<u64>> = lines.iter().map(|line| line["skipped"].as_u64()).collect();
     assert_eq!(skipped, [None, Some(0), Some(4), Some(0)]);
-    assert!(ran.stderr.contains("4 samples were left out since a plugin failed on them"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("4 samples were left out because a plugin failed on them"), "{}", ran.stderr);
 
     let folder = tempfile::tempdir().expect("a folder");
     let ran = run(folder.path(), "second-epoch-batch", &[skip]);

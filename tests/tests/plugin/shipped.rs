@@ -209,7 +209,7 @@ fn a_plugin_for_another_medium_is_refused_with_both_named() {
     let ran = host(folder.path(), &["plugin", "classify", "words", "rain.wav"]);
     assert_eq!(
         (ran.code, ran.stderr.trim_end()),
-        (1, "error: rain.wav is a recording, plugin `words` classifies text")
+        (1, "error: rain.wav is a recording, but plugin `words` classifies text")
     );
 }
 

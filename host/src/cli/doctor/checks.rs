@@ -1,41 +1,41 @@
-//! What `host doctor` looks at: each check says what it found, whether that will do, and the remedy where it won't.
+//! The checks of `host doctor`: each returns what it found, its status, and a remedy if one is needed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Serialize;
 
-/// The libtorch this binary is written for, without its patch number.
+/// The required version of libtorch, without its patch number.
 const LIBTORCH: &str = "2.11";
-/// Less free disk space than this is a warning: an epoch's checkpoints and images fill it.
+/// Minimum free disk space without a warning: a run's checkpoints and images need it.
 const FREE_BYTES: u64 = 2_000_000_000;
-/// Less memory than this is a warning: the small model trains in about half of it.
+/// Minimum memory without a warning: training the small model takes about half of it.
 const MEMORY_BYTES: u64 = 4_000_000_000;
-/// What plugins are built for.
+/// The targets that plugins are built for.
 pub const WASM_TARGETS: [&str; 2] = ["wasm32-unknown-unknown", "wasm32-wasip2"];
 
-/// How a check went.
+/// The status of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// There and usable.
+    /// Installed and usable.
     Ok,
-    /// Works, but something that some commands need is not there.
+    /// Usable, but something that some commands need is missing.
     Warn,
-    /// Something is missing that the common commands need.
+    /// Something that the common commands need is missing.
     Missing,
 }
 
-/// One line of the doctor's answer.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at.
+    /// The name of the checked part.
     pub name: &'static str,
-    /// How it went.
+    /// The status.
     pub status: Status,
-    /// What is there.
+    /// What was found.
     pub found: String,
-    /// What to do about it.
+    /// How to fix it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
@@ -54,21 +54,21 @@ impl Check {
     }
 }
 
-/// Where the doctor looks.
+/// The folders and variables that are checked.
 #[derive(Clone, Debug)]
-pub struct Surroundings {
-    /// The folder of what ships (see [`crate::home`]).
+pub struct Environment {
+    /// The folder of shipped models and plugins (see [`crate::zoo::home`]).
     pub home: Option<PathBuf>,
-    /// The folder with libtorch/ and onnxruntime/, as `make setup` makes it.
+    /// The folder with libtorch/ and onnxruntime/ that `make setup` creates.
     pub deps: Option<PathBuf>,
-    /// The folder the user is in.
+    /// The working folder.
     pub working_folder: PathBuf,
     /// The libtorch that the environment variable LIBTORCH names.
     pub named_libtorch: Option<PathBuf>,
 }
 
-impl Surroundings {
-    /// Those of this process.
+impl Environment {
+    /// Returns the environment of this process.
     pub fn of_process() -> std::io::Result<Self> {
         let home = crate::zoo::home::home();
         let deps = crate::zoo::home::dependencies();
@@ -77,21 +77,21 @@ impl Surroundings {
     }
 }
 
-/// All checks, in the order they are shown. Call it before anything else asks for CUDA.
-pub fn examine(around: &Surroundings) -> Vec<Check> {
+/// Runs all checks, in the order of the output. Call it before anything else uses CUDA.
+pub fn run_checks(environment: &Environment) -> Vec<Check> {
     let library = torch_ext::library_path().map(|path| path.canonicalize().unwrap_or(path));
     let mut checks = vec![libtorch(&torch_ext::torch_version(), library.as_deref())];
-    checks.extend(named_libtorch(around));
+    checks.extend(named_libtorch(environment));
     checks.push(cuda());
-    checks.push(onnx_runtime(around.deps.as_deref()));
-    checks.push(weights(around.home.as_deref()));
-    checks.push(plugins(around.home.as_deref()));
-    checks.push(wasm_targets(&installed_targets(&around.working_folder)));
+    checks.push(onnx_runtime(environment.deps.as_deref()));
+    checks.push(weights(environment.home.as_deref()));
+    checks.push(plugins(environment.home.as_deref()));
+    checks.push(wasm_targets(&installed_targets(&environment.working_folder)));
     checks.push(processor());
     checks.push(memory(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()));
-    checks.push(runs_folder(&around.working_folder));
-    checks.push(disk_space("disk", &around.working_folder));
-    checks.extend(around.deps.as_deref().map(|deps| disk_space("disk of .deps", deps)));
+    checks.push(runs_folder(&environment.working_folder));
+    checks.push(disk_space("disk", &environment.working_folder));
+    checks.extend(environment.deps.as_deref().map(|deps| disk_space("disk of .deps", deps)));
     checks
 }
 
@@ -102,14 +102,14 @@ fn libtorch(version: &str, path: Option<&Path>) -> Check {
     if version.starts_with(&format!("{LIBTORCH}.")) {
         return Check::ok(name, found);
     }
-    let remedy = format!("this program is written for {LIBTORCH}: unset LD_LIBRARY_PATH, or run `make setup build`");
+    let remedy = format!("this program needs {LIBTORCH}: unset LD_LIBRARY_PATH, or run `make setup build`");
     Check::missing(name, found, remedy)
 }
 
-/// The libtorch that LIBTORCH or the link .deps/libtorch names, by the version its own files tell.
-fn named_libtorch(around: &Surroundings) -> Option<Check> {
-    let link = around.deps.as_ref().map(|deps| deps.join("libtorch")).filter(|folder| folder.is_symlink());
-    let (by, folder) = match (&around.named_libtorch, link) {
+/// Checks the libtorch that LIBTORCH or the link .deps/libtorch names, by the version in its files.
+fn named_libtorch(environment: &Environment) -> Option<Check> {
+    let link = environment.deps.as_ref().map(|deps| deps.join("libtorch")).filter(|folder| folder.is_symlink());
+    let (by, folder) = match (&environment.named_libtorch, link) {
         (Some(folder), _) => ("LIBTORCH names", folder.clone()),
         (None, Some(link)) => (".deps/libtorch names", std::fs::read_link(&link).unwrap_or(link)),
         (None, None) => return None,
@@ -122,14 +122,15 @@ fn named_libtorch(around: &Surroundings) -> Option<Check> {
         }
         Some(version) => Check::missing(
             name,
-            format!("{by} {}, which is {version} where {LIBTORCH} is needed", folder.display()),
+            format!("{by} {}, which is {version}, but {LIBTORCH} is needed", folder.display()),
             remedy,
         ),
-        None => Check::missing(name, format!("{by} {}, which holds no libtorch", folder.display()), remedy),
+        None => Check::missing(name, format!("{by} {}, which contains no libtorch", folder.display()), remedy),
     })
 }
 
-/// The version of the libtorch in a folder: `build-version` (libtorch archives), `version.py` (Python), else a header.
+/// Returns the version of the libtorch in a folder: from `build-version` (libtorch archives), `version.py` (Python),
+/// or a header.
 fn version_in(folder: &Path) -> Option<String> {
     let line = |file: &str, start: &str| {
         let text = std::fs::read_to_string(folder.join(file)).ok()?;
@@ -161,7 +162,7 @@ fn cuda() -> Check {
     }
 }
 
-/// The number in `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  …`.
+/// Returns the number in `NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  …`.
 fn driver_version(text: &str) -> Option<String> {
     let words = text.lines().next()?.split_whitespace();
     let number = |word: &&str| word.contains('.') && word.split('.').all(|part| part.parse::<u32>().is_ok());
@@ -181,7 +182,7 @@ fn onnx_runtime(deps: Option<&Path>) -> Check {
             let version = file.split_once(".so.").map_or("of an unknown version", |(_, version)| version);
             Check::ok(name, format!("{version}, {}", library.display()))
         }
-        None => Check::warn(name, "not found; .onnx plugins cannot be run", "`make setup`"),
+        None => Check::warn(name, "not found; .onnx plugins cannot run", "`make setup`"),
     }
 }
 
@@ -199,7 +200,7 @@ fn weights(home: Option<&Path>) -> Check {
         return Check::missing(name, format!("{} has no .safetensors files", folder.display()), remedy);
     }
     if let Some(empty) = files.iter().find(|file| file.metadata().is_ok_and(|metadata| metadata.len() < 1024)) {
-        let found = format!("{} is too short to hold weights", empty.display());
+        let found = format!("{} is too small to contain weights", empty.display());
         return Check::missing(name, found, "`git checkout models/weights`");
     }
     Check::ok(name, format!("tiny-art, {} files, {:.1} MB, {}", files.len(), bytes as f64 / 1e6, folder.display()))
@@ -238,7 +239,7 @@ fn plugins(home: Option<&Path>) -> Check {
     }
 }
 
-/// The wasm targets that Rust has; an error where there is no Rust.
+/// Returns the wasm targets that Rust has installed; an error if Rust is missing.
 fn installed_targets(folder: &Path) -> Result<Vec<&'static str>, String> {
     let mut installed = Vec::new();
     for target in WASM_TARGETS {
@@ -293,12 +294,12 @@ fn runs_folder(working_folder: &Path) -> Check {
     let (folder, found) = if runs.is_dir() {
         (runs.as_path(), format!("{} can be written", runs.display()))
     } else {
-        (working_folder, format!("{} can be made", runs.display()))
+        (working_folder, format!("{} can be created", runs.display()))
     };
     match tempfile::NamedTempFile::new_in(folder) {
         Ok(_) => Check::ok(name, found),
         Err(error) => {
-            let remedy = "go to a folder of your own, or give `--out DIR`";
+            let remedy = "change to a writable folder, or use `--out DIR`";
             Check::missing(name, format!("{} cannot be written: {}", folder.display(), error.kind()), remedy)
         }
     }
@@ -307,14 +308,14 @@ fn runs_folder(working_folder: &Path) -> Check {
 fn disk_space(name: &'static str, folder: &Path) -> Check {
     match rustix::fs::statvfs(folder) {
         Ok(disk) => free_space(name, folder, disk.f_bavail.saturating_mul(disk.f_frsize)),
-        Err(error) => Check::warn(name, format!("{}: {error}", folder.display()), "look at it by hand"),
+        Err(error) => Check::warn(name, format!("{}: {error}", folder.display()), "check it manually"),
     }
 }
 
 fn free_space(name: &'static str, folder: &Path, free: u64) -> Check {
     let found = format!("{} free at {}", gigabytes(free), folder.display());
     if free < FREE_BYTES {
-        return Check::warn(name, found, "make room: a run wants 2 GB");
+        return Check::warn(name, found, "free some space: a run needs 2 GB");
     }
     Check::ok(name, found)
 }
@@ -338,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn another_libtorch_than_ours_is_said() {
+    fn another_libtorch_version_is_reported() {
         assert_eq!(libtorch("2.11.0", Some(Path::new("/l/libtorch_cpu.so"))).status, Status::Ok);
         let check = libtorch("2.1.10", None);
         assert_eq!(check.status, Status::Missing);
@@ -346,9 +347,9 @@ mod tests {
     }
 
     #[test]
-    fn a_named_libtorch_tells_its_version_in_three_ways() {
+    fn a_named_libtorch_has_its_version_in_one_of_three_files() {
         let root = folder();
-        let around = |named: &str| Surroundings {
+        let environment = |named: &str| Environment {
             home: None,
             deps: None,
             working_folder: root.path().to_owned(),
@@ -359,12 +360,12 @@ mod tests {
         let header = b"#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 11\n#define TORCH_VERSION_PATCH 0\n";
         write(root.path(), "plain/include/torch/headeronly/version.h", header);
         let found = |named: &str| {
-            let check = named_libtorch(&around(named)).unwrap();
+            let check = named_libtorch(&environment(named)).unwrap();
             (check.status, check.found.replace(&root.path().display().to_string(), "ROOT"))
         };
         assert_eq!(found("archive"), (Status::Ok, "LIBTORCH names ROOT/archive, 2.11.0+cpu".to_owned()));
         assert_eq!(found("plain"), (Status::Ok, "LIBTORCH names ROOT/plain, 2.11.0".to_owned()));
-        let wrong = "LIBTORCH names ROOT/python, which is 2.9.1+cu130 where 2.11 is needed";
+        let wrong = "LIBTORCH names ROOT/python, which is 2.9.1+cu130, but 2.11 is needed";
         assert_eq!(found("python"), (Status::Missing, wrong.to_owned()));
         assert_eq!(found("nowhere").0, Status::Missing);
     }
@@ -375,19 +376,19 @@ mod tests {
         write(root.path(), "named/build-version", b"2.5.0\n");
         std::fs::create_dir(root.path().join(".deps")).unwrap();
         std::os::unix::fs::symlink(root.path().join("named"), root.path().join(".deps/libtorch")).unwrap();
-        let around = Surroundings {
+        let environment = Environment {
             home: None,
             deps: Some(root.path().join(".deps")),
             working_folder: root.path().to_owned(),
             named_libtorch: None,
         };
-        let check = named_libtorch(&around).unwrap();
+        let check = named_libtorch(&environment).unwrap();
         assert_eq!(check.status, Status::Missing);
         assert!(check.found.starts_with(".deps/libtorch names /") && check.found.contains("2.5.0"), "{}", check.found);
     }
 
     #[test]
-    fn weights_and_plugins_are_looked_for_in_the_home_folder() {
+    fn weights_and_plugins_are_in_the_home_folder() {
         let root = folder();
         assert_eq!(weights(None).status, Status::Missing);
         assert_eq!(weights(Some(root.path())).status, Status::Missing);
@@ -403,11 +404,11 @@ mod tests {
         assert!(check.found.starts_with("tiny-art, 2 files, 2.0 MB"), "{}", check.found);
         assert_eq!(plugins(Some(root.path())).found, "kmeans_image, palette");
         write(root.path(), "models/weights/tiny-art/clip/model.safetensors", b"version https://git-lfs");
-        assert!(weights(Some(root.path())).found.contains("too short"));
+        assert!(weights(Some(root.path())).found.contains("too small"));
     }
 
     #[test]
-    fn onnx_runtime_is_known_by_its_file_name() {
+    fn onnx_runtime_has_its_version_in_its_file_name() {
         let root = folder();
         assert_eq!(onnx_runtime(Some(root.path())).status, Status::Warn);
         assert_eq!(onnx_runtime(None).status, Status::Warn);
@@ -417,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn little_room_and_little_memory_are_warnings() {
+    fn little_space_and_little_memory_are_warnings() {
         assert_eq!(free_space("disk", Path::new("/"), 1_999_999_999).status, Status::Warn);
         assert_eq!(free_space("disk", Path::new("/"), 2_000_000_000).status, Status::Ok);
         assert_eq!(disk_space("disk", Path::new("/no such folder")).status, Status::Warn);
@@ -428,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_missing_from_rust_are_named() {
+    fn missing_wasm_targets_are_named() {
         assert_eq!(wasm_targets(&Ok(WASM_TARGETS.to_vec())).status, Status::Ok);
         let check = wasm_targets(&Ok(vec!["wasm32-wasip2"]));
         assert_eq!((check.status, check.found.as_str()), (Status::Warn, "wasm32-unknown-unknown not installed"));
@@ -443,9 +444,9 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_ones_own_can_hold_runs() {
+    fn a_writable_folder_can_contain_runs() {
         let root = folder();
-        assert!(runs_folder(root.path()).found.ends_with("runs can be made"));
+        assert!(runs_folder(root.path()).found.ends_with("runs can be created"));
         std::fs::create_dir(root.path().join("runs")).unwrap();
         assert!(runs_folder(root.path()).found.ends_with("runs can be written"));
         assert_eq!(runs_folder(Path::new("/proc")).status, Status::Missing);

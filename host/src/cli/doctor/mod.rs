@@ -1,4 +1,4 @@
-//! `host doctor`: what is there, what is missing, and what to do about it.
+//! `host doctor`: what is installed, what is missing, and how to fix it.
 
 mod checks;
 
@@ -9,19 +9,19 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::json;
 
-use self::checks::{Check, Status, Surroundings, WASM_TARGETS, examine};
+use self::checks::{Check, Environment, Status, WASM_TARGETS, run_checks};
 use crate::context::Context;
 
-/// Say what is there and what is missing, and how to mend it.
+/// Check what is installed and what is missing, and how to fix it.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host doctor
   host doctor --fix
   host doctor --json
 
-Exits with 1 when something is missing that the common commands need; a warning alone is no failure.")]
+Exits with 1 when something that the common commands need is missing; a warning alone is not a failure.")]
 pub struct DoctorArgs {
-    /// Mend what can be mended here: add Rust's wasm targets, make the folder runs/
+    /// Fix what can be fixed from here: add Rust's wasm targets, create the folder runs/
     #[arg(long)]
     fix: bool,
     /// Print one JSON document
@@ -32,10 +32,10 @@ pub struct DoctorArgs {
 impl DoctorArgs {
     /// Runs the command.
     pub fn run(self, _context: &Context) -> Result<()> {
-        let around = Surroundings::of_process()?;
-        let mut checks = examine(&around);
-        if self.fix && fix(&checks, &around) {
-            checks = examine(&around);
+        let environment = Environment::of_process()?;
+        let mut checks = run_checks(&environment);
+        if self.fix && fix(&checks, &environment) {
+            checks = run_checks(&environment);
         }
         let missing: Vec<&str> =
             checks.iter().filter(|check| check.status == Status::Missing).map(|check| check.name).collect();
@@ -50,7 +50,7 @@ impl DoctorArgs {
     }
 }
 
-/// A line for each check: status, name, what was found, the remedy.
+/// Returns a line for each check: status, name, what was found, remedy.
 fn render(checks: &[Check]) -> String {
     let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
     let mut text = String::new();
@@ -69,31 +69,31 @@ fn render(checks: &[Check]) -> String {
     text
 }
 
-/// Mends what this command can and says on stderr what it cannot; whether anything was changed.
-fn fix(checks: &[Check], around: &Surroundings) -> bool {
+/// Fixes what this command can and reports the rest on stderr; returns whether anything was changed.
+fn fix(checks: &[Check], environment: &Environment) -> bool {
     let mut changed = false;
     for check in checks.iter().filter(|check| check.status != Status::Ok) {
         if check.name == "wasm targets" {
             eprintln!("rustup target add {}", WASM_TARGETS.join(" "));
-            // What rustup prints belongs to the log.
+            // The output of rustup goes to the log.
             let status = Command::new("rustup")
                 .args(["target", "add"])
                 .args(WASM_TARGETS)
-                .current_dir(&around.working_folder)
+                .current_dir(&environment.working_folder)
                 .stdout(Stdio::from(std::io::stderr()))
                 .status();
             match status {
                 Ok(status) if status.success() => changed = true,
-                Ok(_) => eprintln!("cannot mend wasm targets: rustup says why above"),
-                Err(error) => eprintln!("cannot mend wasm targets: rustup does not run: {error}"),
+                Ok(_) => eprintln!("cannot fix wasm targets: rustup's error is above"),
+                Err(error) => eprintln!("cannot fix wasm targets: rustup does not run: {error}"),
             }
         } else if let Some(remedy) = &check.remedy {
-            eprintln!("cannot mend {} from here: {remedy}", check.name);
+            eprintln!("cannot fix {} from here: {remedy}", check.name);
         }
     }
-    let runs = around.working_folder.join("runs");
+    let runs = environment.working_folder.join("runs");
     if !runs.exists() && std::fs::create_dir(&runs).is_ok() {
-        eprintln!("made {}", runs.display());
+        eprintln!("created {}", runs.display());
         changed = true;
     }
     changed
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_each() {
+    fn each_check_is_a_line() {
         let check = |name, status, found: &str, remedy: Option<&str>| Check {
             name,
             status,
@@ -113,13 +113,13 @@ mod tests {
         };
         let checks = [
             check("libtorch", Status::Ok, "2.11.0, /x/libtorch_cpu.so", None),
-            check("ONNX Runtime", Status::Warn, "not found; .onnx plugins cannot be run", Some("`make setup`")),
-            check("runs", Status::Missing, "/ cannot be written", Some("go to a folder of your own")),
+            check("ONNX Runtime", Status::Warn, "not found; .onnx plugins cannot run", Some("`make setup`")),
+            check("runs", Status::Missing, "/ cannot be written", Some("change to a writable folder")),
         ];
         let wanted = "\
 ok       libtorch      2.11.0, /x/libtorch_cpu.so
-warn     ONNX Runtime  not found; .onnx plugins cannot be run; remedy: `make setup`
-missing  runs          / cannot be written; remedy: go to a folder of your own
+warn     ONNX Runtime  not found; .onnx plugins cannot run; remedy: `make setup`
+missing  runs          / cannot be written; remedy: change to a writable folder
 ";
         assert_eq!(render(&checks), wanted);
     }

@@ -1,4 +1,4 @@
-//! `host plugin bench`: what a plugin costs.
+//! `host plugin bench`: measures the cost of a plugin.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,24 +16,24 @@ use crate::encoders::Encoders;
 use crate::plugin::{Classifier, Limits, PluginHost, Sample};
 use procedural_art::{STYLES, SUBJECTS, paint};
 
-/// Measure what a plugin costs: loading it, calling it, and each sample by the size of its batch.
+/// Measure a plugin's cost: loading, instantiating, and classifying a sample by batch size.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin bench kmeans_image
   host plugin bench ./mine.wasm --batch 1 --batch 256 --size 512 --json
 
-Times are medians. The encoders' work, which all plugins of a run share, stands in a column of its own. Fuel, about
+Times are medians. The encoders' time, which all plugins of a run share, has its own column. Fuel, about
 one unit per WebAssembly instruction, is the same on every machine.")]
 pub struct BenchArgs {
-    /// A plugin: a path, a name to be looked up, or a plugin crate's folder
+    /// A plugin: a path, a name, or a plugin crate's folder
     plugin: String,
-    /// Samples in a batch; may be given more than once
+    /// Number of samples in a batch; may be repeated
     #[arg(long = "batch", value_name = "N", default_values_t = [1, 8, 64], value_parser = clap::value_parser!(u32).range(1..=4096))]
     batches: Vec<u32>,
     /// Side of the images, in pixels
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..=4096))]
     size: u32,
-    /// Seconds for each figure, at least; three calls at the least
+    /// Minimum seconds for each measurement, of at least three calls
     #[arg(long, value_name = "S", default_value_t = 0.5)]
     seconds: f64,
     #[command(flatten)]
@@ -43,16 +43,16 @@ pub struct BenchArgs {
     json: bool,
 }
 
-/// Calls that a figure is the median of, at least and at most.
+/// Minimum and maximum number of calls of a measurement.
 const CALLS: (usize, usize) = (3, 1000);
 
-/// Different samples; a larger batch has them several times.
-const DIFFERENT: usize = 27;
+/// Number of distinct samples; a larger batch repeats them.
+const DISTINCT: usize = 27;
 
-/// Frames per second of a recording, which is a second long.
+/// Sample rate of a recording, which is one second long.
 const RATE: u32 = 16_000;
 
-/// What one size of batch costs, per sample.
+/// The cost of a batch size, per sample.
 struct Cost {
     batch: usize,
     encoders: f64,
@@ -65,10 +65,10 @@ impl BenchArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         if !(self.seconds.is_finite() && self.seconds >= 0.0) {
-            bail!("--seconds {} is no duration", self.seconds);
+            bail!("--seconds {} is not a duration", self.seconds);
         }
         let compile = self.median(context, || self.load(None))?;
-        let cache = tempfile::tempdir().context("making a folder for the cache")?;
+        let cache = tempfile::tempdir().context("creating a folder for the cache")?;
         self.load(Some(cache.path()))?;
         let cached = self.median(context, || self.load(Some(cache.path())))?;
         let mut plugin = self.load(Some(cache.path()))?;
@@ -92,13 +92,13 @@ impl BenchArgs {
         Ok(())
     }
 
-    /// Loads the plugin anew, so that nothing but a cache folder's content is left from the last time.
+    /// Loads the plugin from scratch, with nothing but the cache folder's content from earlier loads.
     fn load(&self, cache: Option<&Path>) -> Result<Box<dyn Classifier>> {
         let host = PluginHost::new(Limits::default(), cache.map(Path::to_owned))?;
         self.running.load(&self.running.on_device(host)?, &self.plugin)
     }
 
-    /// The median time of a piece of work.
+    /// Returns the median time of calls of `work`.
     fn median<T>(&self, context: &Context, mut work: impl FnMut() -> Result<T>) -> Result<Duration> {
         let (started, mut times) = (Instant::now(), vec![]);
         while times.len() < CALLS.0 || (times.len() < CALLS.1 && started.elapsed().as_secs_f64() < self.seconds) {
@@ -118,22 +118,22 @@ impl BenchArgs {
                 image: Some(Arc::new(paint(i % STYLES.len(), i % SUBJECTS.len(), 1, i as u64, self.size))),
                 ..Sample::default()
             };
-            Ok((0..DIFFERENT).map(image).collect())
+            Ok((0..DISTINCT).map(image).collect())
         } else if has("text") {
             let line = |i: usize| {
                 let (style, subject) = (STYLES[i % STYLES.len()].spoken, SUBJECTS[i % SUBJECTS.len()].phrase);
                 format!("A painting of {subject} in the manner of {style}, seen at dusk by a traveler, number {i}.")
             };
             let text = |i: usize| Sample { text: Some(line(i)), ..Sample::default() };
-            Ok((0..DIFFERENT).map(text).collect())
+            Ok((0..DISTINCT).map(text).collect())
         } else if has("audio") {
             let tone =
                 |i: usize, n: usize| (i as f32 * (220 + 20 * n) as f32 * std::f32::consts::TAU / RATE as f32).sin();
             let second = |n: usize| (0..RATE as usize).map(|i| 0.5 * tone(i, n)).collect();
             let audio = |n: usize| Arc::new(Audio { sample_rate: RATE, channels: 1, pcm: second(n) });
-            Ok((0..DIFFERENT).map(|n| Sample { audio: Some(audio(n)), ..Sample::default() }).collect())
+            Ok((0..DISTINCT).map(|n| Sample { audio: Some(audio(n)), ..Sample::default() }).collect())
         } else {
-            bail!("there are no samples for what the plugin classifies: {}", media.join(", "))
+            bail!("there are no samples for the media of the plugin: {}", media.join(", "))
         }
     }
 
@@ -146,7 +146,7 @@ impl BenchArgs {
         encoders: &mut Encoders,
     ) -> Result<Cost> {
         let batch: Vec<Sample> = samples.iter().cycle().take(n_samples).cloned().collect();
-        // Loads the encoders and embeds what the plugin embeds once.
+        // Loads the encoders and fills the plugin's caches.
         plugin.classify(&mut embedded(batch.clone(), plugin, encoders)?, encoders)?;
         let embed = match plugin.description().encoders.is_empty() {
             true => Duration::ZERO,

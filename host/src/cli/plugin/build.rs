@@ -1,4 +1,4 @@
-//! `host plugin build`: a CLIP-softmax plugin out of a list of styles, without a compiler.
+//! `host plugin build`: a CLIP softmax plugin from a list of styles, without a compiler.
 
 use std::path::PathBuf;
 
@@ -14,32 +14,32 @@ use crate::plugin::Artifact;
 use crate::plugin::build::{bake_clip_softmax, read_styles};
 use crate::plugin::store::short_name;
 
-/// Make a plugin of style names or prompts: an encoder such as CLIP says how near an image is to each.
+/// Build a plugin from style names or prompts: it classifies by the similarity of an image to each in CLIP's space.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin build light.toml                       # light.wasm
   host plugin build light.toml -o plugins/light.wasm
 
-light.toml, in which all but the styles may be left out:
+light.toml, in which everything except the styles is optional:
 
   title = 'Four kinds of light'
-  name = 'light'                         # else the file's name
+  name = 'light'                         # default: the file's name
   version = '1.0.0'
   authors = ['Ada']
   license = 'CC0-1.0'
-  encoder = 'clip'                       # the run's own one; or a name such as tiny-art
+  encoder = 'clip'                       # the run's default; or a name such as tiny-art
   medium = 'image'                       # or 'text'
-  temperature = 0.01                     # divides the cosines; else the encoder's own
+  temperature = 0.01                     # divides the cosine similarities; default: the encoder's own
   template = 'a painting in {} light'    # or a list of them
   styles = ['morning', 'noon', 'evening', 'candle']
 
-Instead of the list, a table gives each style its own prompts, whose embeddings are averaged:
+Instead of the list, a table has each style's own prompts, whose embeddings are averaged:
 
   [styles]
   morning = ['a misty morning', 'sunrise over a field']
   candle = 'a face by candlelight'")]
 pub struct BuildArgs {
-    /// What the styles are
+    /// The file of styles
     #[arg(value_name = "STYLES.toml")]
     styles: PathBuf,
     /// The plugin's file [default: STYLES.wasm]

@@ -1,4 +1,4 @@
-//! `host plugin classify`: what a plugin says about some files.
+//! `host plugin classify`: classifies files with a plugin.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::data::images::read_image;
 use crate::plugin::{Batch, Classifier, Sample};
 use crate::rl::reward::{ambiguity, entropy};
 
-/// Classify images, texts or recordings with a plugin: each one's distribution over the styles, and its reward.
+/// Classify images, texts or recordings with a plugin: the distribution over the styles and the reward of each.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin classify kmeans_image image.png
@@ -23,14 +23,14 @@ use crate::rl::reward::{ambiguity, entropy};
   host plugin classify melody song.wav
   host plugin classify kmeans_large a.png --encoder clip-vit-large-patch14=models/clip-vit-large-patch14")]
 pub struct ClassifyArgs {
-    /// A plugin: a path, or a name to be looked up
+    /// A plugin: a path or a name
     plugin: String,
     /// Images (.png, .jpg), texts (.txt) or recordings (.wav)
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     #[command(flatten)]
     running: RunningArgs,
-    /// Styles shown for each file, the likeliest first
+    /// Number of styles to show for each file, the likeliest first
     #[arg(long, value_name = "N", default_value_t = 5)]
     top: usize,
     /// Print one JSON document
@@ -38,10 +38,10 @@ pub struct ClassifyArgs {
     json: bool,
 }
 
-/// Files that are classified together.
+/// Number of files in a batch.
 const BATCH: usize = 32;
 
-/// Characters of a full bar.
+/// Length of a full bar in characters.
 const BAR: usize = 32;
 
 impl ClassifyArgs {
@@ -76,7 +76,7 @@ impl ClassifyArgs {
     }
 }
 
-/// A file as a sample, if the plugin classifies its medium: .txt is a text, .wav a recording, everything else an image.
+/// Reads a file as a sample, if the plugin classifies its medium: .txt is a text, .wav a recording, all others images.
 pub(super) fn read_sample(file: &Path, plugin: &dyn Classifier) -> Result<Sample> {
     let is = |wanted: &str| file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted));
     let (medium, noun) = match () {
@@ -87,7 +87,7 @@ pub(super) fn read_sample(file: &Path, plugin: &dyn Classifier) -> Result<Sample
     let media = &plugin.description().media;
     if !media.iter().any(|known| known == medium) {
         let (file, plugin, media) = (file.display(), &plugin.source().name, media.join(", "));
-        bail!("{file} is a {noun}, plugin `{plugin}` classifies {media}");
+        bail!("{file} is a {noun}, but plugin `{plugin}` classifies {media}");
     }
     let mut sample = Sample::default();
     match medium {
@@ -123,8 +123,8 @@ fn document(
     })
 }
 
-/// One file's likeliest styles, each a bar as long as its share of the likeliest one, so that nearly flat distributions
-/// (k-means) still show their differences in figures.
+/// Returns one file's likeliest styles, with bars relative to the likeliest one; in nearly flat distributions (k-means)
+/// the percentages still show the differences.
 fn bars(file: &Path, styles: &[String], row: &[f64], top: usize) -> String {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));

@@ -1,4 +1,4 @@
-//! `host plugin fit`: a k-means plugin out of images, texts or embeddings, without a compiler.
+//! `host plugin fit`: a k-means plugin from images, texts or embeddings, without a compiler.
 
 mod report;
 mod sheet;
@@ -24,75 +24,75 @@ use crate::plugin::fit::{Clustering, KMeansOptions, bake_k_means, k_means, k_mea
 use crate::zoo::home::home;
 use crate::zoo::hub::is_id;
 
-/// Make a k-means plugin: cluster the embeddings of images or texts, and bake the centers into a plugin.
+/// Fit a k-means plugin: cluster the embeddings of images or texts, and bake the centers into a plugin.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  host plugin fit --images paintings -k 2..14                      # how many clusters are there?
-  host plugin fit --images paintings -k 5 -o five.wasm             # five.wasm, and five.png to look at
+  host plugin fit --images paintings -k 2..14                      # a table by number of clusters
+  host plugin fit --images paintings -k 5 -o five.wasm             # five.wasm, and a contact sheet, five.png
   host plugin fit --texts styles.txt -k 5 --title 'Five kinds of style'
   host plugin fit --images art --encoder clip-vit-large-patch14=models/clip -k 27
   host plugin fit --embeddings art.safetensors --encoder models/clip -k 27
 
-With a range, -k 2..14, each number of clusters is tried and a table is printed: the inertia (the sum of squared
-distances to the centers), by how much it drops, and the simplified silhouette (1: clusters far apart, 0: they touch).
-The elbow is where the inertia lies farthest below the line from the first row to the last. No plugin is written, unless
--o names one: then it is the elbow's.
+With a range, -k 2..14, each number of clusters is fitted and a table is printed: the inertia (the sum of squared
+distances to the centers), its decrease, and the simplified silhouette (1: clusters far apart, 0: overlapping). The
+elbow is where the inertia is farthest below the line from the first row to the last. No plugin is written, unless
+-o names one: then it has the elbow's clusters.
 
-Clusters of images take the names of their folders (DIR/STYLE/…) if they come out one to one, clusters of texts that
-of the text nearest to the center; all others are called cluster-01, cluster-02 and so on.
+Clusters of images get the names of their folders (DIR/STYLE/…) if they match them one to one, clusters of texts that
+of the text closest to the center; all others are named cluster-01, cluster-02 and so on.
 
-The plugin classifies images, or with --medium text texts: the encoder has both in one space, so that clusters of
-texts judge images (the paper's text-based k-means).")]
+The plugin classifies images, or texts with --medium text: the encoder embeds both in one space, so clusters of
+texts can score images (the paper's text-based k-means).")]
 pub struct FitArgs {
     #[command(flatten)]
     from: From,
-    /// Number of clusters, so of styles; or a range, both ends included, for a table
+    /// Number of clusters, which are the styles; or an inclusive range, for a table
     #[arg(short, value_name = "N|A..B")]
     k: Ks,
-    /// The encoder: a name that ships (tiny-art), a CLIP folder, an id on the Hub, or NAME=DIR to say what the plugin will
-    /// ask for
+    /// The encoder: a shipped name (tiny-art), a CLIP folder, an id on the Hub, or NAME=DIR to set the name that the
+    /// plugin asks for
     #[arg(long, value_name = "NAME|DIR", default_value = crate::encoders::SHIPPED)]
     encoder: String,
     /// The plugin's file [default: kmeans_SOURCE.wasm]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The contact sheet of images: a row a cluster [default: the plugin's file as .png]
+    /// The contact sheet of images: one row per cluster [default: the plugin's file as .png]
     #[arg(long, value_name = "FILE.png", conflicts_with = "no_sheet")]
     sheet: Option<PathBuf>,
-    /// Draw no contact sheet
+    /// Write no contact sheet
     #[arg(long)]
     no_sheet: bool,
-    /// What the plugin will classify
+    /// The medium that the plugin classifies
     #[arg(long, value_name = "MEDIUM", default_value = "image")]
     medium: Medium,
-    /// One line that says what the plugin is
+    /// One line that describes the plugin
     #[arg(long)]
     title: Option<String>,
-    /// Who made it; may be given more than once
+    /// An author of the plugin; may be repeated
     #[arg(long = "author", value_name = "NAME")]
     authors: Vec<String>,
     /// The license as an SPDX expression
     #[arg(long, value_name = "SPDX", default_value = "NOASSERTION")]
     license: String,
-    /// Divides the logits: higher is flatter
+    /// Temperature that divides the logits: higher is flatter
     #[arg(long, value_name = "T", default_value_t = 1.0)]
     temperature: f32,
     /// Cluster the embeddings as they are, instead of scaled to length 1
     #[arg(long)]
     no_normalize: bool,
-    /// Starts of k-means++, of which the best counts
+    /// Number of k-means++ initializations, of which the best is kept
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// The starts' seed
+    /// Seed of the initializations
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Start once, from these centers (a safetensors file, key `centers`, k x dim)
+    /// Initialize once, from these centers (a safetensors file, key `centers`, k x dim)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "seed"])]
     init: Option<PathBuf>,
-    /// Iterations of each start at most
+    /// Maximum number of iterations of each initialization
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
     max_iterations: u32,
-    /// A start ends when its centers move by less than this share of the variance, as in scikit-learn
+    /// Iterations stop when the centers move by less than this fraction of the variance, as in scikit-learn
     #[arg(long, value_name = "T", default_value_t = 1e-4)]
     tolerance: f64,
     /// cpu, cuda or cuda:N
@@ -103,14 +103,14 @@ pub struct FitArgs {
     json: bool,
 }
 
-/// What is clustered.
+/// The data to cluster.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 struct From {
     /// A folder of images (png, jpg), searched with its subfolders
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
-    /// A file of texts, one on each line; repeated ones count once
+    /// A file of texts, one per line; repeated ones count once
     #[arg(long, value_name = "FILE")]
     texts: Option<PathBuf>,
     /// Embeddings by the encoder (a safetensors file, key `embeddings`, n x dim)
@@ -118,19 +118,19 @@ struct From {
     embeddings: Option<PathBuf>,
 }
 
-/// What a plugin classifies.
+/// The medium that a plugin classifies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Medium {
     Image,
     Text,
 }
 
-/// Numbers of clusters, both ends included.
+/// An inclusive range of numbers of clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ks {
     first: usize,
     last: usize,
-    /// Whether a table is wanted.
+    /// Whether it was given as a range, for a table.
     range: bool,
 }
 
@@ -138,13 +138,13 @@ impl std::str::FromStr for Ks {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |part: &str| part.trim().parse::<usize>().map_err(|_| "give it as 5 or as 2..14".to_owned());
+        let number = |part: &str| part.trim().parse::<usize>().map_err(|_| "write it as 5 or as 2..14".to_owned());
         let ks = match text.split_once("..") {
             Some((first, last)) => Self { first: number(first)?, last: number(last)?, range: true },
             None => Self { first: number(text)?, last: number(text)?, range: false },
         };
         match ks {
-            Self { first, last, .. } if first > last => Err(format!("the range goes down: {last}..{first}?")),
+            Self { first, last, .. } if first > last => Err(format!("the range is descending: {last}..{first}?")),
             Self { first: 0 | 1, .. } => Err("ambiguity needs at least two styles".to_owned()),
             ks => Ok(ks),
         }
@@ -159,12 +159,11 @@ impl FitArgs {
         let writes = !self.k.range || self.output.is_some();
         ensure!(
             self.sheet.is_none() || (writes && self.from.images.is_some()),
-            "--sheet shows what fell into a plugin's clusters of images: it needs --images, and with a range of -k \
-             an -o"
+            "--sheet shows the images of a plugin's clusters: it needs --images, and with a range of -k also -o"
         );
         let output = self.output()?;
         let device = torch_ext::cuda::device(&self.device)?;
-        // A table of embeddings needs no encoder.
+        // A table for given embeddings needs no encoder.
         let mut encoder = match writes || self.from.embeddings.is_none() {
             true => Some(self.encoder(device, context)?),
             false => None,
@@ -172,13 +171,13 @@ impl FitArgs {
         let (items, mut points) = self.read(encoder.as_mut(), context)?;
         ensure!(
             points.nrows() >= self.k.last,
-            "{} has {} {}, {} clusters need at least as many",
+            "{} has {} {}, but {} clusters need at least as many",
             self.from.path().display(),
             points.nrows(),
             items.unit(),
             self.k.last
         );
-        // What encoder a plugin asks for is settled before the work.
+        // The plugin's encoder is checked before the work.
         let pin = match (&mut encoder, writes) {
             (Some((name, encoders)), true) => Some(self.pin(name, encoders, points.ncols())?),
             _ => None,
@@ -203,9 +202,9 @@ impl FitArgs {
         match (self.json, self.k.range) {
             (true, true) => println!("{:#}", table_document(&points, &rows, written)),
             (true, false) => println!("{:#}", written.unwrap_or_default()),
-            (false, true) if !writes => context.progress.println(
-                "no plugin was written: run it again with the -k that you choose, or with -o FILE for the elbow's",
-            ),
+            (false, true) if !writes => context
+                .progress
+                .println("no plugin was written: run it again with one -k, or with -o FILE for the elbow's"),
             _ => {}
         }
         Ok(())
@@ -223,7 +222,7 @@ impl FitArgs {
         Ok(PathBuf::from(format!("kmeans_{}.wasm", name.replace(' ', "_"))))
     }
 
-    /// The name under which the plugin will ask for the encoder, and the encoder behind it.
+    /// Returns the name by which the plugin asks for the encoder, and the encoders.
     fn encoder(&self, device: Device, context: &Context) -> Result<(String, Encoders)> {
         if let Ok(given) = self.encoder.parse::<EncoderFolder>() {
             return Ok((given.name.clone(), encoders(&[given], device, context)?));
@@ -241,7 +240,7 @@ impl FitArgs {
             return Ok((name, encoders));
         }
         let folder = folder.canonicalize().with_context(|| format!("{}", folder.display()))?;
-        // The shipped encoder by its path is still the shipped encoder: a plugin asks for it by its own name.
+        // The shipped encoder, named by its path, keeps its own name.
         let shipped = home().and_then(|home| {
             folder.strip_prefix(home.join("models/weights").canonicalize().ok()?).ok().map(Path::to_owned)
         });
@@ -250,12 +249,12 @@ impl FitArgs {
             _ => folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         };
         if name.is_empty() {
-            bail!("{} has no name to ask for it by: give it as --encoder NAME={0}", folder.display());
+            bail!("{} has no name that a plugin could ask for: write --encoder NAME={0}", folder.display());
         }
         Ok((name.clone(), encoders(&[EncoderFolder { name, folder }], device, context)?))
     }
 
-    /// What is to be clustered; there is an encoder unless it is embeddings already.
+    /// Reads the data to cluster; there is an encoder unless the data is embeddings.
     fn read(&self, encoder: Option<&mut (String, Encoders)>, context: &Context) -> Result<(Items, Array2<f32>)> {
         match (&self.from, encoder) {
             (From { images: Some(folder), .. }, Some((name, encoders))) => images(folder, name, encoders, context),
@@ -268,20 +267,20 @@ impl FitArgs {
         let info = encoders.get(name)?.info();
         ensure!(
             info.dim == dim,
-            "{} has embeddings of {dim} dimensions, the encoder `{name}` gives {}: name the one that made them with \
-             --encoder",
+            "{} has embeddings of {dim} dimensions, but the encoder `{name}` has {}: name the encoder of the \
+             embeddings with --encoder",
             self.from.path().display(),
             info.dim
         );
         Ok(EncoderPin { name: name.to_owned(), digest: info.digest })
     }
 
-    /// One clustering for each k.
+    /// Fits a clustering for each k.
     fn cluster(&self, points: &Array2<f32>, context: &Context) -> Result<(Vec<ElbowRow>, Vec<Clustering>)> {
         let init = self.init.as_deref().map(|file| matrix(file, "centers")).transpose()?;
         if let (Some(file), Some(init)) = (&self.init, &init) {
             let (first, last, k) = (self.k.first, self.k.last, init.nrows());
-            ensure!(first == last && last == k, "--init {} has {k} centers, -k is another number", file.display());
+            ensure!(first == last && last == k, "--init {} has {k} centers, but -k is another number", file.display());
         }
         let runs = if init.is_some() { 1 } else { self.runs };
         let bar =
@@ -320,8 +319,8 @@ impl FitArgs {
         Ok((rows, all))
     }
 
-    /// Writes the plugin and its contact sheet, and says so.
-    #[expect(clippy::too_many_arguments, reason = "it is the end of the way, where everything comes together")]
+    /// Writes the plugin and its contact sheet, and prints a summary.
+    #[expect(clippy::too_many_arguments, reason = "the last step needs everything that was computed")]
     fn write(
         &self,
         output: &Path,
@@ -335,7 +334,7 @@ impl FitArgs {
         let empty = found.sizes().iter().filter(|size| **size == 0).count();
         ensure!(
             empty == 0,
-            "{empty} of {} clusters are empty: the {} have too few different embeddings, take a smaller -k",
+            "{empty} of {} clusters are empty: the {} have too few distinct embeddings, use a smaller -k",
             row.k,
             items.unit()
         );
@@ -382,7 +381,7 @@ impl FitArgs {
         }
     }
 
-    /// Writes the contact sheet, if there are images and one is wanted.
+    /// Writes the contact sheet, if there are images and it is wanted.
     fn sheet(&self, output: &Path, items: &Items, clusters: &[Cluster]) -> Result<Option<PathBuf>> {
         let Items::Images { files, .. } = items else { return Ok(None) };
         if self.no_sheet {
@@ -408,10 +407,10 @@ impl FitArgs {
 }
 
 impl From {
-    /// The one that was given.
+    /// Returns the given path.
     fn path(&self) -> &Path {
         let given = [&self.images, &self.texts, &self.embeddings].into_iter().flatten().next();
-        given.expect("clap wants one of them")
+        given.expect("clap requires one of them")
     }
 }
 
@@ -423,9 +422,9 @@ mod tests {
     fn numbers_of_clusters_are_one_or_a_range() {
         let ks = |text: &str| text.parse::<Ks>().map(|ks| (ks.first, ks.last, ks.range));
         assert_eq!((ks("5"), ks("2..14")), (Ok((5, 5, false)), Ok((2, 14, true))));
-        assert_eq!(ks("9..3"), Err("the range goes down: 3..9?".to_owned()));
+        assert_eq!(ks("9..3"), Err("the range is descending: 3..9?".to_owned()));
         for text in ["", "five", "2..", "-3"] {
-            assert_eq!(ks(text), Err("give it as 5 or as 2..14".to_owned()), "{text}");
+            assert_eq!(ks(text), Err("write it as 5 or as 2..14".to_owned()), "{text}");
         }
         assert_eq!(ks("1..4"), Err("ambiguity needs at least two styles".to_owned()));
     }

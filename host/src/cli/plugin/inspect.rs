@@ -1,4 +1,4 @@
-//! `host plugin inspect`: what a plugin's file is, without running more of it than its own description.
+//! `host plugin inspect`: shows a plugin's file, without running more of it than its description.
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,20 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::plugin::{Asset, Classifier, Limits, PluginHost, cache_folder};
 
-/// Show what a plugin's file is: title, styles, encoders, assets, digest.
+/// Show a plugin's title, styles, encoders, assets and digest.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin inspect kmeans_image
   host plugin inspect ./mine.wasm --json")]
 pub struct InspectArgs {
-    /// A plugin: a path, or a name to be looked up
+    /// A plugin: a path or a name
     plugin: String,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
-/// Styles in a line of the layout for people.
+/// Maximum number of characters of a line's values.
 const LINE: usize = 84;
 
 impl InspectArgs {
@@ -37,7 +37,7 @@ impl InspectArgs {
     }
 }
 
-/// Everything there is to know, as JSON.
+/// Returns all properties of a plugin as JSON.
 fn document(loaded: &dyn Classifier) -> Value {
     let (description, source, inspection) = (loaded.description(), loaded.source(), loaded.inspect());
     let pinned = inspection.encoder.as_ref().filter(|pin| !pin.digest.is_empty());
@@ -68,7 +68,7 @@ fn document(loaded: &dyn Classifier) -> Value {
     })
 }
 
-/// The same for people.
+/// Returns the properties of a plugin as text.
 fn layout(loaded: &dyn Classifier) -> String {
     let (description, source, inspection) = (loaded.description(), loaded.source(), loaded.inspect());
     let encoders = description.encoders.iter().map(|name| match &inspection.encoder {
@@ -118,11 +118,11 @@ fn layout(loaded: &dyn Classifier) -> String {
     text
 }
 
-/// Lines of at most so many characters, broken after commas.
+/// Wraps a text after commas into lines of at most [`LINE`] characters.
 fn wrap(text: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
     for part in text.split_inclusive(", ") {
-        let line = lines.last_mut().expect("there is always a line");
+        let line = lines.last_mut().expect("there is at least one line");
         if !line.is_empty() && line.chars().count() + part.trim_end().chars().count() > LINE {
             *line = line.trim_end().to_owned();
             lines.push(part.to_owned());
@@ -140,7 +140,7 @@ fn short(digest: &str) -> String {
     }
 }
 
-/// Bytes as people say them.
+/// Formats a number of bytes.
 pub(super) fn size(bytes: usize) -> String {
     match bytes {
         0..10_000 => format!("{bytes} bytes"),

@@ -1,4 +1,4 @@
-//! `host plugin install`: a plugin under a name of its own, for every folder.
+//! `host plugin install`: installs a plugin under a name, for all folders.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use crate::fs::write_atomic;
 use crate::plugin::store::{Origin, installed_folder, places, plugin_files, resolve, short_name};
 use crate::plugin::{Limits, PluginHost, cache_folder};
 
-/// Install a plugin into the user's data folder, so that its name finds it from everywhere.
+/// Install a plugin into the user's data folder, so that it can be used by name from any folder.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin install ./mine.wasm
-  host plugin install . --name sea_and_sky       a plugin crate: what `cargo build-plugin` made there
-  host plugin install ./mine.wasm --force        replace the one of that name")]
+  host plugin install . --name sea_and_sky       a plugin crate: the output of `cargo build-plugin`
+  host plugin install ./mine.wasm --force        replace the plugin of that name")]
 pub struct InstallArgs {
     /// A plugin: a path, or a plugin crate's folder
     #[arg(value_name = "FILE")]
@@ -37,7 +37,7 @@ impl InstallArgs {
         let path = resolve(&self.plugin)?;
         let name = self.name.clone().unwrap_or_else(|| short_name(&path.to_string_lossy()));
         check_name(&name)?;
-        // A file that is no plugin is not installed, and its fault is told now.
+        // A file that is not a plugin is refused with its error before anything is installed.
         let host = PluginHost::new(Limits::default(), cache_folder())?;
         let plugin = host.load(&path.to_string_lossy(), BTreeMap::new())?;
         let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned()).unwrap_or_default();
@@ -47,7 +47,7 @@ impl InstallArgs {
         fs_err::create_dir_all(&folder)?;
         let side = path.with_extension("toml");
         if extension != "wasm" && side.is_file() {
-            // What it says stands beside a model that nobody can change.
+            // The .toml beside a model has the metadata that the model itself lacks.
             write_atomic(&target.with_extension("toml"), &fs_err::read(&side)?)?;
         }
         write_atomic(&target, &bytes)?;
@@ -61,11 +61,11 @@ impl InstallArgs {
         Ok(())
     }
 
-    /// The name means nothing else yet, or the user wants it so.
+    /// Checks that the name is free, or that the user forces a replacement.
     fn check_free(&self, folder: &Path, target: &Path, name: &str, bytes: &[u8]) -> Result<()> {
         let shipped = places().into_iter().find(|(origin, _)| *origin == Origin::Shipped);
         if let Some(file) = shipped.and_then(|(_, folder)| named(&folder, name)) {
-            bail!("`{name}` is a plugin that ships ({}), which would hide it; give it another --name", file.display());
+            bail!("`{name}` is a shipped plugin ({}), which would hide it; use another --name", file.display());
         }
         match named(folder, name) {
             None => Ok(()),
@@ -79,12 +79,12 @@ impl InstallArgs {
     }
 }
 
-/// Whether a place is looked into before the installed plugins, and belongs to the working folder alone.
+/// Whether a folder is searched before the installed plugins and depends on the working folder.
 fn is_nearer(origin: Origin) -> bool {
     matches!(origin, Origin::WorkingFolder | Origin::Plugins)
 }
 
-/// The plugin file of that name in a folder.
+/// Returns the plugin file of that name in a folder.
 fn named(folder: &Path, name: &str) -> Option<PathBuf> {
     plugin_files(folder).into_iter().find(|file| short_name(&file.to_string_lossy()) == name)
 }
@@ -93,7 +93,7 @@ fn check_name(name: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     ensure!(
         !name.is_empty() && name.chars().all(good),
-        "`{name}` is no name for a plugin: use letters, digits, `_` and `-`"
+        "`{name}` is not a valid plugin name: use letters, digits, `_` and `-`"
     );
     Ok(())
 }

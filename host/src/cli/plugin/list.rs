@@ -1,4 +1,4 @@
-//! `host plugin list`: which plugins a name can mean.
+//! `host plugin list`: lists the plugins that can be used by name.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::plugin::store::{Origin, places, plugin_files, short_name};
 use crate::plugin::{Description, Limits, PluginHost, cache_folder};
 
-/// List the plugins that can be called by name: the working folder's, ./plugins, shipped and installed ones.
+/// List the plugins that can be used by name: those in the working folder, in ./plugins, shipped and installed ones.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin list
@@ -26,15 +26,15 @@ pub struct ListArgs {
     json: bool,
 }
 
-/// One file.
+/// One plugin file.
 struct Listed {
     name: String,
     path: PathBuf,
     origin: Origin,
     bytes: usize,
-    /// Its description and digest, or why it cannot be loaded.
+    /// The plugin's description and digest, or why it cannot be loaded.
     loaded: Result<(Description, String), String>,
-    /// The file that the name means instead.
+    /// The file that the name refers to instead.
     hidden_by: Option<PathBuf>,
 }
 
@@ -59,7 +59,9 @@ impl ListArgs {
         }
         match self.json {
             true => println!("{:#}", json!({ "plugins": listed.iter().map(Listed::document).collect::<Vec<_>>() })),
-            false if listed.is_empty() => println!("no plugins; `host plugin fit` or `host plugin new` makes one"),
+            false if listed.is_empty() => {
+                println!("no plugins; create one with `host plugin fit` or `host plugin new`")
+            }
             false => print!("{}", layout(&listed)),
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! `host plugin …`: make, look into and run plugins.
+//! `host plugin …`: creates, inspects and runs plugins.
 
 mod bench;
 mod build;
@@ -21,7 +21,7 @@ use tch::Device;
 use crate::context::Context;
 use crate::encoders::Encoders;
 
-/// Make, look into and run style classifier plugins.
+/// Create, inspect and run style classifier plugins.
 #[derive(Args, Debug)]
 pub struct PluginArgs {
     #[command(subcommand)]
@@ -60,7 +60,7 @@ impl PluginArgs {
     }
 }
 
-/// What `--encoder NAME=DIR` says.
+/// The value of `--encoder NAME=DIR`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct EncoderFolder {
     name: String,
@@ -75,22 +75,22 @@ impl std::str::FromStr for EncoderFolder {
             Some((name, folder)) if !name.is_empty() && !folder.is_empty() => {
                 Ok(Self { name: name.to_owned(), folder: folder.into() })
             }
-            _ => Err("give it as NAME=DIR".to_owned()),
+            _ => Err("write it as NAME=DIR".to_owned()),
         }
     }
 }
 
-/// The encoders that ship, and the named ones.
+/// Returns the shipped encoders and the named ones.
 fn encoders(named: &[EncoderFolder], device: Device, context: &Context) -> Result<Encoders> {
     let named = named.iter().map(|named| (named.name.clone(), named.folder.to_string_lossy().into_owned()));
     Encoders::open(&named.collect(), device, context)
 }
 
-/// The name of a file that a component is written to.
+/// Checks the name of a component's output file.
 fn check_component_name(output: &Path) -> Result<()> {
     ensure!(
         output.extension().is_some_and(|extension| extension == "wasm"),
-        "-o {} does not end in .wasm, which is how a plugin's file is told",
+        "-o {} must end in .wasm, the extension of plugin files",
         output.display()
     );
     Ok(())

@@ -1,4 +1,4 @@
-//! `host plugin new`: a plugin crate that builds and passes its tests, out of templates in this program.
+//! `host plugin new`: creates a plugin crate that builds and passes its tests, from templates in this program.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,26 +11,26 @@ use crate::context::Context;
 use crate::zoo::home::home;
 use procedural_art::{STYLES, paint};
 
-/// Write a Rust plugin crate: it builds, passes its tests, and is yours to change.
+/// Create a Rust plugin crate that builds and passes its tests, as a starting point.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  host plugin new sea_and_sky                      looks at pixels
-  host plugin new movements --kind embedding       names of styles, seen by CLIP
+  host plugin new sea_and_sky                      classifies by pixels
+  host plugin new movements --kind embedding       classifies by CLIP's similarity to the names of styles
   host plugin new tone --kind text
 
 Then, in its folder: cargo test, cargo build-plugin, host plugin check .")]
 pub struct NewArgs {
-    /// The plugin's name, and that of the folder made for it here
+    /// The plugin's name, which is also the name of the new folder
     name: String,
-    /// What it classifies by
+    /// The plugin's input
     #[arg(long, value_enum, default_value_t = Kind::Pixels)]
     kind: Kind,
-    /// The folder of ambiguity-sdk [default: the one beside this program's own sources]
+    /// The folder of ambiguity-sdk [default: the one beside this program's sources]
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
 }
 
-/// What a plugin looks at.
+/// The input of a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
     /// An image's pixels
@@ -41,7 +41,7 @@ enum Kind {
     Text,
 }
 
-/// Words that Rust does not take as a crate's name, or that would hide a crate of its own.
+/// Words that Rust does not accept as a crate's name, or that would shadow another crate.
 const RESERVED: [&str; 60] = [
     "abstract",
     "alloc",
@@ -105,11 +105,12 @@ const RESERVED: [&str; 60] = [
     "deps",
 ];
 
-/// The longest name.
+/// Maximum length of a name.
 const MAX_NAME: usize = 64;
 
-/// The paintings that are an image plugin's fixtures: style, and side in pixels.
+/// Styles of the paintings that are an image plugin's fixtures.
 const FIXTURES: [&str; 2] = ["impressionism", "ukiyo-e"];
+/// Side of the fixtures in pixels.
 const SIDE: u32 = 96;
 
 /// The texts that are a text plugin's fixtures.
@@ -130,28 +131,28 @@ impl NewArgs {
         ensure!(!folder.exists(), "{} exists already: choose another name, or remove it", folder.display());
         let sdk = self.sdk()?;
         let here = std::env::current_dir().context("the working folder")?;
-        // All of it under another name first, so that there is the whole crate or none.
+        // The crate is written under a temporary name first, so that it is complete or does not exist.
         let partial = tempfile::Builder::new().prefix(".new-").tempdir_in(&here).context("the working folder")?;
         for (file, bytes) in self.files(&sdk)? {
             let path = partial.path().join(file);
-            fs_err::create_dir_all(path.parent().expect("every file lies in the crate"))?;
+            fs_err::create_dir_all(path.parent().expect("every file is in the crate"))?;
             fs_err::write(path, bytes)?;
         }
-        // A temporary folder is private by default; what it becomes is an ordinary one.
+        // A temporary folder is private by default; the crate's folder has ordinary permissions.
         #[cfg(unix)]
         fs_err::set_permissions(partial.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         fs_err::rename(partial.path(), &folder)?;
-        // Nothing is left there to be removed.
+        // Nothing is left to remove.
         let _moved = partial.keep();
         context.progress.println(format!(
-            "made the plugin crate {0}/; next:\n  cd {0}\n  cargo test\n  cargo build-plugin\n  host plugin check .\n  \
-             host plugin test . --accept\nREADME.md says what each does; src/lib.rs is the plugin",
+            "created the plugin crate {0}/; next:\n  cd {0}\n  cargo test\n  cargo build-plugin\n  host plugin check \
+             .\n  host plugin test . --accept\nREADME.md explains each step; src/lib.rs is the plugin",
             self.name
         ));
         Ok(())
     }
 
-    /// The SDK's folder, as an absolute path.
+    /// Returns the SDK's folder as an absolute path.
     fn sdk(&self) -> Result<PathBuf> {
         let is_sdk = |folder: &Path| {
             fs_err::read_to_string(folder.join("Cargo.toml"))
@@ -170,7 +171,7 @@ impl NewArgs {
         fs_err::canonicalize(folder).map_err(Into::into)
     }
 
-    /// The crate's files and their contents.
+    /// Returns the crate's files and their contents.
     fn files(&self, sdk: &Path) -> Result<Vec<(&'static str, Vec<u8>)>> {
         let library = match self.kind {
             Kind::Pixels => include_str!("../../../templates/plugin/pixels.rs.in"),
@@ -178,7 +179,8 @@ impl NewArgs {
             Kind::Text => include_str!("../../../templates/plugin/text.rs.in"),
         };
         let file = self.name.replace('-', "_");
-        let path = sdk.to_str().with_context(|| format!("{} is not UTF-8, Cargo.toml must be", sdk.display()))?;
+        let path =
+            sdk.to_str().with_context(|| format!("{} is not UTF-8, which Cargo.toml requires", sdk.display()))?;
         let fill = |template: &str| {
             let text = template.replace("{{name}}", &self.name).replace("{{type}}", &type_name(&self.name));
             let text = text.replace("{{file}}", &file).replace("{{sdk}}", &toml::Value::from(path).to_string());
@@ -209,7 +211,7 @@ impl NewArgs {
     }
 }
 
-/// A painting as a PNG file.
+/// Returns a painting as a PNG file.
 fn painting(slug: &str, subject: usize) -> Result<Vec<u8>> {
     let style = STYLES.iter().position(|style| style.slug == slug).expect("it is one of the styles");
     let mut png = std::io::Cursor::new(vec![]);
@@ -217,13 +219,13 @@ fn painting(slug: &str, subject: usize) -> Result<Vec<u8>> {
     Ok(png.into_inner())
 }
 
-/// A name is one of a crate and of a folder in the working folder.
+/// Checks that a name is valid for a crate and for a folder.
 fn check_name(name: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
     let problem = if !name.starts_with(|c: char| c.is_ascii_lowercase()) {
-        "it must begin with a lower-case letter"
+        "it must begin with a lowercase letter"
     } else if !name.chars().all(good) {
-        "use lower-case letters, digits, `_` and `-`"
+        "use lowercase letters, digits, `_` and `-`"
     } else if name.len() > MAX_NAME {
         "it is longer than 64 characters"
     } else if RESERVED.contains(&name) {
@@ -231,10 +233,10 @@ fn check_name(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    bail!("`{name}` is no name for a plugin crate: {problem}")
+    bail!("`{name}` is not a valid name for a plugin crate: {problem}")
 }
 
-/// `sea_and-sky` as a type: `SeaAndSky`.
+/// Converts a name to a type's name: `sea_and-sky` to `SeaAndSky`.
 fn type_name(name: &str) -> String {
     let capital = |word: &str| word[..1].to_uppercase() + &word[1..];
     let name: String = name.split(['-', '_']).filter(|word| !word.is_empty()).map(capital).collect();
@@ -246,7 +248,7 @@ fn type_name(name: &str) -> String {
     }
 }
 
-/// What cargo writes into a lock file.
+/// The content of cargo's lock file.
 #[derive(Deserialize, Serialize)]
 struct Lock {
     version: u32,
@@ -265,8 +267,8 @@ struct Package {
     dependencies: Vec<String>,
 }
 
-/// The new crate's lock file: the SDK's dependencies in the versions that the SDK was tested with, so that nothing needs
-/// to be looked up.
+/// Returns the new crate's lock file: the SDK's dependencies in the versions that the SDK was tested with, so that
+/// cargo need not resolve them.
 fn lock_file(sdk_lock: &str, name: &str) -> Result<String> {
     let mut lock: Lock = toml::from_str(sdk_lock).context("the Cargo.lock beside the SDK")?;
     let (mut wanted, mut queue) = (BTreeSet::new(), vec!["ambiguity-sdk".to_owned()]);
@@ -331,7 +333,7 @@ mod tests {
             name = "wasmtime"
             version = "48.0.0"
         "#;
-        let lock: Lock = toml::from_str(&lock_file(sdk_lock, "mine").expect("a lock file")).expect("it is one");
+        let lock: Lock = toml::from_str(&lock_file(sdk_lock, "mine").expect("a lock file")).expect("valid TOML");
         let names: Vec<_> =
             lock.package.iter().map(|package| format!("{} {}", package.name, package.version)).collect();
         assert_eq!(names, ["ambiguity-sdk 0.1.0", "itoa 1.0.0", "mine 0.1.0", "serde 1.0.1"]);

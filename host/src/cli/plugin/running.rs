@@ -1,4 +1,4 @@
-//! What the commands share that run a plugin: its encoders, its configuration, and how figures are written.
+//! Shared parts of the commands that run a plugin: its encoders, its configuration, and the formatting of numbers.
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -9,13 +9,13 @@ use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::plugin::{Batch, Classifier, PluginHost, Sample, cache_folder};
 
-/// What a plugin runs with.
+/// The arguments for running a plugin.
 #[derive(Args, Debug)]
 pub(super) struct RunningArgs {
-    /// Where an encoder is that the plugin asks for; a single one is also what `clip` stands for
+    /// Folder of an encoder that the plugin asks for; a single one is also used for `clip`
     #[arg(long = "encoder", value_name = "NAME=DIR")]
     encoders: Vec<EncoderFolder>,
-    /// What the plugin's configuration says
+    /// One key of the plugin's configuration
     #[arg(long = "config", value_name = "KEY=VALUE", value_parser = key_value)]
     config: Vec<(String, String)>,
     /// cpu, cuda or cuda:N
@@ -24,30 +24,30 @@ pub(super) struct RunningArgs {
 }
 
 impl RunningArgs {
-    /// Loads a plugin with the limits that a run has by default, and its encoders' names.
+    /// Loads a plugin with the default limits of a run, and opens the encoders.
     pub(super) fn open(&self, reference: &str, context: &Context) -> Result<(Box<dyn Classifier>, Encoders)> {
         let encoders = self.encoders(context)?;
         let host = self.on_device(PluginHost::new(PluginLimits::preset(), cache_folder())?)?;
         Ok((self.load(&host, reference)?, encoders))
     }
 
-    /// Lets a host's plugins run where `--device` says.
+    /// Sets a host's device to `--device`.
     pub(super) fn on_device(&self, host: PluginHost) -> Result<PluginHost> {
         Ok(host.on(torch_ext::cuda::device(&self.device)?))
     }
 
-    /// Loads a plugin into a host of the caller's.
+    /// Loads a plugin into a given host.
     pub(super) fn load(&self, host: &PluginHost, reference: &str) -> Result<Box<dyn Classifier>> {
         Ok(host.load(reference, self.config.iter().cloned().collect())?)
     }
 
-    /// The shipped encoders and the given ones.
+    /// Opens the shipped encoders and the given ones.
     pub(super) fn encoders(&self, context: &Context) -> Result<Encoders> {
         encoders(&self.encoders, torch_ext::cuda::device(&self.device)?, context)
     }
 }
 
-/// A batch whose embeddings are there already, so that the time of classifying it is the plugin's own.
+/// Returns a batch with precomputed embeddings, so that the time of classifying it is the plugin's alone.
 pub(super) fn embedded(samples: Vec<Sample>, plugin: &dyn Classifier, encoders: &mut Encoders) -> Result<Batch> {
     let mut batch = Batch::new(samples);
     for encoder in &plugin.description().encoders {
@@ -57,14 +57,14 @@ pub(super) fn embedded(samples: Vec<Sample>, plugin: &dyn Classifier, encoders: 
     Ok(batch)
 }
 
-/// A plugin's name, version, number of styles and media, as reports begin.
+/// Returns the heading of reports: a plugin's name, version, number of styles and media.
 pub(super) fn heading(plugin: &dyn Classifier) -> String {
     let description = plugin.description();
     let (name, version, styles) = (&description.name, &description.version, description.styles.len());
     format!("{name} {version}: {styles} styles, {}", description.media.join(", "))
 }
 
-/// A large count in three or four figures: 950, 12.3 k, 1.23 M.
+/// Formats a large count with three or four digits: 950, 12.3 k, 1.23 M.
 pub(super) fn count(n: u64) -> String {
     let n = n as f64;
     match n {
@@ -75,12 +75,13 @@ pub(super) fn count(n: u64) -> String {
     }
 }
 
-/// Bytes of memory in MiB.
+/// Formats bytes in MiB.
 pub(super) fn mib(bytes: usize) -> String {
     format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-/// A table as text: columns aligned, the first one to the left, the others as told, two spaces in between.
+/// Returns a table as text: each column is left-aligned where `left` is true, else right-aligned, separated by two
+/// spaces.
 pub(super) fn table(left: &[bool], rows: &[Vec<String>]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..left.len()).map(width).collect();
@@ -98,7 +99,7 @@ pub(super) fn table(left: &[bool], rows: &[Vec<String>]) -> String {
 
 fn key_value(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
-    pair.ok_or_else(|| "give it as KEY=VALUE".to_owned())
+    pair.ok_or_else(|| "write it as KEY=VALUE".to_owned())
 }
 
 #[cfg(test)]
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_and_tables_read_well() {
+    fn numbers_and_tables_are_aligned() {
         assert_eq!([950, 12_345, 1_234_567, 2_000_000_000].map(count), ["950", "12.3 k", "1.23 M", "2.00 G"]);
         assert_eq!(mib(1_310_720), "1.25 MiB");
         let rows = [["style", "p"], ["cubism", "0.5"]].map(|row| row.map(str::to_owned).to_vec());

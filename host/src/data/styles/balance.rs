@@ -1,4 +1,4 @@
-//! The split, and the endless balanced stream of training images.
+//! The split into training and held-out images, and the endless balanced stream of training images.
 
 use std::sync::Arc;
 
@@ -9,23 +9,23 @@ use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use super::cache::CachedStyle;
 use crate::random::{Purpose, derive_seed};
 
-/// What is drawn.
+/// The purpose of a random draw.
 #[derive(Clone, Copy)]
 enum Draw {
-    /// Which images of a style are held out.
+    /// The held-out images of a style.
     Split,
-    /// A pass's images and their order.
+    /// The images of a pass and their order.
     Pass,
-    /// Which images of a step are mirrored.
+    /// The mirrored images of a step.
     Mirror,
 }
 
-/// Which images to train on and which to measure on, by their places in the cache.
+/// Training and held-out images, by their indices in the cache.
 #[derive(Debug)]
 pub(super) struct Split {
-    /// By style; at least one each.
+    /// Training images by style, at least one each.
     pub(super) training: Vec<Vec<u32>>,
-    /// In ascending order, so by style.
+    /// Held-out images in ascending order, hence by style.
     pub(super) held_out: Vec<usize>,
 }
 
@@ -39,7 +39,7 @@ pub(super) fn split(styles: &[CachedStyle], test_share: f64, seed: u64) -> Resul
         let n_held_out = if test_share > 0.0 { n_held_out.max(1) } else { 0 };
         let broken = match style.n_broken {
             0 => String::new(),
-            n => format!(" and {n} that cannot be read"),
+            n => format!(" and {n} unreadable"),
         };
         ensure!(
             n_held_out < n,
@@ -58,12 +58,13 @@ pub(super) fn split(styles: &[CachedStyle], test_share: f64, seed: u64) -> Resul
     Ok(split)
 }
 
-/// The stream of passes: each has `per_class` images of every style, shuffled as a whole, and follows from its number.
+/// The stream of passes: each has `per_class` images of every style, shuffled together, and is a function of its
+/// number.
 pub(super) struct Stream {
     split: Arc<Split>,
     per_class: usize,
     seed: u64,
-    /// The pass at hand and its images.
+    /// The current pass and its images.
     pass: Option<(u64, Vec<u32>)>,
 }
 
@@ -72,30 +73,30 @@ impl Stream {
         Self { split, per_class, seed, pass: None }
     }
 
-    /// The images of a step.
+    /// Returns the images of a step.
     pub(super) fn step(&mut self, step: u64, batch_size: usize) -> Vec<usize> {
         let first = step * batch_size as u64;
-        (first..first + batch_size as u64).map(|place| self.at(place)).collect()
+        (first..first + batch_size as u64).map(|position| self.at(position)).collect()
     }
 
-    /// Which images of a step are mirrored.
+    /// Returns which images of a step are mirrored.
     pub(super) fn mirrored(&self, step: u64, batch_size: usize) -> Vec<bool> {
         let mut generator = generator(self.seed, Draw::Mirror, step);
         (0..batch_size).map(|_| generator.next_u64() >> 63 == 1).collect()
     }
 
-    /// The image at a place of the stream.
-    fn at(&mut self, place: u64) -> usize {
+    /// Returns the image at a position of the stream.
+    fn at(&mut self, position: u64) -> usize {
         let per_pass = (self.split.training.len() * self.per_class) as u64;
-        let (pass, within) = (place / per_pass, (place % per_pass) as usize);
-        if self.pass.as_ref().is_none_or(|(at_hand, _)| *at_hand != pass) {
+        let (pass, within) = (position / per_pass, (position % per_pass) as usize);
+        if self.pass.as_ref().is_none_or(|(current, _)| *current != pass) {
             self.pass = Some((pass, self.draw(pass)));
         }
         let (_, images) = self.pass.as_ref().expect("drawn on the line above");
         images[within] as usize
     }
 
-    /// A pass: of each style whole permutations, one after the other, then the beginning of one.
+    /// Draws a pass: of each style whole permutations, one after the other, then the beginning of another one.
     fn draw(&self, pass: u64) -> Vec<u32> {
         let mut generator = generator(self.seed, Draw::Pass, pass);
         let mut images = Vec::with_capacity(self.split.training.len() * self.per_class);
@@ -120,11 +121,11 @@ fn generator(seed: u64, draw: Draw, index: u64) -> Xoshiro256PlusPlus {
     Xoshiro256PlusPlus::seed_from_u64(derive_seed(seed, kind, index, Purpose::Data))
 }
 
-/// Fisher and Yates's shuffle. A place is drawn by the high half of a product, whose bias at these lengths is below 2⁻³².
-fn shuffle<T>(things: &mut [T], generator: &mut impl RngCore) {
-    for i in (1..things.len()).rev() {
+/// Shuffles by Fisher and Yates. An index is the high half of a product, whose bias at these lengths is below 2⁻³².
+fn shuffle<T>(items: &mut [T], generator: &mut impl RngCore) {
+    for i in (1..items.len()).rev() {
         let j = (u128::from(generator.next_u64()) * (i as u128 + 1)) >> 64;
-        things.swap(i, j as usize);
+        items.swap(i, j as usize);
     }
 }
 
@@ -171,13 +172,13 @@ mod tests {
         assert_eq!(error, "the style style 1 has 1 image: too few to hold 1 out and train on the rest");
         styles[1].n_broken = 4;
         let error = split(&styles, 0.1, 7).unwrap_err().to_string();
-        assert!(error.contains("has 1 image and 4 that cannot be read: too few"), "{error}");
+        assert!(error.contains("has 1 image and 4 unreadable: too few"), "{error}");
         assert_eq!(split(&styles, 0.0, 7).unwrap().training[1].len(), 1);
     }
 
     #[test]
     fn every_pass_is_balanced_and_repeats_evenly() {
-        // Of 4, 8, 16 and 80 images to train on, 20 each.
+        // 20 each, from 4, 8, 16 and 80 training images.
         let mut stream = stream(&[5, 10, 20, 100], 20, 3);
         let training = stream.split.training.clone();
         for pass in 0..3 {
@@ -185,11 +186,11 @@ mod tests {
             for image in stream.step(pass, 80) {
                 *counts.entry(image).or_default() += 1;
             }
-            for (style, (least, most)) in training.iter().zip([(5, 5), (2, 3), (1, 2), (0, 1)]) {
+            for (style, (minimum, maximum)) in training.iter().zip([(5, 5), (2, 3), (1, 2), (0, 1)]) {
                 let times: Vec<usize> =
                     style.iter().map(|&image| counts.get(&(image as usize)).copied().unwrap_or(0)).collect();
                 assert_eq!(times.iter().sum::<usize>(), 20);
-                assert!(times.iter().all(|times| (least..=most).contains(times)), "{times:?}");
+                assert!(times.iter().all(|times| (minimum..=maximum).contains(times)), "{times:?}");
             }
         }
         let held_out: BTreeSet<usize> = stream.split.held_out.iter().copied().collect();
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_differ_are_shuffled_and_subsample_afresh() {
+    fn passes_differ_and_are_shuffled_and_resampled() {
         let mut stream = stream(&[100, 100], 20, 3);
         let passes = [0, 1].map(|pass| stream.step(pass, 40));
         assert_ne!(passes[0], passes[1]);
@@ -215,7 +216,7 @@ mod tests {
         for first in [1, 3, 4, 17, 29] {
             assert_eq!(stream(&[7, 9, 30], 5, 3).step(first, 4), steps[first as usize], "step {first}");
         }
-        // Another batch size cuts the same stream.
+        // Another batch size divides the same stream.
         assert_eq!(stream(&[7, 9, 30], 5, 3).step(0, 120), steps.concat());
     }
 
@@ -223,9 +224,9 @@ mod tests {
     fn a_shuffle_is_even() {
         let mut counts = [[0; 4]; 4];
         for seed in 0..4000 {
-            let mut things = [0, 1, 2, 3];
-            shuffle(&mut things, &mut generator(seed, Draw::Pass, 0));
-            things.iter().enumerate().for_each(|(place, &thing)| counts[place][thing] += 1);
+            let mut items = [0, 1, 2, 3];
+            shuffle(&mut items, &mut generator(seed, Draw::Pass, 0));
+            items.iter().enumerate().for_each(|(position, &item)| counts[position][item] += 1);
         }
         // 1000 expected; five standard deviations are 137.
         assert!(counts.iter().flatten().all(|count| (863..1137).contains(count)), "{counts:?}");

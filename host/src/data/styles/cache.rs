@@ -1,7 +1,7 @@
-//! The cache: the images' planes in one memory-mapped file, KEY.u8, and what they are in KEY.json beside it.
+//! The image cache: the images' planes in one memory-mapped file, KEY.u8, and its index, KEY.json.
 //!
-//! The index comes last and by a rename, so that where it stands the images are whole. A lock lets one process at a time
-//! make a cache; the others wait for it.
+//! The index is written last, by a rename, so that its images are complete if it exists. A lock lets one process at a
+//! time build a cache; the others wait for it.
 
 use std::fs::{File, TryLockError};
 use std::io::{BufWriter, Write};
@@ -22,30 +22,30 @@ use crate::fs::write_atomic;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::progress::Progress;
 
-/// Images that are decoded for each thread between two writes: this bounds the memory.
+/// Number of images that each thread decodes between two writes: this bounds the memory.
 const DECODED_PER_THREAD: usize = 16;
-/// Images whose bytes are checked when a cache is opened; to read all of a large one would take minutes.
-const MOST_CHECKED: usize = 64;
-/// How often a process that waits for another one's cache looks.
-const WAITING: Duration = Duration::from_millis(200);
+/// Maximum number of images whose bytes are checked when a cache is opened: reading all of a large one takes minutes.
+const MAX_CHECKED: usize = 64;
+/// Period at which a process that waits for another one's cache checks again.
+const POLL_PERIOD: Duration = Duration::from_millis(200);
 
-/// What the cache holds.
+/// The index of a cache.
 #[derive(Serialize, Deserialize)]
 struct Index {
     key: String,
     size: u32,
     styles: Vec<CachedStyle>,
     broken: Vec<Broken>,
-    /// The SHA-256 over evenly chosen images.
+    /// SHA-256 over evenly chosen images.
     checked: String,
 }
 
-/// A style and its images, which lie one after the other.
+/// A style and its images, which are contiguous.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct CachedStyle {
     pub(super) name: String,
     pub(super) files: Vec<String>,
-    /// Images of it that could not be read.
+    /// Number of its images that could not be read.
     pub(super) n_broken: usize,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct CachedStyle {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Broken {
     file: String,
-    /// The whole sentence.
+    /// The error message.
     pub(super) why: String,
 }
 
@@ -64,9 +64,9 @@ pub(super) struct Images {
     pub(super) names: Vec<String>,
     pub(super) styles: Vec<CachedStyle>,
     pub(super) broken: Vec<Broken>,
-    /// Width and height.
+    /// Width and height in pixels.
     pub(super) size: usize,
-    /// Each image's style.
+    /// The style of each image.
     style_of: Vec<u32>,
     path: PathBuf,
     file: File,
@@ -74,7 +74,7 @@ pub(super) struct Images {
 }
 
 impl Images {
-    /// Opens the cache of a listing, which is made where it is missing or damaged.
+    /// Opens the cache of a listing; it is built if it is missing or damaged.
     pub(super) fn open(
         listing: &Listing,
         options: &Options,
@@ -88,7 +88,7 @@ impl Images {
         fs::create_dir_all(folder)?;
         let lock = fs::File::create(folder.join(format!("{}.lock", listing.key)))?;
         wait_for(lock.file(), progress, interrupt)?;
-        // Another process may have made it in the meantime.
+        // Another process may have built it in the meantime.
         if let Some(images) = Self::load(listing, options.size, folder)? {
             return Ok(images);
         }
@@ -97,13 +97,13 @@ impl Images {
         written.with_context(|| format!("the image cache in {} was damaged while it was written", folder.display()))
     }
 
-    /// The cache, if it is there and whole.
+    /// Loads the cache, if it exists and is complete.
     ///
     /// # Errors
-    /// If it is whole, but a style in it has no image.
+    /// If it is complete, but a style in it has no image.
     fn load(listing: &Listing, size: u32, folder: &Path) -> Result<Option<Self>> {
         let [index_path, path] = ["json", "u8"].map(|kind| folder.join(format!("{}.{kind}", listing.key)));
-        // Whatever keeps a cache from being read is a reason to make it again.
+        // A cache that cannot be read, for whatever reason, is built again.
         let index: Option<Index> = std::fs::read(index_path).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let Some(index) = index.filter(|index| index.key == listing.key && index.size == size) else { return Ok(None) };
         if let Some(style) = index.styles.iter().find(|style| style.files.is_empty()) {
@@ -119,8 +119,8 @@ impl Images {
         if file.metadata().ok().map(|metadata| metadata.len()) != Some(n as u64 * image_bytes(size)) {
             return Ok(None);
         }
-        // SAFETY: the file is never written to after it was renamed to this name. Were it cut short by somebody else,
-        // reading would end the process: `check` looks for that before each batch.
+        // SAFETY: the file is never written to after it was renamed to this name. If another process truncated it,
+        // reading would end this process: `check` detects that before each batch.
         let Ok(map) = (unsafe { Mmap::map(&file) }) else { return Ok(None) };
         if digest_of_some(&map, n) != index.checked {
             return Ok(None);
@@ -140,43 +140,43 @@ impl Images {
         }))
     }
 
-    /// How many there are.
+    /// Returns the number of images.
     pub(super) fn len(&self) -> usize {
         self.style_of.len()
     }
 
-    /// An image's style.
+    /// Returns an image's style.
     pub(super) fn style(&self, image: usize) -> i64 {
         i64::from(self.style_of[image])
     }
 
-    /// An image's planes, u8 [3, size, size].
+    /// Returns an image's planes, u8 [3, size, size].
     pub(super) fn planes(&self, image: usize) -> &[u8] {
         let bytes = 3 * self.size * self.size;
         &self.map[image * bytes..(image + 1) * bytes]
     }
 
-    /// An error if the file was cut short since it was opened: its pages could then not be read.
+    /// Returns an error if the file was truncated since it was opened: its pages could then not be read.
     pub(super) fn check(&self) -> Result<()> {
         let length = self.file.metadata().with_context(|| format!("reading {}", self.path.display()))?.len();
         ensure!(
             length >= self.map.len() as u64,
-            "the image cache {} was cut short while it was in use: start again, and it is made anew",
+            "the image cache {} was truncated while it was in use: start again to rebuild it",
             self.path.display()
         );
         Ok(())
     }
 }
 
-/// Bytes of one image in the cache.
+/// Returns the bytes of one image in the cache.
 fn image_bytes(size: u32) -> u64 {
     3 * u64::from(size) * u64::from(size)
 }
 
-/// The SHA-256 over evenly chosen images of `n`, the first and the last among them, in hexadecimal.
+/// Returns the SHA-256 over evenly chosen images of `n`, including the first and the last, in hexadecimal.
 fn digest_of_some(images: &[u8], n: usize) -> String {
     let mut hash = Sha256::new();
-    let (bytes, count) = (images.len() / n.max(1), n.min(MOST_CHECKED));
+    let (bytes, count) = (images.len() / n.max(1), n.min(MAX_CHECKED));
     for i in 0..count {
         let image = if count > 1 { i * (n - 1) / (count - 1) } else { 0 };
         hash.update(&images[image * bytes..(image + 1) * bytes]);
@@ -184,25 +184,25 @@ fn digest_of_some(images: &[u8], n: usize) -> String {
     format!("{:x}", hash.finalize())
 }
 
-/// Waits until no other process makes this cache.
+/// Waits until no other process builds this cache.
 fn wait_for(lock: &File, progress: &Progress, interrupt: &Interrupt) -> Result<()> {
     let mut said = false;
     loop {
         match lock.try_lock() {
-            // Without locks, two processes at worst do the same work twice.
+            // Without locks, at worst two processes do the same work.
             Ok(()) | Err(TryLockError::Error(_)) => return Ok(()),
             Err(TryLockError::WouldBlock) => {}
         }
         if !said {
-            progress.println("another process is making the image cache: waiting for it");
+            progress.println("another process is building the image cache: waiting for it");
             said = true;
         }
-        interrupt.check("another process is making the image cache")?;
-        std::thread::sleep(WAITING);
+        interrupt.check("another process is building the image cache")?;
+        std::thread::sleep(POLL_PERIOD);
     }
 }
 
-/// Reads, squares and resizes every image, in parallel, and writes them as they come.
+/// Reads, squares and resizes every image, in parallel, and writes the cache.
 fn build(
     listing: &Listing,
     options: &Options,
@@ -211,10 +211,11 @@ fn build(
     interrupt: &Interrupt,
 ) -> Result<()> {
     let needed = listing.images.len() as u64 * image_bytes(options.size);
-    let disk = rustix::fs::statvfs(folder).with_context(|| format!("asking how much room {} has", folder.display()))?;
-    check_room(needed, disk.f_bavail.saturating_mul(disk.f_frsize), folder)?;
+    let disk =
+        rustix::fs::statvfs(folder).with_context(|| format!("reading the free space of {}", folder.display()))?;
+    check_space(needed, disk.f_bavail.saturating_mul(disk.f_frsize), folder)?;
 
-    // Dropped before it is renamed, a temporary file is removed.
+    // A temporary file that is dropped before it is renamed is removed.
     let temporary = tempfile::Builder::new().prefix(&format!(".{}.", &listing.key[..16])).tempfile_in(folder)?;
     let mut out = BufWriter::with_capacity(1 << 20, temporary);
     let mut styles: Vec<CachedStyle> =
@@ -225,7 +226,7 @@ fn build(
         let decoded: Vec<_> = images
             .par_iter()
             .map(|image| {
-                // What is skipped here is never written: the check below comes first.
+                // An image that is skipped here is never written: the check below comes first.
                 let planes = (!interrupt.requested()).then(|| {
                     let read = image.read(options.size);
                     read.map(|read| square(&read, options.size, options.fit))
@@ -237,7 +238,7 @@ fn build(
             .collect();
         for (image, decoded) in images.iter().zip(decoded) {
             let Some(decoded) = decoded else {
-                bail!(Interrupted { kept: "nothing is kept of the unfinished image cache".to_owned() });
+                bail!(Interrupted { kept: "the unfinished image cache is not kept".to_owned() });
             };
             let style = &mut styles[image.style];
             match decoded {
@@ -258,7 +259,7 @@ fn build(
     temporary.as_file().sync_all().with_context(writing)?;
 
     let n = listing.images.len() - broken.len();
-    // SAFETY: nobody else writes to the temporary file, and it has been written whole.
+    // SAFETY: no other process writes to the temporary file, and it is complete.
     let map = unsafe { Mmap::map(temporary.as_file()) }.with_context(writing)?;
     let checked = digest_of_some(&map, n);
     #[cfg(unix)]
@@ -270,12 +271,12 @@ fn build(
     Ok(())
 }
 
-/// An error if the cache would not fit.
-fn check_room(needed: u64, free: u64, folder: &Path) -> Result<()> {
+/// Returns an error if the cache would not fit on the disk.
+fn check_space(needed: u64, free: u64, folder: &Path) -> Result<()> {
     let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
     ensure!(
         needed <= free,
-        "the image cache needs {} and {} has {} free: make room, or take a smaller size",
+        "the image cache needs {}, but {} has {} free: free some space, or use a smaller size",
         gigabytes(needed),
         folder.display(),
         gigabytes(free)
@@ -288,27 +289,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cache_without_room_is_refused_with_the_numbers() {
-        check_room(10, 10, Path::new("cache")).unwrap();
+    fn a_cache_without_space_is_refused_with_the_numbers() {
+        check_space(10, 10, Path::new("cache")).unwrap();
         let needed = 81_444 * image_bytes(512);
-        let error = check_room(needed, 12_300_000_000, Path::new("cache")).unwrap_err().to_string();
+        let error = check_space(needed, 12_300_000_000, Path::new("cache")).unwrap_err().to_string();
         assert_eq!(
             error,
-            "the image cache needs 64.1 GB and cache has 12.3 GB free: make room, or take a smaller size"
+            "the image cache needs 64.1 GB, but cache has 12.3 GB free: free some space, or use a smaller size"
         );
     }
 
     #[test]
     fn the_checked_images_are_spread_from_the_first_to_the_last() {
         let images = vec![0; 2 * 1000];
-        let sound = digest_of_some(&images, 1000);
-        let seen = (0..1000).filter(|image| {
+        let intact = digest_of_some(&images, 1000);
+        let checked = (0..1000).filter(|image| {
             let mut damaged = images.clone();
             damaged[2 * image + 1] = 1;
-            digest_of_some(&damaged, 1000) != sound
+            digest_of_some(&damaged, 1000) != intact
         });
-        let seen: Vec<usize> = seen.collect();
-        assert_eq!((seen.len(), seen[0], seen[63]), (64, 0, 999));
+        let checked: Vec<usize> = checked.collect();
+        assert_eq!((checked.len(), checked[0], checked[63]), (64, 0, 999));
         assert_eq!(digest_of_some(&[], 0), format!("{:x}", Sha256::digest([])));
     }
 }

@@ -1,4 +1,5 @@
-//! The files' SHA-256, remembered by path, length and time of change: to read 80,000 images at each start would take minutes.
+//! The files' SHA-256, cached by path, length and modification time: reading 80,000 images at each start would take
+//! minutes.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -19,21 +20,21 @@ use crate::progress::Progress;
 /// A SHA-256.
 type Sha = [u8; 32];
 
-/// A file that changed so shortly ago may change again within the same tick of the filesystem's clock, so its digest is not
-/// remembered.
+/// A file that was modified this recently may change again within the same tick of the filesystem's clock, so its
+/// digest is not cached.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// What is remembered of a file.
+/// The cached digest of a file.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 struct Row {
     length: u64,
-    /// Nanoseconds since 1970.
+    /// Modification time in nanoseconds since 1970.
     changed: u64,
     sha256: String,
 }
 
-/// The files' digests, in their order, none of a file that cannot be read; what is remembered lies in `cache_folder`, one
-/// file for each `root`.
+/// Returns the files' digests, in their order, none for a file that cannot be read; the cached digests are in
+/// `cache_folder`, one file per `root`.
 pub(super) fn of_files(
     root: &Path,
     files: &[&Path],
@@ -44,7 +45,7 @@ pub(super) fn of_files(
     let place = fs::canonicalize(root)?;
     let place = format!("{:x}", Sha256::digest(place.as_os_str().as_encoded_bytes()));
     let index = cache_folder.join(format!("files-{}.json", &place[..16]));
-    // An index that cannot be read is one that remembers nothing.
+    // An index that cannot be read counts as empty.
     let known: BTreeMap<String, Row> =
         std::fs::read(&index).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
 
@@ -57,7 +58,7 @@ pub(super) fn of_files(
                 return None;
             }
             let name = path.strip_prefix(root).ok().and_then(Path::to_str);
-            // Why it cannot be read is said where it is decoded.
+            // The cause of an unreadable file is reported where it is decoded.
             let found = digest(path, name.and_then(|name| known.get(name))).ok();
             bar.inc(1);
             Some((name, found))
@@ -77,11 +78,11 @@ pub(super) fn of_files(
         found.into_iter().map(|found| found.map(|(_, found)| found.map(|(_, sha)| sha))).collect();
     match digests {
         Some(digests) => Ok(digests),
-        None => bail!(Interrupted { kept: "the digests of the images seen so far are kept".to_owned() }),
+        None => bail!(Interrupted { kept: "the digests computed so far are kept".to_owned() }),
     }
 }
 
-/// A file's digest: the remembered one if the file has not changed since.
+/// Returns a file's digest: the cached one if the file has not changed since.
 fn digest(path: &Path, known: Option<&Row>) -> io::Result<(Row, Sha)> {
     let mut file = fs::File::open(path)?;
     let metadata = file.metadata()?;
@@ -106,7 +107,7 @@ fn nanoseconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
 }
 
-/// 64 hexadecimal digits.
+/// Parses 64 hexadecimal digits.
 fn parse(text: &str) -> Option<Sha> {
     if text.len() != 64 || !text.is_ascii() {
         return None;
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_keeps_what_was_read_and_a_damaged_index_is_read_over() {
+    fn an_interrupt_keeps_the_computed_digests_and_a_damaged_index_is_ignored() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a.png");
         fs::write(&path, "one").unwrap();

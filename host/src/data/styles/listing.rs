@@ -1,4 +1,4 @@
-//! Which images there are, before any of them is decoded, and the key of their cache.
+//! The listing of a source's images, before any of them is decoded, and the key of their cache.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::progress::Progress;
 use crate::text::has_control;
 use procedural_art::{self, STYLES, SUBJECTS, paint};
 
-/// The version of the cache's layout and of what is done to images: raise it with either, and caches are made anew.
+/// The version of the cache's layout and of the preprocessing: raise it when either changes, and caches are rebuilt.
 const FORMAT: u32 = 1;
 
 /// The images of a source, by style and then by name.
@@ -23,11 +23,11 @@ pub(super) struct Listing {
     /// The styles' names, sorted.
     pub(super) names: Vec<String>,
     pub(super) images: Vec<Image>,
-    /// SHA-256 over the images' contents and what is made of them, in hexadecimal.
+    /// SHA-256 over the images' contents and their preprocessing, in hexadecimal.
     pub(super) key: String,
 }
 
-/// One image that may turn out to be broken.
+/// One image, which may turn out to be broken.
 pub(super) struct Image {
     /// Index into the styles' names.
     pub(super) style: usize,
@@ -42,11 +42,11 @@ enum Origin {
 }
 
 impl Image {
-    /// The image as it is; a painting at `size`.
+    /// Reads an image file at its own size, or paints a painting at `size`.
     pub(super) fn read(&self, size: u32) -> Result<RgbImage, ImageError> {
         match &self.origin {
             Origin::File(path) => read_image(path),
-            // Subjects take turns, as in `host art`'s folders.
+            // Subjects cycle, as in `host art`'s folders.
             Origin::Painting { seed, number } => {
                 Ok(paint(self.style, number % SUBJECTS.len(), *seed, *number as u64, size))
             }
@@ -55,7 +55,7 @@ impl Image {
 }
 
 impl Listing {
-    /// The images below each direct subfolder of `root`; hidden ones and those without images are passed over.
+    /// Lists the images below each direct subfolder of `root`; hidden subfolders and those without images are skipped.
     pub(super) fn of_folder(
         root: &Path,
         options: &Options,
@@ -66,7 +66,7 @@ impl Listing {
         let styles = style_folders(root)?;
         ensure!(
             styles.len() >= 2,
-            "{} has {} with images (png, jpg): give a folder that has one folder for each of two or more styles",
+            "{} has {} with images (png, jpg): name a folder that has one folder for each of two or more styles",
             root.display(),
             if styles.len() == 1 { "one folder" } else { "no folder" }
         );
@@ -83,7 +83,7 @@ impl Listing {
         let mut seen = HashSet::new();
         let mut images = Vec::with_capacity(files.len());
         for ((style, path), digest) in files.iter().zip(digests) {
-            // Copies would let an image stand in both splits. Files that cannot be read are nobody's copies.
+            // Copies would let an image be in both splits. Files that cannot be read do not count as copies.
             if digest.is_some_and(|digest| !seen.insert((*style, digest))) {
                 continue;
             }
@@ -97,13 +97,13 @@ impl Listing {
         }
         let n_copies = files.len() - images.len();
         if n_copies > 0 {
-            tracing::info!("{n_copies} images are copies of others of their style and left out");
+            tracing::info!("{n_copies} images are copies of others of their style and are left out");
         }
         let names = styles.into_iter().map(|(name, _)| name).collect();
         Ok(Self { names, images, key: format!("{:x}", hash.finalize()) })
     }
 
-    /// `per_class` procedural paintings of each style.
+    /// Lists `per_class` procedural paintings of each style.
     pub(super) fn of_paintings(seed: u64, per_class: usize, size: u32) -> Self {
         let mut hash = new_key("paintings", size);
         for part in [u64::from(procedural_art::VERSION), seed, per_class as u64] {
@@ -128,10 +128,10 @@ fn new_key(source: &str, size: u32) -> Sha256 {
     hash
 }
 
-/// The subfolders that have images, by name, and their images, sorted.
+/// Returns the subfolders with images, by name, and their images, sorted.
 fn style_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
     if !root.is_dir() {
-        bail!("there is no folder {}: give one that has a folder of images for each style", root.display());
+        bail!("there is no folder {}: name one that has a folder of images for each style", root.display());
     }
     let (mut styles, mut n_loose) = (Vec::new(), 0);
     for entry in fs::read_dir(root)? {
@@ -146,18 +146,18 @@ fn style_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
         }
         match find_images(&entry.path()) {
             Ok(files) => styles.push((name.to_string_lossy().into_owned(), files)),
-            // It is named: whoever has images of another kind there would miss a style.
+            // The folder is named in a warning: if its images have another format, a style is missing.
             Err(error @ ImageError::Empty { .. }) => tracing::warn!("left out: {error}"),
             Err(error) => return Err(error.into()),
         }
     }
     if n_loose > 0 {
-        tracing::warn!("{n_loose} images lie in {} itself, in no style's folder, and are left out", root.display());
+        tracing::warn!("{n_loose} images are in {} itself, not in a style's folder, and are left out", root.display());
     }
     styles.sort();
     if let Some((name, _)) = styles.iter().find(|(name, _)| has_control(name)) {
         bail!(
-            "the folder {:?} has control characters in its name, which no style may have: rename it",
+            "the folder {:?} has control characters in its name, which a style must not have: rename it",
             root.join(name)
         );
     }

@@ -1,4 +1,4 @@
-//! Batches, made ahead of training by a thread.
+//! Batches, prefetched by a thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,13 +14,13 @@ use super::StyleBatch;
 use super::balance::Stream;
 use super::cache::Images;
 
-/// Batches that are kept ready.
-const AHEAD: usize = 4;
+/// Number of prefetched batches.
+const PREFETCHED: usize = 4;
 
 /// The endless stream of training batches; its thread ends when it is dropped.
 #[derive(Debug)]
 pub struct Loader {
-    /// `None` only while it is dropped.
+    /// The queue of batches; `None` only while the loader is dropped.
     batches: Option<Receiver<Result<StyleBatch>>>,
     thread: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
@@ -29,17 +29,17 @@ pub struct Loader {
 
 impl Loader {
     pub(super) fn start(images: Arc<Images>, stream: Stream, batch_size: usize, flip: bool, first_step: u64) -> Self {
-        let (sender, receiver) = sync_channel(AHEAD);
+        let (sender, receiver) = sync_channel(PREFETCHED);
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
         let thread = std::thread::spawn(move || fill(&images, stream, batch_size, flip, first_step, &sender, &flag));
         Self { batches: Some(receiver), thread: Some(thread), stop, waited: Duration::ZERO }
     }
 
-    /// The next batch; it waits where the thread is behind.
+    /// Returns the next batch; blocks while the thread is behind.
     ///
     /// # Errors
-    /// If the cache can no longer be read: then, and from then on.
+    /// If the cache can no longer be read; all further calls then fail too.
     #[expect(clippy::should_implement_trait, reason = "the stream never ends, so an iterator's `None` would mislead")]
     pub fn next(&mut self) -> Result<StyleBatch> {
         let started = Instant::now();
@@ -48,7 +48,7 @@ impl Loader {
         batch.context("the image loader has stopped after an error")?
     }
 
-    /// How long [`next`](Self::next) had to wait in all: the time that training lost to loading.
+    /// Returns the total time that [`next`](Self::next) blocked: the time that training lost to loading.
     pub fn waited(&self) -> Duration {
         self.waited
     }
@@ -57,16 +57,16 @@ impl Loader {
 impl Drop for Loader {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Without a receiver, the thread does not wait for room in the queue.
+        // Without a receiver, the thread does not wait for space in the queue.
         self.batches = None;
         if let Some(thread) = self.thread.take() {
-            // If it panicked, the panic has been told, and there is nothing to lose here.
+            // A panic of the thread has been reported already.
             drop(thread.join());
         }
     }
 }
 
-/// Makes batch after batch, until an error or the end of the loader.
+/// Produces batches until an error or the end of the loader.
 fn fill(
     images: &Images,
     mut stream: Stream,
@@ -90,7 +90,7 @@ fn fill(
     }
 }
 
-/// The batch of some images, of which those that `mirrored` says are mirrored; an empty `mirrored` mirrors none.
+/// Returns the batch of some images, mirrored where `mirrored` is true; an empty `mirrored` mirrors none.
 pub(super) fn batch(images: &Images, indices: &[usize], mirrored: &[bool]) -> Result<StyleBatch> {
     images.check()?;
     let size = images.size;
@@ -108,7 +108,7 @@ pub(super) fn batch(images: &Images, indices: &[usize], mirrored: &[bool]) -> Re
     Ok(StyleBatch { images: batch, styles: Tensor::f_from_slice(&styles)? })
 }
 
-/// 0..=255 to [−1, 1], with the bits of torchvision's `ToTensor` and `Normalize(0.5, 0.5)`.
+/// Maps 0..=255 to [−1, 1], bit-identical to torchvision's `ToTensor` and `Normalize(0.5, 0.5)`.
 fn to_float(byte: u8) -> f32 {
     (f32::from(byte) / 255.0 - 0.5) / 0.5
 }

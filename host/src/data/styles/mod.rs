@@ -1,11 +1,11 @@
-//! Images by style, to train the CAN and the simple classifier on: split before they are balanced, square, at one size,
-//! in a cache that is keyed by their content (the paper's sections on the CAN and the classifiers).
+//! Images by style, the training data of the CAN and the simple classifier: split before they are balanced, square, at
+//! one size, in a cache keyed by their content (the paper's sections on the CAN and the classifiers).
 //!
 //! # Layout
 //!
-//! - this file: [`StyleImages`], which opens them · `listing`: which images there are, and the key of the cache
-//! - `digests`: unchanged files keep their SHA-256 · `square`: [`Fit`] · `cache`: the memory-mapped file
-//! - `balance`: the split, and the endless balanced stream · `loader`: batches made ahead by a thread
+//! - this file: [`StyleImages`], the opened data set · `listing`: its images, and the key of the cache
+//! - `digests`: cached SHA-256 of unchanged files · `square`: [`Fit`] · `cache`: the memory-mapped file
+//! - `balance`: the split, and the endless balanced stream · `loader`: batches prefetched by a thread
 
 mod balance;
 mod cache;
@@ -28,39 +28,40 @@ use crate::config::gan::Fit;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 
-/// Broken images that are named as warnings; beyond these they are counted, and named where more of the log is wanted.
-const MOST_NAMED: usize = 10;
+/// Maximum number of broken images that are named in warnings; further ones are counted, and named in the debug log.
+const MAX_NAMED: usize = 10;
 
-/// Where the images come from.
+/// The source of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A folder for each style, WikiArt's layout: the folders' names are the styles, the images lie below at any depth.
+    /// A folder per style, WikiArt's layout: the folders' names are the styles, the images are below them at any depth.
     Folder(PathBuf),
-    /// The procedural paintings (`data::art`), a style for each of their 27.
+    /// The procedural paintings (`data::art`) in their 27 styles.
     Paintings {
         /// The paintings' seed.
         seed: u64,
-        /// Paintings of each style, both splits together.
+        /// Number of paintings of each style, both splits together.
         per_class: usize,
     },
 }
 
-/// How images become batches.
+/// Options for turning images into batches.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Width and height, in pixels.
+    /// Width and height in pixels.
     pub size: u32,
-    /// How an image becomes square.
+    /// The method of making an image square.
     pub fit: Fit,
-    /// Images of each style in a pass: fewer are repeated, more are subsampled afresh at each pass.
+    /// Number of images of each style in a pass: styles with fewer repeat them, styles with more are resampled for each
+    /// pass.
     pub per_class: usize,
-    /// The share of each style's images that is held out, from 0 to below 1; at least one image where it is above 0.
+    /// Fraction of each style's images that is held out, from 0 to below 1; at least one image if it is above 0.
     pub test_share: f64,
     /// The seed of the split.
     pub seed: u64,
 }
 
-/// Images by style, opened: in the cache, split, and ready to be loaded.
+/// Images by style: cached, split, and ready to be loaded.
 #[derive(Debug)]
 pub struct StyleImages {
     images: Arc<Images>,
@@ -72,21 +73,21 @@ pub struct StyleImages {
 /// Images and their styles, on the CPU.
 #[derive(Debug)]
 pub struct StyleBatch {
-    /// f32 [n, 3, size, size] on [−1, 1].
+    /// Images, f32 [n, 3, size, size] in [−1, 1].
     pub images: Tensor,
-    /// i64 \[n\]: indices into [`StyleImages::styles`].
+    /// Styles, i64 \[n\]: indices into [`StyleImages::styles`].
     pub styles: Tensor,
 }
 
 impl StyleImages {
-    /// Opens the images of `source`: from `cache_folder`/images where they are cached already, else by reading, squaring
-    /// and resizing each of them once.
+    /// Opens the images of `source`: from `cache_folder`/images if they are cached, else by reading, squaring and
+    /// resizing each of them once.
     ///
-    /// Broken images are named in the log and left out, as are copies of an image within a style.
+    /// Broken images are named in the log and left out; copies of an image within a style are left out too.
     ///
     /// # Errors
-    /// If there are fewer than two styles, a style has no whole image or too few to hold any out, the cache cannot be
-    /// written or has no room, or `interrupt` is set: then nothing half-made is left.
+    /// If there are fewer than two styles, a style has no readable image or too few to hold any out, the cache cannot
+    /// be written or does not fit on the disk, or `interrupt` is set: then no unfinished file is left behind.
     pub fn open(
         source: &Source,
         options: &Options,
@@ -94,10 +95,10 @@ impl StyleImages {
         progress: &Progress,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        ensure!(options.size > 0, "images must have at least one pixel a side");
+        ensure!(options.size > 0, "images must have at least one pixel per side");
         ensure!(options.per_class > 0, "a pass must have at least one image of each style");
         let share = options.test_share;
-        ensure!((0.0..1.0).contains(&share), "the share of held-out images must be from 0 to below 1, not {share}");
+        ensure!((0.0..1.0).contains(&share), "the fraction of held-out images must be from 0 to below 1, not {share}");
         let folder = cache_folder.join("images");
         let listing = match source {
             Source::Folder(root) => Listing::of_folder(root, options, &folder, progress, interrupt)?,
@@ -110,50 +111,51 @@ impl StyleImages {
         Ok(Self { images, split, per_class: options.per_class, source: source.clone() })
     }
 
-    /// The styles' names, sorted; a batch's styles are indices into them.
+    /// Returns the styles' names, sorted; a batch's styles are indices into them.
     pub fn styles(&self) -> &[String] {
         &self.images.names
     }
 
-    /// The SHA-256 of what is trained on, in hexadecimal: the images' contents, their size and how they became square.
+    /// Returns the SHA-256 of the training data, in hexadecimal: the images' contents, size and preprocessing.
     pub fn digest(&self) -> &str {
         &self.images.key
     }
 
-    /// What they are, for people: `27 styles, 2997 images of wikiart`.
-    pub fn in_words(&self) -> String {
-        let whose = match &self.source {
+    /// Returns a short description: `27 styles, 2997 images of wikiart`.
+    pub fn summary(&self) -> String {
+        let source = match &self.source {
             Source::Folder(folder) => folder.display().to_string(),
             Source::Paintings { .. } => "the procedural paintings".to_owned(),
         };
-        format!("{} styles, {} images of {whose}", self.styles().len(), self.images.len())
+        format!("{} styles, {} images of {source}", self.styles().len(), self.images.len())
     }
 
-    /// Images to train on, each counted once.
+    /// Returns the number of training images, each counted once.
     pub fn n_train(&self) -> usize {
         self.split.training.iter().map(Vec::len).sum()
     }
 
-    /// Images that are held out.
+    /// Returns the number of held-out images.
     pub fn n_test(&self) -> usize {
         self.split.held_out.len()
     }
 
-    /// Images that could not be read.
+    /// Returns the number of images that could not be read.
     pub fn n_broken(&self) -> usize {
         self.images.broken.len()
     }
 
-    /// Images in a pass: `per_class` of each style.
+    /// Returns the number of images in a pass: `per_class` of each style.
     pub fn per_pass(&self) -> usize {
         self.styles().len() * self.per_class
     }
 
-    /// The endless stream of training batches from step `first_step` on, made ahead by a thread of its own.
+    /// Returns the endless stream of training batches from step `first_step` on, prefetched by its own thread.
     ///
-    /// Step k has the places k · `batch_size` to (k + 1) · `batch_size` of the stream of passes, so that a stream from
-    /// `first_step` is the stream from 0 with as many batches left out. With `flip`, each image is mirrored with
-    /// probability 1/2. Pass p's order and step k's mirroring come of (`seed`, p) and (`seed`, k) alone.
+    /// Step k has the positions k · `batch_size` to (k + 1) · `batch_size` of the stream of passes, so that a stream
+    /// from `first_step` is the stream from 0 without its first `first_step` batches. With `flip`, each image is
+    /// mirrored with probability 1/2. The order of pass p depends only on (`seed`, p), the mirroring of step k only on
+    /// (`seed`, k).
     ///
     /// # Panics
     /// If `batch_size` is 0.
@@ -163,7 +165,7 @@ impl StyleImages {
         Loader::start(Arc::clone(&self.images), stream, batch_size, flip, first_step)
     }
 
-    /// `count` held-out images, or all where there are fewer, at even distances in their order by style.
+    /// Returns `count` held-out images, or all if there are fewer, evenly spaced in their order by style.
     ///
     /// # Errors
     /// If the cache can no longer be read.
@@ -174,7 +176,7 @@ impl StyleImages {
         loader::batch(&self.images, &chosen, &[])
     }
 
-    /// Every held-out image once, by style; the last batch may be smaller.
+    /// Returns every held-out image once, by style; the last batch may be smaller.
     ///
     /// # Panics
     /// If `batch_size` is 0.
@@ -187,14 +189,14 @@ impl StyleImages {
 fn warn_of_broken(images: &Images) {
     let broken = &images.broken;
     for (i, image) in broken.iter().enumerate() {
-        match i < MOST_NAMED {
+        match i < MAX_NAMED {
             true => tracing::warn!("left out: {}", image.why),
             false => tracing::debug!("left out: {}", image.why),
         }
     }
     if !broken.is_empty() {
         let (n, total) = (broken.len(), broken.len() + images.len());
-        let all = if n > MOST_NAMED && !tracing::enabled!(tracing::Level::DEBUG) { " (-v names them all)" } else { "" };
+        let all = if n > MAX_NAMED && !tracing::enabled!(tracing::Level::DEBUG) { " (-v names them all)" } else { "" };
         tracing::warn!("{n} of {total} images cannot be read and are left out{all}");
     }
 }

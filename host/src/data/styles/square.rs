@@ -1,14 +1,14 @@
-//! Square images at one size.
+//! Square images of one size.
 
 use ambiguity_models::resize::resize_bicubic;
 use image::{RgbImage, imageops};
 
 use crate::config::gan::Fit;
 
-/// An image as three planes, u8 [3, size, size], resized once with antialiasing.
+/// Returns an image as three planes, u8 [3, size, size], resized once with antialiasing.
 ///
-/// A padded image is resized before it gets its borders: a narrow one never becomes a huge square in memory, and the
-/// filter does not bleed the black into the image.
+/// A padded image is resized before it gets its borders: a narrow image never becomes a huge square in memory, and the
+/// filter does not blend the black border into the image.
 pub(super) fn square(image: &RgbImage, size: u32, fit: Fit) -> Vec<u8> {
     let (width, height) = image.dimensions();
     let resized = |image: &RgbImage, to: (u32, u32)| {
@@ -37,7 +37,7 @@ pub(super) fn square(image: &RgbImage, size: u32, fit: Fit) -> Vec<u8> {
     }
 }
 
-/// Interleaved rows of `width` × `height` in the middle of three black planes.
+/// Returns three black planes with interleaved rows of `width` × `height` in the middle.
 fn planes(rgb: &[u8], (width, height): (u32, u32), size: u32) -> Vec<u8> {
     let (left, top) = (((size - width) / 2) as usize, ((size - height) / 2) as usize);
     let (width, size) = (width as usize, size as usize);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn images_of_any_shape_become_squares_and_a_resize_is_the_one_filter() {
+    fn images_of_any_shape_become_squares_and_resizing_uses_one_filter() {
         for (width, height) in [(1, 1), (1, 900), (300, 2), (17, 31), (64, 64)] {
             let image = RgbImage::from_pixel(width, height, Rgb([9, 99, 199]));
             for fit in [Fit::Pad, Fit::Crop] {

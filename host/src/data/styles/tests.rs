@@ -1,4 +1,4 @@
-//! Images by style, from the folder to the batch.
+//! Tests of images by style, from the folder to the batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,14 +9,15 @@ use image::{Rgb, RgbImage};
 use super::*;
 use crate::interrupt::Interrupted;
 
-/// A folder of styles and one for the cache.
+/// A folder of styles and a folder for the cache.
 struct Place {
     root: tempfile::TempDir,
     cache: tempfile::TempDir,
 }
 
 impl Place {
-    /// `counts` images a style, named a, b, c …: image k of style s has the color (10 s, k, left or right half).
+    /// Creates styles named a, b, c … with `counts` images: image k of style s has the color (10 s, k, left or right
+    /// half).
     fn new(counts: &[usize]) -> Self {
         let place = Self { root: tempfile::tempdir().unwrap(), cache: tempfile::tempdir().unwrap() };
         for (style, &n) in counts.iter().enumerate() {
@@ -42,7 +43,7 @@ impl Place {
         StyleImages::open(&source, options, self.cache.path(), &Progress::new(true), interrupt)
     }
 
-    /// The cache's files by their last part, with the times of their last change.
+    /// The cache's files with an extension, with their modification times.
     fn cached(&self, kind: &str) -> Vec<(PathBuf, SystemTime)> {
         let Ok(entries) = fs::read_dir(self.cache.path().join("images")) else { return Vec::new() };
         let paths = entries.map(|entry| entry.unwrap().path());
@@ -64,17 +65,17 @@ fn options() -> Options {
     Options { size: 4, fit: Fit::Pad, per_class: 6, test_share: 0.25, seed: 1 }
 }
 
-/// The images of a batch as (style that is told, style in the color, number in the color, mirrored).
+/// The images of a batch as (label, style in the color, number in the color, mirrored).
 fn decode(batch: &StyleBatch) -> Vec<(i64, u8, u8, bool)> {
     let n = batch.images.size()[0];
     assert_eq!(batch.images.size(), [n, 3, 4, 4]);
     let byte = |i: i64, c: i64, x: i64| ((batch.images.double_value(&[i, c, 0, x]) + 1.0) * 127.5).round() as u8;
-    let told = Vec::<i64>::try_from(&batch.styles).unwrap();
-    (0..n).map(|i| (told[i as usize], byte(i, 0, 0) / 10, byte(i, 1, 0), byte(i, 2, 0) == 255)).collect()
+    let labels = Vec::<i64>::try_from(&batch.styles).unwrap();
+    (0..n).map(|i| (labels[i as usize], byte(i, 0, 0) / 10, byte(i, 1, 0), byte(i, 2, 0) == 255)).collect()
 }
 
 #[test]
-fn batches_hold_the_right_images_in_the_right_range() {
+fn batches_contain_the_right_images_in_the_right_range() {
     let images = Place::new(&[8, 4, 12]).open(&options()).unwrap();
     assert_eq!(images.styles(), ["a", "b", "c"]);
     assert_eq!((images.n_train(), images.n_test(), images.n_broken(), images.per_pass()), (18, 6, 0, 18));
@@ -90,9 +91,9 @@ fn batches_hold_the_right_images_in_the_right_range() {
         assert_eq!((batch.images.min().double_value(&[]), batch.images.max().double_value(&[])), (-1.0, 1.0));
         let images = decode(&batch);
         let mut counts: BTreeMap<i64, usize> = BTreeMap::new();
-        for &(told, painted, ..) in &images {
-            assert_eq!(told, i64::from(painted));
-            *counts.entry(told).or_default() += 1;
+        for &(label, painted, ..) in &images {
+            assert_eq!(label, i64::from(painted));
+            *counts.entry(label).or_default() += 1;
         }
         assert_eq!(counts, BTreeMap::from([(0, 6), (1, 6), (2, 6)]));
         assert!(images.iter().all(|image| !held_out.contains(image) && !image.3));
@@ -108,8 +109,8 @@ fn some_of_the_held_out_images_are_spread_over_the_styles() {
     assert_eq!(some(12), all);
     assert_eq!(some(99), all);
     assert_eq!(some(3), [all[0], all[4], all[8]]);
-    // More than half of them still reach the last style.
-    assert_eq!(some(8), [0, 1, 3, 4, 6, 7, 9, 10].map(|place| all[place]));
+    // More than half of the images still reach the last style.
+    assert_eq!(some(8), [0, 1, 3, 4, 6, 7, 9, 10].map(|index| all[index]));
 }
 
 #[test]
@@ -145,12 +146,12 @@ fn a_later_start_is_the_same_stream_and_flips_are_even_and_repeatable() {
     assert_ne!(take(true, 4, 0, 40), whole);
     let mirrored = whole.iter().filter(|image| image.3).count();
     assert!((70..130).contains(&mirrored), "{mirrored} of 200 are mirrored");
-    let plain: Vec<_> = whole.iter().map(|&(told, style, k, _)| (told, style, k, false)).collect();
+    let plain: Vec<_> = whole.iter().map(|&(label, style, k, _)| (label, style, k, false)).collect();
     assert_eq!(take(false, 3, 0, 40), plain);
 }
 
 #[test]
-fn broken_images_are_named_and_counted_and_copies_count_once() {
+fn broken_images_are_named_and_counted_and_copies_are_left_out() {
     let place = Place::new(&[8, 8]);
     fs::write(place.root.path().join("a/broken.jpg"), "no image").unwrap();
     fs::write(place.root.path().join("b/also.png"), "no image either").unwrap();
@@ -173,11 +174,11 @@ fn broken_images_are_named_and_counted_and_copies_count_once() {
 }
 
 #[test]
-fn what_cannot_be_trained_on_is_one_clear_sentence() {
+fn unusable_data_is_refused_in_one_clear_sentence() {
     let message = |place: &Place| place.open(&options()).unwrap_err().to_string();
     let one = Place::new(&[4]);
     assert!(
-        message(&one).contains("has one folder with images (png, jpg): give a folder that has"),
+        message(&one).contains("has one folder with images (png, jpg): name a folder that has"),
         "{}",
         message(&one)
     );
@@ -193,11 +194,11 @@ fn what_cannot_be_trained_on_is_one_clear_sentence() {
     assert!(message(&broken).starts_with("every image of the style b is broken; the first: "), "{}", message(&broken));
     let bad = Options { test_share: 1.0, ..options() };
     let error = Place::new(&[4, 4]).open(&bad).unwrap_err().to_string();
-    assert_eq!(error, "the share of held-out images must be from 0 to below 1, not 1");
+    assert_eq!(error, "the fraction of held-out images must be from 0 to below 1, not 1");
 }
 
 #[test]
-fn the_cache_is_used_again_and_made_anew_for_other_contents_sizes_and_fits() {
+fn the_cache_is_reused_and_rebuilt_for_other_contents_sizes_and_fits() {
     let place = Place::new(&[4, 4]);
     let digest = place.open(&options()).unwrap().digest().to_owned();
     let before = place.cached("u8");
@@ -217,7 +218,7 @@ fn the_cache_is_used_again_and_made_anew_for_other_contents_sizes_and_fits() {
 }
 
 #[test]
-fn a_truncated_or_damaged_cache_is_made_anew() {
+fn a_truncated_or_damaged_cache_is_rebuilt() {
     let place = Place::new(&[4, 4]);
     place.open(&options()).unwrap();
     let (path, _) = place.cached("u8").remove(0);
@@ -238,22 +239,22 @@ fn a_truncated_or_damaged_cache_is_made_anew() {
 }
 
 #[test]
-fn a_cache_that_is_cut_short_in_use_is_an_error_and_stays_one() {
+fn a_cache_that_is_truncated_in_use_is_an_error_from_then_on() {
     let place = Place::new(&[4, 4]);
     let images = place.open(&options()).unwrap();
     let mut loader = images.loader(2, false, 0, 0);
     loader.next().unwrap();
     let (path, _) = place.cached("u8").remove(0);
     fs::File::options().write(true).open(&path).unwrap().set_len(10).unwrap();
-    // The batches that were made before still come.
+    // The prefetched batches still arrive.
     let error = (0..10).find_map(|_| loader.next().err()).unwrap().to_string();
-    assert!(error.contains("was cut short while it was in use"), "{error}");
+    assert!(error.contains("was truncated while it was in use"), "{error}");
     assert!(loader.next().unwrap_err().to_string().contains("has stopped"));
     assert!(images.test_batches(2).next().unwrap().is_err());
 }
 
 #[test]
-fn an_interrupt_leaves_nothing_half_made() {
+fn an_interrupt_leaves_no_unfinished_cache() {
     let place = Place::new(&[4, 4]);
     let interrupt = Interrupt::default();
     interrupt.request();
@@ -262,7 +263,7 @@ fn an_interrupt_leaves_nothing_half_made() {
     let source = Source::Paintings { seed: 1, per_class: 4 };
     let error = StyleImages::open(&source, &options(), place.cache.path(), &Progress::new(true), &interrupt);
     let error = error.unwrap_err();
-    assert_eq!(error.to_string(), "interrupted; nothing is kept of the unfinished image cache");
+    assert_eq!(error.to_string(), "interrupted; the unfinished image cache is not kept");
     let left = fs::read_dir(place.cache.path().join("images")).unwrap().map(|entry| entry.unwrap().path());
     let left: Vec<_> = left.filter(|path| path.extension().is_none_or(|end| end != "lock" && end != "json")).collect();
     assert!(left.is_empty(), "{left:?}");
@@ -280,11 +281,11 @@ fn dropping_a_loader_stops_its_thread_and_waiting_is_counted() {
     let started = Instant::now();
     drop(loader);
     assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
-    assert_eq!(Arc::strong_count(&images.images), 1, "the thread has let go of the images");
+    assert_eq!(Arc::strong_count(&images.images), 1, "the thread has released the images");
 }
 
 #[test]
-fn paintings_come_from_the_painters_and_are_cached_by_their_seed() {
+fn paintings_are_procedural_and_cached_by_their_seed() {
     let cache = tempfile::tempdir().unwrap();
     let open = |seed: u64, per_class: usize| {
         let options = Options { size: 16, per_class: 2, test_share: 0.5, ..options() };

@@ -1,4 +1,4 @@
-//! The update on a UNet of random weights, small enough to look into.
+//! Tests of the update on a small UNet with random weights.
 
 use ambiguity_models::lora::{LoraSpec, Targets};
 use ambiguity_models::params::{NamedTensors, Params};
@@ -42,7 +42,7 @@ fn world(guidance_scale: f64, change: impl FnOnce(&mut Train)) -> World {
     let spec = LoraSpec { rank: 2, alpha: 2.0, targets: Targets::AllLinear };
     let lora = Lora::attach(&mut unet, &spec, 4).expect("an adapter");
     let mut generator = Generator::cpu(5).expect("a generator");
-    let prompts = PromptEmbeddings::new(generator.normal(&[3, 4, 16]).expect("states").to_device(device()));
+    let prompts = PromptEmbeddings::new(generator.normal(&[3, 4, 16]).expect("embeddings").to_device(device()));
     let scheduler = folder.path().join("scheduler_config.json");
     let config = serde_json::json!({
         "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -94,7 +94,7 @@ impl World {
         self.lora.parameters().into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect()
     }
 
-    /// Log-probability of the sampled steps of one sample under the adapter as it is now.
+    /// Log-probability of the sampled steps of one sample under the current adapter.
     fn log_prob(&self, sample: usize) -> f64 {
         let mut sum = 0.0;
         for (step, &timestep) in self.policy.ddim.timesteps().iter().enumerate() {
@@ -123,7 +123,7 @@ fn the_first_update_is_on_policy() {
 }
 
 #[test]
-fn what_was_rewarded_gets_likelier() {
+fn rewarded_samples_become_likelier() {
     let mut world = world(1.0, |config| config.clip_range = 1.0);
     let before: Vec<f64> = (0..N_SAMPLES).map(|i| world.log_prob(i)).collect();
     for _ in 0..3 {
@@ -247,7 +247,7 @@ fn an_update_has_the_gradient_of_the_mean_over_its_rows() {
 }
 
 #[test]
-fn the_size_of_a_call_changes_nothing() {
+fn micro_batches_do_not_change_the_update() {
     for guidance_scale in [1.0, 5.0] {
         let (mut world, advantages) = off_policy(guidance_scale, |config| config.micro_batch = 5);
         let wanted = in_one_piece(&mut world, &advantages);
@@ -282,14 +282,14 @@ fn the_reference_is_the_network_without_its_adapter() {
     let mut world = world(1.0, |config| config.kl = 10.0);
     let first = world.train(&alternating());
     let again = world.train(&alternating());
-    // B is zero at first, so the first update sees no divergence but rounding's; later ones do.
+    // B is zero at first, so the first update measures no divergence but rounding's; later ones do.
     assert!(again.kl > first.kl && again.kl > 0.0, "{first:?} {again:?}");
     let norms: f64 = world.weights().values().map(|tensor| tensor.norm().double_value(&[])).sum();
     assert!(norms.is_finite());
 }
 
 #[test]
-fn recomputing_changes_nothing_but_memory() {
+fn gradient_checkpointing_does_not_change_the_update() {
     for guidance in [1.0, 3.0] {
         let trained = |gradient_checkpointing| {
             let mut world = world(guidance, |config| {

@@ -1,9 +1,9 @@
-//! How far an epoch is: what is sampled and trained of it, in images.
+//! Progress within an epoch of sampling and training, in images.
 
 use crate::config::FineTuneConfig;
 use crate::progress::Bar;
 
-/// Turns rows of sampling and training into the bar's images: a trained row costs about three sampled ones.
+/// Converts sampled and trained rows into the bar's images: a trained row costs about as much as three sampled ones.
 pub(super) struct Meter<'a> {
     bar: &'a Bar,
     epoch: u64,
@@ -15,9 +15,10 @@ pub(super) struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
+    /// Cost of a trained row in sampled rows.
     const TRAINED_ROW: f64 = 3.0;
 
-    /// At the beginning of an epoch.
+    /// Returns a meter at the start of an epoch.
     pub(super) fn new(bar: &'a Bar, config: &FineTuneConfig, epoch: u64) -> Self {
         let trained = (config.n_train_timesteps() * config.train.inner_epochs) as f64 * Self::TRAINED_ROW;
         Self {
@@ -31,17 +32,17 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Says behind the bar what is being done.
+    /// Shows the current phase behind the bar.
     pub(super) fn phase(&self, what: &str) {
         self.bar.message(format!("epoch {}/{} {what}", self.epoch, self.epochs));
     }
 
-    /// Takes note of sampled rows.
+    /// Counts sampled rows.
     pub(super) fn sampled(&mut self, rows: usize) {
         self.advance(rows as f64);
     }
 
-    /// Takes note of trained rows.
+    /// Counts trained rows.
     pub(super) fn trained(&mut self, rows: usize) {
         self.advance(rows as f64 * Self::TRAINED_ROW);
     }

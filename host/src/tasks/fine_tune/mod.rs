@@ -1,9 +1,10 @@
-//! `host train`: DDPO on a LoRA. An epoch samples trajectories, decodes and scores them, and updates the LoRA.
+//! `host train`: DDPO fine-tuning of a LoRA. An epoch samples trajectories, decodes and scores them, and updates the
+//! LoRA.
 //!
 //! # Layout
 //!
 //! - this file: [`FineTune`], the task
-//! - `setup`: a configuration to a task that can train
+//! - `setup`: builds the task from a configuration
 //! - `plan`: memory and time of a run before it starts · `meter`: progress within an epoch
 
 mod meter;
@@ -50,18 +51,18 @@ use crate::trainer::{Claim, Ends, Monitored, Saved, Schedule, State, Task, Train
 pub const COMMAND: &str = "host train";
 /// The configuration's key of the learning rate.
 const LEARNING_RATE: &str = "train.learning_rate";
-/// The largest |ratio − 1| of a first update that f32 arithmetic explains.
+/// Maximum |ratio − 1| of a first update that f32 rounding explains.
 const MAX_RATIO_ERROR: f64 = 1e-5;
-/// Rewards whose standard deviation is below this are all the same.
+/// Rewards whose standard deviation is below this count as equal.
 const MIN_REWARD_STD: f64 = 1e-9;
-/// Number of latents that are decoded at once.
+/// Number of latents that are decoded per call.
 const DECODE_SLICE: i64 = 16;
 /// Number of images in a contact sheet.
 const SHEET_CELLS: usize = 32;
-/// Number of images in the comparison of before and after.
+/// Number of images in the before/after comparison.
 const COMPARED: usize = 16;
 
-/// A model, its LoRA, and what scores its images.
+/// A model, its LoRA, and the scorer of its images.
 pub struct FineTune {
     config: FineTuneConfig,
     policy: Policy,
@@ -76,7 +77,7 @@ pub struct FineTune {
     /// The digest of the model's weights.
     model_digest: String,
     prompt_statistics: PromptStatistics,
-    /// The diversity of the untrained model's fixed samples.
+    /// Diversity of the untrained model's fixed samples.
     first_diversity: Option<f64>,
     interrupt: Interrupt,
 }
@@ -142,8 +143,8 @@ impl Task for FineTune {
         Ok(Trained { message: format!("reward {:.4}", record.reward_mean), record, warnings })
     }
 
-    /// Samples and scores the fixed prompts and noise, with the averaged LoRA where there is one. None where a plugin failed
-    /// on some and its failures are to be skipped.
+    /// Samples and scores the fixed prompts and noise, with the EMA of the LoRA if there is one. None if a plugin
+    /// failed on some samples and failures are to be skipped.
     fn monitor(&mut self, epoch: u64) -> Result<Option<Monitored<FineTuneMonitor>>> {
         let (prompts, images) = self.monitor_images(self.config.monitor.count)?;
         let samples = self.samples(&prompts, &images, epoch);
@@ -186,13 +187,13 @@ impl Task for FineTune {
     ) -> Vec<String> {
         let mut warnings = self.warnings_of_update(&trained.update);
         let share = monitor.zip(self.first_diversity).map(|(monitor, first)| monitor.diversity / first);
-        let least = self.config.monitor.min_diversity;
-        warnings.extend(share.filter(|share| *share < least).map(|share| {
+        let minimum = self.config.monitor.min_diversity;
+        warnings.extend(share.filter(|share| *share < minimum).map(|share| {
             format!(
                 "diversity is {:.0} % of the untrained model's (monitor.min_diversity is {:.0} %): the model collapses onto \
-                 few images; best/ holds the last good LoRA, and train.kl or fewer epochs hold it back",
+                 few images; best/ contains the last good LoRA, and train.kl or fewer epochs counteract the collapse",
                 100.0 * share,
-                100.0 * least
+                100.0 * minimum
             )
         }));
         warnings
@@ -218,7 +219,8 @@ impl Task for FineTune {
         let before = saved.text("model")?;
         if before != self.model_digest {
             let (run, path, now) = (claim.folder().display(), &self.config.model.path, &self.model_digest);
-            claim.refuse(anyhow!("{run}: the run was begun with a model of digest {before}, but {path} has {now}"))?;
+            claim
+                .refuse(anyhow!("{run}: the run was started with a model of digest {before}, but {path} has {now}"))?;
         }
         self.lora.load_values(&read_safetensors(&saved.folder.join(LORA_FILE))?)?;
         self.optimizer.load_state(&under(&saved.tensors, "optimizer"))?;
@@ -231,13 +233,13 @@ impl Task for FineTune {
         Ok(())
     }
 
-    /// The newest LoRA: its average where there is one.
+    /// The newest LoRA: its EMA if there is one.
     fn products(&mut self) -> Result<Vec<(String, Vec<u8>)>> {
         let bytes = self.averaged(|task| Ok(task.lora.to_bytes()?))?;
         Ok(vec![(LORA_FILE.to_owned(), bytes)])
     }
 
-    /// The untrained and the trained model's images of the same prompts and noise.
+    /// The before/after comparison: images of the untrained and the trained model from the same prompts and noise.
     fn last_images(&mut self, ends: &Ends<FineTuneMonitor>) -> Result<Vec<(&'static str, RgbImage)>> {
         let n = COMPARED.min(self.config.monitor.count);
         let (prompts, after) = self.monitor_images(n)?;
@@ -253,7 +255,7 @@ impl Task for FineTune {
 }
 
 impl FineTune {
-    /// The upper bound of the reward.
+    /// Returns the upper bound of the reward.
     pub fn upper_bound(&self) -> f64 {
         self.scorer.upper_bound()
     }
@@ -288,7 +290,7 @@ impl FineTune {
         }
     }
 
-    /// The first `n` of the monitor's fixed prompts, and their images.
+    /// Returns the first `n` of the monitor's fixed prompts, and their images.
     fn monitor_images(&mut self, n: usize) -> Result<(Vec<usize>, Vec<Arc<RgbImage>>)> {
         let prompts: Vec<usize> = (0..n).map(|i| self.prompts.monitored(i)).collect();
         let mut noise = SeededNoise::of_monitor(self.latent_shape, self.config.run.seed, n);
@@ -297,7 +299,7 @@ impl FineTune {
         Ok((prompts, images))
     }
 
-    /// Does something with the averaged LoRA in place of the trained one, where there is an average.
+    /// Runs `action` with the EMA of the LoRA in place of the trained weights, if there is an EMA.
     fn averaged<R>(&mut self, action: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
         let Some(ema) = &self.ema else { return action(self) };
         let trained: NamedTensors =
@@ -308,7 +310,7 @@ impl FineTune {
         result
     }
 
-    /// The advantage of each sample; none for those that a plugin failed on.
+    /// Returns the advantage of each sample; none for samples that a plugin failed on.
     fn advantages(&mut self, prompts: &[usize], scores: &Scores, n: usize) -> Vec<Option<f64>> {
         let train = &self.config.train;
         let rewards = combine(&scores.plugins, train.reward_normalization);
@@ -353,12 +355,12 @@ impl FineTune {
             scores.skipped
         );
         if scores.skipped > 0 {
-            warnings.push(format!("{} samples were left out since a plugin failed on them", scores.skipped));
+            warnings.push(format!("{} samples were left out because a plugin failed on them", scores.skipped));
         }
         if reward.std < MIN_REWARD_STD {
             warnings.push(format!(
-                "all rewards are {:.6}, so there is nothing to learn from: does the plugin return the same distribution for \
-                 every image? Try `host plugin classify` on different images",
+                "all rewards are {:.6}, so there is no learning signal: does the plugin return the same distribution \
+                 for every image? Try `host plugin classify` on different images",
                 reward.mean
             ));
         }
@@ -369,9 +371,9 @@ impl FineTune {
         let mut warnings = Vec::new();
         if update.ratio_error > MAX_RATIO_ERROR {
             warnings.push(format!(
-                "ratios of the first update are off 1 by {:.1e} (f32 explains less than {MAX_RATIO_ERROR:.0e}): sampling and \
-                 training do not compute the same, and the clip range is {}; use model.dtype = \"f32\" or the same \
-                 micro_batch for both",
+                "ratios of the first update differ from 1 by up to {:.1e} (f32 rounding explains less than \
+                 {MAX_RATIO_ERROR:.0e}): sampling and training do not compute the same, and the clip range is {}; use \
+                 model.dtype = \"f32\" or the same micro_batch for both",
                 update.ratio_error, self.config.train.clip_range
             ));
         }
@@ -383,7 +385,7 @@ impl FineTune {
         }
         if update.dropped_steps > 0 {
             let n = update.dropped_steps;
-            warnings.push(format!("{n} optimizer steps were dropped since their gradient was not finite"));
+            warnings.push(format!("{n} optimizer steps were dropped because their gradient was not finite"));
         }
         warnings
     }

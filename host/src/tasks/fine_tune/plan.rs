@@ -1,4 +1,4 @@
-//! What a run will take, before it is begun: memory out of the configuration, memory and time out of one try.
+//! The cost of a run before it starts: memory from the configuration, memory and time from one call of each part.
 
 use std::path::Path;
 use std::time::Instant;
@@ -24,25 +24,25 @@ use crate::rl::objective::{Ddpo, Hooks};
 use crate::rl::rollout::{SeededNoise, rollout};
 use crate::text::gibibytes;
 
-/// What an epoch consists of, and what must be in memory at least.
+/// The work of an epoch, and the minimum memory.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
-    /// Images.
+    /// Number of images.
     pub samples_per_epoch: usize,
-    /// Optimizer steps.
+    /// Number of optimizer steps.
     pub optimizer_steps_per_epoch: usize,
-    /// UNet rows forward, those of guidance included.
+    /// Number of UNet rows forward, the unconditional rows of guidance included.
     pub unet_rows_sampled_per_epoch: usize,
-    /// UNet rows forward and backward, those of guidance included.
+    /// Number of UNet rows forward and backward, the unconditional rows of guidance included.
     pub unet_rows_trained_per_epoch: usize,
-    /// What is held all the time, bytes; the feature maps of a UNet call come on top.
+    /// Memory in use all the time; the activations of a UNet call come on top.
     pub memory: Memory,
 }
 
-/// What is held all the time, bytes.
+/// Memory in use all the time, in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Memory {
-    /// UNet, VAE and text encoder, the last of which is dropped once the prompts are encoded.
+    /// UNet, VAE and text encoder; the text encoder is dropped once the prompts are encoded.
     pub frozen_weights: u64,
     /// The LoRA, its gradient, and AdamW's two moments.
     pub trained_weights: u64,
@@ -51,29 +51,29 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// All of it.
+    /// Returns the sum.
     pub fn total(&self) -> u64 {
         self.frozen_weights + self.trained_weights + self.trajectories
     }
 }
 
-/// What one try of each part took.
+/// The measured cost of one call of each part.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Measured {
-    /// Seconds of one sampled step of one image, guidance included.
+    /// Seconds of one sampling step of one image, guidance included.
     pub sampled_step_seconds: f64,
-    /// Seconds of one trained step of one image, guidance included.
+    /// Seconds of one training step of one image, guidance included.
     pub trained_step_seconds: f64,
     /// Seconds to decode one image.
     pub decode_seconds: f64,
-    /// Seconds of an epoch, the plugins' own time not counted.
+    /// Seconds of an epoch without the plugins' own time.
     pub epoch_seconds: f64,
-    /// The most memory that the process had, bytes; none where the system does not tell.
+    /// Peak memory of the process in bytes; none where the system does not report it.
     pub peak_bytes: Option<u64>,
 }
 
 impl Plan {
-    /// Counts; reads only the model's configuration files.
+    /// Counts from the configuration; reads only the model's configuration files.
     pub fn new(config: &FineTuneConfig, folder: &Path) -> Result<Self> {
         let weight_bytes = match config.model.dtype {
             Dtype::F32 => 4,
@@ -105,14 +105,14 @@ impl Plan {
         })
     }
 
-    /// Refuses, with the numbers, what cannot fit into the memory of the machine or of the GPU.
+    /// Refuses, with the numbers, a run that cannot fit into the memory of the machine or of the GPU.
     pub fn check_fits(&self, device: Device) -> Result<()> {
         let Some(available) = memory::available(device) else { return Ok(()) };
         let Memory { frozen_weights, trained_weights, trajectories } = self.memory;
         if self.memory.total() > available {
             bail!(
-                "this needs at least {} (frozen weights {}, LoRA and optimizer {}, trajectories {}), {} are free: take \
-                 model.dtype = \"bf16\", a smaller model or fewer samples an epoch",
+                "this needs at least {} (frozen weights {}, LoRA and optimizer {}, trajectories {}), {} are free: use \
+                 model.dtype = \"bf16\", a smaller model or fewer samples per epoch",
                 gibibytes(self.memory.total()),
                 gibibytes(frozen_weights),
                 gibibytes(trained_weights),
@@ -124,7 +124,7 @@ impl Plan {
     }
 }
 
-/// Tries each part once, with the run's own sizes of calls.
+/// Measures one call of each part, with the run's own batch sizes.
 pub fn measure(config: &FineTuneConfig, folder: &Path, interrupt: &Interrupt) -> Result<Measured> {
     try_parts(config, folder, interrupt).map_err(|error| keeping(error, "nothing was started"))
 }
@@ -141,7 +141,7 @@ fn try_parts(config: &FineTuneConfig, folder: &Path, interrupt: &Interrupt) -> R
     let mut policy = Policy {
         unet,
         prompts,
-        // Two steps, of which the second one counts: the first one warms up.
+        // Two steps, of which the second one is measured: the first one warms up.
         ddim: Ddim::new(&scheduler, 2)?,
         guidance_scale: config.sample.guidance,
         eta: config.sample.eta,
@@ -197,6 +197,6 @@ mod tests {
         plan.check_fits(Device::Cpu).expect("the small model fits");
         config.sample.batches_per_epoch = 1 << 40;
         let message = Plan::new(&config, &folder).expect("it counts").check_fits(Device::Cpu).expect_err("it is huge");
-        assert!(message.to_string().contains("GiB are free: take model.dtype"), "{message}");
+        assert!(message.to_string().contains("GiB are free: use model.dtype"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! A configuration to a task that can train.
+//! Builds the task from a configuration.
 
 use std::path::PathBuf;
 
@@ -23,8 +23,7 @@ use crate::trainer::{Claim, Start};
 use crate::zoo::model_folder;
 
 impl FineTune {
-    /// Loads plugins and model, claims the run's folder, and attaches the LoRA, in an order in which what is soon refused
-    /// comes first.
+    /// Loads plugins and model, claims the run's folder, and attaches the LoRA, with the quickest checks first.
     pub fn open(config: FineTuneConfig, start: Start, context: &Context) -> Result<(Self, Claim)> {
         let device = torch_ext::cuda::device(&config.run.device)?;
         let scorer = Scorer::load(&config, Encoders::open(&config.encoders, device, context)?, device)?;
@@ -46,7 +45,7 @@ impl FineTune {
                 Lora::attach(&mut unet, &config.lora.spec(), seed)?
             }
             file => {
-                // A checkpoint has a file of its own with the same layers; the one that the run began with may be gone.
+                // A checkpoint has its own file with the same layers; the file that the run started from may be gone.
                 let file = claim.checkpoint().map_or_else(|| PathBuf::from(file), |folder| folder.join(LORA_FILE));
                 Lora::load(&mut unet, &file).context("lora.init")?
             }

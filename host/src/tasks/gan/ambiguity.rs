@@ -1,5 +1,5 @@
-//! L_SA under a plugin, with its gradient in the images: the embedding by libtorch, the distributions and their
-//! vector-Jacobian product by the plugin, and back into libtorch.
+//! L_SA under a plugin, with its gradient with respect to the images: libtorch computes the embedding, the plugin the
+//! distributions and their vector-Jacobian product, and libtorch the rest of the backward pass.
 
 use ndarray::Array2;
 use tch::{Kind, Tensor, no_grad};
@@ -8,50 +8,50 @@ use crate::encoders::{EncoderError, Encoders, array};
 use crate::plugin::{Batch, Classifier, Description, Distributions, Fault, PluginError};
 use crate::rl::reward;
 
-/// The medium of a generator.
+/// The medium that a generator produces.
 const MEDIUM: &str = "image";
 
 /// A plugin as the classifier C of L_SA.
 pub struct PluginAmbiguity {
     plugin: Box<dyn Classifier>,
     encoders: Encoders,
-    /// The real name of the one encoder that the plugin asks for.
+    /// The resolved name of the one encoder that the plugin asks for.
     encoder: String,
 }
 
 /// L_SA of a batch.
 #[derive(Debug)]
 pub struct Ambiguity {
-    /// A scalar on the encoder's device whose gradient in the images is that of L_SA; its value is not L_SA's. A
-    /// weight times it has a weight times the gradient.
+    /// A scalar on the encoder's device whose gradient with respect to the images is that of L_SA; its value is not
+    /// L_SA. It is linear in the gradient, so it may be weighted.
     pub surrogate: Tensor,
-    /// CE(C(x), U) averaged over the images; at least ln of the styles' number.
+    /// CE(C(x), U) averaged over the images; at least the logarithm of the number of styles.
     pub value: f64,
     /// C(x), one per image.
     pub distributions: Distributions,
 }
 
-/// Why there is no L_SA.
+/// Why L_SA could not be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum AmbiguityError {
     /// The plugin has no gradient, or failed.
     #[error(transparent)]
     Plugin(#[from] PluginError),
-    /// The encoder is not there, or failed.
+    /// The encoder is missing, or failed.
     #[error(transparent)]
     Encoder(#[from] EncoderError),
-    /// libtorch failed, or the images are none.
+    /// libtorch failed, or there are no images.
     #[error(transparent)]
     Tensor(#[from] ambiguity_models::Error),
-    /// The plugin is for something else.
+    /// The plugin is not for images.
     #[error("plugin {plugin} classifies {media}, but a CAN generates images: choose a plugin for images")]
     Medium {
         /// The plugin.
         plugin: String,
-        /// What it classifies.
+        /// The media that it classifies.
         media: String,
     },
-    /// The plugin has no embedding, or several, through which a gradient could flow.
+    /// The plugin asks for no encoder or for several, but a gradient needs exactly one.
     #[error("plugin {plugin} asks for {found}, but a gradient flows through exactly one: choose another plugin")]
     OneEncoder {
         /// The plugin.
@@ -59,7 +59,7 @@ pub enum AmbiguityError {
         /// The encoders that it asks for.
         found: String,
     },
-    /// The images are no longer numbers.
+    /// The images are not finite.
     #[error("the embedding of image {sample} of a batch is not finite")]
     NotFinite {
         /// The first such image of the batch.
@@ -68,7 +68,7 @@ pub enum AmbiguityError {
 }
 
 impl PluginAmbiguity {
-    /// Takes a plugin, and loads the encoder that it asks for.
+    /// Wraps a plugin, and loads the encoder that it asks for.
     ///
     /// # Errors
     /// If the plugin has no gradient, is not for images, or asks for no encoder or several; or if the encoder cannot be
@@ -93,17 +93,17 @@ impl PluginAmbiguity {
         Ok(Self { plugin, encoders, encoder })
     }
 
-    /// What the plugin says of itself.
+    /// Returns the plugin's description.
     pub fn description(&self) -> &Description {
         self.plugin.description()
     }
 
-    /// Number of styles; L_SA is at least its logarithm.
+    /// Returns the number of styles; L_SA is at least its logarithm.
     pub fn n_styles(&self) -> usize {
         self.description().styles.len()
     }
 
-    /// L_SA of images, f32 [n, 3, s, s] on [-1, 1] with the graph that made them.
+    /// Returns L_SA of images, f32 [n, 3, s, s] in [-1, 1], with their graph.
     ///
     /// # Errors
     /// If there are no images, they are not finite, or the plugin fails.
@@ -115,13 +115,13 @@ impl PluginAmbiguity {
         let gradient = Tensor::f_from_slice(&gradient.into_raw_vec_and_offset().0)
             .and_then(|flat| flat.f_view(shape)?.f_to_device(embeddings.device()))
             .map_err(ambiguity_models::Error::from)?;
-        // The gradient is a constant here, so that of the product in the embeddings is it, and the chain rule does the
-        // rest.
+        // The gradient is a constant here, so the product's gradient with respect to the embeddings equals it, and the
+        // chain rule does the rest.
         let surrogate = (embeddings * gradient).sum(Kind::Float);
         Ok(Ambiguity { surrogate, value: mean_cross_entropy(&distributions), distributions })
     }
 
-    /// C(x) of images, [n, 3, s, s] on [-1, 1], without gradients.
+    /// Returns C(x) of images, [n, 3, s, s] in [-1, 1], without gradients.
     ///
     /// # Errors
     /// As [`PluginAmbiguity::loss`].
@@ -130,7 +130,7 @@ impl PluginAmbiguity {
         Ok(self.plugin.classify(&mut batch, &mut self.encoders)?.distributions)
     }
 
-    /// Raw embeddings [n, dim], with their graph for libtorch and without it for the plugin.
+    /// Returns raw embeddings [n, dim], with their graph for libtorch and without it for the plugin.
     fn embed(&mut self, images: &Tensor) -> Result<(Tensor, Batch), AmbiguityError> {
         if images.size().first().is_none_or(|&n| n == 0) {
             return Err(ambiguity_models::Error::Input("there are no images to classify".to_owned()).into());
@@ -145,18 +145,18 @@ impl PluginAmbiguity {
     }
 }
 
-/// L_SA: CE(C(x), U) averaged over the images, with probabilities floored as rewards have it.
+/// Returns L_SA: CE(C(x), U) averaged over the images, with probabilities floored as in rewards.
 pub fn mean_cross_entropy(distributions: &Distributions) -> f64 {
     let sum: f64 = distributions.rows.iter().map(|row| -reward::ambiguity(row)).sum();
     sum / distributions.rows.len() as f64
 }
 
-/// dL_SA/dp, (1 − 1 / (N p)) / n: what −1 / (n N p) is for probabilities that are divided by their sum, as the host does
-/// with a plugin's. A plugin whose rows sum to 1 whatever the embedding gives the same for both, to more digits here,
-/// where nearly all is canceled in f64.
+/// Returns dL_SA/dp, (1 − 1 / (N p)) / n: the equivalent of −1 / (n N p) for probabilities that are divided by their
+/// sum, as the host does with a plugin's. For a plugin whose rows always sum to 1 the two agree, but this form is more
+/// precise, since nearly all of it cancels in f64.
 ///
 /// p is not floored as in the value, but only where 1 / p would overflow: the gradient of a softmax has p again as a
-/// factor, and p · 1 / p is exact however saturated it is. A floor would take the gradient away just where an image is
+/// factor, and p · 1 / p is exact however saturated it is. A floor would remove the gradient exactly where an image is
 /// least ambiguous.
 fn upstream(distributions: &Distributions) -> Array2<f32> {
     let (n_samples, n_styles) = (distributions.rows.len(), distributions.styles);

@@ -1,10 +1,10 @@
 //! `host can train`: the creative adversarial network (the paper's section on CAN; Gulrajani et al., arXiv 1704.00028, for the
-//! Wasserstein form). In a step, D learns on a batch of real and of generated images, then G on what D returns for the same
-//! generated ones.
+//! Wasserstein form). In a step, D is updated on a batch of real and of generated images, then G on D's output for the
+//! same generated images.
 //!
 //! # Layout
 //!
-//! - this file: [`Adversarial`], both networks and their step
+//! - this file: [`Adversarial`], both networks and their training step
 //! - [`ambiguity`]: L_SA under a plugin, with its gradient through the encoder into libtorch
 
 pub mod ambiguity;
@@ -45,17 +45,16 @@ use crate::trainer::{Claim, Monitored, Start};
 
 /// Number of images in a contact sheet.
 const SHEET_CELLS: usize = 40;
-/// A discriminator that puts more than this share of (real, fake) pairs in the right order leaves the log form's
-/// generator without a gradient.
+/// A discriminator that ranks more than this fraction of (real, fake) pairs correctly leaves the log form's generator
+/// without a gradient.
 const SATURATED: f64 = 0.995;
-/// A mean penalty above this means gradients of a norm of 2 and more, where 1 is wanted.
+/// A mean penalty above this means gradient norms of 2 and more, where 1 is wanted.
 const LOOSE_PENALTY: f64 = 1.0;
 
-/// Between these ratios of gradient norms, L_SA neither goes under nor drowns the adversarial loss.
-const SOUND_GRADIENT_NORM_RATIO: std::ops::RangeInclusive<f64> = 0.02..=50.0;
+/// Range of the gradient norm ratio in which neither L_SA nor the adversarial loss dominates.
+const BALANCED_GRADIENT_NORM_RATIO: std::ops::RangeInclusive<f64> = 0.02..=50.0;
 
-/// Loads the plugin, claims the run's folder, opens the images and makes the networks, in an order in which what is soon
-/// refused comes first.
+/// Loads the plugin, claims the run's folder, opens the images and builds the networks, with the quickest checks first.
 pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(ImageTraining<Adversarial>, Claim)> {
     let device = torch_ext::cuda::device(&config.run.device)?;
     let (classifier, lock) = style_classifier(&config, device, context)?;
@@ -66,8 +65,8 @@ pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(Image
     Ok((ImageTraining::new(config, data, networks, device, context), claim))
 }
 
-/// What a run of this configuration would consist of and take: its plugin is loaded, its images are opened and some steps are
-/// tried.
+/// Returns the plan of a run of this configuration and its measured cost: its plugin is loaded, its images are opened
+/// and some steps are run.
 pub fn try_out(config: &GanConfig, context: &Context) -> Result<(StyleImages, Plan, Measured)> {
     let device = torch_ext::cuda::device(&config.run.device)?;
     let (classifier, _) = style_classifier(config, device, context)?;
@@ -80,7 +79,7 @@ pub fn try_out(config: &GanConfig, context: &Context) -> Result<(StyleImages, Pl
     Ok((data, plan, measured))
 }
 
-/// C of the style ambiguity, and what is locked of it.
+/// Loads C of the style ambiguity, with its lock entry.
 fn style_classifier(config: &GanConfig, device: Device, context: &Context) -> Result<(StyleClassifier, PluginsLock)> {
     if config.own_head() {
         return Ok((StyleClassifier::OwnHead, PluginsLock::default()));
@@ -92,7 +91,7 @@ fn style_classifier(config: &GanConfig, device: Device, context: &Context) -> Re
     Ok((StyleClassifier::Plugin(Box::new(PluginAmbiguity::new(classifier, encoders)?)), lock))
 }
 
-/// C of the style ambiguity.
+/// The classifier C of the style ambiguity.
 pub enum StyleClassifier {
     /// The discriminator's own style head, the paper's C = D_C.
     OwnHead,
@@ -100,22 +99,22 @@ pub enum StyleClassifier {
     Plugin(Box<PluginAmbiguity>),
 }
 
-/// Both networks and all that trains them.
+/// Generator, discriminator and everything that trains them.
 pub struct Adversarial {
     config: GanConfig,
     styles: Vec<String>,
     generator: Trained<Generator>,
     discriminator: Trained<Discriminator>,
     classifier: StyleClassifier,
-    /// f32 [count, latent], the same at every monitor.
+    /// Latents of the monitor's fixed samples, f32 [count, latent].
     fixed_noise: Tensor,
-    /// Mean pairwise distance of real images.
+    /// Mean pairwise distance of held-out real images.
     real_diversity: f64,
     device: Device,
 }
 
 impl Adversarial {
-    /// Fresh networks for the styles of `data`.
+    /// Returns networks with fresh weights for the styles of `data`.
     pub fn new(config: &GanConfig, data: &StyleImages, classifier: StyleClassifier, device: Device) -> Result<Self> {
         let seed = |index| derive_seed(config.run.seed, 0, index, Purpose::Weights);
         let adam = &config.can.adam;
@@ -137,7 +136,7 @@ impl Adversarial {
         })
     }
 
-    /// D's loss and its parts, and what D returns for the real images.
+    /// Returns D's loss, and adds its terms to the metrics.
     fn discriminator_loss(
         &self,
         batch: &StyleBatch,
@@ -147,8 +146,8 @@ impl Adversarial {
     ) -> Result<Tensor> {
         let (can, d) = (&self.config.can, &self.discriminator.network);
         let (on_real, styles) = if self.config.own_head() {
-            let verdict = d.forward_train(&batch.images, ImageSource::Real, randomness)?;
-            (verdict.real, Some(verdict.styles))
+            let output = d.forward_train(&batch.images, ImageSource::Real, randomness)?;
+            (output.real, Some(output.styles))
         } else {
             (d.real_train(&batch.images, ImageSource::Real), None)
         };
@@ -173,14 +172,14 @@ impl Adversarial {
             metrics.add("style_accuracy", &accuracy(&styles, &batch.styles));
             terms.push(style * can.style_weight);
         }
-        // Not in place: the metrics hold the terms.
-        let total = terms.into_iter().reduce(|sum, term| sum + term).expect("there is the adversarial one");
+        // Not in place: the metrics share the terms.
+        let total = terms.into_iter().reduce(|sum, term| sum + term).expect("the adversarial term exists");
         metrics.add("loss/discriminator", &total);
         metrics.add("discriminator_accuracy", &ordered.to_kind(Kind::Float).mean(Kind::Float));
         Ok(total)
     }
 
-    /// G's loss and its parts.
+    /// Returns G's loss, and adds its terms to the metrics.
     fn generator_loss(
         &mut self,
         fake: &Tensor,
@@ -188,44 +187,44 @@ impl Adversarial {
         metrics: &mut StepMetrics,
     ) -> Result<Tensor> {
         let (can, d) = (&self.config.can, &self.discriminator.network);
-        // What a weight of 0 leaves out of the sum is not computed: it is watched by the monitor.
+        // With a weight of 0, L_SA is not computed here: the monitor measures it.
         let wanted = can.style_ambiguity_weight > 0.0;
         let (on_fake, styles) = if wanted && matches!(self.classifier, StyleClassifier::OwnHead) {
-            let verdict = d.forward_train(fake, ImageSource::Fake, randomness)?;
-            (verdict.real, Some(verdict.styles))
+            let output = d.forward_train(fake, ImageSource::Fake, randomness)?;
+            (output.real, Some(output.styles))
         } else {
             (d.real_train(fake, ImageSource::Fake), None)
         };
         let adversarial = adversarial_generator(can, &on_fake);
         metrics.add("loss/adversarial_generator", &adversarial);
         let weight = can.style_ambiguity_weight;
-        let (total, watched) = match (&mut self.classifier, styles) {
+        let (total, reported) = match (&mut self.classifier, styles) {
             (StyleClassifier::OwnHead, Some(styles)) => {
                 let ambiguity = loss::ambiguity(&styles);
                 metrics.add("loss/ambiguity", &ambiguity);
                 let total = adversarial + ambiguity * weight;
-                let watched = total.shallow_clone();
-                (total, watched)
+                let reported = total.shallow_clone();
+                (total, reported)
             }
             (StyleClassifier::Plugin(plugin), _) if wanted => {
                 let ambiguity = plugin.loss(fake).map_err(diverged)?;
                 let value = Tensor::from(ambiguity.value as f32).to_device(self.device);
                 metrics.add("loss/ambiguity", &value);
                 // The surrogate has the loss's gradient, not its value.
-                let watched = adversarial.detach() + value * weight;
-                (adversarial + ambiguity.surrogate * weight, watched)
+                let reported = adversarial.detach() + value * weight;
+                (adversarial + ambiguity.surrogate * weight, reported)
             }
             _ => {
-                let watched = adversarial.shallow_clone();
-                (adversarial, watched)
+                let reported = adversarial.shallow_clone();
+                (adversarial, reported)
             }
         };
-        metrics.add("loss/generator", &watched);
+        metrics.add("loss/generator", &reported);
         Ok(total)
     }
 
-    /// The norm of the gradient of the weighted L_SA in generated images, divided by that of the adversarial loss. None where
-    /// either is zero.
+    /// Returns the gradient norm ratio: the norm of the gradient of the weighted L_SA with respect to generated images,
+    /// divided by that of the adversarial loss; none if either is zero.
     fn gradient_norm_ratio(&mut self, images: &Tensor) -> Result<Option<f64>> {
         let (can, d) = (&self.config.can, &self.discriminator.network);
         if can.style_ambiguity_weight == 0.0 {
@@ -244,7 +243,7 @@ impl Adversarial {
         Ok((adversarial > 0.0 && ambiguity > 0.0).then(|| can.style_ambiguity_weight * ambiguity / adversarial))
     }
 
-    /// The styles that C tells apart.
+    /// Returns the styles that C classifies.
     fn classifier_styles(&self) -> &[String] {
         match &self.classifier {
             StyleClassifier::OwnHead => &self.styles,
@@ -252,7 +251,7 @@ impl Adversarial {
         }
     }
 
-    /// C's distribution of each image.
+    /// Returns C's distribution for each image.
     fn classify(&mut self, images: &Tensor) -> Result<Vec<Vec<f64>>> {
         match &mut self.classifier {
             StyleClassifier::Plugin(plugin) => Ok(plugin.classify(images).map_err(diverged)?.rows),
@@ -281,7 +280,7 @@ impl Networks for Adversarial {
         self.discriminator_loss(batch, &fake.detach(), randomness, &mut metrics)?.f_backward()?;
         self.discriminator.optimizer.step()?;
 
-        // The gradient goes through D without stopping at its weights, which saves a third of the backward pass.
+        // The gradient is propagated through D, but not to its weights, which saves a third of the backward pass.
         self.generator.optimizer.zero_grad();
         set_trained(&self.discriminator.optimizer, false);
         let generator_loss = self.generator_loss(&fake, randomness, &mut metrics);
@@ -291,16 +290,16 @@ impl Networks for Adversarial {
         Ok(metrics)
     }
 
-    fn in_short(means: &GanMeans) -> String {
+    fn summary(means: &GanMeans) -> String {
         let GanLosses { discriminator, generator, ambiguity, .. } = &means.loss;
-        let mut words = format!("D {discriminator:.3} G {generator:.3}");
+        let mut text = format!("D {discriminator:.3} G {generator:.3}");
         if let Some(ambiguity) = ambiguity {
-            words += &format!(" ambiguity {ambiguity:.3}");
+            text += &format!(" ambiguity {ambiguity:.3}");
         }
         if let Some(accuracy) = means.style_accuracy {
-            words += &format!(" accuracy {:.0} %", 100.0 * accuracy);
+            text += &format!(" accuracy {:.0} %", 100.0 * accuracy);
         }
-        words
+        text
     }
 
     fn record(means: GanMeans, pace: Pace) -> GanEpoch {
@@ -346,14 +345,14 @@ impl Networks for Adversarial {
     }
 
     fn warnings(&self, epoch: &GanEpoch, monitor: Option<&GanMonitor>, stage: Stage) -> Vec<String> {
-        let (can, least) = (&self.config.can, self.config.monitor.min_diversity);
-        // The gradients in images that are none yet say nothing.
-        let ratio =
-            monitor.filter(|monitor| monitor.diversity >= least).and_then(|monitor| monitor.gradient_norm_ratio);
+        let (can, min_diversity) = (&self.config.can, self.config.monitor.min_diversity);
+        // The gradients of images that are not diverse yet are not meaningful.
+        let diverse = monitor.filter(|monitor| monitor.diversity >= min_diversity);
+        let ratio = diverse.and_then(|monitor| monitor.gradient_norm_ratio);
         let warnings = [
             warning_of_saturation(can.loss, epoch.means.discriminator_accuracy),
             epoch.means.loss.gradient_penalty.and_then(warning_of_penalty),
-            monitor.and_then(|monitor| warning_of_diversity(monitor.diversity, least, stage)),
+            monitor.and_then(|monitor| warning_of_diversity(monitor.diversity, min_diversity, stage)),
             ratio.and_then(|ratio| warning_of_gradient_norms(ratio, can.style_ambiguity_weight)),
         ];
         warnings.into_iter().flatten().collect()
@@ -397,7 +396,7 @@ fn set_trained(optimizer: &AdamW, trained: bool) {
     }
 }
 
-/// Images that are no numbers come of the training, not of the plugin.
+/// Images that are not finite are the training's fault, not the plugin's.
 fn diverged(error: AmbiguityError) -> Error {
     match error {
         AmbiguityError::NotFinite { .. } => Diverged { what: error.to_string(), lower: LEARNING_RATE }.into(),
@@ -405,7 +404,7 @@ fn diverged(error: AmbiguityError) -> Error {
     }
 }
 
-/// G's adversarial loss, from what D returns for generated images, \[n\].
+/// Returns G's adversarial loss from D's output for generated images, \[n\].
 fn adversarial_generator(can: &Can, on_fake: &Tensor) -> Tensor {
     match can.loss {
         LossForm::Wasserstein => loss::critic_generator(on_fake),
@@ -413,18 +412,18 @@ fn adversarial_generator(can: &Can, on_fake: &Tensor) -> Tensor {
     }
 }
 
-/// A discriminator that leaves the log form's generator without a gradient.
+/// Warns of a discriminator that leaves the log form's generator without a gradient.
 fn warning_of_saturation(form: LossForm, accuracy: f64) -> Option<String> {
     (form == LossForm::Log && accuracy > SATURATED).then(|| {
         format!(
-            "the discriminator separates {:.1} % of real from generated images, which leaves the generator little to learn \
-             from: lower can.adam.learning_rate, or take can.nonsaturating = true or can.loss = \"wasserstein\"",
+            "the discriminator separates {:.1} % of real from generated images, which leaves the generator almost no \
+             gradient: lower can.adam.learning_rate, or use can.nonsaturating = true or can.loss = \"wasserstein\"",
             100.0 * accuracy
         )
     })
 }
 
-/// A critic that is far from what the Wasserstein form asks of it.
+/// Warns of a critic whose gradient norm is far from 1, which the Wasserstein form requires.
 fn warning_of_penalty(penalty: f64) -> Option<String> {
     (penalty > LOOSE_PENALTY).then(|| {
         format!(
@@ -434,28 +433,28 @@ fn warning_of_penalty(penalty: f64) -> Option<String> {
     })
 }
 
-/// Generated images that are too much alike.
-fn warning_of_diversity(share: f64, least: f64, stage: Stage) -> Option<String> {
+/// Warns of generated images that are too similar.
+fn warning_of_diversity(share: f64, minimum: f64, stage: Stage) -> Option<String> {
     let what = match stage {
         Stage::Beginning => return None,
-        Stage::Overdue => "the generator has not left its beginning",
+        Stage::Overdue => "the generator has not become diverse yet",
         Stage::Diverse => "the generator has collapsed onto few images",
     };
-    (share < least).then(|| {
+    (share < minimum).then(|| {
         format!(
             "generated images are {:.0} % as diverse as real ones (monitor.min_diversity is {:.0} %): {what}; lower \
              can.adam.learning_rate or can.style_ambiguity_weight",
             100.0 * share,
-            100.0 * least
+            100.0 * minimum
         )
     })
 }
 
-/// L_SA that does next to nothing, or next to which nothing else does.
+/// Warns if L_SA has almost no effect, or dominates the adversarial loss.
 fn warning_of_gradient_norms(ratio: f64, weight: f64) -> Option<String> {
-    (!SOUND_GRADIENT_NORM_RATIO.contains(&ratio)).then(|| {
+    (!BALANCED_GRADIENT_NORM_RATIO.contains(&ratio)).then(|| {
         format!(
-            "the gradient of the style ambiguity is {} times as long as that of the adversarial loss; a \
+            "the gradient norm of the style ambiguity is {} times that of the adversarial loss; a \
              can.style_ambiguity_weight of about {}, not {weight}, makes them equal",
             two_digits(ratio),
             two_digits(weight / ratio)
@@ -463,13 +462,13 @@ fn warning_of_gradient_norms(ratio: f64, weight: f64) -> Option<String> {
     })
 }
 
-/// How much `count` held-out images differ, evenly chosen, so that all styles are among them.
+/// Returns the mean pairwise distance of `count` held-out images, evenly chosen, so that all styles are among them.
 fn real_diversity(data: &StyleImages, count: usize) -> Result<f64> {
     let diversity = mean_pixel_distance(&data.some_held_out(count)?.images);
     ensure!(
         diversity > 0.0,
-        "all held-out images that were compared are the same, so there is nothing to compare the diversity of generated \
-         images with: name images that differ"
+        "all compared held-out images are identical, so the diversity of generated images has no reference: name \
+         images that differ"
     );
     Ok(diversity)
 }
@@ -479,7 +478,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_that_gans_are_known_for_are_warned_of_where_they_are_and_only_there() {
+    fn known_failures_of_gans_are_warned_of_and_nothing_else() {
         let saturated = warning_of_saturation(LossForm::Log, 0.999).expect("it is saturated");
         assert!(
             saturated.starts_with("the discriminator separates 99.9 % of real from generated images"),
@@ -498,11 +497,11 @@ mod tests {
         assert!(warning_of_gradient_norms(60.0, 10.0).is_some());
         assert_eq!(warning_of_gradient_norms(1.0, 10.0), None);
 
-        let collapsed = warning_of_diversity(0.12, 0.3, Stage::Diverse).expect("they are alike");
+        let collapsed = warning_of_diversity(0.12, 0.3, Stage::Diverse).expect("they are similar");
         assert!(collapsed.contains("are 12 % as diverse as real ones (monitor.min_diversity is 30 %)"), "{collapsed}");
         assert!(collapsed.contains("has collapsed"), "{collapsed}");
-        let early = warning_of_diversity(0.12, 0.3, Stage::Overdue).expect("they are alike");
-        assert!(early.contains("has not left its beginning") && !early.contains("collapsed"), "{early}");
+        let early = warning_of_diversity(0.12, 0.3, Stage::Overdue).expect("they are similar");
+        assert!(early.contains("has not become diverse yet") && !early.contains("collapsed"), "{early}");
         assert_eq!(warning_of_diversity(0.12, 0.3, Stage::Beginning), None);
         assert_eq!(warning_of_diversity(0.3, 0.3, Stage::Diverse), None);
     }

@@ -1,4 +1,4 @@
-//! The model cards, generated from what was measured.
+//! The model cards, generated from the metrics.
 
 use std::process::Command;
 
@@ -11,7 +11,7 @@ use super::stage::Stage;
 use super::{Finished, Session, finished_clip, finished_unet, finished_vae};
 use crate::run::record::{ClipMonitor, UNetMonitor, VaeMonitor};
 
-/// Writes the card that a finished stage belongs to, once everything that it says is known.
+/// Writes the model card of a finished stage, once all its metrics are known.
 pub(super) fn write(session: &Session, stage: Stage) -> Result<()> {
     let (dir, text) = match stage {
         Stage::Clip => {
@@ -28,7 +28,7 @@ pub(super) fn write(session: &Session, stage: Stage) -> Result<()> {
     Ok(write_atomic(&dir.join("README.md"), text.as_bytes())?)
 }
 
-/// The commit of the working folder, where it is this project's.
+/// Returns the commit of the working folder, if it is a checkout of this project.
 fn commit() -> Option<String> {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(arguments).output().ok()?;
@@ -38,13 +38,13 @@ fn commit() -> Option<String> {
     git(&["rev-parse", "--short=12", "HEAD"])
 }
 
-/// Where the code and the randomness came from.
+/// Returns version, commit and seed.
 fn provenance(session: &Session) -> String {
     let commit = commit().map_or_else(String::new, |commit| format!(", commit {commit}"));
     format!("`host` {}{commit}, seed {}", env!("CARGO_PKG_VERSION"), session.pretrain().seed)
 }
 
-/// The part of the configuration that a card prints.
+/// Returns the part of the configuration that a card prints.
 fn recipe(session: &Session, parts: &[&str]) -> String {
     let whole = json!(session.pretrain());
     let mut table = serde_json::Map::new();
@@ -52,7 +52,7 @@ fn recipe(session: &Session, parts: &[&str]) -> String {
         table.insert(part.to_owned(), whole[part].clone());
     }
     let file = json!({ "pretrain": Value::Object(table) });
-    toml::to_string(&file).expect("it was read from TOML, so it fits TOML")
+    toml::to_string(&file).expect("a configuration read from TOML can be written as TOML")
 }
 
 fn percent(share: f64) -> String {
@@ -81,7 +81,7 @@ Style texts: {style_list}.\n\n\
 Subject texts: {subject_list}.\n\n\
 ## Training\n\n\
 {training} paintings, {minutes} minutes on {threads} CPU thread(s) ({provenance}). Loss: contrast between each batch's\n\
-captions, plus telling the 27 styles and the 8 subjects apart by texts worded anew at each step.\n\n\
+captions, plus classification of the 27 styles and the 8 subjects by texts that are redrawn at each step.\n\n\
 ```toml\n{recipe}```\n\n\
 License: Apache-2.0.\n",
         parameters = finished.parameters,

@@ -1,5 +1,5 @@
 //! CLIP (Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", arXiv 2103.00020),
-//! with two classification losses beside the contrast, for a world in which styles and subjects are known.
+//! with two classification losses besides the contrastive one, since styles and subjects are known.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ use super::vocabulary;
 use crate::config::pretrain::{ClipStage, WeightsType};
 use crate::run::record::ClipMonitor;
 
-/// Layer norms' epsilon, as CLIP has it.
+/// Epsilon of the layer norms, as in CLIP.
 const LAYER_NORM_EPS: f64 = 1e-5;
 
 /// CLIP in training.
@@ -37,7 +37,7 @@ pub(super) struct Contrast {
     held_out: Paintings,
 }
 
-/// CLIP of fresh weights, with the paintings to train on.
+/// Returns a CLIP with fresh weights, with its training paintings.
 pub(super) fn open(session: &Session) -> Result<Pretraining<Contrast>> {
     let pretrain = session.pretrain();
     let config = &pretrain.clip;
@@ -60,7 +60,7 @@ pub(super) fn open(session: &Session) -> Result<Pretraining<Contrast>> {
     Ok(prepared.with(model, session))
 }
 
-/// The tokenizer of the paintings' captions.
+/// Returns the tokenizer of the paintings' captions.
 pub(super) fn tokenizer(length: usize) -> Result<Tokenizer> {
     let vocabulary = vocabulary::build(&all_captions());
     Ok(Tokenizer::from_vocab(vocabulary.tokens, &vocabulary.merges, length, PadRule::EndOfText)?)
@@ -146,7 +146,7 @@ impl Model for Contrast {
 }
 
 impl Contrast {
-    /// Caption rows: the batch's own, then one for each style, then one for each subject.
+    /// Returns the caption rows: the batch's own, then one for each style, then one for each subject.
     fn rows(&self, pairs: &[i64], draws: &[f32]) -> Vec<i64> {
         let mut draws = draws.iter().map(|&draw| f64::from(draw));
         let mut draw = || draws.next().expect("a number was drawn for each caption");
@@ -156,7 +156,7 @@ impl Contrast {
         rows
     }
 
-    /// `logits` are [n, n + 27 + 8], as [`Contrast::rows`] has the texts.
+    /// Returns the loss of logits [n, n + 27 + 8], with the texts in the order of [`Contrast::rows`].
     fn loss(&self, logits: &Tensor, pairs: &[i64]) -> Tensor {
         let n = pairs.len() as i64;
         let target = |f: fn(usize) -> usize| {
@@ -183,9 +183,9 @@ impl Contrast {
     }
 }
 
-/// Writes weights in the type in which they ship.
+/// Writes weights in the type of the shipped files.
 pub(super) fn write_weights(path: &Path, tensors: &NamedTensors, kind: WeightsType) -> Result<()> {
     let tensors = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.detach().to_kind(kind.kind()))).collect();
-    // transformers reads no file without this entry.
+    // transformers does not read a file without this entry.
     Ok(write_safetensors(path, &tensors, &[("format", "pt")])?)
 }

@@ -12,15 +12,15 @@ use procedural_art::{CAPTION_VARIANTS, CaptionKind, STYLES, SUBJECTS, caption, p
 
 /// Number of (style, subject) pairs.
 pub const N_PAIRS: usize = STYLES.len() * SUBJECTS.len();
-/// Paintings rendered between two looks at Ctrl-C.
+/// Number of paintings rendered between two checks for Ctrl-C.
 const CHUNK: usize = 10 * N_PAIRS;
 
-/// Which paintings: no painting is in both; the numbers are part of seeds.
+/// The split of a painting: no painting is in both; the numbers are part of seeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// To train on.
+    /// Training paintings.
     Training = 0,
-    /// To measure on.
+    /// Held-out paintings for evaluation.
     HeldOut = 1,
 }
 
@@ -30,12 +30,12 @@ pub struct Paintings {
     pixels: Tensor,
 }
 
-/// The style of pair `pair`.
+/// Returns the style of pair `pair`.
 pub fn style_of(pair: usize) -> usize {
     pair / SUBJECTS.len()
 }
 
-/// The subject of pair `pair`.
+/// Returns the subject of pair `pair`.
 pub fn subject_of(pair: usize) -> usize {
     pair % SUBJECTS.len()
 }
@@ -55,17 +55,17 @@ impl Paintings {
         Ok(Self { pixels: Tensor::cat(&chunks, 0) })
     }
 
-    /// How many there are.
+    /// Returns the number of paintings.
     pub fn len(&self) -> usize {
         self.pixels.size()[0] as usize
     }
 
-    /// The paintings at `indices` (i64 [b]), f32 [b, 3, size, size] on [0, 1].
+    /// Returns the paintings at `indices` (i64 [b]), f32 [b, 3, size, size] in [0, 1].
     pub fn at(&self, indices: &Tensor) -> Tensor {
         to_unit(&self.pixels.index_select(0, indices))
     }
 
-    /// `count` paintings from `first` on.
+    /// Returns `count` paintings from `first` on.
     pub fn range(&self, first: usize, count: usize) -> Tensor {
         to_unit(&self.pixels.narrow(0, first as i64, count as i64))
     }
@@ -92,7 +92,7 @@ fn render_range(session: &Session, split: Split, first: usize, count: usize) -> 
     Tensor::from_slice(&bytes).view([count as i64, 3, i64::from(size), i64::from(size)])
 }
 
-/// Mirrors half of the images and shifts each by up to `shift` pixels, the border repeated.
+/// Mirrors half of the images at random and shifts each by up to `shift` pixels, with the border replicated.
 pub fn augment(images: &Tensor, shift: i64, generator: &mut Generator) -> Result<Tensor> {
     let (n, _, height, width) = images.size4()?;
     let mirrored = generator.uniform(&[n, 1, 1, 1])?.lt(0.5);
@@ -111,22 +111,22 @@ pub fn augment(images: &Tensor, shift: i64, generator: &mut Generator) -> Result
     Ok(Tensor::stack(&shifted, 0))
 }
 
-/// Every caption, as token ids.
+/// All captions as token ids.
 #[derive(Debug)]
 pub struct Captions {
-    /// i64 [n + 1, length]; the last row is the empty caption.
+    /// Token ids, i64 [n + 1, length]; the last row is the empty caption.
     pub ids: Tensor,
     full: Block,
     style: Block,
     subject: Block,
 }
 
-/// The row where the captions of a kind begin.
+/// The first row of the captions of a kind.
 #[derive(Clone, Copy, Debug)]
 struct Block(usize);
 
 impl Captions {
-    /// All of them; an error if one does not fit into the tokenizer's length.
+    /// Encodes all captions; returns an error if one does not fit into the tokenizer's length.
     pub fn new(tokenizer: &Tokenizer) -> Result<Self> {
         let mut texts = Vec::new();
         let mut block = |kind: CaptionKind, n: usize, pair: fn(usize) -> (usize, usize)| {
@@ -142,35 +142,39 @@ impl Captions {
         let subject = block(CaptionKind::Subject, SUBJECTS.len(), |subject| (0, subject));
         texts.push(String::new());
         let ids = tokenizer.encode_batch(&texts);
-        // A text without padding may have lost its tail; the last token is the end token either way.
+        // A text without padding may have been truncated; its last token is the end token either way.
         let last_but_one = ids.select(1, -2);
         let end = tokenizer.id("<|endoftext|>").map_or(-1, i64::from);
         let n_cut = last_but_one.ne(end).sum(Kind::Int64).int64_value(&[]);
-        ensure!(n_cut == 0, "{n_cut} captions do not fit into {} tokens with one to spare", tokenizer.max_length());
+        ensure!(
+            n_cut == 0,
+            "{n_cut} captions do not fit into {} tokens with one padding token",
+            tokenizer.max_length()
+        );
         Ok(Self { ids, full, style, subject })
     }
 
-    /// The row of the empty caption.
+    /// Returns the row of the empty caption.
     pub fn null(&self) -> i64 {
         self.ids.size()[0] - 1
     }
 
-    /// The row of the pair's caption with style and subject, said in a way that `draw` on [0, 1) picks.
+    /// Returns the row of the pair's caption with style and subject, in the variant that `draw` in [0, 1) selects.
     pub fn full(&self, pair: usize, draw: f64) -> i64 {
         self.full.row(pair, draw)
     }
 
-    /// The same for a caption with a style alone.
+    /// Returns the row of a caption with a style alone, as [`Captions::full`].
     pub fn style(&self, style: usize, draw: f64) -> i64 {
         self.style.row(style, draw)
     }
 
-    /// The same for a caption with a subject alone.
+    /// Returns the row of a caption with a subject alone, as [`Captions::full`].
     pub fn subject(&self, subject: usize, draw: f64) -> i64 {
         self.subject.row(subject, draw)
     }
 
-    /// The ids of some rows.
+    /// Returns the token ids of some rows.
     pub fn select(&self, rows: &[i64]) -> Tensor {
         self.ids.index_select(0, &Tensor::from_slice(rows))
     }
@@ -183,17 +187,17 @@ impl Block {
     }
 }
 
-/// The texts that zero-shot classification uses for the styles: the first way to say each.
+/// Returns the texts for zero-shot classification of styles: the first variant of each.
 pub fn style_texts() -> Vec<String> {
     (0..STYLES.len()).map(|style| caption(style, 0, CaptionKind::Style, 0)).collect()
 }
 
-/// The texts that zero-shot classification uses for the subjects.
+/// Returns the texts for zero-shot classification of subjects.
 pub fn subject_texts() -> Vec<String> {
     (0..SUBJECTS.len()).map(|subject| caption(0, subject, CaptionKind::Subject, 0)).collect()
 }
 
-/// The texts of all pairs, style and subject.
+/// Returns the texts of all pairs of style and subject.
 pub fn full_texts() -> Vec<String> {
     (0..N_PAIRS).map(|pair| caption(style_of(pair), subject_of(pair), CaptionKind::Full, 0)).collect()
 }
@@ -205,7 +209,7 @@ mod tests {
 
     #[test]
     fn augmenting_mirrors_and_shifts_within_bounds() {
-        // Each column holds its own number, so that a row tells what was done.
+        // Each column contains its own number, so that a row reveals the augmentation.
         let images = Tensor::arange(8, (Kind::Float, tch::Device::Cpu)).expand([64, 3, 8, 8], false);
         let mut generator = Generator::cpu(1).unwrap();
         let augmented = augment(&images, 2, &mut generator).unwrap();
@@ -224,17 +228,17 @@ mod tests {
     }
 
     #[test]
-    fn caption_rows_are_the_captions_they_say() {
+    fn caption_rows_match_their_captions() {
         let tokenizer = tokenizer(16).unwrap();
         let captions = Captions::new(&tokenizer).unwrap();
         let ids = |row: i64| Vec::<i64>::try_from(captions.ids.get(row)).unwrap();
         for (pair, draw) in [(0, 0.0), (107, 0.5), (215, 0.999)] {
             let variant = (draw * CAPTION_VARIANTS as f64) as u64;
             let (style, subject) = (style_of(pair), subject_of(pair));
-            let said = |kind| tokenizer.encode(&caption(style, subject, kind, variant));
-            assert_eq!(ids(captions.full(pair, draw)), said(CaptionKind::Full));
-            assert_eq!(ids(captions.style(style, draw)), said(CaptionKind::Style));
-            assert_eq!(ids(captions.subject(subject, draw)), said(CaptionKind::Subject));
+            let expected = |kind| tokenizer.encode(&caption(style, subject, kind, variant));
+            assert_eq!(ids(captions.full(pair, draw)), expected(CaptionKind::Full));
+            assert_eq!(ids(captions.style(style, draw)), expected(CaptionKind::Style));
+            assert_eq!(ids(captions.subject(subject, draw)), expected(CaptionKind::Subject));
         }
         assert_eq!(ids(captions.null()), tokenizer.encode(""));
     }

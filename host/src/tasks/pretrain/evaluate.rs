@@ -1,4 +1,4 @@
-//! Held-out figures, samples and grids.
+//! Evaluation: zero-shot accuracy, PSNR and image grids.
 
 use ambiguity_models::clip::{Clip, Preprocessor, Tokenizer};
 use anyhow::Result;
@@ -9,10 +9,10 @@ use super::data::{N_PAIRS, Paintings, full_texts, style_of, style_texts, subject
 use crate::data::images::rgb_images;
 use crate::run::record::ClipMonitor;
 
-/// Images in one call of a network.
+/// Number of images in one call of a network.
 const CHUNK: usize = 108;
 
-/// Zero-shot classification: embeddings of the texts that stand for styles, subjects and pairs.
+/// Zero-shot classification by embeddings of the texts of styles, subjects and pairs.
 pub(super) struct ZeroShot {
     styles: Tensor,
     subjects: Tensor,
@@ -32,7 +32,7 @@ impl ZeroShot {
         }
     }
 
-    /// Shares of held-out paintings whose style, subject, and both their embeddings predict.
+    /// Returns the fractions of held-out paintings whose style, subject, and both are predicted correctly.
     pub(super) fn paintings(&self, clip: &Clip, paintings: &Paintings) -> Result<ClipMonitor> {
         let mut correct = [0.0; 3];
         for first in (0..paintings.len()).step_by(CHUNK) {
@@ -47,12 +47,12 @@ impl ZeroShot {
         Ok(ClipMonitor { style_accuracy, subject_accuracy, caption_accuracy })
     }
 
-    /// Share of images (f32 [n, 3, s, s] on [0, 1]) that show their style.
+    /// Returns the fraction of images (f32 [n, 3, s, s] in [0, 1]) whose predicted style is the label.
     pub(super) fn styles(&self, clip: &Clip, images: &Tensor, labels: &[usize]) -> Result<f64> {
         Ok(hits(&self.embed(clip, images)?, &self.styles, labels) / labels.len() as f64)
     }
 
-    /// Share of images that show their subject.
+    /// Returns the fraction of images whose predicted subject is the label.
     pub(super) fn subjects(&self, clip: &Clip, images: &Tensor, labels: &[usize]) -> Result<f64> {
         Ok(hits(&self.embed(clip, images)?, &self.subjects, labels) / labels.len() as f64)
     }
@@ -63,7 +63,7 @@ impl ZeroShot {
     }
 }
 
-/// Rows of length 1.
+/// Normalizes rows to length 1.
 pub(super) fn normalized(embeddings: &Tensor) -> Tensor {
     embeddings / embeddings.linalg_norm(2, [-1i64].as_slice(), true, None)
 }
@@ -74,13 +74,13 @@ fn hits(images: &Tensor, texts: &Tensor, labels: &[usize]) -> f64 {
     chosen.eq_tensor(&Tensor::from_slice(&labels)).sum(Kind::Float).double_value(&[])
 }
 
-/// Mean peak signal-to-noise ratio in dB over images on [0, 1], each by itself.
+/// Returns the peak signal-to-noise ratio in dB of each image in [0, 1].
 pub(super) fn psnr(a: &Tensor, b: &Tensor) -> Tensor {
     let error = (a - b).square().mean_dim([1i64, 2, 3].as_slice(), false, Kind::Float);
     error.clamp_min(1e-10).log10() * -10.0
 }
 
-/// Images (f32 [n, 3, s, s] on [0, 1]) side by side, `columns` in a row.
+/// Returns a grid of images (f32 [n, 3, s, s] in [0, 1]), `columns` per row.
 pub(super) fn image_grid(images: &Tensor, columns: usize) -> Result<RgbImage> {
     let (n, _, height, width) = images.size4()?;
     let rows = (n as usize).div_ceil(columns);
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn psnr_is_that_of_each_image_alone() {
+    fn psnr_is_per_image() {
         let a = Tensor::zeros([2, 3, 4, 4], (Kind::Float, tch::Device::Cpu));
         let b = Tensor::from_slice(&[0.1f32, 0.01]).view([2, 1, 1, 1]).expand([2, 3, 4, 4], false);
         let decibels = Vec::<f32>::try_from(psnr(&a, &b)).unwrap();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn hits_are_images_nearest_to_their_own_text() {
+    fn hits_are_images_closest_to_their_own_text() {
         let texts = Tensor::eye(3, (Kind::Float, tch::Device::Cpu));
         let images = Tensor::from_slice2(&[[0.9f32, 0.1, 0.0], [0.2, 0.8, 0.0], [0.5, 0.1, 0.4]]);
         assert_eq!(hits(&images, &texts, &[0, 1, 2]), 2.0);

@@ -1,4 +1,4 @@
-//! `host pretrain`: trains the small models that ship, CLIP, autoencoder and UNet, from the procedural paintings.
+//! `host pretrain`: trains the shipped small models, CLIP, autoencoder and UNet, on the procedural paintings.
 //!
 //! ```text
 //! paintings ─► CLIP (contrastive)      ─► OUT/clip
@@ -10,11 +10,11 @@
 //!
 //! # Layout
 //!
-//! - this file: the stages, one after the other
-//! - [`stage`]: the task that they share
-//! - `clip`, `vae`, `unet`: a stage each · `evaluate`: zero-shot accuracy, PSNR, samples
-//! - `data`: paintings in memory, captions as token ids · `vocabulary`: the tokenizer's
-//! - `parallel`: parts of a batch side by side · `card`: the model cards
+//! - this file: the sequence of stages
+//! - [`stage`]: the task that the stages share
+//! - `clip`, `vae`, `unet`: one stage each · `evaluate`: zero-shot accuracy, PSNR, image grids
+//! - `data`: paintings in memory, captions as token ids · `vocabulary`: the tokenizer's vocabulary
+//! - `parallel`: parts of a batch in parallel · `card`: the model cards
 
 mod card;
 mod clip;
@@ -43,22 +43,22 @@ use crate::run::record::{ClipMonitor, PretrainEpoch, PretrainRecord, UNetMonitor
 use crate::run::{self, PluginsLock, RunInfo, unix_seconds};
 use crate::trainer::{Start, Trainer};
 
-/// What a pretraining is given.
+/// The inputs of a pretraining.
 pub struct Session<'a> {
-    /// Every value.
+    /// The complete configuration.
     pub config: &'a PretrainFile,
-    /// Where the models go.
+    /// The folder of the models.
     pub out: &'a Path,
-    /// Whether to resume from checkpoints and leave finished stages alone.
+    /// Whether to resume from checkpoints and skip finished stages.
     pub resume: bool,
-    /// Threads, progress and interrupt.
+    /// The command's context.
     pub context: &'a Context,
 }
 
-/// What a finished stage measured, and what it was made of.
+/// The metrics of a finished stage, and its cost.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finished<M> {
-    /// The last monitor.
+    /// The record of the last monitor.
     #[serde(flatten)]
     pub monitor: M,
     /// Number of parameters.
@@ -74,22 +74,22 @@ impl Session<'_> {
         &self.config.pretrain
     }
 
-    /// The folder of the CLIP model.
+    /// Returns the folder of the CLIP model.
     pub fn clip_dir(&self) -> PathBuf {
         self.out.join("clip")
     }
 
-    /// The folder of the diffusion pipeline.
+    /// Returns the folder of the diffusion pipeline.
     pub fn diffusion_dir(&self) -> PathBuf {
         self.out.join("diffusion")
     }
 
-    /// The run's folder of a stage.
+    /// Returns the run's folder of a stage.
     fn run_dir(&self, stage: Stage) -> PathBuf {
         self.out.join("training").join(stage.name())
     }
 
-    /// The weights that a stage writes once it is finished.
+    /// Returns the file of weights that a finished stage writes.
     fn product(&self, stage: Stage) -> PathBuf {
         match stage {
             Stage::Clip => self.clip_dir().join("model.safetensors"),
@@ -98,7 +98,7 @@ impl Session<'_> {
         }
     }
 
-    /// What a finished stage measured; nothing for one that is not finished.
+    /// Returns the metrics of a finished stage; none if it is not finished.
     fn finished<M: Clone + Serialize + DeserializeOwned>(&self, stage: Stage) -> Result<Option<Finished<M>>> {
         let (run, product) = (self.run_dir(stage), self.product(stage));
         if !product.is_file() || run::config(&run).is_err() {
@@ -115,7 +115,7 @@ impl Session<'_> {
         Ok(Some(Finished { monitor, parameters, minutes: seconds / 60.0, threads: run::info(&run).threads }))
     }
 
-    /// Where a stage starts: in a new run, or in the one that is there.
+    /// Returns the start of a stage: a new run, or the existing one.
     fn start(&self, stage: Stage) -> Result<Start> {
         let folder = self.run_dir(stage);
         if run::config(&folder).is_err() {
@@ -141,7 +141,7 @@ impl Session<'_> {
         })
     }
 
-    /// Trains a stage and writes its model; what is finished is left alone.
+    /// Trains a stage and writes its model; a finished stage is skipped.
     fn train<M: Model>(&self, open: impl FnOnce(&Self) -> Result<Pretraining<M>>) -> Result<Finished<M::Monitor>> {
         let stage = M::STAGE;
         let start = self.start(stage)?;
@@ -154,11 +154,11 @@ impl Session<'_> {
         let outcome = Trainer::new(task, claim, self.config, &self.info(stage)?, self.context)?.run()?;
         outcome.task.write(self, &outcome.ends.last)?;
         let finished = self.finished(stage)?;
-        Ok(finished.expect("a run that has ended has its last monitor, and its model was just written"))
+        Ok(finished.expect("a finished run has its last monitor, and its model was just written"))
     }
 }
 
-/// Trains the stages one after the other and returns what each measured, by its name.
+/// Trains the stages in order and returns the metrics of each.
 pub fn run(stages: &[Stage], session: &Session) -> Result<Vec<(Stage, Value)>> {
     fs_err::create_dir_all(session.out)?;
     let mut results = Vec::new();
@@ -174,15 +174,17 @@ pub fn run(stages: &[Stage], session: &Session) -> Result<Vec<(Stage, Value)>> {
     Ok(results)
 }
 
-/// What the stages of a finished pretraining measured, for the model cards.
+/// Returns the metrics of the finished CLIP stage, for the model card.
 fn finished_clip(session: &Session) -> Result<Option<Finished<ClipMonitor>>> {
     session.finished(Stage::Clip)
 }
 
+/// As [`finished_clip`], for the VAE.
 fn finished_vae(session: &Session) -> Result<Option<Finished<VaeMonitor>>> {
     session.finished(Stage::Vae)
 }
 
+/// As [`finished_clip`], for the UNet.
 fn finished_unet(session: &Session) -> Result<Option<Finished<UNetMonitor>>> {
     session.finished(Stage::UNet)
 }

@@ -1,14 +1,14 @@
-//! Parts of a batch side by side, one thread each.
+//! Data parallelism over the parts of a batch, one thread each.
 //!
-//! Tensors this small gain little from threads inside an operation, and almost everything from a second copy of the
-//! network on a second core. The parts are fixed by the configuration and each part runs on one thread, so the number
-//! of threads changes how long it takes and no bit of the result.
+//! Tensors this small gain little from threads inside an operation, but a replica of the network on a second core
+//! nearly doubles the speed. The parts are fixed by the configuration and each part runs on one thread, so the number
+//! of threads changes the duration but no bit of the result.
 
 use ambiguity_models::params::{NamedTensors, Params};
 use anyhow::Result;
 use tch::{Device, Kind, Tensor, no_grad};
 
-/// One network for each part of a batch: the same storage, gradients of their own.
+/// One replica of a network for each part of a batch, with shared weights and separate gradients.
 pub struct Replicas<N>(Vec<Replica<N>>);
 
 struct Replica<N> {
@@ -17,8 +17,8 @@ struct Replica<N> {
 }
 
 impl<N: Send> Replicas<N> {
-    /// `n` networks over `tensors`, which take gradients; the first one's gradients are theirs. What changes the tensors
-    /// in place changes all networks.
+    /// Returns `n` replicas over `tensors`, which require gradients; the first replica's gradients are those of
+    /// `tensors`. An in-place change of `tensors` changes all replicas.
     pub fn new(n: usize, tensors: &NamedTensors, build: impl Fn(&Params) -> Result<N>) -> Result<Self> {
         let replica = |i: usize| {
             let leaf = |(name, tensor): (&String, &Tensor)| {
@@ -31,41 +31,41 @@ impl<N: Send> Replicas<N> {
         Ok(Self((0..n).map(replica).collect::<Result<_>>()?))
     }
 
-    /// How many there are.
+    /// Returns the number of replicas.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The first one.
+    /// Returns the first replica.
     pub fn first(&self) -> &N {
         &self.0[0].network
     }
 
-    /// The mean loss of the parts, `loss` computing each one's; leaves the gradient in the tensors. `parts` has one entry
-    /// for each replica.
-    pub fn backward<J: Send>(
+    /// Returns the mean of the parts' losses, computed by `loss`, and accumulates its gradient in the tensors. `parts`
+    /// has one entry for each replica.
+    pub fn backward<P: Send>(
         &mut self,
         threads: usize,
-        parts: Vec<J>,
-        loss: impl Fn(&N, J) -> Result<Tensor> + Sync,
+        parts: Vec<P>,
+        loss: impl Fn(&N, P) -> Result<Tensor> + Sync,
     ) -> Result<f64> {
         let n_parts = parts.len() as f64;
-        let losses = side_by_side(threads, &mut self.0, parts, |replica, part| {
+        let losses = parallel_map(threads, &mut self.0, parts, |replica, part| {
             let loss = loss(&replica.network, part)? / n_parts;
             loss.f_backward()?;
             Ok(loss.double_value(&[]))
         });
         let (first, others) = self.0.split_at_mut(1);
         for replica in others {
-            replica.give_gradients(&first[0].tensors);
+            replica.move_gradients(&first[0].tensors);
         }
         losses.into_iter().sum()
     }
 }
 
 impl<N> Replica<N> {
-    /// Adds this replica's gradients to those of `first` and drops its own.
-    fn give_gradients(&mut self, first: &NamedTensors) {
+    /// Adds this replica's gradients to those of `first` and clears its own.
+    fn move_gradients(&mut self, first: &NamedTensors) {
         no_grad(|| {
             for (name, tensor) in &mut self.tensors {
                 let own = tensor.grad();
@@ -78,39 +78,40 @@ impl<N> Replica<N> {
     }
 }
 
-/// Parameters out of tensors at hand, shared and not copied: what changes the tensors changes the network.
+/// Returns parameters that share the given tensors without copying: a change of the tensors changes the network.
 pub fn over(tensors: &NamedTensors) -> Params {
     let shared = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
     Params::from_tensors(shared, "the trained weights", Device::Cpu, Kind::Float)
 }
 
-/// Runs `f` on every worker with its job, on at most `threads` threads at once; results in the order of the jobs.
+/// Runs `f` on every worker with its input, on at most `threads` threads at once; returns the results in the order of
+/// the inputs.
 ///
 /// # Panics
-/// If there are more jobs than workers, or if `f` panics.
-pub fn side_by_side<W: Send, J: Send, R: Send>(
+/// If there are more inputs than workers, or if `f` panics.
+pub fn parallel_map<W: Send, I: Send, R: Send>(
     threads: usize,
     workers: &mut [W],
-    jobs: Vec<J>,
-    f: impl Fn(&mut W, J) -> R + Sync,
+    inputs: Vec<I>,
+    f: impl Fn(&mut W, I) -> R + Sync,
 ) -> Vec<R> {
-    assert!(jobs.len() <= workers.len(), "{} jobs for {} workers", jobs.len(), workers.len());
-    if threads <= 1 || jobs.len() <= 1 {
-        return workers.iter_mut().zip(jobs).map(|(worker, job)| f(worker, job)).collect();
+    assert!(inputs.len() <= workers.len(), "{} inputs for {} workers", inputs.len(), workers.len());
+    if threads <= 1 || inputs.len() <= 1 {
+        return workers.iter_mut().zip(inputs).map(|(worker, input)| f(worker, input)).collect();
     }
-    let per_thread = jobs.len().div_ceil(threads);
-    let mut jobs = jobs.into_iter();
+    let per_thread = inputs.len().div_ceil(threads);
+    let mut inputs = inputs.into_iter();
     let f = &f;
     std::thread::scope(|scope| {
         let threads: Vec<_> = workers
             .chunks_mut(per_thread)
-            .map(|workers| (workers, jobs.by_ref().take(per_thread).collect::<Vec<J>>()))
-            .filter(|(_, jobs)| !jobs.is_empty())
-            .map(|(workers, jobs)| {
+            .map(|workers| (workers, inputs.by_ref().take(per_thread).collect::<Vec<I>>()))
+            .filter(|(_, inputs)| !inputs.is_empty())
+            .map(|(workers, inputs)| {
                 scope.spawn(move || {
                     // A new thread would otherwise use as many threads for each operation as there are cores.
                     tch::set_num_threads(1);
-                    workers.iter_mut().zip(jobs).map(|(worker, job)| f(worker, job)).collect::<Vec<R>>()
+                    workers.iter_mut().zip(inputs).map(|(worker, input)| f(worker, input)).collect::<Vec<R>>()
                 })
             })
             .collect();
@@ -123,12 +124,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_keep_the_order_of_the_jobs() {
+    fn results_keep_the_order_of_the_inputs() {
         for threads in [1, 2, 3, 8] {
             let mut workers = [0; 5];
-            let results = side_by_side(threads, &mut workers, vec![1, 2, 3, 4], |worker, job| {
-                *worker = job;
-                job * 10
+            let results = parallel_map(threads, &mut workers, vec![1, 2, 3, 4], |worker, input| {
+                *worker = input;
+                input * 10
             });
             assert_eq!(results, [10, 20, 30, 40]);
             assert_eq!(workers, [1, 2, 3, 4, 0]);

@@ -1,4 +1,4 @@
-//! The task of the three stages: steps with a learning rate that rises and falls, a moving average, held-out data.
+//! The task of the three stages: optimizer steps with a learning rate schedule, EMA, evaluation on held-out data.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,22 +21,22 @@ use crate::random::{Purpose, derive_seed};
 use crate::run::record::PretrainEpoch;
 use crate::trainer::{Claim, Monitored, Saved, Schedule, State, Task, Trained};
 
-/// One of the three trainings; the numbers are part of seeds.
+/// A stage of pretraining; the numbers are part of seeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Text and image encoder.
     Clip = 0,
     /// Autoencoder.
     Vae = 1,
-    /// Denoiser; needs the other two.
+    /// Denoiser; needs the other two stages.
     UNet = 2,
 }
 
 impl Stage {
-    /// All, in an order in which they can be trained.
+    /// All stages, in an order in which they can be trained.
     pub const ALL: [Self; 3] = [Self::Clip, Self::Vae, Self::UNet];
 
-    /// Its name in the configuration, on the command line and as a folder.
+    /// Returns the stage's name in the configuration, on the command line and as a folder.
     pub fn name(self) -> &'static str {
         match self {
             Self::Clip => "clip",
@@ -45,7 +45,7 @@ impl Stage {
         }
     }
 
-    /// Its name in reports.
+    /// Returns the stage's name in reports.
     pub fn title(self) -> &'static str {
         match self {
             Self::Clip => "CLIP",
@@ -54,7 +54,7 @@ impl Stage {
         }
     }
 
-    /// The command that trains it, and resumes it with `--resume`.
+    /// Returns the command that trains the stage, and resumes it with `--resume`.
     pub(super) fn command(self, out: &Path) -> String {
         format!("host pretrain {} --out {}", self.name(), out.display())
     }
@@ -67,8 +67,8 @@ impl Stage {
         }
     }
 
-    /// The keys that a resumed stage may change: those of the other stages, and how long it trains (the learning rate is
-    /// level until the decay).
+    /// Returns the keys that a resumed stage may change: those of the other stages, and the number of steps (the
+    /// learning rate is constant until the decay).
     pub(super) fn free_keys(self) -> Vec<&'static str> {
         let of = |stage: Self| match stage {
             Self::Clip => ["pretrain.clip", "pretrain.clip.schedule.steps", "pretrain.clip.schedule.decay_steps"],
@@ -81,7 +81,7 @@ impl Stage {
 }
 
 impl PretrainConfig {
-    /// How a stage is trained.
+    /// Returns the schedule of a stage.
     pub(super) fn schedule(&self, stage: Stage) -> &Steps {
         match stage {
             Stage::Clip => &self.clip.schedule,
@@ -91,28 +91,29 @@ impl PretrainConfig {
     }
 }
 
-/// The model of a stage: its loss, its monitor and its files.
+/// The model of a stage: its loss, its evaluation and its files.
 pub trait Model {
-    /// What it measures on held-out data.
+    /// The record of an evaluation on held-out data.
     type Monitor: Serialize + DeserializeOwned + Clone + std::fmt::Debug;
 
-    /// Which stage it is.
+    /// The stage.
     const STAGE: Stage;
 
-    /// The loss of step `step`; leaves the gradients in the parameters, which have none before.
+    /// Returns the loss of step `step` and leaves its gradients in the parameters, which have none before.
     fn backward(&mut self, step: u64) -> Result<f64>;
 
-    /// Measures held-out data, with a contact sheet where there is one. After the last step (`last`) it may take longer.
+    /// Evaluates the model on held-out data; returns a contact sheet too, if there is one. After the last step (`last`)
+    /// the evaluation may take longer.
     fn evaluate(&mut self, last: bool) -> Result<(Self::Monitor, Option<RgbImage>)>;
 
-    /// Writes the model's folder: the weights, averaged where they are, and what the last monitor measured.
+    /// Writes the model's folder: the weights (their EMA, if there is one) and values of the last monitor.
     fn write(&self, session: &Session, weights: &NamedTensors, monitor: &Self::Monitor) -> Result<()>;
 }
 
 /// A stage in training.
 pub struct Pretraining<M> {
     model: M,
-    /// The weights that are trained.
+    /// The trained weights.
     tensors: NamedTensors,
     steps: Steps,
     optimizer: AdamW,
@@ -123,7 +124,7 @@ pub struct Pretraining<M> {
     interrupt: Interrupt,
 }
 
-/// The optimizer and the average of a stage's fresh weights, which are turned into leaves that take gradients.
+/// The optimizer and the EMA of a stage's fresh weights, which become leaves that require gradients.
 pub(super) struct Prepared {
     tensors: NamedTensors,
     steps: Steps,
@@ -132,7 +133,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Prepares `tensors` for a stage's schedule, averaged with `ema_decay` where there is one.
+    /// Prepares `tensors` for a stage's schedule, with an EMA if there is an `ema_decay`.
     pub(super) fn new(tensors: NamedTensors, steps: &Steps, ema_decay: Option<f64>) -> Result<Self> {
         let leaves = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.set_requires_grad(true))).collect();
         let config = AdamWConfig {
@@ -147,13 +148,13 @@ impl Prepared {
         Ok(Self { tensors, steps: steps.clone(), optimizer, ema })
     }
 
-    /// The averages, which change in place as training proceeds; shared, not copied.
+    /// Returns the EMA, which training updates in place; shared, not copied.
     pub(super) fn averages(&self) -> Option<NamedTensors> {
         let shared = |(name, tensor): (&String, &Tensor)| (name.clone(), tensor.shallow_clone());
         self.ema.as_ref().map(|ema| ema.tensors().iter().map(shared).collect())
     }
 
-    /// The stage, ready to train.
+    /// Returns the stage, ready to train.
     pub(super) fn with<M: Model>(self, model: M, session: &Session) -> Pretraining<M> {
         let Self { tensors, steps, optimizer, ema } = self;
         let guard = StepGuard::new(M::STAGE.learning_rate_key());
@@ -168,7 +169,7 @@ impl<M: Model> Pretraining<M> {
         self.model.write(session, self.ema.as_ref().map_or(&self.tensors, Ema::tensors), monitor)
     }
 
-    /// Number of steps that are done at the end of an epoch.
+    /// Returns the number of finished steps at the end of an epoch.
     fn step_after(&self, epoch: u64) -> u64 {
         (epoch * self.steps.steps_per_epoch).min(self.steps.steps)
     }
@@ -226,7 +227,7 @@ impl<M: Model> Task for Pretraining<M> {
 
     fn warnings(&self, _: u64, trained: &PretrainEpoch, _: Option<&M::Monitor>, _: f64) -> Vec<String> {
         let dropped = Some(trained.dropped_steps).filter(|dropped| *dropped > 0);
-        let warning = |n| format!("{n} optimizer steps were dropped since their gradient was not finite");
+        let warning = |n| format!("{n} optimizer steps were dropped because their gradient was not finite");
         dropped.map(warning).into_iter().collect()
     }
 
@@ -251,19 +252,19 @@ impl<M: Model> Task for Pretraining<M> {
         Ok(())
     }
 
-    /// None in the run's folder: the model has a folder of its own, which is written once it is finished.
+    /// Returns no files: the model has its own folder, which is written at the end of the training.
     fn products(&mut self) -> Result<Vec<(String, Vec<u8>)>> {
         Ok(Vec::new())
     }
 }
 
-/// The generator of part `part` of `parts` of step `step`.
+/// Returns the generator for part `part` of `parts` in step `step`.
 pub(super) fn generator(seed: u64, stage: Stage, step: u64, part: usize, parts: usize) -> Result<Generator> {
     let index = step * parts as u64 + part as u64;
     Ok(Generator::cpu(derive_seed(seed, stage as u64, index, Purpose::Update))?)
 }
 
-/// The seed of a stage's fresh weights.
+/// Returns the seed of a stage's fresh weights.
 pub(super) fn weights_seed(seed: u64, stage: Stage) -> u64 {
     derive_seed(seed, stage as u64, 0, Purpose::Weights)
 }

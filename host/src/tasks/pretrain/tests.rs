@@ -1,4 +1,4 @@
-//! All three stages at toy sizes: whole, in pieces, on one thread and on two.
+//! Tests of all three stages at small sizes: uninterrupted, interrupted, on one thread and on two.
 
 use std::path::Path;
 use std::time::Duration;
@@ -45,7 +45,7 @@ fn session<'a>(config: &'a PretrainFile, out: &'a Path, resume: bool, context: &
     Session { config, out, resume, context }
 }
 
-/// The bytes of everything that a training ships, but for the cards, which tell minutes.
+/// The bytes of all products except the cards, which contain durations.
 fn products(session: &Session) -> Vec<Vec<u8>> {
     Stage::ALL.iter().map(|&stage| std::fs::read(session.product(stage)).unwrap()).collect()
 }
@@ -62,7 +62,7 @@ fn stop_at_checkpoint(session: &Session, stage: Stage) {
 }
 
 #[test]
-fn training_in_pieces_and_on_more_threads_gives_the_same_bytes() {
+fn interrupted_training_on_more_threads_has_the_same_bytes() {
     let config = toy_config();
     let (whole_dir, pieces_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (one, two) = (context(1), context(2));
@@ -86,7 +86,7 @@ fn training_in_pieces_and_on_more_threads_gives_the_same_bytes() {
         assert!(text.contains("license: apache-2.0") && !text.contains("NaN"), "{text}");
     }
 
-    // A finished training is left alone, and not begun again over its results.
+    // A finished training is skipped, and never restarted over its results.
     assert_eq!(run(&Stage::ALL, &pieces).unwrap().len(), 3);
     let error = run(&Stage::ALL, &session(&config, pieces_dir.path(), false, &one)).unwrap_err();
     assert!(format!("{error:#}").contains("--resume"), "{error:#}");
@@ -107,7 +107,7 @@ fn a_checkpoint_of_other_values_is_refused_by_name() {
 }
 
 #[test]
-fn the_unet_says_what_it_needs_first() {
+fn the_unet_names_the_stage_it_needs_first() {
     let (config, context) = (toy_config(), context(1));
     let dir = tempfile::tempdir().unwrap();
     let error = run(&[Stage::UNet], &session(&config, dir.path(), false, &context)).unwrap_err();

@@ -1,6 +1,6 @@
 //! The denoiser: epsilon prediction (Ho et al., "Denoising Diffusion Probabilistic Models", arXiv 2006.11239) on the
 //! autoencoder's latents, with min-SNR weights (Hang et al., arXiv 2303.09556) and empty captions for classifier-free
-//! guidance (Ho and Salimans, arXiv 2207.12598). What ships is the moving average of the weights.
+//! guidance (Ho and Salimans, arXiv 2207.12598). The EMA of the weights is the shipped model.
 
 use ambiguity_models::clip::{Clip, Tokenizer};
 use ambiguity_models::files::write_atomic;
@@ -20,7 +20,7 @@ use super::Session;
 use super::clip::write_weights;
 use super::data::{Captions, N_PAIRS, Paintings, Split, style_of, subject_of};
 use super::evaluate::{ZeroShot, image_grid};
-use super::parallel::{Replicas, over, side_by_side};
+use super::parallel::{Replicas, over, parallel_map};
 use super::stage::{Model, Prepared, Pretraining, Stage, generator, weights_seed};
 use crate::config::pretrain::UNetStage;
 use crate::interrupt::Interrupt;
@@ -29,9 +29,9 @@ use crate::random::{Purpose, derive_seed};
 use crate::rl::rollout::{GivenNoise, rollout};
 use crate::run::record::UNetMonitor;
 
-/// Images in one call of the VAE, rows in one call when sampling.
+/// Number of images in one call of the VAE, and of rows in one call when sampling.
 const CHUNK: i64 = 54;
-/// Samples of each kind in the grid.
+/// Number of samples of each kind in the grid.
 const GRID: i64 = 54;
 
 /// The UNet in training.
@@ -41,7 +41,7 @@ pub(super) struct Denoising {
     config: UNetStage,
     unet_config: UNetConfig,
     replicas: Replicas<UNet>,
-    /// The averaged weights and the autoencoder, one of each for each part of a batch.
+    /// The EMA of the UNet and the autoencoder, one of each for each part of a batch.
     samplers: Vec<Sampler>,
     /// The noise schedule of training.
     ddim: Ddim,
@@ -58,13 +58,13 @@ struct Sampler {
     vae: Vae,
 }
 
-/// What the UNet sees, computed once.
+/// Training data of the UNet, computed once.
 struct Data {
-    /// Scaled latents, [2n, 4, h, w]: the paintings, then all of them mirrored.
+    /// Scaled latents, [2n, 4, h, w]: those of the paintings, then those of the mirrored paintings.
     latents: Tensor,
     held_out: Tensor,
-    /// The text encoder's last hidden states of every caption, [captions, length, width].
-    states: Tensor,
+    /// Prompt embeddings of every caption, the text encoder's last hidden states, [captions, length, width].
+    embeddings: Tensor,
     captions: Captions,
 }
 
@@ -77,9 +77,9 @@ struct Part {
     weights: Tensor,
 }
 
-/// The UNet of fresh weights, with the latents to train on.
+/// Returns a UNet with fresh weights, with its training latents.
 pub(super) fn open(session: &Session) -> Result<Pretraining<Denoising>> {
-    // Operations run on one thread each; the parts of a batch run side by side instead.
+    // Each operation runs on one thread; the parts of a batch run in parallel instead.
     tch::set_num_threads(1);
     let pretrain = session.pretrain();
     let config = &pretrain.unet;
@@ -99,7 +99,7 @@ pub(super) fn open(session: &Session) -> Result<Pretraining<Denoising>> {
     let build = |params: &Params| Ok(UNet::new(params, &unet_config)?);
     let replicas = Replicas::new(config.shards, &tensors, build)?;
     let prepared = Prepared::new(tensors, &config.schedule, Some(config.ema_decay))?;
-    let averages = prepared.averages().context("the UNet is trained with a moving average")?;
+    let averages = prepared.averages().context("the UNet is trained with an EMA")?;
     let data = Data::new(session, &clip, &tokenizer, &mut vaes)?;
     let scheduler = scheduler(config);
     let samplers = vaes.into_iter().map(|vae| -> Result<Sampler> {
@@ -132,12 +132,14 @@ pub(super) fn open(session: &Session) -> Result<Pretraining<Denoising>> {
     Ok(prepared.with(model, session))
 }
 
-/// The UNet's configuration, Stable Diffusion 2's but for the sizes.
+/// Returns the UNet's configuration, that of Stable Diffusion 2 except for the sizes.
 fn network(session: &Session, latent_channels: i64, text_width: i64) -> Result<UNetConfig> {
     let config = &session.pretrain().unet;
     let kind = |name: &String| -> Result<DownBlockType> {
         serde_json::from_value(json!(name)).with_context(|| {
-            format!("`pretrain.unet.down_block_types` holds \"{name}\", known are DownBlock2D and CrossAttnDownBlock2D")
+            format!(
+                "`pretrain.unet.down_block_types` contains \"{name}\", known are DownBlock2D and CrossAttnDownBlock2D"
+            )
         })
     };
     let down = config.down_block_types.iter().map(kind).collect::<Result<Vec<_>>>()?;
@@ -171,7 +173,7 @@ fn network(session: &Session, latent_channels: i64, text_width: i64) -> Result<U
     })
 }
 
-/// Stable Diffusion 2's scheduler, for DDIM.
+/// Returns the configuration of Stable Diffusion 2's scheduler, for DDIM.
 fn scheduler(config: &UNetStage) -> SchedulerConfig {
     SchedulerConfig {
         num_train_timesteps: config.noise.train_timesteps as i64,
@@ -189,7 +191,7 @@ fn scheduler(config: &UNetStage) -> SchedulerConfig {
     }
 }
 
-/// min(SNR, γ) / SNR of every timestep, which weighs the loss of epsilon prediction.
+/// Returns min(SNR, γ) / SNR of every timestep, the weights of the epsilon prediction loss.
 fn min_snr(ddim: &Ddim, gamma: f64) -> Tensor {
     let weight = |&alpha: &f64| {
         let snr = alpha / (1.0 - alpha);
@@ -205,14 +207,14 @@ impl Data {
         let paintings = Paintings::render(session, Split::HeldOut, session.pretrain().data.held_out_per_pair.min(2))?;
         let held_out = encode(session, &paintings, vaes, false)?;
         let captions = Captions::new(tokenizer)?;
-        let states = no_grad(|| {
+        let embeddings = no_grad(|| {
             let chunks = captions.ids.split(512, 0);
             Tensor::cat(&chunks.iter().map(|ids| clip.text.hidden_states(ids).0).collect::<Vec<_>>(), 0)
         });
-        Ok(Self { latents, held_out, states, captions })
+        Ok(Self { latents, held_out, embeddings, captions })
     }
 
-    /// A caption of one of the four kinds, by their shares.
+    /// Draws a caption of one of the four kinds, by their probabilities.
     fn caption(&self, config: &UNetStage, pair: usize, draws: &[f32]) -> i64 {
         let (kind, way) = (f64::from(draws[0]), f64::from(draws[1]));
         let subject_from = config.null_share;
@@ -226,18 +228,18 @@ impl Data {
         }
     }
 
-    /// All captions as prompts: the empty one, which guidance leads away from, and then the others by their rows.
+    /// Returns all captions as prompts: the empty one, the negative prompt of guidance, and then all others by row.
     fn prompt_embeddings(&self) -> PromptEmbeddings {
-        let null = self.states.narrow(0, self.captions.null(), 1);
-        PromptEmbeddings::new(Tensor::cat(&[&null, &self.states], 0))
+        let null = self.embeddings.narrow(0, self.captions.null(), 1);
+        PromptEmbeddings::new(Tensor::cat(&[&null, &self.embeddings], 0))
     }
 
     fn text(&self, rows: &[i64]) -> Tensor {
-        self.states.index_select(0, &Tensor::from_slice(rows))
+        self.embeddings.index_select(0, &Tensor::from_slice(rows))
     }
 }
 
-/// The scaled means of the latents, with `mirrored` once more of the mirrored paintings.
+/// Returns the scaled means of the latents; with `mirrored`, those of the mirrored paintings follow.
 fn encode(session: &Session, paintings: &Paintings, vaes: &mut [Vae], mirrored: bool) -> Result<Tensor> {
     let n = paintings.len() as i64;
     let bar = session.context.progress.bar("latents", if mirrored { 2 * n } else { n } as u64, "images");
@@ -246,8 +248,8 @@ fn encode(session: &Session, paintings: &Paintings, vaes: &mut [Vae], mirrored: 
         for first in (0..n).step_by(CHUNK as usize * vaes.len()) {
             let part = |i: i64| (first + i * CHUNK, CHUNK.min(n - first - i * CHUNK));
             let parts = (0..vaes.len() as i64).map(part).filter(|&(_, count)| count > 0);
-            let jobs: Vec<Tensor> = parts.map(|(at, count)| paintings.range(at as usize, count as usize)).collect();
-            latents.extend(side_by_side(session.context.threads, vaes, jobs, |vae, images| {
+            let batches: Vec<Tensor> = parts.map(|(at, count)| paintings.range(at as usize, count as usize)).collect();
+            latents.extend(parallel_map(session.context.threads, vaes, batches, |vae, images| {
                 let images = if mirror { images.flip([3]) } else { images };
                 no_grad(|| vae.encode(&(images * 2.0 - 1.0)).0 * vae.config().scaling_factor)
             }));
@@ -295,7 +297,7 @@ impl Model for Denoising {
         Ok((monitor, Some(sheet)))
     }
 
-    /// Writes the pipeline's folder, as diffusers has it.
+    /// Writes the pipeline's folder in the layout of diffusers.
     fn write(&self, session: &Session, weights: &NamedTensors, _: &UNetMonitor) -> Result<()> {
         let dir = session.diffusion_dir();
         let kind = session.pretrain().weights;
@@ -316,7 +318,7 @@ impl Model for Denoising {
     }
 }
 
-/// One timestep of `total` out of each of `n` equal ranges, in random order: less variance than independent draws.
+/// Draws one of `total` timesteps from each of `n` equal ranges, in random order: less variance than independent draws.
 fn spread_timesteps(generator: &mut Generator, n: i64, total: usize) -> Result<Tensor> {
     let order = generator.permutation(n)?.to_kind(Kind::Float);
     let within = generator.uniform(&[n])?;
@@ -348,7 +350,7 @@ impl Denoising {
         })
     }
 
-    /// The moving average's loss on held-out paintings with full captions, always on the same noise.
+    /// Returns the loss of the EMA on held-out paintings with full captions, with the same noise each time.
     fn held_out_loss(&mut self) -> Result<f64> {
         let mut generator = Generator::cpu(derive_seed(self.seed, Stage::UNet as u64, 0, Purpose::Monitor))?;
         let latents = &self.data.held_out;
@@ -370,7 +372,7 @@ impl Denoising {
         Ok(sum / n as f64)
     }
 
-    /// Samples with a style and a subject: images, their styles, their subjects.
+    /// Samples with a style and a subject; returns images, their styles and their subjects.
     fn styled(&mut self, n: usize) -> Result<(Tensor, Vec<usize>, Vec<usize>)> {
         let styles: Vec<usize> = (0..n).map(|i| i % STYLES.len()).collect();
         let subjects: Vec<usize> = (0..n).map(|i| (i + i / STYLES.len()) % SUBJECTS.len()).collect();
@@ -379,14 +381,14 @@ impl Denoising {
         Ok((self.sample(&rows, 0)?, styles, subjects))
     }
 
-    /// Samples with a subject alone: images, their subjects.
+    /// Samples with a subject alone; returns images and their subjects.
     fn plain(&mut self, n: usize) -> Result<(Tensor, Vec<usize>)> {
         let subjects: Vec<usize> = (0..n).map(|i| i % SUBJECTS.len()).collect();
         let rows: Vec<i64> = subjects.iter().map(|&subject| self.data.captions.subject(subject, 0.0)).collect();
         Ok((self.sample(&rows, 1)?, subjects))
     }
 
-    /// Images of the captions in `rows`, f32 [n, 3, s, s] on [0, 1], by DDIM at eta 0 with guidance.
+    /// Samples images of the captions in `rows`, f32 [n, 3, s, s] in [0, 1], by DDIM at eta 0 with guidance.
     fn sample(&mut self, rows: &[i64], noise_idx: u64) -> Result<Tensor> {
         let seed = derive_seed(self.seed, Stage::UNet as u64, noise_idx, Purpose::Latents);
         let mut shape = self.data.latents.size();
@@ -395,11 +397,11 @@ impl Denoising {
         // Prompt 0 is the empty one, see `Data::prompt_embeddings`.
         let prompts: Vec<usize> = rows.iter().map(|&row| 1 + row as usize).collect();
         let chunks = prompts.chunks(CHUNK as usize).map(<[usize]>::to_vec);
-        let mut jobs = noise.split(CHUNK, 0).into_iter().zip(chunks).collect::<Vec<_>>().into_iter();
+        let mut batches = noise.split(CHUNK, 0).into_iter().zip(chunks).collect::<Vec<_>>().into_iter();
         let mut images = Vec::new();
-        while jobs.len() > 0 {
-            let group = jobs.by_ref().take(self.samplers.len()).collect();
-            let sampled = side_by_side(self.threads, &mut self.samplers, group, |sampler, (noise, prompts)| {
+        while batches.len() > 0 {
+            let group = batches.by_ref().take(self.samplers.len()).collect();
+            let sampled = parallel_map(self.threads, &mut self.samplers, group, |sampler, (noise, prompts)| {
                 let calls = prompts.len() * sampler.policy.rows_per_sample();
                 let mut noise = GivenNoise::new(noise);
                 let done = &mut |_| {};
@@ -413,7 +415,7 @@ impl Denoising {
     }
 }
 
-/// The folder's parts, for diffusers.
+/// Returns the content of `model_index.json`, for diffusers.
 fn model_index(version: &Value) -> Value {
     json!({
         "_class_name": "StableDiffusionPipeline",
@@ -436,7 +438,7 @@ mod tests {
     use crate::config::pretrain::PretrainFile;
 
     #[test]
-    fn min_snr_weights_are_1_where_noise_prevails_and_gamma_over_snr_elsewhere() {
+    fn min_snr_weights_are_1_at_low_snr_and_gamma_over_snr_elsewhere() {
         let config = PretrainFile::resolve(&[]).unwrap().pretrain.unet;
         let ddim = Ddim::new(&scheduler(&config), 30).unwrap();
         let weights = Vec::<f32>::try_from(min_snr(&ddim, 5.0)).unwrap();

@@ -1,5 +1,5 @@
 //! The autoencoder of latent diffusion (Rombach et al., arXiv 2112.10752), without its adversarial and perceptual losses:
-//! pixels, their differences and their opponent colors are enough for images this small.
+//! losses on pixels, their differences and their opponent colors suffice for images this small.
 
 use ambiguity_models::params::{NamedTensors, Params};
 use ambiguity_models::vae::{Vae, VaeConfig};
@@ -16,9 +16,9 @@ use super::stage::{Model, Prepared, Pretraining, Stage, generator, weights_seed}
 use crate::config::pretrain::VaeStage;
 use crate::run::record::VaeMonitor;
 
-/// Paintings in one call when measuring.
+/// Number of paintings in one call of an evaluation.
 const CHUNK: usize = 72;
-/// Paintings in the grid of originals and reconstructions.
+/// Number of paintings in the grid of originals and reconstructions.
 const GRID: usize = 12;
 
 /// The autoencoder in training.
@@ -30,19 +30,19 @@ pub(super) struct Reconstruction {
     replicas: Replicas<Vae>,
     paintings: Paintings,
     held_out: Paintings,
-    /// Side of the latents.
+    /// Height and width of the latents.
     latent_side: i64,
 }
 
 /// One part of a batch.
 struct Part {
-    /// On [-1, 1].
+    /// Images in [-1, 1].
     images: Tensor,
-    /// What the latents are drawn with.
+    /// Noise of the latents' reparametrization.
     noise: Tensor,
 }
 
-/// The autoencoder of fresh weights, with the paintings to train on.
+/// Returns an autoencoder with fresh weights, with its training paintings.
 pub(super) fn open(session: &Session) -> Result<Pretraining<Reconstruction>> {
     let pretrain = session.pretrain();
     let config = &pretrain.vae;
@@ -60,7 +60,7 @@ pub(super) fn open(session: &Session) -> Result<Pretraining<Reconstruction>> {
         use_post_quant_conv: true,
         mid_block_add_attention: true,
     };
-    // Operations run on one thread each; the parts of a batch run side by side instead.
+    // Each operation runs on one thread; the parts of a batch run in parallel instead.
     tch::set_num_threads(1);
     let params = Params::random(weights_seed(pretrain.seed, Stage::Vae), Device::Cpu)?;
     Vae::new(&params, &vae_config)?;
@@ -98,7 +98,7 @@ impl Model for Reconstruction {
     }
 
     fn evaluate(&mut self, last: bool) -> Result<(VaeMonitor, Option<RgbImage>)> {
-        // A quarter of the held-out paintings tells enough on the way.
+        // A quarter of the held-out paintings suffices before the last step.
         let n =
             if last { self.held_out.len() } else { (self.held_out.len() / 4).max(N_PAIRS.min(self.held_out.len())) };
         let mut decibels = Vec::new();
@@ -124,7 +124,7 @@ impl Model for Reconstruction {
     }
 }
 
-/// Errors of pixels, of their differences and of their opponent colors, weighted.
+/// Returns the weighted errors of pixels, of their differences and of their opponent colors.
 fn loss(config: &VaeStage, decoded: &Tensor, images: &Tensor) -> Tensor {
     let error = decoded - images;
     let (height, width) = (error.size()[2], error.size()[3]);
@@ -149,12 +149,12 @@ impl Reconstruction {
         Ok(Part { images, noise })
     }
 
-    /// Images on [0, 1] from unscaled latents.
+    /// Returns images in [0, 1] from unscaled latents.
     fn reconstruct(&self, latents: &Tensor) -> Tensor {
         (self.replicas.first().decode(latents) / 2.0 + 0.5).clamp(0.0, 1.0)
     }
 
-    /// Originals above what is left of them, of pairs spread over styles and subjects.
+    /// Returns originals above their reconstructions, of pairs spread over styles and subjects.
     fn sheet(&self) -> Result<RgbImage> {
         let stride = (self.held_out.len() / GRID).max(1) | 1;
         let indices: Vec<i64> = (0..GRID).map(|i| ((i * stride) % self.held_out.len()) as i64).collect();

@@ -1,25 +1,25 @@
-//! CLIP's byte-level BPE vocabulary for a small world: every word of the captions becomes one token.
+//! CLIP's byte-level BPE vocabulary for the captions: each of their words becomes one token.
 //!
-//! Byte-pair encoding (Sennrich et al., arXiv 1508.07909) on the words of all captions, run until nothing is left to
-//! merge, over GPT-2's printable alphabet of bytes (openai/gpt-2 encoder.py, `bytes_to_unicode`).
+//! Byte-pair encoding (Sennrich et al., arXiv 1508.07909) on the words of all captions, until no pair is left to merge,
+//! over GPT-2's printable alphabet of bytes (openai/gpt-2 encoder.py, `bytes_to_unicode`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What ends a word's last token.
+/// The suffix of a word's last token.
 const END_OF_WORD: &str = "</w>";
-/// The two special tokens, with the last two ids.
+/// The special tokens, which have the last two ids.
 const SPECIAL: [&str; 2] = ["<|startoftext|>", "<|endoftext|>"];
 
-/// Tokens with their ids, and merges in order of rank.
+/// A vocabulary: tokens with their ids, and merges in order of rank.
 #[derive(Debug)]
 pub struct Vocabulary {
-    /// 256 bytes, 256 bytes that end a word, what the merges spell, start and end of text.
+    /// 256 bytes, 256 bytes that end a word, the merged tokens, start and end of text.
     pub tokens: Vec<(String, u32)>,
-    /// Pairs of tokens that become one.
+    /// Pairs of tokens that are merged.
     pub merges: Vec<(String, String)>,
 }
 
-/// The vocabulary of these captions; the same for the same captions.
+/// Builds the vocabulary of captions; deterministic.
 pub fn build<S: AsRef<str>>(captions: &[S]) -> Vocabulary {
     let alphabet = byte_alphabet();
     let mut words: BTreeMap<Vec<String>, usize> = BTreeMap::new();
@@ -33,7 +33,7 @@ pub fn build<S: AsRef<str>>(captions: &[S]) -> Vocabulary {
     ordered.sort_unstable();
     let letters = ordered.iter().map(char::to_string);
     let ends = ordered.iter().map(|letter| format!("{letter}{END_OF_WORD}"));
-    // Two merges may spell the same token, which the vocabulary has once.
+    // Two merges may produce the same token, which the vocabulary contains once.
     let mut known = BTreeSet::new();
     let merged = merges.iter().map(|(a, b)| format!("{a}{b}")).filter(|token| known.insert(token.clone()));
     let special = SPECIAL.iter().map(|&token| token.to_owned());
@@ -41,7 +41,7 @@ pub fn build<S: AsRef<str>>(captions: &[S]) -> Vocabulary {
     Vocabulary { tokens, merges }
 }
 
-/// The most frequent pair becomes a token until every word is one; of equals, the first in the alphabet.
+/// Merges the most frequent pair into a token until every word is one token; ties are broken alphabetically.
 fn merge_all(words: BTreeMap<Vec<String>, usize>) -> Vec<(String, String)> {
     let mut words: Vec<(Vec<String>, usize)> = words.into_iter().collect();
     let mut merges = Vec::new();
@@ -73,7 +73,7 @@ fn merge(word: &mut Vec<String>, pair: &(String, String)) {
     }
 }
 
-/// Runs of letters, single digits and runs of other signs, as CLIP's tokenizer splits a text.
+/// Splits a text as CLIP's tokenizer does: runs of letters, single digits and runs of other characters.
 fn split_words(text: &str) -> Vec<&str> {
     let class = |c: char| match c {
         c if c.is_whitespace() => 0,
@@ -108,7 +108,7 @@ fn spell(word: &str, alphabet: &[char; 256]) -> Vec<String> {
     letters
 }
 
-/// A printable character for each byte: itself where it is one, else the next free one from U+0100.
+/// Returns a printable character for each byte: its own if it is printable, else the next free one from U+0100.
 fn byte_alphabet() -> [char; 256] {
     let printable = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let mut free = 0x100..;

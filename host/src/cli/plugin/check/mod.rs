@@ -1,4 +1,4 @@
-//! `host plugin check`: does a plugin load, and is its reward worth training on?
+//! `host plugin check`: checks that a plugin loads and that its reward is suitable for training.
 
 mod probes;
 mod report;
@@ -13,21 +13,21 @@ use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::plugin::{Classifier, Fault};
 
-/// Run a plugin over built-in probes, and warn where its reward is easily hacked, or dead.
+/// Run a plugin on built-in probes, and warn if its reward is easily hacked, or dead.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin check kmeans_image
-  host plugin check .                 a plugin crate: what `cargo build-plugin` made there
+  host plugin check .                 a plugin crate: the output of `cargo build-plugin`
   host plugin check ./mine.wasm --strict --json
 
-A probe's gap is how far its reward is below the best one, -ln(number of styles). Warnings:
+A probe's gap is the distance of its reward below the best one, -ln(number of styles). Warnings:
   hackable    a blank or a noisy probe has a smaller gap than every real one, and less than a quarter of
-              their median: a generator that is trained on this reward may learn to make such samples
-  dead        all probes get the same distribution, or the same reward: there is nothing to learn from
+              their median: a generator that is trained on this reward may learn to generate such samples
+  dead        all probes get the same distribution, or the same reward: there is no learning signal
   saturated   more than half of the probes have a style above 99.99 %: nearly all rewards are at the floor
   refused     the plugin returned an error for a probe")]
 pub struct CheckArgs {
-    /// A plugin: a path, a name to be looked up, or a plugin crate's folder
+    /// A plugin: a path, a name, or a plugin crate's folder
     plugin: String,
     #[command(flatten)]
     running: RunningArgs,
@@ -46,17 +46,17 @@ impl CheckArgs {
         let media = plugin.description().media.clone();
         let probes: Vec<Probe> = media.iter().flat_map(|medium| probes(medium)).collect();
         if probes.is_empty() {
-            bail!("there are no probes for what plugin `{}` classifies: {}", plugin.source().name, media.join(", "));
+            bail!("there are no probes for the media of plugin `{}`: {}", plugin.source().name, media.join(", "));
         }
         let mut rows = vec![];
         let bar = context.progress.bar("probing", probes.len() as u64, "probes");
         for (i, probe) in probes.into_iter().enumerate() {
             context.interrupt.check("nothing was written")?;
             if i == 0 {
-                // The first call embeds the styles' names and fills caches: it is not what a later one costs.
-                let _refused_or_not = ask(&probe, &mut *plugin, &mut encoders)?;
+                // The first call embeds the styles' names and fills caches, so it costs more than later ones.
+                let _warm_up = classify(&probe, &mut *plugin, &mut encoders)?;
             }
-            let answer = ask(&probe, &mut *plugin, &mut encoders)?;
+            let answer = classify(&probe, &mut *plugin, &mut encoders)?;
             rows.push(Row { name: probe.name, kind: probe.kind, answer });
             bar.inc(1);
         }
@@ -77,8 +77,8 @@ fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 
-/// One probe alone. A plugin may refuse it with an error of its own; whatever else goes wrong ends the check.
-fn ask(probe: &Probe, plugin: &mut dyn Classifier, encoders: &mut Encoders) -> Result<Result<Answer, String>> {
+/// Classifies one probe. A plugin may refuse it with its own error; any other error ends the check.
+fn classify(probe: &Probe, plugin: &mut dyn Classifier, encoders: &mut Encoders) -> Result<Result<Answer, String>> {
     let mut batch = embedded(vec![probe.sample.clone()], plugin, encoders)?;
     match plugin.classify(&mut batch, encoders) {
         Ok(mut classified) => Ok(Ok(Answer {

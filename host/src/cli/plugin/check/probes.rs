@@ -1,4 +1,4 @@
-//! The samples that a plugin is probed with: what a generator would make that hacks the reward, and the real thing.
+//! The samples that a plugin is probed with: degenerate samples of reward hacking, and real ones.
 
 use std::sync::Arc;
 
@@ -14,20 +14,21 @@ use procedural_art::{STYLES, paint};
 /// Side of an image, in pixels.
 const SIDE: u32 = 128;
 
-/// Styles whose paintings are probes, and their subjects' numbers.
+/// The styles and subject indices of the paintings among the probes.
 const PAINTINGS: [(&str, usize); 6] =
     [("baroque", 1), ("color-field-painting", 6), ("cubism", 0), ("impressionism", 2), ("pop-art", 5), ("ukiyo-e", 3)];
 
-/// Frames per second of a recording, and how many there are.
+/// Sample rate of a recording.
 const RATE: u32 = 16_000;
+/// Number of frames of a recording.
 const FRAMES: usize = 32_000;
 
-/// What a probe stands for.
+/// The kind of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Nothing anybody would want to be rewarded: blank, noisy or repetitive.
+    /// A degenerate sample that should not be rewarded: blank, noisy or repetitive.
     Worthless,
-    /// The kind of thing that the plugin is for.
+    /// A sample of the kind that the plugin is for.
     Real,
 }
 
@@ -39,7 +40,7 @@ pub(super) struct Probe {
     pub(super) sample: Sample,
 }
 
-/// The probes of a medium; none if it is not known here.
+/// Returns the probes of a medium; none if it is unknown.
 pub(super) fn probes(medium: &str) -> Vec<Probe> {
     match medium {
         "image" => images(),
@@ -137,7 +138,7 @@ fn recordings() -> Vec<Probe> {
         ("hum", tone(50.0)),
         ("clicks", click),
     ];
-    // Semitones above A3, a quarter of a second each, with as many overtones.
+    // Semitones above A3, a quarter of a second each, and the number of overtones.
     let real: [(&str, &[&[i32]], usize); 5] = [
         ("a melody, flute", &[&[0], &[4], &[7], &[12], &[11], &[7], &[4], &[0]], 2),
         ("a melody, reed", &[&[0], &[3], &[5], &[7], &[3], &[8], &[7], &[5]], 8),
@@ -157,12 +158,12 @@ fn recordings() -> Vec<Probe> {
     worthless.chain(real.map(|(name, notes, overtones)| sound(Kind::Real, name, played(notes, overtones)))).collect()
 }
 
-/// A sine wave's value at a frame.
+/// Returns a sine wave's value at a frame.
 fn wave(hertz: f32, frame: usize) -> f32 {
     (hertz * frame as f32 / RATE as f32 * std::f32::consts::TAU).sin()
 }
 
-/// Notes one after another, each struck and fading.
+/// Returns a sequence of notes, each with a decaying envelope.
 fn played(notes: &[&[i32]], overtones: usize) -> Vec<f32> {
     let length = FRAMES / notes.len();
     let value = |i: usize| {

@@ -1,4 +1,4 @@
-//! What probing a plugin showed, and what is wrong with it.
+//! The report of a plugin check: results of the probes, and warnings.
 
 use serde_json::{Value, json};
 
@@ -7,16 +7,16 @@ use crate::cli::plugin::running::{count, heading, mib, table};
 use crate::plugin::{Classifier, Limits};
 use crate::rl::reward::{ambiguity, entropy, max_probability};
 
-/// A worthless probe is close to the best reward when its gap is below this share of the real ones' median gap.
+/// A worthless probe is close to the best reward if its gap is below this fraction of the real probes' median gap.
 const CLOSE: f64 = 0.25;
 
-/// A style above this probability leaves the others at the reward's floor.
+/// A style above this probability leaves the reward at its floor.
 const SATURATED: f64 = 0.9999;
 
-/// Probabilities and rewards that differ by less are the same.
+/// Probabilities and rewards that differ by less count as equal.
 const SAME: f64 = 1e-6;
 
-/// What a plugin said about one probe.
+/// The result of a plugin for one probe.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     pub(super) distribution: Vec<f64>,
@@ -25,7 +25,7 @@ pub(super) struct Answer {
     pub(super) memory: Option<usize>,
 }
 
-/// One probe and its answer, or why the plugin refused it.
+/// One probe and its result, or the plugin's error.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) name: String,
@@ -33,19 +33,19 @@ pub(super) struct Row {
     pub(super) answer: Result<Answer, String>,
 }
 
-/// All of it.
+/// The report of all probes.
 #[derive(Debug)]
 pub(super) struct Report {
     plugin: String,
     heading: String,
     styles: Vec<String>,
     rows: Vec<Row>,
-    /// What is wrong, a sentence each.
+    /// The warnings, one sentence each.
     pub(super) warnings: Vec<String>,
 }
 
 impl Answer {
-    /// How far the reward is below the best one there is: the divergence from the uniform distribution.
+    /// Returns the distance of the reward below the best one: the divergence from the uniform distribution.
     fn gap(&self) -> f64 {
         -(self.distribution.len() as f64).ln() - ambiguity(&self.distribution)
     }
@@ -66,7 +66,7 @@ impl Report {
         self.answers().filter_map(|answer| answer.memory).max()
     }
 
-    /// As JSON.
+    /// Returns the report as JSON.
     pub(super) fn document(&self) -> Value {
         let probes = self.rows.iter().map(|row| {
             let worthless = row.kind == Kind::Worthless;
@@ -94,7 +94,7 @@ impl Report {
         })
     }
 
-    /// For people.
+    /// Returns the report as text.
     pub(super) fn layout(&self) -> String {
         let header = ["probe", "likeliest style", "top", "entropy", "reward", "gap", "fuel", "ms"];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
@@ -112,7 +112,7 @@ impl Report {
                         row.name.clone(),
                         self.styles[top].clone(),
                         format!("{:.2} %", p[top] * 100.0),
-                        // Of a certain style it may come out as a negative zero.
+                        // For a one-hot distribution it may be a negative zero.
                         format!("{:.5}", entropy(p).abs()),
                         format!("{:.5}", ambiguity(p)),
                         format!("{:.5}", answer.gap().max(0.0)),
@@ -126,11 +126,11 @@ impl Report {
         let mut text = format!("{}\n\n", self.heading);
         text += &table(&[true, true, false, false, false, false, false, false], &rows);
         let best = -(self.styles.len() as f64).ln();
-        text += &format!("\n  best reward {best:.5}, which is -ln {}; gap: how far below it\n", self.styles.len());
+        text += &format!("\n  best reward {best:.5} = -ln {}; gap: distance below it\n", self.styles.len());
         if let Some(peak) = self.peak_memory() {
             text += &format!("  memory {} of {} MiB at most", mib(peak), limits.memory_mib);
             if let Some(fuel) = self.answers().filter_map(|answer| answer.fuel).max() {
-                text += &format!(", fuel {} of {} a sample at most", count(fuel), count(limits.fuel));
+                text += &format!(", fuel {} of {} per sample at most", count(fuel), count(limits.fuel));
             }
             text += "\n";
         }
@@ -194,8 +194,8 @@ fn warnings(rows: &[Row]) -> Vec<String> {
         let names: Vec<String> =
             hacks.iter().map(|(name, gap)| format!("`{name}` (gap {:.5})", gap.max(0.0))).collect();
         warnings.push(format!(
-            "hackable: {} come{} nearer to the best reward than any real probe (median gap {median:.5}): a generator can \
-             learn to make that; give such samples a style of their own, or add a second plugin to the run",
+            "hackable: {} come{} closer to the best reward than any real probe (median gap {median:.5}): a generator \
+             can learn to generate that; give such samples their own style, or add a second plugin to the run",
             names.join(", "),
             if hacks.len() == 1 { "s" } else { "" }
         ));
@@ -220,10 +220,10 @@ mod tests {
     }
 
     #[test]
-    fn a_reward_is_told_to_be_hackable_dead_or_saturated() {
+    fn hackable_dead_and_saturated_rewards_are_warned_of() {
         assert_eq!(kinds(&[0.5, 0.9], &[0.8, 0.9, 0.2]), ["hackable"]);
         assert_eq!(kinds(&[0.9], &[0.5, 0.8, 0.9]), [""; 0], "a real one is just as ambiguous");
-        assert_eq!(kinds(&[0.65], &[0.7, 0.71, 0.3]), [""; 0], "below the real ones, but not near the best");
+        assert_eq!(kinds(&[0.65], &[0.7, 0.71, 0.3]), [""; 0], "below the real ones, but not close to the best");
         assert_eq!(kinds(&[0.5, 0.5], &[0.5, 0.5]), ["dead"]);
         assert_eq!(kinds(&[0.2, 0.8], &[0.2, 0.8]), ["dead"], "two distributions, one reward");
         assert_eq!(kinds(&[1.0, 0.0], &[1.0, 0.0, 0.3]), ["saturated"]);

@@ -1,4 +1,4 @@
-//! What fit says: the clusters that were baked, or the table of how many there may be.
+//! The report of a fit: the plugin's clusters, or the table by number of clusters.
 
 use std::path::Path;
 
@@ -10,30 +10,30 @@ use crate::cli::plugin::inspect::size;
 use crate::plugin::fit::Clustering;
 use crate::plugin::fit::elbow::{ElbowRow, elbow, most_separate};
 
-/// Characters of a full bar.
+/// Length of a full bar in characters.
 const BAR: usize = 32;
 
-/// Characters of texts that are shown of a cluster.
+/// Maximum number of characters of the texts shown for a cluster.
 const TEXTS: usize = 60;
 
-/// Texts of a cluster that the JSON has.
+/// Maximum number of texts of a cluster in the JSON.
 const NEAREST: usize = 10;
 
-/// A plugin that was written.
+/// A written plugin.
 pub(super) struct Written<'a> {
     pub plugin: &'a Path,
     pub bytes: usize,
     pub sheet: Option<&'a Path>,
     pub found: &'a Clustering,
     pub clusters: &'a [Cluster],
-    /// How the clusters got their names.
+    /// How the clusters are named.
     pub named: &'static str,
     pub items: &'a Items,
     pub seconds: f64,
 }
 
 impl Written<'_> {
-    /// For people.
+    /// Returns the report as lines of text.
     pub(super) fn lines(&self) -> Vec<String> {
         let unit = self.items.unit();
         let n: usize = self.clusters.iter().map(|cluster| cluster.members.len()).sum();
@@ -55,11 +55,11 @@ impl Written<'_> {
             self.found.iterations,
             size(self.bytes),
         ));
-        lines.extend(self.sheet.map(|sheet| format!("{}: the clusters as images", sheet.display())));
+        lines.extend(self.sheet.map(|sheet| format!("{}: contact sheet of the clusters", sheet.display())));
         lines
     }
 
-    /// The same as JSON.
+    /// Returns the report as JSON.
     pub(super) fn document(&self) -> Value {
         let cluster = |cluster: &Cluster| {
             let mut value = json!({ "style": cluster.name, self.items.unit(): cluster.members.len() });
@@ -91,7 +91,7 @@ impl Written<'_> {
     }
 }
 
-/// Which folder a cluster mostly is, if it is.
+/// Returns the folder that most of a cluster belongs to, with its share.
 pub(super) fn note(cluster: &Cluster) -> Option<String> {
     cluster.folder.as_ref().map(|(folder, share)| match *share >= 0.5 {
         true => format!("{:.0} % {folder}", share * 100.0),
@@ -99,7 +99,7 @@ pub(super) fn note(cluster: &Cluster) -> Option<String> {
     })
 }
 
-/// Texts until the line is full.
+/// Joins texts until the line is full.
 fn listed<'a>(texts: impl Iterator<Item = &'a str>) -> String {
     let mut line = String::new();
     for text in texts {
@@ -114,10 +114,10 @@ fn listed<'a>(texts: impl Iterator<Item = &'a str>) -> String {
     line
 }
 
-/// The table of inertia by number of clusters.
+/// Returns the table of inertia by number of clusters.
 pub(super) fn table(rows: &[ElbowRow]) -> String {
-    let most = rows.iter().map(|row| row.inertia).fold(0.0, f64::max);
-    let width = format!("{most:.4}").len().max("inertia".len());
+    let max_inertia = rows.iter().map(|row| row.inertia).fold(0.0, f64::max);
+    let width = format!("{max_inertia:.4}").len().max("inertia".len());
     let mut text = format!("{:>5}  {:>width$}  {:>7}  {:>10}\n", "k", "inertia", "drop", "silhouette");
     let mut previous = None;
     for row in rows {
@@ -126,7 +126,7 @@ pub(super) fn table(rows: &[ElbowRow]) -> String {
             false => String::new(),
         });
         previous = Some(row.inertia);
-        let length = if most > 0.0 { (row.inertia / most * BAR as f64).round() as usize } else { 0 };
+        let length = if max_inertia > 0.0 { (row.inertia / max_inertia * BAR as f64).round() as usize } else { 0 };
         let line = format!(
             "{:>5}  {:>width$.4}  {drop:>7}  {:>10.4}  {}",
             row.k,
@@ -150,7 +150,7 @@ pub(super) fn table(rows: &[ElbowRow]) -> String {
     text
 }
 
-/// The same as JSON.
+/// Returns the table as JSON.
 pub(super) fn table_document(points: &Array2<f32>, rows: &[ElbowRow], written: Option<Value>) -> Value {
     let row = |row: &ElbowRow| {
         json!({
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn long_lists_are_cut() {
+    fn long_lists_are_truncated() {
         let texts = ["a painting of a quiet harbour", "a painting of a quiet village", "fog"];
         assert_eq!(listed(texts.into_iter()), "a painting of a quiet harbour, a painting of a quiet village, …");
         assert_eq!(listed(["fog", "sun"].into_iter()), "fog, sun");

@@ -1,4 +1,4 @@
-//! The contact sheet of a clustering: a row a cluster, so that a person sees what fell into it.
+//! The contact sheet of a clustering: one row of images per cluster.
 
 use std::path::{Path, PathBuf};
 
@@ -12,30 +12,33 @@ use crate::fs::write_atomic;
 use crate::report::canvas::text::{self, Weight};
 use crate::report::canvas::{Anchor, Canvas, GROUND, HEADER, INK, MARGIN, MAX_WIDTH, MUTED, RULE};
 
-/// Side of an image's square, and the space round it.
+/// Side of an image's square in pixels.
 const SIDE: u32 = 96;
+/// Space around an image.
 const GAP: u32 = 6;
 /// Width of the column of names.
 const LABELS: u32 = 210;
 /// Space between the nearest images and the farthest.
 const BREAK: u32 = 24;
-/// Images of a row in all, and how many of them are the farthest ones.
+/// Number of images in a row.
 const SHOWN: usize = 11;
+/// Number of the farthest images among them.
 const FARTHEST: usize = 3;
-/// More clusters than this make no image that anyone looks at.
-const MOST_ROWS: usize = 200;
-/// Sizes of names and of notes.
+/// Maximum number of clusters on a sheet.
+const MAX_ROWS: usize = 200;
+/// Font size of names.
 const SIZE: f32 = 13.0;
+/// Font size of notes.
 const NOTE_SIZE: f32 = 12.0;
 
 /// One cluster of a sheet.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
-    /// Its name.
+    /// The cluster's name.
     pub name: String,
-    /// What is said under it, such as its size.
+    /// Notes below the name, such as the cluster's size.
     pub notes: Vec<String>,
-    /// Its images, the nearest to the center first.
+    /// The cluster's images, the closest to the center first.
     pub files: Vec<PathBuf>,
 }
 
@@ -50,7 +53,7 @@ pub(super) fn write(path: &Path, title: &str, rows: &[Row]) -> Result<()> {
 }
 
 fn draw(title: &str, rows: &[Row]) -> RgbImage {
-    let left_out = rows.len().saturating_sub(MOST_ROWS);
+    let left_out = rows.len().saturating_sub(MAX_ROWS);
     let rows = &rows[..rows.len() - left_out];
     let widest = rows.iter().map(|row| row.files.len()).max().unwrap_or(0);
     let whole = widest <= SHOWN;
@@ -59,9 +62,9 @@ fn draw(title: &str, rows: &[Row]) -> RgbImage {
     let width = (2 * MARGIN + LABELS + columns * (SIDE + GAP) + edge).clamp(900, MAX_WIDTH);
     let mut canvas = Canvas::new(width, HEADER + rows.len() as u32 * (SIDE + 2 * GAP) + MARGIN, 1.0, GROUND);
     let order = match (whole, left_out) {
-        (true, 0) => "nearest to the center first".to_owned(),
-        (false, 0) => format!("nearest to the center first, then the {FARTHEST} farthest"),
-        (_, n) => format!("the first {MOST_ROWS} clusters, {n} more are not shown"),
+        (true, 0) => "closest to the center first".to_owned(),
+        (false, 0) => format!("closest to the center first, then the {FARTHEST} farthest"),
+        (_, n) => format!("the first {MAX_ROWS} clusters, {n} more are not shown"),
     };
     canvas.header(width, title, &order);
     for (i, row) in rows.iter().enumerate() {
@@ -82,7 +85,7 @@ fn draw(title: &str, rows: &[Row]) -> RgbImage {
         let near = if row.files.len() <= SHOWN { row.files.len() } else { SHOWN - FARTHEST };
         let far = if row.files.len() <= SHOWN { 0 } else { FARTHEST };
         let shown: Vec<&PathBuf> = row.files[..near].iter().chain(&row.files[row.files.len() - far..]).collect();
-        // An image that was read a moment ago and is gone now leaves its place empty.
+        // The cell of an image that can no longer be read stays empty.
         let images: Vec<_> = shown.par_iter().map(|file| read_image(file).ok().map(|image| fit(&image))).collect();
         for (column, image) in images.iter().enumerate() {
             let Some(image) = image else { continue };
@@ -94,7 +97,7 @@ fn draw(title: &str, rows: &[Row]) -> RgbImage {
     canvas.into_rgb()
 }
 
-/// The image in a square of [`SIDE`], as large as it goes; one that grows by a whole factor keeps its pixels sharp.
+/// Resizes an image to fit a square of [`SIDE`]; scaling up by an integer factor keeps the pixels sharp.
 fn fit(image: &RgbImage) -> RgbImage {
     let (width, height) = image.dimensions();
     let side = width.max(height).max(1);
@@ -141,8 +144,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_a_missing_file_are_still_a_image() {
-        let gone = Row { name: "gone".into(), notes: vec![], files: vec!["nowhere.png".into()] };
-        assert!(draw("none", &[]).width() > 0 && draw("one", &[gone]).width() > 0);
+    fn no_rows_and_a_missing_file_still_make_an_image() {
+        let missing = Row { name: "missing".into(), notes: vec![], files: vec!["nowhere.png".into()] };
+        assert!(draw("none", &[]).width() > 0 && draw("one", &[missing]).width() > 0);
     }
 }

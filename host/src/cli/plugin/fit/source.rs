@@ -1,4 +1,4 @@
-//! What is clustered: images, texts or embeddings as rows of a matrix, and what their clusters are called.
+//! The data to cluster: images, texts or embeddings as rows of a matrix, and the names of their clusters.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,20 +18,20 @@ use crate::fs::read_text;
 use crate::plugin::fit::{Clustering, name_clusters};
 use crate::text::text_lines;
 
-/// What an interrupt leaves.
+/// The message of an interrupt.
 pub(super) const KEPT: &str = "nothing was written";
 
-/// Images or texts that are embedded at a time.
+/// Number of images or texts in one embedding call.
 const BATCH: usize = 128;
 
-/// What the rows of a matrix stand for.
+/// The items of a matrix's rows.
 #[derive(Clone, Debug)]
 pub(super) enum Items {
     /// Image files below a folder.
     Images { root: PathBuf, files: Vec<PathBuf> },
-    /// Texts, all different.
+    /// Distinct texts.
     Texts(Vec<String>),
-    /// Nothing that is known.
+    /// Embeddings of unknown items.
     Embeddings,
 }
 
@@ -40,14 +40,14 @@ pub(super) enum Items {
 pub(super) struct Cluster {
     /// The style's name.
     pub name: String,
-    /// Its items, the nearest to the center first.
+    /// The cluster's items, the closest to the center first.
     pub members: Vec<usize>,
-    /// Of images in folders: the folder that most of them lie in, and its share.
+    /// For images in folders: the folder of most of them, and its share.
     pub folder: Option<(String, f64)>,
 }
 
 impl Items {
-    /// What they are called when there are many.
+    /// Returns the plural noun of the items.
     pub(super) fn unit(&self) -> &'static str {
         match self {
             Self::Images { .. } => "images",
@@ -56,7 +56,7 @@ impl Items {
         }
     }
 
-    /// The clusters by name, in an order that does not depend on the starts; and how they got their names.
+    /// Names the clusters, in an order that does not depend on the initialization; returns how they are named too.
     pub(super) fn name(&self, found: Clustering, points: &Array2<f32>) -> (Clustering, Vec<Cluster>, &'static str) {
         let members = found.nearest_first(points);
         let mut order: Vec<usize> = (0..members.len()).collect();
@@ -71,7 +71,7 @@ impl Items {
             };
             order.iter().enumerate().map(cluster).collect()
         };
-        let (clusters, how) = match self {
+        let (clusters, method) = match self {
             Self::Images { root, files } => {
                 let folders: Vec<String> = files.iter().map(|file| style_folder(root, file)).collect();
                 let names = name_clusters(&found.labels, &folders, members.len());
@@ -85,23 +85,23 @@ impl Items {
                 for (cluster, &old) in clusters.iter_mut().zip(&order) {
                     cluster.folder = Some(names.majority[old].clone()).filter(|(folder, _)| !folder.is_empty());
                 }
-                let how = match (names.from_folders, folders.iter().all(String::is_empty)) {
+                let method = match (names.from_folders, folders.iter().all(String::is_empty)) {
                     (true, _) => "named by their folders, one to one",
                     (false, true) => "named by number",
                     (false, false) => "named by number, since they are not one to one with folders",
                 };
-                (clusters, how)
+                (clusters, method)
             }
             Self::Texts(texts) => {
                 let name = |new: usize, old: usize| match members[old].first() {
                     Some(&nearest) => texts[nearest].clone(),
                     None => numbered(new),
                 };
-                (number(&order, &name), "each named by the text nearest to its center")
+                (number(&order, &name), "each named by the text closest to its center")
             }
             Self::Embeddings => (number(&order, &|new, _| numbered(new)), "named by number"),
         };
-        (found.reordered(&order), clusters, how)
+        (found.reordered(&order), clusters, method)
     }
 }
 
@@ -109,7 +109,7 @@ fn numbered(i: usize) -> String {
     format!("cluster-{:02}", i + 1)
 }
 
-/// The folder below `root` that a file lies in; empty if it lies in `root` itself.
+/// Returns the folder below `root` that contains a file; empty if the file is in `root` itself.
 fn style_folder(root: &Path, file: &Path) -> String {
     let mut below = file.strip_prefix(root).unwrap_or(file).components();
     let first = below.next().map(|part| part.as_os_str().to_string_lossy().into_owned());
@@ -119,7 +119,7 @@ fn style_folder(root: &Path, file: &Path) -> String {
     }
 }
 
-/// The embeddings of the images below `root` that can be read; each other one is named in a warning.
+/// Embeds the images below `root` that can be read; the others are named in warnings.
 pub(super) fn images(
     root: &Path,
     encoder: &str,
@@ -128,7 +128,7 @@ pub(super) fn images(
 ) -> Result<(Items, Array2<f32>)> {
     let found = find_images(root)?;
     let (mut files, mut rows) = (vec![], vec![]);
-    // Loading comes before the bar, whose speed it would spoil.
+    // The encoder is loaded before the bar starts, so that its speed excludes loading.
     encoders.get(encoder)?;
     let bar = context.progress.bar("embedding", found.len() as u64, "images");
     for chunk in found.chunks(BATCH) {
@@ -154,7 +154,7 @@ pub(super) fn images(
     Ok((Items::Images { root: root.to_owned(), files }, stacked(&rows)))
 }
 
-/// The embeddings of a file's lines; empty ones and repetitions are left out.
+/// Embeds a file's lines; empty and repeated ones are left out.
 pub(super) fn texts(
     file: &Path,
     encoder: &str,
@@ -165,7 +165,7 @@ pub(super) fn texts(
     let mut seen = BTreeSet::new();
     let lines = text_lines(&text);
     let texts: Vec<String> = lines.iter().filter(|line| seen.insert(**line)).map(|&line| line.to_owned()).collect();
-    ensure!(!texts.is_empty(), "{} has no texts: write one on each line", file.display());
+    ensure!(!texts.is_empty(), "{} has no texts: write one per line", file.display());
     if texts.len() < lines.len() {
         let repeated = lines.len() - texts.len();
         tracing::warn!("{}: {repeated} of {} lines repeat others and are left out", file.display(), lines.len());
@@ -183,17 +183,17 @@ pub(super) fn texts(
     Ok((Items::Texts(texts), rows))
 }
 
-/// A matrix out of a safetensors file, in f32 whatever its type there.
+/// Reads a matrix from a safetensors file, as f32 whatever its type there.
 pub(super) fn matrix(file: &Path, key: &str) -> Result<Array2<f32>> {
     let mut tensors = read_safetensors(file)?;
     let Some(tensor) = tensors.remove(key) else {
-        let there: Vec<String> = tensors.keys().map(|name| format!("`{name}`")).collect();
-        let there = if there.is_empty() { "nothing".to_owned() } else { there.join(", ") };
-        bail!("{} has no tensor `{key}`, it has {there}", file.display());
+        let keys: Vec<String> = tensors.keys().map(|name| format!("`{name}`")).collect();
+        let keys = if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") };
+        bail!("{} has no tensor `{key}`, it has {keys}", file.display());
     };
     let shape = tensor.size();
     let [rows, columns] = shape[..] else {
-        bail!("{}: `{key}` has the shape {shape:?}, it should be a matrix, one row an item", file.display());
+        bail!("{}: `{key}` has shape {shape:?}, it must be a matrix with one row per item", file.display());
     };
     let flat = tensor.f_to_kind(Kind::Float).and_then(|tensor| tensor.f_contiguous()?.f_view([-1]));
     let data = Vec::<f32>::try_from(&flat.with_context(|| format!("{}: `{key}`", file.display()))?)?;
@@ -208,7 +208,7 @@ mod tests {
         Clustering { centers: ndarray::arr2(&[[0.0], [1.0]]), labels: vec![0, 1, 1], inertia: 0.0, iterations: 1 }
     }
 
-    /// The third point is nearer to its center than the second.
+    /// The third point is closer to its center than the second.
     fn points() -> Array2<f32> {
         ndarray::arr2(&[[0.0], [1.3], [0.9]])
     }
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn clusters_of_texts_are_called_by_their_nearest_text() {
+    fn clusters_of_texts_are_named_by_their_closest_text() {
         let texts = Items::Texts(["fog", "sun", "light"].map(String::from).to_vec());
         let (_, clusters, _) = texts.name(found(), &points());
         assert_eq!(clusters.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["light", "fog"]);

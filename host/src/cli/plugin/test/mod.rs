@@ -1,4 +1,4 @@
-//! `host plugin test`: a built plugin's distributions over its fixtures, held against snapshots.
+//! `host plugin test`: compares a built plugin's distributions for its fixtures with snapshots.
 
 mod snapshot;
 
@@ -16,27 +16,27 @@ use crate::context::Context;
 use crate::fs::write_atomic;
 use crate::plugin::Batch;
 
-/// Hold a plugin's distributions over its fixtures against the snapshots of them.
+/// Compare a plugin's distributions for its fixtures with their snapshots.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  host plugin test .                       compare with snapshots/*.snap; 1 if anything differs
-  host plugin test . --accept              write what the plugin says now as the snapshots
+  host plugin test .                       compare with snapshots/*.snap; exits with 1 if anything differs
+  host plugin test . --accept              write the current distributions as the snapshots
   host plugin test DIR --plugin kmeans_image --tolerance 1e-4
 
-DIR is a plugin crate (what `cargo build-plugin` made there is run) or a folder with one .wasm or .onnx file.
+DIR is a plugin crate (the output of `cargo build-plugin` is run) or a folder with one .wasm or .onnx file.
 Its fixtures are DIR/fixtures/*.png, .jpg, .txt and .wav; each one's snapshot is DIR/snapshots/FIXTURE.snap.")]
 pub struct TestArgs {
     /// A plugin crate's folder, or a folder with one plugin file
     #[arg(value_name = "DIR", default_value = ".")]
     folder: PathBuf,
-    /// Another plugin than the one in DIR: a path, or a name to be looked up
+    /// Another plugin than the one in DIR: a path or a name
     #[arg(long, value_name = "P")]
     plugin: Option<String>,
-    /// Write what the plugin says now, and remove snapshots without a fixture
+    /// Write the current distributions, and remove snapshots without a fixture
     #[arg(long)]
     accept: bool,
-    /// How far a probability may be from its snapshot. A plugin alone gives the same bits everywhere; an encoder's last
-    /// digits depend on the machine
+    /// Maximum difference between a probability and its snapshot. A plugin alone returns the same bits everywhere; an
+    /// encoder's last digits depend on the machine
     #[arg(long, value_name = "P", default_value_t = 1e-5)]
     tolerance: f64,
     #[command(flatten)]
@@ -46,10 +46,10 @@ pub struct TestArgs {
     json: bool,
 }
 
-/// Extensions of fixtures, in any case.
+/// Extensions of fixtures, case-insensitive.
 const FIXTURES: [&str; 5] = ["png", "jpg", "jpeg", "txt", "wav"];
 
-/// What came of one fixture.
+/// The outcome of one fixture.
 #[derive(Debug)]
 enum Outcome {
     Same,
@@ -57,7 +57,7 @@ enum Outcome {
     Different(Vec<Difference>),
     Written,
     Removed,
-    /// A snapshot whose fixture is gone.
+    /// A snapshot without a fixture.
     Orphan,
 }
 
@@ -68,7 +68,7 @@ impl Outcome {
             Self::Missing => "no snapshot",
             Self::Different(_) => "different",
             Self::Written => "written",
-            Self::Removed => "removed, its fixture is gone",
+            Self::Removed => "removed, it has no fixture",
             Self::Orphan => "no fixture",
         }
     }
@@ -80,21 +80,21 @@ impl TestArgs {
         ensure!(self.tolerance >= 0.0, "--tolerance {} is not a distance between probabilities", self.tolerance);
         ensure!(self.folder.is_dir(), "there is no folder {}", self.folder.display());
         let fixtures = fixtures(&self.folder)?;
-        // With a separator at the end it is a folder, whatever plugin has that name.
+        // A separator at the end makes it a folder, even if a plugin has that name.
         let reference = self.plugin.clone().unwrap_or_else(|| format!("{}/", self.folder.display()));
         let (mut plugin, mut encoders) = self.running.open(&reference, context)?;
         let snapshots = self.folder.join("snapshots");
         let mut outcomes = vec![];
         for fixture in &fixtures {
             context.interrupt.check("nothing more was written")?;
-            // Each alone: what else lies in the folder changes nothing.
+            // Each fixture is a batch of its own, so that other fixtures do not affect it.
             let sample = read_sample(fixture, &*plugin)?;
             let classified = plugin
                 .classify(&mut Batch::new(vec![sample]), &mut encoders)
                 .with_context(|| fixture.display().to_string())?;
             let row = classified.distributions.rows.into_iter().next().unwrap_or_default();
             let found = Snapshot::new(&plugin.description().styles, &row);
-            let outcome = self.settle(&snapshot_of(&snapshots, fixture), fixture, &found)?;
+            let outcome = self.compare(&snapshot_of(&snapshots, fixture), fixture, &found)?;
             outcomes.push((fixture.clone(), outcome));
         }
         for orphan in orphans(&snapshots, &fixtures) {
@@ -108,11 +108,11 @@ impl TestArgs {
             true => self.print_document(&plugin.source().name, &outcomes),
             false => self.print_outcomes(&outcomes),
         }
-        self.verdict(&outcomes)
+        self.check(&outcomes)
     }
 
     /// Compares one fixture's distribution with its snapshot, or writes it.
-    fn settle(&self, path: &Path, fixture: &Path, found: &Snapshot) -> Result<Outcome> {
+    fn compare(&self, path: &Path, fixture: &Path, found: &Snapshot) -> Result<Outcome> {
         let kept = match path.is_file() {
             true => {
                 let text = fs_err::read_to_string(path)?;
@@ -131,7 +131,7 @@ impl TestArgs {
             return Ok(outcome);
         }
         let name = fixture.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        fs_err::create_dir_all(path.parent().expect("a snapshot lies in a folder"))?;
+        fs_err::create_dir_all(path.parent().expect("a snapshot is in a folder"))?;
         write_atomic(path, found.text(&name).as_bytes())?;
         Ok(Outcome::Written)
     }
@@ -159,13 +159,13 @@ impl TestArgs {
         println!("{:#}", json!({ "plugin": plugin, "tolerance": self.tolerance, "files": files }));
     }
 
-    /// A file as seen from DIR.
+    /// Returns a file's path relative to DIR.
     fn shown(&self, file: &Path) -> String {
         file.strip_prefix(&self.folder).unwrap_or(file).display().to_string()
     }
 
-    /// An error if anything differs or is missing, with what to do.
-    fn verdict(&self, outcomes: &[(PathBuf, Outcome)]) -> Result<()> {
+    /// Returns an error with a remedy if anything differs or is missing.
+    fn check(&self, outcomes: &[(PathBuf, Outcome)]) -> Result<()> {
         let count = |is_it: fn(&Outcome) -> bool| outcomes.iter().filter(|(_, outcome)| is_it(outcome)).count();
         let problems = [
             (
@@ -175,19 +175,19 @@ impl TestArgs {
             (count(|outcome| matches!(outcome, Outcome::Missing)), "a fixture without a snapshot"),
             (count(|outcome| matches!(outcome, Outcome::Orphan)), "a snapshot without a fixture"),
         ];
-        let says: Vec<String> =
+        let found: Vec<String> =
             problems.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} x {what}")).collect();
-        if says.is_empty() {
+        if found.is_empty() {
             return Ok(());
         }
-        let says = says.join(", ");
-        bail!("{says}; if that is as it should be, write the snapshots with `host plugin test {} --accept`", {
+        let found = found.join(", ");
+        bail!("{found}; if this is intended, write the snapshots with `host plugin test {} --accept`", {
             self.folder.display()
         })
     }
 }
 
-/// The fixtures of a folder, sorted.
+/// Returns the fixtures of a folder, sorted.
 fn fixtures(folder: &Path) -> Result<Vec<PathBuf>> {
     let fixtures = folder.join("fixtures");
     ensure!(
@@ -213,7 +213,7 @@ fn snapshot_of(snapshots: &Path, fixture: &Path) -> PathBuf {
     snapshots.join(format!("{name}.snap"))
 }
 
-/// Snapshots that belong to no fixture, sorted.
+/// Returns the snapshots without a fixture, sorted.
 fn orphans(snapshots: &Path, fixtures: &[PathBuf]) -> Vec<PathBuf> {
     let wanted: BTreeSet<PathBuf> = fixtures.iter().map(|fixture| snapshot_of(snapshots, fixture)).collect();
     let files = std::fs::read_dir(snapshots).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -223,7 +223,7 @@ fn orphans(snapshots: &Path, fixtures: &[PathBuf]) -> Vec<PathBuf> {
     files
 }
 
-/// The differences of one fixture as a table.
+/// Returns the differences of one fixture as a table.
 fn diff(differences: &[Difference]) -> String {
     let header = ["style", "was", "is", "difference"].map(str::to_owned).to_vec();
     let rows: Vec<_> = std::iter::once(header).chain(differences.iter().map(Difference::cells)).collect();

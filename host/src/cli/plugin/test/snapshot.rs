@@ -9,7 +9,7 @@ pub(super) struct Snapshot {
     probabilities: Vec<(String, f64)>,
 }
 
-/// A style whose probability is another one.
+/// A style whose probability differs.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Difference {
     style: String,
@@ -22,7 +22,7 @@ impl Snapshot {
         Self { probabilities: styles.iter().cloned().zip(row.iter().copied()).collect() }
     }
 
-    /// The file's text: a comment, then a probability and a style per line.
+    /// Returns the file's text: a comment, then a probability and a style per line.
     pub(super) fn text(&self, fixture: &str) -> String {
         let mut text = format!("# {fixture}, as the plugin classifies it; written by `host plugin test --accept`\n");
         for (style, p) in &self.probabilities {
@@ -31,19 +31,19 @@ impl Snapshot {
         text
     }
 
-    /// Reads what [`Snapshot::text`] wrote.
+    /// Parses the output of [`Snapshot::text`].
     pub(super) fn parse(text: &str) -> Result<Self> {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.starts_with('#') && !line.trim().is_empty());
         let probabilities = lines.map(|(i, line)| {
             let parsed = line.split_once("  ").and_then(|(p, style)| Some((style.to_owned(), p.parse().ok()?)));
-            parsed.with_context(|| format!("line {} is no probability and style: {line}", i + 1))
+            parsed.with_context(|| format!("line {} is not a probability and a style: {line}", i + 1))
         });
         let probabilities: Vec<(String, f64)> = probabilities.collect::<Result<_>>()?;
-        ensure!(!probabilities.is_empty(), "it has no styles; remove it, and write it again with --accept");
+        ensure!(!probabilities.is_empty(), "it has no styles; remove it and write it again with --accept");
         Ok(Self { probabilities })
     }
 
-    /// Where `now` differs by more than `tolerance`, and styles that one of them lacks.
+    /// Returns the styles whose probabilities differ by more than `tolerance`, and those that one of the two lacks.
     pub(super) fn differences(&self, now: &Self, tolerance: f64) -> Vec<Difference> {
         let of = |snapshot: &Self, style: &str| {
             snapshot.probabilities.iter().find(|(name, _)| name == style).map(|&(_, p)| p)
@@ -52,7 +52,7 @@ impl Snapshot {
         let styles = self.probabilities.iter().chain(new).map(|(style, _)| style);
         let differences =
             styles.map(|style| Difference { style: style.clone(), was: of(self, style), is: of(now, style) });
-        // What is read is rounded to nine digits.
+        // Probabilities in the file are rounded to nine digits.
         differences.filter(|d| d.difference().is_none_or(|d| d.abs() > tolerance + 5e-10)).collect()
     }
 }
@@ -62,18 +62,18 @@ impl Difference {
         Some(self.is? - self.was?)
     }
 
-    /// Style, was, is, difference.
+    /// Returns the cells of a row: style, was, is, difference.
     pub(super) fn cells(&self) -> Vec<String> {
         let shown = |p: Option<f64>| p.map_or_else(|| "-".to_owned(), |p| format!("{p:.7}"));
         let difference = match (self.was, self.is) {
             (None, _) => "new style".to_owned(),
-            (_, None) => "style gone".to_owned(),
+            (_, None) => "missing".to_owned(),
             (Some(was), Some(is)) => format!("{:+.7}", is - was),
         };
         vec![self.style.clone(), shown(self.was), shown(self.is), difference]
     }
 
-    /// As JSON.
+    /// Returns the difference as JSON.
     pub(super) fn document(&self) -> Value {
         json!({ "style": self.style, "was": self.was, "is": self.is })
     }
@@ -90,10 +90,10 @@ mod tests {
     #[test]
     fn a_snapshot_is_read_as_it_was_written() {
         let written = snapshot(&[("pop art", 0.25), ("# odd  name", 1.0 / 3.0), ("c", 5.0 / 12.0)]);
-        let read = Snapshot::parse(&written.text("a.png")).expect("it was written so");
+        let read = Snapshot::parse(&written.text("a.png")).expect("a valid snapshot");
         assert_eq!(written.differences(&read, 0.0), []);
         let message = Snapshot::parse("# a.png\n0.5 cubism\n").expect_err("one space").to_string();
-        assert_eq!(message, "line 2 is no probability and style: 0.5 cubism");
+        assert_eq!(message, "line 2 is not a probability and a style: 0.5 cubism");
         assert!(Snapshot::parse("").is_err());
     }
 
@@ -102,7 +102,10 @@ mod tests {
         let (was, is) =
             (snapshot(&[("a", 0.5), ("b", 0.3), ("c", 0.2)]), snapshot(&[("a", 0.5), ("b", 0.4), ("d", 0.1)]));
         let cells: Vec<_> = was.differences(&is, 1e-5).iter().map(|d| d.cells().join(" ")).collect();
-        assert_eq!(cells, ["b 0.3000000 0.4000000 +0.1000000", "c 0.2000000 - style gone", "d - 0.1000000 new style"]);
+        assert_eq!(
+            cells,
+            ["b 0.3000000 0.4000000 +0.1000000", "c 0.2000000 - missing", "d - 0.1000000 new style"]
+        );
         let near = snapshot(&[("a", 0.500_009), ("b", 0.299_991), ("c", 0.2)]);
         assert_eq!((was.differences(&near, 1e-5).len(), was.differences(&near, 1e-6).len()), (0, 2));
     }
