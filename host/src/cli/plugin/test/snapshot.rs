@@ -102,10 +102,7 @@ mod tests {
         let (was, is) =
             (snapshot(&[("a", 0.5), ("b", 0.3), ("c", 0.2)]), snapshot(&[("a", 0.5), ("b", 0.4), ("d", 0.1)]));
         let cells: Vec<_> = was.differences(&is, 1e-5).iter().map(|d| d.cells().join(" ")).collect();
-        assert_eq!(
-            cells,
-            ["b 0.3000000 0.4000000 +0.1000000", "c 0.2000000 - missing", "d - 0.1000000 new style"]
-        );
+        assert_eq!(cells, ["b 0.3000000 0.4000000 +0.1000000", "c 0.2000000 - missing", "d - 0.1000000 new style"]);
         let near = snapshot(&[("a", 0.500_009), ("b", 0.299_991), ("c", 0.2)]);
         assert_eq!((was.differences(&near, 1e-5).len(), was.differences(&near, 1e-6).len()), (0, 2));
     }
