@@ -14,7 +14,7 @@
 //! - [`policy`]: a diffusion model as an RL policy. [`rl`]: rollouts, rewards, advantages, the update.
 //! - [`run`]: a run's folder and its typed records. [`report`]: the page and images that show it.
 //! - [`metrics`]: metrics of images.
-//! - [`trainer`]: the one training loop. [`tasks`]: what is particular to each training.
+//! - [`trainer`]: the one training loop. [`tasks`]: what is specific to each task.
 //! - [`cli`]: the commands.
 
 pub mod cli;

@@ -76,7 +76,7 @@ fn a_can_is_trained_resumed_sampled_and_used_as_a_plugin() {
     // Another recipe, other images.
     let ran = host(folder.path(), &["can", "train", "--resume=parts", "--set=can.lambda=1"]);
     assert_eq!(ran.code, 1);
-    assert!(ran.stderr.contains("can.lambda is 1.0, but the run was begun with 10.0"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("can.lambda is 1.0, but the run was started with 10.0"), "{}", ran.stderr);
     let config = || std::fs::read_to_string(parts.join("config.toml")).expect("a config");
     let before = config();
     for command in [&["train"][..], &["classifier", "train"]] {

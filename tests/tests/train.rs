@@ -124,7 +124,11 @@ fn resume_refuses_another_recipe() {
     host_ok(folder.path(), &start);
     let ran = host(folder.path(), &["train", "--resume=run", "--set=train.learning_rate=1e-5"]);
     assert_eq!(ran.code, 1);
-    assert!(ran.stderr.contains("train.learning_rate is 0.00001, but the run was begun with 0.002"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("train.learning_rate is 0.00001, but the run was started with 0.002"),
+        "{}",
+        ran.stderr
+    );
 
     host_ok(folder.path(), &["lora", "merge", "--model=tiny-art", "--lora=run", "--out=other"]);
     let more = ["train", "--resume=run", "--model=other", "--set=train.epochs=2"];

@@ -16,7 +16,7 @@ use procedural_art::{STYLES, SUBJECTS};
   host art --out paintings --per-class 64             27 folders of 64 paintings, and captions.jsonl
   host art --grid sheet.png --size 128                every style and subject on one sheet
 
-The same seed gives the same bytes on every machine and with any number of threads.")]
+The same seed produces the same bytes on every machine and with any number of threads.")]
 pub struct ArtArgs {
     /// A new or empty folder for STYLE/NNNN.png and captions.jsonl
     #[arg(long, value_name = "DIR", required_unless_present = "grid")]

@@ -151,7 +151,7 @@ fn check_same(before: &Table, now: &Table, prefix: &str, free: &[&str]) -> Resul
                 let shown = |value: Option<&Value>| value.map_or_else(|| "not set".to_owned(), ToString::to_string);
                 ensure!(
                     old == new,
-                    "{path} is {}, but the run was begun with {}: start a new run, or leave the key as it was",
+                    "{path} is {}, but the run was started with {}: start a new run, or leave the key as it was",
                     shown(new),
                     shown(old)
                 );

@@ -233,7 +233,7 @@ impl Totals {
         }
     }
 
-    /// Adds rows and the sum of their losses, which may hold more than PPO's.
+    /// Adds the statistics of rows with the sum of their losses, which may include more than PPO's loss.
     fn add(&mut self, loss: &Tensor, ppo: &PpoLoss, clip_range: f64) {
         let distance = (ppo.ratio.detach() - 1.0).abs();
         self.loss += loss;

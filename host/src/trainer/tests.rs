@@ -1,4 +1,4 @@
-//! The loop over a task that only adds up its epochs, so that all else can be looked into.
+//! Tests of the loop with a task that only sums its epochs.
 
 use std::fs;
 
@@ -15,12 +15,12 @@ use crate::run::{LockedPlugin, PluginsLock};
 const COMMAND: &str = "host classifier train";
 
 #[test]
-fn only_what_was_diverse_collapses() {
+fn only_a_model_that_was_diverse_collapses() {
     let mut progress = Progress::default();
     let diversities = [Some(0.1), None, Some(0.3), Some(0.5), None, Some(0.2)];
     let collapsed = diversities.map(|diversity| progress.collapsed(diversity, 0.3));
     assert_eq!(collapsed, [false, false, false, false, false, true]);
-    // By another limit, what was below it from the beginning has not collapsed.
+    // With another minimum, a model that was below it from the start has not collapsed.
     assert!(!progress.collapsed(Some(0.4), 0.6));
     assert!(progress.collapsed(Some(0.4), 0.5));
 }
@@ -31,10 +31,10 @@ fn a_panic_is_an_error() {
     assert_eq!(error.to_string(), "CUDA out of memory");
 }
 
-/// What stops a training in an epoch.
+/// The error that stops a training in an epoch.
 type Stop = fn() -> anyhow::Error;
 
-/// A task whose weight is the sum of the epochs that it trained.
+/// A task whose weight is the sum of its trained epochs.
 #[derive(Clone, Debug)]
 struct Sum {
     weight: f64,
@@ -42,7 +42,7 @@ struct Sum {
     every: u64,
     keep: usize,
     monitor_every: u64,
-    /// By epoch, from 0 on.
+    /// Scores by epoch, from 0 on.
     scores: &'static [Option<f64>],
     diversities: &'static [Option<f64>],
     collapse: Option<(f64, OnCollapse)>,
@@ -95,7 +95,7 @@ impl Task for Sum {
     }
 
     fn train_epoch(&mut self, epoch: u64, _bar: &Bar) -> Result<Trained<ClassifierEpoch>> {
-        // Half an epoch that is not kept.
+        // Half of an epoch, which is not kept if it stops here.
         self.weight += 0.5;
         if let Some((at, stop)) = self.stop
             && at == epoch
@@ -157,7 +157,7 @@ impl Task for Sum {
     }
 }
 
-/// Runs of one folder.
+/// Runs in one folder.
 struct Runs {
     folder: tempfile::TempDir,
 }
@@ -171,7 +171,7 @@ impl Runs {
         self.folder.path().join("run")
     }
 
-    fn go(&self, task: Sum, start: Start) -> Result<Outcome<Sum>> {
+    fn run(&self, task: Sum, start: Start) -> Result<Outcome<Sum>> {
         let config = GanConfig::resolve(GanTask::Classifier, "tiny-art", &[])?;
         let info = RunInfo { command: COMMAND.to_owned(), ..RunInfo::default() };
         let progress = ProgressBars::new(true);
@@ -181,11 +181,11 @@ impl Runs {
     }
 
     fn start(&self, task: Sum) -> Result<Outcome<Sum>> {
-        self.go(task, Start::New(self.path()))
+        self.run(task, Start::New(self.path()))
     }
 
     fn resume(&self, task: Sum, epoch: Option<u64>) -> Result<Outcome<Sum>> {
-        self.go(task, Start::Resume { folder: self.path(), epoch, force: false })
+        self.run(task, Start::Resume { folder: self.path(), epoch, force: false })
     }
 
     fn text(&self, name: &str) -> Option<String> {
@@ -245,13 +245,13 @@ fn a_whole_run_has_its_records_products_sheets_and_checkpoints() {
 }
 
 #[test]
-fn a_run_that_was_interrupted_and_resumed_is_the_one_that_was_not() {
+fn a_resumed_run_equals_an_uninterrupted_one() {
     const SCORES: &[Option<f64>] = &[Some(1.0), None, Some(3.0), None, Some(2.0), Some(2.5)];
     const DIVERSITIES: &[Option<f64>] = &[Some(0.5), None, Some(0.9), None, Some(0.8), Some(0.7)];
     let task =
         || Sum { scores: SCORES, diversities: DIVERSITIES, collapse: Some((0.1, OnCollapse::Stop)), ..Sum::of(5) };
-    let through = Runs::new();
-    through.start(task()).expect("it trains");
+    let whole = Runs::new();
+    whole.start(task()).expect("it trains");
     for at in 1..=5 {
         let stopped = Runs::new();
         let error = stopped.start(Sum { stop: Some((at, interrupted)), ..task() }).expect_err("it is interrupted");
@@ -261,15 +261,15 @@ fn a_run_that_was_interrupted_and_resumed_is_the_one_that_was_not() {
             folder = stopped.path().display()
         );
         assert_eq!(error.downcast_ref::<Interrupted>().expect("an interruption").kept, kept);
-        // The last whole epoch is on the disk, whatever epochs have checkpoints, and the half one is not.
+        // The last finished epoch is on the disk, whichever epochs have checkpoints, and the unfinished one is not.
         let weight = (at - 1) * at / 2;
         assert_eq!(stopped.text("sum.txt"), (at > 1).then(|| format!("weight {weight}")), "stopped in epoch {at}");
         let outcome = stopped.resume(task(), None).expect("it resumes");
         assert_eq!((outcome.task.weight, outcome.ends.first.loss, outcome.ends.last.loss), (15.0, 0.0, 15.0));
         for file in ["metrics.jsonl", "sum.txt", "twice.txt", "best/sum.txt", "checkpoints/epoch-0005/best.safetensors"]
         {
-            assert!(through.text(file).is_some(), "{file}");
-            assert_eq!(stopped.text(file), through.text(file), "{file}, stopped in epoch {at}");
+            assert!(whole.text(file).is_some(), "{file}");
+            assert_eq!(stopped.text(file), whole.text(file), "{file}, stopped in epoch {at}");
         }
         let state =
             |runs: &Runs| fs::read(runs.path().join("checkpoints/epoch-0005/state.safetensors")).expect("saved");
@@ -277,51 +277,52 @@ fn a_run_that_was_interrupted_and_resumed_is_the_one_that_was_not() {
             Saved::read(&stopped.path().join("checkpoints/epoch-0005")).expect("saved").tensors["weight"],
             Tensor::from(15.0f64)
         );
-        assert_eq!(state(&stopped).len(), state(&through).len());
+        assert_eq!(state(&stopped).len(), state(&whole).len());
     }
-    assert_eq!(through.text("best/sum.txt").as_deref(), Some("weight 3"));
+    assert_eq!(whole.text("best/sum.txt").as_deref(), Some("weight 3"));
 }
 
 #[test]
-fn the_best_has_the_highest_score_and_is_taken_back_with_its_run() {
+fn the_best_has_the_highest_score_and_is_rewound_with_its_run() {
     const SCORES: &[Option<f64>] = &[None, Some(2.0), Some(3.0), Some(3.0), Some(1.0), Some(4.0)];
     let runs = Runs::new();
     let task = Sum { scores: SCORES, monitor_every: 1, every: 1, ..Sum::of(5) };
     runs.start(task.clone()).expect("it trains");
     assert_eq!(runs.text("best/sum.txt").as_deref(), Some("weight 15"));
-    // An equal score does not replace the earlier best, and what is published is that of the epoch it is taken back to.
+    // An equal score does not replace the earlier best, and the published files are those of the epoch it is rewound
+    // to.
     let task = Sum { epochs: 4, ..task };
-    let outcome = runs.resume(task.clone(), Some(4)).expect("it is over");
+    let outcome = runs.resume(task.clone(), Some(4)).expect("it has finished");
     assert_eq!((outcome.epochs, outcome.task.weight, outcome.ends.last.loss), (4, 10.0, 10.0));
     assert_eq!(runs.text("best/sum.txt").as_deref(), Some("weight 3"));
     assert_eq!(runs.text("sum.txt").as_deref(), Some("weight 10"));
     assert_eq!((runs.records().len(), runs.names("checkpoints").len()), (5, 4));
-    let error = runs.resume(task.clone(), Some(5)).expect_err("it is gone").to_string();
+    let error = runs.resume(task.clone(), Some(5)).expect_err("it was removed").to_string();
     assert!(error.ends_with("has no checkpoint of epoch 5"), "{error}");
-    // A best that its checkpoint has not is removed.
-    fs::remove_file(runs.path().join("checkpoints/epoch-0001/best.safetensors")).expect("it is there");
+    // A best that the checkpoint lacks is removed.
+    fs::remove_file(runs.path().join("checkpoints/epoch-0001/best.safetensors")).expect("it exists");
     let stop: Stop = || anyhow!("a fault");
-    let error = runs.resume(Sum { stop: Some((2, stop)), ..task }, Some(1)).expect_err("it stops at once");
+    let error = runs.resume(Sum { stop: Some((2, stop)), ..task }, Some(1)).expect_err("it stops");
     assert!(format!("{error:#}").ends_with(": a fault"), "{error:#}");
     assert!(runs.text("best/sum.txt").is_none());
 }
 
 #[test]
-fn a_run_that_is_over_is_left_as_it_is() {
+fn a_finished_run_is_not_changed() {
     let runs = Runs::new();
     let whole = runs.start(Sum::of(3)).expect("it trains");
     let metrics = runs.text("metrics.jsonl");
     let pixel = RgbImage::from_pixel(1, 1, image::Rgb([9; 3]));
     pixel.save(runs.path().join(run::BEFORE_AFTER)).expect("writable");
-    let again = runs.resume(Sum::of(3), None).expect("it is over");
+    let again = runs.resume(Sum::of(3), None).expect("it has finished");
     assert_eq!((again.epochs, again.task.weight), (whole.epochs, whole.task.weight));
     assert_eq!((again.ends.first.loss, again.ends.last.loss), (0.0, 6.0));
-    // The images of the end are made where they are missing, and only there.
+    // The last images are generated only where they are missing.
     assert_eq!((runs.text("metrics.jsonl"), runs.pixel(run::BEFORE_AFTER)), (metrics.clone(), [9; 3]));
-    fs::remove_file(runs.path().join(run::BEFORE_AFTER)).expect("it is there");
-    runs.resume(Sum::of(3), None).expect("it is over");
+    fs::remove_file(runs.path().join(run::BEFORE_AFTER)).expect("it exists");
+    runs.resume(Sum::of(3), None).expect("it has finished");
     assert_eq!((runs.text("metrics.jsonl"), runs.pixel(run::BEFORE_AFTER)), (metrics, [0, 6, 6]));
-    let more = runs.resume(Sum::of(4), None).expect("it goes on");
+    let more = runs.resume(Sum::of(4), None).expect("it continues");
     assert_eq!((more.epochs, more.task.weight, runs.pixel(run::BEFORE_AFTER)), (4, 10.0, [0, 10, 10]));
 }
 
@@ -338,19 +339,19 @@ fn a_collapse_ends_a_run_or_is_warned_of() {
         ..Sum::of(4)
     };
     let runs = Runs::new();
-    let outcome = runs.start(task(OnCollapse::Stop)).expect("it ends in order");
+    let outcome = runs.start(task(OnCollapse::Stop)).expect("it ends without an error");
     assert_eq!((outcome.epochs, outcome.collapsed, outcome.task.weight), (2, true, 3.0));
     assert_eq!(runs.names("checkpoints"), ["epoch-0002"]);
     assert_eq!(runs.text("best/sum.txt").as_deref(), Some("weight 1"));
     assert_eq!(runs.records()[2].warnings[1], "epoch 2 monitored true most diverse 1");
     let runs = Runs::new();
-    let outcome = runs.start(task(OnCollapse::Warn)).expect("it trains on");
+    let outcome = runs.start(task(OnCollapse::Warn)).expect("it continues");
     assert_eq!((outcome.epochs, outcome.collapsed, outcome.task.weight), (4, false, 10.0));
-    assert_eq!(runs.text("best/sum.txt").as_deref(), Some("weight 1"), "what has collapsed is never the best");
+    assert_eq!(runs.text("best/sum.txt").as_deref(), Some("weight 1"), "a collapsed model is never the best");
 }
 
 #[test]
-fn as_many_checkpoints_are_kept_as_are_asked_for() {
+fn as_many_checkpoints_are_kept_as_configured() {
     let runs = Runs::new();
     runs.start(Sum { every: 1, keep: 2, ..Sum::of(4) }).expect("it trains");
     assert_eq!(runs.names("checkpoints"), ["epoch-0003", "epoch-0004"]);
@@ -360,7 +361,7 @@ fn as_many_checkpoints_are_kept_as_are_asked_for() {
 }
 
 #[test]
-fn a_monitor_that_fails_is_left_out_but_for_the_first() {
+fn a_monitor_that_fails_is_left_out_except_the_first() {
     let runs = Runs::new();
     let outcome = runs.start(Sum { blind: Some(2), ..Sum::of(3) }).expect("it trains");
     assert_eq!((outcome.epochs, outcome.ends.last.loss), (3, 6.0));
@@ -372,7 +373,7 @@ fn a_monitor_that_fails_is_left_out_but_for_the_first() {
 }
 
 #[test]
-fn a_run_that_stops_says_where_what_is_kept_and_how_to_resume() {
+fn a_stopped_run_says_where_what_is_kept_and_how_to_resume() {
     let message = |task: Sum, start: fn(&Runs, Sum) -> Result<Outcome<Sum>>| {
         let runs = Runs::new();
         let error = start(&runs, task).expect_err("it stops");
@@ -409,15 +410,15 @@ fn a_run_is_named_by_its_folder_or_a_checkpoints() {
     let named = |epoch, force| Ok(Start::Resume { folder: run.clone(), epoch, force });
     assert_eq!(resume(&run, false), named(None, false));
     assert_eq!(resume(&checkpoint, true), named(Some(2), true));
-    let refused = |target: &Path| resume(target, false).expect_err("it is none");
-    for stranger in ["samples", "checkpoints/epoch-0007", "checkpoints/epoch-x", "checkpoints/epoch-0002/note.txt"] {
-        assert!(refused(&run.join(stranger)).contains("is neither a run's folder"), "{stranger}");
+    let refused = |target: &Path| resume(target, false).expect_err("it is refused");
+    for target in ["samples", "checkpoints/epoch-0007", "checkpoints/epoch-x", "checkpoints/epoch-0002/note.txt"] {
+        assert!(refused(&run.join(target)).contains("is neither a run's folder"), "{target}");
     }
     let other = Start::resume(Some(&run), "host train", false).expect_err("another command's").to_string();
     let run = run.display();
     assert_eq!(other, format!("{run} is a run of `{COMMAND}`: resume it with `{COMMAND} --resume {run}`"));
-    // Without its notes it is taken for what is asked for.
-    fs::remove_file(runs.path().join("run.toml")).expect("it is there");
+    // Without its notes, a run counts as one of the requested command.
+    fs::remove_file(runs.path().join("run.toml")).expect("it exists");
     assert!(Start::resume(Some(&runs.path()), "host train", false).is_ok());
 }
 

@@ -186,16 +186,16 @@ fn digest_of_some(images: &[u8], n: usize) -> String {
 
 /// Waits until no other process builds this cache.
 fn wait_for(lock: &File, progress: &Progress, interrupt: &Interrupt) -> Result<()> {
-    let mut said = false;
+    let mut announced = false;
     loop {
         match lock.try_lock() {
             // Without locks, at worst two processes do the same work.
             Ok(()) | Err(TryLockError::Error(_)) => return Ok(()),
             Err(TryLockError::WouldBlock) => {}
         }
-        if !said {
+        if !announced {
             progress.println("another process is building the image cache: waiting for it");
-            said = true;
+            announced = true;
         }
         interrupt.check("another process is building the image cache")?;
         std::thread::sleep(POLL_PERIOD);

@@ -26,7 +26,7 @@ struct World {
 }
 
 fn world(guidance_scale: f64, change: impl FnOnce(&mut Train)) -> World {
-    // The network is too small to share among threads, and the tests run side by side already.
+    // The network is too small to share among threads, and the tests already run in parallel.
     tch::set_num_threads(1);
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("config.json");
@@ -136,7 +136,7 @@ fn rewarded_samples_become_likelier() {
     assert!(change(true) > change(false), "{} against {}", change(true), change(false));
 }
 
-/// A world whose adapter is no longer the one that sampled, with rows on either side of the trust interval, and the
+/// A world whose adapter is no longer the one that sampled, with ratios inside and outside the clip range, and the
 /// advantages of its samples, two of which have none.
 fn off_policy(guidance_scale: f64, change: impl FnOnce(&mut Train)) -> (World, Vec<Option<f64>>) {
     let mut world = world(guidance_scale, |config| {
@@ -155,8 +155,8 @@ fn off_policy(guidance_scale: f64, change: impl FnOnce(&mut Train)) -> (World, V
     (world, (0..N_SAMPLES).map(advantage).collect())
 }
 
-/// Loss, norm of its gradient and share of clipped rows as TRL has them, from one pass of all rows of a step.
-fn in_one_piece(world: &mut World, advantages: &[Option<f64>]) -> (f64, f64, f64) {
+/// Loss, gradient norm and fraction of clipped rows as TRL computes them, from one pass over all rows of a step.
+fn trl_update(world: &mut World, advantages: &[Option<f64>]) -> (f64, f64, f64) {
     let kept: Vec<usize> = (0..N_SAMPLES).filter(|&i| advantages[i].is_some()).collect();
     let indices: Vec<i64> = kept.iter().map(|&i| i as i64).collect();
     let indices = Tensor::from_slice(&indices).to_device(device());
@@ -192,7 +192,7 @@ fn in_one_piece(world: &mut World, advantages: &[Option<f64>]) -> (f64, f64, f64
 }
 
 #[test]
-fn loss_gradient_and_statistics_are_trls() {
+fn loss_gradient_and_statistics_match_trl() {
     let reference = Reference::read("ppo.safetensors");
     let (old_log_prob, advantages) = (reference.tensor("old_log_prob"), reference.tensor("advantages"));
     for name in ["narrow", "wide"] {
@@ -223,7 +223,7 @@ fn loss_gradient_and_statistics_are_trls() {
     }
 }
 
-/// The norm of the gradient is compared and not the weights after a step, in which Adam divides every scale out.
+/// Compares the gradient norm, not the weights after a step, in which Adam cancels every scale.
 #[track_caller]
 fn assert_same_update(what: &str, statistics: &UpdateStatistics, (loss, norm, clipped): (f64, f64, f64)) {
     let error = (statistics.grad_norm / norm - 1.0).abs();
@@ -238,7 +238,7 @@ fn assert_same_update(what: &str, statistics: &UpdateStatistics, (loss, norm, cl
 fn an_update_has_the_gradient_of_the_mean_over_its_rows() {
     for (guidance_scale, kl) in [(1.0, 0.0), (5.0, 0.0), (1.0, 0.5)] {
         let (mut world, advantages) = off_policy(guidance_scale, |config| config.kl = kl);
-        let wanted = in_one_piece(&mut world, &advantages);
+        let wanted = trl_update(&mut world, &advantages);
         assert!(wanted.2 > 0.2 && wanted.2 < 0.8, "{wanted:?}");
         let statistics = world.train(&advantages);
         assert_same_update(&format!("guidance_scale {guidance_scale}, kl {kl}"), &statistics, wanted);
@@ -250,7 +250,7 @@ fn an_update_has_the_gradient_of_the_mean_over_its_rows() {
 fn micro_batches_do_not_change_the_update() {
     for guidance_scale in [1.0, 5.0] {
         let (mut world, advantages) = off_policy(guidance_scale, |config| config.micro_batch = 5);
-        let wanted = in_one_piece(&mut world, &advantages);
+        let wanted = trl_update(&mut world, &advantages);
         assert_same_update(&format!("guidance_scale {guidance_scale}"), &world.train(&advantages), wanted);
     }
 }
@@ -263,7 +263,7 @@ fn accumulated_batches_are_one_batch() {
             config.batch_size = batch_size;
             config.accumulation_steps = accumulation_steps;
         });
-        let wanted = in_one_piece(&mut world, &advantages);
+        let wanted = trl_update(&mut world, &advantages);
         assert_same_update(&format!("batches of {batch_size}"), &world.train(&advantages), wanted);
     }
 }
