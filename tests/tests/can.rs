@@ -294,7 +294,7 @@ fn what_cannot_be_trained_on_is_refused_in_one_sentence() {
         &["--set=can.generator_channels=100000"],
         "can.generator_channels is 100000: it must lie between 1 and 65536",
     );
-    check(&["--set=can.authors=[\"a\\u001bb\"]"], "can.authors has control characters");
+    check(&["--set=can.authors=[\"a\\u001bb\"]"], "can.authors contains control characters");
     check(&["--set=can.loss=hinge"], "--set can.loss=hinge: unknown variant `hinge`, expected `wasserstein` or `log`");
     check(&["--classifier=nowhere"], "plugin `nowhere`: not found in");
     check(&["--classifier=nowhere", "--dry-run"], "plugin `nowhere`: not found in");

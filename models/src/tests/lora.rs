@@ -105,7 +105,8 @@ fn bf16_gradients_stay_near_f32() {
         assert!(parameters.iter().all(|(_, tensor)| tensor.grad().kind() == Kind::Float));
         Tensor::cat(&parameters.iter().map(|(_, tensor)| tensor.grad().flatten(0, -1)).collect::<Vec<_>>(), 0)
     };
-    assert_close("bf16", &gradient(Kind::BFloat16), &gradient(Kind::Float), 2e-2);
+    // bf16 has 8 bits of precision; how its sums are rounded differs from one processor to another.
+    assert_close("bf16", &gradient(Kind::BFloat16), &gradient(Kind::Float), 4e-2);
 }
 
 #[test]
