@@ -1,8 +1,8 @@
 #!/bin/sh
-# Runs each target of fuzz/ for FUZZ_SECONDS, or those named as arguments, and tells what came of it.
+# Runs each target of fuzz/ for FUZZ_SECONDS, or only those named as arguments, and prints a line for each.
 #
-# Coverage comes from flags of the stable compiler, without a sanitizer. libFuzzer sees what bytes are compared with
-# where the comparison is a call, hence no expanded memcmp. Optimized as far as libFuzzer's manual advises.
+# Coverage comes from flags of the stable compiler, without a sanitizer. libFuzzer learns the operands of comparisons of
+# bytes from calls of memcmp, which are therefore not expanded. The optimization level is that of libFuzzer's manual.
 set -eu
 cd "$(dirname "$0")/.."
 seconds=${FUZZ_SECONDS:-600}

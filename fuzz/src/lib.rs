@@ -1,11 +1,11 @@
-//! Fuzzing of everything that reads a file that nobody vouches for: `make fuzz`.
+//! Coverage-guided fuzzing of everything that reads untrusted files: `make fuzz`.
 //!
-//! A [`Target`] is a function of bytes. libFuzzer calls it with inputs that it makes from the target's seeds, keeping
-//! those that reach code that no other reached; the tests call it with the seeds alone. A panic, a broken promise, an
-//! answer that does not come and a single allocation of more than [`MOST_BYTES`] are faults.
+//! A [`Target`] is a function of bytes. libFuzzer calls it with inputs that it mutates from the target's seeds, and keeps
+//! those that reach new code; the tests call it with the seeds alone. A panic, a broken invariant, a call of more than
+//! ten seconds and a single allocation of more than [`MAX_ALLOCATION`] bytes are faults.
 //!
 //! # Layout
-//! - `plugins`: components, manifests, ONNX files, what a plugin returns
+//! - `plugins`: components, manifests, ONNX files, the output of plugins
 //! - `models`: weights, configurations, adapters, tokenizers
 //! - `media`: images and recordings
 //! - `runs`: a run's metrics and the report drawn from them
@@ -22,15 +22,15 @@ use std::sync::OnceLock;
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-pub use allocator::MOST_BYTES;
+pub use allocator::MAX_ALLOCATION;
 
-/// Something that reads what nobody vouches for.
+/// A reader of untrusted files.
 pub struct Target {
-    /// The name of its program, its corpus and its dictionary.
+    /// Name of its program, its corpus and its dictionary.
     pub name: &'static str,
-    /// Well-formed files to begin with, made here or read below the workspace's folder.
+    /// Returns well-formed inputs to start from, generated or read below the workspace's folder.
     pub seeds: fn(&Path) -> Result<Vec<Vec<u8>>>,
-    /// Reads one input, for which it may write files into an own folder; returns whether the input was well-formed.
+    /// Reads one input, for which it may write files into a folder of its own; returns whether the input is well-formed.
     pub run: fn(&Path, &[u8]) -> bool,
 }
 
@@ -53,10 +53,10 @@ pub const TARGETS: [Target; 13] = [
 
 static STARTED: OnceLock<(&'static Target, TempDir)> = OnceLock::new();
 
-/// Chooses the target that [`run`] calls, and writes its seeds into its corpus, which libFuzzer reads next.
+/// Selects the target that [`run`] calls, and writes its seeds into its corpus, which libFuzzer reads next.
 ///
 /// # Panics
-/// If there is no such target, or a folder cannot be written.
+/// If the target is unknown or a folder cannot be written.
 pub fn start(name: &str) {
     let target = TARGETS.iter().find(|target| target.name == name).expect("the program is named after a target");
     STARTED.get_or_init(|| {
@@ -65,12 +65,12 @@ pub fn start(name: &str) {
     });
 }
 
-/// Calls the chosen target.
+/// Calls the selected target.
 ///
 /// # Panics
-/// If [`start`] did not come first, or the target has found a fault.
+/// If [`start`] was not called before, or the target found a fault.
 pub fn run(bytes: &[u8]) {
-    let (target, folder) = STARTED.get().expect("a target was chosen");
+    let (target, folder) = STARTED.get().expect("a target is selected");
     (target.run)(folder.path(), bytes);
 }
 
@@ -88,7 +88,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("fuzz/ lies in the workspace")
 }
 
-/// The files with this extension in a folder, in order of their names.
+/// Returns the files with this extension in a folder, sorted by name.
 fn files(folder: &Path, extension: &str) -> Result<Vec<Vec<u8>>> {
     let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -97,7 +97,7 @@ fn files(folder: &Path, extension: &str) -> Result<Vec<Vec<u8>>> {
     paths.iter().map(|path| std::fs::read(path).with_context(|| path.display().to_string())).collect()
 }
 
-/// Writes one of the files that a reader finds in its folder.
+/// Writes a file into a target's folder.
 fn put(folder: &Path, name: &str, bytes: &[u8]) {
     std::fs::write(folder.join(name), bytes).expect("the folder for temporary files is writable");
 }
@@ -106,15 +106,15 @@ fn put(folder: &Path, name: &str, bytes: &[u8]) {
 mod tests {
     use super::*;
 
-    /// Also shows that the seeds reach past the readers' refusals, where the fuzzer is to begin.
+    /// This also shows that the seeds are valid, so that the fuzzer starts behind the first checks.
     #[test]
     fn every_target_reads_its_seeds() {
         for target in &TARGETS {
             let folder = tempfile::tempdir().expect("a folder");
-            let seeds = (target.seeds)(root()).expect("the seeds are there");
+            let seeds = (target.seeds)(root()).expect("seeds");
             let read = seeds.iter().filter(|seed| (target.run)(folder.path(), seed)).count();
-            assert!(read > 0, "{}: none of {} seeds is read", target.name, seeds.len());
-            assert!(!(target.run)(folder.path(), b"\x01 no file of any kind\n"), "{} reads anything", target.name);
+            assert!(read > 0, "{}: none of {} seeds is well-formed", target.name, seeds.len());
+            assert!(!(target.run)(folder.path(), b"\x01 not a file of any kind\n"), "{} accepts anything", target.name);
         }
     }
 
@@ -134,7 +134,7 @@ mod tests {
         for entry in std::fs::read_dir(folder.join("dictionaries")).expect("a folder") {
             let path = entry.expect("an entry").path();
             let name = path.file_stem().expect("a name").to_str().expect("ASCII");
-            assert!(names.contains(&name), "{name} is no target");
+            assert!(names.contains(&name), "{name} is not a target");
         }
     }
 }

@@ -11,7 +11,7 @@ use image::{DynamicImage, ImageFormat};
 
 use crate::put;
 
-/// A small image of each kind of pixels.
+/// Returns a small image of each pixel type.
 pub fn images(_: &Path) -> Result<Vec<Vec<u8>>> {
     let colored = DynamicImage::ImageRgba8(image::RgbaImage::from_fn(9, 5, |x, y| {
         image::Rgba([25 * x as u8, 50 * y as u8, (x * y) as u8, 200])
@@ -43,7 +43,7 @@ pub fn image(folder: &Path, bytes: &[u8]) -> bool {
     }
 }
 
-/// A short recording of each kind of samples.
+/// Returns a short recording of each sample type.
 pub fn recordings(_: &Path) -> Result<Vec<Vec<u8>>> {
     let mut seeds = vec![];
     for bits_per_sample in [8, 16, 24, 32] {

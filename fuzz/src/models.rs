@@ -1,4 +1,4 @@
-//! What a folder of a model holds: weights, configurations, adapters, tokenizers.
+//! The files of a model: weights, configurations, adapters, tokenizers.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{files, put};
 
-/// The bytes of a file with these tensors and this metadata.
+/// Encodes a file with these tensors and this metadata.
 fn encode(tensors: &[(&str, Tensor)], metadata: &[(&str, &str)]) -> Result<Vec<u8>> {
     let tensors: NamedTensors =
         tensors.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.shallow_clone())).collect();
@@ -28,7 +28,7 @@ fn ones(size: &[i64], kind: Kind) -> Tensor {
     Tensor::ones(size, (kind, Device::Cpu))
 }
 
-/// Small files that have every type and an empty, a scalar and a four-dimensional tensor between them.
+/// Returns small files, together with every type and with an empty, a scalar and a four-dimensional tensor.
 pub fn weights(_: &Path) -> Result<Vec<Vec<u8>>> {
     let kinds = [Kind::Double, Kind::Float, Kind::Half, Kind::BFloat16, Kind::Int64, Kind::Int, Kind::Int16];
     let mut seeds = vec![encode(&[], &[("format", "pt")])?];
@@ -44,7 +44,7 @@ pub fn safetensors(folder: &Path, bytes: &[u8]) -> bool {
     let file = folder.join("model.safetensors");
     let Ok((tensors, metadata)) = read_safetensors_with_metadata(&file) else { return false };
     let digest = digest_safetensors(&file).expect("it was readable a moment ago");
-    // What was read is written the same, whatever order the file had it in.
+    // The tensors are written as the same ones, in whatever order the file had them.
     let metadata: Vec<(&str, &str)> = metadata.iter().map(|(key, value)| (&**key, &**value)).collect();
     let written = encode_safetensors(&file, &tensors, &metadata).expect("its own tensors");
     put(folder, "again.safetensors", &written);
@@ -52,7 +52,7 @@ pub fn safetensors(folder: &Path, bytes: &[u8]) -> bool {
     true
 }
 
-/// Every configuration that ships, and those of the published models.
+/// Returns every configuration that ships, and those of the published models.
 pub fn configs(root: &Path) -> Result<Vec<Vec<u8>>> {
     let shipped = root.join("models/weights/tiny-art");
     let mut seeds = vec![];
@@ -69,14 +69,14 @@ pub fn configs(root: &Path) -> Result<Vec<Vec<u8>>> {
     Ok(seeds)
 }
 
-/// Every reader has the input: which of them it is for stands in it.
+/// Passes the input to every reader: it names its own kind.
 pub fn config(folder: &Path, bytes: &[u8]) -> bool {
     let file = folder.join("config.json");
-    // Read, the network's shapes built, written and read again.
+    // Each is read, used, written and read again.
     let unet = || {
         put(folder, "config.json", bytes);
         let config = UNetConfig::read(&file).ok()?;
-        UNet::new(&Params::shapes(), &config).expect("a network can be built from what was read");
+        UNet::new(&Params::shapes(), &config).expect("a network can be built from every valid configuration");
         config.save(folder).expect("writable");
         assert_eq!(UNetConfig::read(&file).expect("its own file"), config);
         Some(())
@@ -84,7 +84,7 @@ pub fn config(folder: &Path, bytes: &[u8]) -> bool {
     let vae = || {
         put(folder, "config.json", bytes);
         let config = VaeConfig::read(&file).ok()?;
-        Vae::new(&Params::shapes(), &config).expect("a network can be built from what was read");
+        Vae::new(&Params::shapes(), &config).expect("a network can be built from every valid configuration");
         assert!(config.downscale() >= 1);
         config.save(folder).expect("writable");
         assert_eq!(VaeConfig::read(&file).expect("its own file"), config);
@@ -93,7 +93,7 @@ pub fn config(folder: &Path, bytes: &[u8]) -> bool {
     let clip = || {
         put(folder, "config.json", bytes);
         let config = ClipConfig::read(&file).ok()?;
-        Clip::new(&Params::shapes(), &config).expect("a network can be built from what was read");
+        Clip::new(&Params::shapes(), &config).expect("a network can be built from every valid configuration");
         config.write(&file).expect("writable");
         assert_eq!(ClipConfig::read(&file).expect("its own file"), config);
         Some(())
@@ -101,7 +101,8 @@ pub fn config(folder: &Path, bytes: &[u8]) -> bool {
     let text = || {
         put(folder, "config.json", bytes);
         let config = TextConfig::read(&file).ok()?;
-        TextTransformer::new(&Params::shapes(), &config).expect("a network can be built from what was read");
+        TextTransformer::new(&Params::shapes(), &config)
+            .expect("a network can be built from every valid configuration");
         config.write(&file).expect("writable");
         assert_eq!(TextConfig::read(&file).expect("its own file"), config);
         Some(())
@@ -109,7 +110,8 @@ pub fn config(folder: &Path, bytes: &[u8]) -> bool {
     let vision = || {
         put(folder, "config.json", bytes);
         let config = VisionConfig::read(&file).ok()?;
-        VisionTransformer::new(&Params::shapes(), &config).expect("a network can be built from what was read");
+        VisionTransformer::new(&Params::shapes(), &config)
+            .expect("a network can be built from every valid configuration");
         Some(())
     };
     let scheduler = || {
@@ -117,7 +119,7 @@ pub fn config(folder: &Path, bytes: &[u8]) -> bool {
         put(folder, "scheduler_config.json", bytes);
         let config = SchedulerConfig::read(&file).ok()?;
         for steps in [1, 2, 50] {
-            // A schedule may have fewer timesteps.
+            // The schedule may have fewer timesteps.
             let Ok(ddim) = Ddim::new(&config, steps) else { continue };
             let n = config.num_train_timesteps;
             assert!(ddim.timesteps().iter().all(|t| (0..n).contains(t)), "{:?}", ddim.timesteps());
@@ -136,7 +138,7 @@ pub fn config(folder: &Path, bytes: &[u8]) -> bool {
         let read = Preprocessor::load(folder, 32).ok()?;
         for (width, height) in [(5, 3), (1, 4)] {
             let image = vec![128; 3 * width * height];
-            // A long and thin image may become too large.
+            // The image may become too large or have another shape.
             let Ok(pixels) = read.pixels(&[(&image, width, height)]) else { continue };
             assert_eq!(pixels.size()[..2], [1, 3]);
             assert_eq!(pixels.isfinite().all().int64_value(&[]), 1);
@@ -148,15 +150,15 @@ pub fn config(folder: &Path, bytes: &[u8]) -> bool {
     [unet(), vae(), clip(), text(), vision(), scheduler(), preprocessor()].iter().any(Option::is_some)
 }
 
-/// The name of a layer that an adapter may be for.
+/// Name of a layer that the adapters are for.
 const LAYER: &str = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q";
 
-/// An adapter of one layer, [3, 4], in this form of the names.
+/// Encodes an adapter of a layer [3, 4] with these names.
 fn adapter(a: &str, b: &str, metadata: &[(&str, &str)]) -> Result<Vec<u8>> {
     encode(&[(a, ones(&[2, 4], Kind::Float)), (b, ones(&[3, 2], Kind::Float))], metadata)
 }
 
-/// An adapter of one layer in each form that there is.
+/// Returns an adapter in each known form.
 pub fn adapters(_: &Path) -> Result<Vec<Vec<u8>>> {
     let hints = "{\"unet.lora_alpha\": 4, \"unet.r\": 2, \"unet.use_rslora\": true, \
         \"unet.alpha_pattern\": {\"attn1.to_q\": 1.5}}";
@@ -185,7 +187,7 @@ pub fn adapters(_: &Path) -> Result<Vec<Vec<u8>>> {
     ])
 }
 
-/// Reads an adapter and merges it into a checkpoint of one layer that it may fit.
+/// Reads an adapter and merges it into a checkpoint of one layer.
 fn read_and_merge(path: &Path) -> bool {
     let Ok(file) = LoraFile::read(path) else { return false };
     assert!(file.n_parameters() > 0 && file.layers.iter().all(|layer| layer.rank() > 0));
@@ -202,7 +204,7 @@ pub fn lora(folder: &Path, bytes: &[u8]) -> bool {
     read_and_merge(folder)
 }
 
-/// What peft writes beside an adapter.
+/// Returns configurations as peft writes them beside an adapter.
 pub fn adapter_configs(_: &Path) -> Result<Vec<Vec<u8>>> {
     Ok(vec![
         b"{\"lora_alpha\": 4, \"r\": 2, \"use_rslora\": true, \"rank_pattern\": {}, \
@@ -222,8 +224,8 @@ pub fn adapter_config(folder: &Path, bytes: &[u8]) -> bool {
     read_and_merge(folder)
 }
 
-/// The files of a tokenizer's folder; an input has their texts in this order with a zero byte between, and a file whose
-/// text is empty is not there.
+/// The files of a tokenizer's folder. An input contains them in this order, separated by zero bytes; empty files are left
+/// out.
 const TOKENIZER_FILES: [&str; 6] =
     ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json"];
 

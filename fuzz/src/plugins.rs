@@ -1,4 +1,4 @@
-//! Everything that reads a plugin before it is trusted, and what a plugin returns.
+//! Everything that reads a plugin before it runs, and the check of its output.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use anyhow::Result;
 
 use crate::files;
 
-/// The templates and plugins that ship, and small ones, of which more can be damaged in the same time.
+/// Returns the templates and guests that ship, and small components, which are executed more often in the same time.
 pub fn components(root: &Path) -> Result<Vec<Vec<u8>>> {
     let mut seeds = vec![];
     let small = wat::parse_str(
@@ -41,9 +41,9 @@ pub fn component(_: &Path, bytes: &[u8]) -> bool {
         assert_eq!(artifact.asset(name).map(<[u8]>::len), Some(size));
     }
     assert_eq!((artifact.inspect().bytes, artifact.bytes()), (bytes.len(), bytes));
-    // What is baked into it is found again, and everything else stays.
+    // A baked asset is found again, and everything else stays.
     if let Ok(baked) = Artifact::bake(bytes, &[("fuzz", b"asset".to_vec())]) {
-        let again = Artifact::parse("x.wasm".as_ref(), baked).expect("it was a plugin before something was baked in");
+        let again = Artifact::parse("x.wasm".as_ref(), baked).expect("it was a plugin before it was baked");
         assert_eq!(again.asset("fuzz"), Some(&b"asset"[..]));
         assert_eq!((again.imports, again.exports), (artifact.imports, artifact.exports));
     }

@@ -102,7 +102,10 @@ impl VaeConfig {
             return Some(("block_out_channels", format!("has {n} entries, but there must be from 1 to {MAX_STAGES}")));
         }
         if let Some(channels) = self.block_out_channels.iter().find(|&channels| !(1..=MAX_SIZE).contains(channels)) {
-            return Some(("block_out_channels", format!("contains {channels}, but every number must be from 1 to {MAX_SIZE}")));
+            return Some((
+                "block_out_channels",
+                format!("contains {channels}, but every number must be from 1 to {MAX_SIZE}"),
+            ));
         }
         let groups = self.norm_num_groups;
         let odd = self.block_out_channels.iter().find(|&channels| channels % groups != 0)?;

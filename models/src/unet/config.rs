@@ -186,7 +186,10 @@ impl UNetConfig {
         }
         let waves = self.block_out_channels[0] / 2;
         if waves > 0 && waves as f64 <= self.freq_shift {
-            return Some(("freq_shift", format!("is {}, but it must be less than the {waves} frequencies", self.freq_shift)));
+            return Some((
+                "freq_shift",
+                format!("is {}, but it must be less than the {waves} frequencies", self.freq_shift),
+            ));
         }
         None
     }
