@@ -94,8 +94,12 @@ mutants: setup .deps/mutants/bin/cargo-mutants ## change the numerics line by li
 	$(MUTANTS) --package ambiguity-host --output target/mutants/host -- -- rl:: optim:: statistics:: trainer:: || status=$$?; \
 	exit $$status
 
-fuzz: build ## run damaged files through everything that reads plugins, FUZZ_SECONDS (default 600) for each of four targets
-	target/release/fuzz --seconds $(FUZZ_SECONDS)
+.deps/cargo-fuzz/bin/cargo-fuzz:
+	cargo install --quiet --locked --root .deps/cargo-fuzz cargo-fuzz@0.13.2
+
+# Its builds are kept apart from all others, in target/x86_64-unknown-linux-gnu. FUZZ_TARGETS="config lora" restricts it.
+fuzz: setup .deps/cargo-fuzz/bin/cargo-fuzz ## fuzz everything that reads untrusted files, FUZZ_SECONDS (default 600) per target (installs cargo-fuzz)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh $(FUZZ_TARGETS)
 
 lint: setup ## check formatting and clippy, warnings are errors
 	cargo fmt --all --check

@@ -23,8 +23,8 @@ impl JsonObject {
         Ok(self.optional(key)?.unwrap_or(default))
     }
 
-    /// Reads one positive number for all blocks, or a list with a number for each of the `n` blocks.
-    pub fn per_block(&self, key: &str, n: usize, default: i64) -> Result<Vec<i64>> {
+    /// Reads one number from 1 to `max` for all blocks, or a list with a number for each of the `n` blocks.
+    pub fn per_block(&self, key: &str, n: usize, default: i64, max: i64) -> Result<Vec<i64>> {
         let values = match self.value(key) {
             Some(Value::Array(_)) => self.get(key, Vec::new())?,
             _ => vec![self.get(key, default)?; n],
@@ -32,8 +32,8 @@ impl JsonObject {
         if values.len() != n {
             return Err(self.error(key, format!("has {} entries for {n} blocks", values.len())));
         }
-        match values.iter().find(|&&value| value <= 0) {
-            Some(value) => Err(self.error(key, format!("contains {value}, but every number must be above 0"))),
+        match values.iter().find(|&value| !(1..=max).contains(value)) {
+            Some(value) => Err(self.error(key, format!("contains {value}, but every number must be from 1 to {max}"))),
             None => Ok(values),
         }
     }

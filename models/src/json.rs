@@ -1,11 +1,20 @@
 //! Configuration files of the Hub, read key by key, so that every error names the file and the key.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
+
+/// The largest width, vocabulary size or id. No model comes near it, and numbers of weights that are computed from such
+/// widths fit 64 bits.
+pub(crate) const MAX_SIZE: i64 = 1 << 20;
+/// The largest number of consecutive layers.
+pub(crate) const MAX_LAYERS: i64 = 128;
+/// The largest side of an image in pixels.
+pub(crate) const MAX_SIDE: i64 = 4096;
 
 /// A JSON object of a configuration file; `null` counts as absent.
 pub(crate) struct JsonObject {
@@ -65,23 +74,31 @@ impl JsonObject {
         })
     }
 
-    /// Returns an integer.
-    pub fn int(&self, key: &str) -> Result<Option<i64>> {
-        self.typed(key, "a whole number", Value::as_i64)
+    /// Returns an integer within `range`.
+    pub fn int(&self, key: &str, range: RangeInclusive<i64>) -> Result<Option<i64>> {
+        self.within(key, self.typed(key, "a whole number", Value::as_i64)?, &range)
     }
 
-    /// Returns an integer of at least 1; `default` if absent.
+    /// Returns a width, or another integer from 1 to [`MAX_SIZE`]; `default` if absent.
     pub fn size(&self, key: &str, default: i64) -> Result<i64> {
-        match self.int(key)? {
-            None => Ok(default),
-            Some(n) if n >= 1 => Ok(n),
-            Some(n) => Err(self.error(key, format!("must be at least 1, found {n}"))),
-        }
+        Ok(self.int(key, 1..=MAX_SIZE)?.unwrap_or(default))
     }
 
-    /// Returns a number.
-    pub fn number(&self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number", Value::as_f64)
+    /// Returns a number within `range`.
+    pub fn number(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
+        self.within(key, self.typed(key, "a number", Value::as_f64)?, &range)
+    }
+
+    fn within<T>(&self, key: &str, value: Option<T>, range: &RangeInclusive<T>) -> Result<Option<T>>
+    where
+        T: PartialOrd + std::fmt::Display,
+    {
+        match value {
+            Some(value) if !range.contains(&value) => {
+                Err(self.error(key, format!("must be from {} to {}, found {value}", range.start(), range.end())))
+            }
+            value => Ok(value),
+        }
     }
 
     /// Returns a boolean; `default` if absent.
@@ -94,12 +111,14 @@ impl JsonObject {
         self.typed(key, "a string", |value| value.as_str().map(str::to_owned))
     }
 
-    /// Returns three numbers, one per color channel.
-    pub fn rgb(&self, key: &str) -> Result<Option<[f64; 3]>> {
-        self.typed(key, "a list of three numbers", |value| {
+    /// Returns three numbers within `range`, one per color channel.
+    pub fn rgb(&self, key: &str, range: RangeInclusive<f64>) -> Result<Option<[f64; 3]>> {
+        let numbers = self.typed(key, "a list of three numbers", |value| {
             let numbers: Option<Vec<f64>> = value.as_array()?.iter().map(Value::as_f64).collect();
-            numbers?.try_into().ok()
-        })
+            <[f64; 3]>::try_from(numbers?).ok()
+        })?;
+        numbers.iter().flatten().try_for_each(|&number| self.within(key, Some(number), &range).map(drop))?;
+        Ok(numbers)
     }
 
     fn typed<T>(&self, key: &str, wanted: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {

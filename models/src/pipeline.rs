@@ -102,17 +102,7 @@ impl Pipeline {
                 return Err(Error::Config { path: dir.join(file), message });
             }
         }
-        let limits = [
-            ("max_position_embeddings", text.max_position_embeddings, self.tokenizer.max_length(), "length"),
-            ("vocab_size", text.vocab_size, self.tokenizer.vocab_size(), "vocabulary"),
-        ];
-        for (key, limit, n, what) in limits {
-            if limit < n as i64 {
-                let message = format!("`{key}` is {limit}, but the tokenizer's {what} is {n}");
-                return Err(Error::Config { path: dir.join("text_encoder/config.json"), message });
-            }
-        }
-        Ok(())
+        text.check_tokenizer(&dir.join("text_encoder/config.json"), &self.tokenizer)
     }
 
     /// Computes the prompt embeddings, [n, length, dim], in the text encoder's type and on its device, without

@@ -8,10 +8,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::diffusers::DIFFUSERS_VERSION;
 use crate::error::{Error, Result};
-use crate::json::{JsonObject, write_json};
+use crate::json::{JsonObject, MAX_LAYERS, MAX_SIZE, write_json};
 use crate::layers::{Conv2d, GroupNorm, Linear};
 use crate::params::{MemoryFormat, Params};
-use crate::unet::{Downsample, ResnetBlock, Upsample, multi_head_attention};
+use crate::unet::{Downsample, MAX_STAGES, ResnetBlock, Upsample, multi_head_attention};
 use crate::weights::{DIFFUSERS_STEM, load_folder};
 
 /// Epsilon of every GroupNorm.
@@ -79,11 +79,11 @@ impl VaeConfig {
         let config = Self {
             in_channels: file.size("in_channels", 3)?,
             out_channels: file.size("out_channels", 3)?,
-            layers_per_block: file.size("layers_per_block", 1)?,
+            layers_per_block: file.int("layers_per_block", 1..=MAX_LAYERS)?.unwrap_or(1),
             latent_channels: file.size("latent_channels", 4)?,
             norm_num_groups: file.size("norm_num_groups", 32)?,
             sample_size: file.size("sample_size", 32)?,
-            scaling_factor: file.get("scaling_factor", 0.18215)?,
+            scaling_factor: file.number("scaling_factor", 1e-4..=1e4)?.unwrap_or(0.18215),
             force_upcast: file.get("force_upcast", true)?,
             use_quant_conv: file.get("use_quant_conv", true)?,
             use_post_quant_conv: file.get("use_post_quant_conv", true)?,
@@ -97,11 +97,18 @@ impl VaeConfig {
     }
 
     fn fault(&self) -> Option<(&'static str, String)> {
-        if self.block_out_channels.is_empty() {
-            return Some(("block_out_channels", "is empty".to_owned()));
+        let n = self.block_out_channels.len();
+        if n == 0 || n > MAX_STAGES {
+            return Some(("block_out_channels", format!("has {n} entries, but there must be from 1 to {MAX_STAGES}")));
+        }
+        if let Some(channels) = self.block_out_channels.iter().find(|&channels| !(1..=MAX_SIZE).contains(channels)) {
+            return Some((
+                "block_out_channels",
+                format!("contains {channels}, but every number must be from 1 to {MAX_SIZE}"),
+            ));
         }
         let groups = self.norm_num_groups;
-        let odd = self.block_out_channels.iter().find(|&&channels| channels <= 0 || channels % groups != 0)?;
+        let odd = self.block_out_channels.iter().find(|&channels| channels % groups != 0)?;
         Some(("block_out_channels", format!("contains {odd}, which is not a multiple of {groups} groups")))
     }
 

@@ -35,6 +35,7 @@ impl ClipEncoder {
             digest: Clip::digest(folder)?,
         };
         let tokenizer = Tokenizer::load(folder)?;
+        clip.config.text_config.check_tokenizer(&folder.join("config.json"), &tokenizer)?;
         let preprocessor = Preprocessor::load(folder, image_size)?;
         Ok(Self { clip, tokenizer, preprocessor, device, info })
     }

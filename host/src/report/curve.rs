@@ -264,16 +264,19 @@ pub(super) struct Range {
 }
 
 impl Range {
-    /// Returns the range of the finite values; it is never empty.
+    /// Returns the range of the values except infinite and absurd ones; it is never empty.
     pub(super) fn of(values: impl Iterator<Item = f64>) -> Self {
+        /// Larger values would make the range infinite.
+        const LARGEST: f64 = 1e100;
         let (low, high) = values
-            .filter(|value| value.is_finite())
+            .filter(|value| value.abs() <= LARGEST)
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
         if low > high {
             return Self { low: -1.0, high: 0.0 };
         }
-        // For equal values: wide compared with differences of rewards, which are small.
-        let spare = if high - low < 1e-9 { 0.005 } else { 0.0 };
+        // For equal values: wide compared with differences of rewards, which are small, and with the values' precision.
+        let size = low.abs().max(high.abs()).max(1.0);
+        let spare = if high - low < 1e-9 * size { f64::max(0.005, 1e-6 * size) } else { 0.0 };
         Self { low: low - spare, high: high + spare }
     }
 
@@ -361,5 +364,10 @@ mod tests {
         assert!((ticks[0] + 4.0).abs() < 1e-9, "{ticks:?}");
         let (ticks, decimals) = Range { low: -1.6102, high: -1.6071 }.ticks(6);
         assert!((3..=7).contains(&ticks.len()) && decimals == 3, "{ticks:?} {decimals}");
+        // Equal values, however large, and values whose difference is infinite.
+        for values in [&[1e20, 1e20][..], &[-1e100], &[f64::MAX, f64::MIN, 3.0], &[0.0]] {
+            let (ticks, decimals) = Range::of(values.iter().copied()).padded().ticks(8);
+            assert!((3..=12).contains(&ticks.len()) && decimals < 12, "{values:?}: {ticks:?} {decimals}");
+        }
     }
 }

@@ -326,7 +326,7 @@ impl Page {
                 let ratio_error = trained().next().map(|epoch| epoch.update.ratio_error);
                 let words = ratio_error.map(|error| format!("{error:.1e}").replace('-', "−"));
                 facts.add_some("First-update ratio error", words);
-                let skipped: u64 = trained().map(|epoch| epoch.skipped).sum();
+                let skipped = total(trained().map(|epoch| epoch.skipped));
                 facts.add_some("Skipped samples", (skipped > 0).then_some(skipped));
             }
             Training::Gan(config, records) => {
@@ -339,13 +339,13 @@ impl Page {
                 facts.add_some("Gradient penalty", penalized.then_some(can.lambda));
                 facts.add("Classifier C", &can.classifier);
                 facts.add("Weight of the style ambiguity", can.style_ambiguity_weight);
-                facts.add_steps(config, records.iter().filter_map(|r| Some(r.trained.as_ref()?.pace.steps)).sum());
+                facts.add_steps(config, total(records.iter().filter_map(|r| Some(r.trained.as_ref()?.pace.steps))));
             }
             Training::Classifier(config, records) => {
                 facts.add("Model", model);
                 facts.add_some("Preset", self.info.preset.as_ref());
                 facts.add("Data", data_name(&config.can.data));
-                facts.add_steps(config, records.iter().filter_map(|r| Some(r.trained.as_ref()?.pace.steps)).sum());
+                facts.add_steps(config, total(records.iter().filter_map(|r| Some(r.trained.as_ref()?.pace.steps))));
             }
             Training::Clip(_) | Training::Vae(_) | Training::UNet(_) => facts.add("Model", model),
         }
@@ -398,6 +398,11 @@ impl Page {
         };
         Some((sums.into_iter().map(part).collect(), words))
     }
+}
+
+/// Returns the sum of counts; damaged ones may add up to more than there is room for.
+fn total(counts: impl Iterator<Item = u64>) -> u64 {
+    counts.fold(0, u64::saturating_add)
 }
 
 /// Facts by name, in the order in which they are shown.

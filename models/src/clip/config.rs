@@ -5,8 +5,9 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::error::Result;
-use crate::json::{JsonObject, write_json};
+use crate::clip::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::json::{JsonObject, MAX_LAYERS, MAX_SIDE, MAX_SIZE, write_json};
 
 /// The activation between the two layers of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -97,7 +98,7 @@ impl ClipConfig {
             text_config: TextConfig::from_object(&part(object, "text_config")?)?,
             vision_config: VisionConfig::from_object(&part(object, "vision_config")?)?,
             projection_dim: object.size("projection_dim", 512)?,
-            logit_scale_init_value: object.number("logit_scale_init_value")?.unwrap_or(2.6592),
+            logit_scale_init_value: object.number("logit_scale_init_value", -100.0..=100.0)?.unwrap_or(2.6592),
         })
     }
 
@@ -135,17 +136,33 @@ impl TextConfig {
             hidden_size: object.size("hidden_size", 512)?,
             intermediate_size: object.size("intermediate_size", 2048)?,
             projection_dim: object.size("projection_dim", 512)?,
-            num_hidden_layers: object.size("num_hidden_layers", 12)?,
+            num_hidden_layers: object.int("num_hidden_layers", 1..=MAX_LAYERS)?.unwrap_or(12),
             num_attention_heads: object.size("num_attention_heads", 8)?,
             max_position_embeddings: object.size("max_position_embeddings", 77)?,
             hidden_act: activation(object)?,
-            layer_norm_eps: object.number("layer_norm_eps")?.unwrap_or(1e-5),
-            pad_token_id: object.int("pad_token_id")?,
-            bos_token_id: object.int("bos_token_id")?,
-            eos_token_id: object.int("eos_token_id")?.unwrap_or(49407),
+            layer_norm_eps: object.number("layer_norm_eps", 0.0..=1.0)?.unwrap_or(1e-5),
+            pad_token_id: object.int("pad_token_id", 0..=MAX_SIZE)?,
+            bos_token_id: object.int("bos_token_id", 0..=MAX_SIZE)?,
+            eos_token_id: object.int("eos_token_id", 0..=MAX_SIZE)?.unwrap_or(49407),
         };
         expect_heads(object, config.hidden_size, config.num_attention_heads)?;
         Ok(config)
+    }
+
+    /// Refuses a tokenizer that gives longer texts or higher ids than the tower has embeddings for; `file` is where this
+    /// configuration was read.
+    pub fn check_tokenizer(&self, file: &Path, tokenizer: &Tokenizer) -> Result<()> {
+        let limits = [
+            ("max_position_embeddings", self.max_position_embeddings, tokenizer.max_length(), "length"),
+            ("vocab_size", self.vocab_size, tokenizer.vocab_size(), "vocabulary"),
+        ];
+        for (key, limit, n, what) in limits {
+            if limit < n as i64 {
+                let message = format!("`{key}` is {limit}, but the tokenizer's {what} is {n}");
+                return Err(Error::Config { path: file.to_owned(), message });
+            }
+        }
+        Ok(())
     }
 
     /// The config.json that transformers loads as `CLIPTextModel`, as in a diffusers `text_encoder` folder.
@@ -176,13 +193,13 @@ impl VisionConfig {
             hidden_size: object.size("hidden_size", 768)?,
             intermediate_size: object.size("intermediate_size", 3072)?,
             projection_dim: object.size("projection_dim", 512)?,
-            num_hidden_layers: object.size("num_hidden_layers", 12)?,
+            num_hidden_layers: object.int("num_hidden_layers", 1..=MAX_LAYERS)?.unwrap_or(12),
             num_attention_heads: object.size("num_attention_heads", 12)?,
             num_channels: object.size("num_channels", 3)?,
-            image_size: object.size("image_size", 224)?,
-            patch_size: object.size("patch_size", 32)?,
+            image_size: object.int("image_size", 1..=MAX_SIDE)?.unwrap_or(224),
+            patch_size: object.int("patch_size", 1..=MAX_SIDE)?.unwrap_or(32),
             hidden_act: activation(object)?,
-            layer_norm_eps: object.number("layer_norm_eps")?.unwrap_or(1e-5),
+            layer_norm_eps: object.number("layer_norm_eps", 0.0..=1.0)?.unwrap_or(1e-5),
         };
         expect_heads(object, config.hidden_size, config.num_attention_heads)?;
         if config.num_channels != 3 {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::json::{JsonObject, write_json};
+use crate::json::{JsonObject, MAX_SIDE, write_json};
 use crate::resize::resize_bicubic;
 
 /// CLIP's mean of red, green and blue on [0, 1].
@@ -15,6 +15,8 @@ pub const CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
 /// CLIP's standard deviation of red, green and blue on [0, 1].
 pub const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 
+/// The largest number of pixels of a resized image; a long and thin image has more of them then than before.
+const MAX_RESIZED: usize = 1 << 26;
 /// Pillow's number for the bicubic filter.
 const PIL_BICUBIC: i64 = 3;
 
@@ -73,7 +75,7 @@ impl Preprocessor {
     }
 
     fn from_object(object: &JsonObject) -> Result<Self> {
-        if let Some(other) = object.int("resample")?.filter(|&filter| filter != PIL_BICUBIC) {
+        if let Some(other) = object.int("resample", 0..=5)?.filter(|&filter| filter != PIL_BICUBIC) {
             return Err(object.error("resample", format!("is {other}, only {PIL_BICUBIC} (bicubic) is supported")));
         }
         let resize = match object.value("size") {
@@ -84,34 +86,33 @@ impl Preprocessor {
                     if size.value("longest_edge").is_some() {
                         return Err(size.error("longest_edge", "is not supported beside shortest_edge"));
                     }
-                    Resize::ShortestEdge(size.size("shortest_edge", 224)? as usize)
+                    Resize::ShortestEdge(side(&size, "shortest_edge", 224)?)
                 } else {
                     let (height, width) = height_and_width(&size)?;
                     Resize::Exact { height, width }
                 }
             }
-            Some(_) => Resize::ShortestEdge(object.size("size", 224)? as usize),
+            Some(_) => Resize::ShortestEdge(side(object, "size", 224)?),
         };
         let crop = match object.value("crop_size") {
             Some(Value::Object(_)) => {
                 height_and_width(&object.object("crop_size")?.unwrap_or_else(|| object.empty("crop_size")))?
             }
             _ => {
-                let side = object.size("crop_size", 224)? as usize;
+                let side = side(object, "crop_size", 224)?;
                 (side, side)
             }
         };
         let rescale = object.flag("do_rescale", true)?;
         let normalize = object.flag("do_normalize", true)?;
-        let std = object.rgb("image_std")?.unwrap_or(CLIP_STD);
-        if std.contains(&0.0) {
-            return Err(object.error("image_std", "must not contain 0"));
-        }
+        let std = object.rgb("image_std", 1e-6..=1e6)?.unwrap_or(CLIP_STD);
+        let mean = object.rgb("image_mean", -1e6..=1e6)?.unwrap_or(CLIP_MEAN);
+        let factor = object.number("rescale_factor", 1e-6..=1e6)?.unwrap_or(1.0 / 255.0);
         Ok(Self {
             resize: object.flag("do_resize", true)?.then_some(resize),
             crop: object.flag("do_center_crop", true)?.then_some(crop),
-            rescale_factor: if rescale { object.number("rescale_factor")?.unwrap_or(1.0 / 255.0) } else { 1.0 },
-            mean: if normalize { object.rgb("image_mean")?.unwrap_or(CLIP_MEAN) } else { [0.0; 3] },
+            rescale_factor: if rescale { factor } else { 1.0 },
+            mean: if normalize { mean } else { [0.0; 3] },
             std: if normalize { std } else { [1.0; 3] },
         })
     }
@@ -145,12 +146,21 @@ impl Preprocessor {
     /// Converts interleaved RGB images (bytes, width, height) to f32 [n, 3, height, width] on the CPU, in parallel.
     ///
     /// # Errors
-    /// If an image is empty or does not have 3 bytes per pixel, or if, without a crop, the results differ in shape.
+    /// If an image is empty, does not have 3 bytes per pixel or is too long and thin to be resized, or if, without a
+    /// crop, the results differ in shape.
     pub fn pixels(&self, images: &[(&[u8], usize, usize)]) -> Result<Tensor> {
         for (i, &(rgb, width, height)) in images.iter().enumerate() {
             if width == 0 || height == 0 || rgb.len() != 3 * width * height {
                 let bytes = rgb.len();
                 return Err(Error::Input(format!("image {i} of {width}x{height} pixels has {bytes} bytes of RGB")));
+            }
+            let (new_width, new_height) = self.resized_size(width, height);
+            if new_width.saturating_mul(new_height) > MAX_RESIZED {
+                let message = format!(
+                    "image {i} of {width}x{height} pixels is too long and thin: it would be resized to \
+                     {new_width}x{new_height}"
+                );
+                return Err(Error::Input(message));
             }
         }
         let Some(&(_, width, height)) = images.first() else {
@@ -289,5 +299,9 @@ fn height_and_width(object: &JsonObject) -> Result<(usize, usize)> {
             return Err(object.error(key, "is missing"));
         }
     }
-    Ok((object.size("height", 1)? as usize, object.size("width", 1)? as usize))
+    Ok((side(object, "height", 1)?, side(object, "width", 1)?))
+}
+
+fn side(object: &JsonObject, key: &str, default: i64) -> Result<usize> {
+    Ok(object.int(key, 1..=MAX_SIDE)?.unwrap_or(default) as usize)
 }

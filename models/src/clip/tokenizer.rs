@@ -16,7 +16,7 @@ use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use crate::error::{Error, Result};
-use crate::json::{JsonObject, write_file, write_json};
+use crate::json::{JsonObject, MAX_SIZE, write_file, write_json};
 
 /// The token that starts a text.
 pub const START_OF_TEXT: &str = "<|startoftext|>";
@@ -101,9 +101,9 @@ impl Tokenizer {
         self.max_length
     }
 
-    /// Number of tokens in the vocabulary.
+    /// One more than the highest id: the number of rows that an embedding of the tokens needs.
     pub fn vocab_size(&self) -> usize {
-        self.vocab.len()
+        self.vocab.values().max().map_or(0, |&id| id as usize + 1)
     }
 
     /// The id of a token by its name in the vocabulary, such as `cat</w>`.
@@ -250,8 +250,9 @@ fn read_merges(path: &Path) -> Result<Vec<(String, String)>> {
 
 fn read_max_length(dir: &Path, config: Option<&JsonObject>) -> Result<usize> {
     // transformers writes a huge number (1e30) if the length is unknown.
-    let known = |n: f64| (2.0..1e6).contains(&n).then_some(n as usize);
-    if let Some(n) = config.map(|c| c.number("model_max_length")).transpose()?.flatten().and_then(known) {
+    let known = |n: f64| (2.0..=MAX_SIZE as f64).contains(&n).then_some(n as usize);
+    let any = f64::MIN..=f64::MAX;
+    if let Some(n) = config.map(|c| c.number("model_max_length", any)).transpose()?.flatten().and_then(known) {
         return Ok(n);
     }
     let Some(model) = JsonObject::read_if_present(&dir.join("config.json"))? else { return Ok(DEFAULT_MAX_LENGTH) };

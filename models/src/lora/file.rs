@@ -20,6 +20,8 @@ pub const LORA_FILE: &str = "pytorch_lora_weights.safetensors";
 /// peft's name of the file, which lies beside [`PEFT_CONFIG`].
 const PEFT_FILE: &str = "adapter_model.safetensors";
 const PEFT_CONFIG: &str = "adapter_config.json";
+/// The largest absolute value of alpha; weights scaled by more overflow soon.
+const MAX_ALPHA: f64 = 1e6;
 /// The metadata entry in which diffusers stores peft's configuration as JSON.
 const METADATA_KEY: &str = "lora_adapter_metadata";
 
@@ -152,6 +154,12 @@ impl LoraFile {
             }
             let rank = a.size()[0] as f64;
             let alpha = alpha.or_else(|| hints.alpha_of(&module)).unwrap_or(rank);
+            if !(-MAX_ALPHA..=MAX_ALPHA).contains(&alpha) {
+                let path = path.display();
+                return Err(Error::Input(format!(
+                    "{path}: the alpha of `{module}` is {alpha}, at most {MAX_ALPHA} is possible"
+                )));
+            }
             let scaling = alpha / if hints.rank_stabilized { rank.sqrt() } else { rank };
             let (a, b) = (a.f_to_kind(Kind::Float)?, b.f_to_kind(Kind::Float)?);
             layers.push(LoraLayer { module, a, b, alpha, scaling, keys: [a_key, b_key] });

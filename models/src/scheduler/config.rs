@@ -47,6 +47,9 @@ pub enum TimestepSpacing {
     Linspace,
 }
 
+/// The largest number of timesteps that a network was trained with.
+const MAX_TIMESTEPS: i64 = 100_000;
+
 /// The configuration of a [`Ddim`](super::Ddim).
 #[derive(Clone, Debug, PartialEq)]
 pub struct SchedulerConfig {
@@ -125,22 +128,28 @@ impl SchedulerConfig {
         file.only("thresholding", json!(false))?;
         let default = Self::diffusers_default();
         let config = Self {
-            num_train_timesteps: file.size("num_train_timesteps", default.num_train_timesteps)?,
-            beta_start: file.get("beta_start", default.beta_start)?,
-            beta_end: file.get("beta_end", default.beta_end)?,
+            num_train_timesteps: file
+                .int("num_train_timesteps", 1..=MAX_TIMESTEPS)?
+                .unwrap_or(default.num_train_timesteps),
+            beta_start: file.number("beta_start", 0.0..=1.0)?.unwrap_or(default.beta_start),
+            beta_end: file.number("beta_end", 0.0..=1.0)?.unwrap_or(default.beta_end),
             beta_schedule: file.get("beta_schedule", default.beta_schedule)?,
             trained_betas: file.optional("trained_betas")?,
             clip_sample: file.get("clip_sample", class == "DDIMScheduler")?,
-            clip_sample_range: file.get("clip_sample_range", default.clip_sample_range)?,
+            clip_sample_range: file.number("clip_sample_range", 1e-6..=1e6)?.unwrap_or(default.clip_sample_range),
             set_alpha_to_one: file.get("set_alpha_to_one", default.set_alpha_to_one)?,
-            steps_offset: file.get("steps_offset", default.steps_offset)?,
+            steps_offset: file.int("steps_offset", 0..=MAX_TIMESTEPS)?.unwrap_or(default.steps_offset),
             prediction_type: file.get("prediction_type", default.prediction_type)?,
             timestep_spacing: file.get("timestep_spacing", default.timestep_spacing)?,
             rescale_betas_zero_snr: file.get("rescale_betas_zero_snr", default.rescale_betas_zero_snr)?,
         };
         match config.fault() {
             Some((key, message)) => Err(file.error(key, message)),
-            None => Ok(config),
+            None => {
+                let key = if config.trained_betas.is_some() { "trained_betas" } else { "beta_schedule" };
+                config.alphas_cumprod().map_err(|error| file.error(key, format!("leads to {error}")))?;
+                Ok(config)
+            }
         }
     }
 
@@ -167,6 +176,9 @@ impl SchedulerConfig {
 
     /// ᾱ of every training timestep. The f32 arithmetic is that of diffusers, since models were trained with exactly
     /// these numbers.
+    ///
+    /// # Errors
+    /// If a timestep has no noise or only noise; the last one may have only noise unless the network predicts noise.
     pub(super) fn alphas_cumprod(&self) -> Result<Vec<f64>> {
         let n = self.num_train_timesteps;
         let even = |from: f64, to: f64| Tensor::f_linspace(from, to, n, (Kind::Float, Device::Cpu));
@@ -185,7 +197,15 @@ impl SchedulerConfig {
         };
         let betas = if self.rescale_betas_zero_snr { rescale_zero_terminal_snr(&betas)? } else { betas };
         let alphas_cumprod = betas.f_neg()?.f_add_scalar(1.0)?.f_cumprod(0, Kind::Float)?;
-        Ok(Vec::<f64>::try_from(alphas_cumprod.f_to_kind(Kind::Double)?)?)
+        let alphas_cumprod = Vec::<f64>::try_from(alphas_cumprod.f_to_kind(Kind::Double)?)?;
+        let last_may_be_zero = self.prediction_type != PredictionType::Epsilon;
+        let sound = |t: usize, alpha: f64| {
+            alpha > 0.0 && alpha < 1.0 || last_may_be_zero && alpha == 0.0 && t + 1 == n as usize
+        };
+        match alphas_cumprod.iter().enumerate().find(|&(t, &alpha)| !sound(t, alpha)) {
+            Some((t, alpha)) => Err(Error::Input(format!("\u{3b1}\u{304} = {alpha} at timestep {t} of {n}"))),
+            None => Ok(alphas_cumprod),
+        }
     }
 
     /// The timesteps of `steps` steps, the noisiest first.

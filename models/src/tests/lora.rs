@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::lora::{Lora, LoraFile, LoraSpec, Targets};
+use crate::lora::{LORA_FILE, Lora, LoraFile, LoraSpec, Targets};
 use crate::safetensors::{read_safetensors_with_metadata, write_safetensors};
 
 fn forward(unet: &UNet, reference: &Reference) -> Tensor {
@@ -261,4 +261,24 @@ fn stray_names_are_refused() {
     let error = Lora::load(&mut unet, &reference_path("diffusers_lora.safetensors")).unwrap_err().to_string();
     assert!(error.contains("diffusers_lora.safetensors") && error.contains("`unet.down_blocks.0."), "{error}");
     assert!(serde_json::from_str::<Targets>("\"atention\"").is_err());
+}
+
+#[test]
+fn an_alpha_that_is_no_number_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let ones = |size: &[i64]| Tensor::ones(size, (Kind::Float, Device::Cpu));
+    for (alpha, read) in [(1.0, true), (f64::NAN, false), (f64::INFINITY, false), (1e30, false)] {
+        let tensors = [
+            ("unet.a.to_q.lora.down.weight", ones(&[2, 4])),
+            ("unet.a.to_q.lora.up.weight", ones(&[3, 2])),
+            ("unet.a.to_q.alpha", ones(&[]) * alpha),
+        ];
+        let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor)).into();
+        let path = folder.path().join(LORA_FILE);
+        write_safetensors(&path, &tensors, &[]).unwrap();
+        match LoraFile::read(&path) {
+            Ok(_) => assert!(read, "{alpha}"),
+            Err(error) => assert!(!read && error.to_string().contains("the alpha of `a.to_q` is"), "{alpha}: {error}"),
+        }
+    }
 }

@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 use crate::scheduler::{Ddim, LastStep, SchedulerConfig};
 
@@ -146,4 +148,33 @@ fn gradients_reach_the_output_and_not_the_sample_stepped_to() {
     ddim.log_prob(&output, &steps, &sample, &prev, 1.0, LastStep::Stochastic).sum(Kind::Float).backward();
     assert!(output.grad().abs().max().double_value(&[]) > 0.0);
     assert!(!prev.grad().defined());
+}
+
+#[test]
+fn numbers_that_no_schedule_has_are_refused_by_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scheduler_config.json");
+    let cases = [
+        ("num_train_timesteps", json!(i64::MAX)),
+        ("steps_offset", json!(i64::MAX)),
+        ("clip_sample_range", json!(0)),
+        ("beta_start", json!(-0.1)),
+        ("beta_end", json!(2.0)),
+    ];
+    for (key, value) in cases {
+        std::fs::write(&path, json!({ key: value }).to_string()).unwrap();
+        let error = SchedulerConfig::read(&path).unwrap_err().to_string();
+        assert!(error.contains("scheduler_config.json") && error.contains(key), "{key}: {error}");
+    }
+    // No noise at the first timestep, and no image left before the last.
+    for betas in [json!([0.0, 0.1]), json!([0.5, 1.0, 0.5]), json!([0.5, 1.0]), json!([0.5, 2.0])] {
+        let n = betas.as_array().unwrap().len();
+        std::fs::write(&path, json!({ "trained_betas": betas, "num_train_timesteps": n }).to_string()).unwrap();
+        let error = SchedulerConfig::read(&path).unwrap_err().to_string();
+        assert!(error.contains("key `trained_betas` leads to"), "{error}");
+    }
+    // A network that predicts no noise may see nothing but noise last.
+    let config = json!({ "trained_betas": [0.5, 1.0], "num_train_timesteps": 2, "prediction_type": "v_prediction" });
+    std::fs::write(&path, config.to_string()).unwrap();
+    assert_eq!(Ddim::new(&SchedulerConfig::read(&path).unwrap(), 2).unwrap().alphas_cumprod(), [0.5, 0.0]);
 }

@@ -92,6 +92,17 @@ fn what_is_not_built_is_refused_by_key() {
         ("norm_num_groups", json!(7)),
         ("dropout", json!(0.1)),
         ("_class_name", json!("AutoencoderKL")),
+        // Numbers that no network has: it could not be built in any time or memory, or would give no numbers.
+        ("sample_size", json!(-1)),
+        ("in_channels", json!(1 << 40)),
+        ("layers_per_block", json!(1_000_000_000)),
+        ("transformer_layers_per_block", json!(100)),
+        ("block_out_channels", json!([i64::MAX - 63, 32, 32, 32])),
+        ("block_out_channels", json!(vec![32; 64])),
+        ("time_embedding_dim", json!(0)),
+        ("conv_in_kernel", json!(33)),
+        ("norm_eps", json!(-1.0)),
+        ("freq_shift", json!(1e300)),
     ];
     for (key, value) in cases {
         let mut config = json!({"_class_name": "UNet2DConditionModel"});

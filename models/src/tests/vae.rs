@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 use crate::vae::{Vae, VaeConfig};
 
@@ -50,4 +52,30 @@ fn configuration_survives_writing_and_reading() {
         .unwrap()
         .retain(|key, _| key == "_diffusers_version" || key == "_class_name" || !key.starts_with('_'));
     assert_eq!(ours, theirs);
+}
+
+#[test]
+fn numbers_that_no_network_has_are_refused_by_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let cases = [
+        ("latent_channels", json!(0)),
+        ("layers_per_block", json!(1_000_000_000)),
+        ("block_out_channels", json!([i64::MAX - 63])),
+        ("scaling_factor", json!(0.0)),
+    ];
+    for (key, value) in cases {
+        std::fs::write(&path, json!({ key: value }).to_string()).unwrap();
+        let error = VaeConfig::read(&path).unwrap_err().to_string();
+        assert!(error.contains("config.json") && error.contains(key), "{key}: {error}");
+    }
+    let n = 70;
+    let config = json!({
+        "block_out_channels": vec![32; n],
+        "down_block_types": vec!["DownEncoderBlock2D"; n],
+        "up_block_types": vec!["UpDecoderBlock2D"; n],
+    });
+    std::fs::write(&path, config.to_string()).unwrap();
+    let error = VaeConfig::read(&path).unwrap_err().to_string();
+    assert!(error.contains("key `block_out_channels` has 70 entries"), "{error}");
 }

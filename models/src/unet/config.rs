@@ -7,7 +7,14 @@ use serde_json::{Value, json};
 
 use crate::diffusers::DIFFUSERS_VERSION;
 use crate::error::Result;
-use crate::json::{JsonObject, write_json};
+use crate::json::{JsonObject, MAX_LAYERS, MAX_SIZE, write_json};
+
+/// The largest number of stages; each but the last halves height and width.
+pub(crate) const MAX_STAGES: usize = 16;
+/// The largest number of transformer blocks in all stages together.
+const MAX_TRANSFORMER_BLOCKS: i64 = 1024;
+/// The largest side of the first and the last convolution's kernel.
+const MAX_KERNEL: i64 = 31;
 
 /// A stage on the way down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,25 +109,25 @@ impl UNetConfig {
         let default_down = vec![Down::CrossAttention, Down::CrossAttention, Down::CrossAttention, Down::Plain];
         let default_up = vec![Up::Plain, Up::CrossAttention, Up::CrossAttention, Up::CrossAttention];
         let config = Self {
-            sample_size: file.optional("sample_size")?,
+            sample_size: file.int("sample_size", 1..=MAX_SIZE)?,
             in_channels: file.size("in_channels", 4)?,
             out_channels: file.size("out_channels", 4)?,
             down_block_types: file.get("down_block_types", default_down)?,
             up_block_types: file.get("up_block_types", default_up)?,
-            layers_per_block: file.per_block("layers_per_block", n, 2)?,
-            transformer_layers_per_block: file.per_block("transformer_layers_per_block", n, 1)?,
-            attention_heads: file.per_block("attention_head_dim", n, 8)?,
+            layers_per_block: file.per_block("layers_per_block", n, 2, MAX_LAYERS)?,
+            transformer_layers_per_block: file.per_block("transformer_layers_per_block", n, 1, MAX_LAYERS)?,
+            attention_heads: file.per_block("attention_head_dim", n, 8, MAX_SIZE)?,
             cross_attention_dim: file.size("cross_attention_dim", 1280)?,
             use_linear_projection: file.get("use_linear_projection", false)?,
             upcast_attention: file.get("upcast_attention", false)?,
             norm_num_groups: file.size("norm_num_groups", 32)?,
-            norm_eps: file.get("norm_eps", 1e-5)?,
-            downsample_padding: file.get("downsample_padding", 1)?,
+            norm_eps: file.number("norm_eps", 0.0..=1.0)?.unwrap_or(1e-5),
+            downsample_padding: file.int("downsample_padding", 0..=1)?.unwrap_or(1),
             flip_sin_to_cos: file.get("flip_sin_to_cos", true)?,
-            freq_shift: file.get("freq_shift", 0.0)?,
-            time_embedding_dim: file.optional("time_embedding_dim")?,
-            conv_in_kernel: file.size("conv_in_kernel", 3)?,
-            conv_out_kernel: file.size("conv_out_kernel", 3)?,
+            freq_shift: file.number("freq_shift", 0.0..=1.0)?.unwrap_or(0.0),
+            time_embedding_dim: file.int("time_embedding_dim", 1..=MAX_SIZE)?,
+            conv_in_kernel: file.int("conv_in_kernel", 1..=MAX_KERNEL)?.unwrap_or(3),
+            conv_out_kernel: file.int("conv_out_kernel", 1..=MAX_KERNEL)?.unwrap_or(3),
             block_out_channels,
         };
         match config.fault() {
@@ -132,8 +139,8 @@ impl UNetConfig {
     /// The first inconsistency of the configuration, if any: diffusers' name of the key, and what is wrong with it.
     pub(super) fn fault(&self) -> Option<(&'static str, String)> {
         let n = self.block_out_channels.len();
-        if n == 0 {
-            return Some(("block_out_channels", "is empty".to_owned()));
+        if n == 0 || n > MAX_STAGES {
+            return Some(("block_out_channels", format!("has {n} entries, but there must be from 1 to {MAX_STAGES}")));
         }
         let lengths = [
             ("down_block_types", self.down_block_types.len()),
@@ -146,7 +153,13 @@ impl UNetConfig {
             return Some((key, format!("has {length} entries for {n} blocks")));
         }
         for (&channels, &heads) in self.block_out_channels.iter().zip(&self.attention_heads) {
-            if channels <= 0 || channels % self.norm_num_groups != 0 {
+            if !(1..=MAX_SIZE).contains(&channels) {
+                return Some((
+                    "block_out_channels",
+                    format!("contains {channels}, but every number must be from 1 to {MAX_SIZE}"),
+                ));
+            }
+            if channels % self.norm_num_groups != 0 {
                 let groups = self.norm_num_groups;
                 let message = format!("contains {channels}, which is not a multiple of {groups} groups");
                 return Some(("block_out_channels", message));
@@ -163,8 +176,20 @@ impl UNetConfig {
                 return Some((key, format!("is {kernel}, but it must be odd")));
             }
         }
-        if ![0, 1].contains(&self.downsample_padding) {
-            return Some(("downsample_padding", format!("is {}, only 0 and 1 are supported", self.downsample_padding)));
+        // As many on the way up and one more a stage; the middle's are the last stage's.
+        let blocks = self.layers_per_block.iter().zip(&self.transformer_layers_per_block);
+        let n_blocks: i64 = blocks.map(|(layers, transformers)| (2 * layers + 1) * transformers).sum();
+        if n_blocks > MAX_TRANSFORMER_BLOCKS {
+            let message =
+                format!("asks for {n_blocks} transformer blocks, but there must be at most {MAX_TRANSFORMER_BLOCKS}");
+            return Some(("transformer_layers_per_block", message));
+        }
+        let waves = self.block_out_channels[0] / 2;
+        if waves > 0 && waves as f64 <= self.freq_shift {
+            return Some((
+                "freq_shift",
+                format!("is {}, but it must be less than the {waves} frequencies", self.freq_shift),
+            ));
         }
         None
     }

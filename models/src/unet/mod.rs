@@ -13,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 pub(crate) use attention::multi_head_attention;
 use blocks::{DownBlock, MidBlock, UpBlock};
 pub(crate) use blocks::{Downsample, ResnetBlock, Upsample};
+pub(crate) use config::MAX_STAGES;
 pub use config::{DownBlockType, UNetConfig, UpBlockType};
 pub use recompute::Recomputed;
 

@@ -93,12 +93,21 @@ fn bad_images_and_files_are_named() {
     };
     assert!(message(r#"{"resample": 2}"#).contains("preprocessor_config.json: key `resample` is 2"));
     assert!(message(r#"{"size": {"height": 3}}"#).contains("key `size.width` is missing"));
-    assert!(message(r#"{"size": {"shortest_edge": 0}}"#).contains("key `size.shortest_edge` must be at least 1"));
+    assert!(
+        message(r#"{"size": {"shortest_edge": 0}}"#)
+            .contains("key `size.shortest_edge` must be from 1 to 4096, found 0")
+    );
     assert!(message(r#"{"image_mean": [1, 2]}"#).contains("key `image_mean` must be a list of three numbers"));
-    assert!(message(r#"{"image_std": [1, 0, 1]}"#).contains("key `image_std` must not contain 0"));
+    assert!(
+        message(r#"{"image_std": [1, 0, 1]}"#).contains("key `image_std` must be from 0.000001 to 1000000, found 0")
+    );
+    assert!(message(r#"{"crop_size": 1000000000}"#).contains("key `crop_size` must be from 1 to 4096"));
+    assert!(message(r#"{"rescale_factor": 1e300}"#).contains("key `rescale_factor` must be"));
     assert!(message("{").contains("not valid JSON"));
     let preprocessor = Preprocessor::clip(8);
     let short = preprocessor.pixels(&[(&[0; 10], 2, 2)]).unwrap_err().to_string();
     assert_eq!(short, "image 0 of 2x2 pixels has 10 bytes of RGB");
     assert!(preprocessor.pixels(&[]).is_err());
+    let thin = Preprocessor::clip(224).pixels(&[(&[0; 6000], 2000, 1)]).unwrap_err().to_string();
+    assert_eq!(thin, "image 0 of 2000x1 pixels is too long and thin: it would be resized to 448000x224");
 }
