@@ -220,7 +220,7 @@ fn models(root: &Path) -> Result<Vec<Vec<u8>>> {
 
 fn onnx(bytes: &[u8]) -> String {
     let beside = std::str::from_utf8(bytes).ok().and_then(|text| Settings::from_toml(text).ok());
-    let graph = match Graph::parse(bytes) {
+    let graph = match Graph::parse(bytes.to_vec()) {
         Ok(graph) => graph,
         Err(error) => return format!("{} {}", beside.is_some(), kind(&error.to_string())),
     };
