@@ -91,7 +91,7 @@ pub fn models(root: &Path) -> Result<Vec<Vec<u8>>> {
 
 pub fn onnx(_: &Path, bytes: &[u8]) -> bool {
     let beside = std::str::from_utf8(bytes).ok().and_then(|text| Settings::from_toml(text).ok());
-    let Ok(graph) = Graph::parse(bytes) else { return beside.is_some() };
+    let Ok(graph) = Graph::parse(bytes.to_vec()) else { return beside.is_some() };
     let Ok(said) = Settings::from_metadata(&graph.metadata) else { return false };
     let Ok(spec) = resolve(&graph, beside.unwrap_or_default().or(said), "x") else { return false };
     let numbers = match &spec.input {

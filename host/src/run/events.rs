@@ -1,12 +1,64 @@
 //! TensorBoard's event files: TFRecord framing and the few protobuf messages that scalars and images need.
 //!
 //! Formats: `tensorflow/core/lib/io/record_writer.h` (length, masked CRC32C, data, masked CRC32C),
-//! `tensorboard/compat/proto/event.proto` and `summary.proto`. Written by hand: five messages don't need a code generator.
+//! `tensorboard/compat/proto/event.proto` and `summary.proto`.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use prost::Message;
+
+/// Something that happened at a step: one of the last three fields.
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(uint64, tag = "2")]
+    step: u64,
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+    #[prost(message, optional, tag = "7")]
+    session_log: Option<SessionLog>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SessionLog {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Value>,
+}
+
+/// What a tag has at a step: a number or an image.
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    tag: String,
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+    #[prost(message, optional, tag = "4")]
+    image: Option<Image>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Image {
+    #[prost(uint32, tag = "1")]
+    height: u32,
+    #[prost(uint32, tag = "2")]
+    width: u32,
+    #[prost(uint32, tag = "3")]
+    colorspace: u32,
+    #[prost(bytes, tag = "4")]
+    encoded_image_string: Vec<u8>,
+}
 
 /// An event file that is being written; the file appears with the first event.
 #[derive(Debug)]
@@ -31,12 +83,12 @@ impl EventWriter {
 
     /// Writes scalars of one step.
     pub(super) fn scalars(&mut self, now: SystemTime, step: u64, scalars: &[(String, f64)]) -> io::Result<()> {
-        let summary = scalars.iter().flat_map(|(tag, value)| {
-            let mut message = field_bytes(1, tag.as_bytes());
-            message.extend(field_f32(2, *value as f32));
-            field_bytes(1, &message)
+        let value = scalars.iter().map(|(tag, value)| Value {
+            tag: tag.clone(),
+            simple_value: Some(*value as f32),
+            image: None,
         });
-        self.write(now, &event(now, step, &field_bytes(5, &summary.collect::<Vec<_>>())))
+        self.write(now, step, Summary { value: value.collect() })
     }
 
     /// Writes a PNG of one step; `size` is (width, height) in pixels.
@@ -49,37 +101,33 @@ impl EventWriter {
         size: (u32, u32),
     ) -> io::Result<()> {
         /// `colorspace` of an RGB image in summary.proto.
-        const RGB: u64 = 3;
-        let mut image = field_varint(1, u64::from(size.1));
-        image.extend(field_varint(2, u64::from(size.0)));
-        image.extend(field_varint(3, RGB));
-        image.extend(field_bytes(4, png));
-        let mut value = field_bytes(1, tag.as_bytes());
-        value.extend(field_bytes(4, &image));
-        self.write(now, &event(now, step, &field_bytes(5, &field_bytes(1, &value))))
+        const RGB: u32 = 3;
+        let image = Image { height: size.1, width: size.0, colorspace: RGB, encoded_image_string: png.to_vec() };
+        let value = Value { tag: tag.to_owned(), simple_value: None, image: Some(image) };
+        self.write(now, step, Summary { value: vec![value] })
     }
 
-    fn write(&mut self, now: SystemTime, event: &[u8]) -> io::Result<()> {
+    fn write(&mut self, now: SystemTime, step: u64, summary: Summary) -> io::Result<()> {
         if self.file.is_none() {
             self.file = Some(self.start(now)?);
         }
         let file = self.file.as_mut().expect("made on the lines above");
-        file.write_all(&record(event))
+        file.write_all(&record(&Event { summary: Some(summary), ..event(now, step) }))
     }
 
     /// Opens the next file, with the events that must come first.
     fn start(&self, now: SystemTime) -> io::Result<File> {
         /// `SessionLog.START` in event.proto.
-        const START: u64 = 1;
+        const START: i32 = 1;
         // TensorBoard reads files in the order of their names, so the new one must sort after all there are, even within a second.
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let newest = event_files(&self.folder)?.iter().filter_map(|path| file_seconds(path)).max();
         let seconds = newest.map_or(seconds, |newest| seconds.max(newest + 1));
         let path = self.folder.join(format!("events.out.tfevents.{seconds:010}.host.{}.v2", std::process::id()));
         let mut file = File::create_new(path)?;
-        file.write_all(&record(&event(now, 0, &field_bytes(3, b"brain.Event:2"))))?;
+        file.write_all(&record(&Event { file_version: Some("brain.Event:2".to_owned()), ..event(now, 0) }))?;
         if let Some(step) = self.purge_step {
-            file.write_all(&record(&event(now, step, &field_bytes(7, &field_varint(1, START)))))?;
+            file.write_all(&record(&Event { session_log: Some(SessionLog { status: START }), ..event(now, step) }))?;
         }
         Ok(file)
     }
@@ -102,73 +150,24 @@ fn file_seconds(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.split('.').nth(3)?.parse().ok()
 }
 
-/// An `Event` with its time, step and one more field.
-fn event(now: SystemTime, step: u64, what: &[u8]) -> Vec<u8> {
-    let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let mut message = vec![(1 << 3) | 1];
-    message.extend(seconds.to_le_bytes());
-    message.extend(field_varint(2, step));
-    message.extend(what);
-    message
+/// An event of a time and step in which nothing has happened.
+fn event(now: SystemTime, step: u64) -> Event {
+    let wall_time = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    Event { wall_time, step, ..Event::default() }
 }
 
-/// A TFRecord: length, its check sum, data, its check sum.
-fn record(data: &[u8]) -> Vec<u8> {
+/// An event as a TFRecord: length, its check sum, data, its check sum.
+fn record(event: &Event) -> Vec<u8> {
+    let data = event.encode_to_vec();
     let length = (data.len() as u64).to_le_bytes();
-    let mut bytes = Vec::with_capacity(data.len() + 16);
-    bytes.extend(length);
-    bytes.extend(masked_crc32c(&length).to_le_bytes());
-    bytes.extend(data);
-    bytes.extend(masked_crc32c(data).to_le_bytes());
-    bytes
+    [&length[..], &masked_crc32c(&length).to_le_bytes(), &data, &masked_crc32c(&data).to_le_bytes()].concat()
 }
 
-fn varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn field_varint(number: u8, value: u64) -> Vec<u8> {
-    let mut out = vec![number << 3];
-    varint(value, &mut out);
-    out
-}
-
-fn field_bytes(number: u8, bytes: &[u8]) -> Vec<u8> {
-    let mut out = vec![(number << 3) | 2];
-    varint(bytes.len() as u64, &mut out);
-    out.extend(bytes);
-    out
-}
-
-fn field_f32(number: u8, value: f32) -> Vec<u8> {
-    let mut out = vec![(number << 3) | 5];
-    out.extend(value.to_le_bytes());
-    out
-}
-
-/// CRC32C (Castagnoli, reflected 0x82f63b78), by byte.
-const CRC_TABLE: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut i = 0;
-    while i < 256 {
-        let mut crc = i as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
-            bit += 1;
-        }
-        table[i] = crc;
-        i += 1;
-    }
-    table
-};
-
+/// CRC32C (Castagnoli, reflected 0x82f63b78).
 fn crc32c(data: &[u8]) -> u32 {
-    !data.iter().fold(!0, |crc: u32, byte| CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8))
+    !data.iter().fold(!0, |crc: u32, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ 0x82f6_3b78 & (crc & 1).wrapping_neg())
+    })
 }
 
 /// The check sum rotated and shifted, as record_writer.h has it, so that a check sum of check sums stays sound.
@@ -197,7 +196,9 @@ mod tests {
         let mut writer = EventWriter::new(folder.path());
         writer.scalars(UNIX_EPOCH + Duration::from_millis(1500), 300, &[("a".into(), 0.5)]).unwrap();
         let bytes = fs::read(&event_files(folder.path()).unwrap()[0]).unwrap();
-        let scalar = &bytes[record(&event(UNIX_EPOCH, 0, &field_bytes(3, b"brain.Event:2"))).len()..];
+        let version =
+            Event { file_version: Some("brain.Event:2".into()), ..event(UNIX_EPOCH + Duration::from_millis(1500), 0) };
+        let scalar = bytes.strip_prefix(&record(&version)[..]).unwrap();
         let expected = "1800000000000000a37f4b2209000000000000f83f10ac022a0a0a080a0161150000003f64076a3f";
         let hex: String = scalar.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, expected);

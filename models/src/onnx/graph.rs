@@ -1,10 +1,9 @@
 //! A model's graph, put together operator by operator and written as an ONNX file.
-//!
-//! Field numbers are those of `onnx/onnx.proto3` (ONNX 1.23).
 
+use prost::Message as _;
 use tch::{Device, Kind, Tensor};
 
-use super::protobuf::Message;
+use super::proto::{self, Attribute, Dimension, Entry, OperatorSet, Shape, Size, TensorType, Type, ValueInfo};
 use crate::error::{Error, Result};
 
 /// Version of the file format, and of the operators: both of 2022, so that every runtime of today reads them.
@@ -12,45 +11,30 @@ const IR_VERSION: i64 = 8;
 const OPSET: i64 = 17;
 
 /// Elements' types.
-const FLOAT32: i64 = 1;
-const INT64: i64 = 7;
+const FLOAT32: i32 = 1;
+const INT64: i32 = 7;
 
 /// What the batch's dimension, which is open, is called.
 const BATCH: &str = "n";
 
-/// An operator's attribute.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Attribute<'a> {
-    Float(f32),
-    Integer(i64),
-    Integers(&'a [i64]),
-}
-
 /// A graph so far. A value is known by its name: an operator's only output is called as the operator itself.
 #[derive(Debug)]
-pub(super) struct Graph {
-    name: String,
-    nodes: Message,
-    constants: Message,
-    inputs: Message,
-    outputs: Message,
-}
+pub(super) struct Graph(proto::Graph);
 
 impl Graph {
     pub(super) fn new(name: &str) -> Self {
-        let empty = Message::default;
-        Self { name: name.to_owned(), nodes: empty(), constants: empty(), inputs: empty(), outputs: empty() }
+        Self(proto::Graph { name: name.to_owned(), ..Default::default() })
     }
 
     /// An input, f32 [n, `sample`…].
     pub(super) fn input(&mut self, name: &str, sample: &[i64]) -> String {
-        self.inputs.message(11, &value_info(name, sample));
+        self.0.input.push(value_info(name, sample));
         name.to_owned()
     }
 
     /// Gives a value out, f32 [n, `sample`…].
     pub(super) fn output(&mut self, name: &str, sample: &[i64]) {
-        self.outputs.message(12, &value_info(name, sample));
+        self.0.output.push(value_info(name, sample));
     }
 
     /// A constant in f32, from a tensor of any kind on any device; an error if f32 cannot hold a number of it.
@@ -62,86 +46,78 @@ impl Graph {
                 "the weights `{name}` are not all finite, so the network cannot be written as an ONNX model"
             )));
         }
-        let data: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
-        Ok(self.constant(name, &tensor.size(), FLOAT32, &data))
+        Ok(self.constant(name, tensor.size(), FLOAT32, values.into_iter().flat_map(f32::to_le_bytes).collect()))
     }
 
     /// A constant list of integers.
     pub(super) fn integers(&mut self, name: &str, values: &[i64]) -> String {
-        let data: Vec<u8> = values.iter().copied().flat_map(i64::to_le_bytes).collect();
-        self.constant(name, &[values.len() as i64], INT64, &data)
+        let data = values.iter().copied().flat_map(i64::to_le_bytes).collect();
+        self.constant(name, vec![values.len() as i64], INT64, data)
     }
 
     /// An operator.
-    pub(super) fn node(
-        &mut self,
-        name: &str,
-        operator: &str,
-        inputs: &[&str],
-        attributes: &[(&str, Attribute<'_>)],
-    ) -> String {
-        let mut node = Message::default();
-        for input in inputs {
-            node.text(1, input);
-        }
-        node.text(2, name).text(3, name).text(4, operator);
-        for (name, value) in attributes {
-            node.message(5, &attribute(name, *value));
-        }
-        self.nodes.message(1, &node);
+    pub(super) fn node(&mut self, name: &str, operator: &str, inputs: &[&str], attributes: &[Attribute]) -> String {
+        self.0.node.push(proto::Node {
+            input: inputs.iter().map(|&input| input.to_owned()).collect(),
+            output: vec![name.to_owned()],
+            name: name.to_owned(),
+            op_type: operator.to_owned(),
+            attribute: attributes.to_vec(),
+            ..Default::default()
+        });
         name.to_owned()
     }
 
     /// The file: the graph, what it is in one sentence, and metadata as pairs of key and value.
-    pub(super) fn into_file(self, sentence: &str, metadata: &[(String, String)]) -> Result<Vec<u8>> {
-        let mut graph = self.nodes;
-        graph.text(2, &self.name).append(&self.constants).append(&self.inputs).append(&self.outputs);
-        let mut model = Message::default();
-        model.integer(1, IR_VERSION).text(2, "ambiguity").text(3, env!("CARGO_PKG_VERSION"));
-        model.integer(5, 1).text(6, sentence).message(7, &graph);
-        model.message(8, Message::default().text(1, "").integer(2, OPSET));
-        for (key, value) in metadata {
-            model.message(14, Message::default().text(1, key).text(2, value));
-        }
-        let bytes = model.into_bytes();
-        if bytes.len() > i32::MAX as usize {
-            let mib = bytes.len() >> 20;
+    pub(super) fn into_file(self, sentence: &str, metadata: Vec<(String, String)>) -> Result<Vec<u8>> {
+        let model = proto::Model {
+            ir_version: IR_VERSION,
+            producer_name: "ambiguity".to_owned(),
+            producer_version: env!("CARGO_PKG_VERSION").to_owned(),
+            model_version: 1,
+            doc_string: sentence.to_owned(),
+            graph: Some(self.0),
+            opset_import: vec![OperatorSet { domain: Some(String::new()), version: OPSET }],
+            metadata_props: metadata.into_iter().map(|(key, value)| Entry { key, value }).collect(),
+            ..Default::default()
+        };
+        let size = model.encoded_len();
+        if size > i32::MAX as usize {
             return Err(Error::Input(format!(
-                "the network takes {mib} MiB, an ONNX file holds at most 2 GiB: make it narrower"
+                "the network takes {} MiB, an ONNX file holds at most 2 GiB: make it narrower",
+                size >> 20
             )));
         }
-        Ok(bytes)
+        Ok(model.encode_to_vec())
     }
 
-    fn constant(&mut self, name: &str, shape: &[i64], element: i64, data: &[u8]) -> String {
-        let mut tensor = Message::default();
-        tensor.integers(1, shape).integer(2, element).text(8, name).bytes(9, data);
-        self.constants.message(5, &tensor);
+    fn constant(&mut self, name: &str, dims: Vec<i64>, data_type: i32, data: Vec<u8>) -> String {
+        let tensor =
+            proto::Tensor { dims, data_type, name: name.to_owned(), raw_data: data.into(), ..Default::default() };
+        self.0.initializer.push(tensor.encode_to_vec().into());
         name.to_owned()
     }
 }
 
-fn attribute(name: &str, value: Attribute<'_>) -> Message {
-    let mut attribute = Message::default();
-    attribute.text(1, name);
-    match value {
-        Attribute::Float(value) => attribute.float(2, value).integer(20, 1),
-        Attribute::Integer(value) => attribute.integer(3, value).integer(20, 2),
-        Attribute::Integers(values) => attribute.integers(8, values).integer(20, 7),
-    };
-    attribute
+/// An operator's attribute that is a number.
+pub(super) fn float(name: &str, value: f32) -> Attribute {
+    Attribute { name: name.to_owned(), f: Some(value), r#type: 1, ..Default::default() }
+}
+
+/// An operator's attribute that is an integer.
+pub(super) fn integer(name: &str, value: i64) -> Attribute {
+    Attribute { name: name.to_owned(), i: Some(value), r#type: 2, ..Default::default() }
+}
+
+/// An operator's attribute that is a list of integers.
+pub(super) fn integers(name: &str, values: &[i64]) -> Attribute {
+    Attribute { name: name.to_owned(), ints: values.to_vec(), r#type: 7, ..Default::default() }
 }
 
 /// The name, type and shape of an input or output.
-fn value_info(name: &str, sample: &[i64]) -> Message {
-    let mut shape = Message::default();
-    shape.message(1, Message::default().text(2, BATCH));
-    for &dim in sample {
-        shape.message(1, Message::default().integer(1, dim));
-    }
-    let mut kind = Message::default();
-    kind.message(1, Message::default().integer(1, FLOAT32).message(2, &shape));
-    let mut info = Message::default();
-    info.text(1, name).message(2, &kind);
-    info
+fn value_info(name: &str, sample: &[i64]) -> ValueInfo {
+    let sizes = [Size::DimParam(BATCH.to_owned())].into_iter().chain(sample.iter().copied().map(Size::DimValue));
+    let dim = sizes.map(|size| Dimension { size: Some(size) }).collect();
+    let tensor_type = TensorType { elem_type: FLOAT32, shape: Some(Shape { dim }) };
+    ValueInfo { name: name.to_owned(), r#type: Some(Type { tensor_type: Some(tensor_type) }) }
 }

@@ -5,11 +5,11 @@
 //! weights are exported to the same bytes.
 
 mod graph;
-mod protobuf;
+pub mod proto;
 
 use serde_json::{Value, json};
 
-use self::graph::{Attribute, Graph};
+use self::graph::{Graph, float, integer, integers};
 use crate::can::{Convolution, Discriminator, Generator, SLOPE};
 use crate::error::{Error, Result};
 
@@ -53,7 +53,7 @@ pub fn discriminator(network: &Discriminator, metadata: &Metadata) -> Result<Vec
         x = convolution(&mut graph, &format!("blocks.{i}.conv"), "Conv", &x, block)?;
         x = activation(&mut graph, &format!("blocks.{i}.act"), &x, SLOPE);
     }
-    x = graph.node("features", "Flatten", &[&x], &[("axis", Attribute::Integer(1))]);
+    x = graph.node("features", "Flatten", &[&x], &[integer("axis", 1)]);
     let layers = network.style_head();
     for (i, layer) in layers.iter().enumerate() {
         let weight = graph.floats(&format!("{}.weight", layer.name), &layer.weight)?;
@@ -61,13 +61,13 @@ pub fn discriminator(network: &Discriminator, metadata: &Metadata) -> Result<Vec
         let inputs: Vec<&str> = [&x, &weight].into_iter().chain(&bias).map(String::as_str).collect();
         let last = i + 1 == layers.len();
         let name = if last { "logits" } else { &layer.name };
-        x = graph.node(name, "Gemm", &inputs, &[("transB", Attribute::Integer(1))]);
+        x = graph.node(name, "Gemm", &inputs, &[integer("transB", 1)]);
         if !last {
             x = activation(&mut graph, &format!("{}.act", layer.name), &x, SLOPE);
         }
     }
     graph.output(&x, &[config.n_styles]);
-    graph.into_file(&metadata.title, &properties(metadata, config.size))
+    graph.into_file(&metadata.title, properties(metadata, config.size))
 }
 
 /// Exports the generator as an ONNX model: `noise`, f32 [n, latent], standard normal, to `images`, f32 [n, 3, size,
@@ -92,7 +92,7 @@ pub fn generator(network: &Generator, title: &str) -> Result<Vec<u8>> {
     }
     x = graph.node("images", "Tanh", &[&x], &[]);
     graph.output(&x, &[3, config.size, config.size]);
-    graph.into_file(title, &[])
+    graph.into_file(title, vec![])
 }
 
 fn convolution(graph: &mut Graph, name: &str, operator: &str, x: &str, by: &Convolution) -> Result<String> {
@@ -100,9 +100,9 @@ fn convolution(graph: &mut Graph, name: &str, operator: &str, x: &str, by: &Conv
     let bias = by.bias.as_ref().map(|bias| graph.floats(&format!("{name}.bias"), bias)).transpose()?;
     let inputs: Vec<&str> = [x, &weight].into_iter().chain(bias.as_deref()).collect();
     let attributes = [
-        ("kernel_shape", Attribute::Integers(&by.weight.size()[2..])),
-        ("pads", Attribute::Integers(&[by.padding; 4])),
-        ("strides", Attribute::Integers(&[by.stride; 2])),
+        integers("kernel_shape", &by.weight.size()[2..]),
+        integers("pads", &[by.padding; 4]),
+        integers("strides", &[by.stride; 2]),
     ];
     Ok(graph.node(name, operator, &inputs, &attributes))
 }
@@ -112,7 +112,7 @@ fn activation(graph: &mut Graph, name: &str, x: &str, slope: f64) -> String {
     if slope == 0.0 {
         return graph.node(name, "Relu", &[x], &[]);
     }
-    graph.node(name, "LeakyRelu", &[x], &[("alpha", Attribute::Float(slope as f32))])
+    graph.node(name, "LeakyRelu", &[x], &[float("alpha", slope as f32)])
 }
 
 /// The metadata of an ONNX plugin; values are JSON.

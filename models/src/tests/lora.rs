@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
+use tch::Device;
 
 use super::*;
 use crate::lora::{LORA_FILE, Lora, LoraFile, LoraSpec, Targets};

@@ -94,7 +94,7 @@ fn what_is_not_built_is_refused_by_key() {
         ("_class_name", json!("AutoencoderKL")),
         // Numbers that no network has: it could not be built in any time or memory, or would give no numbers.
         ("sample_size", json!(-1)),
-        ("in_channels", json!(1 << 40)),
+        ("in_channels", json!(1i64 << 40)),
         ("layers_per_block", json!(1_000_000_000)),
         ("transformer_layers_per_block", json!(100)),
         ("block_out_channels", json!([i64::MAX - 63, 32, 32, 32])),

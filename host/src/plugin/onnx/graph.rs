@@ -1,16 +1,17 @@
 //! What an ONNX file is, read without ONNX Runtime: inputs, outputs, operator sets and metadata. What a plugin must not
 //! have is refused here, before any of it reaches a parser that trusts files: data in other files, operators that only
 //! a library brings, chance.
-//!
-//! Field numbers are those of `onnx/onnx.proto3` (ONNX 1.23).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 
-use super::protobuf::{Malformed, Message};
+use ambiguity_models::onnx::proto::{self, Entry, OperatorSet, Size, SparseTensor, ValueInfo};
+use prost::bytes::{Buf, Bytes};
+use prost::{DecodeError, Message};
 
-/// Messages may nest this deep: what protocol buffers' own parsers allow.
-const MAX_DEPTH: usize = 100;
+/// Steps in which a file is decoded, a few for each field. None takes more than about 100 bytes of memory, so what a
+/// hostile file takes is bounded.
+const MAX_STEPS: usize = 1 << 25;
 
 /// Operator sets that ONNX Runtime itself has. An operator of any other is a library's, or a function of the file.
 const DOMAINS: [&str; 3] = ["ai.onnx", "ai.onnx.ml", "com.microsoft"];
@@ -46,7 +47,7 @@ pub struct Tensor {
     /// Its name in the file.
     pub name: String,
     /// The elements' type as ONNX counts them: 1 is float32, 2 is uint8; 0 if it is no tensor.
-    pub element: i64,
+    pub element: i32,
     /// Its dimensions, none where a number is only known at run time; no shape at all where the rank is not known.
     pub shape: Option<Vec<Option<usize>>>,
 }
@@ -90,8 +91,8 @@ impl Display for Tensor {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GraphError {
     /// It is cut off or corrupt.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
+    #[error("it cannot be decoded ({0})")]
+    Malformed(String),
     /// Another format of ONNX Runtime's.
     #[error("it is a model in ORT format, which cannot be looked into: use the .onnx file that it was made of")]
     OrtFormat,
@@ -99,8 +100,11 @@ pub enum GraphError {
     #[error("it holds no graph, so it is no ONNX model")]
     Empty,
     /// Graphs within graphs without end.
-    #[error("its graphs nest more than {MAX_DEPTH} deep")]
+    #[error("its graphs nest too deep")]
     Depth,
+    /// More parts than memory should be spent on.
+    #[error("it has too many parts: decoding it takes more than {MAX_STEPS} steps")]
+    Steps,
     /// Some of it lies in another file.
     #[error(
         "its tensor `{tensor}` lies in another file (external data), which the digest does not pin: save the model with its data inside, in Python with `onnx.save_model(onnx.load(FILE), FILE)`"
@@ -139,54 +143,71 @@ pub enum GraphError {
 type Result<T> = std::result::Result<T, GraphError>;
 
 impl Graph {
-    /// Reads a model's file. Every part of it is walked over, whatever its depth.
-    pub fn parse(bytes: &[u8]) -> Result<Self> {
+    /// Reads a model's file, all of it, whatever its depth.
+    pub fn parse(file: impl Into<Bytes>) -> Result<Self> {
+        let file = file.into();
         // The identifier of a flatbuffer stands behind its first offset.
-        if bytes.get(4..8) == Some(b"ORTM") {
+        if file.get(4..8) == Some(b"ORTM") {
             return Err(GraphError::OrtFormat);
         }
-        let mut reader = Reader::default();
-        let model = Message::new(bytes);
-        // Operators may be functions that come after the graph.
-        for field in model.fields() {
-            if let (25, Some(function)) = numbered(field?) {
-                reader.declare(function)?;
-            }
-        }
-        let mut has_graph = false;
-        for field in model.fields() {
-            let (number, value) = field?;
-            let message = value.message();
-            match (number, message) {
-                (5, _) => reader.graph.model_version = value.integer().unwrap_or(0),
-                (7, Some(graph)) => {
-                    has_graph = true;
-                    reader.main(graph)?;
-                }
-                (8, Some(opset)) => reader.opset(opset)?,
-                (14, Some(entry)) => reader.metadata(entry)?,
-                (20, Some(training)) => {
-                    for field in training.fields() {
-                        if let (1 | 2, Some(graph)) = numbered(field?) {
-                            reader.subgraph(graph, 1)?;
-                        }
-                    }
-                }
-                (25, Some(function)) => reader.function(function)?,
-                _ => {}
-            }
-        }
-        if !has_graph {
-            return Err(GraphError::Empty);
-        }
-        let Reader { mut graph, constants, .. } = reader;
-        graph.inputs.retain(|input| !constants.contains(&input.name));
-        Ok(graph)
+        let mut reader = Reader { steps: MAX_STEPS, ..Reader::default() };
+        let model: proto::Model = decode(file, &mut reader.steps)?;
+        reader.model(&model)?;
+        Ok(reader.graph)
     }
 }
 
-fn numbered<'a>((number, value): (u64, super::protobuf::Value<'a>)) -> (u64, Option<Message<'a>>) {
-    (number, value.message())
+/// Decodes a message of a file in at most so many steps, the steps that it took taken off.
+fn decode<M: Message + Default>(bytes: Bytes, steps: &mut usize) -> Result<M> {
+    let message = M::decode(Counted { bytes, steps: &mut *steps });
+    if *steps == 0 {
+        return Err(GraphError::Steps);
+    }
+    message.map_err(|error| malformed(&error))
+}
+
+/// What prost says, with the innermost of the fields that it came through, which is the first that it names.
+fn malformed(error: &DecodeError) -> GraphError {
+    let text = error.to_string();
+    if text.ends_with("recursion limit reached") {
+        return GraphError::Depth;
+    }
+    let is_field = |part: &&str| !part.contains(' ');
+    let parts: Vec<&str> = text.split(": ").skip(1).collect();
+    let (fields, what) = parts.split_at(parts.iter().take_while(|part| is_field(part)).count());
+    let innermost = fields.first().map_or(String::new(), |field| format!("{field}: "));
+    GraphError::Malformed(format!("{innermost}{}", what.join(": ")))
+}
+
+/// A file's bytes, which are at their end once a number of steps was taken.
+struct Counted<'a> {
+    bytes: Bytes,
+    steps: &'a mut usize,
+}
+
+impl Buf for Counted<'_> {
+    fn remaining(&self) -> usize {
+        if *self.steps == 0 { 0 } else { self.bytes.remaining() }
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        *self.steps = self.steps.saturating_sub(1);
+        self.bytes.advance(count);
+    }
+
+    // Not copied, as they would be by default.
+    fn copy_to_bytes(&mut self, count: usize) -> Bytes {
+        self.bytes.copy_to_bytes(count)
+    }
+
+    // A number's bytes, of which prost has seen that they are there.
+    fn get_u8(&mut self) -> u8 {
+        self.bytes.get_u8()
+    }
 }
 
 #[derive(Default)]
@@ -194,235 +215,244 @@ struct Reader {
     graph: Graph,
     /// Domain and name of the functions that the file defines.
     functions: BTreeSet<(String, String)>,
-    constants: BTreeSet<String>,
+    /// Steps that are left.
+    steps: usize,
 }
 
 impl Reader {
-    fn declare(&mut self, function: Message<'_>) -> Result<()> {
-        let (mut name, mut domain) = ("", "");
-        for field in function.fields() {
-            match numbered(field?) {
-                (1, Some(text)) => name = text.text()?,
-                (10, Some(text)) => domain = text.text()?,
-                _ => {}
+    fn model(&mut self, model: &proto::Model) -> Result<()> {
+        let graph = model.graph.as_ref().ok_or(GraphError::Empty)?;
+        self.functions =
+            model.functions.iter().map(|function| (function.domain.clone(), function.name.clone())).collect();
+        self.graph.model_version = model.model_version;
+        self.main(graph)?;
+        self.opsets(&model.opset_import);
+        for Entry { key, value } in &model.metadata_props {
+            if self.graph.metadata.insert(key.clone(), value.clone()).is_some() {
+                return Err(GraphError::MetadataTwice { key: key.clone() });
             }
         }
-        self.functions.insert((domain.to_owned(), name.to_owned()));
-        Ok(())
-    }
-
-    fn function(&mut self, function: Message<'_>) -> Result<()> {
-        for field in function.fields() {
-            match numbered(field?) {
-                (7, Some(node)) => drop(self.node(node, 1)?),
-                (9, Some(opset)) => self.opset(opset)?,
-                (11, Some(attribute)) => self.attribute(attribute, 1)?,
-                _ => {}
-            }
+        for training in &model.training_info {
+            self.subgraphs(&training.initialization)?;
+            self.subgraphs(&training.algorithm)?;
+        }
+        for function in &model.functions {
+            self.nodes(&function.node)?;
+            self.opsets(&function.opset_import);
+            self.attributes(&function.attribute_proto)?;
         }
         Ok(())
     }
 
     /// The outermost graph, which alone has the model's inputs and outputs.
-    fn main(&mut self, graph: Message<'_>) -> Result<()> {
-        let mut makers = BTreeMap::new();
-        for field in graph.fields() {
-            match numbered(field?) {
-                (1, Some(node)) => {
-                    let (operator, outputs) = self.node(node, 1)?;
-                    makers.extend(outputs.into_iter().map(|output| (output, operator.clone())));
-                }
-                (11, Some(input)) => self.graph.inputs.push(tensor_of(input)?),
-                (12, Some(output)) => self.graph.outputs.push(tensor_of(output)?),
-                (number, Some(part)) => self.constant(number, part)?,
-                _ => {}
-            }
-        }
-        makers.retain(|name, _| self.graph.outputs.iter().any(|output| output.name == *name));
-        self.graph.makers.extend(makers);
+    fn main(&mut self, graph: &proto::Graph) -> Result<()> {
+        self.nodes(&graph.node)?;
+        let mut constants = self.tensors(&graph.initializer)?;
+        constants.extend(self.sparse(&graph.sparse_initializer)?);
+        self.graph.inputs = graph.input.iter().map(tensor_of).collect();
+        self.graph.inputs.retain(|input| !constants.contains(&input.name));
+        self.graph.outputs = graph.output.iter().map(tensor_of).collect();
+        let makers = graph.node.iter().flat_map(|node| node.output.iter().map(|output| (output, &node.op_type)));
+        let of_outputs = makers.filter(|(name, _)| self.graph.outputs.iter().any(|output| output.name == **name));
+        self.graph.makers = of_outputs.map(|(name, operator)| (name.clone(), operator.clone())).collect();
         Ok(())
     }
 
-    fn subgraph(&mut self, graph: Message<'_>, depth: usize) -> Result<()> {
-        if depth > MAX_DEPTH {
-            return Err(GraphError::Depth);
-        }
-        for field in graph.fields() {
-            match numbered(field?) {
-                (1, Some(node)) => drop(self.node(node, depth + 1)?),
-                // A branch's constants hide nothing from the model's inputs.
-                (5, Some(tensor)) => drop(self.tensor(tensor)?),
-                (15, Some(sparse)) => self.sparse(sparse)?,
-                _ => {}
-            }
+    /// Graphs within the outermost one. Their constants hide nothing from the model's inputs.
+    fn subgraphs(&mut self, graphs: &[proto::Graph]) -> Result<()> {
+        for graph in graphs {
+            self.nodes(&graph.node)?;
+            self.tensors(&graph.initializer)?;
+            self.sparse(&graph.sparse_initializer)?;
         }
         Ok(())
     }
 
-    fn constant(&mut self, number: u64, part: Message<'_>) -> Result<()> {
-        match number {
-            5 => {
-                let name = self.tensor(part)?;
-                self.constants.insert(name);
+    fn nodes(&mut self, nodes: &[proto::Node]) -> Result<()> {
+        for proto::Node { op_type: operator, domain, attribute, .. } in nodes {
+            self.attributes(attribute)?;
+            self.graph.n_nodes += 1;
+            let (domain, operator) = (domain.clone(), operator.clone());
+            let own = self.functions.contains(&(domain.clone(), operator.clone()));
+            if !own && !domain.is_empty() && !DOMAINS.contains(&domain.as_str()) {
+                return Err(GraphError::CustomOperator { domain, operator });
             }
-            15 => self.sparse(part)?,
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Checks an operator; gives its name and those of its outputs.
-    fn node(&mut self, node: Message<'_>, depth: usize) -> Result<(String, Vec<String>)> {
-        let (mut operator, mut domain, mut outputs) = ("", "", vec![]);
-        for field in node.fields() {
-            match numbered(field?) {
-                (2, Some(text)) => outputs.push(text.text()?.to_owned()),
-                (4, Some(text)) => operator = text.text()?,
-                (5, Some(attribute)) => self.attribute(attribute, depth)?,
-                (7, Some(text)) => domain = text.text()?,
-                _ => {}
+            if operator == "EPContext" {
+                return Err(GraphError::CompiledContext);
             }
-        }
-        self.graph.n_nodes += 1;
-        let own = self.functions.contains(&(domain.to_owned(), operator.to_owned()));
-        let operator = operator.to_owned();
-        if !own && !domain.is_empty() && !DOMAINS.contains(&domain) {
-            return Err(GraphError::CustomOperator { domain: domain.to_owned(), operator });
-        }
-        if operator == "EPContext" {
-            return Err(GraphError::CompiledContext);
-        }
-        if RANDOM.contains(&operator.as_str()) && !own {
-            return Err(GraphError::Random { operator });
-        }
-        Ok((operator, outputs))
-    }
-
-    fn attribute(&mut self, attribute: Message<'_>, depth: usize) -> Result<()> {
-        for field in attribute.fields() {
-            match numbered(field?) {
-                (5 | 10, Some(tensor)) => drop(self.tensor(tensor)?),
-                (6 | 11, Some(graph)) => self.subgraph(graph, depth + 1)?,
-                (22 | 23, Some(sparse)) => self.sparse(sparse)?,
-                _ => {}
+            if RANDOM.contains(&operator.as_str()) && !own {
+                return Err(GraphError::Random { operator });
             }
         }
         Ok(())
     }
 
-    fn sparse(&mut self, sparse: Message<'_>) -> Result<()> {
-        for field in sparse.fields() {
-            match numbered(field?) {
-                (1, Some(values)) => {
-                    let name = self.tensor(values)?;
-                    self.constants.insert(name);
-                }
-                (2, Some(indices)) => drop(self.tensor(indices)?),
-                _ => {}
-            }
+    fn attributes(&mut self, attributes: &[proto::Attribute]) -> Result<()> {
+        for attribute in attributes {
+            self.tensors(&attribute.t)?;
+            self.tensors(&attribute.tensors)?;
+            self.subgraphs(&attribute.g)?;
+            self.subgraphs(&attribute.graphs)?;
+            self.sparse(&attribute.sparse_tensor)?;
+            self.sparse(&attribute.sparse_tensors)?;
         }
         Ok(())
     }
 
-    /// Checks that a constant is in this file; gives its name.
-    fn tensor(&mut self, tensor: Message<'_>) -> Result<String> {
-        let (mut name, mut external) = ("", false);
-        for field in tensor.fields() {
-            let (number, value) = field?;
-            match (number, value.message()) {
-                (8, Some(text)) => name = text.text()?,
-                (13, Some(_)) => external = true,
-                (14, None) => external |= value.integer() != Some(0),
-                _ => {}
+    /// Checks that constants are in this file; returns their names.
+    fn tensors(&mut self, tensors: &[Bytes]) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for bytes in tensors {
+            let tensor: proto::Tensor = decode(bytes.clone(), &mut self.steps)?;
+            if !tensor.external_data.is_empty() || tensor.data_location != 0 {
+                return Err(GraphError::ExternalData { tensor: tensor.name });
             }
+            self.graph.weight_bytes += bytes.len();
+            names.insert(tensor.name);
         }
-        if external {
-            return Err(GraphError::ExternalData { tensor: name.to_owned() });
-        }
-        self.graph.weight_bytes += tensor.bytes().len();
-        Ok(name.to_owned())
+        Ok(names)
     }
 
-    fn opset(&mut self, opset: Message<'_>) -> Result<()> {
-        let (mut domain, mut version) = ("", 0);
-        for field in opset.fields() {
-            let (number, value) = field?;
-            match (number, value.message()) {
-                (1, Some(text)) => domain = text.text()?,
-                (2, None) => version = value.integer().unwrap_or(0),
-                _ => {}
-            }
+    /// The same for sparse ones, whose values have the name.
+    fn sparse(&mut self, tensors: &[SparseTensor]) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for tensor in tensors {
+            names.append(&mut self.tensors(&tensor.values)?);
+            self.tensors(&tensor.indices)?;
         }
-        let domain = if domain.is_empty() { "ai.onnx" } else { domain };
-        let known = self.graph.opsets.entry(domain.to_owned()).or_insert(version);
-        *known = version.max(*known);
-        Ok(())
+        Ok(names)
     }
 
-    fn metadata(&mut self, entry: Message<'_>) -> Result<()> {
-        let (mut key, mut value) = ("", "");
-        for field in entry.fields() {
-            match numbered(field?) {
-                (1, Some(text)) => key = text.text()?,
-                (2, Some(text)) => value = text.text()?,
-                _ => {}
-            }
-        }
-        match self.graph.metadata.insert(key.to_owned(), value.to_owned()) {
-            Some(_) => Err(GraphError::MetadataTwice { key: key.to_owned() }),
-            None => Ok(()),
+    fn opsets(&mut self, opsets: &[OperatorSet]) {
+        for OperatorSet { domain, version } in opsets {
+            let domain = domain.as_deref().filter(|domain| !domain.is_empty()).unwrap_or("ai.onnx");
+            let known = self.graph.opsets.entry(domain.to_owned()).or_insert(*version);
+            *known = (*version).max(*known);
         }
     }
 }
 
 /// The name, type and shape of an input or output.
-fn tensor_of(info: Message<'_>) -> Result<Tensor> {
-    let mut tensor = Tensor::default();
-    for field in info.fields() {
-        match numbered(field?) {
-            (1, Some(name)) => tensor.name = name.text()?.to_owned(),
-            (2, Some(kind)) => {
-                for field in kind.fields() {
-                    if let (1, Some(of_tensor)) = numbered(field?) {
-                        read_type(of_tensor, &mut tensor)?;
-                    }
-                }
-            }
-            _ => {}
-        }
+fn tensor_of(info: &ValueInfo) -> Tensor {
+    let tensor_type = info.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
+    // A name, or nothing, is a dimension that is only known at run time.
+    let size = |dim: &proto::Dimension| match dim.size {
+        Some(Size::DimValue(size)) => usize::try_from(size).ok(),
+        _ => None,
+    };
+    Tensor {
+        name: info.name.clone(),
+        element: tensor_type.map_or(0, |tensor| tensor.elem_type),
+        shape: tensor_type.and_then(|tensor| Some(tensor.shape.as_ref()?.dim.iter().map(size).collect())),
     }
-    Ok(tensor)
 }
 
-fn read_type(of_tensor: Message<'_>, tensor: &mut Tensor) -> Result<()> {
-    for field in of_tensor.fields() {
-        let (number, value) = field?;
-        match (number, value.message()) {
-            (1, None) => tensor.element = value.integer().unwrap_or(0),
-            (2, Some(shape)) => {
-                let mut dims = tensor.shape.take().unwrap_or_default();
-                for field in shape.fields() {
-                    if let (1, Some(dim)) = numbered(field?) {
-                        dims.push(dimension(dim)?);
-                    }
-                }
-                tensor.shape = Some(dims);
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use proto::{Attribute, Function, Model, Node, Training};
 
-/// A dimension's number; a name, or nothing, is one that is only known at run time.
-fn dimension(dim: Message<'_>) -> Result<Option<usize>> {
-    let mut size = None;
-    for field in dim.fields() {
-        match field? {
-            (1, value) => size = value.integer().and_then(|size| usize::try_from(size).ok()),
-            (2, _) => size = None,
-            _ => {}
+    use super::*;
+
+    fn refused(bytes: Vec<u8>) -> String {
+        Graph::parse(bytes).expect_err("it is refused").to_string()
+    }
+
+    fn model(node: Node) -> Model {
+        Model { graph: Some(proto::Graph { node: vec![node], ..Default::default() }), ..Default::default() }
+    }
+
+    /// An operator around a graph.
+    fn branch(graph: proto::Graph) -> Node {
+        Node { attribute: vec![Attribute { g: vec![graph], ..Default::default() }], ..Default::default() }
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_is_refused_in_a_sentence() {
+        for (bytes, what) in [
+            (&[0x28][..], "Model.model_version: invalid varint"),
+            (&[0xff; 12], "invalid varint"),
+            (&[0x00, 0x00], "invalid tag value: 0"),
+            (&[0x80, 0x80, 0x80, 0x80, 0x80, 0x01, 0x00], "invalid key value: 34359738368"),
+            (&[0x3a, 0x05, 0x00], "Model.graph: buffer underflow"),
+            (&[0x3a, 0x02, 0x0a, 0x02, 0x12, 0x00], "Model.graph: delimited length exceeded"),
+            (&[0x3f], "invalid wire type value: 7"),
+            (&[0x38, 0x01], "Model.graph: invalid wire type: Varint (expected LengthDelimited)"),
+            (
+                &[0x3a, 0x05, 0x0a, 0x03, 0x22, 0x01, 0xff],
+                "Node.op_type: invalid string value: data is not UTF-8 encoded",
+            ),
+            (&[0xa3, 0x06, 0xac, 0x06], "unexpected end group tag"),
+        ] {
+            assert_eq!(refused(bytes.to_vec()), format!("it cannot be decoded ({what})"), "{bytes:?}");
+        }
+        let nested =
+            (0..40).fold(Node::default(), |node, _| branch(proto::Graph { node: vec![node], ..Default::default() }));
+        assert_eq!(refused(model(nested).encode_to_vec()), "its graphs nest too deep");
+    }
+
+    #[test]
+    fn a_file_of_more_parts_than_memory_is_spent_on_is_refused() {
+        let decoded = |bytes: &[u8], mut steps| decode::<proto::Graph>(bytes.to_vec().into(), &mut steps);
+        let operators = [0x0a, 0x00].repeat(100);
+        assert_eq!(decoded(&operators, 201).expect("few enough").node.len(), 100);
+        // The steps run out at every kind of place, a number without an end among them.
+        for bytes in [&operators[..], &[0x0a, 0x02, 0x22, 0x00, 0x12, 0xff, 0xff]] {
+            for steps in 0..6 {
+                assert_eq!(decoded(bytes, steps), Err(GraphError::Steps), "{bytes:?} in {steps} steps");
+            }
+        }
+        let tensor = proto::Tensor { dims: vec![1; 100], ..Default::default() };
+        assert_eq!(decode::<proto::Tensor>(tensor.encode_to_vec().into(), &mut 50), Err(GraphError::Steps));
+    }
+
+    /// Wherever a tensor lies in another file. Of a field that is there twice, a parser merges messages, so that what
+    /// the first one says may hold.
+    #[test]
+    fn a_tensor_in_another_file_hides_nowhere() {
+        let tensor = |name: &str, data_location| {
+            let tensor = proto::Tensor { name: name.to_owned(), data_location, ..Default::default() };
+            Bytes::from(tensor.encode_to_vec())
+        };
+        let two = || vec![tensor("outside", 1), tensor("inside", 0)];
+        let in_graph = || proto::Graph { initializer: two(), ..Default::default() };
+        let sparse = || vec![SparseTensor { values: two(), ..Default::default() }];
+        let indices = || vec![SparseTensor { indices: two(), ..Default::default() }];
+        let attributes = || {
+            [
+                Attribute { t: two(), ..Default::default() },
+                Attribute { tensors: two(), ..Default::default() },
+                Attribute { g: vec![in_graph(), proto::Graph::default()], ..Default::default() },
+                Attribute { graphs: vec![in_graph()], ..Default::default() },
+                Attribute { sparse_tensor: sparse(), ..Default::default() },
+                Attribute { sparse_tensors: indices(), ..Default::default() },
+            ]
+        };
+        let in_node = |attribute| Node { attribute: vec![attribute], ..Default::default() };
+        let mut models: Vec<Model> = attributes().map(|attribute| model(in_node(attribute))).to_vec();
+        let with_functions = |function| Model { functions: vec![function], ..model(Node::default()) };
+        for attribute in attributes() {
+            models.push(with_functions(Function { node: vec![in_node(attribute.clone())], ..Default::default() }));
+            models.push(with_functions(Function { attribute_proto: vec![attribute], ..Default::default() }));
+        }
+        let with_training = |training| Model { training_info: vec![training], ..model(Node::default()) };
+        models.push(with_training(Training { initialization: vec![in_graph()], ..Default::default() }));
+        models.push(with_training(Training { algorithm: vec![in_graph()], ..Default::default() }));
+        models.push(model(branch(proto::Graph { sparse_initializer: sparse(), ..Default::default() })));
+        models.push(Model { graph: Some(in_graph()), ..Default::default() });
+        for model in models {
+            // Another graph behind it is merged with it.
+            let bytes = [model.encode_to_vec(), vec![0x3a, 0x00]].concat();
+            assert!(refused(bytes).starts_with("its tensor `outside` lies in another file"), "{model:?}");
         }
     }
-    Ok(size)
+
+    #[test]
+    fn what_a_tensor_holds_is_not_copied() {
+        let tensor = proto::Tensor { raw_data: vec![7; 32].into(), ..Default::default() };
+        let graph = proto::Graph { initializer: vec![tensor.encode_to_vec().into()], ..Default::default() };
+        let (file, mut steps) = (Bytes::from(graph.encode_to_vec()), 100);
+        let graph: proto::Graph = decode(file.clone(), &mut steps).expect("a graph");
+        let tensor: proto::Tensor = decode(graph.initializer[0].clone(), &mut steps).expect("a tensor");
+        assert_eq!(tensor.raw_data.as_ptr(), file[file.len() - 32..].as_ptr());
+    }
 }

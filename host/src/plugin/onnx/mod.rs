@@ -8,7 +8,6 @@ pub mod graph;
 pub mod settings;
 pub mod spec;
 
-mod protobuf;
 mod runtime;
 #[cfg(test)]
 mod tests;
@@ -20,6 +19,7 @@ use std::time::{Duration, Instant};
 use ambiguity_models::resize::resize_bicubic;
 use ambiguity_sdk::EncoderPin;
 use image::RgbImage;
+use prost::bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tch::Device;
 
@@ -78,11 +78,10 @@ impl OnnxPlugin {
             let message = format!("it is an ONNX model, which reads no configuration, but the run sets `{key}` for it");
             return Err(Fault::Unusable(message));
         }
-        let bytes = read(path, limits)?;
-        let graph = Graph::parse(&bytes).map_err(|error| match error {
-            GraphError::Malformed(malformed) => {
-                let detail = format!("{malformed} of {}, so it is no ONNX model", bytes.len());
-                Fault::Damaged { path: path.to_owned(), detail }
+        let bytes = Bytes::from(read(path, limits)?);
+        let graph = Graph::parse(bytes.clone()).map_err(|error| match error {
+            GraphError::Malformed(_) => {
+                Fault::Damaged { path: path.to_owned(), detail: format!("{error}, so it is no ONNX model") }
             }
             other => Fault::Unusable(other.to_string()),
         })?;

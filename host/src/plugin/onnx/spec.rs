@@ -328,13 +328,13 @@ fn normalize(input: &Tensor, channels: usize, settings: &Settings) -> Result<Opt
 mod tests {
     use super::*;
 
-    fn tensor(name: &str, element: i64, shape: &[usize]) -> Tensor {
+    fn tensor(name: &str, element: i32, shape: &[usize]) -> Tensor {
         // 0 stands for a dimension that is only known at run time.
         let shape = shape.iter().map(|&dim| (dim > 0).then_some(dim)).collect();
         Tensor { name: name.to_owned(), element, shape: Some(shape) }
     }
 
-    fn graph(input: &[usize], element: i64, output: &[usize], maker: &str) -> Graph {
+    fn graph(input: &[usize], element: i32, output: &[usize], maker: &str) -> Graph {
         Graph {
             inputs: vec![tensor("x", element, input)],
             outputs: vec![tensor("y", 1, output)],

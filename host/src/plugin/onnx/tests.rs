@@ -109,7 +109,7 @@ fn a_written_generator_returns_libtorchs_images() {
 #[test]
 fn what_is_written_is_read_back() {
     let network = discriminator(32);
-    let graph = Graph::parse(&writer::discriminator(&network, &metadata()).expect("written")).expect("an ONNX model");
+    let graph = Graph::parse(writer::discriminator(&network, &metadata()).expect("written")).expect("an ONNX model");
     let listed = |tensors: &[graph::Tensor]| tensors.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(listed(&graph.inputs), ["images float32 [?, 3, 32, 32]"]);
     assert_eq!(listed(&graph.outputs), ["logits float32 [?, 4]"]);
@@ -135,7 +135,7 @@ fn what_is_written_is_read_back() {
     };
     assert_eq!(found, metadata());
 
-    let graph = Graph::parse(&writer::generator(&generator(64, 0.2), "Images").expect("written"));
+    let graph = Graph::parse(writer::generator(&generator(64, 0.2), "Images").expect("written"));
     let graph = graph.expect("an ONNX model");
     assert_eq!(listed(&graph.inputs), ["noise float32 [?, 7]"]);
     assert_eq!(listed(&graph.outputs), ["images float32 [?, 3, 64, 64]"]);
