@@ -17,7 +17,7 @@ DOCTEST_LIBRARIES = LD_LIBRARY_PATH="$(CURDIR)/.deps/libtorch/lib$${LD_LIBRARY_P
 HOME_COPY = $(DESTDIR)$(PREFIX)/lib/ambiguity
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build plugins python-plugin c-plugin templates shipped-plugins demo fuzz test kill-test parity lint docs install uninstall clean mutants python3
+.PHONY: help setup setup-cuda build plugins gpu-bundle python-plugin c-plugin templates shipped-plugins demo fuzz test kill-test parity lint docs install uninstall clean mutants python3
 
 help: ## print this list
 	@echo "make TARGET, where TARGET is"
@@ -36,6 +36,9 @@ setup-cuda: python3 ## also install libtorch's CUDA part and NVIDIA's libraries 
 
 build: setup ## build the binary target/release/host
 	cargo build --release --workspace --bins
+
+gpu-bundle: build ## pack what bench/gpu.sh needs on a machine with a GPU into target/gpu-bundle.tar.xz (64 MiB at most)
+	python3 bench/pack.py
 
 plugins: setup ## build the plugin crates into target/wasm32-unknown-unknown/plugin/
 	cargo build-plugin $(addprefix -p ,$(PLUGINS))

@@ -4,8 +4,8 @@
 //!
 //! The modules are listed in reading order; a module imports only those above it, which a test checks.
 //!
-//! - Leaves: [`context`], [`fs`], [`text`], [`random`], [`interrupt`], [`progress`], [`memory`], [`statistics`],
-//!   [`optim`].
+//! - Leaves: [`context`], [`failure`], [`fs`], [`text`], [`random`], [`interrupt`], [`progress`], [`memory`],
+//!   [`statistics`], [`optim`].
 //! - [`zoo`]: models and encoders by folder, shipped name or Hub id.
 //! - [`config`]: presets, files and flags become one checked configuration.
 //! - [`data`]: prompts, images, recordings, images by style.
@@ -22,6 +22,7 @@ pub mod config;
 pub mod context;
 pub mod data;
 pub mod encoders;
+pub mod failure;
 pub mod fs;
 pub mod interrupt;
 pub mod memory;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use ambiguity_host::cli::Cli;
 use ambiguity_host::context::Context;
+use ambiguity_host::failure;
 use ambiguity_host::interrupt::{Interrupt, Interrupted};
 use ambiguity_host::progress::Progress;
 use ambiguity_host::text::sentence;
@@ -30,7 +31,8 @@ fn main() -> ExitCode {
         .with_target(false)
         .without_time()
         .init();
-    match run(cli, progress) {
+    failure::quiet_panics_of_tch();
+    match failure::caught(|| run(cli, progress)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
             eprintln!("{}", sentence(&error));

@@ -1,5 +1,7 @@
 //! Text formatting: numbers, counts, sizes, lines, and errors as sentences.
 
+use crate::failure::in_words;
+
 /// A space that keeps a number and its unit on one line.
 pub const NO_BREAK_SPACE: char = '\u{a0}';
 
@@ -72,12 +74,12 @@ pub fn text_lines(text: &str) -> Vec<&str> {
     lines.filter(|line| !line.is_empty()).collect()
 }
 
-/// Returns an error and its causes as one sentence; a cause that the text before it already contains is not repeated.
+/// Returns an error and its causes as one sentence, libtorch's in our words; a cause that the text before it already contains is not repeated.
 /// Control characters from a file or a plugin are escaped.
 pub fn sentence(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
-        let cause = cause.to_string();
+        let cause = in_words(&cause.to_string());
         let plain = cause.split(" (os error").next().unwrap_or(&cause).to_lowercase();
         if text.to_lowercase().contains(&plain) {
             continue;

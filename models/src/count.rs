@@ -24,6 +24,17 @@ pub struct Component {
     pub parameters: usize,
     /// Number of parameters that fine-tuning trains.
     pub trainable: usize,
+    /// The tensors that are counted, by their checkpoint names, with their shapes; an adapter's are not among them.
+    pub tensors: BTreeMap<String, Vec<i64>>,
+}
+
+impl Component {
+    /// A component of frozen tensors.
+    fn frozen<'a>(name: &str, tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>) -> Self {
+        let tensors: BTreeMap<_, _> = tensors.into_iter().map(|(name, tensor)| (name.clone(), tensor.size())).collect();
+        let parameters = tensors.values().map(|shape| shape.iter().product::<i64>() as usize).sum();
+        Self { name: name.to_owned(), parameters, trainable: 0, tensors }
+    }
 }
 
 /// Counts the parts of a published model; `lora` is the adapter of its UNet, if it has one.
@@ -68,8 +79,8 @@ pub fn of_can(size: i64, n_styles: i64) -> Result<Vec<Component>> {
 }
 
 fn trained(name: &str, parameters: &[(String, Tensor)]) -> Component {
-    let n = parameters.iter().map(|(_, tensor)| tensor.numel()).sum();
-    Component { name: name.to_owned(), parameters: n, trainable: n }
+    let component = Component::frozen(name, parameters.iter().map(|(name, tensor)| (name, tensor)));
+    Component { trainable: component.parameters, ..component }
 }
 
 fn diffusion(
@@ -78,9 +89,7 @@ fn diffusion(
     text_encoder: &JsonObject,
     lora: &LoraSpec,
 ) -> Result<Vec<Component>> {
-    let frozen = |name: &str, params: &Params| -> Result<Component> {
-        Ok(Component { name: name.to_owned(), parameters: count(&params.finish()?), trainable: 0 })
-    };
+    let frozen = |name: &str, params: &Params| Ok::<_, Error>(Component::frozen(name, &params.finish()?));
     let params = Params::shapes();
     TextTransformer::new(&params, &TextConfig::from_file(text_encoder)?)?;
     let text_encoder = frozen("text_encoder", &params)?;
@@ -98,16 +107,12 @@ fn diffusion(
 fn clip(config: &JsonObject) -> Result<Vec<Component>> {
     let params = Params::shapes();
     Clip::new(&params, &ClipConfig::from_object(config)?)?;
-    let mut components = BTreeMap::<String, usize>::new();
+    let mut parts = BTreeMap::<String, NamedTensors>::new();
     for (name, tensor) in params.finish()? {
-        let part = name.split('.').next().unwrap_or(&name);
-        *components.entry(part.to_owned()).or_default() += tensor.numel();
+        let part = name.split('.').next().unwrap_or(&name).to_owned();
+        parts.entry(part).or_default().insert(name, tensor);
     }
-    Ok(components.into_iter().map(|(name, parameters)| Component { name, parameters, trainable: 0 }).collect())
-}
-
-fn count(tensors: &NamedTensors) -> usize {
-    tensors.values().map(Tensor::numel).sum()
+    Ok(parts.iter().map(|(name, tensors)| Component::frozen(name, tensors)).collect())
 }
 
 #[cfg(test)]

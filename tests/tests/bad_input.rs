@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use crate::support::{host, root, tiny_run};
+use crate::support::{command, host, ran, root, tiny_run};
 
 /// Runs `host train` with the tiny run's settings and `extra`, and returns its error. Asserts exit 1, one sentence, and
 /// no run's folder.
@@ -102,4 +103,22 @@ fn a_wrong_flag_is_a_usage_error() {
     let folder = tempfile::tempdir().expect("a folder");
     assert_eq!(host(folder.path(), &["train", "--no-such-flag"]).code, 2);
     assert_eq!(host(folder.path(), &["no-such-command"]).code, 2);
+}
+
+/// libtorch throws, tch panics: what is left of it is a sentence.
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_that_runs_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // The program has 2 GB; the latents of such an image are 256 MiB, and the UNet's first feature map 2 GiB.
+    let large = ["sample", "--model=tiny-art", "--prompt=x", "--width=16384", "--height=16384", "--out=images"];
+    let inner = command(folder.path(), &large);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -v 2000000 && exec \"$@\"", "sh"]).arg(inner.get_program()).args(inner.get_args());
+    limited.current_dir(folder.path()).env("AMBIGUITY_HOME", root());
+    let ran = ran(&limited.output().expect("a shell starts"));
+    let last = ran.stderr.lines().last().unwrap_or_default();
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(last.starts_with("error: out of memory: ") && last.contains("--micro-batch"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("panicked") && !ran.stderr.contains("frame #"), "{}", ran.stderr);
 }

@@ -1,5 +1,7 @@
 //! `host models`, `host lora` and `host embed`.
 
+use std::collections::BTreeMap;
+
 use ambiguity_models::lora::{Lora, LoraSpec, Targets};
 use ambiguity_models::params::MemoryFormat;
 use ambiguity_models::safetensors::read_safetensors;
@@ -21,6 +23,13 @@ fn published_models_are_counted_exactly() {
         { "name": "unet", "parameters": 866_740_676, "trainable": 829_952 },
     ] });
     assert_eq!(document, expected);
+    // Every tensor of the shipped UNet's file, and no other.
+    let ran = host_ok(folder.path(), &["models", "count", "tiny-art", "--json", "--tensors"]);
+    let document: serde_json::Value = serde_json::from_str(&ran.stdout).expect("one JSON document");
+    let weights = root().join("models/weights/tiny-art/diffusion/unet/diffusion_pytorch_model.safetensors");
+    let shapes: BTreeMap<String, Vec<i64>> =
+        read_safetensors(&weights).expect("readable").into_iter().map(|(name, tensor)| (name, tensor.size())).collect();
+    assert_eq!(document["components"][2]["tensors"], json!(shapes));
     insta::assert_snapshot!("count_tiny_art", host_ok(folder.path(), &["models", "count", "tiny-art"]).stdout);
     let ran = host(folder.path(), &["models", "count", "stable-diffusion-9"]);
     assert_eq!(ran.code, 1);

@@ -77,7 +77,7 @@ fn configuration_has_no_defaults_in_code() {
 
 /// The modules of the host in the order in which they may import each other: a module imports those before it.
 const LAYERS: [&[&str]; 15] = [
-    &["context", "fs", "interrupt", "memory", "optim", "progress", "random", "statistics", "text"],
+    &["context", "failure", "fs", "interrupt", "memory", "optim", "progress", "random", "statistics", "text"],
     &["zoo"],
     &["config"],
     &["data"],

@@ -30,7 +30,7 @@ enum Command {
   host models count stabilityai/stable-diffusion-2-base
   host models count can-512
   host models count tiny-art --targets all-linear --rank 8
-  host models count models/clip-vit-large-patch14 --json")]
+  host models count models/clip-vit-large-patch14 --json --tensors")]
 struct CountArgs {
     /// A diffusers or CLIP folder, a shipped model, a published model by its id on the Hub, or can-SIZE
     #[arg(value_name = "DIR|PRESET")]
@@ -47,6 +47,9 @@ struct CountArgs {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+    /// List every tensor in it, by its checkpoint name, with its shape
+    #[arg(long, requires = "json")]
+    tensors: bool,
 }
 
 impl ModelsArgs {
@@ -66,15 +69,19 @@ impl ModelsArgs {
                 of_folder(&folder.with_context(|| format!("counted without files: {}", ids()))?, &lora)?
             }
         };
-        print!("{}", if args.json { document(&components) } else { table(&components) });
+        print!("{}", if args.json { document(&components, args.tensors) } else { table(&components) });
         Ok(())
     }
 }
 
-fn document(components: &[Component]) -> String {
-    let components = components
-        .iter()
-        .map(|part| json!({ "name": part.name, "parameters": part.parameters, "trainable": part.trainable }));
+fn document(components: &[Component], tensors: bool) -> String {
+    let components = components.iter().map(|part| {
+        let mut object = json!({ "name": part.name, "parameters": part.parameters, "trainable": part.trainable });
+        if tensors {
+            object["tensors"] = json!(part.tensors);
+        }
+        object
+    });
     format!("{:#}\n", json!({ "components": components.collect::<Vec<_>>() }))
 }
 
@@ -106,11 +113,18 @@ fn grouped(number: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
     fn the_table_has_a_sum() {
-        let part = |name: &str, parameters, trainable| Component { name: name.to_owned(), parameters, trainable };
+        let part = |name: &str, parameters, trainable| Component {
+            name: name.to_owned(),
+            parameters,
+            trainable,
+            tensors: BTreeMap::new(),
+        };
         insta::assert_snapshot!(table(&[part("vae", 999, 0), part("unet", 1_234_567, 1000)]), @r"
         component       parameters     trainable
         vae                    999             0

@@ -12,12 +12,11 @@ pub mod start;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::safetensors::{encode_safetensors, read_safetensors_with_metadata};
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use image::RgbImage;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -26,6 +25,7 @@ use self::start::stopped;
 pub use self::start::{Claim, Start};
 use crate::config::{Checkpoint, OnCollapse, RunConfig};
 use crate::context::Context;
+use crate::failure::caught;
 use crate::progress::{Bar, Progress as ProgressBars};
 use crate::report;
 use crate::run::record::Record;
@@ -273,12 +273,12 @@ impl<T: Task> Trainer<T> {
         let (per_epoch, unit) = self.schedule.progress;
         let mut bar = self.bars.bar("training", self.schedule.epochs * per_epoch, unit);
         bar.skip(self.progress.epoch * per_epoch);
-        let mut ends = match guarded(|| self.ends()) {
+        let mut ends = match caught(|| self.ends()) {
             Ok(ends) => ends,
             Err(error) => return Err(self.stop(error)),
         };
         while self.progress.epoch < self.schedule.epochs && !collapsed {
-            match guarded(|| self.epoch(&bar)) {
+            match caught(|| self.epoch(&bar)) {
                 Ok((monitor, has_collapsed)) => {
                     ends.last = monitor.unwrap_or(ends.last);
                     collapsed = has_collapsed && matches!(self.schedule.collapse, Some((_, OnCollapse::Stop)));
@@ -287,7 +287,7 @@ impl<T: Task> Trainer<T> {
             }
         }
         bar.finish();
-        let ended = guarded(|| {
+        let ended = caught(|| {
             self.save_unsaved()?;
             let images_missing = !self.run.path().join(run::BEFORE_AFTER).is_file();
             if self.progress.epoch > first_epoch || (images_missing && first_epoch > 0) {
@@ -437,15 +437,6 @@ impl<T: Task> Trainer<T> {
         let epochs = ((self.progress.epoch + 1).min(self.schedule.epochs), self.schedule.epochs);
         stopped(&self.run, |folder| self.task.resume_command(folder), epochs, saved, cause)
     }
-}
-
-/// Runs a part of the training and turns libtorch's panics, above all out of memory, into errors, so that earlier
-/// epochs are kept.
-fn guarded<R>(part: impl FnOnce() -> Result<R>) -> Result<R> {
-    catch_unwind(AssertUnwindSafe(part)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        Err(anyhow!("{}", text.unwrap_or("training panicked")))
-    })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use anyhow::anyhow;
 use tch::{Kind, Tensor};
 
 use super::*;
@@ -23,12 +24,6 @@ fn only_a_model_that_was_diverse_collapses() {
     // With another minimum, a model that was below it from the start has not collapsed.
     assert!(!progress.collapsed(Some(0.4), 0.6));
     assert!(progress.collapsed(Some(0.4), 0.5));
-}
-
-#[test]
-fn a_panic_is_an_error() {
-    let error = guarded::<()>(|| panic!("CUDA out of {}", "memory")).expect_err("it panicked");
-    assert_eq!(error.to_string(), "CUDA out of memory");
 }
 
 /// The error that stops a training in an epoch.

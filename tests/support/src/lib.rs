@@ -26,9 +26,15 @@ pub fn device() -> Device {
     })
 }
 
-/// The workspace's root.
+/// The environment variable that names the workspace's root for tests that run on another machine than they were built
+/// on.
+pub const ROOT_VARIABLE: &str = "AMBIGUITY_TEST_ROOT";
+
+/// The workspace's root: the folder that [`ROOT_VARIABLE`] names, else the one that the tests were built in.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("tests/support is in the workspace")
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    let built_in = || Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("tests/support is in the workspace");
+    ROOT.get_or_init(|| std::env::var_os(ROOT_VARIABLE).map_or_else(|| built_in().to_owned(), PathBuf::from))
 }
 
 /// The folder of the shipped model, which contains `clip` and `diffusion`.

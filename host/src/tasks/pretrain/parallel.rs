@@ -4,6 +4,8 @@
 //! nearly doubles the speed. The parts are fixed by the configuration and each part runs on one thread, so the number
 //! of threads changes the duration but no bit of the result.
 
+use std::panic::resume_unwind;
+
 use ambiguity_models::params::{NamedTensors, Params};
 use anyhow::Result;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -115,7 +117,7 @@ pub fn parallel_map<W: Send, I: Send, R: Send>(
                 })
             })
             .collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("a part of the batch panicked")).collect()
+        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
     })
 }
 
