@@ -2,6 +2,9 @@
 
 use crate::failure::in_words;
 
+/// Minimum Jaro-Winkler similarity of a known key that is suggested for an unknown one.
+const MIN_SIMILARITY: f64 = 0.75;
+
 /// A space that keeps a number and its unit on one line.
 pub const NO_BREAK_SPACE: char = '\u{a0}';
 
@@ -9,6 +12,16 @@ pub const NO_BREAK_SPACE: char = '\u{a0}';
 const LARGE: f64 = 1e6;
 /// [`two_digits`] writes numbers below this in scientific notation.
 const SMALL: f64 = 1e-4;
+
+/// Returns what to say of the unknown key `name`: the most similar of the keys in `known`, otherwise all of them.
+pub fn key_hint(name: &str, known: &[&str]) -> String {
+    let candidates = known.iter().map(|key| (strsim::jaro_winkler(key, name), key));
+    let nearest = candidates.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(similarity, _)| *similarity > MIN_SIMILARITY);
+    match nearest {
+        Some((_, key)) => format!("did you mean `{key}`?"),
+        None => format!("known here: {}", known.join(", ")),
+    }
+}
 
 /// Formats a number with this many decimals and a typographic minus sign; a large one as `1.80e10`.
 pub fn number(value: f64, decimals: usize) -> String {

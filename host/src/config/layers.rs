@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
+use crate::text::key_hint;
+
 /// The presets of a command by name; each consists of layers over `complete`, which contains every key.
 pub(super) struct Presets {
     /// TOML that contains every key.
@@ -90,13 +92,8 @@ fn check_table(layer: &Layer, table: &DeTable<'_>, known: &Table, prefix: &str) 
             continue;
         }
         let Some(wanted) = known.get(name) else {
-            let candidates = known.keys().map(|key| (strsim::jaro_winkler(key, name), key));
-            let nearest = candidates.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score > 0.75);
-            let hint = match nearest {
-                Some((_, key)) => format!("did you mean `{key}`?"),
-                None => format!("known here: {}", known.keys().cloned().collect::<Vec<_>>().join(", ")),
-            };
-            bail!("{}: unknown key `{path}`; {hint}", place(layer, key.span()));
+            let known: Vec<&str> = known.keys().map(String::as_str).collect();
+            bail!("{}: unknown key `{path}`; {}", place(layer, key.span()), key_hint(name, &known));
         };
         match (value.get_ref(), wanted) {
             (DeValue::Table(table), Value::Table(known)) => check_table(layer, table, known, &path)?,

@@ -31,9 +31,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::artifact::Artifact;
 use super::error::Fault;
-use super::keys::unknown_key;
 use super::limits::Limits;
 use crate::encoders::ALIAS;
+use crate::text::key_hint;
 
 /// The template component, which classifies by baked prompts: `plugins/clip-softmax`, as `make templates` builds it.
 pub const CLIP_SOFTMAX_TEMPLATE: &[u8] = include_bytes!("templates/clip_softmax.wasm");
@@ -124,7 +124,7 @@ impl File<'_> {
         let name = key.get_ref().as_ref();
         match KEYS.contains(&name) {
             true => Ok(()),
-            false => Err(self.error(key.span(), unknown_key(name, &KEYS))),
+            false => Err(self.error(key.span(), format!("unknown key `{name}`; {}", key_hint(name, &KEYS)))),
         }
     }
 

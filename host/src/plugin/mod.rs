@@ -10,7 +10,7 @@
 //!   embeddings.
 //! - [`store`]: resolves names, paths and folders to files.
 //! - [`artifact`]: a component's file, parsed without running it, and the data baked into it.
-//! - [`limits`], [`error`]: the sandbox's limits, and every error message. `keys`: the message for an unknown key.
+//! - [`limits`], [`error`]: the sandbox's limits, and every error message.
 //! - `wasm`: WebAssembly components on wasmtime. [`onnx`]: ONNX models on ONNX Runtime.
 //! - [`inspection`]: the contents of a plugin's file for display, whatever its kind.
 //! - [`fit`]: k-means centers of embeddings, [`build`]: styles and prompts; each baked into a template.
@@ -23,7 +23,6 @@ pub mod error;
 pub mod fit;
 mod gradient;
 pub mod inspection;
-mod keys;
 pub mod limits;
 pub mod onnx;
 pub mod store;

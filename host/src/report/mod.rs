@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use self::fine_tune::FineTune;
 use self::learning::Learning;
+use crate::config::gan::LossForm;
 use crate::config::{FineTuneConfig, GanConfig};
 use crate::fs::FileError;
 use crate::run::record::{
@@ -335,7 +336,7 @@ impl Page {
                 facts.add_some("Preset", self.info.preset.as_ref());
                 facts.add("Data", data_name(&can.data));
                 facts.add("Loss", format!("{:?}", can.loss).to_lowercase());
-                let penalized = can.loss == crate::config::gan::LossForm::Wasserstein;
+                let penalized = can.loss == LossForm::Wasserstein;
                 facts.add_some("Gradient penalty", penalized.then_some(can.lambda));
                 facts.add("Classifier C", &can.classifier);
                 facts.add("Weight of the style ambiguity", can.style_ambiguity_weight);

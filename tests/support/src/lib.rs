@@ -33,7 +33,8 @@ pub const ROOT_VARIABLE: &str = "AMBIGUITY_TEST_ROOT";
 /// The workspace's root: the folder that [`ROOT_VARIABLE`] names, else the one that the tests were built in.
 pub fn root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
-    let built_in = || Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("tests/support is in the workspace");
+    let built_in =
+        || Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("tests/support is in the workspace");
     ROOT.get_or_init(|| std::env::var_os(ROOT_VARIABLE).map_or_else(|| built_in().to_owned(), PathBuf::from))
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use toml::de::DeTable;
 
-use crate::plugin::keys::unknown_key;
+use crate::text::key_hint;
 
 /// The prefix of the keys in a file's metadata.
 pub const PREFIX: &str = "ambiguity.";
@@ -157,7 +157,7 @@ impl Settings {
         for (key, text) in metadata {
             let Some(name) = key.strip_prefix(PREFIX) else { continue };
             if !KEYS.contains(&name) {
-                return Err(format!("its metadata `{PREFIX}*`: {}", unknown_key(name, &KEYS)));
+                return Err(format!("its metadata `{PREFIX}*`: unknown key `{name}`; {}", key_hint(name, &KEYS)));
             }
             let bare = TEXTS.contains(&name) && !text.trim_start().starts_with('"');
             let value = match bare {
@@ -177,7 +177,7 @@ impl Settings {
                 let name: &str = key.get_ref();
                 if !KEYS.contains(&name) {
                     let line = 1 + text[..key.span().start].matches('\n').count();
-                    return Err(format!("line {line}: {}", unknown_key(name, &KEYS)));
+                    return Err(format!("line {line}: unknown key `{name}`; {}", key_hint(name, &KEYS)));
                 }
             }
         }
