@@ -12,10 +12,10 @@ use ambiguity_models::safetensors::{digest_safetensors, encode_safetensors, read
 use ambiguity_models::scheduler::{Ddim, LastStep, SchedulerConfig};
 use ambiguity_models::unet::{UNet, UNetConfig};
 use ambiguity_models::vae::{Vae, VaeConfig};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tch::{Device, Kind, Tensor};
 
-use crate::{files, put};
+use crate::put;
 
 /// Encodes a file with these tensors and this metadata.
 fn encode(tensors: &[(&str, Tensor)], metadata: &[(&str, &str)]) -> Result<Vec<u8>> {
@@ -52,102 +52,121 @@ pub fn safetensors(folder: &Path, bytes: &[u8]) -> bool {
     true
 }
 
-/// Returns every configuration that ships, and those of the published models.
+/// A reader of a configuration: the file's name, and a function of the file's folder and path that reads it, uses what it
+/// read, writes it and reads it again.
+type ConfigReader = (&'static str, fn(&Path, &Path) -> Option<()>);
+
+/// The readers of configurations by the first byte of an input.
+const CONFIG_READERS: [ConfigReader; 7] = [
+    ("config.json", unet),
+    ("config.json", vae),
+    ("config.json", clip),
+    ("config.json", text_tower),
+    ("config.json", image_tower),
+    ("scheduler_config.json", scheduler),
+    ("preprocessor_config.json", preprocessor),
+];
+
+/// Returns the configurations that ship, and those of the published models, each after the number of its reader.
 pub fn configs(root: &Path) -> Result<Vec<Vec<u8>>> {
     let shipped = root.join("models/weights/tiny-art");
-    let mut seeds = vec![];
-    for part in ["clip", "diffusion/scheduler", "diffusion/text_encoder", "diffusion/unet", "diffusion/vae"] {
-        seeds.extend(files(&shipped.join(part), "json")?.into_iter().filter(|file| file.len() < 4096));
-    }
+    let read = |file: &str| std::fs::read(shipped.join(file)).with_context(|| file.to_owned());
+    let clip = read("clip/config.json")?;
+    let mut seeds = vec![
+        (0, read("diffusion/unet/config.json")?),
+        (1, read("diffusion/vae/config.json")?),
+        (2, clip.clone()),
+        (3, read("diffusion/text_encoder/config.json")?),
+        (4, clip),
+        (5, read("diffusion/scheduler/scheduler_config.json")?),
+        (6, read("clip/preprocessor_config.json")?),
+    ];
     for (_, published) in PUBLISHED {
-        let texts = match published {
-            Published::Diffusion { unet, vae, text_encoder } => vec![unet, vae, text_encoder],
-            Published::Clip(config) => vec![config],
-        };
-        seeds.extend(texts.into_iter().map(|text| text.as_bytes().to_vec()));
+        match published {
+            Published::Diffusion { unet, vae, text_encoder } => {
+                seeds.extend([(0, unet), (1, vae), (3, text_encoder)].map(|(kind, text)| (kind, text.into())));
+            }
+            Published::Clip(config) => seeds.push((2, config.into())),
+        }
     }
-    Ok(seeds)
+    Ok(seeds.into_iter().map(|(kind, text)| [vec![kind], text].concat()).collect())
 }
 
-/// Passes the input to every reader: it names its own kind.
 pub fn config(folder: &Path, bytes: &[u8]) -> bool {
-    let file = folder.join("config.json");
-    // Each is read, used, written and read again.
-    let unet = || {
-        put(folder, "config.json", bytes);
-        let config = UNetConfig::read(&file).ok()?;
-        UNet::new(&Params::shapes(), &config).expect("a network can be built from every valid configuration");
-        config.save(folder).expect("writable");
-        assert_eq!(UNetConfig::read(&file).expect("its own file"), config);
-        Some(())
-    };
-    let vae = || {
-        put(folder, "config.json", bytes);
-        let config = VaeConfig::read(&file).ok()?;
-        Vae::new(&Params::shapes(), &config).expect("a network can be built from every valid configuration");
-        assert!(config.downscale() >= 1);
-        config.save(folder).expect("writable");
-        assert_eq!(VaeConfig::read(&file).expect("its own file"), config);
-        Some(())
-    };
-    let clip = || {
-        put(folder, "config.json", bytes);
-        let config = ClipConfig::read(&file).ok()?;
-        Clip::new(&Params::shapes(), &config).expect("a network can be built from every valid configuration");
-        config.write(&file).expect("writable");
-        assert_eq!(ClipConfig::read(&file).expect("its own file"), config);
-        Some(())
-    };
-    let text = || {
-        put(folder, "config.json", bytes);
-        let config = TextConfig::read(&file).ok()?;
-        TextTransformer::new(&Params::shapes(), &config)
-            .expect("a network can be built from every valid configuration");
-        config.write(&file).expect("writable");
-        assert_eq!(TextConfig::read(&file).expect("its own file"), config);
-        Some(())
-    };
-    let vision = || {
-        put(folder, "config.json", bytes);
-        let config = VisionConfig::read(&file).ok()?;
-        VisionTransformer::new(&Params::shapes(), &config)
-            .expect("a network can be built from every valid configuration");
-        Some(())
-    };
-    let scheduler = || {
-        let file = folder.join("scheduler_config.json");
-        put(folder, "scheduler_config.json", bytes);
-        let config = SchedulerConfig::read(&file).ok()?;
-        for steps in [1, 2, 50] {
-            // The schedule may have fewer timesteps.
-            let Ok(ddim) = Ddim::new(&config, steps) else { continue };
-            let n = config.num_train_timesteps;
-            assert!(ddim.timesteps().iter().all(|t| (0..n).contains(t)), "{:?}", ddim.timesteps());
-            assert!(ddim.alphas_cumprod().iter().all(|alpha| (0.0..=1.0).contains(alpha)));
-            for step in 0..steps {
-                let std = ddim.std(step, 1.0, LastStep::Stochastic);
-                assert!(std.is_finite() && std >= 0.0, "{std} at step {step} of {steps}");
-            }
+    let Some((kind, text)) = bytes.split_first() else { return false };
+    let (name, read) = CONFIG_READERS[usize::from(*kind) % CONFIG_READERS.len()];
+    put(folder, name, text);
+    read(folder, &folder.join(name)).is_some()
+}
+
+fn unet(folder: &Path, file: &Path) -> Option<()> {
+    let config = UNetConfig::read(file).ok()?;
+    UNet::new(&Params::shapes(), &config).expect("a network can be built from every valid configuration");
+    config.save(folder).expect("writable");
+    assert_eq!(UNetConfig::read(file).expect("its own file"), config);
+    Some(())
+}
+
+fn vae(folder: &Path, file: &Path) -> Option<()> {
+    let config = VaeConfig::read(file).ok()?;
+    Vae::new(&Params::shapes(), &config).expect("a network can be built from every valid configuration");
+    assert!(config.downscale() >= 1);
+    config.save(folder).expect("writable");
+    assert_eq!(VaeConfig::read(file).expect("its own file"), config);
+    Some(())
+}
+
+fn clip(_: &Path, file: &Path) -> Option<()> {
+    let config = ClipConfig::read(file).ok()?;
+    Clip::new(&Params::shapes(), &config).expect("a network can be built from every valid configuration");
+    config.write(file).expect("writable");
+    assert_eq!(ClipConfig::read(file).expect("its own file"), config);
+    Some(())
+}
+
+fn text_tower(_: &Path, file: &Path) -> Option<()> {
+    let config = TextConfig::read(file).ok()?;
+    TextTransformer::new(&Params::shapes(), &config).expect("a network can be built from every valid configuration");
+    config.write(file).expect("writable");
+    assert_eq!(TextConfig::read(file).expect("its own file"), config);
+    Some(())
+}
+
+fn image_tower(_: &Path, file: &Path) -> Option<()> {
+    let config = VisionConfig::read(file).ok()?;
+    VisionTransformer::new(&Params::shapes(), &config).expect("a network can be built from every valid configuration");
+    Some(())
+}
+
+fn scheduler(folder: &Path, file: &Path) -> Option<()> {
+    let config = SchedulerConfig::read(file).ok()?;
+    for steps in [1, 2, 50] {
+        // The schedule may have fewer timesteps.
+        let Ok(ddim) = Ddim::new(&config, steps) else { continue };
+        let n = config.num_train_timesteps;
+        assert!(ddim.timesteps().iter().all(|t| (0..n).contains(t)), "{:?}", ddim.timesteps());
+        assert!(ddim.alphas_cumprod().iter().all(|alpha| (0.0..=1.0).contains(alpha)));
+        for step in 0..steps {
+            let std = ddim.std(step, 1.0, LastStep::Stochastic);
+            assert!(std.is_finite() && std >= 0.0, "{std} at step {step} of {steps}");
         }
-        config.save(folder).expect("writable");
-        assert_eq!(SchedulerConfig::read(&file).expect("its own file"), config);
-        Some(())
-    };
-    let preprocessor = || {
-        put(folder, "preprocessor_config.json", bytes);
-        let read = Preprocessor::load(folder, 32).ok()?;
-        for (width, height) in [(5, 3), (1, 4)] {
-            let image = vec![128; 3 * width * height];
-            // The image may become too large or have another shape.
-            let Ok(pixels) = read.pixels(&[(&image, width, height)]) else { continue };
-            assert_eq!(pixels.size()[..2], [1, 3]);
-            assert_eq!(pixels.isfinite().all().int64_value(&[]), 1);
-        }
-        read.save(folder).expect("writable");
-        Preprocessor::load(folder, 32).expect("its own file");
-        Some(())
-    };
-    [unet(), vae(), clip(), text(), vision(), scheduler(), preprocessor()].iter().any(Option::is_some)
+    }
+    config.save(folder).expect("writable");
+    assert_eq!(SchedulerConfig::read(file).expect("its own file"), config);
+    Some(())
+}
+
+fn preprocessor(folder: &Path, _: &Path) -> Option<()> {
+    let read = Preprocessor::load(folder, 32).ok()?;
+    for (width, height) in [(5, 3), (1, 4)] {
+        let image = vec![128; 3 * width * height];
+        let pixels = read.pixels(&[(&image, width, height)]).expect("a small image can be resized to every valid size");
+        assert_eq!(pixels.size()[..2], [1, 3]);
+        assert_eq!(pixels.isfinite().all().int64_value(&[]), 1);
+    }
+    read.save(folder).expect("writable");
+    Preprocessor::load(folder, 32).expect("its own file");
+    Some(())
 }
 
 /// Name of a layer that the adapters are for.

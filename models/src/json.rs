@@ -14,7 +14,7 @@ pub(crate) const MAX_SIZE: i64 = 1 << 20;
 /// The largest number of consecutive layers.
 pub(crate) const MAX_LAYERS: i64 = 128;
 /// The largest side of an image in pixels.
-pub(crate) const MAX_SIDE: i64 = 4096;
+pub(crate) const MAX_SIDE: i64 = 2048;
 
 /// A JSON object of a configuration file; `null` counts as absent.
 pub(crate) struct JsonObject {

@@ -45,7 +45,7 @@ fn broken_configurations_name_file_and_key() {
         ("vision_config.patch_size", json!(64), "key `vision_config.patch_size` is 64, more than image_size 32"),
         ("text_config.num_attention_heads", json!(5), "does not divide hidden_size 32"),
         ("model_type", json!("blip"), "key `model_type` is `blip`"),
-        ("vision_config.image_size", json!(1i64 << 40), "key `vision_config.image_size` must be from 1 to 4096"),
+        ("vision_config.image_size", json!(1i64 << 40), "key `vision_config.image_size` must be from 1 to 2048"),
         ("text_config.layer_norm_eps", json!(-1), "key `text_config.layer_norm_eps` must be from 0 to 1, found -1"),
         ("text_config", json!([1]), "key `text_config` must be an object, found a list"),
     ];

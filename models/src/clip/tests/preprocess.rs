@@ -95,13 +95,13 @@ fn bad_images_and_files_are_named() {
     assert!(message(r#"{"size": {"height": 3}}"#).contains("key `size.width` is missing"));
     assert!(
         message(r#"{"size": {"shortest_edge": 0}}"#)
-            .contains("key `size.shortest_edge` must be from 1 to 4096, found 0")
+            .contains("key `size.shortest_edge` must be from 1 to 2048, found 0")
     );
     assert!(message(r#"{"image_mean": [1, 2]}"#).contains("key `image_mean` must be a list of three numbers"));
     assert!(
         message(r#"{"image_std": [1, 0, 1]}"#).contains("key `image_std` must be from 0.000001 to 1000000, found 0")
     );
-    assert!(message(r#"{"crop_size": 1000000000}"#).contains("key `crop_size` must be from 1 to 4096"));
+    assert!(message(r#"{"crop_size": 1000000000}"#).contains("key `crop_size` must be from 1 to 2048"));
     assert!(message(r#"{"rescale_factor": 1e300}"#).contains("key `rescale_factor` must be"));
     assert!(message("{").contains("not valid JSON"));
     let preprocessor = Preprocessor::clip(8);
