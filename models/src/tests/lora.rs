@@ -145,7 +145,7 @@ fn what_is_saved_is_what_is_loaded() {
     let (theirs, theirs_metadata) =
         read_safetensors_with_metadata(&reference_path("diffusers_lora.safetensors")).unwrap();
     assert!(ours.keys().eq(theirs.keys()));
-    let config = |metadata: &HashMap<String, String>| -> serde_json::Value {
+    let config = |metadata: &HashMap<String, String>| -> Value {
         serde_json::from_str(&metadata["lora_adapter_metadata"]).unwrap()
     };
     let (ours, theirs) = (config(&ours_metadata), config(&theirs_metadata));
