@@ -5,7 +5,7 @@ tensors there are; the tokenizer is that of tiny-art, filled up to 77 tokens.
 
     python bench/random_model.py OUT [--dtype bf16|f16|f32] [--device cuda] [--narrow]     # 2.6 GB in bf16, 5.2 GB in f32
     host train --model OUT --preset paper-512 --plugin kmeans_image --dry-run --set sample.micro_batch=2 \\
-        --set train.micro_batch=1 --set train.batch_size=1 --set sample.batch_size=1
+        --set train.micro_batch=2 --set train.batch_size=1 --set sample.batch_size=1
 """
 import argparse
 import ctypes

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //!
-//! - [`home`]: the folders of shipped models and plugins.
+//! - [`mod@home`]: the folders of shipped models and plugins.
 //! - [`hub`]: models by their ids, from the Hub's cache or downloaded into it.
 
 pub mod home;

@@ -5,7 +5,7 @@
 //! # Layout
 //!
 //! - this file: [`Adversarial`], both networks and their training step
-//! - [`ambiguity`]: L_SA under a plugin, with its gradient through the encoder into libtorch
+//! - [`mod@ambiguity`]: L_SA under a plugin, with its gradient through the encoder into libtorch
 
 pub mod ambiguity;
 
