@@ -1,6 +1,6 @@
-"""The parts of bench/gpu.sh: each is a command of its own, which leaves NAME.json in the folder WORK.
+"""The parts of bench/gpu.sh, one command each. A part writes its results to PART.json in the folder WORK.
 
-It needs torch and no other package. A part can be run by itself, too:
+It needs no package but torch. A part also runs by itself:
 
     HOST=target/release/host WORK=/some/folder python3 bench/gpu.py ratio --device cuda
 """
@@ -25,30 +25,30 @@ import random_model
 ROOT = random_model.ROOT
 HOST = random_model.HOST
 WORK = Path(os.environ.get("WORK", "."))
-# The largest |ratio - 1| of a first update: in f32 what the program itself allows, in bf16 the paper's clip range.
+# The largest accepted |ratio - 1| of a first update: the program's own limit in f32, the paper's clip range in bf16.
 MAX_RATIO_ERROR = {"f32": 1e-5, "bf16": 1e-4}
 GIB = 1 << 30
 
 
 class Failure(Exception):
-    """What a part could not do, in a sentence."""
+    """Why a part failed, in one sentence."""
 
 
 def save(part, result, summary):
-    """What the table shows and the JSON has of a part; a part that runs on saves again."""
+    """Writes the results of a part, and its line in the table; a part with several steps does so after each."""
     (WORK / f"{part}.json").write_text(json.dumps({"summary": summary, "result": result}))
     print(summary, flush=True)
 
 
 def host(*arguments, tf32=None):
-    """Runs the program; its error becomes a Failure. `tf32="0"` switches TF32 off."""
+    """Runs the program and raises its error as a Failure. `tf32="0"` turns TF32 off."""
     command = [str(HOST), *map(str, arguments)]
     print("$", *command, flush=True)
     environment = os.environ | ({"NVIDIA_TF32_OVERRIDE": tf32} if tf32 else {})
     ran = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     print(ran.stdout + ran.stderr, end="", flush=True)
     if ran.returncode != 0:
-        lines = (ran.stderr.strip() or "it said nothing").splitlines()
+        lines = (ran.stderr.strip() or "no message").splitlines()
         error = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
         raise Failure(f"host {arguments[0]}: exit {ran.returncode}: {error.removeprefix('error: ')}")
 
@@ -62,7 +62,7 @@ def settings(pairs):
 
 
 def read_tensor(path, name):
-    """An f32 tensor of a safetensors file."""
+    """Reads an f32 tensor of a safetensors file."""
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     entry = json.loads(data[8:start])[name]
@@ -72,7 +72,7 @@ def read_tensor(path, name):
 
 # ------------------------------------------------------------------------------------------------------------ cuda
 def cuda(args):
-    """The GPU as Python's torch sees it, and whether the program loads the same libtorch and draws the same on it."""
+    """Describes the GPU, and compares the program's images on it with those on the CPU."""
     result = {"torch": torch.__version__, "torch_cuda": torch.version.cuda, "torch_library": str(torch_library())}
     if args.device.startswith("cuda"):
         if not torch.cuda.is_available():
@@ -80,18 +80,18 @@ def cuda(args):
         properties = torch.cuda.get_device_properties(args.device)
         result |= {"gpu": properties.name, "gpu_memory_gib": properties.total_memory / GIB,
                    "compute_capability": f"{properties.major}.{properties.minor}", "driver": Nvml.open(args.device).driver()}
-    # The doctor fails where anything at all is missing, such as a compiler that no machine with a GPU needs.
+    # Its exit code does not matter: it is 1 also if something is missing that is not needed here.
     doctor = subprocess.run([HOST, "doctor", "--json"], stdout=subprocess.PIPE, text=True)
     result["doctor"] = json.loads(doctor.stdout)["checks"]
     print(doctor.stdout)
-    drawn = {}
-    # cuDNN computes f32 convolutions in TF32 unless it is told otherwise.
+    images_on = {}
+    # By default, cuDNN computes f32 convolutions in TF32.
     for name, device, tf32 in [("cpu", "cpu", None), ("as it is", args.device, None), ("without TF32", args.device, "0")]:
-        out = WORK / f"drawn {name}"
+        out = WORK / f"images_on {name}"
         host("sample", "--model", "tiny-art", "--prompt", "painting of a woman", "--count", 8, "--steps", 10, "--tensors",
              "--device", device, "--out", out, tf32=tf32)
-        drawn[name] = read_tensor(out / "sample.safetensors", "images")
-    differs = {name: (images - drawn["cpu"]).abs().max().item() for name, images in drawn.items() if name != "cpu"}
+        images_on[name] = read_tensor(out / "sample.safetensors", "images")
+    differs = {name: (images - images_on["cpu"]).abs().max().item() for name, images in images_on.items() if name != "cpu"}
     result["images_differ_from_cpu_by"] = differs
     where = result.get("gpu", "the CPU")
     driver = f", driver {result['driver']}" if "driver" in result else ""
@@ -108,13 +108,13 @@ def torch_library():
 
 # ----------------------------------------------------------------------------------------------------------- ratio
 def ratio(args):
-    """How far the first update's ratios are off 1 when sampling and training make calls of the same size."""
+    """Measures max |ratio - 1| of the first update, with calls of the same size in sampling and training."""
     rows = 8 if args.small else 32
     result, failed = {}, []
     for dtype in ("f32", "bf16"):
         for guidance in (1, 5):
             run = WORK / f"ratio-{dtype}-{guidance}"
-            # Guidance makes two UNet rows of a sample.
+            # With guidance, a sample takes two UNet rows.
             micro = rows * (2 if guidance > 1 else 1)
             host("train", "--quiet", "--plugin", "kmeans_image", "--preset", "tiny-art", "--device", args.device, "--out", run,
                  *settings({"model.dtype": dtype, "sample.guidance": float(guidance), "sample.batch_size": rows,
@@ -131,7 +131,7 @@ def ratio(args):
 
 # ------------------------------------------------------------------------------------------------------------ demo
 def demo(args):
-    """The demo's recipe, shortened."""
+    """Runs the demo's recipe for a few epochs."""
     run = WORK / "demo"
     sizes = {"train.epochs": 1, "sample.batches_per_epoch": 1, "train.batch_size": 16, "monitor.count": 8} if args.small \
         else {"train.epochs": 4, "monitor.count": 128}
@@ -148,7 +148,7 @@ def demo(args):
 
 # ------------------------------------------------------------------------------------------------------------- can
 def can(args):
-    """Fifty steps of a CAN, and fifty more that are timed warm; on a GPU the paper's networks at 64 px."""
+    """Trains the paper's CAN at 64 px for two epochs of fifty steps, the second of which is warm."""
     run = WORK / "can"
     steps = 5 if args.small else 50
     sizes = {"can.size": 32, "can.generator_channels": 32, "can.discriminator_channels": 2, "can.head": "[8, 8]",
@@ -164,7 +164,7 @@ def can(args):
 
 # ------------------------------------------------------------------------------------------------------------- sd2
 class Nvml:
-    """The driver's own account of a GPU's memory, without a package."""
+    """The driver's library, which knows its version and the memory of a GPU in use."""
 
     class Memory(ctypes.Structure):
         _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
@@ -176,7 +176,7 @@ class Nvml:
 
     @classmethod
     def open(cls, device):
-        """Of `cuda` or `cuda:N`."""
+        """Opens the library for `cuda` or `cuda:N`."""
         try:
             library = ctypes.CDLL("libnvidia-ml.so.1")
         except OSError as error:
@@ -202,9 +202,9 @@ class Nvml:
 
 
 class Peak(threading.Thread):
-    """The most memory that the GPU had in use while this ran, above what it had before.
+    """Measures the peak memory in use on the GPU, minus the memory in use before.
 
-    libtorch keeps what it has once taken, so a look every few milliseconds misses nothing that lasts.
+    It samples every 20 ms, which suffices since libtorch keeps memory that it has allocated.
     """
 
     def __init__(self, device):
@@ -226,7 +226,7 @@ class Peak(threading.Thread):
 
 
 def matmul_rate(device, n):
-    """Floating-point operations a second of n x n x n products in bf16, on random numbers."""
+    """Measures the floating-point operations per second of products of random n x n matrices in bf16."""
     a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
     sync = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     for _ in range(3):
@@ -242,10 +242,10 @@ def matmul_rate(device, n):
 
 
 def unet_flops(config, tensors, height, width, text_length):
-    """Floating-point operations of one row of latents forward through the UNet: (by weights, by attention's products).
+    """Counts the floating-point operations of the forward pass of one row: (of layers, of attention's products).
 
-    Two for each multiplication and addition of every convolution, linear layer and product of attention; norms,
-    activations and softmax are not counted. It is what torch's FlopCounterMode counts.
+    They are two per multiply-add of every convolution, linear layer and product of attention, as torch's FlopCounterMode
+    counts; norms, activations and softmax are not counted.
     """
     last = len(config["block_out_channels"]) - 1
 
@@ -279,7 +279,7 @@ def unet_flops(config, tensors, height, width, text_length):
 
 
 def sd2(args):
-    """Two epochs of Stable Diffusion 2 (base) at its true shape with random weights in bf16, the second one warm."""
+    """Trains Stable Diffusion 2 (base) with random weights in bf16 for two epochs, the second of which is warm."""
     rate = matmul_rate(args.device, 1024 if args.small else 8192)
     model = WORK / "sd2"
     began = time.perf_counter()
@@ -290,22 +290,22 @@ def sd2(args):
     config = json.loads((model / "unet/config.json").read_text())
     latent = size >> (len(json.loads((model / "vae/config.json").read_text())["block_out_channels"]) - 1)
     weights, products = unet_flops(config, tensors["unet"], latent, latent, 77)
-    # Guidance makes two rows of a sample's step. Backward through frozen weights costs one forward (the gradient of
-    # the input alone), through attention's products two; what is computed again is not counted.
+    # With guidance, a step of a sample takes two rows. The backward pass costs as much as the forward pass for frozen
+    # layers, which need only the gradient of their input, and twice as much for attention's products.
     all_rows = 2 * samples * steps
     flops = {"sample": all_rows * (weights + products), "train": all_rows * (2 * weights + 3 * products)}
     result["unet_tflop_per_row"] = (weights + products) / 1e12
     for layout in ("channels_last", "contiguous"):
-        calls_of = samples
+        rows = samples
         while True:
             try:
-                run = one_sd2_run(args, model, layout, size, steps, samples, calls_of)
+                run = one_sd2_run(args, model, layout, size, steps, samples, rows)
                 break
             except Failure as failure:
-                if not re.search("out of (GPU )?memory", str(failure)) or calls_of == 2:
+                if not re.search("out of (GPU )?memory", str(failure)) or rows == 2:
                     raise
                 print(f"again with half the rows per call: {failure}", flush=True)
-                calls_of //= 2
+                rows //= 2
         seconds = run["seconds"]
         run["share_of_matmul_rate"] = {part: flops[part] / seconds[part] / rate for part in flops}
         run["share_of_matmul_rate"]["epoch"] = sum(flops.values()) / sum(seconds.values()) / rate
@@ -318,7 +318,7 @@ def sd2(args):
 
 
 def one_sd2_run(args, model, layout, size, steps, samples, rows):
-    """The metrics of the last epoch of a run with this number of UNet rows per call."""
+    """Runs two epochs with this number of UNet rows per call and returns the metrics of the last."""
     run = WORK / f"sd2-{layout}-{rows}"
     command = ["train", "--quiet", "--model", model, "--preset", "paper-512", "--plugin", "kmeans_image", "--device",
                args.device, "--out", run, *settings({
@@ -327,7 +327,7 @@ def one_sd2_run(args, model, layout, size, steps, samples, rows):
                    "sample.micro_batch": rows, "train.micro_batch": rows, "train.batch_size": samples // 2,
                    "train.epochs": 2, "monitor.count": 2, "monitor.every": 2, "checkpoint.every": 2})]
     if args.device.startswith("cuda"):
-        # What Python took for the matrices and the weights is for the program.
+        # Frees the memory that the matrices and the weights took in this process.
         torch.cuda.empty_cache()
         with Peak(args.device) as peak:
             host(*command)
@@ -346,7 +346,7 @@ OUTCOMES = ("ok", "FAILED", "ignored", "unfinished")
 
 
 def suite(args):
-    """The test binaries that bench/pack.py lists, on the device."""
+    """Runs the test binaries that bench/pack.py lists on the device."""
     listed = ROOT / "target/release/gpu-suite.json"
     if not listed.is_file():
         raise Failure(f"{listed} is missing: `make gpu-bundle` builds the tests and writes it")
@@ -360,7 +360,7 @@ def suite(args):
         command = [str(ROOT / test["binary"]), *test["arguments"]]
         print("$", *command, flush=True)
         began = time.monotonic()
-        # One that hangs leaves the others half of the time each.
+        # A binary that hangs leaves the next ones half of the remaining time.
         last = test is tests[-1]
         outcomes, ending = run_tests(command, environment, (deadline - began) / (1 if last else 2))
         by = {outcome: sorted(name for name in outcomes if outcomes[name] == outcome) for outcome in OUTCOMES}
@@ -379,7 +379,7 @@ def suite(args):
 
 
 def run_tests(command, environment, seconds):
-    """({test: outcome}, how the process ended); its output goes on to the log."""
+    """Runs a test binary, prints its output, and returns ({test: outcome}, how the process ended)."""
     listing = subprocess.run([*command, "--list", "--format", "terse"], cwd=ROOT, env=environment, check=True,
                              capture_output=True, text=True)
     names = [line.removesuffix(": test") for line in listing.stdout.splitlines() if line.endswith(": test")]
@@ -400,12 +400,12 @@ def run_tests(command, environment, seconds):
 
 # ---------------------------------------------------------------------------------------------------------- report
 def report(args):
-    """All parts so far: gpu.json, and the table on stdout."""
+    """Writes gpu.json and prints the table of all parts so far."""
     parts = {}
     for line in (WORK / "status.tsv").read_text().splitlines():
-        name, status, seconds, limit = line.split("\t")
+        name, status, microseconds, limit = line.split("\t")
         found = WORK / f"{name}.json"
-        part = {"status": status, "seconds": round(float(seconds), 1), "limit_seconds": int(limit)}
+        part = {"status": status, "seconds": round(int(microseconds) / 1e6, 1), "limit_seconds": int(limit)}
         part |= json.loads(found.read_text()) if found.is_file() else {"summary": "", "result": None}
         if status != "ok":
             log = (args.out / f"gpu-{name}.log").read_text(errors="replace").splitlines()
@@ -433,8 +433,8 @@ def main():
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("bench/out"), help="where the report goes")
-    parser.add_argument("--limit", type=float, default=600, help="seconds that the suite has")
+    parser.add_argument("--out", type=Path, default=Path("bench/out"), help="folder of gpu.json and the logs")
+    parser.add_argument("--limit", type=float, default=600, help="time limit of the suite in seconds")
     args = parser.parse_args()
     try:
         PARTS[args.part](args)

@@ -1,10 +1,10 @@
-"""Packs what bench/gpu.sh needs on a machine without Rust and network, at most 64 MiB: target/gpu-bundle.tar.xz.
+"""Packs what bench/gpu.sh needs on a machine without Rust and network into target/gpu-bundle.tar.xz, at most 64 MiB.
 
     make gpu-bundle                     # python3 bench/pack.py [--binaries]
 
-The bundle has the program and the tests for CUDA (stripped), the shipped model and WASM plugins, the tests' references
-and bench/; with --binaries it has the program and the tests alone, for a machine that has a checkout of the same commit.
-There, in a new folder (with --binaries: in the checkout):
+The bundle contains the program and the unit tests (stripped), the shipped model and WASM plugins, reference tensors and
+bench/; with --binaries only the program and the tests, for a machine with a checkout of the same commit. On the machine
+with the GPU, in a new folder (with --binaries: in the checkout):
 
     tar xf gpu-bundle.tar.xz && bench/gpu.sh        # or: python3 -m tarfile -e gpu-bundle.tar.xz
 """
@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = ROOT / "target/gpu-bundle.tar.xz"
 SUITE = "target/release/gpu-suite.json"
 MOST = 64 << 20
-# What the parts and the tests read; the ONNX plugins are for none of them.
+# The files that the parts and the tests read.
 FILES = ["bench", "models/weights", "models/src/published", "plugins/*.wasm", "tests/reference", "host/src/*.snap"]
-# The tests of numbers: (binary, name in the table, arguments, whether --small runs it), quick ones first. ONNX plugins
-# need ONNX Runtime, and nothing of them runs on the tests' device.
+# The test binaries, quick ones first: (binary, name in the table, arguments, whether --small runs it). The tests of ONNX
+# plugins need ONNX Runtime and do not use the device.
 TESTS = [("torch_ext", "torch-ext", [], True), ("ambiguity_models", "models", [], True),
          ("ambiguity_host", "host", ["--skip", "plugin::onnx"], False)]
 
@@ -44,17 +44,17 @@ def built_tests():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binaries", action="store_true", help="leave out what a checkout has")
+    parser.add_argument("--binaries", action="store_true", help="pack only the program and the tests")
     args = parser.parse_args()
     built = built_tests()
     tests = [{"name": name, "binary": built[target], "arguments": arguments, "small": small}
              for target, name, arguments, small in TESTS]
     commit = text_of("git", "describe", "--always", "--dirty", "--abbrev=40").strip()
     (ROOT / SUITE).write_text(json.dumps({"commit": commit, "tests": tests}, indent=1) + "\n")
-    # Only what git knows, so that nothing of the working folder comes along.
+    # Only files that git tracks.
     others = [] if args.binaries else [name for name in text_of("git", "ls-files", "-z", "--", *FILES).split("\0") if name]
     part = BUNDLE.with_suffix(".part")
-    # Its dictionary of 64 MiB spans the binaries, which have much in common.
+    # The dictionary of this preset, 64 MiB, spans the binaries, which share much code.
     with tempfile.TemporaryDirectory() as stripped, tarfile.open(part, "w:xz", preset=9) as archive:
         for binary in ["target/release/host"] + [test["binary"] for test in tests]:
             plain = Path(stripped) / Path(binary).name

@@ -1,7 +1,7 @@
-"""Writes Stable Diffusion 2 (base) with random weights at its true shape as a diffusers folder. It needs torch alone.
+"""Writes Stable Diffusion 2 (base) with random weights at its true shape as a diffusers folder; needs only torch.
 
-What the model draws is noise, but it takes the memory and the time of the real one. `host models count` says which
-tensors there are; the tokenizer is that of tiny-art, filled up to 77 tokens.
+It generates noise, but takes the memory and the time of the real model. `host models count` lists the tensors; the
+tokenizer is that of tiny-art with 77 tokens per text.
 
     python bench/random_model.py OUT [--dtype bf16|f16|f32] [--device cuda] [--narrow]     # 2.6 GB in bf16, 5.2 GB in f32
     host train --model OUT --preset paper-512 --plugin kmeans_image --dry-run --set sample.micro_batch=2 \\
@@ -34,7 +34,7 @@ SCHEDULER = {
     "num_train_timesteps": 1000, "prediction_type": "epsilon", "steps_offset": 1, "clip_sample": False,
     "set_alpha_to_one": False,
 }
-# The same topology at a tenth of the width, for trying things out on a CPU.
+# The same topology at a tenth of the width, to try things on a CPU.
 NARROW = {
     "unet": {"block_out_channels": [32, 64, 128, 128], "attention_head_dim": [1, 2, 4, 4], "cross_attention_dim": 64},
     "vae": {"block_out_channels": [32, 32, 64, 64]},
@@ -43,20 +43,20 @@ NARROW = {
 
 
 def tensors_of(model):
-    """{part: {tensor: shape}} of a model's folder, from its configurations."""
+    """Returns {part: {tensor: shape}} of a model's folder, whose configurations suffice."""
     answer = subprocess.run([HOST, "models", "count", model, "--json", "--tensors"], check=True, capture_output=True, text=True)
     return {part["name"]: part["tensors"] for part in json.loads(answer.stdout)["components"]}
 
 
 def fresh(name, shape, device):
-    """Ones for norms, zeros for biases, and what keeps the size of its inputs about the same for the rest."""
+    """Returns an initial tensor: ones for norms, zeros for biases, else normal with PyTorch's variance of layers."""
     if len(shape) == 1:
         return (torch.ones if name.endswith("weight") else torch.zeros)(shape, device=device)
     return torch.randn(shape, device=device) / math.sqrt(3 * math.prod(shape[1:]))
 
 
 def write(path, shapes, dtype, device):
-    """A safetensors file: the header's length, the header, and the tensors' bytes one after the other."""
+    """Writes a safetensors file: the length of the header, the header, the bytes of the tensors."""
     kind, label = DTYPES[dtype]
     header, at = {}, 0
     for name, shape in shapes.items():
@@ -99,7 +99,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
-    parser.add_argument("--device", default="cpu", help="where the numbers are drawn")
+    parser.add_argument("--device", default="cpu", help="where the weights are sampled")
     parser.add_argument("--narrow", action="store_true", help="the same topology at a tenth of the width")
     args = parser.parse_args()
     for part, shapes in make(args.out, args.dtype, args.device, args.narrow).items():
