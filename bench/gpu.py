@@ -1,16 +1,18 @@
 """The parts of bench/gpu.sh, one command each. A part writes its results to PART.json in the folder WORK.
 
-It needs no package but torch. A part also runs by itself:
+It needs no package but torch, except for the part trl. A part also runs by itself:
 
     HOST=target/release/host WORK=/some/folder python3 bench/gpu.py ratio --device cuda
 """
 import argparse
 import ctypes
+import importlib.util
 import json
 import math
 import os
 import re
 import resource
+import statistics
 import subprocess
 import sys
 import threading
@@ -28,10 +30,16 @@ WORK = Path(os.environ.get("WORK", "."))
 # The largest accepted |ratio - 1| of a first update: the program's own limit in f32, the paper's clip range in bf16.
 MAX_RATIO_ERROR = {"f32": 1e-5, "bf16": 1e-4}
 GIB = 1 << 30
+# The exit code of a part that cannot run here.
+SKIPPED = 77
 
 
 class Failure(Exception):
     """Why a part failed, in one sentence."""
+
+
+class Skip(Exception):
+    """Why a part cannot run here, in one sentence."""
 
 
 def save(part, result, summary):
@@ -341,6 +349,31 @@ def one_sd2_run(args, model, layout, size, steps, samples, rows):
             "ratio_error": lines[0]["ratio_error"], "peak_gib": most / GIB}
 
 
+# ------------------------------------------------------------------------------------------------------------- trl
+def trl(args):
+    """Compares an epoch with TRL's DDPOTrainer on the same model, which the part sd2 writes or this one."""
+    missing = [name for name in ("diffusers", "transformers", "peft", "trl") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise Skip(f"Python lacks {', '.join(missing)}")
+    model, out = WORK / "sd2", WORK / "trl-numbers.json"
+    if not model.is_dir():
+        random_model.make(model, "bf16", args.device, narrow=args.small)
+    batch, steps, rounds = (2, 2, 1) if args.small else (8, 10, 2)
+    command = [sys.executable, ROOT / "bench/trl_ddpo.py", "--model", model, "--host", HOST, "--device", args.device,
+               "--dtype", "bf16", "--batch", batch, "--batches", 2, "--steps", steps, "--micro-batch", 2 * batch,
+               "--rounds", rounds, "--json", out, "--plugin", "kmeans_image"]
+    print("$", *command, flush=True)
+    ran = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    print(ran.stderr + ran.stdout, end="", flush=True)
+    if ran.returncode != 0:
+        raise Failure((ran.stderr.strip() or "no message").splitlines()[-1])
+    result = json.loads(out.read_text())
+    images = result["images_per_epoch"]
+    median = {name: statistics.median(seconds) for name, seconds in result["seconds_per_epoch"].items()}
+    save("trl", result, f"{images / median['host']:.2f} images/s, TRL {images / median['trl']:.2f}: {result['ratio']:.2f} "
+                        f"times as fast ({steps} steps, {'narrow' if args.small else '512 px'}, bf16, guidance 5)")
+
+
 # ----------------------------------------------------------------------------------------------------------- suite
 OUTCOMES = ("ok", "FAILED", "ignored", "unfinished")
 
@@ -410,8 +443,8 @@ def report(args):
         if status != "ok":
             log = (args.out / f"gpu-{name}.log").read_text(errors="replace").splitlines()
             part["log_tail"] = log[-40:]
-            said = next((line for line in reversed(log) if line.startswith("failed: ")), log[-1] if log else "")
-            part["summary"] = "; ".join(filter(None, [said.removeprefix("failed: ")[:300], part["summary"]]))
+            said = next((line for line in reversed(log) if re.match("(failed|skipped): ", line)), log[-1] if log else "")
+            part["summary"] = "; ".join(filter(None, [re.sub("^(failed|skipped): ", "", said)[:300], part["summary"]]))
         parts[name] = part
     listed = ROOT / "target/release/gpu-suite.json"
     document = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "device": args.device, "small": args.small,
@@ -425,7 +458,7 @@ def report(args):
         print(f"{name:<6}  {part['status']:<11}  {part['seconds']:>7.1f}  {part['summary']}")
 
 
-PARTS = {"cuda": cuda, "ratio": ratio, "demo": demo, "can": can, "sd2": sd2, "suite": suite, "report": report}
+PARTS = {"cuda": cuda, "ratio": ratio, "demo": demo, "can": can, "sd2": sd2, "trl": trl, "suite": suite, "report": report}
 
 
 def main():
@@ -440,6 +473,9 @@ def main():
         PARTS[args.part](args)
     except Failure as failure:
         sys.exit(f"failed: {failure}")
+    except Skip as skip:
+        print(f"skipped: {skip}")
+        sys.exit(SKIPPED)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 Both sample `--batches` batches of `--batch` images per epoch (DDIM at eta 1, classifier-free guidance) and train a LoRA
 of rank 4 on every timestep of them, in batches of the same size, with a reward of negligible cost. Prints images per
 second of both, the ratio of the medians, and each side's peak memory. The clip range, learning rate and optimizer are
-the same; the host merges rows of several timesteps into one UNet call, which changes only the speed: `--micro-batch`
-rows in sampling, and in training as many rows before guidance doubles them.
+the same; the host merges rows of several timesteps into one UNet call of at most `--micro-batch` rows, which changes only
+the speed.
 
-    python bench/trl_ddpo.py [--rounds 5] [--threads 2] [--model DIR] [--device cuda] [--dtype bf16]
+    python bench/trl_ddpo.py [--rounds 5] [--threads 2] [--model DIR] [--device cuda] [--dtype bf16] [--json FILE]
                                      # needs torch, diffusers, transformers, peft, trl==0.11.4
 """
 import argparse
@@ -50,14 +50,12 @@ def trl_trainer(args):
 
 def ours(args):
     """Seconds of each epoch, and the process's peak memory in MiB."""
-    # Both keys count UNet rows, of which a sample has two under guidance.
-    train_rows = args.micro_batch * (2 if args.guidance > 1 else 1)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         settings = {
             "sample.steps": args.steps, "sample.guidance": args.guidance, "sample.batch_size": args.batch,
             "sample.batches_per_epoch": args.batches, "sample.micro_batch": args.micro_batch,
-            "train.batch_size": args.batch, "train.micro_batch": train_rows, "train.epochs": args.epochs,
+            "train.batch_size": args.batch, "train.micro_batch": args.micro_batch, "train.epochs": args.epochs,
             "train.learning_rate": 3e-4, "train.clip_range": 1e-4, "train.timestep_fraction": 1.0,
             "monitor.count": 2, "monitor.every": args.epochs, "model.dtype": f'"{args.dtype}"',
         }
@@ -85,14 +83,15 @@ def main():
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--guidance", type=float, default=5.0)
-    parser.add_argument("--micro-batch", type=int, default=80,
-                        help="rows per UNet call of the host; in training, those of guidance are added")
+    parser.add_argument("--micro-batch", type=int, default=160,
+                        help="most rows per UNet call of the host; under guidance, a sample has two")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="f32", choices=["f32", "bf16", "f16"])
     parser.add_argument("--host", type=Path, default=ROOT / "target/release/host")
     parser.add_argument("--model", type=Path, default=ROOT / "models/weights/tiny-art/diffusion")
     parser.add_argument("--plugin", default="palette", help="the host's reward")
+    parser.add_argument("--json", type=Path, help="file that the numbers are written to as well")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     trainer = trl_trainer(args)
@@ -100,6 +99,8 @@ def main():
     seconds = {"host": [], "trl": []}
     memory = 0.0
     for _ in range(args.rounds):
+        if args.device.startswith("cuda"):
+            torch.cuda.empty_cache()  # leaves the GPU's memory to the host
         epochs, peak = ours(args)
         seconds["host"] += epochs
         memory = max(memory, peak)
@@ -110,10 +111,13 @@ def main():
     images = args.batch * args.batches
     median = {name: statistics.median(values) for name, values in seconds.items()}
     peaks = {"host": memory, "trl": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    ratio = median["trl"] / median["host"]
     print(f"\n{'':6}{'s per epoch':>12}{'min':>8}{'max':>8}{'images/s':>10}{'peak MiB':>10}")
     for name, values in seconds.items():
         print(f"{name:6}{median[name]:12.2f}{min(values):8.2f}{max(values):8.2f}{images / median[name]:10.2f}{peaks[name]:10.0f}")
-    print(f"host is {median['trl'] / median['host']:.2f} times as fast as TRL")
+    print(f"host is {ratio:.2f} times as fast as TRL")
+    if args.json:
+        args.json.write_text(json.dumps({"images_per_epoch": images, "seconds_per_epoch": seconds, "ratio": ratio}))
 
 
 if __name__ == "__main__":
