@@ -271,7 +271,7 @@ fn accumulated_batches_are_one_batch() {
 }
 
 #[test]
-fn a_share_of_the_timesteps_is_the_earliest_or_random_for_each_sample() {
+fn the_timesteps_of_an_update_are_the_earliest_or_random_for_each_sample() {
     let mut world = world(1.0, |_| {});
     let mut choose = |choice, n_timesteps| {
         world.config.timestep_choice = choice;
@@ -288,7 +288,7 @@ fn a_share_of_the_timesteps_is_the_earliest_or_random_for_each_sample() {
 }
 
 #[test]
-fn a_rollout_is_the_same_for_every_size_of_a_call() {
+fn the_micro_batch_size_does_not_change_a_rollout() {
     let world = world(5.0, |_| {});
     let prompts: Vec<usize> = (0..N_SAMPLES).map(|i| i % 3).collect();
     let sample = |micro_batch| {
@@ -303,7 +303,7 @@ fn a_rollout_is_the_same_for_every_size_of_a_call() {
     assert_eq!(whole.latents.size(), [5, 8, 4, 8, 8]);
     assert_eq!(whole.last(), whole.latents.get(4));
     let log_probs = whole.log_probs.expect("the steps are stochastic");
-    // One sample per call, and three, of which the last call has fewer.
+    // One sample per call, then three, of which the last call has two.
     for micro_batch in [1, 6] {
         let parts = sample(micro_batch);
         assert_close("latents", &parts.latents, &whole.latents, 1e-5);
