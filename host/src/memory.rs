@@ -16,6 +16,11 @@ pub fn available(device: Device) -> Option<u64> {
     }
 }
 
+/// Returns the bytes of the machine's memory; none where the system does not report them.
+pub fn total() -> Option<u64> {
+    system_memory("/proc/meminfo", "MemTotal:")
+}
+
 /// Returns the bytes left by the container's limit (cgroup v2, as seen inside it); none without a limit.
 fn left_to_container(cgroup: &Path) -> Option<u64> {
     let number = |name: &str| std::fs::read_to_string(cgroup.join(name)).ok()?.trim().parse::<u64>().ok();
