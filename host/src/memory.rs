@@ -44,6 +44,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_line_of_proc_is_read_in_bytes() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "MemTotal:       16000000 kB\nMemFree: 1 kB\n").expect("writable");
+        let read = |key| system_memory(file.path().to_str().expect("a path"), key);
+        assert_eq!((read("MemTotal:"), read("MemAvailable:")), (Some(16_384_000_000), None));
+    }
+
+    #[test]
     fn a_containers_limit_counts() {
         let cgroup = tempfile::tempdir().expect("a folder");
         assert_eq!(left_to_container(cgroup.path()), None);
