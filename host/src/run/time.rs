@@ -26,7 +26,7 @@ pub fn in_words(seconds: u64) -> String {
     format!("{day} {month} {year}, {:02}:{:02} UTC", time.hour(), time.minute())
 }
 
-/// Returns a time in UTC; the year 1970 instead of one after 9999.
+/// Returns a time in UTC; a time after the year 9999 becomes the first of 1970.
 fn utc(seconds: u64) -> OffsetDateTime {
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
     OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)

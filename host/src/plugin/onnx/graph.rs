@@ -260,7 +260,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Checks graphs within the outermost one. Their constants are no inputs of the model.
+    /// Checks graphs within the outermost one. Their constants are not inputs of the model.
     fn subgraphs(&mut self, graphs: &[proto::Graph]) -> Result<()> {
         for graph in graphs {
             self.nodes(&graph.node)?;
