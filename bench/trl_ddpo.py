@@ -56,6 +56,7 @@ def ours(args):
             "sample.steps": args.steps, "sample.guidance": args.guidance, "sample.batch_size": args.batch,
             "sample.batches_per_epoch": args.batches, "sample.micro_batch": args.micro_batch,
             "train.batch_size": args.batch, "train.micro_batch": args.micro_batch, "train.epochs": args.epochs,
+            "train.shuffle": args.shuffle,
             "train.learning_rate": 3e-4, "train.clip_range": 1e-4, "train.timestep_fraction": 1.0,
             "monitor.count": 2, "monitor.every": args.epochs, "model.dtype": f'"{args.dtype}"',
         }
@@ -85,6 +86,7 @@ def main():
     parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--micro-batch", type=int, default=160,
                         help="most rows per UNet call of the host; under guidance, a sample has two")
+    parser.add_argument("--shuffle", default="samples", choices=["samples", "calls"], help="the host's train.shuffle")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="f32", choices=["f32", "bf16", "f16"])

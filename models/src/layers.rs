@@ -47,8 +47,7 @@ impl Linear {
         Ok(Self { weight, bias, adapter: None, name: p.path().to_owned() })
     }
 
-    /// [.., in] to [.., out], in the type of `x`. The sum with the adapter's output is computed in f32 also if that
-    /// type is narrower, as in peft.
+    /// [.., in] to [.., out], in the type of `x`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         match &self.adapter {
             Some(adapter) if adapter.scale != 0.0 => self.forward_adapted(x, adapter),
@@ -56,15 +55,14 @@ impl Linear {
         }
     }
 
+    /// The adapter's product is computed in the type of `x`, as peft does under autocast; its factors stay f32, so that
+    /// small steps of training add up.
     fn forward_adapted(&self, x: &Tensor, adapter: &Adapter) -> Tensor {
-        if x.kind() != adapter.a.kind() {
-            let y = x.linear(&self.weight, self.bias.as_ref());
-            return (y + adapter.forward(x)).to_kind(x.kind());
-        }
         // In rows, so that the adapter's product is added in place to a tensor that is not a view.
         let mut size = x.size();
         let rows = x.reshape([-1, size[size.len() - 1]]);
-        let y = rows.linear(&self.weight, self.bias.as_ref()).addmm_(&adapter.down(&rows), &adapter.b.tr());
+        let up = adapter.b.to_kind(x.kind()).tr();
+        let y = rows.linear(&self.weight, self.bias.as_ref()).addmm_(&adapter.down(&rows), &up);
         if let Some(last) = size.last_mut() {
             *last = self.weight.size()[0];
         }
@@ -73,15 +71,9 @@ impl Linear {
 }
 
 impl Adapter {
-    /// The low-rank product alone, computed and returned in f32: a factor rounded to bf16 would lose the small steps of
-    /// training. The scale is applied to the narrow product with A, where it is cheapest.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        self.down(&x.to_kind(self.a.kind())).linear(&self.b, None::<&Tensor>)
-    }
-
-    /// [.., in] to the scaled [.., rank].
+    /// [.., in] to [.., rank], times the scale, which costs the least on this narrow product.
     fn down(&self, x: &Tensor) -> Tensor {
-        let down = x.linear(&self.a, None::<&Tensor>);
+        let down = x.linear(&self.a.to_kind(x.kind()), None::<&Tensor>);
         if self.scale == 1.0 { down } else { down * self.scale }
     }
 }

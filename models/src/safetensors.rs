@@ -61,9 +61,23 @@ pub fn encode_safetensors(path: &Path, tensors: &NamedTensors, metadata: &[(&str
         let view = TensorView::new(*dtype, shape.clone(), data).map_err(|e| bad(e.to_string()))?;
         views.push((name.as_str(), view));
     }
-    let metadata = (!metadata.is_empty())
-        .then(|| metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect());
-    serialize(views, metadata).map_err(|e| bad(e.to_string()))
+    let file = serialize(views, None).map_err(|e| bad(e.to_string()))?;
+    Ok(if metadata.is_empty() { file } else { with_metadata(&file, metadata) })
+}
+
+/// Returns a file without metadata with these entries in their order. The library would take them from a hash map, and
+/// the same entries would not always give the same bytes.
+fn with_metadata(file: &[u8], metadata: &[(&str, &str)]) -> Vec<u8> {
+    let (length, rest) = file.split_first_chunk().expect("a file begins with the length of its header");
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let header = std::str::from_utf8(header).expect("a header is JSON").trim_end();
+    let tensors = header.strip_prefix('{').expect("a header is an object");
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    let entries: Vec<String> = metadata.iter().map(|(key, value)| format!("{}:{}", text(key), text(value))).collect();
+    let comma = if tensors == "}" { "" } else { "," };
+    let mut header = format!("{{\"__metadata__\":{{{}}}{comma}{tensors}", entries.join(","));
+    header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
 /// The digest of a network's weights, whatever their file: the sha256, in hex, over all tensors in order of their
@@ -132,4 +146,35 @@ fn dtype_of(kind: Kind) -> Option<Dtype> {
         Kind::Bool => Dtype::BOOL,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_tensors_and_metadata_are_the_same_bytes() {
+        let path = Path::new("x.safetensors");
+        let tensors = NamedTensors::from([("b".to_owned(), Tensor::from_slice(&[1.0f32, 2.0]))]);
+        let metadata: Vec<(String, String)> =
+            (0..20).map(|i| (format!("key {i}"), format!("\"{i}\" \\ é\n"))).collect();
+        let entries: Vec<(&str, &str)> = metadata.iter().map(|(key, value)| (&**key, &**value)).collect();
+        let bytes = encode_safetensors(path, &tensors, &entries).unwrap();
+        for _ in 0..4 {
+            assert_eq!(encode_safetensors(path, &tensors, &entries).unwrap(), bytes);
+        }
+        for entries in [&entries[..], &entries[..1], &[]] {
+            for tensors in [&tensors, &NamedTensors::new()] {
+                let folder = tempfile::tempdir().unwrap();
+                let path = folder.path().join("x.safetensors");
+                write_safetensors(&path, tensors, entries).unwrap();
+                let (read, found) = read_safetensors_with_metadata(&path).unwrap();
+                assert!(
+                    read.keys().eq(tensors.keys()) && read.iter().all(|(name, tensor)| tensor.equal(&tensors[name]))
+                );
+                let wanted = entries.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
+                assert_eq!(found, wanted.collect::<HashMap<_, _>>());
+            }
+        }
+    }
 }

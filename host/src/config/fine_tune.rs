@@ -160,7 +160,9 @@ pub struct Train {
     pub batch_size: usize,
     /// Number of batches per optimizer step.
     pub accumulation_steps: usize,
-    /// Number of rows (sample × timestep) per UNet call.
+    /// What an epoch's updates shuffle.
+    pub shuffle: Shuffle,
+    /// Number of rows per UNet call.
     pub micro_batch: usize,
     /// Whether the UNet's stages are recomputed in the backward pass: a third more time, a fraction of the memory.
     pub gradient_checkpointing: bool,
@@ -182,6 +184,18 @@ pub enum TimestepChoice {
     Random,
     /// The first sampled timesteps, which are the noisiest.
     Earliest,
+}
+
+/// What an epoch's updates shuffle, and with it which rows share a UNet call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shuffle {
+    /// The samples, each with timesteps of its own; a call takes as many rows as `micro_batch` allows.
+    Samples,
+    /// The calls of sampling: a call of the update predicts the same samples at the same timestep in the same places as
+    /// one of sampling. On a GPU, a row's rounding depends on its place and on the number of rows, so that only then the
+    /// ratios of a first update are exactly 1.
+    Calls,
 }
 
 /// Combination of the rewards of several plugins.
@@ -315,6 +329,9 @@ impl RunConfig for FineTuneConfig {
             sample.per_epoch(),
             train.batch_size * train.accumulation_steps
         );
+        if train.shuffle == Shuffle::Calls {
+            self.check_calls()?;
+        }
         ensure!(sample.per_epoch() > 1, "an epoch of one sample has no spread of rewards: increase sample.batch_size");
         if prompts.file.is_empty() && prompts.null_probability < 1.0 {
             ensure!(!prompts.media.is_empty(), "prompts.media is empty: name at least one, or prompts.file");
@@ -349,6 +366,29 @@ pub(super) fn preset() -> FineTuneConfig {
 }
 
 impl FineTuneConfig {
+    /// Checks that the calls of sampling can be repeated in the updates.
+    fn check_calls(&self) -> Result<()> {
+        let Self { sample, train, .. } = self;
+        ensure!(
+            sample.micro_batch == train.micro_batch,
+            "train.shuffle = \"calls\" repeats the UNet calls of sampling, but sample.micro_batch is {} and \
+             train.micro_batch is {}: set both to the same number, or train.shuffle to \"samples\"",
+            sample.micro_batch,
+            train.micro_batch
+        );
+        let rows = if sample.guidance > 1.0 { 2 } else { 1 };
+        let n = (sample.micro_batch / rows).max(1).min(sample.per_epoch());
+        let per_step = train.batch_size * train.accumulation_steps;
+        ensure!(
+            per_step % n == 0,
+            "train.shuffle = \"calls\" repeats the UNet calls of sampling, which have {n} samples (sample.micro_batch = {} at \
+             {rows} rows a sample), but an optimizer step (train.batch_size × train.accumulation_steps) has {per_step}: \
+             change one of them, or set train.shuffle to \"samples\"",
+            sample.micro_batch
+        );
+        Ok(())
+    }
+
     /// Resolves the preset with the layers over it, in order, and checks the result.
     pub fn resolve(preset: &str, layers: &[Layer]) -> Result<Self> {
         Self::of_table(PRESETS.table(preset, &[], layers)?, layers)
@@ -418,5 +458,9 @@ mod tests {
         assert!(message("[model]\ndtype = \"f8\"\n").contains("f8"));
         assert!(message("[train]\nbatch_size = 7\n").contains("train.batch_size"));
         assert!(message("[sample]\neta = 0\n").contains("sample.eta is 0"));
+        let calls = "[train]\nshuffle = \"calls\"\n";
+        assert!(message(calls).contains("sample.micro_batch is 64 and train.micro_batch is 80"));
+        let step = message(&format!("{calls}micro_batch = 64\n"));
+        assert!(step.contains("have 64 samples") && step.contains("an optimizer step"), "{step}");
     }
 }

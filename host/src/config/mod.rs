@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-pub use self::fine_tune::{FineTuneConfig, OnError, RewardNormalization, RewardPlugin, TimestepChoice, Train};
+pub use self::fine_tune::{FineTuneConfig, OnError, RewardNormalization, RewardPlugin, Shuffle, TimestepChoice, Train};
 pub use self::gan::GanConfig;
 pub use self::layers::Layer;
 pub use self::pretrain::PretrainConfig;

