@@ -341,8 +341,9 @@ fn the_micro_batch_size_does_not_change_a_rollout() {
     assert_eq!(whole.last(), whole.latents.get(4));
     let log_probs = whole.log_probs.expect("the steps are stochastic");
     // One sample per call, then three, of which the last call has two.
-    for micro_batch in [1, 6] {
+    for (micro_batch, n_calls, last) in [(1, 8, 7..8), (6, 3, 6..8)] {
         let parts = sample(micro_batch);
+        assert_eq!((parts.calls.len(), parts.calls.last()), (n_calls, Some(&last)));
         assert_close("latents", &parts.latents, &whole.latents, 1e-5);
         assert_close("log-probabilities", &parts.log_probs.expect("as above"), &log_probs, 1e-5);
     }
