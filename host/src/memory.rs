@@ -16,6 +16,11 @@ pub fn available(device: Device) -> Option<u64> {
     }
 }
 
+/// Returns the bytes of the machine's memory; none where the system does not report them.
+pub fn total() -> Option<u64> {
+    system_memory("/proc/meminfo", "MemTotal:")
+}
+
 /// Returns the bytes left by the container's limit (cgroup v2, as seen inside it); none without a limit.
 fn left_to_container(cgroup: &Path) -> Option<u64> {
     let number = |name: &str| std::fs::read_to_string(cgroup.join(name)).ok()?.trim().parse::<u64>().ok();
@@ -37,6 +42,14 @@ fn system_memory(file: &str, key: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_proc_is_read_in_bytes() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "MemTotal:       16000000 kB\nMemFree: 1 kB\n").expect("writable");
+        let read = |key| system_memory(file.path().to_str().expect("a path"), key);
+        assert_eq!((read("MemTotal:"), read("MemAvailable:")), (Some(16_384_000_000), None));
+    }
 
     #[test]
     fn a_containers_limit_counts() {

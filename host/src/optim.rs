@@ -193,6 +193,17 @@ mod tests {
     }
 
     #[test]
+    fn tensors_are_found_under_their_prefix_alone() {
+        let mut state = NamedTensors::new();
+        add_under(&mut state, "ema", [("w", Tensor::from(1.0f32)), ("b", Tensor::from(2.0f32))]);
+        add_under(&mut state, "ema_step", [("w", Tensor::from(3.0f32))]);
+        let found = under(&state, "ema");
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["b", "w"]);
+        assert_eq!((found["w"].double_value(&[]), found["b"].double_value(&[])), (1.0, 2.0));
+        assert!(under(&state, "optimizer").is_empty());
+    }
+
+    #[test]
     fn what_is_not_finite_is_found_by_name() {
         let tensors: NamedTensors =
             [("a".to_owned(), Tensor::from(1.0f32)), ("b".to_owned(), Tensor::from(f32::NAN))].into();

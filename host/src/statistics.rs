@@ -79,6 +79,23 @@ mod tests {
     }
 
     #[test]
+    fn a_summary_has_the_population_standard_deviation() {
+        let summary = Summary::of(&[1.0, 3.0, 8.0]);
+        let std = ((9.0 + 1.0 + 16.0) / 3f64).sqrt();
+        assert_eq!((summary.mean, summary.min, summary.max), (4.0, 1.0, 8.0));
+        assert!((summary.std - std).abs() < 1e-12);
+        assert!((summary.z_score(6.0) - 2.0 / std).abs() < 1e-8);
+        // Equal values have a z-score of 0, not 0 / 0.
+        assert_eq!(Summary::of(&[2.0; 3]).z_score(2.0), 0.0);
+    }
+
+    #[test]
+    fn equal_changes_have_a_standard_error_of_0() {
+        let improvement = Improvement::paired(&[1.0, 2.0], &[2.0, 3.0]);
+        assert_eq!((improvement.sem, improvement.standard_errors()), (Some(0.0), None));
+    }
+
+    #[test]
     fn one_sample_has_no_standard_error() {
         assert_eq!(standard_error(&[3.0]), None);
         assert_eq!(Improvement::paired(&[1.0], &[2.0]).standard_errors(), None);

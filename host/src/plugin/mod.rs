@@ -169,9 +169,7 @@ impl PluginHost {
 
 /// Returns the folder of the cache of compiled plugins: `XDG_CACHE_HOME`, else `~/.cache`, then `ambiguity/plugins`.
 pub fn cache_folder() -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-    Some(cache.join("ambiguity/plugins"))
+    store::user_folder("XDG_CACHE_HOME", ".cache")
 }
 
 /// Checks that a description has a name, a medium, and at least two styles, all different and not too many.

@@ -63,6 +63,7 @@ mod tests {
         certain[3] = 1.0;
         assert!((ambiguity(&certain) - 26.0 / 27.0 * MIN_PROBABILITY.ln()).abs() < 1e-9);
         assert_eq!((entropy(&certain), max_probability(&certain)), (0.0, 1.0));
+        assert_eq!(max_probability(&[0.2, 0.5, 0.3]), 0.5);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
-/// Something that happened at a step: one of the last three fields.
+/// An event at a step: it has one of the last three fields.
 #[derive(Clone, PartialEq, Message)]
 struct Event {
     #[prost(double, tag = "1")]
@@ -37,7 +37,7 @@ struct Summary {
     value: Vec<Value>,
 }
 
-/// What a tag has at a step: a number or an image.
+/// The value of a tag at a step: a number or an image.
 #[derive(Clone, PartialEq, Message)]
 struct Value {
     #[prost(string, tag = "1")]
@@ -150,20 +150,20 @@ fn file_seconds(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.split('.').nth(3)?.parse().ok()
 }
 
-/// An event of a time and step in which nothing has happened.
+/// Returns an event with its time and step alone.
 fn event(now: SystemTime, step: u64) -> Event {
     let wall_time = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     Event { wall_time, step, ..Event::default() }
 }
 
-/// An event as a TFRecord: length, its check sum, data, its check sum.
+/// Returns an event as a TFRecord: length, its check sum, data, its check sum.
 fn record(event: &Event) -> Vec<u8> {
     let data = event.encode_to_vec();
     let length = (data.len() as u64).to_le_bytes();
     [&length[..], &masked_crc32c(&length).to_le_bytes(), &data, &masked_crc32c(&data).to_le_bytes()].concat()
 }
 
-/// CRC32C (Castagnoli, reflected 0x82f63b78).
+/// Returns the CRC32C (Castagnoli, reflected 0x82f63b78).
 fn crc32c(data: &[u8]) -> u32 {
     !data.iter().fold(!0, |crc: u32, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ 0x82f6_3b78 & (crc & 1).wrapping_neg())

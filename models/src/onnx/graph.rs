@@ -1,4 +1,4 @@
-//! A model's graph, put together operator by operator and written as an ONNX file.
+//! Builds a model's graph operator by operator and writes it as an ONNX file.
 
 use prost::Message as _;
 use tch::{Device, Kind, Tensor};
@@ -6,18 +6,18 @@ use tch::{Device, Kind, Tensor};
 use super::proto::{self, Attribute, Dimension, Entry, OperatorSet, Shape, Size, TensorType, Type, ValueInfo};
 use crate::error::{Error, Result};
 
-/// Version of the file format, and of the operators: both of 2022, so that every runtime of today reads them.
+/// The versions of the file format and of the operators are of 2022, so that every runtime of today reads them.
 const IR_VERSION: i64 = 8;
 const OPSET: i64 = 17;
 
-/// Elements' types.
+/// Element types, `TensorProto.DataType`.
 const FLOAT32: i32 = 1;
 const INT64: i32 = 7;
 
-/// What the batch's dimension, which is open, is called.
+/// The name of the batch dimension, whose size is open.
 const BATCH: &str = "n";
 
-/// A graph so far. A value is known by its name: an operator's only output is called as the operator itself.
+/// A graph under construction. Values are referred to by name: the only output of an operator has the operator's name.
 #[derive(Debug)]
 pub(super) struct Graph(proto::Graph);
 
@@ -26,18 +26,19 @@ impl Graph {
         Self(proto::Graph { name: name.to_owned(), ..Default::default() })
     }
 
-    /// An input, f32 [n, `sample`…].
+    /// Adds an input, f32 [n, `sample`…], and returns its name.
     pub(super) fn input(&mut self, name: &str, sample: &[i64]) -> String {
         self.0.input.push(value_info(name, sample));
         name.to_owned()
     }
 
-    /// Gives a value out, f32 [n, `sample`…].
+    /// Makes a value an output, f32 [n, `sample`…].
     pub(super) fn output(&mut self, name: &str, sample: &[i64]) {
         self.0.output.push(value_info(name, sample));
     }
 
-    /// A constant in f32, from a tensor of any kind on any device; an error if f32 cannot hold a number of it.
+    /// Adds a constant in f32, from a tensor of any kind on any device, and returns its name. It is an error if a number
+    /// is not finite in f32.
     pub(super) fn floats(&mut self, name: &str, tensor: &Tensor) -> Result<String> {
         let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_flatten(0, -1)?;
         let values = Vec::<f32>::try_from(&flat)?;
@@ -49,13 +50,13 @@ impl Graph {
         Ok(self.constant(name, tensor.size(), FLOAT32, values.into_iter().flat_map(f32::to_le_bytes).collect()))
     }
 
-    /// A constant list of integers.
+    /// Adds a constant list of integers and returns its name.
     pub(super) fn integers(&mut self, name: &str, values: &[i64]) -> String {
         let data = values.iter().copied().flat_map(i64::to_le_bytes).collect();
         self.constant(name, vec![values.len() as i64], INT64, data)
     }
 
-    /// An operator.
+    /// Adds an operator and returns the name of its output.
     pub(super) fn node(&mut self, name: &str, operator: &str, inputs: &[&str], attributes: &[Attribute]) -> String {
         self.0.node.push(proto::Node {
             input: inputs.iter().map(|&input| input.to_owned()).collect(),
@@ -68,7 +69,7 @@ impl Graph {
         name.to_owned()
     }
 
-    /// The file: the graph, what it is in one sentence, and metadata as pairs of key and value.
+    /// Returns the file: the graph, a sentence that describes it, and metadata as pairs of key and value.
     pub(super) fn into_file(self, sentence: &str, metadata: Vec<(String, String)>) -> Result<Vec<u8>> {
         let model = proto::Model {
             ir_version: IR_VERSION,
@@ -99,22 +100,22 @@ impl Graph {
     }
 }
 
-/// An operator's attribute that is a number.
+/// Returns an attribute whose value is a number.
 pub(super) fn float(name: &str, value: f32) -> Attribute {
     Attribute { name: name.to_owned(), f: Some(value), r#type: 1, ..Default::default() }
 }
 
-/// An operator's attribute that is an integer.
+/// Returns an attribute whose value is an integer.
 pub(super) fn integer(name: &str, value: i64) -> Attribute {
     Attribute { name: name.to_owned(), i: Some(value), r#type: 2, ..Default::default() }
 }
 
-/// An operator's attribute that is a list of integers.
+/// Returns an attribute whose value is a list of integers.
 pub(super) fn integers(name: &str, values: &[i64]) -> Attribute {
     Attribute { name: name.to_owned(), ints: values.to_vec(), r#type: 7, ..Default::default() }
 }
 
-/// The name, type and shape of an input or output.
+/// Returns the description of an input or output: its name, type and shape.
 fn value_info(name: &str, sample: &[i64]) -> ValueInfo {
     let sizes = [Size::DimParam(BATCH.to_owned())].into_iter().chain(sample.iter().copied().map(Size::DimValue));
     let dim = sizes.map(|size| Dimension { size: Some(size) }).collect();

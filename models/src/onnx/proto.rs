@@ -1,10 +1,10 @@
-//! The messages of an ONNX file as far as they are written or looked at here, for [`prost`].
+//! The protobuf messages of an ONNX file: the fields that are written or checked. A reader skips all other fields.
 //!
-//! Names and numbers are those of `onnx/onnx.proto3` (ONNX 1.23), which says what each field is. Fields that are not
-//! here are skipped by a reader.
+//! Names and numbers are those of `onnx/onnx.proto3` (ONNX 1.23), which documents them.
 //!
-//! A [`Tensor`] within another message is left undecoded, as bytes that share the file's memory. Where the format has one
-//! tensor or graph within an attribute, there is a list of all that a file has, so that none hides behind another.
+//! A [`Tensor`] within another message is left undecoded, as bytes that share the file's memory. Where an attribute or
+//! a sparse tensor has one tensor or graph, the field is a list of all occurrences in the file, so that none hides
+//! another.
 #![expect(missing_docs, reason = "the fields are those of onnx.proto3")]
 
 use prost::bytes::Bytes;
@@ -36,7 +36,7 @@ pub struct Model {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct OperatorSet {
-    /// Empty for ONNX's own.
+    /// Empty for the operators of ONNX itself.
     #[prost(string, optional, tag = "1")]
     pub domain: Option<String>,
     #[prost(int64, tag = "2")]
@@ -79,7 +79,7 @@ pub struct Graph {
     pub node: Vec<Node>,
     #[prost(string, tag = "2")]
     pub name: String,
-    /// Of [`Tensor`].
+    /// Encoded [`Tensor`]s.
     #[prost(bytes = "bytes", repeated, tag = "5")]
     pub initializer: Vec<Bytes>,
     #[prost(message, repeated, tag = "11")]
@@ -114,19 +114,19 @@ pub struct Attribute {
     pub f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
-    /// Of [`Tensor`].
+    /// Encoded [`Tensor`]s.
     #[prost(bytes = "bytes", repeated, tag = "5")]
     pub t: Vec<Bytes>,
     #[prost(message, repeated, tag = "6")]
     pub g: Vec<Graph>,
     #[prost(int64, repeated, tag = "8")]
     pub ints: Vec<i64>,
-    /// Of [`Tensor`].
+    /// Encoded [`Tensor`]s.
     #[prost(bytes = "bytes", repeated, tag = "10")]
     pub tensors: Vec<Bytes>,
     #[prost(message, repeated, tag = "11")]
     pub graphs: Vec<Graph>,
-    /// Which of the values it has: 1 is `f`, 2 is `i`, 7 is `ints`.
+    /// The kind of its value: 1 is `f`, 2 is `i`, 7 is `ints`.
     #[prost(int32, tag = "20")]
     pub r#type: i32,
     #[prost(message, repeated, tag = "22")]
@@ -137,10 +137,10 @@ pub struct Attribute {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct SparseTensor {
-    /// Of [`Tensor`].
+    /// Encoded [`Tensor`]s.
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub values: Vec<Bytes>,
-    /// Of [`Tensor`].
+    /// Encoded [`Tensor`]s.
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub indices: Vec<Bytes>,
 }
@@ -155,10 +155,10 @@ pub struct Tensor {
     pub name: String,
     #[prost(bytes = "bytes", tag = "9")]
     pub raw_data: Bytes,
-    /// Of string pairs: where the data lies.
+    /// String pairs that locate the data in another file.
     #[prost(bytes = "bytes", repeated, tag = "13")]
     pub external_data: Vec<Bytes>,
-    /// 0 where the data is in this file.
+    /// 0 if the data is in this file.
     #[prost(int32, tag = "14")]
     pub data_location: i32,
 }

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Serialize;
+use tch::Device;
+
+use crate::memory;
 
 /// The required version of libtorch, without its patch number.
 const LIBTORCH: &str = "2.11";
@@ -88,7 +91,7 @@ pub fn run_checks(environment: &Environment) -> Vec<Check> {
     checks.push(plugins(environment.home.as_deref()));
     checks.push(wasm_targets(&installed_targets(&environment.working_folder)));
     checks.push(processor());
-    checks.push(memory(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()));
+    checks.push(memory(memory::total(), memory::available(Device::Cpu)));
     checks.push(runs_folder(&environment.working_folder));
     checks.push(disk_space("disk", &environment.working_folder));
     checks.extend(environment.deps.as_deref().map(|deps| disk_space("disk of .deps", deps)));
@@ -272,13 +275,9 @@ fn processor() -> Check {
     Check::ok("processor", format!("{cores} {}", if cores == 1 { "core" } else { "cores" }))
 }
 
-fn memory(meminfo: &str) -> Check {
+fn memory(total: Option<u64>, available: Option<u64>) -> Check {
     let name = "memory";
-    let bytes = |key: &str| {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
-        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
-    };
-    let (Some(total), Some(available)) = (bytes("MemTotal:"), bytes("MemAvailable:")) else {
+    let (Some(total), Some(available)) = (total, available) else {
         return Check::ok(name, "unknown");
     };
     let found = format!("{} of {} available", gigabytes(available), gigabytes(total));
@@ -422,10 +421,10 @@ mod tests {
         assert_eq!(free_space("disk", Path::new("/"), 1_999_999_999).status, Status::Warn);
         assert_eq!(free_space("disk", Path::new("/"), 2_000_000_000).status, Status::Ok);
         assert_eq!(disk_space("disk", Path::new("/no such folder")).status, Status::Warn);
-        let meminfo = |kib: u64| format!("MemTotal:       16000000 kB\nMemFree: 1 kB\nMemAvailable:   {kib} kB\n");
-        assert_eq!(memory(&meminfo(8_000_000)).found, "8.2 GB of 16.4 GB available");
-        assert_eq!(memory(&meminfo(1_000_000)).status, Status::Warn);
-        assert_eq!(memory("").status, Status::Ok);
+        let memory_of = |available| memory(Some(16_400_000_000), Some(available));
+        assert_eq!(memory_of(8_200_000_000).found, "8.2 GB of 16.4 GB available");
+        assert_eq!((memory_of(4_000_000_000).status, memory_of(3_999_999_999).status), (Status::Ok, Status::Warn));
+        assert_eq!(memory(None, None).status, Status::Ok);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::running::RunningArgs;
+use super::running::{RunningArgs, table};
 use crate::context::Context;
 use crate::data::audio::read_wav;
 use crate::data::images::read_image;
@@ -128,30 +128,25 @@ fn document(
 fn bars(file: &Path, styles: &[String], row: &[f64], top: usize) -> String {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
-    let shown = &order[..top.min(order.len())];
-    let others = match order.len() - shown.len() {
-        0 => String::new(),
-        1 => "1 other".to_owned(),
-        n => format!("{n} others"),
+    let (shown, others) = order.split_at(top.min(order.len()));
+    let percent = |p: f64| format!("{:>8.4} %", p * 100.0);
+    let bar = |&i: &usize| {
+        let length = (row[i] / row[order[0]] * BAR as f64).round() as usize;
+        vec![styles[i].clone(), percent(row[i]), "█".repeat(length)]
     };
-    let names = shown.iter().map(|&i| styles[i].as_str()).chain([others.as_str()]);
-    let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
-    let mut text = format!(
-        "{}\n  reward {:.5} (at most {:.5}), entropy {:.5}\n",
+    let mut rows: Vec<_> = shown.iter().map(bar).collect();
+    if !others.is_empty() {
+        let name = if others.len() == 1 { "1 other".to_owned() } else { format!("{} others", others.len()) };
+        rows.push(vec![name, percent(others.iter().map(|&i| row[i]).sum()), String::new()]);
+    }
+    format!(
+        "{}\n  reward {:.5} (at most {:.5}), entropy {:.5}\n{}",
         file.display(),
         ambiguity(row),
         -(row.len() as f64).ln(),
-        entropy(row)
-    );
-    for &i in shown {
-        let length = (row[i] / row[order[0]] * BAR as f64).round() as usize;
-        text += &format!("  {:<width$}  {:>8.4} %  {}\n", styles[i], row[i] * 100.0, "█".repeat(length));
-    }
-    if !others.is_empty() {
-        let rest: f64 = order[shown.len()..].iter().map(|&i| row[i]).sum();
-        text += &format!("  {others:<width$}  {:>8.4} %\n", rest * 100.0);
-    }
-    text
+        entropy(row),
+        table(&[true, false, true], &rows)
+    )
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
 
 use super::{EncoderFolder, encoders};
 use crate::config::PluginLimits;
@@ -83,18 +85,13 @@ pub(super) fn mib(bytes: usize) -> String {
 /// Returns a table as text: each column is left-aligned where `left` is true, else right-aligned, separated by two
 /// spaces.
 pub(super) fn table(left: &[bool], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..left.len()).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(left).zip(&widths).map(|((cell, &left), &width)| match left {
-            true => format!("{cell:<width$}"),
-            false => format!("{cell:>width$}"),
-        });
-        let line = cells.collect::<Vec<_>>().join("  ");
-        text += &format!("  {}\n", line.trim_end());
+    let mut table = Table::new();
+    table.load_preset(NOTHING).add_rows(rows);
+    for (column, &left) in table.column_iter_mut().zip(left) {
+        let alignment = if left { CellAlignment::Left } else { CellAlignment::Right };
+        column.set_padding((2, 0)).set_cell_alignment(alignment);
     }
-    text
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
@@ -112,5 +109,7 @@ mod tests {
         assert_eq!(mib(1_310_720), "1.25 MiB");
         let rows = [["style", "p"], ["cubism", "0.5"]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(table(&[true, false], &rows), "  style     p\n  cubism  0.5\n");
+        let wide = [["浮世絵", "1"], ["cubism", "2"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(table(&[true, false], &wide), "  浮世絵  1\n  cubism  2\n");
     }
 }

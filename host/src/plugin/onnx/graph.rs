@@ -1,6 +1,6 @@
-//! What an ONNX file is, read without ONNX Runtime: inputs, outputs, operator sets and metadata. What a plugin must not
-//! have is refused here, before any of it reaches a parser that trusts files: data in other files, operators that only
-//! a library brings, chance.
+//! Reads an ONNX file without ONNX Runtime: inputs, outputs, operator sets and metadata. Whatever a plugin must not
+//! have is refused here, before it reaches a parser that trusts files: data in other files, operators of custom
+//! libraries, random numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
@@ -9,35 +9,36 @@ use ambiguity_models::onnx::proto::{self, Entry, OperatorSet, Size, SparseTensor
 use prost::bytes::{Buf, Bytes};
 use prost::{DecodeError, Message};
 
-/// Steps in which a file is decoded, a few for each field. None takes more than about 100 bytes of memory, so what a
-/// hostile file takes is bounded.
+/// The limit of steps in which a file is decoded, a few for each field. A step takes about 100 bytes of memory at most,
+/// so the memory that a hostile file takes is bounded.
 const MAX_STEPS: usize = 1 << 25;
 
-/// Operator sets that ONNX Runtime itself has. An operator of any other is a library's, or a function of the file.
+/// The operator sets of ONNX Runtime itself. An operator of any other set is of a custom library, or a function of the
+/// file.
 const DOMAINS: [&str; 3] = ["ai.onnx", "ai.onnx.ml", "com.microsoft"];
 
-/// Operators that draw random numbers: the same image must get the same distribution.
+/// The operators that draw random numbers: the same image must get the same distribution.
 const RANDOM: [&str; 6] =
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"];
 
-/// A model's file, looked into.
+/// The contents of a model's file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Graph {
-    /// What is fed to it, constants that older files list as inputs left out.
+    /// The inputs, without the constants that older files list as inputs.
     pub inputs: Vec<Tensor>,
-    /// What it gives.
+    /// The outputs.
     pub outputs: Vec<Tensor>,
-    /// The operator that makes each output, by the output's name.
+    /// The operator that computes each output, by the output's name.
     pub makers: BTreeMap<String, String>,
-    /// Versions of the operator sets.
+    /// The versions of the operator sets.
     pub opsets: BTreeMap<String, i64>,
-    /// Key and value of `metadata_props`.
+    /// The keys and values of `metadata_props`.
     pub metadata: BTreeMap<String, String>,
-    /// The model's own version, 0 where it has none.
+    /// The model's own version, 0 if it has none.
     pub model_version: i64,
     /// Number of operators, those of branches and loops included.
     pub n_nodes: usize,
-    /// Bytes of its constants.
+    /// Number of bytes of its constants.
     pub weight_bytes: usize,
 }
 
@@ -48,12 +49,12 @@ pub struct Tensor {
     pub name: String,
     /// The elements' type as ONNX counts them: 1 is float32, 2 is uint8; 0 if it is no tensor.
     pub element: i32,
-    /// Its dimensions, none where a number is only known at run time; no shape at all where the rank is not known.
+    /// Its dimensions, none for a size that is only known at run time; no shape at all if the rank is not known.
     pub shape: Option<Vec<Option<usize>>>,
 }
 
 impl Tensor {
-    /// The elements' type by its name.
+    /// Returns the name of the elements' type.
     pub fn element_name(&self) -> &'static str {
         const NAMES: [&str; 17] = [
             "no tensor",
@@ -87,7 +88,7 @@ impl Display for Tensor {
     }
 }
 
-/// Why a file is not looked at any further.
+/// Why a file is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GraphError {
     /// It is cut off or corrupt.
@@ -99,13 +100,13 @@ pub enum GraphError {
     /// It holds no model.
     #[error("it holds no graph, so it is no ONNX model")]
     Empty,
-    /// Graphs within graphs without end.
+    /// It nests deeper than decoders allow.
     #[error("its graphs nest too deep")]
     Depth,
-    /// More parts than memory should be spent on.
+    /// Decoding it would take too much memory.
     #[error("it has too many parts: decoding it takes more than {MAX_STEPS} steps")]
     Steps,
-    /// Some of it lies in another file.
+    /// Some of its data is in another file.
     #[error(
         "its tensor `{tensor}` lies in another file (external data), which the digest does not pin: save the model with its data inside, in Python with `onnx.save_model(onnx.load(FILE), FILE)`"
     )]
@@ -113,7 +114,7 @@ pub enum GraphError {
         /// The first such tensor.
         tensor: String,
     },
-    /// Code from elsewhere.
+    /// It needs code of a custom library.
     #[error(
         "its operator {domain}.{operator} is of a custom operator library: a plugin may use {}, and functions that the file itself defines", DOMAINS.join(", ")
     )]
@@ -123,16 +124,16 @@ pub enum GraphError {
         /// The operator.
         operator: String,
     },
-    /// Compiled for a device, kept in another file.
+    /// It loads code that was compiled for a device.
     #[error("its operator EPContext loads code that was compiled for one device: export the model itself")]
     CompiledContext,
-    /// Chance.
+    /// It draws random numbers.
     #[error("its operator {operator} draws random numbers: the same image must get the same distribution each time")]
     Random {
         /// The operator.
         operator: String,
     },
-    /// The same key with two values.
+    /// A key of its metadata has two values.
     #[error("its metadata has `{key}` twice")]
     MetadataTwice {
         /// The key.
@@ -143,7 +144,7 @@ pub enum GraphError {
 type Result<T> = std::result::Result<T, GraphError>;
 
 impl Graph {
-    /// Reads a model's file, all of it, whatever its depth.
+    /// Reads a model's file. All graphs within it are checked, at any depth.
     pub fn parse(file: impl Into<Bytes>) -> Result<Self> {
         let file = file.into();
         // The identifier of a flatbuffer stands behind its first offset.
@@ -157,7 +158,7 @@ impl Graph {
     }
 }
 
-/// Decodes a message of a file in at most so many steps, the steps that it took taken off.
+/// Decodes a message of a file, which takes some of the steps that are left.
 fn decode<M: Message + Default>(bytes: Bytes, steps: &mut usize) -> Result<M> {
     let message = M::decode(Counted { bytes, steps: &mut *steps });
     if *steps == 0 {
@@ -166,12 +167,13 @@ fn decode<M: Message + Default>(bytes: Bytes, steps: &mut usize) -> Result<M> {
     message.map_err(|error| malformed(&error))
 }
 
-/// What prost says, with the innermost of the fields that it came through, which is the first that it names.
+/// Returns the decoder's error, of whose path only the innermost field is kept.
 fn malformed(error: &DecodeError) -> GraphError {
     let text = error.to_string();
     if text.ends_with("recursion limit reached") {
         return GraphError::Depth;
     }
+    // The path comes first, its innermost field at the beginning, then the description, which has spaces.
     let is_field = |part: &&str| !part.contains(' ');
     let parts: Vec<&str> = text.split(": ").skip(1).collect();
     let (fields, what) = parts.split_at(parts.iter().take_while(|part| is_field(part)).count());
@@ -179,7 +181,7 @@ fn malformed(error: &DecodeError) -> GraphError {
     GraphError::Malformed(format!("{innermost}{}", what.join(": ")))
 }
 
-/// A file's bytes, which are at their end once a number of steps was taken.
+/// A file's bytes, which end once no steps are left.
 struct Counted<'a> {
     bytes: Bytes,
     steps: &'a mut usize,
@@ -199,12 +201,12 @@ impl Buf for Counted<'_> {
         self.bytes.advance(count);
     }
 
-    // Not copied, as they would be by default.
+    // The default would copy them.
     fn copy_to_bytes(&mut self, count: usize) -> Bytes {
         self.bytes.copy_to_bytes(count)
     }
 
-    // A number's bytes, of which prost has seen that they are there.
+    // The default would panic after the last step; the decoder calls this only for bytes that are there.
     fn get_u8(&mut self) -> u8 {
         self.bytes.get_u8()
     }
@@ -213,9 +215,9 @@ impl Buf for Counted<'_> {
 #[derive(Default)]
 struct Reader {
     graph: Graph,
-    /// Domain and name of the functions that the file defines.
+    /// Domains and names of the functions that the file defines.
     functions: BTreeSet<(String, String)>,
-    /// Steps that are left.
+    /// Number of steps that are left.
     steps: usize,
 }
 
@@ -244,7 +246,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The outermost graph, which alone has the model's inputs and outputs.
+    /// Reads the outermost graph, which alone has the model's inputs and outputs.
     fn main(&mut self, graph: &proto::Graph) -> Result<()> {
         self.nodes(&graph.node)?;
         let mut constants = self.tensors(&graph.initializer)?;
@@ -258,7 +260,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Graphs within the outermost one. Their constants hide nothing from the model's inputs.
+    /// Checks graphs within the outermost one. Their constants are not inputs of the model.
     fn subgraphs(&mut self, graphs: &[proto::Graph]) -> Result<()> {
         for graph in graphs {
             self.nodes(&graph.node)?;
@@ -299,7 +301,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Checks that constants are in this file; returns their names.
+    /// Checks that the data of constants is in this file, and returns their names.
     fn tensors(&mut self, tensors: &[Bytes]) -> Result<BTreeSet<String>> {
         let mut names = BTreeSet::new();
         for bytes in tensors {
@@ -313,7 +315,7 @@ impl Reader {
         Ok(names)
     }
 
-    /// The same for sparse ones, whose values have the name.
+    /// Checks sparse constants likewise; the names are those of their values.
     fn sparse(&mut self, tensors: &[SparseTensor]) -> Result<BTreeSet<String>> {
         let mut names = BTreeSet::new();
         for tensor in tensors {
@@ -332,10 +334,10 @@ impl Reader {
     }
 }
 
-/// The name, type and shape of an input or output.
+/// Returns the name, type and shape of an input or output.
 fn tensor_of(info: &ValueInfo) -> Tensor {
     let tensor_type = info.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
-    // A name, or nothing, is a dimension that is only known at run time.
+    // A dimension that has a name or nothing is only known at run time.
     let size = |dim: &proto::Dimension| match dim.size {
         Some(Size::DimValue(size)) => usize::try_from(size).ok(),
         _ => None,
@@ -361,7 +363,7 @@ mod tests {
         Model { graph: Some(proto::Graph { node: vec![node], ..Default::default() }), ..Default::default() }
     }
 
-    /// An operator around a graph.
+    /// Returns an operator with a graph in an attribute.
     fn branch(graph: proto::Graph) -> Node {
         Node { attribute: vec![Attribute { g: vec![graph], ..Default::default() }], ..Default::default() }
     }
@@ -405,8 +407,7 @@ mod tests {
         assert_eq!(decode::<proto::Tensor>(tensor.encode_to_vec().into(), &mut 50), Err(GraphError::Steps));
     }
 
-    /// Wherever a tensor lies in another file. Of a field that is there twice, a parser merges messages, so that what
-    /// the first one says may hold.
+    /// Where a field occurs twice, parsers merge both messages, so the location in the first one counts.
     #[test]
     fn a_tensor_in_another_file_hides_nowhere() {
         let tensor = |name: &str, data_location| {

@@ -54,9 +54,14 @@ pub fn places() -> Vec<(Origin, PathBuf)> {
 
 /// Returns the folder of installed plugins: `XDG_DATA_HOME`, else `~/.local/share`, then `ambiguity/plugins`.
 pub fn installed_folder() -> Option<PathBuf> {
-    let data = std::env::var_os("XDG_DATA_HOME").filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    let data = data.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")))?;
-    Some(data.join("ambiguity/plugins"))
+    user_folder("XDG_DATA_HOME", ".local/share")
+}
+
+/// Returns `ambiguity/plugins` in the folder that an environment variable names, else in a folder below `HOME`.
+pub(super) fn user_folder(variable: &str, below_home: &str) -> Option<PathBuf> {
+    let folder = |variable| std::env::var_os(variable).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let folder = folder(variable).or_else(|| Some(folder("HOME")?.join(below_home)))?;
+    Some(folder.join("ambiguity/plugins"))
 }
 
 /// Returns the file of a plugin. A path is used as it is; the path of a plugin crate's folder stands for the component

@@ -11,7 +11,7 @@ use super::*;
 use crate::config::FineTuneConfig;
 use crate::interrupt::Interrupted;
 use crate::policy::PromptEmbeddings;
-use crate::rl::rollout::{SeededNoise, rollout};
+use crate::rl::rollout::{GivenNoise, NoiseSource, SeededNoise, rollout};
 
 const N_SAMPLES: usize = 8;
 const SHAPE: [i64; 3] = [4, 8, 8];
@@ -212,7 +212,9 @@ fn loss_gradient_and_statistics_match_trl() {
             let ppo = ppo_loss(&rows(&log_prob), &rows(old_log_prob), &rows(advantages), clip_range);
             totals.add(&ppo.sum, &ppo, clip_range);
         }
+        totals.grad_norms = vec![1.0, 2.0];
         let statistics = totals.statistics();
+        assert_eq!(statistics.grad_norm, 1.5);
         let found = [("loss", statistics.loss), ("approx_kl", statistics.approx_kl)];
         for (part, found) in found.into_iter().chain([("clip_fraction", statistics.clip_fraction)]) {
             let theirs = theirs(part).double_value(&[]);
@@ -303,6 +305,70 @@ fn accumulated_batches_are_one_batch() {
         let wanted = trl_update(&mut world, &advantages);
         assert_same_update(&format!("batches of {batch_size}"), &world.train(&advantages), wanted);
     }
+}
+
+#[test]
+fn the_timesteps_of_an_update_are_the_earliest_or_random_for_each_sample() {
+    let mut world = world(1.0, |_| {});
+    let mut choose = |choice, n_timesteps| {
+        world.config.timestep_choice = choice;
+        let World { policy, lora, config, .. } = &mut world;
+        let ddpo = Ddpo { policy, lora, config, n_timesteps };
+        let mut generator = Generator::cpu(1).expect("a generator");
+        (0..20).map(|_| ddpo.timesteps(&mut generator).expect("steps")).collect::<Vec<_>>()
+    };
+    assert!(choose(TimestepChoice::Earliest, 2).iter().all(|steps| steps == &[0, 1]));
+    assert!(choose(TimestepChoice::Random, 4).iter().all(|steps| steps == &[0, 1, 2, 3]));
+    let random = choose(TimestepChoice::Random, 2);
+    assert!(random.iter().all(|steps| steps.len() == 2 && steps[0] != steps[1]), "{random:?}");
+    assert!((0..4).all(|step| random.iter().any(|steps| steps.contains(&step))), "{random:?}");
+}
+
+#[test]
+fn the_micro_batch_size_does_not_change_a_rollout() {
+    let world = world(5.0, |_| {});
+    let prompts: Vec<usize> = (0..N_SAMPLES).map(|i| i % 3).collect();
+    let sample = |micro_batch| {
+        let mut n_rows = 0;
+        let mut noise = SeededNoise::of_epoch(SHAPE, 1, 1, N_SAMPLES);
+        let mut done = |n| n_rows += n;
+        let sampled = rollout(&world.policy, &prompts, &mut noise, micro_batch, &Interrupt::default(), &mut done);
+        assert_eq!(n_rows, 4 * N_SAMPLES);
+        sampled.expect("it samples")
+    };
+    let whole = sample(2 * N_SAMPLES);
+    assert_eq!(whole.latents.size(), [5, 8, 4, 8, 8]);
+    assert_eq!(whole.last(), whole.latents.get(4));
+    let log_probs = whole.log_probs.expect("the steps are stochastic");
+    // One sample per call, then three, of which the last call has two.
+    for (micro_batch, n_calls, last) in [(1, 8, 7..8), (6, 3, 6..8)] {
+        let parts = sample(micro_batch);
+        assert_eq!((parts.calls.len(), parts.calls.last()), (n_calls, Some(&last)));
+        assert_close("latents", &parts.latents, &whole.latents, 1e-5);
+        assert_close("log-probabilities", &parts.log_probs.expect("as above"), &log_probs, 1e-5);
+    }
+}
+
+#[test]
+fn at_eta_0_the_initial_noise_determines_a_rollout() {
+    let mut world = world(1.0, |_| {});
+    world.policy.eta = 0.0;
+    let initial = || SeededNoise::of_seeds(SHAPE, vec![7, 8]).initial(0..2).expect("numbers");
+    let sample = |world: &World, prompts: &[usize]| {
+        let mut given = GivenNoise::new(initial());
+        rollout(&world.policy, prompts, &mut given, 1, &Interrupt::default(), &mut |_| {})
+    };
+    let sampled = sample(&world, &[0, 1]).expect("it samples");
+    assert!(sampled.log_probs.is_none());
+    assert_eq!(sampled.latents.get(0), initial().to_device(device()));
+    let mut seeded = SeededNoise::of_seeds(SHAPE, vec![7, 8]);
+    let again = rollout(&world.policy, &[0, 1], &mut seeded, 1, &Interrupt::default(), &mut |_| {});
+    assert_eq!(again.expect("it samples").latents, sampled.latents);
+    let nothing = sample(&world, &[]).expect_err("no prompt").to_string();
+    assert_eq!(nothing, "there is nothing to sample: no prompt was given");
+    world.policy.eta = 1.0;
+    let stochastic = sample(&world, &[0]).expect_err("steps need noise").to_string();
+    assert!(stochastic.starts_with("the steps' noise was not given"), "{stochastic}");
 }
 
 #[test]
