@@ -208,7 +208,7 @@ pub fn adapters(_: &Path) -> Result<Vec<Vec<u8>>> {
 
 /// Reads an adapter and merges it into a checkpoint of one layer.
 fn read_and_merge(path: &Path) -> bool {
-    let Ok(file) = LoraFile::read(path) else { return false };
+    let Ok(mut file) = LoraFile::read(path) else { return false };
     assert!(file.n_parameters() > 0 && file.layers.iter().all(|layer| layer.rank() > 0));
     assert!(file.layers.iter().all(|layer| layer.alpha.is_finite() && layer.scaling.is_finite()));
     let mut weights = NamedTensors::from([(format!("{LAYER}.weight"), ones(&[3, 4], Kind::Float))]);

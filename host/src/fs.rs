@@ -71,6 +71,13 @@ pub fn write_folder_atomic(path: &Path, files: &[(&str, Vec<u8>)]) -> Result<()>
     })
 }
 
+/// Returns whether `path`, which need not exist, is `folder` or inside it, however the two are written.
+pub fn is_inside(path: &Path, folder: &Path) -> Result<bool> {
+    let whole = |path: &Path| path.canonicalize().map_err(|source| FileError::read(path, source));
+    let (folder, path) = (whole(folder)?, std::path::absolute(path).map_err(|source| FileError::read(path, source))?);
+    Ok(path.ancestors().find_map(|existing| existing.canonicalize().ok()).is_some_and(|path| path.starts_with(folder)))
+}
+
 /// Removes a folder, all or nothing: it is renamed to a temporary name first, so that `path` never names half of it.
 pub fn remove_folder(path: &Path) -> Result<()> {
     let doomed = temporary(path);

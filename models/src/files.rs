@@ -5,6 +5,12 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+/// What a file is that a repository keeps with Git LFS and that was not fetched, if these bytes are one.
+pub fn lfs_pointer(bytes: &[u8]) -> Option<&'static str> {
+    const TEXT: &str = "it is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository";
+    bytes.starts_with(b"version https://git-lfs").then_some(TEXT)
+}
+
 /// The temporary sibling of `path` that this process writes first: `.NAME.PID.tmp`.
 pub fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();

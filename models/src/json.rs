@@ -1,12 +1,13 @@
 //! Configuration files of the Hub, read key by key, so that every error names the file and the key.
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::files::{lfs_pointer, write_atomic};
 
 /// The largest width, vocabulary size or id. No model comes near it, and numbers of weights that are computed from such
 /// widths fit 64 bits.
@@ -23,6 +24,32 @@ pub(crate) struct JsonObject {
     map: Map<String, Value>,
 }
 
+/// Puts the numbers that Python writes though JSON has none of them (`NaN`, `Infinity`, `-Infinity`) in quotation marks:
+/// a key that is not read may have them, and one that is read must be a number.
+fn quote_non_finite(json: &[u8]) -> Cow<'_, [u8]> {
+    const WORDS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
+    if !WORDS.iter().any(|word| json.windows(word.len()).any(|part| part == *word)) {
+        return Cow::Borrowed(json);
+    }
+    let (mut quoted, mut at, mut in_text) = (Vec::with_capacity(json.len() + 16), 0, false);
+    while at < json.len() {
+        let word = WORDS.iter().find(|word| !in_text && json[at..].starts_with(word));
+        let length = match (word, json[at]) {
+            (Some(word), _) => word.len(),
+            (None, b'\\') if in_text => 2.min(json.len() - at),
+            (None, byte) => {
+                in_text ^= byte == b'"';
+                1
+            }
+        };
+        quoted.extend(word.map(|_| b'"'));
+        quoted.extend_from_slice(&json[at..at + length]);
+        quoted.extend(word.map(|_| b'"'));
+        at += length;
+    }
+    Cow::Owned(quoted)
+}
+
 impl JsonObject {
     /// Reads the file's top-level object.
     pub fn read(path: &Path) -> Result<Self> {
@@ -32,7 +59,10 @@ impl JsonObject {
     /// Parses the top-level object in `bytes`; errors name `path`.
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let bad = |message: String| Error::Config { path: path.to_owned(), message };
-        match serde_json::from_slice(bytes).map_err(|e| bad(format!("not valid JSON: {e}")))? {
+        if let Some(what) = lfs_pointer(bytes) {
+            return Err(bad(what.to_owned()));
+        }
+        match serde_json::from_slice(&quote_non_finite(bytes)).map_err(|e| bad(format!("not valid JSON: {e}")))? {
             Value::Object(map) => Ok(Self { path: path.to_owned(), prefix: String::new(), map }),
             other => Err(bad(format!("a JSON object was expected, found {}", kind_name(&other)))),
         }
@@ -150,4 +180,27 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
 /// Writes a file, all or nothing.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic(path, bytes).map_err(|source| Error::Io { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_json_lacks_are_words() {
+        let read = |text: &str| JsonObject::parse(Path::new("config.json"), text.as_bytes());
+        let object = read(
+            r#"{"a": NaN, "b": [-Infinity, 1, Infinity], "c": "NaN, \"Infinity\" \\", "d": -Infinity, "e": "x\\", "f": NaN}"#,
+        )
+        .expect("Python writes such files");
+        let value = |key: &str| object.value(key).cloned().expect("it is there");
+        assert_eq!(value("a"), "NaN");
+        assert_eq!(value("b"), serde_json::json!(["-Infinity", 1, "Infinity"]));
+        assert_eq!(value("c"), "NaN, \"Infinity\" \\");
+        assert_eq!(value("d"), "-Infinity");
+        assert_eq!((value("e"), value("f")), (Value::from("x\\"), Value::from("NaN")));
+        let error = object.number("a", 0.0..=1.0).expect_err("it is no number").to_string();
+        assert!(error.ends_with("key `a` must be a number, found \"NaN\""), "{error}");
+        assert!(read("{\"a\": nan}").is_err() && read("NaN").is_err() && read("{\"a\": \"NaN").is_err());
+    }
 }

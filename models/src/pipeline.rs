@@ -29,6 +29,8 @@ pub struct Pipeline {
     pub vae: Vae,
     /// The noise schedule that the UNet was trained with.
     pub scheduler: SchedulerConfig,
+    /// What the pipeline reads otherwise than its files say, in sentences.
+    pub notes: Vec<String>,
 }
 
 /// The parts in model_index.json, with their supported classes.
@@ -44,7 +46,10 @@ impl Pipeline {
     /// that of the convolutions of UNet and VAE. Every error names the file and the key or tensor.
     pub fn load(dir: &Path, device: Device, kind: Kind, format: MemoryFormat) -> Result<Self> {
         check_index(dir)?;
-        let scheduler = SchedulerConfig::read(&dir.join("scheduler/scheduler_config.json"))?;
+        let path = dir.join("scheduler/scheduler_config.json");
+        let mut scheduler = SchedulerConfig::read(&path)?;
+        let notes =
+            scheduler.for_stable_diffusion().into_iter().map(|note| format!("{}: {note}", path.display())).collect();
         let tokenizer = Tokenizer::load(&dir.join("tokenizer"))?;
         let text_dir = dir.join("text_encoder");
         let text_config = TextConfig::read(&text_dir.join("config.json"))?;
@@ -53,7 +58,7 @@ impl Pipeline {
         params.finish()?;
         let unet = UNet::load(&dir.join("unet"), device, kind, format)?;
         let vae = Vae::load(&dir.join("vae"), device, Kind::Float, format)?;
-        let pipeline = Self { tokenizer, text_encoder, unet, vae, scheduler };
+        let pipeline = Self { tokenizer, text_encoder, unet, vae, scheduler, notes };
         pipeline.check_fit(dir, &text_config)?;
         Ok(pipeline)
     }
@@ -131,11 +136,33 @@ pub fn images_u8(images: &Tensor) -> Tensor {
     (unit.clamp(0.0, 1.0) * 255.0).round().to_kind(Kind::Uint8).permute([0, 2, 3, 1]).contiguous()
 }
 
-/// Checks that the parts in model_index.json have supported classes.
-fn check_index(dir: &Path) -> Result<()> {
+/// Says what a folder without model_index.json is.
+fn what_else(dir: &Path) -> String {
+    let config = JsonObject::read(&dir.join("config.json")).ok();
+    let class = config.and_then(|config| {
+        let architecture = config.value("architectures").and_then(|names| names[0].as_str().map(str::to_owned));
+        config.text("_class_name").ok().flatten().or(architecture)
+    });
+    let whole = std::fs::read_dir(dir).into_iter().flatten().flatten().find(|entry| {
+        let path = entry.path();
+        path.extension().is_some_and(|extension| extension == "safetensors" || extension == "ckpt")
+    });
+    match (class, whole) {
+        (Some(class), _) => format!("it is one part of a model, a {class}; name the folder of the whole pipeline"),
+        (None, Some(file)) => format!(
+            "{} may be a checkpoint in one file; convert it with diffusers' `StableDiffusionPipeline.from_single_file(FILE)\
+             .save_pretrained(DIR)`",
+            file.file_name().display()
+        ),
+        (None, None) => "it is not a diffusers pipeline".to_owned(),
+    }
+}
+
+/// Checks that a folder is a pipeline whose parts have supported classes, from its model_index.json alone.
+pub fn check_index(dir: &Path) -> Result<()> {
     let path = dir.join("model_index.json");
     if !path.is_file() {
-        return Err(Error::Input(format!("{} has no model_index.json: it is not a diffusers pipeline", dir.display())));
+        return Err(Error::Input(format!("{} has no model_index.json: {}", dir.display(), what_else(dir))));
     }
     let index = JsonObject::read(&path)?;
     index.only("_class_name", Value::from("StableDiffusionPipeline"))?;

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
+use crate::files::lfs_pointer;
 use crate::json::write_file;
 use crate::params::NamedTensors;
 
@@ -20,12 +21,8 @@ pub fn read_safetensors(path: &Path) -> Result<NamedTensors> {
 
 /// Reads all tensors of a file and its string metadata.
 pub fn read_safetensors_with_metadata(path: &Path) -> Result<(NamedTensors, HashMap<String, String>)> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
     let bad = |message: String| Error::Safetensors { path: path.to_owned(), message };
-    let file = File::open(path).map_err(io)?;
-    // SAFETY: the map is read within this function only; that another process truncates the file meanwhile is the risk
-    // of every memory map.
-    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+    let map = map(path)?;
     let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| bad(e.to_string()))?;
     let metadata = header.metadata().clone().unwrap_or_default();
     let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(e.to_string()))?;
@@ -36,6 +33,26 @@ pub fn read_safetensors_with_metadata(path: &Path) -> Result<(NamedTensors, Hash
         named.insert(name.to_owned(), Tensor::f_from_data_size(view.data(), &shape, kind)?);
     }
     Ok((named, metadata))
+}
+
+/// Maps a file into memory.
+fn map(path: &Path) -> Result<Mmap> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let file = File::open(path).map_err(io)?;
+    // SAFETY: that another process truncates the file meanwhile is the risk of every memory map.
+    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+    match lfs_pointer(&map) {
+        Some(what) => Err(Error::Safetensors { path: path.to_owned(), message: what.to_owned() }),
+        None => Ok(map),
+    }
+}
+
+/// Reads a file's string metadata.
+pub fn read_metadata(path: &Path) -> Result<HashMap<String, String>> {
+    let map = map(path)?;
+    let (_, header) = SafeTensors::read_metadata(&map)
+        .map_err(|e| Error::Safetensors { path: path.to_owned(), message: e.to_string() })?;
+    Ok(header.metadata().clone().unwrap_or_default())
 }
 
 /// Writes tensors (copied to the CPU, contiguous) and metadata to `path` through a temporary file beside it.
@@ -87,11 +104,8 @@ fn with_metadata(file: &[u8], metadata: &[(&str, &str)]) -> Vec<u8> {
 /// of axes, their lengths, the length of its data (u64, little endian), and its data, but neither the metadata nor the
 /// order in the file.
 pub fn digest_safetensors(path: &Path) -> Result<String> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
     let bad = |message: String| Error::Safetensors { path: path.to_owned(), message };
-    let file = File::open(path).map_err(io)?;
-    // SAFETY: as in `read_safetensors_with_metadata`.
-    let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+    let map = map(path)?;
     let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(e.to_string()))?;
     let mut tensors = tensors.tensors();
     tensors.sort_by(|(a, _), (b, _)| a.cmp(b));

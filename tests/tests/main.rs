@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod can;
+mod cases;
 mod cli;
 mod doctor;
 mod kill;

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ambiguity_models::lora::LoraFile;
-use ambiguity_models::safetensors::write_safetensors;
+use ambiguity_models::safetensors::{digest_safetensors, read_metadata, write_safetensors};
 use ambiguity_models::weights::{DIFFUSERS_STEM, read_folder};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tch::Kind;
 
 use crate::context::Context;
-use crate::fs::new_folder;
+use crate::fs::{is_inside, new_folder};
 use crate::zoo::model_folder;
 
 /// Inspect a LoRA, merge it into a model, or remove it again.
@@ -70,8 +71,8 @@ impl LoraArgs {
     pub fn run(self, context: &Context) -> Result<()> {
         match self.command {
             Command::Info(args) => args.run(),
-            Command::Merge(args) => args.run(1.0, context),
-            Command::Unmerge(args) => args.run(-1.0, context),
+            Command::Merge(args) => args.run(Change::Merge, context),
+            Command::Unmerge(args) => args.run(Change::Unmerge, context),
         }
     }
 }
@@ -129,24 +130,83 @@ fn target(module: &str) -> &str {
 }
 
 impl MergeArgs {
-    fn run(self, sign: f64, context: &Context) -> Result<()> {
+    fn run(self, change: Change, context: &Context) -> Result<()> {
+        ensure!(self.lora_scale.is_finite() && self.lora_scale != 0.0, "--lora-scale must be a number other than 0");
         let folder = model_folder(&self.model, context)?;
-        let lora = LoraFile::read(&self.lora)?;
+        let mut lora = LoraFile::read(&self.lora)?;
         let unet = folder.join("unet");
-        let mut tensors = read_folder(&unet, DIFFUSERS_STEM)?;
-        lora.merge_into(&mut tensors, sign * self.lora_scale)?;
+        let weights = format!("{DIFFUSERS_STEM}.safetensors");
+        let this = Merged { sha256: digest_safetensors(&lora.path)?, scale: self.lora_scale };
+        let merged = change.apply(merged_into(&unet.join(&weights))?, this, &folder)?;
         ensure!(
-            !self.out.starts_with(&folder),
+            !is_inside(&self.out, &folder)?,
             "{} is inside the model's own folder: name another one",
             self.out.display()
         );
+        let mut tensors = read_folder(&unet, DIFFUSERS_STEM)?;
+        let sign = if change == Change::Merge { 1.0 } else { -1.0 };
+        lora.merge_into(&mut tensors, sign * self.lora_scale)?;
         new_folder(&self.out)?;
         copy_but_weights(&folder, &self.out, &unet)?;
-        let file = self.out.join("unet").join(format!("{DIFFUSERS_STEM}.safetensors"));
-        write_safetensors(&file, &tensors, &[("format", "pt")])?;
+        let record = serde_json::to_string(&merged)?;
+        write_safetensors(&self.out.join("unet").join(weights), &tensors, &[("format", "pt"), (MERGED_KEY, &record)])?;
         println!("{}: {} layers of {}", self.out.display(), lora.layers.len(), folder.display());
         Ok(())
     }
+}
+
+/// The metadata entry of a UNet's weights that lists the LoRAs merged into them, as JSON.
+const MERGED_KEY: &str = "merged_loras";
+
+/// A LoRA that is part of a model's weights.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Merged {
+    /// The digest of the LoRA's tensors.
+    sha256: String,
+    scale: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Change {
+    Merge,
+    Unmerge,
+}
+
+impl Change {
+    /// Returns the LoRAs of the new model. Weights without a record may have been merged elsewhere, so that anything can
+    /// be removed from them.
+    fn apply(self, merged: Option<Vec<Merged>>, lora: Merged, model: &Path) -> Result<Vec<Merged>> {
+        let (is_recorded, mut merged) = (merged.is_some(), merged.unwrap_or_default());
+        let found = merged.iter().position(|other| other.sha256 == lora.sha256);
+        let model = model.display();
+        match (self, found) {
+            (Self::Merge, Some(i)) => bail!(
+                "this LoRA is already merged into {model} at scale {}: merge it into the original model instead, or remove \
+                 it first with `host lora unmerge`",
+                merged[i].scale
+            ),
+            (Self::Merge, None) => merged.push(lora),
+            (Self::Unmerge, Some(i)) => {
+                let scale = merged.remove(i).scale;
+                ensure!(
+                    scale == lora.scale,
+                    "this LoRA was merged into {model} at scale {scale}: pass --lora-scale {scale}"
+                );
+            }
+            (Self::Unmerge, None) => ensure!(!is_recorded, "this LoRA is not among those merged into {model}"),
+        }
+        Ok(merged)
+    }
+}
+
+/// Returns the record of the LoRAs merged into a UNet's weights, if the file exists and has one.
+fn merged_into(weights: &Path) -> Result<Option<Vec<Merged>>> {
+    if !weights.is_file() {
+        return Ok(None);
+    }
+    let metadata = read_metadata(weights)?;
+    let record = metadata.get(MERGED_KEY).map(|text| serde_json::from_str(text));
+    record.transpose().with_context(|| format!("{}: `{MERGED_KEY}`", weights.display()))
 }
 
 /// Copies a model's folder without hidden files and without the weights in `without`.
@@ -168,6 +228,26 @@ fn copy_but_weights(from: &Path, to: &Path, without: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lora_is_merged_once_and_removed_as_it_was_merged() {
+        let lora = |sha256: &str, scale| Merged { sha256: sha256.to_owned(), scale };
+        let (model, is) = (Path::new("model"), |merged: Result<Vec<Merged>>, wanted: &[Merged]| {
+            assert_eq!(merged.expect("it is possible"), wanted);
+        });
+        is(Change::Merge.apply(None, lora("a", 1.0), model), &[lora("a", 1.0)]);
+        is(Change::Merge.apply(Some(vec![lora("a", 1.0)]), lora("b", 0.5), model), &[lora("a", 1.0), lora("b", 0.5)]);
+        is(Change::Unmerge.apply(Some(vec![lora("a", 1.0), lora("b", 0.5)]), lora("a", 1.0), model), &[lora("b", 0.5)]);
+        is(Change::Unmerge.apply(None, lora("a", 1.0), model), &[]);
+        for (change, of, said) in [
+            (Change::Merge, lora("a", 0.5), "already merged into model at scale 1"),
+            (Change::Unmerge, lora("a", 0.5), "at scale 1: pass --lora-scale 1"),
+            (Change::Unmerge, lora("b", 1.0), "not among those merged"),
+        ] {
+            let message = change.apply(Some(vec![lora("a", 1.0)]), of, model).expect_err("it is refused").to_string();
+            assert!(message.contains(said), "{message}");
+        }
+    }
 
     #[test]
     fn targets_are_named_as_peft_does() {

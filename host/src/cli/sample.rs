@@ -18,7 +18,7 @@ use crate::fs::new_folder;
 use crate::interrupt::keeping;
 use crate::policy::{Policy, PromptEmbeddings};
 use crate::rl::rollout::{NoiseSource, SeededNoise, rollout};
-use crate::zoo::{model_folder, native_size};
+use crate::zoo::{load_pipeline, model_folder, native_size};
 
 /// Number of latents that are decoded per call.
 const DECODE_SLICE: i64 = 8;
@@ -97,7 +97,7 @@ impl SampleArgs {
         let folder = model_folder(&self.model, context)?;
         let size = native_size(&folder)?;
         let (width, height) = (self.width.unwrap_or(size), self.height.unwrap_or(size));
-        let pipeline = Pipeline::load(&folder, device, Kind::Float, MemoryFormat::Contiguous)?;
+        let pipeline = load_pipeline(&folder, device, Kind::Float, MemoryFormat::Contiguous)?;
         let [h, w] = pipeline.latent_size(i64::from(width), i64::from(height)).context("--width and --height")?;
         let shape = [pipeline.unet.config().in_channels, h, w];
         let ddim = Ddim::new(&pipeline.scheduler, self.steps).context("--steps")?;

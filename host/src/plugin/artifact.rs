@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use ambiguity_models::files::lfs_pointer;
 use ambiguity_sdk::Manifest;
 use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors};
@@ -368,8 +369,7 @@ fn other_kind(bytes: &[u8]) -> Option<&'static str> {
         _ if b"\0asm".starts_with(bytes) => Some("the file is truncated within its first four bytes; get it again"),
         [b'(', ..] => Some("it is WebAssembly text; turn it into a binary with `wasm-tools parse`"),
         [b'<', ..] => Some("it is a web page; download the file itself"),
-        _ if bytes.starts_with(b"version https://git-lfs") => Some("it is a Git LFS pointer; run `git lfs pull`"),
-        _ => Some("it does not start with WebAssembly's magic bytes"),
+        _ => lfs_pointer(bytes).or(Some("it does not start with WebAssembly's magic bytes")),
     }
 }
 

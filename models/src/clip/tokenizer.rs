@@ -1,7 +1,7 @@
 //! CLIP's tokenizer: NFC, lower case, white space collapsed to one space, CLIP's own word pattern, byte-level BPE with
 //! an end-of-word mark; as transformers' `CLIPTokenizer` builds it from a vocabulary and merges.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -26,6 +26,8 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 const END_OF_WORD: &str = "</w>";
 /// The pattern of a word in CLIP's `SimpleTokenizer`.
 const WORD: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+/// The file of the tokens that are added to the vocabulary.
+const ADDED_TOKENS: &str = "added_tokens.json";
 /// Maximum text length of CLIP itself, for folders that do not state one.
 const DEFAULT_MAX_LENGTH: usize = 77;
 
@@ -45,6 +47,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     vocab: HashMap<String, u32>,
     merges: Vec<(String, String)>,
+    added: Added,
     max_length: usize,
     start: u32,
     end: u32,
@@ -53,15 +56,19 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `vocab.json` and `merges.txt`, or else `tokenizer.json`; the padding token and the length come
-    /// from `tokenizer_config.json` and `special_tokens_map.json`. A length that they lack comes from the `config.json`
-    /// of the text tower in the same folder, and is else 77.
+    /// Reads `vocab.json`, `merges.txt` and the tokens in `added_tokens.json` (textual inversion adds such), or else
+    /// `tokenizer.json`; the padding token and the length come from `tokenizer_config.json` and
+    /// `special_tokens_map.json`. A length that they lack comes from the `config.json` of the text tower in the same
+    /// folder, and is else 77.
     pub fn load(dir: &Path) -> Result<Self> {
-        let (vocab, merges) = read_vocabulary(dir)?;
+        let (vocab, merges, mut added) = read_vocabulary(dir)?;
         let config = JsonObject::read_if_present(&dir.join("tokenizer_config.json"))?;
+        if let Some(object) = JsonObject::read_if_present(&dir.join(ADDED_TOKENS))? {
+            added.extend(read_vocab(&object)?);
+        }
         let max_length = read_max_length(dir, config.as_ref())?;
         let pad = read_pad(dir, config.as_ref())?;
-        Self::from_vocab(vocab, &merges, max_length, pad).map_err(|error| match error {
+        Self::assemble(vocab, &merges, added, max_length, pad).map_err(|error| match error {
             Error::Input(message) => Error::Config { path: dir.to_owned(), message },
             other => other,
         })
@@ -77,10 +84,27 @@ impl Tokenizer {
         max_length: usize,
         pad: PadRule,
     ) -> Result<Self> {
+        Self::assemble(vocab.into_iter().collect(), merges, Added::new(), max_length, pad)
+    }
+
+    fn assemble(
+        mut vocab: HashMap<String, u32>,
+        merges: &[(String, String)],
+        mut added: Added,
+        max_length: usize,
+        pad: PadRule,
+    ) -> Result<Self> {
         if max_length < 2 {
             return Err(Error::Input(format!("a tokenizer's length must be at least 2, found {max_length}")));
         }
-        let vocab: HashMap<String, u32> = vocab.into_iter().collect();
+        // A special token may be listed again.
+        added.retain(|token, id| vocab.get(token) != Some(id));
+        for (token, &id) in &added {
+            if let Some(other) = vocab.iter().find_map(|(known, &of)| (of == id || known == token).then_some(known)) {
+                return Err(Error::Input(format!("the added token `{token}` has id {id}, but so has or is `{other}`")));
+            }
+            vocab.insert(token.clone(), id);
+        }
         let id = |token: &str| {
             let missing = || Error::Input(format!("the vocabulary has no special token `{token}`"));
             vocab.get(token).copied().ok_or_else(missing)
@@ -91,9 +115,9 @@ impl Tokenizer {
             PadRule::Token(token) => token,
         };
         let pad = id(&pad_token)?;
-        let inner = build(&vocab, merges, start, end, &pad_token)
+        let inner = build(&vocab, merges, &added, start, end, &pad_token)
             .map_err(|e| Error::Input(format!("the vocabulary and the merges do not fit together: {e}")))?;
-        Ok(Self { inner, vocab, merges: merges.to_vec(), max_length, start, end, pad_token, pad })
+        Ok(Self { inner, vocab, merges: merges.to_vec(), added, max_length, start, end, pad_token, pad })
     }
 
     /// Number of ids of every text.
@@ -132,13 +156,18 @@ impl Tokenizer {
         Tensor::from_slice(&ids).view([texts.len() as i64, self.max_length as i64])
     }
 
-    /// Writes vocab.json, merges.txt, tokenizer.json and tokenizer_config.json, which transformers loads.
+    /// Writes vocab.json, merges.txt, added_tokens.json if there are any, tokenizer.json and tokenizer_config.json, which
+    /// transformers loads.
     pub fn save(&self, dir: &Path) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
         let mut by_id: Vec<(&String, &u32)> = self.vocab.iter().collect();
+        by_id.retain(|(token, _)| !self.added.contains_key(*token));
         by_id.sort_by_key(|(_, id)| **id);
         let vocab: Map<String, Value> = by_id.into_iter().map(|(token, id)| (token.clone(), json!(id))).collect();
         write_file(&dir.join("vocab.json"), Value::Object(vocab).to_string().as_bytes())?;
+        if !self.added.is_empty() {
+            write_json(&dir.join(ADDED_TOKENS), &json!(self.added))?;
+        }
         let lines: String = self.merges.iter().map(|(a, b)| format!("{a} {b}\n")).collect();
         write_file(&dir.join("merges.txt"), format!("#version: 0.2\n{lines}").as_bytes())?;
         let path = dir.join("tokenizer.json");
@@ -157,11 +186,15 @@ impl Tokenizer {
     }
 }
 
+/// The tokens that a folder adds to the vocabulary, with their ids: they are split off the text before all else.
+type Added = BTreeMap<String, u32>;
+
 /// The pipeline of transformers' `CLIPTokenizer`. The padding token is a special token too, so that Stable Diffusion
 /// 2's `!` is split off words.
 fn build(
     vocab: &HashMap<String, u32>,
     merges: &[(String, String)],
+    added: &Added,
     start: u32,
     end: u32,
     pad_token: &str,
@@ -183,15 +216,19 @@ fn build(
     inner.with_decoder(Some(ByteLevel::new(true, true, true)));
     let special = |token: &str| AddedToken::from(token, true);
     inner.add_special_tokens(&[special(START_OF_TEXT), special(END_OF_TEXT), special(pad_token)]);
+    inner.add_tokens(
+        &added.keys().map(|token| AddedToken::from(token.as_str(), false).normalized(false)).collect::<Vec<_>>(),
+    );
     Ok(inner)
 }
 
-type Vocabulary = (HashMap<String, u32>, Vec<(String, String)>);
+type Vocabulary = (HashMap<String, u32>, Vec<(String, String)>, Added);
 
 fn read_vocabulary(dir: &Path) -> Result<Vocabulary> {
     let vocab_file = dir.join("vocab.json");
     if vocab_file.exists() {
-        return Ok((read_vocab(&JsonObject::read(&vocab_file)?)?, read_merges(&dir.join("merges.txt"))?));
+        let vocab = read_vocab(&JsonObject::read(&vocab_file)?)?;
+        return Ok((vocab, read_merges(&dir.join("merges.txt"))?, Added::new()));
     }
     let file = dir.join("tokenizer.json");
     let Some(whole) = JsonObject::read_if_present(&file)? else {
@@ -207,11 +244,13 @@ fn read_vocabulary(dir: &Path) -> Result<Vocabulary> {
     }
     let vocab = model.object("vocab")?.ok_or_else(|| model.error("vocab", "is missing"))?;
     let vocab = read_vocab(&vocab)?;
-    let added = whole.value("added_tokens").and_then(Value::as_array).into_iter().flatten();
-    for token in added.filter_map(|token| token["content"].as_str()) {
-        if !vocab.contains_key(token) {
-            return Err(whole.error("added_tokens", format!("adds `{token}`, which is not in the vocabulary")));
-        }
+    let mut added = Added::new();
+    for token in whole.value("added_tokens").and_then(Value::as_array).into_iter().flatten() {
+        let id = token["id"].as_u64().and_then(|id| u32::try_from(id).ok());
+        let (Some(content), Some(id)) = (token["content"].as_str(), id) else {
+            return Err(whole.error("added_tokens", format!("must be tokens with ids, found {token}")));
+        };
+        added.insert(content.to_owned(), id);
     }
     let merges = model.value("merges").and_then(Value::as_array).ok_or_else(|| model.error("merges", "is missing"))?;
     let pair = |merge: &Value| match merge {
@@ -221,7 +260,7 @@ fn read_vocabulary(dir: &Path) -> Result<Vocabulary> {
     };
     let bad = |merge: &Value| model.error("merges", format!("must be pairs of tokens, found {merge}"));
     let merges = merges.iter().map(|m| pair(m).ok_or_else(|| bad(m))).collect::<Result<_>>()?;
-    Ok((vocab, merges))
+    Ok((vocab, merges, added))
 }
 
 fn read_vocab(object: &JsonObject) -> Result<HashMap<String, u32>> {

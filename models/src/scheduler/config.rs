@@ -153,6 +153,20 @@ impl SchedulerConfig {
         }
     }
 
+    /// Replaces the values that diffusers' `StableDiffusionPipeline` does not accept, as it does, and says so.
+    pub(crate) fn for_stable_diffusion(&mut self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.steps_offset != 1 {
+            notes.push(format!("`steps_offset` is {}, but Stable Diffusion needs 1, which is used", self.steps_offset));
+            self.steps_offset = 1;
+        }
+        if self.clip_sample {
+            notes.push("`clip_sample` is true, but latents must not be clipped; false is used".to_owned());
+            self.clip_sample = false;
+        }
+        notes
+    }
+
     fn fault(&self) -> Option<(&'static str, String)> {
         let n = self.num_train_timesteps;
         if let Some(betas) = &self.trained_betas

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ambiguity_models::files::lfs_pointer;
 use ambiguity_models::resize::resize_bicubic;
 use ambiguity_sdk::EncoderPin;
 use image::RgbImage;
@@ -79,6 +80,9 @@ impl OnnxPlugin {
             return Err(Fault::Unusable(message));
         }
         let bytes = Bytes::from(read(path, limits)?);
+        if let Some(what) = lfs_pointer(&bytes) {
+            return Err(Fault::Damaged { path: path.to_owned(), detail: what.to_owned() });
+        }
         let graph = Graph::parse(bytes.clone()).map_err(|error| match error {
             GraphError::Malformed(_) => {
                 Fault::Damaged { path: path.to_owned(), detail: format!("{error}, so it is no ONNX model") }

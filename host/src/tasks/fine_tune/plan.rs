@@ -23,6 +23,7 @@ use crate::policy::{Policy, PromptEmbeddings};
 use crate::rl::objective::{Ddpo, Hooks};
 use crate::rl::rollout::{SeededNoise, rollout};
 use crate::text::gibibytes;
+use crate::zoo::load_pipeline;
 
 /// The work of an epoch, and the minimum memory.
 #[derive(Clone, Debug, Serialize)]
@@ -131,7 +132,7 @@ pub fn measure(config: &FineTuneConfig, folder: &Path, interrupt: &Interrupt) ->
 
 fn try_parts(config: &FineTuneConfig, folder: &Path, interrupt: &Interrupt) -> Result<Measured> {
     let device = torch_ext::cuda::device(&config.run.device)?;
-    let pipeline = Pipeline::load(folder, device, config.model.dtype.kind(), config.model.memory_format)?;
+    let pipeline = load_pipeline(folder, device, config.model.dtype.kind(), config.model.memory_format)?;
     let [h, w] = pipeline.latent_size(i64::from(config.sample.width), i64::from(config.sample.height))?;
     let shape = [pipeline.unet.config().in_channels, h, w];
     let prompts = PromptEmbeddings::encode(&pipeline, &[String::new(), "painting of a woman".to_owned()])?;

@@ -20,7 +20,7 @@ use crate::random::{Purpose, derive_seed};
 use crate::rl::advantage::PromptStatistics;
 use crate::run::PluginsLock;
 use crate::trainer::{Claim, Start};
-use crate::zoo::model_folder;
+use crate::zoo::{load_pipeline, model_folder};
 
 impl FineTune {
     /// Loads plugins and model, claims the run's folder, and attaches the LoRA, with the quickest checks first.
@@ -30,7 +30,7 @@ impl FineTune {
         let claim = start.claim(PluginsLock { plugins: scorer.locked() })?;
         let folder = model_folder(&config.model.path, context)?;
         Plan::new(&config, &folder)?.check_fits(device)?;
-        let pipeline = Pipeline::load(&folder, device, config.model.dtype.kind(), config.model.memory_format)?;
+        let pipeline = load_pipeline(&folder, device, config.model.dtype.kind(), config.model.memory_format)?;
         let (width, height) = (i64::from(config.sample.width), i64::from(config.sample.height));
         let [h, w] = pipeline.latent_size(width, height).context("sample.width and sample.height")?;
         let latent_shape = [pipeline.unet.config().in_channels, h, w];
