@@ -1,4 +1,4 @@
-//! Panics as errors, and libtorch's failures in words.
+//! Panics as errors, and failures of libtorch and of the standard output in words.
 //!
 //! tch's operations panic where libtorch throws, and memory can run out in any of them. So panics are caught where
 //! something is to be kept or printed, and not at each operation: around a part of a training and around a command.
@@ -16,22 +16,46 @@ const FRAMES: [&str; 2] = ["\nException raised from ", "\nframe #0: "];
 /// Where libtorch's message begins in the text of a panic of tch, which quotes it.
 const TCH_ERROR: &str = "Torch(\"";
 
+/// Where the cause begins in the text of a panic of `println!`.
+const PRINT_ERROR: &str = "failed printing to stdout: ";
+
+/// The standard output could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to the standard output: {cause}")]
+pub struct StdoutError {
+    cause: String,
+}
+
+impl StdoutError {
+    /// Whether the reader has closed it, as `head` does after its lines, which is no failure of the command.
+    pub fn is_closed(&self) -> bool {
+        self.cause.starts_with("Broken pipe")
+    }
+}
+
 /// Runs `f`, and returns a panic as an error.
 ///
 /// # Errors
-/// Those of `f`, and its panic's message; of a panic of tch the first line of libtorch's message.
+/// Those of `f`, and its panic's message; of a panic of tch the first line of libtorch's message, and of `println!` a
+/// [`StdoutError`].
 pub fn caught<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
     // The state that a panic leaves half changed is dropped by the callers, or saved only as it was before.
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|payload| {
         let text = text_of(&*payload).unwrap_or("a panic without a message");
+        if let Some(cause) = text.strip_prefix(PRINT_ERROR) {
+            let cause = cause.split(" (os error").next().unwrap_or_default().to_owned();
+            return Err(StdoutError { cause }.into());
+        }
         Err(anyhow!(libtorchs(text).unwrap_or_else(|| text.to_owned())))
     })
 }
 
-/// From now on panics of tch are printed only to the debug log: the error that [`caught`] returns says what failed.
-pub fn quiet_panics_of_tch() {
+/// From now on panics of tch and `println!` are printed only to the debug log: the error that [`caught`] returns says what
+/// failed.
+pub fn quiet_expected_panics() {
     let hook = take_hook();
-    set_hook(Box::new(move |info| match text_of(info.payload()).and_then(libtorchs) {
+    let is_expected = |text: &str| libtorchs(text).is_some() || text.starts_with(PRINT_ERROR);
+    set_hook(Box::new(move |info| match text_of(info.payload()).filter(|text| is_expected(text)) {
         Some(_) => tracing::debug!("{info}"),
         None => hook(info),
     }));

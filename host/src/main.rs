@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use ambiguity_host::cli::Cli;
 use ambiguity_host::context::Context;
-use ambiguity_host::failure;
+use ambiguity_host::failure::{self, StdoutError};
 use ambiguity_host::interrupt::{Interrupt, Interrupted};
 use ambiguity_host::progress::Progress;
 use ambiguity_host::text::sentence;
@@ -31,13 +31,15 @@ fn main() -> ExitCode {
         .with_target(false)
         .without_time()
         .init();
-    failure::quiet_panics_of_tch();
+    failure::quiet_expected_panics();
     match failure::caught(|| run(cli, progress)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
             eprintln!("{}", sentence(&error));
             ExitCode::from(130)
         }
+        // As if the signal had ended the process, which is what a shell expects.
+        Err(error) if error.downcast_ref::<StdoutError>().is_some_and(StdoutError::is_closed) => ExitCode::from(141),
         Err(error) => {
             eprintln!("error: {}", sentence(&error));
             ExitCode::FAILURE

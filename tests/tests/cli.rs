@@ -1,6 +1,6 @@
 //! The help texts of the commands, and `--dry-run`.
 
-use crate::support::{host, host_ok};
+use crate::support::{command, host, host_ok, ran};
 
 #[test]
 fn help_is_a_snapshot() {
@@ -52,4 +52,22 @@ fn no_plugin_is_one_sentence() {
         (ran.code, ran.stderr.as_str()),
         (1, "error: no classifier: name one with --plugin, as in --plugin kmeans_image.wasm\n")
     );
+}
+
+#[test]
+fn a_closed_or_full_standard_output_is_no_panic() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for arguments in [&["plugin", "list"][..], &["models", "count", "tiny-art", "--json"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let closed = ran(&command(folder.path(), arguments).stdout(writer).output().expect("the binary starts"));
+        assert_eq!((closed.code, closed.stderr.as_str()), (141, ""));
+        let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else {
+            eprintln!("skipped: this system has no /dev/full");
+            continue;
+        };
+        let ran = ran(&command(folder.path(), arguments).stdout(full).output().expect("the binary starts"));
+        assert_eq!(ran.code, 1);
+        assert_eq!(ran.stderr, "error: cannot write to the standard output: No space left on device\n");
+    }
 }
