@@ -93,6 +93,8 @@ impl SampleArgs {
             self.count > 0 && self.steps > 0 && self.micro_batch > 0,
             "--count, --steps and --micro-batch must be at least 1"
         );
+        ensure!((0.0..=1000.0).contains(&self.guidance), "--guidance {} must lie between 0 and 1000", self.guidance);
+        ensure!(self.lora_scale.abs() <= 1e6, "--lora-scale {} must be a number from -1e6 to 1e6", self.lora_scale);
         let device = torch_ext::cuda::device(&self.device)?;
         let folder = model_folder(&self.model, context)?;
         let size = native_size(&folder)?;

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Layer, Presets};
-use super::{Checkpoint, Monitor, PluginLimits, Run, RunConfig, positive, within};
+use super::{Checkpoint, Monitor, PluginLimits, Run, RunConfig, counted, positive, within};
 
 /// The configuration of a fine-tuning run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -288,20 +288,24 @@ impl RunConfig for FineTuneConfig {
 
     fn check(&self) -> Result<()> {
         let Self { sample, train, lora, prompts, checkpoint, monitor, plugin, .. } = self;
-        positive("sample.steps", sample.steps)?;
-        positive("sample.batch_size", sample.batch_size)?;
-        positive("sample.batches_per_epoch", sample.batches_per_epoch)?;
-        positive("sample.micro_batch", sample.micro_batch)?;
-        positive("sample.width", sample.width)?;
-        positive("sample.height", sample.height)?;
-        positive("train.inner_epochs", train.inner_epochs)?;
-        positive("train.batch_size", train.batch_size)?;
-        positive("train.accumulation_steps", train.accumulation_steps)?;
-        positive("train.micro_batch", train.micro_batch)?;
-        positive("monitor.count", monitor.count)?;
+        counted("sample.steps", sample.steps, MAX_STEPS)?;
+        counted("sample.batch_size", sample.batch_size, MAX_BATCH)?;
+        counted("sample.batches_per_epoch", sample.batches_per_epoch, MAX_BATCH)?;
+        counted("sample.micro_batch", sample.micro_batch, MAX_BATCH)?;
+        counted("sample.width", sample.width, MAX_PIXELS)?;
+        counted("sample.height", sample.height, MAX_PIXELS)?;
+        positive("train.epochs", train.epochs)?;
+        counted("train.inner_epochs", train.inner_epochs, MAX_STEPS)?;
+        counted("train.batch_size", train.batch_size, MAX_BATCH)?;
+        counted("train.accumulation_steps", train.accumulation_steps, MAX_BATCH)?;
+        counted("train.micro_batch", train.micro_batch, MAX_BATCH)?;
+        counted("monitor.count", monitor.count, MAX_BATCH)?;
+        ensure!(monitor.count > 1, "monitor.count is 1: diversity and uncertainty need at least two images");
         positive("monitor.every", monitor.every)?;
         positive("checkpoint.every", checkpoint.every)?;
-        positive("lora.rank", lora.rank)?;
+        counted("lora.rank", lora.rank, MAX_RANK)?;
+        within("lora.alpha", lora.alpha, -1e6, 1e6)?;
+        ensure!(lora.alpha != 0.0, "lora.alpha is 0, with which the LoRA changes nothing: its scale is alpha / rank");
         plugin.limits.check()?;
         within("sample.eta", sample.eta, 0.0, 1.0)?;
         ensure!(
@@ -313,9 +317,11 @@ impl RunConfig for FineTuneConfig {
         within("train.beta1", train.beta1, 0.0, 0.999_999)?;
         within("train.beta2", train.beta2, 0.0, 0.999_999_9)?;
         within("train.weight_decay", train.weight_decay, 0.0, 10.0)?;
-        within("train.clip_range", train.clip_range, 0.0, 1.0)?;
-        within("train.advantage_clip", train.advantage_clip, 0.0, 1e6)?;
-        within("train.max_grad_norm", train.max_grad_norm, 0.0, 1e6)?;
+        // At 0 nothing would be learned.
+        within("train.epsilon", train.epsilon, 0.0, 1.0)?;
+        within("train.clip_range", train.clip_range, 1e-12, 1.0)?;
+        within("train.advantage_clip", train.advantage_clip, 1e-6, 1e6)?;
+        within("train.max_grad_norm", train.max_grad_norm, 1e-12, 1e6)?;
         within("train.timestep_fraction", train.timestep_fraction, 1e-6, 1.0)?;
         within("train.kl", train.kl, 0.0, 1e6)?;
         within("train.ema", train.ema, 0.0, 0.999_999_9)?;
@@ -337,12 +343,30 @@ impl RunConfig for FineTuneConfig {
             ensure!(!prompts.media.is_empty(), "prompts.media is empty: name at least one, or prompts.file");
             ensure!(!prompts.subjects.is_empty(), "prompts.subjects is empty: name at least one, or prompts.file");
         }
-        for plugin in &self.reward.plugin {
-            ensure!(plugin.weight.is_finite(), "the weight of plugin {} is not a number", plugin.source);
+        for (i, plugin) in self.reward.plugin.iter().enumerate() {
+            let source = &plugin.source;
+            let is_usable = plugin.weight != 0.0 && plugin.weight.abs() <= 1e6;
+            ensure!(
+                is_usable,
+                "the weight of plugin {source} is {}: it must be a number other than 0, at most 1e6",
+                plugin.weight
+            );
+            let twice =
+                self.reward.plugin[..i].iter().any(|other| other.source == *source && other.config == plugin.config);
+            ensure!(!twice, "plugin {source} is named twice with the same config: add the weights instead");
         }
         Ok(())
     }
 }
+
+/// The largest number of samples in a batch, of batches in an epoch, and of rows in a call.
+const MAX_BATCH: u64 = 1 << 16;
+/// The largest number of sampling steps and of passes over an epoch.
+const MAX_STEPS: u64 = 1000;
+/// The largest side of a generated image in pixels.
+const MAX_PIXELS: u64 = 4096;
+/// The largest rank of a LoRA; no layer is wider than a few thousand.
+const MAX_RANK: u64 = 4096;
 
 const PRESETS: Presets = Presets {
     complete: include_str!("../../presets/paper-512.toml"),
@@ -420,6 +444,54 @@ mod tests {
             let again: FineTuneConfig = toml::from_str(&config.to_toml().expect("serializes")).expect("parses");
             assert_eq!(again, config, "{name}");
         }
+    }
+
+    /// Every numeric key with every odd number is refused by a message that names it, or accepted where it makes sense.
+    #[test]
+    fn odd_numbers_are_refused_by_key() {
+        let toml = FineTuneConfig::resolve("tiny-art", &[]).and_then(|config| config.to_toml()).expect("the preset");
+        let table: toml::Table = toml.parse().expect("TOML");
+        let numbers = table.iter().flat_map(|(section, keys)| {
+            let keys = keys.as_table().into_iter().flatten();
+            let is_number = |value: &toml::Value| value.is_integer() || value.is_float();
+            keys.filter(move |(_, value)| is_number(value)).map(move |(key, _)| format!("{section}.{key}"))
+        });
+        let mut n_keys = 0;
+        for key in numbers {
+            n_keys += 1;
+            for odd in ["nan", "inf", "-inf", "-1", "1e30", "9223372036854775807", "99999999999999999999"] {
+                let layer = Layer::set(&format!("{key}={odd}")).expect("a setting");
+                let makes_sense = match &*key {
+                    "lora.alpha" | "train.epochs" | "checkpoint.keep" | "checkpoint.every" | "monitor.every"
+                    | "run.seed" => ["-1", "9223372036854775807"].contains(&odd),
+                    _ => false,
+                };
+                match FineTuneConfig::resolve("tiny-art", &[layer]) {
+                    Ok(_) => assert!(makes_sense, "{key} = {odd} is accepted"),
+                    Err(error) => assert!(format!("{error:#}").contains(&key), "{key} = {odd}: {error:#}"),
+                }
+            }
+        }
+        assert!(n_keys > 30, "{n_keys}");
+        for (setting, said) in [
+            ("train.epochs=0", "train.epochs is 0"),
+            ("lora.alpha=0", "lora.alpha is 0"),
+            ("lora.rank=100000", "lora.rank is 100000"),
+            ("monitor.count=1", "monitor.count is 1"),
+            ("sample.width=100000", "sample.width is 100000"),
+            ("train.advantage_clip=0", "train.advantage_clip is 0"),
+            ("train.max_grad_norm=0", "train.max_grad_norm is 0"),
+        ] {
+            let layer = Layer::set(setting).expect("a setting");
+            let message = format!("{:#}", FineTuneConfig::resolve("tiny-art", &[layer]).expect_err(setting));
+            assert!(message.contains(said), "{setting}: {message}");
+        }
+        for (weight, said) in [("0", "is 0"), ("nan", "is NaN"), ("1e30", "other than 0")] {
+            let text = format!("[[reward.plugin]]\nsource = \"palette\"\nweight = {weight}\n");
+            assert!(message(&text).contains(said), "{weight}: {}", message(&text));
+        }
+        let plugin = "[[reward.plugin]]\nsource = \"palette\"\n";
+        assert!(message(&plugin.repeat(2)).contains("plugin palette is named twice"));
     }
 
     #[test]

@@ -89,8 +89,10 @@ impl PluginLimits {
     }
 
     fn check(&self) -> Result<()> {
-        positive("plugin.timeout_ms", self.timeout_ms)?;
-        positive("plugin.memory_mib", self.memory_mib)
+        // A day; what the largest batch can multiply; more than any plugin can address.
+        counted("plugin.timeout_ms", self.timeout_ms, 86_400_000)?;
+        counted("plugin.fuel", self.fuel, 1 << 40)?;
+        counted("plugin.memory_mib", self.memory_mib, 1 << 16)
     }
 }
 
@@ -199,6 +201,13 @@ fn has_key(value: &Value, key: &str) -> bool {
 
 fn positive<N: Copy + std::fmt::Display + TryInto<u64>>(key: &str, value: N) -> Result<()> {
     ensure!(value.try_into().unwrap_or(0) > 0, "{key} is {value}: it must be at least 1");
+    Ok(())
+}
+
+/// Checks a number of things that memory or time is taken for.
+fn counted<N: Copy + std::fmt::Display + TryInto<u64>>(key: &str, value: N, most: u64) -> Result<()> {
+    let is_possible = value.try_into().is_ok_and(|value| (1..=most).contains(&value));
+    ensure!(is_possible, "{key} is {value}: it must be from 1 to {most}");
     Ok(())
 }
 
