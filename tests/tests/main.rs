@@ -4,6 +4,7 @@ mod bad_input;
 mod can;
 mod cli;
 mod doctor;
+mod images;
 mod kill;
 mod limits;
 mod models;

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use tch::Kind;
 
 use crate::context::Context;
-use crate::data::images::{find_images, read_image};
+use crate::data::images::{ImageError, ImageLoader, batches, find_images};
 use crate::encoders::{Encoders, stacked};
 use crate::fs::read_text;
 use crate::plugin::fit::{Clustering, name_clusters};
@@ -27,8 +27,8 @@ const BATCH: usize = 128;
 /// The items of a matrix's rows.
 #[derive(Clone, Debug)]
 pub(super) enum Items {
-    /// Image files below a folder.
-    Images { root: PathBuf, files: Vec<PathBuf> },
+    /// Image files below a folder, and what read them.
+    Images { root: PathBuf, files: Vec<PathBuf>, loader: Arc<ImageLoader> },
     /// Distinct texts.
     Texts(Vec<String>),
     /// Embeddings of unknown items.
@@ -72,7 +72,7 @@ impl Items {
             order.iter().enumerate().map(cluster).collect()
         };
         let (clusters, method) = match self {
-            Self::Images { root, files } => {
+            Self::Images { root, files, .. } => {
                 let folders: Vec<String> = files.iter().map(|file| style_folder(root, file)).collect();
                 let names = name_clusters(&found.labels, &folders, members.len());
                 if names.from_folders {
@@ -131,9 +131,10 @@ pub(super) fn images(
     // The encoder is loaded before the bar starts, so that its speed excludes loading.
     encoders.get(encoder)?;
     let bar = context.progress.bar("embedding", found.len() as u64, "images");
-    for chunk in found.chunks(BATCH) {
+    let loader = Arc::new(ImageLoader::default());
+    for chunk in batches(&found, BATCH) {
         context.interrupt.check(KEPT)?;
-        let read: Vec<_> = chunk.par_iter().map(|file| read_image(file)).collect();
+        let read: Vec<Result<RgbImage, ImageError>> = chunk.par_iter().map(|file| loader.read(file)).collect();
         let mut images: Vec<Arc<RgbImage>> = vec![];
         for (file, image) in chunk.iter().zip(read) {
             match image {
@@ -151,7 +152,7 @@ pub(super) fn images(
     }
     bar.finish();
     ensure!(!rows.is_empty(), "none of the {} images below {} can be read", found.len(), root.display());
-    Ok((Items::Images { root: root.to_owned(), files }, stacked(&rows)))
+    Ok((Items::Images { root: root.to_owned(), files, loader }, stacked(&rows)))
 }
 
 /// Embeds a file's lines; empty and repeated ones are left out.
@@ -214,7 +215,11 @@ mod tests {
     }
 
     fn images(names: [&str; 3]) -> Items {
-        Items::Images { root: "art".into(), files: names.map(|name| Path::new("art").join(name)).to_vec() }
+        Items::Images {
+            root: "art".into(),
+            files: names.map(|name| Path::new("art").join(name)).to_vec(),
+            loader: Arc::default(),
+        }
     }
 
     #[test]
