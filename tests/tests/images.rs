@@ -1,4 +1,4 @@
-//! Image files as users bring them: every command reads them alike.
+//! Image files and texts as users bring them: every command reads them alike.
 
 use std::fs;
 use std::path::Path;
@@ -65,4 +65,16 @@ fn every_command_reads_images_alike() {
     let train = ["classifier", "train", "--preset=tiny-art", "--data=data", "--dry-run"];
     let trained = host_ok(folder, &train);
     assert_eq!(count(&trained, "is a pipe"), 1, "{}", trained.stderr);
+}
+
+#[test]
+fn long_texts_are_truncated_with_one_warning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let long = "a photo of a cat ".repeat(600);
+    fs::write(folder.join("texts.txt"), format!("\u{feff}# comment\na cat\n{long}\n{long} again\n")).expect("writable");
+    let ran = host_ok(folder, &["embed", "texts", "--encoder=tiny-art", "--out=e.safetensors", "--file=texts.txt"]);
+    assert!(ran.stdout.contains("3 embeddings"), "{}", ran.stdout);
+    assert_eq!(count(&ran, "truncated"), 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("` and 1 other text are truncated"), "{}", ran.stderr);
 }

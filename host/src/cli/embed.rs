@@ -49,7 +49,7 @@ enum Command {
         /// Texts
         #[arg(value_name = "TEXT", required_unless_present = "file")]
         texts: Vec<String>,
-        /// A file with one text per line; empty lines are left out
+        /// A file with one text per line; empty lines and those that begin with # are left out
         #[arg(long, value_name = "LINES", conflicts_with = "texts")]
         file: Option<PathBuf>,
     },

@@ -110,7 +110,7 @@ struct From {
     /// A folder of images (png, jpg, webp, gif, bmp, tiff), searched with its subfolders
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
-    /// A file of texts, one per line; repeated ones count once
+    /// A file of texts, one per line; repeated ones count once, lines that begin with # are left out
     #[arg(long, value_name = "FILE")]
     texts: Option<PathBuf>,
     /// Embeddings by the encoder (a safetensors file, key `embeddings`, n x dim)

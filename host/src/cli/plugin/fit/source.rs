@@ -1,6 +1,5 @@
 //! The data to cluster: images, texts or embeddings as rows of a matrix, and the names of their clusters.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,10 +12,9 @@ use tch::Kind;
 
 use crate::context::Context;
 use crate::data::images::{ImageError, ImageLoader, batches, find_images};
+use crate::data::prompts::distinct_lines;
 use crate::encoders::{Encoders, stacked};
-use crate::fs::read_text;
 use crate::plugin::fit::{Clustering, name_clusters};
-use crate::text::text_lines;
 
 /// The message of an interrupt.
 pub(super) const KEPT: &str = "nothing was written";
@@ -155,22 +153,15 @@ pub(super) fn images(
     Ok((Items::Images { root: root.to_owned(), files, loader }, stacked(&rows)))
 }
 
-/// Embeds a file's lines; empty and repeated ones are left out.
+/// Embeds a file's lines; empty and repeated ones and comments are left out.
 pub(super) fn texts(
     file: &Path,
     encoder: &str,
     encoders: &mut Encoders,
     context: &Context,
 ) -> Result<(Items, Array2<f32>)> {
-    let text = read_text(file)?;
-    let mut seen = BTreeSet::new();
-    let lines = text_lines(&text);
-    let texts: Vec<String> = lines.iter().filter(|line| seen.insert(**line)).map(|&line| line.to_owned()).collect();
+    let texts = distinct_lines(file)?;
     ensure!(!texts.is_empty(), "{} has no texts: write one per line", file.display());
-    if texts.len() < lines.len() {
-        let repeated = lines.len() - texts.len();
-        tracing::warn!("{}: {repeated} of {} lines repeat others and are left out", file.display(), lines.len());
-    }
     encoders.get(encoder)?;
     let bar = context.progress.bar("embedding", texts.len() as u64, "texts");
     let mut rows = vec![];
