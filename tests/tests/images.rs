@@ -1,4 +1,4 @@
-//! Image files and texts as users bring them: every command reads them alike.
+//! Image files, prompts and encoders as users bring them: every command reads them alike.
 
 use std::fs;
 use std::path::Path;
@@ -65,6 +65,38 @@ fn every_command_reads_images_alike() {
     let train = ["classifier", "train", "--preset=tiny-art", "--data=data", "--dry-run"];
     let trained = host_ok(folder, &train);
     assert_eq!(count(&trained, "is a pipe"), 1, "{}", trained.stderr);
+}
+
+/// Embeds an image with the small CLIP, whose preprocessor's keys are replaced by `config`.
+fn embed(folder: &Path, config: &str, image: &str) -> Ran {
+    let clip = folder.join("clip");
+    fs::create_dir_all(&clip).expect("a folder");
+    for entry in fs::read_dir(root().join("models/weights/tiny-art/clip")).expect("readable") {
+        let entry = entry.expect("readable");
+        fs::copy(entry.path(), clip.join(entry.file_name())).expect("copied");
+    }
+    fs::write(clip.join("preprocessor_config.json"), config).expect("writable");
+    host(folder, &["embed", "images", "--encoder=clip", "--out=e.safetensors", image])
+}
+
+#[test]
+fn preprocessors_that_do_not_fit_the_model_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    image::RgbImage::new(64, 64).save(folder.join("square.png")).expect("writable");
+    image::RgbImage::new(96, 64).save(folder.join("oblong.png")).expect("writable");
+    for (config, key) in [
+        (r#"{"size": 64, "crop_size": 96}"#, "`crop_size` is 96x96"),
+        (r#"{"size": 64, "crop_size": 65}"#, "`crop_size` is 65x65"),
+        (r#"{"size": 64}"#, "`crop_size` is 224x224"),
+    ] {
+        let ran = embed(folder, config, "square.png");
+        assert!(ran.code == 1 && ran.stderr.contains(key), "{} {}", ran.code, ran.stderr);
+    }
+    let uncropped = r#"{"size": 64, "do_center_crop": false}"#;
+    assert_eq!(embed(folder, uncropped, "square.png").code, 0);
+    let ran = embed(folder, uncropped, "oblong.png");
+    assert!(ran.code == 1 && ran.stderr.contains("96x64 pixels becomes 96x64"), "{} {}", ran.code, ran.stderr);
 }
 
 #[test]

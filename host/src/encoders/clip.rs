@@ -41,6 +41,7 @@ impl ClipEncoder {
         let tokenizer = Tokenizer::load(folder)?;
         clip.config.text_config.check_tokenizer(&folder.join("config.json"), &tokenizer)?;
         let preprocessor = Preprocessor::load(folder, image_size)?;
+        preprocessor.check_side(folder, info.image_size)?;
         Ok(Self { clip, tokenizer, preprocessor, device, info, warned: Cell::new(false) })
     }
 }
@@ -51,6 +52,8 @@ impl Encoder for ClipEncoder {
     }
 
     fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
+        let sizes = images.iter().map(|image| (image.width() as usize, image.height() as usize));
+        self.preprocessor.expect_side(sizes, self.info.image_size)?;
         let raw = images.iter().map(|image| (&image.as_raw()[..], image.width() as usize, image.height() as usize));
         let pixels = self.preprocessor.pixels(&raw.collect::<Vec<_>>())?;
         let pixels = pixels.f_to_device(self.device).map_err(ambiguity_models::Error::from)?;
@@ -67,6 +70,9 @@ impl Encoder for ClipEncoder {
     }
 
     fn embed_tensor(&self, images: &Tensor) -> Result<Tensor, EncoderError> {
+        if let [_, _, height, width] = images.size()[..] {
+            self.preprocessor.expect_side([(width as usize, height as usize)], self.info.image_size)?;
+        }
         // The weights are constants, without gradients.
         let images = images.f_to_device(self.device).and_then(|images| images.f_to_kind(Kind::Float));
         let pixels = self.preprocessor.pixels_from_tensor(&images.map_err(ambiguity_models::Error::from)?)?;
