@@ -4,7 +4,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use ambiguity_host::data::audio::read_wav;
-use ambiguity_host::data::images::read_image;
+use ambiguity_host::data::images::ImageLoader;
 use anyhow::Result;
 use hound::{SampleFormat, WavSpec, WavWriter};
 use image::{DynamicImage, ImageFormat};
@@ -34,7 +34,7 @@ pub fn images(_: &Path) -> Result<Vec<Vec<u8>>> {
 
 pub fn image(folder: &Path, bytes: &[u8]) -> bool {
     put(folder, "image", bytes);
-    match read_image(&folder.join("image")) {
+    match ImageLoader::default().read(&folder.join("image")) {
         Ok(image) => {
             assert_eq!(image.as_raw().len(), 3 * image.width() as usize * image.height() as usize);
             true

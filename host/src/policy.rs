@@ -11,6 +11,8 @@ use ambiguity_models::unet::{Recomputed, UNet};
 use anyhow::Result;
 use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::data::prompts::warn_of_truncated;
+
 /// The embeddings of all prompts of a run, computed once; the text encoder is not needed afterwards.
 #[derive(Debug)]
 pub struct PromptEmbeddings {
@@ -24,9 +26,11 @@ impl PromptEmbeddings {
         Self { table }
     }
 
-    /// Encodes `prompts`; the first one is the negative prompt of classifier-free guidance.
+    /// Encodes `prompts`; the first one is the negative prompt of classifier-free guidance. The log warns of prompts that
+    /// are too long for the text encoder.
     pub fn encode(pipeline: &Pipeline, prompts: &[String]) -> Result<Self> {
         let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+        warn_of_truncated(&pipeline.tokenizer, &texts);
         let table = no_grad(|| pipeline.encode_prompts(&texts))?;
         Ok(Self { table })
     }

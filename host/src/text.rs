@@ -81,10 +81,11 @@ pub fn in_one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Returns the lines of a text that are not empty, trimmed; a byte order mark is dropped.
+/// Returns the lines of a text, trimmed, without those that are empty or comments, which begin with `#`; a byte order
+/// mark is dropped.
 pub fn text_lines(text: &str) -> Vec<&str> {
     let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
-    lines.filter(|line| !line.is_empty()).collect()
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
 }
 
 /// Returns an error and its causes as one sentence, libtorch's in our words; a cause that the text before it already contains is not repeated.

@@ -284,7 +284,7 @@ fn what_cannot_be_trained_on_is_refused_in_one_sentence() {
         assert!(!folder.path().join("run").exists());
     };
     check(&["--data=nowhere"], "--data nowhere: there is no such folder");
-    check(&["--data=empty"], "empty has no folder with images (png, jpg)");
+    check(&["--data=empty"], "empty has no folder with images (png, jpg, webp, gif, bmp, tiff)");
     std::fs::write(folder.path().join("file"), "").expect("a file");
     check(&["--data=file"], "--data file: it is not a folder");
     check(&["--set=can.size=48"], "a power of two of at least 32");

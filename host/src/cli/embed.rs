@@ -11,7 +11,7 @@ use ndarray::Array2;
 use tch::Tensor;
 
 use crate::context::Context;
-use crate::data::images::{find_images, read_image};
+use crate::data::images::{ImageLoader, batches, find_images};
 use crate::encoders::{Encoders, stacked};
 use crate::fs::read_text;
 use crate::text::text_lines;
@@ -35,7 +35,7 @@ enum Command {
     Images {
         #[command(flatten)]
         common: Common,
-        /// Images (png, jpg) or folders of them
+        /// Images (png, jpg, webp, gif, bmp, tiff) or folders of them
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
@@ -49,7 +49,7 @@ enum Command {
         /// Texts
         #[arg(value_name = "TEXT", required_unless_present = "file")]
         texts: Vec<String>,
-        /// A file with one text per line; empty lines are left out
+        /// A file with one text per line; empty lines and those that begin with # are left out
         #[arg(long, value_name = "LINES", conflicts_with = "texts")]
         file: Option<PathBuf>,
     },
@@ -80,9 +80,10 @@ impl EmbedArgs {
                 for file in files {
                     if file.is_dir() { images.extend(find_images(&file)?) } else { images.push(file) }
                 }
-                common.write(context, &images, |encoders, name, files| {
+                let loader = ImageLoader::default();
+                common.write(context, batches(&images, BATCH), images.len(), |encoders, name, files| {
                     let images =
-                        files.iter().map(|file| Ok(Arc::new(read_image(file)?))).collect::<Result<Vec<_>>>()?;
+                        files.iter().map(|file| Ok(Arc::new(loader.read(file)?))).collect::<Result<Vec<_>>>()?;
                     Ok(encoders.embed_images(name, &images)?)
                 })
             }
@@ -91,17 +92,21 @@ impl EmbedArgs {
                     Some(file) => lines(file)?,
                     None => texts,
                 };
-                common.write(context, &texts, |encoders, name, texts| Ok(encoders.embed_texts(name, texts)?))
+                common.write(context, texts.chunks(BATCH), texts.len(), |encoders, name, texts| {
+                    Ok(encoders.embed_texts(name, texts)?)
+                })
             }
         }
     }
 }
 
 impl Common {
-    fn write<T>(
+    /// Embeds `n` items by the batch, and writes the file.
+    fn write<'a, T: 'a>(
         &self,
         context: &Context,
-        items: &[T],
+        batches: impl Iterator<Item = &'a [T]>,
+        n: usize,
         mut embed: impl FnMut(&mut Encoders, &str, &[T]) -> Result<Array2<f32>>,
     ) -> Result<()> {
         let device = torch_ext::cuda::device(&self.device)?;
@@ -110,9 +115,9 @@ impl Common {
             let folder = encoder_folder(&self.encoder, &self.encoder, context)?;
             encoders.add_clip(&self.encoder, &folder, device);
         }
-        let bar = context.progress.bar("embedding", items.len() as u64, "rows");
+        let bar = context.progress.bar("embedding", n as u64, "rows");
         let mut parts = vec![];
-        for part in items.chunks(BATCH) {
+        for part in batches {
             context.interrupt.check("nothing was written")?;
             parts.push(embed(&mut encoders, &self.encoder, part)?);
             bar.inc(part.len() as u64);

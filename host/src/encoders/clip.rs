@@ -1,5 +1,6 @@
 //! CLIP folders as encoders.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{Encoder, EncoderError, EncoderInfo, Encoders, Loader, SHIPPED, array};
 use crate::context::Context;
+use crate::data::prompts::warn_of_truncated;
 use crate::zoo::encoder_folder;
 use crate::zoo::home::home;
 
@@ -21,6 +23,8 @@ pub struct ClipEncoder {
     preprocessor: Preprocessor,
     device: Device,
     info: EncoderInfo,
+    /// Whether the log contains the warning that long texts are truncated.
+    warned: Cell<bool>,
 }
 
 impl ClipEncoder {
@@ -37,7 +41,8 @@ impl ClipEncoder {
         let tokenizer = Tokenizer::load(folder)?;
         clip.config.text_config.check_tokenizer(&folder.join("config.json"), &tokenizer)?;
         let preprocessor = Preprocessor::load(folder, image_size)?;
-        Ok(Self { clip, tokenizer, preprocessor, device, info })
+        preprocessor.check_side(folder, info.image_size)?;
+        Ok(Self { clip, tokenizer, preprocessor, device, info, warned: Cell::new(false) })
     }
 }
 
@@ -47,6 +52,8 @@ impl Encoder for ClipEncoder {
     }
 
     fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
+        let sizes = images.iter().map(|image| (image.width() as usize, image.height() as usize));
+        self.preprocessor.expect_side(sizes, self.info.image_size)?;
         let raw = images.iter().map(|image| (&image.as_raw()[..], image.width() as usize, image.height() as usize));
         let pixels = self.preprocessor.pixels(&raw.collect::<Vec<_>>())?;
         let pixels = pixels.f_to_device(self.device).map_err(ambiguity_models::Error::from)?;
@@ -54,12 +61,18 @@ impl Encoder for ClipEncoder {
     }
 
     fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError> {
+        if !self.warned.get() && warn_of_truncated(&self.tokenizer, texts) {
+            self.warned.set(true);
+        }
         let ids = self.tokenizer.encode_batch(texts);
         let ids = ids.f_to_device(self.device).map_err(ambiguity_models::Error::from)?;
         Ok(array(&no_grad(|| self.clip.embed_texts(&ids)))?)
     }
 
     fn embed_tensor(&self, images: &Tensor) -> Result<Tensor, EncoderError> {
+        if let [_, _, height, width] = images.size()[..] {
+            self.preprocessor.expect_side([(width as usize, height as usize)], self.info.image_size)?;
+        }
         // The weights are constants, without gradients.
         let images = images.f_to_device(self.device).and_then(|images| images.f_to_kind(Kind::Float));
         let pixels = self.preprocessor.pixels_from_tensor(&images.map_err(ambiguity_models::Error::from)?)?;

@@ -2,6 +2,7 @@
 //! this program.
 
 pub mod elbow;
+mod frame;
 mod kmeans;
 mod start;
 

@@ -74,6 +74,44 @@ impl Preprocessor {
         }
     }
 
+    /// Refuses a folder's preprocessing whose images never fit a model that takes `side` × `side` pixels.
+    ///
+    /// Without a crop the shape of an image decides: see [`Preprocessor::expect_side`].
+    pub fn check_side(&self, dir: &Path, side: usize) -> Result<()> {
+        let found = match (self.crop, self.resize) {
+            (Some((height, width)), _) => Some(("crop_size", height, width)),
+            (None, Some(Resize::Exact { height, width })) => Some(("size", height, width)),
+            (None, Some(Resize::ShortestEdge(edge))) => Some(("size", edge, edge)),
+            (None, None) => None,
+        };
+        match found.filter(|&(_, height, width)| (height, width) != (side, side)) {
+            None => Ok(()),
+            Some((key, height, width)) => {
+                let message = format!(
+                    "the preprocessor's `{key}` is {height}x{width} (224x224 if the key is absent), but the model takes \
+                     images of {side}x{side} pixels"
+                );
+                Err(Error::Config { path: dir.to_owned(), message })
+            }
+        }
+    }
+
+    /// Refuses images (width, height) that do not become `side` × `side` pixels: without a crop, those that are not
+    /// square.
+    pub fn expect_side(&self, images: impl IntoIterator<Item = (usize, usize)>, side: usize) -> Result<()> {
+        for (i, (width, height)) in images.into_iter().enumerate() {
+            let (new_width, new_height) = self.output_size(width, height);
+            if (new_width, new_height) != (side, side) {
+                let message = format!(
+                    "image {i} of {width}x{height} pixels becomes {new_width}x{new_height}, but the model takes \
+                     {side}x{side}: crop it, or set `do_center_crop` in the encoder's preprocessor_config.json"
+                );
+                return Err(Error::Input(message));
+            }
+        }
+        Ok(())
+    }
+
     fn from_object(object: &JsonObject) -> Result<Self> {
         if let Some(other) = object.int("resample", 0..=5)?.filter(|&filter| filter != PIL_BICUBIC) {
             return Err(object.error("resample", format!("is {other}, only {PIL_BICUBIC} (bicubic) is supported")));

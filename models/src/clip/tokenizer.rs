@@ -49,6 +49,8 @@ pub struct Tokenizer {
     merges: Vec<(String, String)>,
     added: Added,
     max_length: usize,
+    /// Length of the longest token in bytes.
+    longest: usize,
     start: u32,
     end: u32,
     pad_token: String,
@@ -117,7 +119,9 @@ impl Tokenizer {
         let pad = id(&pad_token)?;
         let inner = build(&vocab, merges, &added, start, end, &pad_token)
             .map_err(|e| Error::Input(format!("the vocabulary and the merges do not fit together: {e}")))?;
-        Ok(Self { inner, vocab, merges: merges.to_vec(), added, max_length, start, end, pad_token, pad })
+        // Byte-level tokens have one character per byte.
+        let longest = vocab.keys().map(|token| token.chars().count()).max().unwrap_or(0);
+        Ok(Self { inner, vocab, merges: merges.to_vec(), added, max_length, longest, start, end, pad_token, pad })
     }
 
     /// Number of ids of every text.
@@ -138,16 +142,43 @@ impl Tokenizer {
     /// Start token, the text's ids, end token, padding: exactly [`Tokenizer::max_length`] ids; a long text is
     /// truncated.
     pub fn encode(&self, text: &str) -> Vec<i64> {
-        let encoding = self
-            .inner
-            .encode_fast(text, false)
-            .expect("byte-level BPE encodes every text: its unknown token was found in the vocabulary");
         let mut ids = Vec::with_capacity(self.max_length);
         ids.push(i64::from(self.start));
-        ids.extend(encoding.get_ids().iter().take(self.max_length - 2).map(|&id| i64::from(id)));
+        ids.extend(self.first_ids(text).into_iter().take(self.max_length - 2).map(i64::from));
         ids.push(i64::from(self.end));
         ids.resize(self.max_length, i64::from(self.pad));
         ids
+    }
+
+    /// Whether [`Tokenizer::encode`] truncates a text.
+    pub fn truncates(&self, text: &str) -> bool {
+        self.first_ids(text).len() > self.max_length - 2
+    }
+
+    /// The ids of a text without start and end; of a long text at least one more than are kept of it.
+    fn first_ids(&self, text: &str) -> Vec<u32> {
+        let encoding = self
+            .inner
+            .encode_fast(self.head(text).as_str(), false)
+            .expect("byte-level BPE encodes every text: its unknown token was found in the vocabulary");
+        encoding.get_ids().to_vec()
+    }
+
+    /// The part of a text that decides its ids, white space collapsed: tokenizing takes time that grows with the square
+    /// of the length.
+    ///
+    /// A word is at least one token, and a token has at most `longest` bytes; twice as many are kept of long words, so
+    /// that their cut end does not reach back into the tokens that are used.
+    fn head(&self, text: &str) -> String {
+        let mut left = 2 * self.max_length * self.longest;
+        let mut head = String::new();
+        for word in text.split_whitespace().take(self.max_length) {
+            let word = &word[..word.floor_char_boundary(left)];
+            head.push_str(word);
+            head.push(' ');
+            left -= word.len();
+        }
+        head
     }
 
     /// The ids of several texts, i64 [n, max_length], on the CPU.

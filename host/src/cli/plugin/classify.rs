@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::running::{RunningArgs, table};
 use crate::context::Context;
 use crate::data::audio::read_wav;
-use crate::data::images::read_image;
+use crate::data::images::{ImageLoader, batches, expect_file};
 use crate::plugin::{Batch, Classifier, Sample};
 use crate::rl::reward::{ambiguity, entropy};
 
@@ -25,7 +25,7 @@ use crate::rl::reward::{ambiguity, entropy};
 pub struct ClassifyArgs {
     /// A plugin: a path or a name
     plugin: String,
-    /// Images (.png, .jpg), texts (.txt) or recordings (.wav)
+    /// Images (png, jpg, webp, gif, bmp, tiff), texts (.txt) or recordings (.wav)
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -51,9 +51,10 @@ impl ClassifyArgs {
         let styles = plugin.description().styles.clone();
         let (mut samples, mut fuel, mut milliseconds) = (vec![], None, 0.0);
         let bar = context.progress.bar("classifying", self.files.len() as u64, "files");
-        for files in self.files.chunks(BATCH) {
+        let loader = ImageLoader::default();
+        for files in batches(&self.files, BATCH) {
             context.interrupt.check("nothing was written")?;
-            let read = files.iter().map(|file| read_sample(file, &*plugin)).collect::<Result<Vec<_>>>()?;
+            let read = files.iter().map(|file| read_sample(file, &*plugin, &loader)).collect::<Result<Vec<_>>>()?;
             let classified = match plugin.classify(&mut Batch::new(read), &mut encoders) {
                 Ok(classified) => classified,
                 Err(error) => match error.sample.and_then(|i| files.get(i)) {
@@ -77,7 +78,7 @@ impl ClassifyArgs {
 }
 
 /// Reads a file as a sample, if the plugin classifies its medium: .txt is a text, .wav a recording, all others images.
-pub(super) fn read_sample(file: &Path, plugin: &dyn Classifier) -> Result<Sample> {
+pub(super) fn read_sample(file: &Path, plugin: &dyn Classifier, loader: &ImageLoader) -> Result<Sample> {
     let is = |wanted: &str| file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted));
     let (medium, noun) = match () {
         () if is("txt") => ("text", "text"),
@@ -89,6 +90,7 @@ pub(super) fn read_sample(file: &Path, plugin: &dyn Classifier) -> Result<Sample
         let (file, plugin, media) = (file.display(), &plugin.source().name, media.join(", "));
         bail!("{file} is a {noun}, but plugin `{plugin}` classifies {media}");
     }
+    expect_file(file)?;
     let mut sample = Sample::default();
     match medium {
         "text" => {
@@ -96,7 +98,7 @@ pub(super) fn read_sample(file: &Path, plugin: &dyn Classifier) -> Result<Sample
             sample.text = Some(text.trim_end().to_owned());
         }
         "audio" => sample.audio = Some(Arc::new(read_wav(file)?)),
-        _ => sample.image = Some(Arc::new(read_image(file)?)),
+        _ => sample.image = Some(Arc::new(loader.read(file)?)),
     }
     if let Some(name) = file.file_name() {
         sample.metadata.insert("title".to_owned(), name.to_string_lossy().into_owned());

@@ -107,10 +107,10 @@ pub struct FitArgs {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 struct From {
-    /// A folder of images (png, jpg), searched with its subfolders
+    /// A folder of images (png, jpg, webp, gif, bmp, tiff), searched with its subfolders
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
-    /// A file of texts, one per line; repeated ones count once
+    /// A file of texts, one per line; repeated ones count once, lines that begin with # are left out
     #[arg(long, value_name = "FILE")]
     texts: Option<PathBuf>,
     /// Embeddings by the encoder (a safetensors file, key `embeddings`, n x dim)
@@ -383,7 +383,7 @@ impl FitArgs {
 
     /// Writes the contact sheet, if there are images and it is wanted.
     fn sheet(&self, output: &Path, items: &Items, clusters: &[Cluster]) -> Result<Option<PathBuf>> {
-        let Items::Images { files, .. } = items else { return Ok(None) };
+        let Items::Images { files, loader, .. } = items else { return Ok(None) };
         if self.no_sheet {
             return Ok(None);
         }
@@ -401,7 +401,7 @@ impl FitArgs {
         let rows: Vec<_> = clusters.iter().map(row).collect();
         let name = self.from.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let title = format!("{name}: {} images in {} clusters", files.len(), clusters.len());
-        sheet::write(&path, &title, &rows)?;
+        sheet::write(&path, &title, &rows, loader)?;
         Ok(Some(path))
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use fs_err as fs;
+use image::RgbImage;
 use memmap2::Mmap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use sha2::{Digest, Sha256};
 use super::Options;
 use super::listing::Listing;
 use super::square::square;
+use crate::data::images::ImageLoader;
 use crate::fs::write_atomic;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::progress::Progress;
@@ -221,6 +223,7 @@ fn build(
     let mut styles: Vec<CachedStyle> =
         listing.names.iter().map(|name| CachedStyle { name: name.clone(), files: Vec::new(), n_broken: 0 }).collect();
     let mut broken = Vec::new();
+    let loader = ImageLoader::default();
     let bar = progress.bar("image cache", listing.images.len() as u64, "images");
     for images in listing.images.chunks(DECODED_PER_THREAD * rayon::current_num_threads()) {
         let decoded: Vec<_> = images
@@ -228,8 +231,9 @@ fn build(
             .map(|image| {
                 // An image that is skipped here is never written: the check below comes first.
                 let planes = (!interrupt.requested()).then(|| {
-                    let read = image.read(options.size);
-                    read.map(|read| square(&read, options.size, options.fit))
+                    let squared = |read: RgbImage| square(&read, options.size, options.fit);
+                    image
+                        .read_with(options.size, &loader, squared)
                         .map_err(|error| error.to_string().trim_end().to_owned())
                 });
                 bar.inc(1);

@@ -9,14 +9,14 @@ use image::RgbImage;
 use sha2::{Digest, Sha256};
 
 use super::{Options, digests};
-use crate::data::images::{ImageError, find_images, has_image_extension, read_image};
+use crate::data::images::{FORMATS, ImageError, ImageLoader, find_images, has_image_extension};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::text::has_control;
 use procedural_art::{self, STYLES, SUBJECTS, paint};
 
 /// The version of the cache's layout and of the preprocessing: raise it when either changes, and caches are rebuilt.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The images of a source, by style and then by name.
 pub(super) struct Listing {
@@ -42,13 +42,18 @@ enum Origin {
 }
 
 impl Image {
-    /// Reads an image file at its own size, or paints a painting at `size`.
-    pub(super) fn read(&self, size: u32) -> Result<RgbImage, ImageError> {
+    /// Reads an image file at its own size, or paints a painting at `size`; returns what `make` makes of it.
+    pub(super) fn read_with<T>(
+        &self,
+        size: u32,
+        loader: &ImageLoader,
+        make: impl FnOnce(RgbImage) -> T,
+    ) -> Result<T, ImageError> {
         match &self.origin {
-            Origin::File(path) => read_image(path),
+            Origin::File(path) => loader.read_with(path, make),
             // Subjects cycle, as in `host art`'s folders.
             Origin::Painting { seed, number } => {
-                Ok(paint(self.style, number % SUBJECTS.len(), *seed, *number as u64, size))
+                Ok(make(paint(self.style, number % SUBJECTS.len(), *seed, *number as u64, size)))
             }
         }
     }
@@ -66,7 +71,7 @@ impl Listing {
         let styles = style_folders(root)?;
         ensure!(
             styles.len() >= 2,
-            "{} has {} with images (png, jpg): name a folder that has one folder for each of two or more styles",
+            "{} has {} with images ({FORMATS}): name a folder that has one folder for each of two or more styles",
             root.display(),
             if styles.len() == 1 { "one folder" } else { "no folder" }
         );

@@ -178,7 +178,7 @@ fn unusable_data_is_refused_in_one_clear_sentence() {
     let message = |place: &Place| place.open(&options()).unwrap_err().to_string();
     let one = Place::new(&[4]);
     assert!(
-        message(&one).contains("has one folder with images (png, jpg): name a folder that has"),
+        message(&one).contains("has one folder with images (png, jpg, webp, gif, bmp, tiff): name a folder that has"),
         "{}",
         message(&one)
     );

@@ -3,6 +3,7 @@
 use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 
+use super::frame::{Frame, squared_lengths};
 use super::kmeans::Clustering;
 
 /// Number of points whose distances are computed together.
@@ -47,13 +48,16 @@ pub fn most_separate(rows: &[ElbowRow]) -> Option<usize> {
 /// is the distance to a point's own center and b that to the nearest other one. Near 1, clusters are far apart; near 0,
 /// they touch.
 pub fn silhouette(points: &Array2<f32>, found: &Clustering) -> f64 {
-    let lengths: Vec<f32> = found.centers.rows().into_iter().map(|c| c.dot(&c)).collect();
+    let frame = Frame::of(points.view());
+    let centers = frame.enter(found.centers.view());
+    let lengths = squared_lengths(centers.view());
     let sums: Vec<f64> = points
         .axis_chunks_iter(Axis(0), TILE)
         .into_par_iter()
         .zip(found.labels.par_chunks(TILE))
         .map(|(tile, labels)| {
-            let products = tile.dot(&found.centers.t());
+            let tile = frame.enter(tile);
+            let products = tile.dot(&centers.t());
             let mut sum = 0.0;
             for ((point, products), &label) in tile.rows().into_iter().zip(products.rows()).zip(labels) {
                 let length = point.dot(&point);
@@ -105,5 +109,8 @@ mod tests {
         let edge = 65.0f64.sqrt();
         let expected = (2.0 * (edge - 1.0) / edge + 1.0) / 3.0;
         assert!((silhouette(&points, &found) - expected).abs() < 1e-6);
+        // It does not depend on the distance of the points to the origin.
+        let far = Clustering { centers: &found.centers + 1e5, ..found };
+        assert!((silhouette(&(&points + 1e5), &far) - expected).abs() < 1e-6);
     }
 }

@@ -1,9 +1,14 @@
 //! k-means: Lloyd's algorithm with the assignment as a matrix product, from the best of several k-means++ starts.
+//!
+//! Products of points far from the origin cancel, so that all of it runs in a [`Frame`] around the points' mean, as
+//! scikit-learn's does. Distances that still cancel there, those of points much nearer to each other than to the mean,
+//! are computed from differences.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array1, Array2, ArrayView2, Axis, s};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
+use super::frame::{Frame, ROUNDING, squared_distance, squared_lengths};
 use super::start::k_means_plus_plus;
 
 /// Number of points whose sums are added up together, in order, so that the result does not depend on the number of
@@ -68,6 +73,11 @@ impl Clustering {
         self.labels.iter_mut().for_each(|label| *label = places[*label]);
         self
     }
+
+    /// Returns the same clusters outside the frame.
+    fn leave(self, frame: &Frame) -> Self {
+        Self { centers: frame.leave(&self.centers), inertia: frame.leave_squared(self.inertia), ..self }
+    }
 }
 
 /// Returns the best of several runs of k-means over the rows of `points`. `after_run` receives the index and the
@@ -81,12 +91,14 @@ pub fn k_means(
     mut after_run: impl FnMut(usize, f64) -> bool,
 ) -> Result<Clustering, String> {
     check(points, options.k)?;
-    let points = points.as_standard_layout();
+    let frame = Frame::of(points.view());
+    let points = frame.enter(points.view());
+    let lengths = squared_lengths(points.view());
     let tolerance = options.tolerance * mean_variance(points.view());
     let mut best: Option<Clustering> = None;
     for run in 0..options.runs.max(1) {
-        let start = k_means_plus_plus(points.view(), options.k, options.seed.wrapping_add(run as u64));
-        let found = lloyd(points.view(), start, options.max_iterations, tolerance);
+        let start = k_means_plus_plus(points.view(), &lengths, options.k, options.seed.wrapping_add(run as u64));
+        let found = lloyd(points.view(), &lengths, start, options.max_iterations, tolerance).leave(&frame);
         let proceed = after_run(run, found.inertia);
         if best.as_ref().is_none_or(|best| found.inertia < best.inertia) {
             best = Some(found);
@@ -115,9 +127,11 @@ pub fn k_means_from(
     if centers.iter().any(|x| !x.is_finite()) {
         return Err("the centers to start from are not all finite".to_owned());
     }
-    let points = points.as_standard_layout();
+    let frame = Frame::of(points.view());
+    let (points, centers) = (frame.enter(points.view()), frame.enter(centers.view()));
     let tolerance = tolerance * mean_variance(points.view());
-    Ok(lloyd(points.view(), centers.as_standard_layout().into_owned(), max_iterations, tolerance))
+    let lengths = squared_lengths(points.view());
+    Ok(lloyd(points.view(), &lengths, centers, max_iterations, tolerance).leave(&frame))
 }
 
 fn check(points: &Array2<f32>, k: usize) -> Result<(), String> {
@@ -131,10 +145,17 @@ fn check(points: &Array2<f32>, k: usize) -> Result<(), String> {
     }
 }
 
-fn lloyd(points: ArrayView2<'_, f32>, mut centers: Array2<f32>, max_iterations: usize, tolerance: f64) -> Clustering {
+/// Runs Lloyd's algorithm on points whose squared lengths are `lengths`.
+fn lloyd(
+    points: ArrayView2<'_, f32>,
+    lengths: &Array1<f32>,
+    mut centers: Array2<f32>,
+    max_iterations: usize,
+    tolerance: f64,
+) -> Clustering {
     let mut iterations = 0;
     loop {
-        let moved = assign(points, &centers).means(points, &centers);
+        let moved = assign(points, lengths, &centers).means(points, &centers);
         let shift: f64 = moved.iter().zip(&centers).map(|(a, b)| f64::from(a - b).powi(2)).sum();
         iterations += 1;
         centers = moved;
@@ -142,7 +163,7 @@ fn lloyd(points: ArrayView2<'_, f32>, mut centers: Array2<f32>, max_iterations: 
             break;
         }
     }
-    let labels = assign(points, &centers).labels;
+    let labels = assign(points, lengths, &centers).labels;
     let inertia = own_distances(points, &centers, &labels).iter().sum();
     Clustering { inertia, labels, centers, iterations }
 }
@@ -155,13 +176,14 @@ struct Assignment {
 }
 
 /// Assigns points to their nearest centers by ‖x − c‖² = ‖x‖² − 2 x·c + ‖c‖², of which the first term is the same for
-/// all centers.
-fn assign(points: ArrayView2<'_, f32>, centers: &Array2<f32>) -> Assignment {
-    let lengths: Array1<f32> = centers.rows().into_iter().map(|c| c.dot(&c)).collect();
+/// all centers. Where two centers are equally near up to rounding, the differences decide.
+fn assign(points: ArrayView2<'_, f32>, lengths: &Array1<f32>, centers: &Array2<f32>) -> Assignment {
+    let center_lengths = squared_lengths(centers.view());
     let blocks: Vec<_> = points
         .axis_chunks_iter(Axis(0), BLOCK)
         .into_par_iter()
-        .map(|block| assign_block(block, centers, &lengths))
+        .zip(lengths.axis_chunks_iter(Axis(0), BLOCK).into_par_iter())
+        .map(|(block, lengths)| assign_block(block, lengths, centers, &center_lengths))
         .collect();
     let mut all = Assignment {
         labels: Vec::with_capacity(points.nrows()),
@@ -179,29 +201,59 @@ fn assign(points: ArrayView2<'_, f32>, centers: &Array2<f32>) -> Assignment {
 /// Returns the clusters of a block's points, and the sum of each cluster's points.
 fn assign_block(
     points: ArrayView2<'_, f32>,
+    lengths: ArrayView1<'_, f32>,
     centers: &Array2<f32>,
-    lengths: &Array1<f32>,
+    center_lengths: &Array1<f32>,
 ) -> (Vec<usize>, Array2<f32>) {
     let mut labels = Vec::with_capacity(points.nrows());
     let mut sums = Array2::zeros(centers.raw_dim());
     let mut products = Array2::zeros((TILE, centers.nrows()));
-    for tile in points.axis_chunks_iter(Axis(0), TILE) {
+    let tiles = points.axis_chunks_iter(Axis(0), TILE).zip(lengths.axis_chunks_iter(Axis(0), TILE));
+    for (tile, lengths) in tiles {
         let mut products = products.slice_mut(s![..tile.nrows(), ..]);
         general_mat_mul(1.0, &tile, &centers.t(), 0.0, &mut products);
-        for (point, products) in tile.rows().into_iter().zip(products.rows()) {
-            let mut nearest = 0;
-            let mut smallest = f32::INFINITY;
-            for (i, (product, length)) in products.iter().zip(lengths).enumerate() {
-                let distance = length - 2.0 * product;
-                if distance < smallest {
-                    (nearest, smallest) = (i, distance);
-                }
-            }
+        for ((point, length), mut distances) in tile.rows().into_iter().zip(lengths).zip(products.rows_mut()) {
+            distances.zip_mut_with(center_lengths, |product, center_length| *product = center_length - 2.0 * *product);
+            let nearest = nearest(point, *length, distances.view(), centers, center_lengths);
             labels.push(nearest);
             sums.row_mut(nearest).zip_mut_with(&point, |sum, x| *sum += x);
         }
     }
     (labels, sums)
+}
+
+/// Returns the nearest center to a point; `distances` lack the point's own squared length.
+fn nearest(
+    point: ArrayView1<'_, f32>,
+    length: f32,
+    distances: ArrayView1<'_, f32>,
+    centers: &Array2<f32>,
+    center_lengths: &Array1<f32>,
+) -> usize {
+    let (mut nearest, mut smallest) = (0, f32::INFINITY);
+    for (i, &distance) in distances.iter().enumerate() {
+        if distance < smallest {
+            (nearest, smallest) = (i, distance);
+        }
+    }
+    let close = |&i: &usize| {
+        let magnitude = length + center_lengths[i].max(center_lengths[nearest]);
+        distances[i] - smallest <= ROUNDING * magnitude
+    };
+    let mut rivals = (0..distances.len()).filter(|&i| i != nearest).filter(close).peekable();
+    if rivals.peek().is_none() {
+        return nearest;
+    }
+    let exact = |i: usize| squared_distance(point, centers.row(i));
+    let mut best = (exact(nearest), nearest);
+    for i in rivals {
+        let distance = exact(i);
+        // The lowest number wins a tie, as it does above.
+        if distance < best.0 || (distance == best.0 && i < best.1) {
+            best = (distance, i);
+        }
+    }
+    best.1
 }
 
 impl Assignment {
@@ -228,10 +280,7 @@ impl Assignment {
 
 /// Returns each point's squared distance to its center, from the differences, which do not cancel as the products do.
 fn own_distances(points: ArrayView2<'_, f32>, centers: &Array2<f32>, labels: &[usize]) -> Vec<f64> {
-    let distance = |(i, &label): (usize, &usize)| {
-        let difference = points.row(i).into_iter().zip(centers.row(label)).map(|(x, c)| x - c);
-        difference.map(|d| f64::from(d * d)).sum()
-    };
+    let distance = |(i, &label): (usize, &usize)| squared_distance(points.row(i), centers.row(label));
     labels.par_iter().enumerate().map(distance).collect()
 }
 
@@ -367,6 +416,28 @@ mod tests {
         assert!(error < 1e-5, "centers: {error}");
         let inertia = reference.tensor("lloyd_inertia").double_value(&[0]);
         assert!((found.inertia / inertia - 1.0).abs() < 1e-5, "{} is not {inertia}", found.inertia);
+    }
+
+    /// Offsets, scales, duplicates and constant dimensions, each side with its best of many starts.
+    #[test]
+    fn odd_data_is_clustered_as_by_scikit_learn() {
+        let reference = Reference::read("kmeans_odd.safetensors");
+        let sets = reference.part("points.");
+        assert_eq!(sets.len(), 24);
+        for (name, points) in sets {
+            let points = matrix(&points);
+            let sizes: Vec<usize> =
+                numbers(reference.tensor(&format!("sizes.{name}"))).iter().map(|&n| n as usize).collect();
+            let inertia = numbers(reference.tensor(&format!("inertia.{name}")))[0];
+            let options = KMeansOptions { k: sizes.len(), runs: 200, max_iterations: 300, tolerance: 0.0, ..OPTIONS };
+            let found = k_means(&points, &options, |_, _| true).expect("more points than clusters");
+            let mut found_sizes = found.sizes();
+            found_sizes.sort_unstable();
+            assert_eq!(found_sizes, sizes, "{name}");
+            let spread: f64 = mean_variance(points.view()) * points.len() as f64;
+            let error = (found.inertia - inertia).abs();
+            assert!(error <= 1e-5 * inertia + 1e-12 * spread, "{name}: {} is not {inertia}", found.inertia);
+        }
     }
 
     /// Each side with a hundred starts of its own, after which neither finds better ones.

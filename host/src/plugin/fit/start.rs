@@ -1,28 +1,34 @@
 //! Initial centers of k-means: greedy k-means++ (Arthur and Vassilvitskii, 2007), as in scikit-learn.
 //!
 //! Each next center is a point drawn with a probability proportional to its squared distance to the nearest center so
-//! far; of 2 + ln k draws the one with the lowest inertia is taken. The distances are matrix products, and only
-//! those to the newest center are computed: O(k n dim).
+//! far; of 2 + ln k draws the one with the lowest inertia is taken. The distances are matrix products, where those do not
+//! cancel, and only those to the newest center are computed: O(k n dim).
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use rand_xoshiro::Xoshiro256Plus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 
+use super::frame::{ROUNDING, squared_distance};
+
 /// Number of points that are multiplied at a time.
 const TILE: usize = 256;
 
-/// Returns k rows of `points` as initial centers, the same ones for the same seed.
-pub(super) fn k_means_plus_plus(points: ArrayView2<'_, f32>, k: usize, seed: u64) -> Array2<f32> {
+/// Returns k rows of `points`, whose squared lengths are `lengths`, as initial centers, the same ones for the same seed.
+pub(super) fn k_means_plus_plus(
+    points: ArrayView2<'_, f32>,
+    lengths: &Array1<f32>,
+    k: usize,
+    seed: u64,
+) -> Array2<f32> {
     let mut rng = Xoshiro256Plus::seed_from_u64(seed);
-    let lengths: Array1<f32> = points.rows().into_iter().map(|x| x.dot(&x)).collect();
     let n_trials = 2 + (k as f64).ln() as usize;
     let first = (uniform(&mut rng) * points.nrows() as f64) as usize;
     let mut chosen = vec![first.min(points.nrows() - 1)];
-    let mut nearest = squared_distances(points, &lengths, &chosen).column(0).to_owned();
+    let mut nearest = squared_distances(points, lengths, &chosen).column(0).to_owned();
     while chosen.len() < k {
         let candidates: Vec<usize> = (0..n_trials).map(|_| draw(&nearest, &mut rng)).collect();
-        let mut distances = squared_distances(points, &lengths, &candidates);
+        let mut distances = squared_distances(points, lengths, &candidates);
         for mut column in distances.columns_mut() {
             column.zip_mut_with(&nearest, |new, old| *new = new.min(*old));
         }
@@ -44,8 +50,15 @@ fn squared_distances(points: ArrayView2<'_, f32>, lengths: &Array1<f32>, some: &
         .into_par_iter()
         .zip(distances.axis_chunks_iter_mut(Axis(0), TILE).into_par_iter())
         .for_each(|(tile, mut out)| out.assign(&tile.dot(&others.t())));
-    for (mut row, length) in distances.rows_mut().into_iter().zip(lengths) {
-        row.iter_mut().zip(some).for_each(|(x, &other)| *x = (length + lengths[other] - 2.0 * *x).max(0.0));
+    for ((mut row, point), length) in distances.rows_mut().into_iter().zip(points.rows()).zip(lengths) {
+        for ((x, &other), other_point) in row.iter_mut().zip(some).zip(others.rows()) {
+            let magnitude = length + lengths[other];
+            let distance = magnitude - 2.0 * *x;
+            *x = match distance <= ROUNDING * magnitude {
+                true => squared_distance(point, other_point) as f32,
+                false => distance,
+            };
+        }
     }
     some.iter().enumerate().for_each(|(column, &point)| distances[[point, column]] = 0.0);
     distances
@@ -73,6 +86,7 @@ fn uniform(rng: &mut Xoshiro256Plus) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frame::squared_lengths;
     use super::*;
 
     #[test]
@@ -82,7 +96,7 @@ mod tests {
             (if j == 0 { i % 4 % 2 } else { i % 4 / 2 } * 100) as f32 + i as f32 / 40.0
         });
         for seed in 0..20 {
-            let starts = k_means_plus_plus(points.view(), 4, seed);
+            let starts = k_means_plus_plus(points.view(), &squared_lengths(points.view()), 4, seed);
             let mut groups: Vec<[bool; 2]> = starts.rows().into_iter().map(|x| [x[0] > 50.0, x[1] > 50.0]).collect();
             groups.sort();
             groups.dedup();
@@ -102,7 +116,8 @@ mod tests {
 
     #[test]
     fn equal_points_are_accepted() {
-        let starts = k_means_plus_plus(Array2::from_elem((6, 3), 0.5).view(), 4, 0);
+        let points = Array2::from_elem((6, 3), 0.5);
+        let starts = k_means_plus_plus(points.view(), &squared_lengths(points.view()), 4, 0);
         assert_eq!(starts.nrows(), 4);
     }
 }

@@ -84,6 +84,39 @@ fn jpeg_embeddings_match_pillows() {
     assert!(worst >= 0.999, "the worst cosine of {} paintings is {worst}", files.len());
 }
 
+/// What transformers refuses with 'Input image size (48*48) doesn't match model (32*32)'.
+#[test]
+fn sizes_that_the_model_cannot_take_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |text: &str| {
+        std::fs::write(folder.path().join("preprocessor_config.json"), text).unwrap();
+        Preprocessor::load(folder.path(), 32).unwrap()
+    };
+    let whole = r#"{"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}"#;
+    load(whole).check_side(folder.path(), 32).unwrap();
+    load(r#"{"size": 40, "crop_size": 32}"#).check_side(folder.path(), 32).unwrap();
+    for (text, key) in [
+        (r#"{"size": 32, "crop_size": 48}"#, "`crop_size` is 48x48"),
+        (r#"{"size": 32, "crop_size": 24}"#, "`crop_size` is 24x24"),
+        (r#"{"size": 32, "crop_size": 33}"#, "`crop_size` is 33x33"),
+        (r#"{"size": 32, "crop_size": {"height": 32, "width": 16}}"#, "`crop_size` is 32x16"),
+        (r#"{"size": 32}"#, "`crop_size` is 224x224"),
+        (r#"{"size": 48, "do_center_crop": false}"#, "`size` is 48x48"),
+        (r#"{"size": {"height": 32, "width": 33}, "do_center_crop": false}"#, "`size` is 32x33"),
+    ] {
+        let message = load(text).check_side(folder.path(), 32).unwrap_err().to_string();
+        assert!(message.contains(key) && message.ends_with("takes images of 32x32 pixels"), "{message}");
+    }
+    // Without a crop, each image decides.
+    for text in [r#"{"size": 32, "do_center_crop": false}"#, r#"{"do_resize": false, "do_center_crop": false}"#] {
+        let preprocessor = load(text);
+        preprocessor.check_side(folder.path(), 32).unwrap();
+        preprocessor.expect_side([(32, 32)], 32).unwrap();
+        let message = preprocessor.expect_side([(32, 32), (64, 32)], 32).unwrap_err().to_string();
+        assert!(message.starts_with("image 1 of 64x32 pixels becomes 64x32, but the model takes 32x32"), "{message}");
+    }
+}
+
 #[test]
 fn bad_images_and_files_are_named() {
     let folder = tempfile::tempdir().unwrap();

@@ -85,6 +85,40 @@ fn saved_tokenizer_loads_from_either_layout() {
     }
 }
 
+/// The whole text, tokenized by the file that the tokenizer writes for transformers, has the same first ids.
+#[test]
+fn long_texts_are_truncated_before_they_are_tokenized() {
+    let cases = Cases::read();
+    let shipped = Tokenizer::load(&shipped_model().join("diffusion/tokenizer")).unwrap();
+    for tokenizer in [cases.small(PadRule::EndOfText), cases.small(bang()), shipped] {
+        let folder = tempfile::tempdir().unwrap();
+        tokenizer.save(folder.path()).unwrap();
+        let whole = tokenizers::Tokenizer::from_file(folder.path().join("tokenizer.json")).unwrap();
+        let mut texts = cases.texts();
+        texts.extend((0..cases.texts().len()).map(|i| {
+            let mut all = cases.texts();
+            all.rotate_left(i);
+            all.join(if i % 2 == 0 { " " } else { "\u{3000}\n" })
+        }));
+        texts.extend(["a photo of a cat ", "\u{e9}a\u{301}", "abcab", "1234", "!?", "  "].map(|part| part.repeat(150)));
+        texts.push(format!(" a{}cat\u{3000}", " \n".repeat(20_000)));
+        for text in texts {
+            let ids: Vec<i64> =
+                whole.encode(text.as_str(), true).unwrap().get_ids().iter().map(|&id| id.into()).collect();
+            let n = tokenizer.max_length();
+            let found = tokenizer.encode(&text);
+            assert_eq!(found[..ids.len().min(n) - 1], ids[..ids.len().min(n) - 1], "{text:?}");
+            assert_eq!(tokenizer.truncates(&text), ids.len() > n, "{text:?}");
+        }
+        // Tokenizing the whole of these would take minutes.
+        for part in ["a photo of a cat, ", "cat", "\u{732b}", "7"] {
+            let [some, many] = [1000, 100_000].map(|n| part.repeat(n));
+            assert_eq!(tokenizer.encode(&many), tokenizer.encode(&some), "{part}");
+            assert!(tokenizer.truncates(&many));
+        }
+    }
+}
+
 #[test]
 fn batch_has_one_row_a_text() {
     let tokenizer = Cases::read().small(PadRule::EndOfText);

@@ -7,7 +7,7 @@ use image::imageops::{self, FilterType};
 use image::{ImageFormat, RgbImage};
 use rayon::prelude::*;
 
-use crate::data::images::read_image;
+use crate::data::images::ImageLoader;
 use crate::fs::write_atomic;
 use crate::report::canvas::text::{self, Weight};
 use crate::report::canvas::{Anchor, Canvas, GROUND, HEADER, INK, MARGIN, MAX_WIDTH, MUTED, RULE};
@@ -43,16 +43,16 @@ pub(super) struct Row {
 }
 
 /// Draws the sheet and writes it as a PNG.
-pub(super) fn write(path: &Path, title: &str, rows: &[Row]) -> Result<()> {
+pub(super) fn write(path: &Path, title: &str, rows: &[Row], loader: &ImageLoader) -> Result<()> {
     let mut bytes = std::io::Cursor::new(vec![]);
-    draw(title, rows)
+    draw(title, rows, loader)
         .write_to(&mut bytes, ImageFormat::Png)
         .with_context(|| format!("encoding the contact sheet {}", path.display()))?;
     write_atomic(path, &bytes.into_inner())?;
     Ok(())
 }
 
-fn draw(title: &str, rows: &[Row]) -> RgbImage {
+fn draw(title: &str, rows: &[Row], loader: &ImageLoader) -> RgbImage {
     let left_out = rows.len().saturating_sub(MAX_ROWS);
     let rows = &rows[..rows.len() - left_out];
     let widest = rows.iter().map(|row| row.files.len()).max().unwrap_or(0);
@@ -86,7 +86,7 @@ fn draw(title: &str, rows: &[Row]) -> RgbImage {
         let far = if row.files.len() <= SHOWN { 0 } else { FARTHEST };
         let shown: Vec<&PathBuf> = row.files[..near].iter().chain(&row.files[row.files.len() - far..]).collect();
         // The cell of an image that can no longer be read stays empty.
-        let images: Vec<_> = shown.par_iter().map(|file| read_image(file).ok().map(|image| fit(&image))).collect();
+        let images: Vec<_> = shown.par_iter().map(|file| loader.read_with(file, |image| fit(&image)).ok()).collect();
         for (column, image) in images.iter().enumerate() {
             let Some(image) = image else { continue };
             let x = MARGIN + LABELS + column as u32 * (SIDE + GAP) + if column >= near { BREAK } else { 0 };
@@ -125,7 +125,7 @@ mod tests {
     fn a_row_has_the_nearest_and_the_farthest() {
         let folder = tempfile::tempdir().expect("a folder");
         let rows = [row(folder.path(), "many", 40), row(folder.path(), "one", 1)];
-        let sheet = draw("two clusters", &rows);
+        let sheet = draw("two clusters", &rows, &ImageLoader::default());
         let area = |count: u8, i: u8| sheet.pixels().filter(|pixel| pixel.0 == [200, count, i]).count();
         let shown: Vec<u8> = (0..40).filter(|&i| area(40, i) > 0).collect();
         assert_eq!(shown, [0, 1, 2, 3, 4, 5, 6, 7, 37, 38, 39]);
@@ -146,6 +146,7 @@ mod tests {
     #[test]
     fn no_rows_and_a_missing_file_still_make_an_image() {
         let missing = Row { name: "missing".into(), notes: vec![], files: vec!["nowhere.png".into()] };
-        assert!(draw("none", &[]).width() > 0 && draw("one", &[missing]).width() > 0);
+        let width = |rows: &[Row]| draw("none or one", rows, &ImageLoader::default()).width();
+        assert!(width(&[]) > 0 && width(&[missing]) > 0);
     }
 }

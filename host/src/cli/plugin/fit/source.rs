@@ -1,6 +1,5 @@
 //! The data to cluster: images, texts or embeddings as rows of a matrix, and the names of their clusters.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,11 +11,10 @@ use rayon::prelude::*;
 use tch::Kind;
 
 use crate::context::Context;
-use crate::data::images::{find_images, read_image};
+use crate::data::images::{ImageError, ImageLoader, batches, find_images};
+use crate::data::prompts::distinct_lines;
 use crate::encoders::{Encoders, stacked};
-use crate::fs::read_text;
 use crate::plugin::fit::{Clustering, name_clusters};
-use crate::text::text_lines;
 
 /// The message of an interrupt.
 pub(super) const KEPT: &str = "nothing was written";
@@ -27,8 +25,8 @@ const BATCH: usize = 128;
 /// The items of a matrix's rows.
 #[derive(Clone, Debug)]
 pub(super) enum Items {
-    /// Image files below a folder.
-    Images { root: PathBuf, files: Vec<PathBuf> },
+    /// Image files below a folder, and what read them.
+    Images { root: PathBuf, files: Vec<PathBuf>, loader: Arc<ImageLoader> },
     /// Distinct texts.
     Texts(Vec<String>),
     /// Embeddings of unknown items.
@@ -72,7 +70,7 @@ impl Items {
             order.iter().enumerate().map(cluster).collect()
         };
         let (clusters, method) = match self {
-            Self::Images { root, files } => {
+            Self::Images { root, files, .. } => {
                 let folders: Vec<String> = files.iter().map(|file| style_folder(root, file)).collect();
                 let names = name_clusters(&found.labels, &folders, members.len());
                 if names.from_folders {
@@ -131,9 +129,10 @@ pub(super) fn images(
     // The encoder is loaded before the bar starts, so that its speed excludes loading.
     encoders.get(encoder)?;
     let bar = context.progress.bar("embedding", found.len() as u64, "images");
-    for chunk in found.chunks(BATCH) {
+    let loader = Arc::new(ImageLoader::default());
+    for chunk in batches(&found, BATCH) {
         context.interrupt.check(KEPT)?;
-        let read: Vec<_> = chunk.par_iter().map(|file| read_image(file)).collect();
+        let read: Vec<Result<RgbImage, ImageError>> = chunk.par_iter().map(|file| loader.read(file)).collect();
         let mut images: Vec<Arc<RgbImage>> = vec![];
         for (file, image) in chunk.iter().zip(read) {
             match image {
@@ -151,25 +150,18 @@ pub(super) fn images(
     }
     bar.finish();
     ensure!(!rows.is_empty(), "none of the {} images below {} can be read", found.len(), root.display());
-    Ok((Items::Images { root: root.to_owned(), files }, stacked(&rows)))
+    Ok((Items::Images { root: root.to_owned(), files, loader }, stacked(&rows)))
 }
 
-/// Embeds a file's lines; empty and repeated ones are left out.
+/// Embeds a file's lines; empty and repeated ones and comments are left out.
 pub(super) fn texts(
     file: &Path,
     encoder: &str,
     encoders: &mut Encoders,
     context: &Context,
 ) -> Result<(Items, Array2<f32>)> {
-    let text = read_text(file)?;
-    let mut seen = BTreeSet::new();
-    let lines = text_lines(&text);
-    let texts: Vec<String> = lines.iter().filter(|line| seen.insert(**line)).map(|&line| line.to_owned()).collect();
+    let texts = distinct_lines(file)?;
     ensure!(!texts.is_empty(), "{} has no texts: write one per line", file.display());
-    if texts.len() < lines.len() {
-        let repeated = lines.len() - texts.len();
-        tracing::warn!("{}: {repeated} of {} lines repeat others and are left out", file.display(), lines.len());
-    }
     encoders.get(encoder)?;
     let bar = context.progress.bar("embedding", texts.len() as u64, "texts");
     let mut rows = vec![];
@@ -214,7 +206,11 @@ mod tests {
     }
 
     fn images(names: [&str; 3]) -> Items {
-        Items::Images { root: "art".into(), files: names.map(|name| Path::new("art").join(name)).to_vec() }
+        Items::Images {
+            root: "art".into(),
+            files: names.map(|name| Path::new("art").join(name)).to_vec(),
+            loader: Arc::default(),
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use self::snapshot::{Difference, Snapshot};
 use super::classify::read_sample;
 use super::running::{RunningArgs, table};
 use crate::context::Context;
+use crate::data::images::{ImageLoader, has_image_extension};
 use crate::fs::write_atomic;
 use crate::plugin::Batch;
 
@@ -46,8 +47,8 @@ pub struct TestArgs {
     json: bool,
 }
 
-/// Extensions of fixtures, case-insensitive.
-const FIXTURES: [&str; 5] = ["png", "jpg", "jpeg", "txt", "wav"];
+/// Extensions of fixtures besides those of images, case-insensitive.
+const FIXTURES: [&str; 2] = ["txt", "wav"];
 
 /// The outcome of one fixture.
 #[derive(Debug)]
@@ -84,11 +85,11 @@ impl TestArgs {
         let reference = self.plugin.clone().unwrap_or_else(|| format!("{}/", self.folder.display()));
         let (mut plugin, mut encoders) = self.running.open(&reference, context)?;
         let snapshots = self.folder.join("snapshots");
-        let mut outcomes = vec![];
+        let (mut outcomes, loader) = (vec![], ImageLoader::default());
         for fixture in &fixtures {
             context.interrupt.check("nothing more was written")?;
             // Each fixture is a batch of its own, so that other fixtures do not affect it.
-            let sample = read_sample(fixture, &*plugin)?;
+            let sample = read_sample(fixture, &*plugin, &loader)?;
             let classified = plugin
                 .classify(&mut Batch::new(vec![sample]), &mut encoders)
                 .with_context(|| fixture.display().to_string())?;
@@ -199,7 +200,8 @@ fn fixtures(folder: &Path) -> Result<Vec<PathBuf>> {
     for entry in fs_err::read_dir(&fixtures)? {
         let path = entry?.path();
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-        if path.is_file() && extension.is_some_and(|extension| FIXTURES.contains(&extension.as_str())) {
+        let is_fixture = extension.is_some_and(|extension| FIXTURES.contains(&extension.as_str()));
+        if path.is_file() && (is_fixture || has_image_extension(&path)) {
             files.push(path);
         }
     }
