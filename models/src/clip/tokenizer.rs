@@ -1,6 +1,7 @@
 //! CLIP's tokenizer: NFC, lower case, white space collapsed to one space, CLIP's own word pattern, byte-level BPE with
 //! an end-of-word mark; as transformers' `CLIPTokenizer` builds it from a vocabulary and merges.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -50,6 +51,8 @@ pub struct Tokenizer {
     end: u32,
     pad_token: String,
     pad: u32,
+    /// Number of bytes of the longest token.
+    longest: usize,
 }
 
 impl Tokenizer {
@@ -93,7 +96,9 @@ impl Tokenizer {
         let pad = id(&pad_token)?;
         let inner = build(&vocab, merges, start, end, &pad_token)
             .map_err(|e| Error::Input(format!("the vocabulary and the merges do not fit together: {e}")))?;
-        Ok(Self { inner, vocab, merges: merges.to_vec(), max_length, start, end, pad_token, pad })
+        // Byte-level BPE writes each byte as one character.
+        let longest = vocab.keys().map(|token| token.chars().count()).max().unwrap_or(1);
+        Ok(Self { inner, vocab, merges: merges.to_vec(), max_length, start, end, pad_token, pad, longest })
     }
 
     /// Number of ids of every text.
@@ -116,7 +121,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Vec<i64> {
         let encoding = self
             .inner
-            .encode_fast(text, false)
+            .encode_fast(self.beginning(text).as_ref(), false)
             .expect("byte-level BPE encodes every text: its unknown token was found in the vocabulary");
         let mut ids = Vec::with_capacity(self.max_length);
         ids.push(i64::from(self.start));
@@ -124,6 +129,28 @@ impl Tokenizer {
         ids.push(i64::from(self.end));
         ids.resize(self.max_length, i64::from(self.pad));
         ids
+    }
+
+    /// Returns the beginning of a text that no kept token lies beyond, since tokenizing takes time and memory that grow
+    /// faster than the text: each word has at least one token, and each token at most as many bytes as the longest one.
+    fn beginning<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        // Twice as many bytes, because the merges within a word may depend on what follows them.
+        let max_bytes = 2 * self.max_length * self.longest;
+        if text.len() <= max_bytes && text.split_whitespace().nth(self.max_length).is_none() {
+            return Cow::Borrowed(text);
+        }
+        let mut kept = String::with_capacity(max_bytes);
+        for word in text.split_whitespace().take(self.max_length) {
+            let room = max_bytes.saturating_sub(kept.len());
+            if !kept.is_empty() {
+                kept.push(' ');
+            }
+            kept.push_str(&word[..word.floor_char_boundary(room)]);
+            if word.len() > room {
+                break;
+            }
+        }
+        Cow::Owned(kept)
     }
 
     /// The ids of several texts, i64 [n, max_length], on the CPU.
