@@ -8,9 +8,11 @@ use ambiguity_host::context::Context;
 use ambiguity_host::failure::{self, StdoutError};
 use ambiguity_host::interrupt::{Interrupt, Interrupted};
 use ambiguity_host::progress::Progress;
-use ambiguity_host::text::sentence;
+use ambiguity_host::text::{escaped, sentence};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::format::debug_fn;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -24,7 +26,16 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("HOST_LOG").unwrap_or_else(|_| {
         EnvFilter::new(format!("warn,ambiguity_host={level},ambiguity_models={level},torch_ext={level}"))
     });
+    // Whatever a log line quotes, it stays one line.
+    let fields = debug_fn(|writer, field, value| {
+        let text = format!("{value:?}");
+        match field.name() {
+            "message" => write!(writer, "{}", escaped(&text)),
+            name => write!(writer, "{name}={}", escaped(&text)),
+        }
+    });
     tracing_subscriber::fmt()
+        .fmt_fields(fields.delimited(" "))
         .with_env_filter(filter)
         .with_writer(progress.clone())
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()))

@@ -1,5 +1,7 @@
 //! Text formatting: numbers, counts, sizes, lines, and errors as sentences.
 
+use std::borrow::Cow;
+
 use crate::failure::in_words;
 
 /// Minimum Jaro-Winkler similarity of a known key that is suggested for an unknown one.
@@ -64,11 +66,36 @@ pub fn counted(n: u64, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
-/// Whether a terminal interprets a character instead of showing it: a control character, or one that sets the direction
-/// of text.
+/// Whether a terminal interprets a character instead of showing it: a control character, one that breaks lines, or one
+/// that sets the direction of text.
 pub fn is_control(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let directs = matches!(
+        character,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}'
+    );
+    character.is_control() || directs || matches!(character, '\u{2028}' | '\u{2029}')
+}
+
+/// Returns a text that others wrote (a plugin, a file, a server) as one line that shows what it contains: each character
+/// that [`is_control`], line feeds and tabs included, is written as an escape of Rust. Every such text passes through
+/// here on its way to a terminal, a log line, a metrics file or a report.
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    escaped_but(text, |_| false)
+}
+
+/// Returns the text [`escaped`], but for the characters that are `kept`.
+fn escaped_but(text: &str, kept: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !has_control(text) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match is_control(character) && !kept(character) {
+            true => shown.extend(character.escape_default()),
+            false => shown.push(character),
+        }
+    }
+    Cow::Owned(shown)
 }
 
 /// Whether a text contains a character that [`is_control`].
@@ -89,11 +116,14 @@ pub fn text_lines(text: &str) -> Vec<&str> {
 }
 
 /// Returns an error and its causes as one sentence, libtorch's in our words; a cause that the text before it already contains is not repeated.
-/// Control characters from a file or a plugin are escaped.
+/// Control characters, which only a file, a plugin or a server can contain, are [`escaped`]; the drawing of a line in a TOML
+/// file keeps its line breaks.
 pub fn sentence(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
+        let is_drawing = cause.is::<toml::de::Error>();
         let cause = in_words(&cause.to_string());
+        let cause = escaped_but(&cause, |character| is_drawing && matches!(character, '\n' | '\t'));
         let plain = cause.split(" (os error").next().unwrap_or(&cause).to_lowercase();
         if text.to_lowercase().contains(&plain) {
             continue;
@@ -103,13 +133,7 @@ pub fn sentence(error: &anyhow::Error) -> String {
         }
         text.push_str(&cause);
     }
-    text.chars().fold(String::with_capacity(text.len()), |mut shown, character| {
-        match is_control(character) && !matches!(character, '\n' | '\t') {
-            true => shown.extend(character.escape_default()),
-            false => shown.push(character),
-        }
-        shown
-    })
+    text
 }
 
 #[cfg(test)]
@@ -152,6 +176,16 @@ mod tests {
     fn a_sentence_repeats_nothing_and_cannot_control_the_terminal() {
         let error = anyhow::anyhow!("bad \u{1b}[2Jname").context("reading it").context("reading it");
         assert_eq!(sentence(&error), "reading it: bad \\u{1b}[2Jname");
+        let error = anyhow::anyhow!("bad\nerror: fake\u{202e}\r\u{2028}");
+        assert_eq!(sentence(&error), "bad\\nerror: fake\\u{202e}\\r\\u{2028}");
+        let error = anyhow::Error::new("a = ".parse::<toml::Table>().expect_err("no TOML")).context("a.toml");
+        assert!(sentence(&error).starts_with("a.toml: TOML parse error at line 1, column 5\n  |\n1 | a = \n"));
+    }
+
+    #[test]
+    fn what_others_wrote_is_one_line() {
+        assert_eq!(escaped("caf\u{e9} \u{1f600}"), "caf\u{e9} \u{1f600}");
+        assert_eq!(escaped("a\nb\tc\u{7}\u{9b}\u{2066}"), "a\\nb\\tc\\u{7}\\u{9b}\\u{2066}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tch::Kind;
 
 use crate::context::Context;
 use crate::fs::{is_inside, new_folder};
+use crate::text::escaped;
 use crate::zoo::model_folder;
 
 /// Inspect a LoRA, merge it into a model, or remove it again.
@@ -106,16 +107,16 @@ impl InfoArgs {
             println!("{document:#}");
             return Ok(());
         }
-        println!("{}", lora.path.display());
+        println!("{}", escaped(&lora.path.to_string_lossy()));
         for (what, n) in &ranks {
             println!("  {what} on {n} layers");
         }
-        let targets: Vec<String> = targets.iter().map(|(name, n)| format!("{name} ({n})")).collect();
+        let targets: Vec<String> = targets.iter().map(|(name, n)| format!("{} ({n})", escaped(name))).collect();
         println!("  targets: {}", targets.join(", "));
         println!("  {} parameters", lora.n_parameters());
         println!("  norm of the weight update: {total:.4}; largest in:");
         for (norm, module) in norms.iter().take(3) {
-            println!("    {norm:.4}  {module}");
+            println!("    {norm:.4}  {}", escaped(module));
         }
         Ok(())
     }

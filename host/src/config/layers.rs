@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
@@ -78,7 +78,7 @@ fn merge(base: &mut Table, over: Table) {
 
 /// Parses a layer and returns an error with the position of keys and types of values that the presets do not have.
 fn checked(layer: &Layer, known: &Table) -> Result<Table> {
-    let parsed = DeTable::parse(&layer.text).map_err(|error| anyhow!("{}: {error}", layer.origin))?;
+    let parsed = DeTable::parse(&layer.text).with_context(|| layer.origin.clone())?;
     check_table(layer, parsed.get_ref(), known, "")?;
     layer.text.parse().with_context(|| layer.origin.clone())
 }

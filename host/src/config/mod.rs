@@ -73,8 +73,9 @@ pub enum OnCollapse {
 /// The limits of one plugin that a user may set; [`crate::plugin::limits`] contains those that are part of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginLimits {
-    /// Maximum wall-clock time of a plugin's own code for one batch, in milliseconds, without the host's encoders and
-    /// resampling. A safeguard, since the time depends on the machine.
+    /// Maximum wall-clock time of a plugin's own code for one batch, in milliseconds. A tenth of the time for texts that it
+    /// has embedded and images that it has resampled counts too, the batch's own embeddings do not. A safeguard, since the
+    /// time depends on the machine.
     pub timeout_ms: u64,
     /// Maximum fuel (about one unit per WebAssembly instruction) for each sample of a batch. The same on every machine.
     pub fuel: u64,

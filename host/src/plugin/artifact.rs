@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use wasm_encoder::{ComponentSection, CustomSection};
 use wasmparser::{Encoding, Parser, Payload, Validator};
 
+use super::budget;
 use super::error::Fault;
 use super::inspection::{Asset, Inspection};
 use super::limits::Limits;
@@ -137,6 +138,7 @@ impl Artifact {
             let exports = artifact.exports.iter().map(|export| format!("`{export}`")).collect::<Vec<_>>().join(", ");
             return Err(Fault::WrongWorld { exports: if exports.is_empty() { "nothing".to_owned() } else { exports } });
         }
+        budget::check(&bytes)?;
         if let Some(json) = artifact.asset(Manifest::ASSET) {
             let manifest = Manifest::parse(json).map_err(|e| damaged(e.to_string()))?;
             // A number in JSON may be too large for an f32.

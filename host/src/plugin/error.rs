@@ -2,20 +2,31 @@
 
 use std::path::PathBuf;
 
-use super::limits::MESSAGE_LENGTH;
+use super::limits::{MESSAGE_LENGTH, NAME_LENGTH};
 use crate::encoders::EncoderError;
+use crate::text::escaped;
 
-/// Cuts a plugin's own message after [`MESSAGE_LENGTH`] characters.
-pub(super) fn cut(message: String) -> String {
-    match message.char_indices().nth(MESSAGE_LENGTH) {
-        Some((end, _)) => format!("{}… (cut off)", &message[..end]),
-        None => message,
+/// Returns a plugin's own message as it is shown: cut after [`MESSAGE_LENGTH`] characters, and escaped.
+pub(super) fn quoted(message: &str) -> String {
+    let (shown, end) = match message.char_indices().nth(MESSAGE_LENGTH) {
+        Some((end, _)) => (&message[..end], "… (cut off)"),
+        None => (message, ""),
+    };
+    format!("{}{end}", escaped(shown))
+}
+
+/// Returns a name that a plugin or a file gives to something, as messages show it: cut after [`NAME_LENGTH`] characters, and
+/// escaped.
+pub(super) fn quoted_name(name: &str) -> String {
+    match name.char_indices().nth(NAME_LENGTH) {
+        Some((end, _)) => format!("{}…", escaped(&name[..end])),
+        None => escaped(name).into_owned(),
     }
 }
 
 /// A fault, with the plugin and the sample that it belongs to.
 #[derive(Debug, thiserror::Error)]
-#[error("plugin `{plugin}`{at}: {fault}", at = .sample.map(|i| format!(" at sample {i}")).unwrap_or_default())]
+#[error("{}", self.sentence())]
 pub struct PluginError {
     /// The plugin, by its file's name without extension.
     pub plugin: String,
@@ -29,6 +40,12 @@ impl PluginError {
     /// Returns the error for a fault that concerns no particular sample.
     pub fn new(plugin: impl Into<String>, fault: Fault) -> Self {
         Self { plugin: plugin.into(), sample: None, fault }
+    }
+
+    /// Returns the message as one line: a fault may quote a plugin, a model or a library.
+    fn sentence(&self) -> String {
+        let at = self.sample.map(|i| format!(" at sample {i}")).unwrap_or_default();
+        escaped(&format!("plugin `{}`{at}: {}", self.plugin, self.fault)).into_owned()
     }
 }
 
@@ -79,6 +96,18 @@ pub enum Fault {
         found: usize,
         /// The limit in bytes.
         limit: usize,
+    },
+    /// Compiling the file would take too much memory and time.
+    #[error("compiling it would take too much memory and time: {what}")]
+    Complexity {
+        /// The count that is above its limit.
+        what: String,
+    },
+    /// The file needs features of WebAssembly that this host does not have.
+    #[error("it uses WebAssembly's {features}, which this host does not have; build it without")]
+    Features {
+        /// The names of the features.
+        features: String,
     },
     /// The plugin imports something that plugins may not import.
     #[error(

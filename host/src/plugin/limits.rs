@@ -8,6 +8,35 @@ use crate::config::PluginLimits;
 pub(super) const LOAD_LIMIT: Duration = Duration::from_secs(120);
 /// Maximum number of characters of a plugin's message that are shown.
 pub(super) const MESSAGE_LENGTH: usize = 2000;
+/// Maximum number of parts of a component's nested components, each counted as often as it is instantiated.
+pub(super) const MAX_PARTS: u64 = 20_000;
+/// Maximum number of components within each other.
+pub(super) const MAX_DEPTH: u64 = 100;
+/// Maximum number of functions of a component.
+pub(super) const MAX_FUNCTIONS: u64 = 100_000;
+/// Maximum number of imports, exports, globals, tables and entries of tables of a component's modules.
+pub(super) const MAX_ITEMS: u64 = 1_000_000;
+/// Maximum size of a component's types in KiB.
+pub(super) const MAX_TYPE_KIB: u64 = 1024;
+/// Maximum size of a component's code in MiB.
+pub(super) const MAX_CODE_MIB: u64 = 32;
+/// Maximum size of one function's code in KiB.
+pub(super) const MAX_BODY_KIB: u64 = 1024;
+/// Maximum number of local variables of one function, its parameters and results included.
+pub(super) const MAX_LOCALS: u64 = 10_000;
+/// Maximum number of values that one function keeps across its branches; each takes a compiler up to 10 µs and 1 kB.
+pub(super) const MAX_FUNCTION_WORK: u64 = 1_000_000;
+/// Maximum number of values that all functions keep across their branches.
+pub(super) const MAX_WORK: u64 = 10_000_000;
+/// Maximum number of characters of a name: of a plugin, its version, a style, a medium, an encoder, a function in a message.
+pub(super) const NAME_LENGTH: usize = 200;
+/// Maximum number of lines that a plugin writes to the log in one call.
+pub(super) const LOG_LINES: usize = 200;
+/// Maximum size in KiB of what a plugin writes to the log in one call.
+pub(super) const LOG_KIB: usize = 64;
+/// The part of the time that the host spends on texts and resampling for a plugin which counts as the plugin's own: one in
+/// this many milliseconds.
+pub(super) const HOST_DISCOUNT: u32 = 10;
 /// Maximum difference of a row's sum from 1; the row is then renormalized.
 pub(super) const SUM_TOLERANCE: f64 = 1e-3;
 
@@ -30,6 +59,8 @@ pub struct Limits {
     pub resample_megapixels: u64,
     /// Maximum number of texts that the host embeds in one call.
     pub texts: usize,
+    /// Maximum size in MiB of all texts that the host embeds in one call.
+    pub text_mib: usize,
     /// Maximum size of an ONNX plugin's file in MiB.
     pub onnx_mib: usize,
     /// Maximum number of styles of a plugin.
@@ -54,6 +85,7 @@ impl From<PluginLimits> for Limits {
             output_mib: 64,
             resample_megapixels: 128,
             texts: 65_536,
+            text_mib: 8,
             onnx_mib: 1024,
             styles: 10_000,
         }
@@ -74,7 +106,8 @@ impl Limits {
             row(
                 Some("plugin.timeout_ms"),
                 format!("{} ms", self.timeout_ms),
-                "wall clock of a plugin's own code, or of an ONNX model, for one batch; encoders and resampling do not count",
+                "wall clock of a plugin's own code, or of an ONNX model, for one batch; of the time for texts that it has \
+                 embedded and images that it has resampled a tenth counts, the batch's own embeddings do not",
             ),
             row(
                 Some("plugin.memory_mib"),
@@ -83,6 +116,28 @@ impl Limits {
             ),
             row(None, format!("{} KiB", self.stack_kib), "call stack (WebAssembly)"),
             row(None, format!("{} MiB", self.file_mib), "a component's file, the assets baked into it included"),
+            row(
+                None,
+                MAX_PARTS.to_string(),
+                "parts of a component's nested components, each counted as often as it is instantiated",
+            ),
+            row(None, MAX_DEPTH.to_string(), "components within each other"),
+            row(None, MAX_FUNCTIONS.to_string(), "functions of a component"),
+            row(
+                None,
+                MAX_ITEMS.to_string(),
+                "imports, exports, globals, tables and their entries of a component's modules",
+            ),
+            row(None, format!("{MAX_TYPE_KIB} KiB"), "a component's types"),
+            row(None, format!("{MAX_CODE_MIB} MiB"), "a component's code"),
+            row(None, format!("{MAX_BODY_KIB} KiB"), "the code of one function"),
+            row(None, MAX_LOCALS.to_string(), "local variables of one function"),
+            row(
+                None,
+                MAX_FUNCTION_WORK.to_string(),
+                "values that one function keeps across its branches: the local variables of each block that it assigns, of each loop that it uses",
+            ),
+            row(None, MAX_WORK.to_string(), "values that all functions of a component keep across their branches"),
             row(
                 None,
                 format!("{} MiB", self.output_mib),
@@ -94,10 +149,17 @@ impl Limits {
                 "images that the host resamples, for each sample of a batch",
             ),
             row(None, self.texts.to_string(), "texts that the host embeds for a plugin in one call"),
+            row(None, format!("{} MiB", self.text_mib), "the size of these texts"),
             row(None, format!("{} MiB", self.onnx_mib), "an ONNX model's file"),
             row(None, format!("{} s", LOAD_LIMIT.as_secs()), "the time until an ONNX model is ready to run"),
             row(None, self.styles.to_string(), "styles of a plugin"),
             row(None, format!("{MESSAGE_LENGTH} characters"), "a plugin's message; longer ones are cut"),
+            row(None, format!("{NAME_LENGTH} characters"), "the name of a plugin, a style, a medium or an encoder"),
+            row(
+                None,
+                format!("{LOG_LINES} lines, {LOG_KIB} KiB"),
+                "what a plugin writes to the log in one call; the log says how much more there was",
+            ),
             row(None, format!("{SUM_TOLERANCE}"), "how far a row's sum may be from 1; it is then renormalized"),
         ]
     }

@@ -9,7 +9,8 @@
 //! - [`batch`]: the samples to classify. [`distributions`]: the output. `gradient`: the gradient with respect to the
 //!   embeddings.
 //! - [`store`]: resolves names, paths and folders to files.
-//! - [`artifact`]: a component's file, parsed without running it, and the data baked into it.
+//! - [`artifact`]: a component's file, parsed without running it, and the data baked into it. `budget`: what compiling it
+//!   would take.
 //! - [`limits`], [`error`]: the sandbox's limits, and every error message.
 //! - `wasm`: WebAssembly components on wasmtime. [`onnx`]: ONNX models on ONNX Runtime.
 //! - [`inspection`]: the contents of a plugin's file for display, whatever its kind.
@@ -17,6 +18,7 @@
 
 pub mod artifact;
 pub mod batch;
+mod budget;
 pub mod build;
 pub mod distributions;
 pub mod error;
@@ -29,7 +31,7 @@ pub mod store;
 mod wasm;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ambiguity_sdk::EncoderPin;
@@ -39,6 +41,7 @@ use tch::Device;
 pub use self::artifact::Artifact;
 pub use self::batch::{Batch, Sample};
 pub use self::distributions::Distributions;
+use self::error::quoted_name;
 pub use self::error::{Fault, PluginError};
 pub use self::inspection::{Asset, Inspection};
 pub use self::limits::Limits;
@@ -106,6 +109,22 @@ pub struct Description {
     pub encoders: Vec<String>,
 }
 
+impl From<ambiguity_sdk::Description> for Description {
+    fn from(description: ambiguity_sdk::Description) -> Self {
+        let ambiguity_sdk::Description { name, version, styles, media, encoders } = description;
+        Self { name, version, styles, media, encoders }
+    }
+}
+
+/// The properties of a plugin that are known without compiling or loading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// sha256 of the file, in hex.
+    pub sha256: String,
+    /// Its description; None for a component that was never compiled here and has no manifest.
+    pub description: Option<Description>,
+}
+
 /// The file that a plugin was loaded from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginSource {
@@ -157,14 +176,34 @@ impl PluginHost {
     pub fn load(&self, reference: &str, config: BTreeMap<String, String>) -> Result<Box<dyn Classifier>, PluginError> {
         let path = store::resolve(reference)?;
         let name = store::short_name(&path.to_string_lossy());
-        let plugin: Box<dyn Classifier> =
-            match path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(onnx::EXTENSION)) {
-                true => Box::new(OnnxPlugin::load(&name, &path, &config, &self.limits, self.device)?),
-                false => Box::new(self.sandbox.load(&name, &path, config)?),
-            };
-        check_texts(&*plugin).map_err(|fault| PluginError::new(name, fault))?;
+        let plugin: Box<dyn Classifier> = match is_onnx(&path) {
+            true => Box::new(OnnxPlugin::load(&name, &path, &config, &self.limits, self.device)?),
+            false => Box::new(self.sandbox.load(&name, &path, config)?),
+        };
+        check_texts(plugin.description(), plugin.source().title.as_ref(), &plugin.inspect())
+            .map_err(|fault| PluginError::new(name, fault))?;
         Ok(plugin)
     }
+
+    /// Reads a plugin's file, as lists show it: it is never compiled, and no model is loaded.
+    ///
+    /// # Errors
+    /// As for [`PluginHost::load`], except that what only compiling finds is not found.
+    pub fn glance(&self, path: &Path) -> Result<Glance, PluginError> {
+        let name = store::short_name(&path.to_string_lossy());
+        let glance = match is_onnx(path) {
+            true => OnnxPlugin::glance(&name, path, &self.limits)?,
+            false => self.sandbox.glance(&name, path)?,
+        };
+        if let Some(description) = &glance.description {
+            check_texts(description, None, &Inspection::default()).map_err(|fault| PluginError::new(name, fault))?;
+        }
+        Ok(glance)
+    }
+}
+
+fn is_onnx(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(onnx::EXTENSION))
 }
 
 /// Returns the folder of the cache of compiled plugins: `XDG_CACHE_HOME`, else `~/.cache`, then `ambiguity/plugins`.
@@ -181,6 +220,9 @@ fn check_description(description: &Description, limits: &Limits) -> Result<(), F
         format!("it has {}, ambiguity needs at least two", if styles.is_empty() { "no styles" } else { "one style" })
     } else if styles.len() > limits.styles {
         format!("it has {} styles, the limit is {}", styles.len(), limits.styles)
+    } else if let Some((what, text)) = first_long(description) {
+        let (start, length) = (quoted_name(text), text.chars().count());
+        format!("its {what} `{start}` has {length} characters, the limit is {}", limits::NAME_LENGTH)
     } else if let Some(duplicate) = first_duplicate(styles) {
         format!("the style `{duplicate}` appears twice")
     } else if styles.iter().any(String::is_empty) {
@@ -195,22 +237,26 @@ fn check_description(description: &Description, limits: &Limits) -> Result<(), F
 
 /// Checks that a plugin's texts are safe to print: a terminal would execute control characters, and directional ones
 /// would change the order in which the text is read.
-fn check_texts(plugin: &dyn Classifier) -> Result<(), Fault> {
-    let (description, inspection) = (plugin.description(), plugin.inspect());
+fn check_texts(description: &Description, title: Option<&String>, inspection: &Inspection) -> Result<(), Fault> {
     let Description { name, version, styles, media, encoders } = description;
-    let texts = [("name", vec![name]), ("version", vec![version]), ("title", plugin.source().title.iter().collect())];
+    let texts = [("name", vec![name]), ("version", vec![version]), ("title", title.into_iter().collect())];
     let lists = [("styles", styles), ("media", media), ("encoders", encoders), ("authors", &inspection.authors)];
     let rest = [
         ("license", vec![&inspection.license]),
         ("prompts", inspection.prompts.iter().flatten().collect()),
         ("assets", inspection.assets.iter().map(|asset| &asset.name).collect()),
+        ("imports", inspection.imports.iter().collect()),
+        ("exports", inspection.exports.iter().collect()),
     ];
     let lists = lists.into_iter().map(|(what, list)| (what, list.iter().collect::<Vec<&String>>()));
     for (what, texts) in texts.into_iter().chain(lists).chain(rest) {
         let prose = what == "prompts";
         let bad = |text: &&String| text.chars().any(|c| is_control(c) && !(prose && c.is_whitespace()));
         if let Some(text) = texts.into_iter().find(bad) {
-            return Err(Fault::Description(format!("its {what}: {text:?} contains a control character")));
+            return Err(Fault::Description(format!(
+                "its {what}: \"{}\" contains a control character",
+                quoted_name(text)
+            )));
         }
     }
     Ok(())
@@ -226,6 +272,15 @@ fn check_encoders(declared: &[String], pinned: Option<&EncoderPin>, encoders: &m
         }
     }
     Ok(())
+}
+
+/// Returns the first name of a description that is too long, and what it names.
+fn first_long(description: &Description) -> Option<(&'static str, &str)> {
+    let Description { name, version, styles, media, encoders } = description;
+    let one = [("name", name), ("version", version)].into_iter();
+    let lists = [("style", styles), ("medium", media), ("encoder", encoders)].into_iter();
+    let mut names = one.chain(lists.flat_map(|(what, names)| names.iter().map(move |name| (what, name))));
+    names.find(|(_, name)| name.chars().nth(limits::NAME_LENGTH).is_some()).map(|(what, name)| (what, name.as_str()))
 }
 
 fn first_duplicate(names: &[String]) -> Option<&str> {

@@ -129,6 +129,9 @@ pub struct Attribute {
     /// The kind of its value: 1 is `f`, 2 is `i`, 7 is `ints`.
     #[prost(int32, tag = "20")]
     pub r#type: i32,
+    /// In a function: the name of the function's attribute whose value it has.
+    #[prost(string, tag = "21")]
+    pub ref_attr_name: String,
     #[prost(message, repeated, tag = "22")]
     pub sparse_tensor: Vec<SparseTensor>,
     #[prost(message, repeated, tag = "23")]

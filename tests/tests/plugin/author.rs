@@ -245,6 +245,24 @@ fn install_and_list_know_what_a_name_means() {
     assert!(document["plugins"].as_array().is_some_and(|plugins| plugins.len() >= 4));
 }
 
+/// A list compiles nothing: what is not known without is shown as `?`, until the plugin's first use.
+#[test]
+fn a_list_never_compiles() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::copy(built("palette"), folder.path().join("fresh.wasm")).expect("a copy");
+    let listed = || {
+        let list = host_ok(folder.path(), &["plugin", "list"]).stdout;
+        let line = list.lines().find(|line| line.trim_start().starts_with("fresh ")).expect("it is listed");
+        (line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()[1..4].to_vec(), list)
+    };
+    let (before, list) = listed();
+    assert_eq!(before, ["wasm", "?", "?"], "{list}");
+    assert!(list.contains("? is known after the first use, which compiles a plugin: `fresh`"), "{list}");
+    assert!(!folder.path().join("cache").exists(), "nothing was compiled");
+    host_ok(folder.path(), &["plugin", "inspect", "fresh"]);
+    assert_eq!(listed().0, ["wasm", "6", "image"]);
+}
+
 #[test]
 fn bench_measures_every_part() {
     let folder = tempfile::tempdir().expect("a folder");

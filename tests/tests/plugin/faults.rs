@@ -3,13 +3,17 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use ambiguity_host::encoders::Encoders;
+use ambiguity_host::encoders::{Encoder, EncoderError, EncoderInfo, Encoders};
 use ambiguity_host::plugin::fit::KMEANS_TEMPLATE;
 use ambiguity_host::plugin::{Batch, Limits, PluginHost};
+use image::RgbImage;
 use ndarray::Array2;
 
-use super::{built, load, means, two_images};
+use super::{Means, built, load, means, two_images};
+use crate::support::{host, root};
 
 /// Faults in a plugin's behavior, with the limits that apply.
 #[test]
@@ -46,6 +50,9 @@ fn misbehaving_plugins() {
         ("rows", limits),
         ("columns", limits),
         ("short", limits),
+        ("forge", limits),
+        ("long-name", limits),
+        ("grow", frugal),
     ];
     let mut table = String::new();
     for (fault, limits) in cases {
@@ -142,6 +149,83 @@ fn too_many_texts() {
     );
 }
 
+/// An encoder that takes 30 ms for each call.
+struct Slow;
+
+impl Encoder for Slow {
+    fn info(&self) -> EncoderInfo {
+        EncoderInfo { dim: 1, logit_scale: None, image_size: 8, digest: "slow".into() }
+    }
+
+    fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
+        Ok(Array2::zeros((images.len(), 1)))
+    }
+
+    fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError> {
+        std::thread::sleep(Duration::from_millis(30));
+        Ok(Array2::zeros((texts.len(), 1)))
+    }
+}
+
+/// Texts are limited in number, in bytes, and in the time that they take.
+#[test]
+fn texts_that_take_too_much() {
+    let hostile = built("hostile");
+    let refused = |limits, fault, encoders: &mut Encoders| {
+        let mut plugin = load(limits, &hostile, &[("encoder", "means"), ("fault", fault)]).expect("it loads");
+        plugin.classify(&mut two_images(), encoders).expect_err("too much").to_string()
+    };
+    assert_eq!(
+        refused(Limits { memory_mib: 64, ..Limits::default() }, "long-texts", &mut means()),
+        "plugin `hostile`: it asked the host for embeddings of more than 8 MiB of texts in one call"
+    );
+    let mut slow = Encoders::new();
+    slow.add("means", Box::new(Slow));
+    let message = refused(Limits { timeout_ms: 2, ..Limits::default() }, "texts", &mut slow);
+    assert!(
+        message
+            .starts_with("plugin `hostile`: it asked the host for embeddings of texts, or resampled images, that took")
+    );
+    assert!(message.ends_with("a tenth of it counts for `plugin.timeout_ms` = 2"), "{message}");
+}
+
+/// What a plugin writes to the log stays within its lines, and their number is limited.
+#[test]
+fn the_log_of_a_plugin_is_limited_and_forges_nothing() {
+    let (folder, hostile) = (tempfile::tempdir().expect("a folder"), built("hostile"));
+    let image = |name: &str| {
+        RgbImage::new(4, 4).save(folder.path().join(name)).expect("writable");
+        name.to_owned()
+    };
+    let (a, b) = (image("a.png"), image("b.png"));
+    let ran = |fault: &str| {
+        let fault = format!("fault={fault}");
+        let arguments = ["plugin", "classify", hostile.to_str().expect("a path in UTF-8"), &a, &b, "--config", &fault];
+        host(folder.path(), &arguments)
+    };
+    let spam = ran("spam");
+    let lines: Vec<&str> = spam.stderr.lines().filter(|line| line.contains("plugin hostile")).collect();
+    assert_eq!((spam.code, lines.len()), (0, 201), "{}", spam.stderr);
+    assert!(lines[7].ends_with(" INFO plugin hostile: line 7\\n INFO forged\\u{1b}[2J"), "{}", lines[7]);
+    assert!(
+        lines[200].contains("plugin hostile: 800 more lines (")
+            && lines[200].contains("the limit is 200 lines and 64 KiB")
+    );
+    let forge = ran("forge");
+    assert_eq!((forge.code, forge.stderr.lines().count()), (1, 1), "{}", forge.stderr);
+    let check = host(
+        folder.path(),
+        &["plugin", "check", hostile.to_str().expect("a path in UTF-8"), "--config", "fault=forge"],
+    );
+    assert!(
+        check.stdout.contains("fine\\nwarning: it is\\r\\u{202e}\\u{2028}\\u{1b}]0;title\\u{7}"),
+        "{}",
+        check.stdout
+    );
+    let raw = |text: &str| text.chars().any(|c| c != '\n' && ambiguity_host::text::is_control(c));
+    assert!(![&spam, &forge, &check].iter().any(|ran| raw(&ran.stdout) || raw(&ran.stderr)));
+}
+
 /// No state is kept: the second batch has a fresh instance.
 #[test]
 fn each_batch_has_a_fresh_instance() {
@@ -190,6 +274,58 @@ fn files_that_are_not_plugins() {
     fs::write(&path, vec![0; (1 << 20) + 1]).expect("writable");
     let message = load(Limits { file_mib: 1, ..Limits::default() }, &path, &[]).err().expect("too large").to_string();
     writeln!(table, "heavy\n    {message}").expect("a string grows");
+    insta::assert_snapshot!(table);
+}
+
+/// Files that would take a compiler gigabytes or need what this host's does not have, as `host plugin inspect` names them.
+#[test]
+fn attacks_on_the_compiler_are_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let laughs = (0..30).fold("(component $c)".to_owned(), |inner, _| {
+        format!("(component $c {inner} (instance (instantiate $c)) (instance (instantiate $c)))")
+    });
+    let locals = format!("(core module (func (local {}) {}))", "i32 ".repeat(49_000), "(loop)".repeat(10));
+    let throws = "(core module (tag $t) (func throw $t))";
+    let shared = "(core module (memory 1 1 shared) (type $s (struct)) (func (drop (struct.new $s))))";
+    let mut table = String::new();
+    for (name, inside) in
+        [("laughs", laughs.as_str()), ("locals", &locals), ("exceptions", throws), ("several", shared)]
+    {
+        let text =
+            format!("(component {inside} (instance $i) (export \"ambiguity:plugin/classifier@0.1.0\" (instance $i)))");
+        let path = folder.path().join(format!("{name}.wasm"));
+        fs::write(&path, wat::parse_str(text).expect("it assembles")).expect("writable");
+        let message = load(Limits::default(), &path, &[]).err().expect(name).to_string();
+        writeln!(table, "{name}\n    {message}").expect("a string grows");
+    }
+    insta::assert_snapshot!(table);
+}
+
+/// Hostile files as they were found: each is refused, or works within its limits, in a sentence.
+#[test]
+fn hostile_files_are_named_for_what_they_are() {
+    let limits = Limits { timeout_ms: 500, ..Limits::default() };
+    let mut table = String::new();
+    let mut files: Vec<PathBuf> = fs::read_dir(root().join("tests/reference/attack"))
+        .expect("a folder")
+        .map(|entry| entry.expect("readable").path())
+        .collect();
+    files.sort();
+    for file in files {
+        let result = load(limits, &file, &[]).and_then(|mut plugin| {
+            let mut encoders = means();
+            let names = plugin.description().encoders.clone();
+            names.iter().for_each(|name| encoders.add(name, Box::new(Means)));
+            plugin.classify(&mut two_images(), &mut encoders)
+        });
+        let result = match result {
+            Ok(classified) => format!("{:?}", classified.distributions.rows),
+            Err(error) => error.to_string(),
+        };
+        let result = result.replace(&root().display().to_string(), "[ROOT]");
+        let name = file.file_name().expect("a file").to_string_lossy().into_owned();
+        writeln!(table, "{name}\n    {result}").expect("a string grows");
+    }
     insta::assert_snapshot!(table);
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::plugin::{Asset, Classifier, Limits, PluginHost, cache_folder};
+use crate::text::escaped;
 
 /// Show a plugin's title, styles, encoders, assets and digest.
 #[derive(Args, Debug)]
@@ -81,7 +82,8 @@ fn layout(loaded: &dyn Classifier) -> String {
     });
     let styles = format!("{}: {}", description.styles.len(), description.styles.join(", "));
     let prompts = description.styles.iter().zip(&inspection.prompts);
-    let prompts: Vec<_> = prompts.map(|(style, prompts)| format!("{style}: \"{}\"", prompts.join("\", \""))).collect();
+    let prompts: Vec<_> =
+        prompts.map(|(style, prompts)| format!("{style}: \"{}\"", escaped(&prompts.join("\", \"")))).collect();
     let gradient = if inspection.differentiable { "yes" } else { "no" };
     let one = |value: String| vec![if value.is_empty() { "none".to_owned() } else { value }];
     let takes = Some(inspection.takes.clone()).filter(|takes| !takes.is_empty());
@@ -106,7 +108,7 @@ fn layout(loaded: &dyn Classifier) -> String {
         ("imports", one(inspection.imports.join(", "))),
         ("exports", one(inspection.exports.join(", "))),
         ("assets", one(assets.collect::<Vec<_>>().join(", "))),
-        ("file", one(format!("{} ({})", source.path.display(), size(inspection.bytes)))),
+        ("file", one(format!("{} ({})", escaped(&source.path.to_string_lossy()), size(inspection.bytes)))),
         ("sha256", one(source.sha256.clone())),
     ] {
         let mut key = key;

@@ -1,7 +1,7 @@
 //! `host plugin list`: lists the plugins that can be used by name.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
@@ -11,9 +11,11 @@ use super::inspect::size;
 use super::running::table;
 use crate::context::Context;
 use crate::plugin::store::{Origin, places, plugin_files, short_name};
-use crate::plugin::{Description, Limits, PluginHost, cache_folder};
+use crate::plugin::{Glance, Limits, PluginHost, cache_folder};
+use crate::text::escaped;
 
 /// List the plugins that can be used by name: those in the working folder, in ./plugins, shipped and installed ones.
+/// None is compiled.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin list
@@ -32,8 +34,8 @@ struct Listed {
     path: PathBuf,
     origin: Origin,
     bytes: usize,
-    /// The plugin's description and digest, or why it cannot be loaded.
-    loaded: Result<(Description, String), String>,
+    /// The plugin's digest and description, or why it cannot be loaded.
+    found: Result<Glance, String>,
     /// The file that the name refers to instead.
     hidden_by: Option<PathBuf>,
 }
@@ -49,12 +51,9 @@ impl ListArgs {
                 let name = short_name(&path.to_string_lossy());
                 let hidden_by = seen.get(&name).cloned();
                 seen.entry(name.clone()).or_insert_with(|| path.clone());
-                let loaded = host.load(&path.to_string_lossy(), BTreeMap::new());
-                let loaded = loaded
-                    .map(|plugin| (plugin.description().clone(), plugin.source().sha256.clone()))
-                    .map_err(|error| error.fault.to_string());
+                let found = host.glance(&path).map_err(|error| escaped(&error.fault.to_string()).into_owned());
                 let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len() as usize);
-                listed.push(Listed { name, path, origin, bytes, loaded, hidden_by });
+                listed.push(Listed { name, path, origin, bytes, found, hidden_by });
             }
         }
         match self.json {
@@ -74,17 +73,18 @@ impl Listed {
     }
 
     fn document(&self) -> Value {
-        let (description, sha256, error) = match &self.loaded {
-            Ok((description, sha256)) => (Some(description), Some(sha256), None),
-            Err(error) => (None, None, Some(error)),
+        let (glance, error) = match &self.found {
+            Ok(glance) => (Some(glance), None),
+            Err(error) => (None, Some(error)),
         };
+        let description = glance.and_then(|glance| glance.description.as_ref());
         json!({
             "plugin": self.name,
             "path": self.path,
             "kind": self.kind(),
             "origin": self.origin.as_str(),
             "bytes": self.bytes,
-            "sha256": sha256,
+            "sha256": glance.map(|glance| &glance.sha256),
             "version": description.map(|description| &description.version),
             "styles": description.map(|description| &description.styles),
             "media": description.map(|description| &description.media),
@@ -97,25 +97,39 @@ impl Listed {
 
 fn layout(listed: &[Listed]) -> String {
     let header = ["name", "kind", "styles", "media", "size", "sha256", "from"].map(str::to_owned).to_vec();
-    let mut notes = String::new();
+    let (mut notes, mut uncompiled) = (String::new(), vec![]);
     let rows = listed.iter().map(|plugin| {
-        let (styles, media, sha256) = match &plugin.loaded {
-            Ok((description, sha256)) => {
-                (description.styles.len().to_string(), description.media.join(", "), sha256[..12].to_owned())
+        let (styles, media, sha256) = match &plugin.found {
+            Ok(Glance { sha256, description }) => {
+                let (styles, media) = match description {
+                    Some(description) => (description.styles.len().to_string(), description.media.join(", ")),
+                    None => {
+                        uncompiled.push(format!("`{}`", escaped(&plugin.name)));
+                        ("?".to_owned(), "?".to_owned())
+                    }
+                };
+                (styles, media, sha256[..12].to_owned())
             }
             Err(error) => {
-                notes += &format!("{} cannot be loaded: {error}\n", plugin.path.display());
+                notes += &format!("{} cannot be loaded: {error}\n", escaped(&plugin.path.to_string_lossy()));
                 ("-".to_owned(), "-".to_owned(), "-".to_owned())
             }
         };
         if let Some(first) = &plugin.hidden_by {
-            let (name, path) = (&plugin.name, plugin.path.display());
-            notes += &format!("{path} is hidden: `{name}` means {}\n", first.display());
+            let shown = |path: &Path| escaped(&path.to_string_lossy()).into_owned();
+            let (name, path, first) = (escaped(&plugin.name), shown(&plugin.path), shown(first));
+            notes += &format!("{path} is hidden: `{name}` means {first}\n");
         }
         let origin = plugin.origin.as_str().to_owned();
-        vec![plugin.name.clone(), plugin.kind(), styles, media, size(plugin.bytes), sha256, origin]
+        vec![escaped(&plugin.name).into_owned(), plugin.kind(), styles, media, size(plugin.bytes), sha256, origin]
     });
     let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
+    if !uncompiled.is_empty() {
+        notes += &format!(
+            "? is known after the first use, which compiles a plugin: {}; `host plugin inspect NAME` is one\n",
+            uncompiled.join(", ")
+        );
+    }
     let table = table(&[true, true, false, true, false, true, true], &rows);
     if notes.is_empty() { table } else { format!("{table}\n{notes}") }
 }

@@ -17,9 +17,26 @@ const MAX_STEPS: usize = 1 << 25;
 /// file.
 const DOMAINS: [&str; 3] = ["ai.onnx", "ai.onnx.ml", "com.microsoft"];
 
+/// The beginnings of the names of operator sets that ONNX Runtime knows, besides the one without a name. A function in one
+/// of them would not be run: the built-in operator of its name would.
+const BUILT_IN: [&str; 4] = ["ai.onnx", "com.microsoft", "com.ms.", "org.pytorch.aten"];
+
 /// The operators that draw random numbers: the same image must get the same distribution.
-const RANDOM: [&str; 6] =
-    ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"];
+const RANDOM: [&str; 7] =
+    ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Sampling"];
+
+/// The operators that exist for training only, and drop values at random.
+const DROPOUTS: [&str; 3] = ["BiasDropout", "BitmaskDropout", "BitmaskBiasDropout"];
+
+/// The number of ONNX's type of truth values.
+const BOOL: i32 = 9;
+
+/// Maximum number of operators after each call of a function of the file is replaced by what the function contains, as
+/// ONNX Runtime does.
+const MAX_OPERATORS: u64 = 200_000;
+
+/// Maximum length of a chain of functions that call each other.
+const MAX_CALLS: usize = 100;
 
 /// The contents of a model's file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -133,6 +150,30 @@ pub enum GraphError {
         /// The operator.
         operator: String,
     },
+    /// It normalizes with the statistics of a batch, or drops values at random.
+    #[error(
+        "its operator {operator} is in training mode, so that an image's distribution depends on the others or on chance: export the model for inference, in PyTorch after `model.eval()`"
+    )]
+    Training {
+        /// The operator.
+        operator: String,
+    },
+    /// One of its functions has the name of a built-in operator's set.
+    #[error(
+        "it defines the function {function} in the built-in operator set `{domain}`, where ONNX Runtime runs its own operators: define it in a set of another name"
+    )]
+    BuiltInFunction {
+        /// The operator set.
+        domain: String,
+        /// The function.
+        function: String,
+    },
+    /// Its functions call each other too often.
+    #[error("its functions call each other so often that it has more than {MAX_OPERATORS} operators")]
+    TooManyCalls,
+    /// Its functions call each other in a circle, or in a long chain.
+    #[error("its functions call each other in a circle, or in a chain of more than {MAX_CALLS}")]
+    Circle,
     /// A key of its metadata has two values.
     #[error("its metadata has `{key}` twice")]
     MetadataTwice {
@@ -217,6 +258,8 @@ struct Reader {
     graph: Graph,
     /// Domains and names of the functions that the file defines.
     functions: BTreeSet<(String, String)>,
+    /// Names of the constants of the outermost graph that are false.
+    falsehoods: BTreeSet<String>,
     /// Number of steps that are left.
     steps: usize,
 }
@@ -224,6 +267,14 @@ struct Reader {
 impl Reader {
     fn model(&mut self, model: &proto::Model) -> Result<()> {
         let graph = model.graph.as_ref().ok_or(GraphError::Empty)?;
+        for function in &model.functions {
+            let (domain, function) = (function.domain.clone(), function.name.clone());
+            if domain.is_empty() || BUILT_IN.iter().any(|name| domain.starts_with(name)) {
+                let domain = if domain.is_empty() { "ai.onnx".to_owned() } else { domain };
+                return Err(GraphError::BuiltInFunction { domain, function });
+            }
+        }
+        Calls::new(&model.functions).check(graph)?;
         self.functions =
             model.functions.iter().map(|function| (function.domain.clone(), function.name.clone())).collect();
         self.graph.model_version = model.model_version;
@@ -248,7 +299,9 @@ impl Reader {
 
     /// Reads the outermost graph, which alone has the model's inputs and outputs.
     fn main(&mut self, graph: &proto::Graph) -> Result<()> {
+        self.falsehoods = self.falsehoods(graph)?;
         self.nodes(&graph.node)?;
+        self.falsehoods.clear();
         let mut constants = self.tensors(&graph.initializer)?;
         constants.extend(self.sparse(&graph.sparse_initializer)?);
         self.graph.inputs = graph.input.iter().map(tensor_of).collect();
@@ -270,9 +323,46 @@ impl Reader {
         Ok(())
     }
 
+    /// Returns the names of the outermost graph's constants that are one truth value, false.
+    fn falsehoods(&mut self, graph: &proto::Graph) -> Result<BTreeSet<String>> {
+        let constants = graph.node.iter().filter(|node| node.op_type == "Constant" && node.domain.is_empty());
+        let of_nodes = constants.filter_map(|node| match (&node.output[..], &node.attribute[..]) {
+            ([name], [attribute]) if attribute.t.len() == 1 => Some((Some(name), &attribute.t[0])),
+            _ => None,
+        });
+        let all: Vec<_> = graph.initializer.iter().map(|tensor| (None, tensor)).chain(of_nodes).collect();
+        let mut names = BTreeSet::new();
+        // One truth value and its name take few bytes.
+        for (name, bytes) in all.into_iter().filter(|(_, bytes)| bytes.len() < 1024) {
+            let tensor: proto::Tensor = decode(bytes.clone(), &mut self.steps)?;
+            if tensor.data_type == BOOL && tensor.raw_data[..] == [0] {
+                names.insert(name.cloned().unwrap_or(tensor.name));
+            }
+        }
+        Ok(names)
+    }
+
+    /// Whether an operator behaves as in training: with the statistics of the batch, or by chance.
+    fn is_training(&self, node: &proto::Node) -> bool {
+        match node.op_type.as_str() {
+            "BatchNormalization" => {
+                let mut modes = node.attribute.iter().filter(|attribute| attribute.name == "training_mode");
+                // Before operator set 14, more than one output meant training.
+                modes.any(|mode| mode.i.is_some_and(|mode| mode != 0) || !mode.ref_attr_name.is_empty())
+                    || node.output.iter().skip(1).any(|output| !output.is_empty())
+            }
+            "Dropout" => node.input.get(2).is_some_and(|mode| !mode.is_empty() && !self.falsehoods.contains(mode)),
+            other => DROPOUTS.contains(&other),
+        }
+    }
+
     fn nodes(&mut self, nodes: &[proto::Node]) -> Result<()> {
-        for proto::Node { op_type: operator, domain, attribute, .. } in nodes {
+        for node in nodes {
+            let proto::Node { op_type: operator, domain, attribute, .. } = node;
+            // Graphs within the outermost one may have other constants of the same names.
+            let falsehoods = std::mem::take(&mut self.falsehoods);
             self.attributes(attribute)?;
+            self.falsehoods = falsehoods;
             self.graph.n_nodes += 1;
             let (domain, operator) = (domain.clone(), operator.clone());
             let own = self.functions.contains(&(domain.clone(), operator.clone()));
@@ -284,6 +374,9 @@ impl Reader {
             }
             if RANDOM.contains(&operator.as_str()) && !own {
                 return Err(GraphError::Random { operator });
+            }
+            if self.is_training(node) && !own {
+                return Err(GraphError::Training { operator });
             }
         }
         Ok(())
@@ -331,6 +424,58 @@ impl Reader {
             let known = self.graph.opsets.entry(domain.to_owned()).or_insert(*version);
             *known = (*version).max(*known);
         }
+    }
+}
+
+/// The functions of a file, and the number of operators that a call of each stands for.
+struct Calls<'a> {
+    /// All functions of each domain and name, of which the one with most operators counts.
+    functions: BTreeMap<(&'a str, &'a str), Vec<&'a proto::Function>>,
+    counted: BTreeMap<(&'a str, &'a str), u64>,
+}
+
+impl<'a> Calls<'a> {
+    fn new(functions: &'a [proto::Function]) -> Self {
+        let mut by_name: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for function in functions {
+            by_name.entry((function.domain.as_str(), function.name.as_str())).or_default().push(function);
+        }
+        Self { functions: by_name, counted: BTreeMap::new() }
+    }
+
+    /// Checks the number of operators of a graph after each call is replaced.
+    fn check(mut self, graph: &'a proto::Graph) -> Result<()> {
+        match self.count(&graph.node, MAX_CALLS)? > MAX_OPERATORS {
+            true => Err(GraphError::TooManyCalls),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns the number of operators after each call is replaced; chains of calls may have this many left.
+    fn count(&mut self, nodes: &'a [proto::Node], left: usize) -> Result<u64> {
+        let mut n = 0u64;
+        for node in nodes {
+            n = n.saturating_add(1);
+            for graph in node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs)) {
+                n = n.saturating_add(self.count(&graph.node, left)?);
+            }
+            n = n.saturating_add(self.of_function((&node.domain, &node.op_type), left)?);
+        }
+        Ok(n)
+    }
+
+    fn of_function(&mut self, name: (&'a str, &'a str), left: usize) -> Result<u64> {
+        if let Some(&n) = self.counted.get(&name) {
+            return Ok(n);
+        }
+        let Some(functions) = self.functions.get(&name).cloned() else { return Ok(0) };
+        let left = left.checked_sub(1).ok_or(GraphError::Circle)?;
+        let mut most = 0;
+        for function in functions {
+            most = self.count(&function.node, left)?.max(most);
+        }
+        self.counted.insert(name, most);
+        Ok(most)
     }
 }
 
@@ -430,7 +575,10 @@ mod tests {
         };
         let in_node = |attribute| Node { attribute: vec![attribute], ..Default::default() };
         let mut models: Vec<Model> = attributes().map(|attribute| model(in_node(attribute))).to_vec();
-        let with_functions = |function| Model { functions: vec![function], ..model(Node::default()) };
+        let with_functions = |function| {
+            let function = Function { domain: "own".to_owned(), ..function };
+            Model { functions: vec![function], ..model(Node::default()) }
+        };
         for attribute in attributes() {
             models.push(with_functions(Function { node: vec![in_node(attribute.clone())], ..Default::default() }));
             models.push(with_functions(Function { attribute_proto: vec![attribute], ..Default::default() }));
@@ -444,6 +592,108 @@ mod tests {
             // Another graph behind it is merged with it.
             let bytes = [model.encode_to_vec(), vec![0x3a, 0x00]].concat();
             assert!(refused(bytes).starts_with("its tensor `outside` lies in another file"), "{model:?}");
+        }
+    }
+
+    fn function(name: &str, domain: &str, node: Vec<Node>) -> Function {
+        Function { name: name.to_owned(), domain: domain.to_owned(), node, ..Default::default() }
+    }
+
+    fn call(name: &str, domain: &str) -> Node {
+        Node { op_type: name.to_owned(), domain: domain.to_owned(), ..Default::default() }
+    }
+
+    /// Tags above 32 bits, whose low bits are a known field: other parsers take them for it.
+    #[test]
+    fn a_tag_out_of_range_is_refused() {
+        let node = call("Identity", "").encode_to_vec();
+        // Field 4, `op_type`, plus 2^32.
+        let smuggled = [&node[..], &[0xa2, 0x80, 0x80, 0x80, 0x10, 0x0d], b"RandomUniform"].concat();
+        let graph = [&[0x0a, smuggled.len() as u8][..], &smuggled].concat();
+        let model = [&[0x3a, graph.len() as u8][..], &graph].concat();
+        assert!(refused(model).starts_with("it cannot be decoded (Graph.node: invalid key value"));
+        // Field 13, `external_data`, plus 2^32.
+        let tensor = [&[0x42, 0x01, b'w'][..], &[0xea, 0x80, 0x80, 0x80, 0x10, 0x00]].concat();
+        let graph = proto::Graph { initializer: vec![tensor.into()], ..Default::default() };
+        let model = Model { graph: Some(graph), ..Default::default() }.encode_to_vec();
+        assert!(refused(model).starts_with("it cannot be decoded (invalid key value"));
+    }
+
+    #[test]
+    fn a_function_in_a_built_in_operator_set_is_refused() {
+        for domain in ["", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"] {
+            let functions = vec![function("RandomUniformLike", domain, vec![call("Identity", "")])];
+            let model = Model { functions, ..model(call("RandomUniformLike", domain)) };
+            let message = refused(model.encode_to_vec());
+            assert!(message.starts_with("it defines the function RandomUniformLike in the built-in"), "{message}");
+        }
+        let functions = vec![function("RandomUniformLike", "own", vec![call("Identity", "")])];
+        let model = Model { functions, ..model(call("RandomUniformLike", "own")) };
+        Graph::parse(model.encode_to_vec()).expect("its own function, in its own set");
+    }
+
+    #[test]
+    fn calls_of_functions_are_counted_as_often_as_they_happen() {
+        let tenfold = |n: usize| {
+            let mut functions = vec![function("f0", "own", vec![call("Sqrt", "")])];
+            functions.extend((1..=n).map(|i| {
+                let calls = vec![call(&format!("f{}", i - 1), "own"); 10];
+                // Calls within a branch count too.
+                let graph = proto::Graph { node: calls, ..Default::default() };
+                function(&format!("f{i}"), "own", vec![branch(graph)])
+            }));
+            Model { functions, ..model(call(&format!("f{n}"), "own")) }.encode_to_vec()
+        };
+        Graph::parse(tenfold(4)).expect("11,111 operators and calls");
+        assert_eq!(
+            refused(tenfold(9)),
+            "its functions call each other so often that it has more than 200000 operators"
+        );
+        let circle = vec![function("f", "own", vec![call("g", "own")]), function("g", "own", vec![call("f", "own")])];
+        let circle = Model { functions: circle, ..model(call("f", "own")) };
+        assert_eq!(refused(circle.encode_to_vec()), GraphError::Circle.to_string());
+    }
+
+    #[test]
+    fn training_mode_is_refused() {
+        let normalization = |attribute: Vec<Attribute>, outputs: &[&str]| Node {
+            attribute,
+            output: outputs.iter().map(|&name| name.to_owned()).collect(),
+            ..call("BatchNormalization", "")
+        };
+        let mode = |i, reference: &str| Attribute {
+            name: "training_mode".to_owned(),
+            i,
+            ref_attr_name: reference.to_owned(),
+            ..Default::default()
+        };
+        let dropout =
+            |mode: &str| Node { input: ["x", "ratio", mode].map(str::to_owned).to_vec(), ..call("Dropout", "") };
+        let training = [
+            normalization(vec![mode(Some(1), "")], &["y"]),
+            normalization(vec![mode(None, "given")], &["y"]),
+            normalization(vec![], &["y", "mean", "var"]),
+            dropout("flag"),
+            call("BiasDropout", "com.microsoft"),
+        ];
+        for node in training {
+            let message = refused(model(node.clone()).encode_to_vec());
+            assert!(message.starts_with(&format!("its operator {} is in training mode", node.op_type)), "{message}");
+            let within = proto::Graph { node: vec![node], ..Default::default() };
+            refused(model(branch(within)).encode_to_vec());
+        }
+        assert!(refused(model(call("Sampling", "com.microsoft")).encode_to_vec()).contains("draws random numbers"));
+        let flag =
+            proto::Tensor { name: "flag".to_owned(), data_type: BOOL, raw_data: vec![0].into(), ..Default::default() };
+        for node in [
+            normalization(vec![mode(Some(0), "")], &["y", ""]),
+            dropout(""),
+            Node { input: vec!["x".to_owned()], ..call("Dropout", "") },
+            dropout("flag"),
+        ] {
+            let graph =
+                proto::Graph { node: vec![node], initializer: vec![flag.encode_to_vec().into()], ..Default::default() };
+            Graph::parse(Model { graph: Some(graph), ..Default::default() }.encode_to_vec()).expect("for inference");
         }
     }
 

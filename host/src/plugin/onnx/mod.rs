@@ -34,7 +34,7 @@ use super::distributions::Distributions;
 use super::error::{Fault, PluginError};
 use super::inspection::{Asset, Inspection};
 use super::limits::Limits;
-use super::{Classified, Classifier, Description, PluginSource, check_description, check_encoders};
+use super::{Classified, Classifier, Description, Glance, PluginSource, check_description, check_encoders};
 use crate::encoders::Encoders;
 
 /// The extension of a model's file.
@@ -56,29 +56,17 @@ pub(super) struct OnnxPlugin {
     resizing_logged: bool,
 }
 
-impl OnnxPlugin {
-    /// Reads a model's file and the `.toml` beside it, checks both, and loads the model.
-    pub(super) fn load(
-        plugin: &str,
-        path: &Path,
-        config: &BTreeMap<String, String>,
-        limits: &Limits,
-        device: Device,
-    ) -> Result<Self, PluginError> {
-        Self::load_file(plugin, path, config, limits, device).map_err(|fault| PluginError::new(plugin, fault))
-    }
+/// A model's file and the `.toml` beside it, checked.
+struct File {
+    bytes: Bytes,
+    graph: Graph,
+    spec: Spec,
+    description: Description,
+    source: PluginSource,
+}
 
-    fn load_file(
-        plugin: &str,
-        path: &Path,
-        config: &BTreeMap<String, String>,
-        limits: &Limits,
-        device: Device,
-    ) -> Result<Self, Fault> {
-        if let Some(key) = config.keys().next() {
-            let message = format!("it is an ONNX model, which reads no configuration, but the run sets `{key}` for it");
-            return Err(Fault::Unusable(message));
-        }
+impl File {
+    fn read(plugin: &str, path: &Path, limits: &Limits) -> Result<Self, Fault> {
         let bytes = Bytes::from(read(path, limits)?);
         if let Some(what) = lfs_pointer(&bytes) {
             return Err(Fault::Damaged { path: path.to_owned(), detail: what.to_owned() });
@@ -108,6 +96,43 @@ impl OnnxPlugin {
             interface: INTERFACE.to_owned(),
             title: spec.title.clone(),
         };
+        Ok(Self { bytes, graph, spec, description, source })
+    }
+}
+
+impl OnnxPlugin {
+    /// Reads a model's file and the `.toml` beside it, checks both, and loads the model.
+    pub(super) fn load(
+        plugin: &str,
+        path: &Path,
+        config: &BTreeMap<String, String>,
+        limits: &Limits,
+        device: Device,
+    ) -> Result<Self, PluginError> {
+        Self::load_file(plugin, path, config, limits, device).map_err(|fault| PluginError::new(plugin, fault))
+    }
+
+    /// Reads a model's file and the `.toml` beside it, and checks both; the model is not loaded.
+    ///
+    /// # Errors
+    /// As for [`OnnxPlugin::load`].
+    pub(super) fn glance(plugin: &str, path: &Path, limits: &Limits) -> Result<Glance, PluginError> {
+        let file = File::read(plugin, path, limits).map_err(|fault| PluginError::new(plugin, fault))?;
+        Ok(Glance { sha256: file.source.sha256, description: Some(file.description) })
+    }
+
+    fn load_file(
+        plugin: &str,
+        path: &Path,
+        config: &BTreeMap<String, String>,
+        limits: &Limits,
+        device: Device,
+    ) -> Result<Self, Fault> {
+        if let Some(key) = config.keys().next() {
+            let message = format!("it is an ONNX model, which reads no configuration, but the run sets `{key}` for it");
+            return Err(Fault::Unusable(message));
+        }
+        let File { bytes, graph, spec, description, source } = File::read(plugin, path, limits)?;
         let model = Model::load(&bytes, &spec.input_name, &spec.output_name, device)?;
         let (bytes, timeout_ms) = (bytes.len(), limits.timeout_ms);
         Ok(Self { model, spec, graph, bytes, timeout_ms, description, source, resizing_logged: false })

@@ -181,7 +181,11 @@ impl Settings {
                 }
             }
         }
-        toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())
+        toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+            format!("{place}{}", error.message().trim_end())
+        })
     }
 
     /// Returns the settings of `self`, and those of `other` for the keys that `self` does not set.

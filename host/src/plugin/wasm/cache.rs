@@ -20,6 +20,11 @@ impl Cache {
         Self { folder }
     }
 
+    /// Returns the compiled form of the plugin with the given digest, if it is in the cache.
+    pub(super) fn find(&self, engine: &Engine, sha256: &str) -> Option<Component> {
+        load(engine, &self.path(engine, sha256))
+    }
+
     /// Returns the compiled form of the plugin with the given digest: from the cache, otherwise from `compile`, whose
     /// result is then cached.
     pub(super) fn get(
@@ -28,12 +33,11 @@ impl Cache {
         sha256: &str,
         compile: impl FnOnce() -> wasmtime::Result<Component>,
     ) -> wasmtime::Result<Component> {
-        let path = self.path(engine, sha256);
-        if let Some(component) = load(engine, &path) {
+        if let Some(component) = self.find(engine, sha256) {
             return Ok(component);
         }
         let component = compile()?;
-        if let Err(error) = self.keep(&path, &component) {
+        if let Err(error) = self.keep(&self.path(engine, sha256), &component) {
             tracing::warn!("cannot cache the compiled plugin in {}: {error}", self.folder.display());
         }
         Ok(component)

@@ -12,8 +12,8 @@ use super::bindings::ambiguity::plugin::{assets, config, encoders, log, samples,
 use crate::encoders::{EncoderError, Encoders};
 use crate::plugin::artifact::Artifact;
 use crate::plugin::batch::{Batch, Sample};
-use crate::plugin::error::{Fault, cut};
-use crate::plugin::limits::Limits;
+use crate::plugin::error::{Fault, quoted, quoted_name};
+use crate::plugin::limits::{HOST_DISCOUNT, LOG_KIB, LOG_LINES, Limits};
 
 /// The guest's handle to the one batch of a call.
 pub enum BatchHandle {}
@@ -21,6 +21,9 @@ pub enum BatchHandle {}
 /// Maximum side in pixels to which the host resamples an image for a plugin: a larger one would not fit its memory
 /// anyway.
 const MAX_SIDE: u32 = 8192;
+
+/// Number of texts that are embedded between two looks at the clock.
+const TEXTS_PER_CALL: usize = 256;
 
 /// The data that is the same for all calls of a plugin.
 pub(super) struct Facts {
@@ -43,6 +46,10 @@ pub(super) struct Guest {
     resampled: u64,
     /// Number of texts embedded for it so far.
     texts: usize,
+    /// Number of bytes of these texts.
+    text_bytes: usize,
+    /// What it has written to the log so far.
+    logged: Logged,
     /// Index of the sample that it requested last.
     pub(super) sample: Option<usize>,
     /// The last message that it logged as an error: a panic's, if it panicked.
@@ -50,7 +57,19 @@ pub(super) struct Guest {
     /// The fault of its last failed request, if any.
     pub(super) fault: Option<Fault>,
     started: Instant,
+    /// The time of the host's work for it, which is not its own.
     host_time: Duration,
+    /// The time of the work that it chose the size of, which counts in part.
+    chosen_time: Duration,
+}
+
+/// The number of lines that a plugin wrote to the log, and their bytes; those that were shown and those that were not.
+#[derive(Default)]
+struct Logged {
+    lines: usize,
+    bytes: usize,
+    lost_lines: usize,
+    lost_bytes: usize,
 }
 
 /// Limits the memory of an instance; records the peak and a denied request, both in bytes.
@@ -73,17 +92,63 @@ impl Guest {
             limits,
             resampled: 0,
             texts: 0,
+            text_bytes: 0,
+            logged: Logged::default(),
             sample: None,
             last_error: None,
             fault: None,
             started: Instant::now(),
             host_time: Duration::ZERO,
+            chosen_time: Duration::ZERO,
         }
     }
 
-    /// Returns the time for which the plugin's own code has been running.
+    /// Returns the time that counts for the plugin's limit: that of its own code, and a part of the time that the host spent
+    /// on texts and resampling for it.
     pub(super) fn own_time(&self) -> Duration {
-        self.started.elapsed().saturating_sub(self.host_time)
+        self.started.elapsed().saturating_sub(self.host_time) + self.chosen_time / HOST_DISCOUNT
+    }
+
+    /// Checks the plugin's time between two parts of the host's work.
+    fn check_time(&self) -> wasmtime::Result<()> {
+        let limit_ms = self.limits.timeout_ms;
+        match self.own_time() < Duration::from_millis(limit_ms) {
+            true => Ok(()),
+            false => {
+                let what = format!(
+                    "embeddings of texts, or resampled images, that took {:.1} s; a tenth of it counts for \
+                     `plugin.timeout_ms` = {limit_ms}",
+                    self.chosen_time.as_secs_f64()
+                );
+                Err(wasmtime::Error::new(Fault::HostWork { what }))
+            }
+        }
+    }
+
+    /// Writes to the log how much of what the plugin wrote is not shown.
+    pub(super) fn report_lost_lines(&mut self) {
+        let Logged { lost_lines, lost_bytes, .. } = std::mem::take(&mut self.logged);
+        if lost_lines > 0 {
+            tracing::warn!(
+                "plugin {}: {lost_lines} more lines ({} kB) of one call are not shown; the limit is {LOG_LINES} lines and \
+                 {LOG_KIB} KiB",
+                self.facts.plugin,
+                lost_bytes.div_ceil(1000)
+            );
+        }
+    }
+
+    /// Whether the log has room for one more message of the plugin.
+    fn has_room(&mut self, message: &str) -> bool {
+        let logged = &mut self.logged;
+        let room = logged.lines < LOG_LINES && logged.bytes + message.len() <= LOG_KIB << 10;
+        match room {
+            true => (logged.lines, logged.bytes) = (logged.lines + 1, logged.bytes + message.len()),
+            false => {
+                (logged.lost_lines, logged.lost_bytes) = (logged.lost_lines + 1, logged.lost_bytes + message.len())
+            }
+        }
+        room
     }
 
     fn sample(&mut self, i: u32) -> wasmtime::Result<&Sample> {
@@ -103,6 +168,14 @@ impl Guest {
         result
     }
 
+    /// Runs work of the host whose size the plugin chose, so that a part of its time counts.
+    fn on_chosen_time<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        let started = Instant::now();
+        let result = work(self);
+        self.chosen_time += started.elapsed();
+        result
+    }
+
     /// Runs `work` with an encoder that the plugin declared. After a failure the plugin receives the message; the fault
     /// itself is kept, so that the user sees it if the plugin then fails.
     fn with_encoder<T>(
@@ -116,7 +189,7 @@ impl Guest {
         };
         let result = match declared {
             true => self.on_host_time(work).map_err(Fault::Encoder),
-            false => Err(Fault::UndeclaredEncoder { encoder: encoder.to_owned() }),
+            false => Err(Fault::UndeclaredEncoder { encoder: quoted_name(encoder) }),
         };
         result.map_err(|fault| {
             let message = fault.to_string();
@@ -164,7 +237,9 @@ impl samples::HostBatch for Guest {
             return Err(wasmtime::Error::new(Fault::HostWork { what }));
         }
         let size = [image.width(), image.height(), width, height].map(|n| n as usize);
-        let rgb = self.on_host_time(|_| resize_bicubic(image.as_raw(), size[0], size[1], size[2], size[3]));
+        let resize = |_: &mut Self| resize_bicubic(image.as_raw(), size[0], size[1], size[2], size[3]);
+        let rgb = self.on_chosen_time(|guest| guest.on_host_time(resize));
+        self.check_time()?;
         Ok(Ok(types::Image { width, height, rgb }))
     }
 
@@ -212,8 +287,28 @@ impl encoders::Host for Guest {
             let what = format!("embeddings of more than {} texts in one call", self.limits.texts);
             return Err(wasmtime::Error::new(Fault::HostWork { what }));
         }
-        let embeddings = self.with_encoder(&encoder, |guest| guest.encoders.embed_texts(&encoder, &texts));
-        Ok(embeddings.map(|embeddings| matrix(&embeddings)))
+        self.text_bytes = texts.iter().fold(self.text_bytes, |sum, text| sum.saturating_add(text.len()));
+        if self.text_bytes > self.limits.text_mib << 20 {
+            let what = format!("embeddings of more than {} MiB of texts in one call", self.limits.text_mib);
+            return Err(wasmtime::Error::new(Fault::HostWork { what }));
+        }
+        // Loading the encoder is not of the plugin's choosing.
+        let dim = match self.with_encoder(&encoder, |guest| Ok(guest.encoders.get(&encoder)?.info().dim)) {
+            Ok(dim) => dim,
+            Err(message) => return Ok(Err(message)),
+        };
+        let mut embeddings = types::Matrix { rows: texts.len() as u32, cols: dim as u32, data: vec![] };
+        for texts in texts.chunks(TEXTS_PER_CALL) {
+            let part = self.on_chosen_time(|guest| {
+                guest.with_encoder(&encoder, |guest| guest.encoders.embed_texts(&encoder, texts))
+            });
+            match part {
+                Ok(part) => embeddings.data.extend(part.iter()),
+                Err(message) => return Ok(Err(message)),
+            }
+            self.check_time()?;
+        }
+        Ok(Ok(embeddings))
     }
 }
 
@@ -240,16 +335,28 @@ impl config::Host for Guest {
 
 impl log::Host for Guest {
     fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
-        let (plugin, message) = (&self.facts.plugin, cut(message));
+        if let log::Level::Error = level {
+            // If the plugin is about to fail, the fault's message quotes this one.
+            self.last_error = Some(quoted(&joined(&message)));
+        }
+        // What the log does not show takes none of its room.
+        let shown = match level {
+            log::Level::Debug | log::Level::Error => tracing::enabled!(tracing::Level::DEBUG),
+            log::Level::Info => tracing::enabled!(tracing::Level::INFO),
+            log::Level::Warn => tracing::enabled!(tracing::Level::WARN),
+        };
+        if !shown {
+            return Ok(());
+        }
+        let message = quoted(&message);
+        if !self.has_room(&message) {
+            return Ok(());
+        }
+        let plugin = &self.facts.plugin;
         match level {
-            log::Level::Debug => tracing::debug!("plugin {plugin}: {message}"),
+            log::Level::Debug | log::Level::Error => tracing::debug!("plugin {plugin}: {message}"),
             log::Level::Info => tracing::info!("plugin {plugin}: {message}"),
             log::Level::Warn => tracing::warn!("plugin {plugin}: {message}"),
-            log::Level::Error => {
-                // If the plugin is about to fail, the fault's message quotes this one.
-                tracing::debug!("plugin {plugin}: {message}");
-                self.last_error = Some(message);
-            }
         }
         Ok(())
     }
@@ -281,6 +388,11 @@ impl wasmtime::ResourceLimiter for MemoryCap {
         // A plugin has one memory; a second one would double what the cap allows.
         1
     }
+}
+
+/// Joins the lines of a message, as a panic's.
+fn joined(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 pub(super) fn matrix(array: &Array2<f32>) -> types::Matrix {

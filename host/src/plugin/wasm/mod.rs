@@ -18,15 +18,15 @@ use wasmtime::{Engine, Store, UpdateDeadline};
 use self::bindings::ambiguity::plugin::types;
 use self::bindings::exports::ambiguity::plugin::{classifier, gradient};
 use self::cache::Cache;
-use self::failure::explain;
+use self::failure::{explain, not_compiled};
 use self::guest::{Facts, Guest};
 use self::ticker::Ticker;
 use super::artifact::Artifact;
 use super::batch::Batch;
 use super::distributions::Distributions;
-use super::error::{Fault, PluginError, cut};
+use super::error::{Fault, PluginError, quoted};
 use super::limits::Limits;
-use super::{Classified, Classifier, Description, Inspection, PluginSource, check_description, check_encoders};
+use super::{Classified, Classifier, Description, Glance, Inspection, PluginSource, check_description, check_encoders};
 use crate::encoders::Encoders;
 
 /// Bindings of the larger world. Exports are looked up per interface, because not every plugin exports `gradient`.
@@ -79,13 +79,46 @@ impl Sandbox {
             Some(cache) => cache.get(&self.engine, &artifact.sha256, compile),
             None => compile(),
         };
-        let component = component
-            .map_err(|error| at(Fault::Damaged { path: path.to_owned(), detail: error.root_cause().to_string() }))?;
+        let component = component.map_err(|error| at(not_compiled(path, artifact.bytes(), &error)))?;
+        self.link(plugin, path, artifact, &component, config)
+    }
+
+    /// Reads a plugin's file without compiling it. It describes itself if it is in the cache of compiled code; otherwise
+    /// the description is that of its manifest, if it has one.
+    ///
+    /// # Errors
+    /// As for [`Sandbox::load`].
+    pub(super) fn glance(self: &Arc<Self>, plugin: &str, path: &Path) -> Result<Glance, PluginError> {
+        let at = |fault| PluginError::new(plugin, fault);
+        let artifact = Artifact::read(path, &self.limits).map_err(at)?;
+        let compiled = self.cache.as_ref().and_then(|cache| cache.find(&self.engine, &artifact.sha256));
+        if let Some(component) = compiled {
+            let loaded = self.link(plugin, path, artifact, &component, BTreeMap::new())?;
+            return Ok(Glance { sha256: loaded.source.sha256, description: Some(loaded.description) });
+        }
+        let manifest = artifact.manifest.as_ref().filter(|manifest| !manifest.styles.is_empty());
+        let description = manifest.map(|manifest| manifest.description().into());
+        if let Some(description) = &description {
+            check_description(description, &self.limits).map_err(at)?;
+        }
+        Ok(Glance { sha256: artifact.sha256, description })
+    }
+
+    /// Checks that a compiled plugin fits the interface, and asks it to describe itself.
+    fn link(
+        self: &Arc<Self>,
+        plugin: &str,
+        path: &Path,
+        artifact: Artifact,
+        component: &Component,
+        config: BTreeMap<String, String>,
+    ) -> Result<WasmPlugin, PluginError> {
+        let at = |fault| PluginError::new(plugin, fault);
         let interface = artifact.interface.clone();
         let link = |error: wasmtime::Error| {
             at(Fault::Link { interface: interface.clone(), detail: error.root_cause().to_string() })
         };
-        let pre = self.linker.instantiate_pre(&component).map_err(link)?;
+        let pre = self.linker.instantiate_pre(component).map_err(link)?;
         let classifier = classifier::GuestIndices::new(&pre).map_err(link)?;
         let gradient = artifact.is_differentiable().then(|| gradient::GuestIndices::new(&pre));
         let gradient = gradient.transpose().map_err(link)?;
@@ -133,7 +166,7 @@ impl WasmPlugin {
             self.call(guest, 1, |plugin, store| self.classifier.load(&mut *store, plugin)?.call_describe(&mut *store));
         let at = |fault| PluginError::new(&self.facts.plugin, fault);
         let description =
-            result.map_err(|(_, fault)| at(fault))?.map_err(|message| at(Fault::Describe(cut(message))))?;
+            result.map_err(|(_, fault)| at(fault))?.map_err(|message| at(Fault::Describe(quoted(&message))))?;
         let description = Description {
             name: description.name,
             version: description.version,
@@ -171,6 +204,7 @@ impl WasmPlugin {
             .and_then(|instance| work(&instance, &mut store));
         let used = fuel - store.get_fuel().unwrap_or(0);
         let mut guest = store.into_data();
+        guest.report_lost_lines();
         let result = result.map_err(|error| (guest.sample, explain(error, &mut guest, &limits, fuel)));
         (result, guest, used)
     }
@@ -195,7 +229,7 @@ impl WasmPlugin {
         *batch = std::mem::take(&mut guest.batch);
         *encoders = std::mem::take(&mut guest.encoders);
         let matrix = result.map_err(|fault| self.error(fault))?.map_err(|message| {
-            let fault = guest.fault.take().unwrap_or(Fault::Refused(cut(message)));
+            let fault = guest.fault.take().unwrap_or(Fault::Refused(quoted(&message)));
             let sample = if matches!(fault, Fault::Refused(_)) { guest.sample } else { None };
             self.error((sample, fault))
         })?;

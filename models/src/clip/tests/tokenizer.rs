@@ -36,6 +36,18 @@ fn bang() -> PadRule {
     PadRule::Token("!".to_owned())
 }
 
+/// Tokenizing takes as long as for the words that are kept, and the ids are the same.
+#[test]
+fn a_long_text_is_cut_before_it_is_tokenized() {
+    let tokenizer = Tokenizer::load(&shipped_model().join("clip")).expect("the shipped tokenizer");
+    let words = |n: usize| (0..n).map(|i| ["a", "cubist", "painting", "of", "12"][i % 5]).collect::<Vec<_>>();
+    let short = words(tokenizer.max_length()).join(" ");
+    assert_eq!(tokenizer.encode(&words(1_000_000).join(" \n ")), tokenizer.encode(&short));
+    assert_eq!(tokenizer.encode(&format!("{}{short}", " ".repeat(10_000_000))), tokenizer.encode(&short));
+    assert_eq!(tokenizer.encode(&"ab".repeat(5_000_000)), tokenizer.encode(&"ab".repeat(5_000)));
+    assert_eq!(tokenizer.encode(&"\u{1f600}".repeat(1_000_000)), tokenizer.encode(&"\u{1f600}".repeat(5_000)));
+}
+
 #[test]
 fn small_vocabulary_matches_transformers() {
     let cases = Cases::read();

@@ -137,14 +137,20 @@ mod raw {
     use ambiguity_sdk::bindings::plugin::ambiguity::plugin::{samples, types};
     use ambiguity_sdk::bindings::plugin::exports::ambiguity::plugin::classifier::{Description, Guest};
 
-    use super::{Hostile, fault};
+    use super::{Hostile, black_box, fault, host};
 
     /// The part that bypasses the SDK.
     struct Raw;
 
     impl Guest for Raw {
         fn describe() -> Result<Description, String> {
-            <Glue<Hostile> as Guest>::describe()
+            let described = <Glue<Hostile> as Guest>::describe();
+            match fault().as_str() {
+                "long-name" => {
+                    described.map(|it| Description { styles: vec!["a".to_owned(), "b".repeat(70_000)], ..it })
+                }
+                _ => described,
+            }
         }
 
         fn classify(batch: &samples::Batch) -> Result<types::Matrix, String> {
@@ -157,6 +163,18 @@ mod raw {
                 "flood" => (2, 2, vec![0.5; 1 << 20]),
                 "short" => (2, 2, vec![0.25, 0.75]),
                 "abort" => std::process::abort(),
+                "forge" => return Err("fine\nwarning: it is\r\u{202e}\u{2028}\u{1b}]0;title\u{7}".to_owned()),
+                "spam" => {
+                    (0..1000).for_each(|i| host::log(host::Level::Info, format!("line {i}\n INFO forged\u{1b}[2J")));
+                    (2, 2, vec![0.25, 0.75, 0.25, 0.75])
+                }
+                "long-texts" => {
+                    let texts = vec!["very long ".repeat(100_000); 9];
+                    return Err(format!("{:?}", host::embed_texts("means", &texts).map(|matrix| matrix.n_rows())));
+                }
+                "grow" => loop {
+                    black_box(core::arch::wasm32::memory_grow(0, 4096));
+                },
                 _ => return <Glue<Hostile> as Guest>::classify(batch),
             };
             Ok(types::Matrix { rows, cols, data })
