@@ -83,14 +83,15 @@ parity: build $(PARITY_PYTHON) ## compare with diffusers, transformers, peft and
 kill-test: build ## kill a training run at 20 random moments and resume it: the same to the last bit
 	KILLS=20 cargo test --release --workspace kills_change_nothing -- --nocapture
 
-# A tool of its own, compiled once into .deps/. Its builds are kept apart from all others, in target/mutants.
+# A tool of its own, compiled once into .deps/. Its builds are kept apart from all others, in target/mutants, by one job: two
+# would build their changes into the same files.
 .deps/mutants/bin/cargo-mutants:
 	cargo install --quiet --locked --root .deps/mutants cargo-mutants@27.1.0
 
 MUTANTS = CARGO_TARGET_DIR="$(CURDIR)/target/mutants" LIBTORCH="$(CURDIR)/.deps/libtorch" $(DOCTEST_LIBRARIES) \
 	.deps/mutants/bin/cargo-mutants mutants
 
-mutants: setup .deps/mutants/bin/cargo-mutants ## change the numerics line by line and list what no test notices (an hour or two)
+mutants: setup .deps/mutants/bin/cargo-mutants ## change the numerics line by line and list what no test notices (about three hours)
 	mkdir -p target/mutants/models target/mutants/host
 	status=0; \
 	$(MUTANTS) --package ambiguity-models --output target/mutants/models -- -- can:: lora:: scheduler:: || status=$$?; \
