@@ -1,7 +1,7 @@
 //! Foreign model folders and LoRA files that were once read wrongly; see `tests/cases/README.md`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::safetensors::read_safetensors;
@@ -9,28 +9,15 @@ use ambiguity_models::safetensors::read_safetensors;
 use tempfile::TempDir;
 use test_support::assert_close;
 
-use crate::support::{host, host_ok, root};
+use crate::support::{copy_folder, host, host_ok, root};
 
 /// Copies the files of a case into a new folder, its model over the plain one.
 fn case(name: &str) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let cases = root().join("tests/cases");
-    copy(&cases.join("model"), &folder.path().join("model"));
-    copy(&cases.join(name), folder.path());
+    copy_folder(&cases.join("model"), &folder.path().join("model"));
+    copy_folder(&cases.join(name), folder.path());
     folder
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("writable");
-    for entry in fs::read_dir(from).expect("the case is in the repository") {
-        let entry = entry.expect("readable");
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).expect("writable");
-        }
-    }
 }
 
 fn tensors(path: PathBuf) -> NamedTensors {

@@ -53,6 +53,20 @@ pub fn host_ok(folder: &Path, arguments: &[&str]) -> Ran {
     ran
 }
 
+/// Copies a folder with all that is in it over another one, which need not exist.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("readable") {
+        let entry = entry.expect("readable");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("copied");
+        }
+    }
+}
+
 /// The settings of a training run that takes seconds.
 pub fn tiny_run() -> Vec<&'static str> {
     vec![
