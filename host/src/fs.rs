@@ -7,7 +7,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use ambiguity_models::files::{is_temporary, sync_parent, temporary, write_synced};
+pub use ambiguity_models::files::is_temporary;
+use ambiguity_models::files::{sync_parent, temporary, write_synced};
 
 /// The result of an operation on files.
 pub type Result<T, E = FileError> = std::result::Result<T, E>;
@@ -53,7 +54,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Creates the folder `path`, which must not exist, with `files` (name, bytes), all or nothing.
-pub fn write_folder_atomic(path: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
+pub fn write_folder_atomic<'a>(path: &Path, files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<()> {
     let fresh = temporary(path);
     let written = (|| {
         remove_any(&fresh)?;

@@ -20,7 +20,7 @@ fn fake_run(path: &Path) {
         styles: Some(27),
     };
     let config = FineTuneConfig::resolve("tiny-art", &[]).and_then(|config| config.to_toml()).expect("the preset");
-    let lock = PluginsLock { plugins: vec![plugin] };
+    let lock = PluginsLock { plugins: vec![plugin], ..PluginsLock::default() };
     let mut run = RunDir::create(path, &config, &lock, &RunInfo::default()).expect("a run");
     for (epoch, reward_mean) in [(0, -4.0), (2, -3.5)] {
         let reward_sem = Some(0.02);

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use ambiguity_models::safetensors::read_safetensors;
 use serde_json::Value;
+use test_support::shipped_model;
 
-use crate::support::{command, host, host_ok, tiny_run};
+use crate::support::{command, copy_folder, host, host_ok, tiny_run};
 
 pub fn metrics(run: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
@@ -85,9 +86,13 @@ fn a_run_resumed_is_a_run_never_stopped() {
     host_ok(folder.path(), &["train", "--resume=parts", "--set=train.epochs=2"]);
     assert_same_run(&whole, &folder.path().join("parts"));
 
-    // And from an earlier checkpoint: what came after it is replayed.
-    host_ok(folder.path(), &["train", "--resume=parts/checkpoints/epoch-0001"]);
+    // And from an earlier checkpoint: what came after it is replayed, and what had come after it is kept.
+    let ran = host_ok(folder.path(), &["train", "--resume=parts/checkpoints/epoch-0001"]);
     assert_same_run(&whole, &folder.path().join("parts"));
+    let rewound = "parts/rewound/epochs-0002-0002";
+    assert!(ran.stderr.contains(&format!("the later epochs of the run are kept in {rewound}")), "{}", ran.stderr);
+    let state = "checkpoints/epoch-0002/state.safetensors";
+    assert_same_tensors(&whole.join(state), &folder.path().join(rewound).join(state));
     let best = "best/pytorch_lora_weights.safetensors";
     assert_same_tensors(&whole.join(best), &folder.path().join("parts").join(best));
 
@@ -139,6 +144,37 @@ fn resume_refuses_another_recipe() {
     assert!(ran.stderr.contains("the run was started with a model of digest"), "{}", ran.stderr);
     let ran = host_ok(folder.path(), &[&more[..], &["--force"]].concat());
     assert!(ran.stderr.contains("resuming anyway"), "{}", ran.stderr);
+    // An average that the run did not have starts at its weights.
+    host_ok(folder.path(), &["train", "--resume=run", "--force", "--set=train.ema=0.9", "--set=train.epochs=3"]);
+}
+
+#[test]
+fn resume_refuses_other_prompts_and_other_weights_of_an_encoder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("prompts.txt"), "a man\na woman\n").expect("writable");
+    copy_folder(&shipped_model().join("clip"), &at("clip"));
+    let mut start = tiny_run();
+    // A plugin whose file records no encoder: the monitor uses it.
+    start[1] = "--plugin=palette";
+    let own = ["--out=run", "--set=train.epochs=1", "--set=prompts.file=prompts.txt", "--encoder=tiny-art=clip"];
+    host_ok(folder.path(), &[&["train"][..], &start, &own].concat());
+    let resume = || host(folder.path(), &["train", "--resume=run", "--set=train.epochs=2"]);
+    std::fs::write(at("prompts.txt"), "a man\na woman\na horse\n").expect("writable");
+    let ran = resume();
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("the run was started with other prompts"), "{}", ran.stderr);
+    std::fs::write(at("prompts.txt"), "a man\na woman\n").expect("writable");
+    let weights = at("clip/model.safetensors");
+    let mut bytes = std::fs::read(&weights).expect("the weights");
+    *bytes.last_mut().expect("not empty") ^= 1;
+    std::fs::write(&weights, &bytes).expect("writable");
+    let ran = resume();
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("encoder tiny-art of weight digest"), "{}", ran.stderr);
+    *bytes.last_mut().expect("not empty") ^= 1;
+    std::fs::write(&weights, &bytes).expect("writable");
+    assert_eq!(resume().code, 0);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use serde_json::json;
 use tch::{Tensor, no_grad};
 use torch_ext::Generator as Randomness;
 
+use super::numbers::within;
 use super::run_args::{RunArgs, encoder_layers, flag, quoted, run_info};
 use crate::config::gan::{GanTask, preset_names};
 use crate::config::{GanConfig, Layer, RunConfig as _};
@@ -262,7 +263,7 @@ struct CanSampleArgs {
     #[arg(long, value_name = "DIR")]
     generator: PathBuf,
     /// Number of images
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = within(1u64..=1_000_000))]
     count: u64,
     /// Seed; image i has seed N + i
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tch::Kind;
 
+use super::numbers::within;
 use crate::context::Context;
 use crate::fs::{is_inside, new_folder};
 use crate::text::escaped;
@@ -60,7 +61,7 @@ struct MergeArgs {
     #[arg(long, value_name = "DIR|FILE")]
     lora: PathBuf,
     /// Scale of the LoRA's weight update
-    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = within(-1e6..=1e6))]
     lora_scale: f64,
     /// A new folder for the model
     #[arg(long, value_name = "DIR")]
@@ -132,7 +133,7 @@ fn target(module: &str) -> &str {
 
 impl MergeArgs {
     fn run(self, change: Change, context: &Context) -> Result<()> {
-        ensure!(self.lora_scale.is_finite() && self.lora_scale != 0.0, "--lora-scale must be a number other than 0");
+        ensure!(self.lora_scale != 0.0, "--lora-scale is 0, with which nothing would change");
         let folder = model_folder(&self.model, context)?;
         let mut lora = LoraFile::read(&self.lora)?;
         let unet = folder.join("unet");

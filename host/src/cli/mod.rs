@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod embed;
 pub mod lora;
 pub mod models;
+mod numbers;
 pub mod plugin;
 pub mod pretrain;
 pub mod report;

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::numbers::within;
 use crate::context::Context;
 use crate::zoo::model_folder;
 
@@ -36,13 +37,13 @@ struct CountArgs {
     #[arg(value_name = "DIR|PRESET")]
     model: String,
     /// Rank of the UNet's LoRA
-    #[arg(long, value_name = "R", default_value_t = 4, value_parser = clap::value_parser!(i64).range(1..))]
+    #[arg(long, value_name = "R", default_value_t = 4, value_parser = within(1i64..=4096))]
     rank: i64,
     /// Layers with LoRA: attention, attention+feed-forward, all-linear, or comma-separated names
     #[arg(long, value_name = "T", default_value = "attention")]
     targets: Targets,
     /// Number of styles of a CAN's discriminator
-    #[arg(long, value_name = "N", default_value_t = 27, value_parser = clap::value_parser!(i64).range(2..))]
+    #[arg(long, value_name = "N", default_value_t = 27, value_parser = within(2i64..=65_536))]
     styles: i64,
     /// Print one JSON document
     #[arg(long)]

@@ -51,8 +51,10 @@ impl RunArgs {
 
     /// Returns the start of a new run, in the given folder, or in one named by today's date and `what`.
     pub(super) fn new_run(&self, what: &str) -> Start {
-        let default = || default_folder(Path::new("runs"), what, SystemTime::now());
-        Start::New(self.out.clone().unwrap_or_else(default))
+        match &self.out {
+            Some(out) => Start::New(out.clone()),
+            None => Start::NewNumbered(default_folder(Path::new("runs"), what, SystemTime::now())),
+        }
     }
 
     /// Returns the run of `command` to resume, with its own configuration overridden by `over`; keys that affect

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use tch::{Kind, Tensor, no_grad};
 
+use super::numbers::within;
 use crate::context::Context;
 use crate::data::images::rgb_images;
 use crate::fs::new_folder;
@@ -36,7 +37,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "DIR|FILE")]
     lora: Option<PathBuf>,
     /// Scale of the LoRA's weight update
-    #[arg(long, value_name = "S", default_value_t = 1.0, requires = "lora")]
+    #[arg(long, value_name = "S", default_value_t = 1.0, requires = "lora", value_parser = within(-1e6..=1e6))]
     lora_scale: f64,
     /// A prompt; may be repeated
     #[arg(long = "prompt", value_name = "TEXT", required = true, num_args = 1..)]
@@ -45,25 +46,25 @@ pub struct SampleArgs {
     #[arg(long, value_name = "TEXT", default_value = "")]
     negative_prompt: String,
     /// Number of DDIM steps
-    #[arg(long, value_name = "N", default_value_t = 30)]
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = within(1usize..=1000))]
     steps: usize,
     /// DDIM's eta; 0: deterministic, 1: as much noise as DDPM
-    #[arg(long, value_name = "ETA", default_value_t = 0.0)]
+    #[arg(long, value_name = "ETA", default_value_t = 0.0, value_parser = within(0.0..=1.0))]
     eta: f64,
     /// Scale of classifier-free guidance; 1 or less: none
-    #[arg(long, value_name = "G", default_value_t = 5.0)]
+    #[arg(long, value_name = "G", default_value_t = 5.0, value_parser = within(0.0..=1000.0))]
     guidance: f64,
     /// Seed; image i has seed N + i
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Number of images of each prompt
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = within(1usize..=1_000_000))]
     count: usize,
     /// Width in pixels [default: the model's native size]
-    #[arg(long, value_name = "PX")]
+    #[arg(long, value_name = "PX", value_parser = within(1u32..=65_536))]
     width: Option<u32>,
     /// Height in pixels [default: the model's native size]
-    #[arg(long, value_name = "PX")]
+    #[arg(long, value_name = "PX", value_parser = within(1u32..=65_536))]
     height: Option<u32>,
     /// Initial latents: safetensors, key `latents`, f32 [n, c, h, w], standard normal
     #[arg(long, value_name = "FILE")]
@@ -72,7 +73,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
     /// Maximum number of UNet rows per call
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = within(1usize..=1_000_000))]
     micro_batch: usize,
     /// cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
@@ -88,13 +89,6 @@ pub struct SampleArgs {
 impl SampleArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
-        ensure!((0.0..=1.0).contains(&self.eta), "--eta {} must lie between 0 and 1", self.eta);
-        ensure!(
-            self.count > 0 && self.steps > 0 && self.micro_batch > 0,
-            "--count, --steps and --micro-batch must be at least 1"
-        );
-        ensure!((0.0..=1000.0).contains(&self.guidance), "--guidance {} must lie between 0 and 1000", self.guidance);
-        ensure!(self.lora_scale.abs() <= 1e6, "--lora-scale {} must be a number from -1e6 to 1e6", self.lora_scale);
         let device = torch_ext::cuda::device(&self.device)?;
         let folder = model_folder(&self.model, context)?;
         let size = native_size(&folder)?;

@@ -10,7 +10,6 @@ use super::run_args::{RunArgs, encoder_layers, flag, quoted, run_info};
 use crate::config::fine_tune::preset_names;
 use crate::config::{FineTuneConfig, Layer, RunConfig as _};
 use crate::context::Context;
-use crate::encoders::Encoders;
 use crate::metrics::Scorer;
 use crate::statistics::Improvement;
 use crate::tasks::fine_tune::{COMMAND, FineTune, Plan, measure};
@@ -135,7 +134,7 @@ fn describe(config: &FineTuneConfig, context: &Context, json: bool) -> Result<()
     let device = torch_ext::cuda::device(&config.run.device)?;
     plan.check_fits(device)?;
     // Loading checks that the plugins fit the run.
-    drop(Scorer::load(config, Encoders::open(&config.encoders, device, context)?, device)?);
+    drop(Scorer::load(config, device, context)?);
     let measured = measure(config, &folder, &context.interrupt)?;
     if json {
         let document = json!({ "config": config, "plan": plan, "measured": measured });

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use torch_ext::AdamWConfig;
 
 use super::layers::{Layer, Presets};
-use super::{Checkpoint, Monitor, PluginLimits, Run, RunConfig, positive, within};
+use super::{
+    Checkpoint, MAX_BATCH, MAX_PIXELS, Monitor, PluginLimits, Run, RunConfig, WIDEST, counted, positive, within,
+};
 use crate::text::has_control;
 
 /// A preset consists of layers over the paper's CAN at 512 px, which contains every key.
@@ -36,8 +38,10 @@ pub const OWN_HEAD: &str = "dcgan";
 /// Maximum ratio of the discriminator's channels to those of its first feature map: 512 for the paper's 32.
 const MAX_WIDENING: i64 = 16;
 
-/// Maximum width, beyond that of any network that fits into memory.
-const WIDEST: f64 = 65_536.0;
+/// The largest number of images of a style in one pass.
+const MAX_PER_CLASS: u64 = 1 << 24;
+/// The largest number of steps of an epoch.
+const MAX_STEPS_PER_EPOCH: u64 = 1 << 32;
 
 /// The names of the presets.
 pub fn preset_names() -> impl Iterator<Item = &'static str> {
@@ -220,7 +224,15 @@ impl RunConfig for GanConfig {
             size >= 32 && size.is_power_of_two(),
             "can.size is {size}: a CAN generates images whose side is a power of two of at least 32"
         );
-        positive("can.per_class", can.per_class)?;
+        counted("can.size", size, MAX_PIXELS)?;
+        counted("can.per_class", can.per_class, MAX_PER_CLASS)?;
+        counted("can.batch_size", can.batch_size, MAX_BATCH)?;
+        counted("monitor.count", monitor.count, MAX_BATCH)?;
+        ensure!(
+            can.steps_per_epoch <= MAX_STEPS_PER_EPOCH,
+            "can.steps_per_epoch is {}: it must be at most {MAX_STEPS_PER_EPOCH}",
+            can.steps_per_epoch
+        );
         for (key, width) in [
             ("can.latent", can.latent),
             ("can.generator_channels", can.generator_channels),
@@ -228,7 +240,7 @@ impl RunConfig for GanConfig {
             ("can.head", can.head[0]),
             ("can.head", can.head[1]),
         ] {
-            within(key, width as f64, 1.0, WIDEST)?;
+            counted(key, width, WIDEST)?;
         }
         positive("can.epochs", can.epochs)?;
         positive("checkpoint.every", checkpoint.every)?;
@@ -265,7 +277,8 @@ impl RunConfig for GanConfig {
         within("can.adam.learning_rate", can.adam.learning_rate, 0.0, 10.0)?;
         within("can.adam.beta1", can.adam.beta1, 0.0, 0.999_999)?;
         within("can.adam.beta2", can.adam.beta2, 0.0, 0.999_999_9)?;
-        within("can.adam.epsilon", can.adam.epsilon, 0.0, 1.0)?;
+        // At 0 a gradient of 0 would be divided by 0.
+        within("can.adam.epsilon", can.adam.epsilon, 1e-30, 1.0)?;
         within("monitor.min_diversity", monitor.min_diversity, 0.0, 1.0)?;
         Ok(())
     }
@@ -326,6 +339,7 @@ impl GanConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::tests::refuses_odd_numbers;
 
     fn message(text: &str) -> String {
         let layer = Layer { origin: "run.toml".to_owned(), text: text.to_owned() };
@@ -369,6 +383,23 @@ mod tests {
         };
         assert!(!named(&[]) && !named(&["can.size=64"]) && named(&["can.data=two", "can.size=64"]));
         assert!(!named(&["can.data=two", "can.data="]));
+    }
+
+    #[test]
+    fn odd_numbers_are_refused_by_key() {
+        let accepted = |key: &str, odd: &str| match (key, odd) {
+            ("can.epochs" | "checkpoint.every" | "monitor.every", "9223372036854775807") => true,
+            ("run.seed" | "checkpoint.keep", "0" | "9223372036854775807") => true,
+            (
+                "can.steps_per_epoch" | "can.generator_slope" | "can.dropout" | "can.lambda" | "can.style_weight",
+                "0",
+            ) => true,
+            ("can.label_smoothing" | "can.style_ambiguity_weight" | "monitor.min_diversity", "0") => true,
+            ("can.adam.learning_rate" | "can.adam.beta1" | "can.adam.beta2", "0") => true,
+            _ => false,
+        };
+        let n_keys = refuses_odd_numbers(|layers| GanConfig::resolve(GanTask::Can, "tiny-art", layers), accepted);
+        assert!(n_keys > 25, "{n_keys}");
     }
 
     #[test]

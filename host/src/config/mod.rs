@@ -219,3 +219,55 @@ fn within(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
     );
     Ok(())
 }
+
+/// The largest number of images or texts in a batch, of batches in an epoch, and of rows in a call.
+const MAX_BATCH: u64 = 1 << 16;
+/// The largest number of sampling steps and of passes over an epoch.
+const MAX_STEPS: u64 = 1000;
+/// The largest side of an image in pixels.
+const MAX_PIXELS: u64 = 4096;
+/// The largest width of a layer.
+const WIDEST: u64 = 1 << 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The paths of all numbers of a table, and of its arrays of numbers with their lengths.
+    fn numbers(table: &Table, prefix: &str, found: &mut Vec<(String, Option<usize>)>) {
+        let is_number = |value: &Value| value.is_integer() || value.is_float();
+        for (key, value) in table {
+            let path = format!("{prefix}{key}");
+            match value {
+                Value::Table(table) => numbers(table, &format!("{path}."), found),
+                Value::Array(values) if values.iter().all(is_number) && !values.is_empty() => {
+                    found.push((path, Some(values.len())));
+                }
+                value if is_number(value) => found.push((path, None)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Checks that every number of a configuration is refused by a message that names its key if it is odd, or is
+    /// `accepted` where it makes sense; returns the number of keys.
+    pub(super) fn refuses_odd_numbers<C: RunConfig>(
+        resolve: impl Fn(&[Layer]) -> Result<C>,
+        accepted: impl Fn(&str, &str) -> bool,
+    ) -> usize {
+        let toml = resolve(&[]).and_then(|config| config.to_toml()).expect("the preset");
+        let mut keys = Vec::new();
+        numbers(&toml.parse().expect("TOML"), "", &mut keys);
+        for (key, length) in &keys {
+            for odd in ["nan", "inf", "-inf", "-1", "0", "1e30", "9223372036854775807", "99999999999999999999"] {
+                let value = length.map_or_else(|| odd.to_owned(), |n| format!("[{}]", vec![odd; n].join(", ")));
+                let layer = Layer::set(&format!("{key}={value}")).expect("a setting");
+                match resolve(&[layer]) {
+                    Ok(_) => assert!(accepted(key, odd), "{key} = {value} is accepted"),
+                    Err(error) => assert!(format!("{error:#}").contains(key), "{key} = {value}: {error:#}"),
+                }
+            }
+        }
+        keys.len()
+    }
+}

@@ -1,12 +1,12 @@
 //! The configuration of `host pretrain`: a TOML file with every value; the code has no second set of defaults.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use procedural_art::{STYLES, SUBJECTS};
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 use super::layers::{Layer, Presets};
-use super::{RunConfig, positive};
+use super::{MAX_BATCH, MAX_PIXELS, RunConfig, WIDEST, counted, within};
 
 /// The preset with which the shipped models were trained.
 const PRESETS: Presets =
@@ -111,18 +111,22 @@ impl Schedule {
     }
 
     fn check(&self, table: &str) -> Result<()> {
-        for (key, value) in
+        let key = |name: &str| format!("{table}.{name}");
+        for (name, value) in
             [("steps", self.steps), ("steps_per_epoch", self.steps_per_epoch), ("evaluate_every", self.evaluate_every)]
         {
-            positive(&format!("{table}.{key}"), value)?;
+            counted(&key(name), value, MAX_UPDATES)?;
         }
-        ensure!(
-            self.learning_rate > 0.0 && self.learning_rate.is_finite(),
-            "`{table}.learning_rate` must be above 0, found {}",
-            self.learning_rate
-        );
-        ensure!(self.max_grad_norm > 0.0, "`{table}.max_grad_norm` must be above 0, found {}", self.max_grad_norm);
-        Ok(())
+        for (name, value) in [("warmup_steps", self.warmup_steps), ("decay_steps", self.decay_steps)] {
+            within(&key(name), value as f64, 0.0, MAX_UPDATES as f64)?;
+        }
+        within(&key("learning_rate"), self.learning_rate, 1e-30, 10.0)?;
+        within(&key("beta1"), self.beta1, 0.0, 0.999_999)?;
+        within(&key("beta2"), self.beta2, 0.0, 0.999_999_9)?;
+        // At 0 a gradient of 0 would be divided by 0.
+        within(&key("epsilon"), self.epsilon, 1e-30, 1.0)?;
+        within(&key("weight_decay"), self.weight_decay, 0.0, 10.0)?;
+        within(&key("max_grad_norm"), self.max_grad_norm, 1e-12, 1e6)
     }
 }
 
@@ -308,65 +312,172 @@ impl RunConfig for PretrainFile {
 
 impl PretrainConfig {
     fn check(&self) -> Result<()> {
-        self.clip.schedule.check("pretrain.clip.schedule")?;
-        self.vae.schedule.check("pretrain.vae.schedule")?;
-        self.unet.schedule.check("pretrain.unet.schedule")?;
-        let pairs = STYLES.len() * SUBJECTS.len();
-        for (key, value) in [
-            ("data.held_out_per_pair", self.data.held_out_per_pair),
-            ("clip.per_pair", self.clip.per_pair),
-            ("clip.batch_size", self.clip.batch_size),
-            ("vae.per_pair", self.vae.per_pair),
-            ("vae.batch_size", self.vae.batch_size),
-            ("unet.per_pair", self.unet.per_pair),
-            ("unet.batch_size", self.unet.batch_size),
-            ("unet.shards", self.unet.shards),
-            ("vae.shards", self.vae.shards),
-        ] {
-            positive(&format!("pretrain.{key}"), value)?;
-        }
-        let batch = self.clip.batch_size;
-        ensure!(batch <= pairs, "`pretrain.clip.batch_size` is {batch}, more than the {pairs} (style, subject) pairs");
-        for (stage, batch, shards) in
-            [("vae", self.vae.batch_size, self.vae.shards), ("unet", self.unet.batch_size, self.unet.shards)]
-        {
-            ensure!(
-                batch % shards == 0,
-                "`pretrain.{stage}.batch_size` is {batch}, which is not a multiple of {shards} shards"
-            );
-        }
-        self.check_size()?;
-        let stages = self.unet.block_out_channels.len();
-        for (key, length) in [
-            ("down_block_types", self.unet.down_block_types.len()),
-            ("attention_heads", self.unet.attention_heads.len()),
-        ] {
-            ensure!(length == stages, "`pretrain.unet.{key}` has {length} entries for {stages} stages");
-        }
-        let share = self.unet.null_share + self.unet.subject_share + self.unet.style_share;
-        ensure!((0.0..=1.0).contains(&share), "the caption shares of `pretrain.unet` add up to {share}, more than 1");
-        Ok(())
+        counted("pretrain.data.size", self.data.size, MAX_PIXELS)?;
+        counted("pretrain.data.held_out_per_pair", self.data.held_out_per_pair, MAX_PER_PAIR)?;
+        self.clip.check()?;
+        self.vae.check()?;
+        self.unet.check()?;
+        self.check_size()
     }
 
     fn check_size(&self) -> Result<()> {
-        let size = i64::from(self.data.size);
-        let patch = self.clip.vision.patch_size;
-        if size == 0 || patch <= 0 || size % patch != 0 {
-            bail!("`pretrain.data.size` is {size}, it must be a positive multiple of the patch size {patch}");
-        }
+        let (size, patch, shift) = (i64::from(self.data.size), self.clip.vision.patch_size, self.clip.shift);
+        ensure!(
+            size % patch == 0,
+            "pretrain.data.size is {size}: it must be a multiple of pretrain.clip.vision.patch_size, {patch}"
+        );
+        ensure!((0..size).contains(&shift), "pretrain.clip.shift is {shift}: it must be from 0 to {}", size - 1);
         let halvings = self.vae.block_out_channels.len().saturating_sub(1) + self.unet.block_out_channels.len() - 1;
         let factor = 1i64 << halvings;
         ensure!(
             size % factor == 0,
-            "`pretrain.data.size` is {size}, it must be a multiple of {factor}: VAE and UNet halve it {halvings} times"
+            "pretrain.data.size is {size}: it must be a multiple of {factor}, since VAE and UNet halve it {halvings} times"
         );
         Ok(())
     }
 }
 
+impl ClipStage {
+    fn check(&self) -> Result<()> {
+        let (text, vision) = (&self.text, &self.vision);
+        counted("pretrain.clip.per_pair", self.per_pair, MAX_PER_PAIR)?;
+        // All paintings of a batch are of different pairs.
+        counted("pretrain.clip.batch_size", self.batch_size, (STYLES.len() * SUBJECTS.len()) as u64)?;
+        for (key, value) in [
+            ("caption_weight", self.caption_weight),
+            ("style_weight", self.style_weight),
+            ("subject_weight", self.subject_weight),
+        ] {
+            within(&format!("pretrain.clip.{key}"), value, 0.0, MAX_WEIGHT)?;
+        }
+        counted("pretrain.clip.projection_dim", self.projection_dim, WIDEST)?;
+        within("pretrain.clip.logit_scale_init", self.logit_scale_init, -10.0, 10.0)?;
+        within("pretrain.clip.logit_scale_max", self.logit_scale_max, 1.0, 1e4)?;
+        within("pretrain.clip.text.length", text.length as f64, 3.0, 4096.0)?;
+        counted("pretrain.clip.vision.patch_size", vision.patch_size, MAX_PIXELS)?;
+        for (tower, hidden, intermediate, layers, heads) in [
+            ("text", text.hidden_size, text.intermediate_size, text.layers, text.heads),
+            ("vision", vision.hidden_size, vision.intermediate_size, vision.layers, vision.heads),
+        ] {
+            let key = |name: &str| format!("pretrain.clip.{tower}.{name}");
+            counted(&key("hidden_size"), hidden, WIDEST)?;
+            counted(&key("intermediate_size"), intermediate, WIDEST)?;
+            counted(&key("layers"), layers, MAX_LAYERS)?;
+            counted(&key("heads"), heads, WIDEST)?;
+            let [hidden_key, heads_key] = [key("hidden_size"), key("heads")];
+            ensure!(hidden % heads == 0, "{hidden_key} is {hidden}: it must be a multiple of {heads_key}, {heads}");
+        }
+        self.schedule.check("pretrain.clip.schedule")
+    }
+}
+
+impl VaeStage {
+    fn check(&self) -> Result<()> {
+        check_batch("pretrain.vae", self.per_pair, self.batch_size, self.shards)?;
+        check_stages("pretrain.vae", &self.block_out_channels, self.layers_per_block, self.norm_num_groups)?;
+        counted("pretrain.vae.latent_channels", self.latent_channels, WIDEST)?;
+        for (key, value) in [
+            ("l1_weight", self.l1_weight),
+            ("l2_weight", self.l2_weight),
+            ("gradient_weight", self.gradient_weight),
+            ("opponent_weight", self.opponent_weight),
+            ("kl_weight", self.kl_weight),
+        ] {
+            within(&format!("pretrain.vae.{key}"), value, 0.0, MAX_WEIGHT)?;
+        }
+        self.schedule.check("pretrain.vae.schedule")
+    }
+}
+
+impl UNetStage {
+    fn check(&self) -> Result<()> {
+        let (noise, samples) = (&self.noise, &self.samples);
+        check_batch("pretrain.unet", self.per_pair, self.batch_size, self.shards)?;
+        check_stages("pretrain.unet", &self.block_out_channels, self.layers_per_block, self.norm_num_groups)?;
+        let stages = self.block_out_channels.len();
+        for (key, length) in
+            [("down_block_types", self.down_block_types.len()), ("attention_heads", self.attention_heads.len())]
+        {
+            ensure!(length == stages, "pretrain.unet.{key} has {length} entries for {stages} stages");
+        }
+        for (heads, channels) in self.attention_heads.iter().zip(&self.block_out_channels) {
+            counted("pretrain.unet.attention_heads", *heads, WIDEST)?;
+            ensure!(
+                channels % heads == 0,
+                "pretrain.unet.attention_heads has {heads} for {channels} channels, which are not a multiple of it"
+            );
+        }
+        let shares =
+            [("null_share", self.null_share), ("subject_share", self.subject_share), ("style_share", self.style_share)];
+        for (key, share) in shares {
+            within(&format!("pretrain.unet.{key}"), share, 0.0, 1.0)?;
+        }
+        let share: f64 = shares.iter().map(|(_, share)| share).sum();
+        ensure!(share <= 1.0, "the caption shares of `pretrain.unet` add up to {share}, more than 1");
+        within("pretrain.unet.offset_noise", self.offset_noise, 0.0, 10.0)?;
+        within("pretrain.unet.snr_gamma", self.snr_gamma, 1e-6, 1e6)?;
+        within("pretrain.unet.ema_decay", self.ema_decay, 0.0, 0.999_999_9)?;
+        counted("pretrain.unet.noise.train_timesteps", noise.train_timesteps, MAX_TIMESTEPS)?;
+        within("pretrain.unet.noise.beta_start", noise.beta_start, 1e-9, 0.999)?;
+        within("pretrain.unet.noise.beta_end", noise.beta_end, noise.beta_start, 0.999)?;
+        counted("pretrain.unet.samples.steps", samples.steps, noise.train_timesteps as u64)?;
+        within("pretrain.unet.samples.guidance", samples.guidance, 0.0, 1000.0)?;
+        for (key, count) in [
+            ("styled", samples.styled),
+            ("plain", samples.plain),
+            ("styled_on_the_way", samples.styled_on_the_way),
+            ("plain_on_the_way", samples.plain_on_the_way),
+        ] {
+            counted(&format!("pretrain.unet.samples.{key}"), count, MAX_BATCH)?;
+        }
+        self.schedule.check("pretrain.unet.schedule")
+    }
+}
+
+/// Checks the sizes of a stage whose batches are split into shards.
+fn check_batch(table: &str, per_pair: usize, batch_size: usize, shards: usize) -> Result<()> {
+    counted(&format!("{table}.per_pair"), per_pair, MAX_PER_PAIR)?;
+    counted(&format!("{table}.batch_size"), batch_size, MAX_BATCH)?;
+    counted(&format!("{table}.shards"), shards, MAX_BATCH)?;
+    ensure!(
+        batch_size.is_multiple_of(shards),
+        "{table}.batch_size is {batch_size}: it must be a multiple of {table}.shards, {shards}"
+    );
+    Ok(())
+}
+
+/// Checks the convolutional stages of a VAE or UNet.
+fn check_stages(table: &str, channels: &[i64], layers_per_block: i64, groups: i64) -> Result<()> {
+    counted(&format!("{table}.block_out_channels"), channels.len(), MAX_STAGES)?;
+    counted(&format!("{table}.layers_per_block"), layers_per_block, MAX_LAYERS)?;
+    counted(&format!("{table}.norm_num_groups"), groups, WIDEST)?;
+    for &width in channels {
+        counted(&format!("{table}.block_out_channels"), width, WIDEST)?;
+        ensure!(
+            width % groups == 0,
+            "{table}.block_out_channels has {width}, which is not a multiple of {table}.norm_num_groups, {groups}"
+        );
+    }
+    Ok(())
+}
+
+/// The largest number of updates of a stage.
+const MAX_UPDATES: u64 = 1 << 40;
+/// The largest number of paintings of each (style, subject).
+const MAX_PER_PAIR: u64 = 1 << 16;
+/// The largest weight of a term of a loss.
+const MAX_WEIGHT: f64 = 1e6;
+/// The largest number of blocks of a transformer or a stage.
+const MAX_LAYERS: u64 = 256;
+/// The largest number of stages of a VAE or UNet.
+const MAX_STAGES: u64 = 10;
+/// The largest number of timesteps in training.
+const MAX_TIMESTEPS: u64 = 100_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::tests::refuses_odd_numbers;
 
     fn resolve(set: &str) -> Result<PretrainFile> {
         PretrainFile::resolve(&[Layer::set(set)?])
@@ -387,6 +498,25 @@ mod tests {
         assert!(format!("{error:#}").contains("stepz"), "{error:#}");
         let error = resolve("pretrain.unet.shards=5").unwrap_err();
         assert!(format!("{error:#}").contains("shards"), "{error:#}");
+    }
+
+    #[test]
+    fn odd_numbers_are_refused_by_key() {
+        let accepted = |key: &str, odd: &str| {
+            let name = key.rsplit('.').next().unwrap_or(key);
+            match (name, odd) {
+                ("seed", "0" | "9223372036854775807") => true,
+                ("logit_scale_init", "0" | "-1") => true,
+                ("warmup_steps" | "decay_steps" | "beta1" | "beta2" | "weight_decay" | "shift" | "guidance", "0") => {
+                    true
+                }
+                ("offset_noise" | "ema_decay", "0") => true,
+                (name, "0") => name.ends_with("_weight") || name.ends_with("_share"),
+                _ => false,
+            }
+        };
+        let n_keys = refuses_odd_numbers(PretrainFile::resolve, accepted);
+        assert!(n_keys > 80, "{n_keys}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use ambiguity_models::clip::Tokenizer;
 use anyhow::{Result, ensure};
+use sha2::{Digest as _, Sha256};
 
 use crate::config::fine_tune::Prompts as PromptsConfig;
 use crate::fs::read_text;
@@ -41,6 +42,16 @@ impl PromptSet {
     /// Returns all prompts; the first is the empty one.
     pub fn all(&self) -> &[String] {
         &self.prompts
+    }
+
+    /// Returns the SHA-256 over all prompts, in hexadecimal.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        for prompt in &self.prompts {
+            hash.update((prompt.len() as u64).to_le_bytes());
+            hash.update(prompt);
+        }
+        format!("{:x}", hash.finalize())
     }
 
     /// Draws the prompt index of one sample, from the sample's own generator.

@@ -6,10 +6,12 @@ use tch::Device;
 
 use super::diversity::mean_pairwise_distance;
 use crate::config::{FineTuneConfig, OnError, RewardNormalization, RewardPlugin};
+use crate::context::Context;
 use crate::encoders::{Encoders, SHIPPED};
+use crate::interrupt::Interrupt;
 use crate::plugin::{Batch, Classifier, PluginHost, Sample, cache_folder};
 use crate::rl::reward::{PluginRewards, ambiguity, combine, entropy, max_probability};
-use crate::run::LockedPlugin;
+use crate::run::{LockedEncoder, LockedPlugin, PluginsLock};
 
 /// The classifiers of a run and the encoders that they need.
 pub struct Scorer {
@@ -18,6 +20,7 @@ pub struct Scorer {
     diversity_encoder: String,
     on_error: OnError,
     batch_size: usize,
+    interrupt: Interrupt,
 }
 
 /// The scores of images.
@@ -44,7 +47,8 @@ impl Scores {
 
 impl Scorer {
     /// Loads every plugin of the run; a plugin for another medium than images is refused.
-    pub fn load(config: &FineTuneConfig, encoders: Encoders, device: Device) -> Result<Self> {
+    pub fn load(config: &FineTuneConfig, device: Device, context: &Context) -> Result<Self> {
+        let encoders = Encoders::open(&config.encoders, device, context)?;
         let host = PluginHost::new(config.plugin.limits, cache_folder())?.on(device);
         let mut classifiers = Vec::new();
         for plugin in &config.reward.plugin {
@@ -65,12 +69,20 @@ impl Scorer {
         let asked = classifiers.iter().flat_map(|(_, classifier)| &classifier.description().encoders).next();
         let diversity_encoder = asked.cloned().unwrap_or_else(|| SHIPPED.to_owned());
         let (on_error, batch_size) = (config.plugin.on_error, config.sample.batch_size);
-        Ok(Self { classifiers, encoders, diversity_encoder, on_error, batch_size })
+        let interrupt = context.interrupt.clone();
+        Ok(Self { classifiers, encoders, diversity_encoder, on_error, batch_size, interrupt })
     }
 
-    /// Returns the plugins' entries for `plugins.lock`.
-    pub fn locked(&self) -> Vec<LockedPlugin> {
-        self.classifiers.iter().map(|(plugin, classifier)| LockedPlugin::of(&plugin.source, &**classifier)).collect()
+    /// Returns the entries of `plugins.lock` for the plugins, and for the encoders that they and the monitor use; those
+    /// are loaded.
+    pub fn lock(&mut self) -> Result<PluginsLock> {
+        let plugin = |(plugin, classifier): &(RewardPlugin, Box<dyn Classifier>)| {
+            LockedPlugin::of(&plugin.source, &**classifier)
+        };
+        let plugins = self.classifiers.iter().map(plugin).collect();
+        let asked = self.classifiers.iter().flat_map(|(_, classifier)| &classifier.description().encoders);
+        let encoders = LockedEncoder::all(asked.chain([&self.diversity_encoder]), &mut self.encoders)?;
+        Ok(PluginsLock { prompts: None, plugins, encoders })
     }
 
     /// Returns the upper bound of the weighted sum of rewards.
@@ -82,6 +94,9 @@ impl Scorer {
     }
 
     /// Scores images batch by batch.
+    ///
+    /// # Errors
+    /// [`Interrupted`](crate::interrupt::Interrupted) if the user asked to stop.
     pub fn score(&mut self, samples: Vec<Sample>) -> Result<Scores> {
         self.score_batches(samples, &mut |_, _| Ok(()))
     }
@@ -119,6 +134,7 @@ impl Scorer {
         let mut start = 0;
         let mut samples = samples.into_iter().peekable();
         while samples.peek().is_some() {
+            self.interrupt.check("")?;
             let chunk: Vec<Sample> = samples.by_ref().take(self.batch_size).collect();
             let n = chunk.len();
             let mut batch = Batch::new(chunk);

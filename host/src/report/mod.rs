@@ -272,8 +272,7 @@ impl Page {
         let mut templates = Environment::new();
         templates.add_template("report.html", include_str!("report.html"))?;
         let sheets = run::sheets(run)?;
-        let image =
-            |name: &str| Some(run.join(name)).filter(|path| path.is_file()).map(|path| data_uri(&path)).transpose();
+        let image = |name: &str| run::image(run, name).map(|path| data_uri(&path)).transpose();
         let (tiles, result, curve, curve_title) = match self.view() {
             View::FineTune(view) => (view.tiles(), view.result(), view.curve().to_svg(), "Reward by epoch"),
             View::Learning(view) => {
@@ -477,7 +476,7 @@ mod tests {
             styles: Some(27),
         };
         let config = config("[[reward.plugin]]\nsource = \"<k>\"\nweight = 1.0\n").to_toml().unwrap();
-        let lock = PluginsLock { plugins: vec![plugin] };
+        let lock = PluginsLock { plugins: vec![plugin], ..PluginsLock::default() };
         let mut run = RunDir::create(&folder.join("run"), &config, &lock, &RunInfo::default()).unwrap();
         for &(epoch, mean, diversity) in points {
             let rewards: Vec<f64> =

@@ -1,15 +1,33 @@
-//! `plugins.lock`: the plugins of a run by digest.
+//! `plugins.lock`: the plugins, encoders and prompts of a run by digest.
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::encoders::{EncoderError, Encoders};
 use crate::plugin::Classifier;
 
-/// The plugins of a run, in the order of the configuration.
+/// What a run's rewards depend on besides its configuration and its model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginsLock {
-    /// One entry `[[plugin]]` per plugin.
+    /// The SHA-256 of the prompts, in hexadecimal; none for a run without prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<String>,
+    /// One entry `[[plugin]]` per plugin, in the order of the configuration.
     #[serde(rename = "plugin", default)]
     pub plugins: Vec<LockedPlugin>,
+    /// One entry `[[encoder]]` per encoder that a plugin or the monitor uses, sorted by name.
+    #[serde(rename = "encoder", default, skip_serializing_if = "Vec::is_empty")]
+    pub encoders: Vec<LockedEncoder>,
+}
+
+/// An encoder of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockedEncoder {
+    /// The encoder's name, no alias.
+    pub name: String,
+    /// The SHA-256 of its weights, in hexadecimal.
+    pub digest: String,
 }
 
 /// A plugin of a run.
@@ -42,11 +60,27 @@ impl LockedPlugin {
     }
 }
 
+impl LockedEncoder {
+    /// Returns the entries of encoders by their names or aliases, sorted, each once; the encoders are loaded.
+    ///
+    /// # Errors
+    /// If an encoder is unknown or cannot be loaded.
+    pub fn all<'a>(
+        names: impl IntoIterator<Item = &'a String>,
+        encoders: &mut Encoders,
+    ) -> Result<Vec<Self>, EncoderError> {
+        let names: BTreeSet<String> =
+            names.into_iter().map(|name| encoders.resolve(name)).collect::<Result<_, EncoderError>>()?;
+        let entry = |name: String| Ok(Self { digest: encoders.get(&name)?.info().digest, name });
+        names.into_iter().map(entry).collect()
+    }
+}
+
 impl PluginsLock {
     /// The file's text.
     pub fn to_toml(&self) -> String {
         let body = toml::to_string(self).expect("strings and numbers in a flat table always serialize");
-        format!("# The plugins that this run is trained with; resuming with other bytes is refused.\n\n{body}")
+        format!("# What this run's rewards depend on; resuming with other bytes is refused.\n\n{body}")
     }
 
     /// Reads the file's text.
@@ -58,19 +92,37 @@ impl PluginsLock {
     ///
     /// Names, order and digests must be equal; a plugin may have moved.
     pub fn conflict(&self, other: &Self) -> Option<String> {
-        let names = |lock: &Self| match &lock.plugins[..] {
-            [] => "no plugin".to_owned(),
-            plugins => plugins.iter().map(|plugin| plugin.name.as_str()).collect::<Vec<_>>().join(", "),
+        let differ = |what: &str, names: fn(&Self) -> Vec<&str>| {
+            let [before, now] = [names(self), names(other)];
+            let listed = |names: &[&str]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let (listed_before, listed_now) = (listed(&before), listed(&now));
+            (before != now).then(|| format!("the {what} of the run are {listed_before}, not {listed_now}"))
         };
-        if names(self) != names(other) {
-            return Some(format!("the run was started with {}, not {}", names(self), names(other)));
-        }
-        self.plugins.iter().zip(&other.plugins).find(|(was, is)| was.sha256 != is.sha256).map(|(was, is)| {
-            format!(
-                "the run was started with plugin {} of digest {}, but {} has {}",
-                was.name, was.sha256, is.source, is.sha256
-            )
-        })
+        let plugin = || {
+            let mut pairs = self.plugins.iter().zip(&other.plugins);
+            pairs.find(|(was, is)| was.sha256 != is.sha256).map(|(was, is)| {
+                format!(
+                    "the run was started with plugin {} of digest {}, but {} has {}",
+                    was.name, was.sha256, is.source, is.sha256
+                )
+            })
+        };
+        let encoder = || {
+            let mut pairs = self.encoders.iter().zip(&other.encoders);
+            pairs.find(|(was, is)| was.digest != is.digest).map(|(was, is)| {
+                let (name, before, now) = (&was.name, &was.digest, &is.digest);
+                format!("the run was started with encoder {name} of weight digest {before}, but its folder has {now}")
+            })
+        };
+        let prompts = || {
+            let changed = "the run was started with other prompts: the file that prompts.file names has changed";
+            (self.prompts != other.prompts).then(|| changed.to_owned())
+        };
+        differ("plugins", |lock| lock.plugins.iter().map(|plugin| &*plugin.name).collect())
+            .or_else(plugin)
+            .or_else(|| differ("encoders", |lock| lock.encoders.iter().map(|encoder| &*encoder.name).collect()))
+            .or_else(encoder)
+            .or_else(prompts)
     }
 }
 
@@ -86,7 +138,7 @@ mod tests {
             interface: "0.1.0".into(),
             styles: Some(27),
         };
-        PluginsLock { plugins: vec![plugin] }
+        PluginsLock { plugins: vec![plugin], ..PluginsLock::default() }
     }
 
     #[test]
@@ -104,5 +156,23 @@ mod tests {
         assert_eq!(plugin("ab12").conflict(&moved), None);
         assert!(plugin("ab12").conflict(&plugin("cd34")).unwrap().contains("cd34"));
         assert!(plugin("ab12").conflict(&PluginsLock::default()).is_some());
+    }
+
+    #[test]
+    fn other_encoders_and_prompts_conflict() {
+        let lock = |name: &str, digest: &str, prompts: &str| PluginsLock {
+            prompts: Some(prompts.into()),
+            encoders: vec![LockedEncoder { name: name.into(), digest: digest.into() }],
+            ..plugin("ab12")
+        };
+        let first = lock("tiny-art", "01", "aa");
+        assert_eq!(PluginsLock::from_toml(&first.to_toml()).unwrap(), first);
+        assert_eq!(first.conflict(&first), None);
+        let conflict = |other: PluginsLock| first.conflict(&other).unwrap();
+        assert_eq!(conflict(lock("clip", "01", "aa")), "the encoders of the run are tiny-art, not clip");
+        let digests = "the run was started with encoder tiny-art of weight digest 01, but its folder has 02";
+        assert_eq!(conflict(lock("tiny-art", "02", "aa")), digests);
+        assert!(conflict(lock("tiny-art", "01", "bb")).starts_with("the run was started with other prompts"));
+        assert_eq!(conflict(plugin("ab12")), "the encoders of the run are tiny-art, not none");
     }
 }

@@ -48,14 +48,17 @@ use image::{ImageFormat, RgbImage};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 pub use self::error::{Result, RunError};
 use self::events::EventWriter;
 pub use self::info::RunInfo;
-pub use self::lock::{LockedPlugin, PluginsLock};
+pub use self::lock::{LockedEncoder, LockedPlugin, PluginsLock};
 use self::record::{Record, first_null};
 pub use self::time::{default_folder, in_words, unix_seconds};
-use crate::fs::{FileError, read_optional, remove_file, remove_folder, sweep, write_atomic, write_folder_atomic};
+use crate::fs::{
+    FileError, is_temporary, read_optional, remove_file, remove_folder, sweep, write_atomic, write_folder_atomic,
+};
 
 /// File of the resolved configuration, with every default.
 const CONFIG: &str = "config.toml";
@@ -67,8 +70,12 @@ const METRICS: &str = "metrics.jsonl";
 const SAMPLES: &str = "samples";
 /// Folder of the checkpoints, which are folders by epoch.
 const CHECKPOINTS: &str = "checkpoints";
+/// File in a checkpoint with the digests of its other files, as `sha256sum` writes and checks them.
+const SUMS: &str = "SHA256SUMS";
 /// Folder of the LoRA with the highest monitor reward.
 const BEST: &str = "best";
+/// Folder of what came after a checkpoint from which the run was resumed, although it had later ones.
+const REWOUND: &str = "rewound";
 /// Image of samples from the same noise before and after training.
 pub const BEFORE_AFTER: &str = "before-after.png";
 /// Image of the confusion matrix of held-out images.
@@ -93,9 +100,10 @@ impl RunDir {
         // Another process may have used the folder in the meantime; its files must not be removed below.
         Self::check_vacant(path)?;
         let filled = (|| {
+            sweep(path)?;
             for folder in [SAMPLES, CHECKPOINTS] {
                 let folder = path.join(folder);
-                fs::create_dir(&folder).map_err(|e| FileError::write(&folder, e))?;
+                fs::create_dir_all(&folder).map_err(|e| FileError::write(&folder, e))?;
             }
             run.write_plugins_lock(lock)?;
             write_atomic(&path.join(info::FILE), info.to_toml().as_bytes())?;
@@ -110,17 +118,47 @@ impl RunDir {
         Ok(run)
     }
 
+    /// As [`RunDir::create`]; where `path` is taken, in `path-2`, `path-3` and so on: runs that start within a second have
+    /// the same default folder.
+    pub fn create_numbered(path: &Path, config_toml: &str, lock: &PluginsLock, info: &RunInfo) -> Result<Self> {
+        let mut free = path.to_owned();
+        for number in 2.. {
+            match Self::create(&free, config_toml, lock, info) {
+                Err(RunError::NotEmpty(_) | RunError::HoldsRun(_) | RunError::Busy(_)) => {
+                    let mut name = path.as_os_str().to_owned();
+                    name.push(format!("-{number}"));
+                    free = name.into();
+                }
+                created => return created,
+            }
+        }
+        unreachable!("the numbers do not end")
+    }
+
     /// Returns an error if `path` is not empty, so that no run can be started in it. Writes nothing.
+    ///
+    /// A process that was killed while it started a run leaves no run: what it left counts as nothing.
     pub fn check_vacant(path: &Path) -> Result<()> {
         if path.join(CONFIG).exists() {
             return Err(RunError::HoldsRun(path.to_owned()));
         }
-        match fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
-            Ok(true) => Err(RunError::NotEmpty(path.to_owned())),
-            Ok(false) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(FileError::write(path, error).into()),
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(FileError::write(path, error).into()),
+        };
+        for entry in entries {
+            let entry = entry.map_err(|error| FileError::read(path, error))?;
+            let is_left_over = match &*entry.file_name().to_string_lossy() {
+                // Fails unless it is an empty folder.
+                SAMPLES | CHECKPOINTS => fs::read_dir(entry.path()).is_ok_and(|mut entries| entries.next().is_none()),
+                name => [LOCK, info::FILE].contains(&name) || is_temporary(name),
+            };
+            if !is_left_over {
+                return Err(RunError::NotEmpty(path.to_owned()));
+            }
         }
+        Ok(())
     }
 
     /// Opens a run to resume it; removes partially written files of a killed process.
@@ -135,11 +173,10 @@ impl RunDir {
             sweep(&folder)?;
         }
         // An incomplete last line would corrupt the line that is appended to it.
-        let metrics = path.join(METRICS);
-        let text = read_optional(&metrics)?;
+        let text = read(path, METRICS)?;
         let whole = whole_lines(&text);
         if whole.len() < text.len() {
-            write_atomic(&metrics, whole.as_bytes())?;
+            write_atomic(&path.join(METRICS), whole.as_bytes())?;
         }
         Ok(run)
     }
@@ -187,34 +224,61 @@ impl RunDir {
         plugins_lock(&self.path)
     }
 
-    /// Removes the checkpoints, contact sheets and metrics that were written after `epoch`, or all of them if it is
+    /// Takes away the checkpoints, contact sheets and metrics that were written after `epoch`, or all of them if it is
     /// none; TensorBoard hides its later events.
     ///
-    /// Published files ([`publish`](Self::publish)) stay, since their names contain no epoch: the trainer publishes
-    /// those of its checkpoint again.
-    pub fn rewind(&mut self, epoch: Option<u64>) -> Result<()> {
-        // Checkpoints first, the newest before the others: if this is interrupted, the next call removes the rest.
-        for (_, checkpoint) in self.checkpoints()?.into_iter().rev().filter(|(at, _)| Some(*at) > epoch) {
-            remove_folder(&checkpoint)?;
-        }
-        for (_, grid) in sheets(&self.path)?.into_iter().filter(|(at, _)| Some(*at) > epoch) {
-            fs::remove_file(&grid).map_err(|e| FileError::write(&grid, e))?;
-        }
+    /// If there are later checkpoints, all of that is moved into a new folder under `rewound/`, which is returned;
+    /// otherwise it is removed, since training writes the same again. Published files ([`publish`](Self::publish)) stay,
+    /// since their names contain no epoch: the trainer publishes those of its checkpoint again.
+    pub fn rewind(&mut self, epoch: Option<u64>) -> Result<Option<PathBuf>> {
+        let is_later = |(at, _): &(u64, PathBuf)| Some(*at) > epoch;
+        let checkpoints: Vec<_> = self.checkpoints()?.into_iter().filter(is_later).collect();
+        let sheets = sheets(&self.path)?.into_iter().filter(is_later);
         let path = self.path.join(METRICS);
-        let text = read_optional(&path)?;
+        let text = read(&self.path, METRICS)?;
         // Lines are kept verbatim: a number that is read and written again may change in its last digit.
-        let mut kept = String::new();
+        let (mut kept, mut later) = (String::new(), String::new());
         for (i, line) in whole_lines(&text).split_inclusive('\n').enumerate() {
             let value = serde_json::from_str(line).map_err(|error| damaged_line(&path, i, &error))?;
-            if Some(record_epoch(&value)?) <= epoch {
-                kept.push_str(line);
+            if Some(record_epoch(&value)?) <= epoch { &mut kept } else { &mut later }.push_str(line);
+        }
+        let rewound = match &checkpoints[..] {
+            [] => None,
+            [.., (last, _)] => Some(self.new_rewound(epoch.map_or(0, |epoch| epoch + 1), *last)?),
+        };
+        let renamed = |from: &Path, to: PathBuf| fs::rename(from, &to).map_err(|e| FileError::write(&to, e));
+        if let Some(rewound) = &rewound {
+            write_atomic(&rewound.join(METRICS), later.as_bytes())?;
+            // The newest before the others: if this is interrupted, the next call moves the rest.
+            for (at, checkpoint) in checkpoints.iter().rev() {
+                renamed(checkpoint, rewound.join(CHECKPOINTS).join(epoch_name(*at)))?;
+            }
+        }
+        for (at, sheet) in sheets {
+            match &rewound {
+                Some(rewound) => renamed(&sheet, rewound.join(SAMPLES).join(sheet_name(at)))?,
+                None => remove_file(&sheet)?,
             }
         }
         if kept != text {
             write_atomic(&path, kept.as_bytes())?;
         }
         self.events.purge_from(epoch.map_or(0, |epoch| epoch + 1));
-        Ok(())
+        Ok(rewound)
+    }
+
+    /// Creates a folder for the epochs from `first` to `last` under `rewound/`.
+    fn new_rewound(&self, first: u64, last: u64) -> Result<PathBuf> {
+        let parent = self.path.join(REWOUND);
+        fs::create_dir_all(&parent).map_err(|e| FileError::write(&parent, e))?;
+        let name = format!("epochs-{first:04}-{last:04}");
+        let numbered = (2..).map(|number| format!("{name}-{number}"));
+        let mut free = std::iter::once(name.clone()).chain(numbered).map(|name| parent.join(name));
+        let folder = free.find(|folder| !folder.exists()).expect("the numbers do not end");
+        for folder in [SAMPLES, CHECKPOINTS].map(|name| folder.join(name)) {
+            fs::create_dir_all(&folder).map_err(|e| FileError::write(&folder, e))?;
+        }
+        Ok(folder)
     }
 
     /// Appends one record to `metrics.jsonl`, and its numbers to TensorBoard.
@@ -243,15 +307,24 @@ impl RunDir {
         Ok(written.map_err(|e| FileError::write(&self.path, e))?)
     }
 
-    /// Writes `checkpoints/epoch-NNNN/` with `files` (name, bytes), all or nothing, then removes all but the `keep`
-    /// newest.
+    /// Writes `checkpoints/epoch-NNNN/` with `files` (name, bytes) and their digests, all or nothing, then removes all but
+    /// the `keep` newest.
     pub fn save_checkpoint(&mut self, epoch: u64, files: &[(&str, Vec<u8>)], keep: usize) -> Result<PathBuf> {
         let path = self.path.join(CHECKPOINTS).join(epoch_name(epoch));
-        write_folder_atomic(&path, files)?;
+        let line = |(name, bytes): &(&str, Vec<u8>)| format!("{:x}  {name}\n", Sha256::digest(bytes));
+        let sums: String = files.iter().map(line).collect();
+        let files = files.iter().map(|(name, bytes)| (*name, &bytes[..]));
+        write_folder_atomic(&path, files.chain([(SUMS, sums.as_bytes())]))?;
+        self.prune_checkpoints(keep)?;
+        Ok(path)
+    }
+
+    /// Removes all checkpoints but the `keep` newest, of which there is at least one.
+    pub fn prune_checkpoints(&mut self, keep: usize) -> Result<()> {
         for (_, old) in self.checkpoints()?.iter().rev().skip(keep.max(1)) {
             remove_folder(old)?;
         }
-        Ok(path)
+        Ok(())
     }
 
     /// The checkpoints by epoch, the newest last.
@@ -276,7 +349,7 @@ impl RunDir {
 
     /// Writes `samples/epoch-NNNN.png`, a contact sheet of images, and shows it in TensorBoard.
     pub fn save_sheet(&mut self, epoch: u64, sheet: &RgbImage) -> Result<()> {
-        let path = self.path.join(SAMPLES).join(format!("{}.png", epoch_name(epoch)));
+        let path = self.path.join(SAMPLES).join(sheet_name(epoch));
         let png = encode_png(&path, sheet)?;
         write_atomic(&path, &png)?;
         let shown = self.events.image(SystemTime::now(), epoch, "samples", &png, sheet.dimensions());
@@ -292,7 +365,7 @@ impl RunDir {
 
 /// Reads the [`RunInfo`] of a run; an empty one if the file is missing or damaged.
 pub fn info(run: &Path) -> RunInfo {
-    fs::read_to_string(run.join(info::FILE)).ok().and_then(|text| toml::from_str(&text).ok()).unwrap_or_default()
+    read(run, info::FILE).ok().and_then(|text| toml::from_str(&text).ok()).unwrap_or_default()
 }
 
 /// Reads the text of a run's `config.toml`.
@@ -300,18 +373,39 @@ pub fn info(run: &Path) -> RunInfo {
 /// # Errors
 /// [`RunError::NotARun`] if there is none.
 pub fn config(run: &Path) -> Result<String> {
-    let path = run.join(CONFIG);
-    if !path.is_file() {
+    if !run.join(CONFIG).is_file() {
         return Err(RunError::NotARun(run.to_owned()));
     }
-    Ok(read_optional(&path)?)
+    read(run, CONFIG)
 }
 
 /// Reads the plugins that a run is trained with.
 pub fn plugins_lock(run: &Path) -> Result<PluginsLock> {
-    let path = run.join(LOCK);
-    PluginsLock::from_toml(&read_optional(&path)?)
-        .map_err(|error| RunError::Damaged { path, message: error.message().to_owned() })
+    PluginsLock::from_toml(&read(run, LOCK)?)
+        .map_err(|error| RunError::Damaged { path: run.join(LOCK), message: error.message().to_owned() })
+}
+
+/// Returns an error if a file of a checkpoint is not as it was written.
+pub fn check_checkpoint(checkpoint: &Path) -> Result<()> {
+    let path = checkpoint.join(SUMS);
+    let damaged = |path: PathBuf, message: &str| RunError::Damaged { path, message: message.to_owned() };
+    let sums = read(checkpoint, SUMS)?;
+    if sums.is_empty() {
+        return Err(damaged(path, "it is missing or empty"));
+    }
+    for line in sums.lines() {
+        let Some((digest, name)) = line.split_once("  ").filter(|(_, name)| !name.contains('/')) else {
+            return Err(damaged(path, "a line is not a digest and the name of a file"));
+        };
+        let path = checkpoint.join(name);
+        let mut hash = Sha256::new();
+        let read = File::open(&path).and_then(|mut file| io::copy(&mut file, &mut hash));
+        read.map_err(|error| FileError::read(&path, error))?;
+        if format!("{:x}", hash.finalize()) != digest {
+            return Err(damaged(path, &format!("its SHA-256 is not the one in {SUMS}")));
+        }
+    }
+    Ok(())
 }
 
 /// Reads all records of a run's `metrics.jsonl`, without an incomplete last line.
@@ -321,14 +415,42 @@ where
     M: Serialize + DeserializeOwned,
 {
     let path = run.join(METRICS);
-    let text = read_optional(&path)?;
+    let text = read(run, METRICS)?;
     let lines = whole_lines(&text).lines().enumerate();
     lines.map(|(i, line)| Record::parse(line).map_err(|error| damaged_line(&path, i, &error))).collect()
 }
 
 /// Returns the contact sheets of a run by epoch, the newest last.
 pub fn sheets(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    numbered(&run.join(SAMPLES), ".png")
+    let folder = run.join(SAMPLES);
+    if folder.is_symlink() {
+        return Ok(Vec::new());
+    }
+    let mut sheets = numbered(&folder, ".png")?;
+    sheets.retain(|(_, path)| is_regular(path));
+    Ok(sheets)
+}
+
+/// Returns the path of an image of a run by its name, such as [`CONFUSION`], if there is one.
+pub fn image(run: &Path, name: &str) -> Option<PathBuf> {
+    Some(run.join(name)).filter(|path| is_regular(path))
+}
+
+/// Reads a text file of a run; it is empty if there is none.
+///
+/// A run may come from somebody else: what it contains is shown in reports, so no link out of it is followed, and no pipe
+/// is waited for.
+fn read(run: &Path, name: &str) -> Result<String> {
+    let path = run.join(name);
+    if path.symlink_metadata().is_ok() && !is_regular(&path) {
+        return Err(RunError::Damaged { path, message: "it is not a regular file".to_owned() });
+    }
+    Ok(read_optional(&path)?)
+}
+
+/// Whether there is a file of this name that is no link, folder, pipe or device.
+fn is_regular(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
 }
 
 /// Writes a file of the report into a run's folder. It takes no lock, so it also works while the run is training.
@@ -341,6 +463,11 @@ pub fn write_report_file(run: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf
 /// The name of an epoch, such as `epoch-0012`.
 fn epoch_name(epoch: u64) -> String {
     format!("epoch-{epoch:04}")
+}
+
+/// The name of an epoch's contact sheet.
+fn sheet_name(epoch: u64) -> String {
+    format!("{}.png", epoch_name(epoch))
 }
 
 /// Returns the entries of `folder` named `epoch-N` and `suffix`, by number; none if the folder does not exist.

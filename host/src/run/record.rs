@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::rl::objective::UpdateStatistics;
 
 /// A line of `metrics.jsonl`: an epoch, the metrics of its training, and the metrics of the monitor after it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Record<T, M> {
     /// The epoch; 0 is the untrained model, which has only the monitor.
     pub epoch: u64,

@@ -22,7 +22,7 @@ fn record(epoch: u64, loss: f64) -> ClassifierRecord {
     Record { epoch, trained: Some(ClassifierEpoch { means, pace: Pace::default() }), monitor: None, warnings: vec![] }
 }
 
-fn read(run: &Path) -> Result<Vec<ClassifierRecord>> {
+fn parsed(run: &Path) -> Result<Vec<ClassifierRecord>> {
     records(run)
 }
 
@@ -43,7 +43,7 @@ fn an_empty_folder_is_taken_and_a_filled_one_refused_untouched() {
     let error = RunDir::create(folder.path(), "", &PluginsLock::default(), &RunInfo::default()).unwrap_err();
     assert!(error.to_string().contains("holds a run: resume it with --resume"), "{error}");
     assert_eq!(names(folder.path()), before);
-    fs::remove_file(folder.path().join(CONFIG)).unwrap();
+    fs::rename(folder.path().join(CONFIG), folder.path().join("mine.toml")).unwrap();
     let error = RunDir::create(folder.path(), "", &PluginsLock::default(), &RunInfo::default()).unwrap_err();
     assert!(error.to_string().ends_with("is not empty: name another folder with --out"), "{error}");
 }
@@ -87,7 +87,7 @@ fn a_torn_last_line_is_dropped_and_not_appended_to() {
     let whole = fs::read_to_string(&metrics).unwrap();
     fs::write(&metrics, format!("{whole}{{\"epoch\": 2, \"rew")).unwrap();
 
-    assert_eq!(read(&path).unwrap().len(), 1);
+    assert_eq!(parsed(&path).unwrap().len(), 1);
     let mut run = RunDir::open(&path).unwrap();
     run.append_metrics(&record(2, 3.0)).unwrap();
     let text = fs::read_to_string(&metrics).unwrap();
@@ -99,7 +99,7 @@ fn a_damaged_line_in_the_middle_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let run = new_run(folder.path());
     fs::write(run.path().join(METRICS), "{\"epoch\":0}\nnonsense\n{\"epoch\":2}\n").unwrap();
-    let error = read(run.path()).unwrap_err().to_string();
+    let error = parsed(run.path()).unwrap_err().to_string();
     assert!(error.contains("metrics.jsonl is damaged: line 2 is not a record"), "{error}");
 }
 
@@ -109,7 +109,7 @@ fn a_number_that_is_not_finite_is_refused_by_name_and_not_written() {
     let mut run = new_run(folder.path());
     let error = run.append_metrics(&record(4, f64::NAN)).unwrap_err().to_string();
     assert_eq!(error, "loss of epoch 4 is not a finite number");
-    assert!(read(run.path()).unwrap().is_empty());
+    assert!(parsed(run.path()).unwrap().is_empty());
 }
 
 #[test]
@@ -126,14 +126,94 @@ fn rewinding_drops_what_came_after_and_keeps_the_rest_byte_for_byte() {
         run.save_checkpoint(epoch, &[("state.safetensors", vec![epoch as u8])], 9).unwrap();
         run.save_sheet(epoch, &RgbImage::from_pixel(8, 8, Rgb([9, 9, 9]))).unwrap();
     }
-    run.rewind(Some(1)).unwrap();
+    let later = fs::read_to_string(run.path().join(METRICS)).unwrap().split_once('\n').unwrap().1.to_owned();
+    let rewound = run.rewind(Some(1)).unwrap().unwrap();
     assert_eq!(fs::read_to_string(run.path().join(METRICS)).unwrap(), format!("{first}\n"));
     assert_eq!(names(&run.path().join(CHECKPOINTS)), ["epoch-0001"]);
     assert_eq!(names(&run.path().join(SAMPLES)), ["epoch-0001.png"]);
+    // What was finished is kept: nobody asked to delete it.
+    assert_eq!(rewound, run.path().join("rewound/epochs-0002-0003"));
+    assert_eq!(fs::read_to_string(rewound.join(METRICS)).unwrap(), later);
+    assert_eq!(names(&rewound.join(CHECKPOINTS)), ["epoch-0002", "epoch-0003"]);
+    assert_eq!(fs::read(rewound.join("checkpoints/epoch-0003/state.safetensors")).unwrap(), [3]);
+    assert_eq!(names(&rewound.join(SAMPLES)), ["epoch-0002.png", "epoch-0003.png"]);
     let event_files = |run: &RunDir| names(run.path()).iter().filter(|name| name.starts_with("events.")).count();
     assert_eq!(event_files(&run), 1);
     run.append_metrics(&record(2, 3.0)).unwrap();
     assert_eq!(event_files(&run), 2, "the repeated epochs are written to their own file");
+    for epoch in [2, 3] {
+        run.save_checkpoint(epoch, &[("state.safetensors", vec![7])], 9).unwrap();
+    }
+    let again = run.rewind(Some(1)).unwrap().unwrap();
+    assert_eq!(again, run.path().join("rewound/epochs-0002-0003-2"), "a second time replaces nothing");
+}
+
+#[test]
+fn epochs_without_a_checkpoint_are_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = new_run(folder.path());
+    run.save_checkpoint(1, &[("state.safetensors", vec![1])], 9).unwrap();
+    for epoch in 1..=2 {
+        run.append_metrics(&record(epoch, 3.0)).unwrap();
+        run.save_sheet(epoch, &RgbImage::new(8, 8)).unwrap();
+    }
+    assert_eq!(run.rewind(Some(1)).unwrap(), None);
+    assert_eq!(parsed(run.path()).unwrap(), [record(1, 3.0)]);
+    assert_eq!(names(&run.path().join(SAMPLES)), ["epoch-0001.png"]);
+    assert!(!run.path().join(REWOUND).exists());
+}
+
+#[test]
+fn what_a_killed_start_left_is_in_nobodys_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = new_run(folder.path()).path().to_owned();
+    // The last file that a start writes, under its temporary name.
+    fs::rename(path.join(CONFIG), path.join(".config.toml.4711.tmp")).unwrap();
+    RunDir::check_vacant(&path).unwrap();
+    drop(RunDir::create(&path, "seed = 2\n", &PluginsLock::default(), &RunInfo::default()).unwrap());
+    assert_eq!(names(&path), [CHECKPOINTS, CONFIG, LOCK, info::FILE, SAMPLES]);
+    fs::remove_file(path.join(CONFIG)).unwrap();
+    for mine in [format!("{SAMPLES}/mine.png"), "mine.txt".to_owned()] {
+        fs::write(path.join(&mine), "mine").unwrap();
+        assert!(matches!(RunDir::check_vacant(&path), Err(RunError::NotEmpty(_))), "{mine}");
+        fs::remove_file(path.join(&mine)).unwrap();
+    }
+}
+
+#[test]
+fn runs_of_one_second_get_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let create = || {
+        let path = folder.path().join("now");
+        RunDir::create_numbered(&path, "", &PluginsLock::default(), &RunInfo::default()).unwrap()
+    };
+    // The first one is still being written to.
+    let first = create();
+    let runs = [first, create(), create()].map(|run| run.path().strip_prefix(folder.path()).unwrap().to_owned());
+    assert_eq!(runs, ["now", "now-2", "now-3"].map(PathBuf::from));
+}
+
+#[test]
+fn a_checkpoint_that_changed_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = new_run(folder.path());
+    let saved = run.save_checkpoint(1, &[("a", vec![1, 2]), ("b", vec![])], 9).unwrap();
+    check_checkpoint(&saved).unwrap();
+    let sums = fs::read_to_string(saved.join(SUMS)).unwrap();
+    let [a, b] = [
+        "a12871fee210fb8619291eaea194581cbd2531e4b23759d225f6806923f63222",
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    ];
+    assert_eq!(sums, format!("{a}  a\n{b}  b\n"), "as sha256sum writes it");
+    let error = || check_checkpoint(&saved).unwrap_err().to_string();
+    fs::write(saved.join("b"), [0]).unwrap();
+    assert!(error().ends_with("b is damaged: its SHA-256 is not the one in SHA256SUMS"), "{}", error());
+    fs::remove_file(saved.join("a")).unwrap();
+    assert!(error().starts_with("cannot read") && error().contains("epoch-0001/a"), "{}", error());
+    for (sums, why) in [("", "it is missing or empty"), ("00 ../a\n", "is not a digest and the name of a file")] {
+        fs::write(saved.join(SUMS), sums).unwrap();
+        assert!(error().contains(SUMS) && error().ends_with(why), "{}", error());
+    }
 }
 
 #[test]
@@ -227,4 +307,34 @@ fn scalars_are_the_numbers_by_path() {
     collect_scalars(&record, "", &mut scalars);
     let expected = [("loss", 0.5), ("monitor/reward_mean", -3.0), ("monitor/epoch", 1.0)];
     assert_eq!(scalars, expected.map(|(name, value)| (name.to_owned(), value)));
+}
+
+#[cfg(unix)]
+#[test]
+fn no_link_out_of_a_run_is_followed() {
+    use std::os::unix::fs::symlink;
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = new_run(folder.path());
+    run.save_sheet(1, &RgbImage::new(8, 8)).unwrap();
+    run.save_image(CONFUSION, &RgbImage::new(8, 8)).unwrap();
+    run.append_metrics(&record(1, 3.0)).unwrap();
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "a = 1\n").unwrap();
+    let path = run.path().to_owned();
+    symlink(&secret, path.join(SAMPLES).join("epoch-0002.png")).unwrap();
+    symlink(&secret, path.join(BEFORE_AFTER)).unwrap();
+    assert_eq!(sheets(&path).unwrap(), [(1, path.join(SAMPLES).join("epoch-0001.png"))]);
+    assert_eq!((image(&path, CONFUSION), image(&path, BEFORE_AFTER)), (Some(path.join(CONFUSION)), None));
+    for name in [METRICS, LOCK, CONFIG] {
+        fs::remove_file(path.join(name)).unwrap();
+        symlink(&secret, path.join(name)).unwrap();
+    }
+    let errors = [parsed(&path).unwrap_err(), plugins_lock(&path).unwrap_err(), config(&path).unwrap_err()];
+    for (error, name) in errors.into_iter().zip([METRICS, LOCK, CONFIG]) {
+        assert!(error.to_string().ends_with(&format!("{name} is damaged: it is not a regular file")), "{error}");
+    }
+    fs::rename(path.join(SAMPLES), folder.path().join("elsewhere")).unwrap();
+    symlink(folder.path().join("elsewhere"), path.join(SAMPLES)).unwrap();
+    assert!(sheets(&path).unwrap().is_empty());
 }

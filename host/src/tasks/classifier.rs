@@ -14,6 +14,7 @@ use crate::config::GanConfig;
 use crate::config::gan::{Can, GanTask};
 use crate::context::Context;
 use crate::data::styles::{StyleBatch, StyleImages};
+use crate::interrupt::Interrupt;
 use crate::random::{Purpose, derive_seed};
 use crate::run::PluginsLock;
 use crate::run::record::{ClassifierEpoch, ClassifierMeans, ClassifierMonitor, Pace};
@@ -90,8 +91,13 @@ impl Networks for Classifier {
         ClassifierEpoch { means, pace }
     }
 
-    fn monitor(&mut self, data: &StyleImages, epoch: u64) -> Result<Monitored<ClassifierMonitor>> {
-        let confusion = Confusion::of(&self.network.network, data, self.device)?;
+    fn monitor(
+        &mut self,
+        data: &StyleImages,
+        epoch: u64,
+        interrupt: &Interrupt,
+    ) -> Result<Monitored<ClassifierMonitor>> {
+        let confusion = Confusion::of(&self.network.network, data, self.device, interrupt)?;
         Ok(Monitored {
             record: ClassifierMonitor { accuracy: confusion.accuracy(), loss: confusion.loss },
             score: None,

@@ -62,7 +62,10 @@ pub trait Networks {
     /// Returns the epoch's record.
     fn record(means: Self::Means, pace: Pace) -> Self::Epoch;
     /// Evaluates the networks.
-    fn monitor(&mut self, data: &StyleImages, epoch: u64) -> Result<Monitored<Self::Monitor>>;
+    ///
+    /// # Errors
+    /// [`Interrupted`](crate::interrupt::Interrupted) if the user asked to stop.
+    fn monitor(&mut self, data: &StyleImages, epoch: u64, interrupt: &Interrupt) -> Result<Monitored<Self::Monitor>>;
     /// Returns the warnings of an epoch and its monitor.
     fn warnings(&self, epoch: &Self::Epoch, monitor: Option<&Self::Monitor>, stage: Stage) -> Vec<String>;
     /// Returns the name of a tensor with a value that is not finite, if any.
@@ -204,8 +207,7 @@ impl<N: Networks> Task for ImageTraining<N> {
     }
 
     fn monitor(&mut self, epoch: u64) -> Result<Option<Monitored<N::Monitor>>> {
-        self.interrupt.check("")?;
-        self.networks.monitor(&self.data, epoch).map(Some)
+        self.networks.monitor(&self.data, epoch, &self.interrupt).map(Some)
     }
 
     fn warnings(
@@ -299,10 +301,14 @@ pub struct Confusion {
 
 impl Confusion {
     /// Evaluates a style head in eval mode on every held-out image.
-    pub fn of(network: &Discriminator, data: &StyleImages, device: Device) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`Interrupted`](crate::interrupt::Interrupted) if the user asked to stop.
+    pub fn of(network: &Discriminator, data: &StyleImages, device: Device, interrupt: &Interrupt) -> Result<Self> {
         let n_styles = data.styles().len();
         let mut confusion = Self { counts: vec![vec![0; n_styles]; n_styles], loss: 0.0 };
         for batch in data.test_batches(EVALUATION_BATCH) {
+            interrupt.check("")?;
             let batch = batch?;
             let logits = no_grad(|| network.forward(&batch.images.to_device(device)).styles).to_device(Device::Cpu);
             confusion.loss += loss::style(&logits, &batch.styles, 0.0).double_value(&[]) * batch.styles.numel() as f64;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::safetensors::{encode_safetensors, read_safetensors_with_metadata};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use image::RgbImage;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -242,9 +242,10 @@ impl<T: Task> Trainer<T> {
     pub fn new(mut task: T, claim: Claim, config: &impl RunConfig, info: &RunInfo, context: &Context) -> Result<Self> {
         let (mut progress, mut best) = (Progress::default(), None);
         let resumes = claim.checkpoint().is_some();
-        if let Some(folder) = claim.checkpoint() {
-            let saved = Saved::read(folder)?;
-            progress = saved.json("progress")?;
+        if let Some((epoch, folder)) = claim.checkpoint() {
+            let saved;
+            (progress, saved) = read_checkpoint(epoch, folder)
+                .map_err(|error| claim.without_checkpoint(error, |folder| task.resume_command(folder).0))?;
             task.restore(&saved, &claim).with_context(|| saved.folder.join(STATE_FILE).display().to_string())?;
             let file = Some(folder.join(BEST_FILE)).filter(|file| file.is_file());
             best = file.map(fs_err::read).transpose()?;
@@ -253,6 +254,8 @@ impl<T: Task> Trainer<T> {
         let schedule = task.schedule();
         let mut trainer = Self { task, schedule, run, progress, best, bars: context.progress.clone(), unsaved: None };
         if resumes {
+            // A process that was killed may have left more checkpoints than are kept.
+            trainer.run.prune_checkpoints(trainer.kept_checkpoints())?;
             // The files there may be of a later epoch than the checkpoint to which the run was rewound.
             let products = trainer.task.products()?;
             trainer.publish_best(&products)?;
@@ -399,13 +402,17 @@ impl<T: Task> Trainer<T> {
         Ok(files)
     }
 
-    fn save_unsaved(&mut self) -> Result<()> {
-        let Some(Unsaved { epoch, checkpoint, products }) = self.unsaved.take() else { return Ok(()) };
-        let keep = match self.schedule.checkpoint.keep {
+    /// Returns the number of checkpoints to keep.
+    fn kept_checkpoints(&self) -> usize {
+        match self.schedule.checkpoint.keep {
             0 => usize::MAX,
             keep => keep,
-        };
-        if let Err(error) = self.run.save_checkpoint(epoch, &checkpoint, keep) {
+        }
+    }
+
+    fn save_unsaved(&mut self) -> Result<()> {
+        let Some(Unsaved { epoch, checkpoint, products }) = self.unsaved.take() else { return Ok(()) };
+        if let Err(error) = self.run.save_checkpoint(epoch, &checkpoint, self.kept_checkpoints()) {
             // The disk may have space again when the run is stopped.
             self.unsaved = Some(Unsaved { epoch, checkpoint, products });
             return Err(error.into());
@@ -430,13 +437,25 @@ impl<T: Task> Trainer<T> {
     /// Drops the unfinished epoch, keeps the last finished one, and returns an error that says how to resume.
     fn stop(&mut self, cause: anyhow::Error) -> anyhow::Error {
         let saved = self.save_unsaved();
-        // A failed report is only a warning: the error to return is what stopped the run.
-        if let Err(error) = report::write(self.run.path()) {
+        // On a full disk the report that there is stays. A failed one is only a warning: the error to return is what
+        // stopped the run.
+        if saved.is_ok()
+            && let Err(error) = report::write(self.run.path())
+        {
             tracing::warn!("no report: {error}");
         }
         let epochs = ((self.progress.epoch + 1).min(self.schedule.epochs), self.schedule.epochs);
         stopped(&self.run, |folder| self.task.resume_command(folder), epochs, saved, cause)
     }
+}
+
+/// Reads a checkpoint whose folder is of `epoch`, and compares its files with their digests.
+fn read_checkpoint(epoch: u64, folder: &Path) -> Result<(Progress, Saved)> {
+    run::check_checkpoint(folder)?;
+    let saved = Saved::read(folder)?;
+    let progress: Progress = saved.json("progress")?;
+    ensure!(progress.epoch == epoch, "{} is a checkpoint of epoch {}", folder.display(), progress.epoch);
+    Ok((progress, saved))
 }
 
 #[cfg(test)]

@@ -8,12 +8,15 @@ use crate::config::RunConfig;
 use crate::interrupt::Interrupted;
 use crate::optim::Diverged;
 use crate::run::{self, PluginsLock, RunDir, RunInfo};
+use crate::text::sentence;
 
 /// The start of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
     /// In a new folder.
     New(PathBuf),
+    /// In a new folder, or where that is taken in one with a number behind its name.
+    NewNumbered(PathBuf),
     /// In a run's folder, at a checkpoint's epoch or at the newest one.
     Resume {
         /// The run's folder.
@@ -55,6 +58,7 @@ impl Start {
                 RunDir::check_vacant(folder)?;
                 None
             }
+            Self::NewNumbered(_) => None,
             Self::Resume { folder, epoch, .. } => {
                 let run = RunDir::open(folder)?;
                 let conflict = run.plugins_lock()?.conflict(&lock);
@@ -66,6 +70,12 @@ impl Start {
             }
         };
         Ok(Claim { start: self, lock, resumed })
+    }
+
+    fn folder(&self) -> &Path {
+        match self {
+            Self::New(folder) | Self::NewNumbered(folder) | Self::Resume { folder, .. } => folder,
+        }
     }
 
     /// Returns the reason against resuming a run as an error, or, with `--force`, warns of it.
@@ -90,17 +100,27 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Returns the folder of the checkpoint to resume from.
-    pub fn checkpoint(&self) -> Option<&Path> {
+    /// Returns the epoch and the folder of the checkpoint to resume from.
+    pub fn checkpoint(&self) -> Option<(u64, &Path)> {
         let (_, checkpoint) = self.resumed.as_ref()?;
-        Some(&checkpoint.as_ref()?.1)
+        checkpoint.as_ref().map(|(epoch, folder)| (*epoch, &**folder))
     }
 
-    /// Returns the run's folder.
+    /// Returns the error of a checkpoint that cannot be resumed from, with the command, which `resume` returns for a
+    /// folder, that resumes from the checkpoint before it.
+    pub(super) fn without_checkpoint(&self, cause: Error, resume: impl Fn(&Path) -> String) -> Error {
+        let Some((run, Some((epoch, _)))) = &self.resumed else { return cause };
+        let earlier = run.checkpoints().unwrap_or_default().into_iter().rfind(|(at, _)| at < epoch);
+        let how = match earlier {
+            Some((_, folder)) => format!("resume from the checkpoint before it: `{}`", resume(&folder)),
+            None => "there is no checkpoint before it: start a new run".to_owned(),
+        };
+        anyhow!("{}; {how}", sentence(&cause))
+    }
+
+    /// Returns the run's folder; the one of a new run may still get a number.
     pub fn folder(&self) -> &Path {
-        match &self.start {
-            Start::New(folder) | Start::Resume { folder, .. } => folder,
-        }
+        self.start.folder()
     }
 
     /// As [`Start::refuse`].
@@ -113,10 +133,15 @@ impl Claim {
     pub fn open(self, config: &impl RunConfig, info: &RunInfo) -> Result<RunDir> {
         let config = config.to_toml()?;
         let Some((mut run, checkpoint)) = self.resumed else {
-            return Ok(RunDir::create(self.folder(), &config, &self.lock, info)?);
+            return Ok(match &self.start {
+                Start::NewNumbered(folder) => RunDir::create_numbered(folder, &config, &self.lock, info)?,
+                start => RunDir::create(start.folder(), &config, &self.lock, info)?,
+            });
         };
         // Rewinding comes first: if the process stops in between, opening can be repeated.
-        run.rewind(checkpoint.as_ref().map(|(epoch, _)| *epoch))?;
+        if let Some(rewound) = run.rewind(checkpoint.as_ref().map(|(epoch, _)| *epoch))? {
+            tracing::warn!("the later epochs of the run are kept in {}", rewound.display());
+        }
         run.write_plugins_lock(&self.lock)?;
         run.write_config(&config)?;
         match checkpoint {
@@ -168,12 +193,10 @@ pub(super) fn stopped(
     let kept = format!("{} of {epochs} epochs are kept in {folder}", newest.as_ref().map_or(0, |(epoch, _)| *epoch));
     let (command, can_force) = resume(run.path());
     let how = format!("resume with `{command}`");
-    let cause = match (cause.is::<Interrupted>(), saved) {
+    let (cause, unsaved) = match (cause.is::<Interrupted>(), saved) {
         (true, Ok(())) => return Interrupted { kept: format!("{kept}; {how}") }.into(),
-        (true, Err(unsaved)) => unsaved,
-        (false, Ok(())) => cause,
-        // Most likely the same full disk.
-        (false, Err(unsaved)) => cause.context(format!("the last epoch is not kept ({unsaved})")),
+        (true, Err(unsaved)) => (unsaved, None),
+        (false, saved) => (cause, saved.err()),
     };
     let how = match (cause.downcast_ref::<Diverged>(), newest.filter(|_| can_force)) {
         (None, _) => how,
@@ -183,5 +206,11 @@ pub(super) fn stopped(
             resume(&newest).0
         ),
     };
-    cause.context(format!("stopped in epoch {epoch}; {kept}; {how}"))
+    let what = match unsaved.map(|unsaved| sentence(&unsaved)) {
+        None => sentence(&cause),
+        // Most likely the same full disk.
+        Some(unsaved) if sentence(&cause) == unsaved => format!("{unsaved}, so the last epoch is not kept"),
+        Some(unsaved) => format!("{}; the last epoch is not kept: {unsaved}", sentence(&cause)),
+    };
+    anyhow!("{what}; stopped in epoch {epoch}; {kept}; {how}")
 }

@@ -279,7 +279,7 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
 
 #[test]
 fn the_best_has_the_highest_score_and_is_rewound_with_its_run() {
-    const SCORES: &[Option<f64>] = &[None, Some(2.0), Some(3.0), Some(3.0), Some(1.0), Some(4.0)];
+    const SCORES: &[Option<f64>] = &[None, None, Some(3.0), Some(3.0), Some(1.0), Some(4.0)];
     let runs = Runs::new();
     let task = Sum { scores: SCORES, monitor_every: 1, every: 1, ..Sum::of(5) };
     runs.start(task.clone()).expect("it trains");
@@ -295,10 +295,9 @@ fn the_best_has_the_highest_score_and_is_rewound_with_its_run() {
     let error = runs.resume(task.clone(), Some(5)).expect_err("it was removed").to_string();
     assert!(error.ends_with("has no checkpoint of epoch 5"), "{error}");
     // A best that the checkpoint lacks is removed.
-    fs::remove_file(runs.path().join("checkpoints/epoch-0001/best.safetensors")).expect("it exists");
     let stop: Stop = || anyhow!("a fault");
     let error = runs.resume(Sum { stop: Some((2, stop)), ..task }, Some(1)).expect_err("it stops");
-    assert!(format!("{error:#}").ends_with(": a fault"), "{error:#}");
+    assert!(format!("{error:#}").starts_with("a fault; stopped in epoch 2; "), "{error:#}");
     assert!(runs.text("best/sum.txt").is_none());
 }
 
@@ -377,23 +376,63 @@ fn a_stopped_run_says_where_what_is_kept_and_how_to_resume() {
     let fault: Stop = || anyhow!("a fault");
     assert_eq!(
         message(Sum { stop: Some((2, fault)), ..Sum::of(3) }, Runs::start),
-        "stopped in epoch 2; 1 of 3 epochs are kept in [RUN]; resume with `host sum --resume [RUN]`: a fault"
+        "a fault; stopped in epoch 2; 1 of 3 epochs are kept in [RUN]; resume with `host sum --resume [RUN]`"
     );
     let diverged: Stop = || Diverged { what: "the loss is NaN".to_owned(), lower: "train.rate" }.into();
     assert_eq!(
         message(Sum { stop: Some((1, diverged)), ..Sum::of(3) }, Runs::start),
-        "stopped in epoch 1; 0 of 3 epochs are kept in [RUN]; start again with a lower train.rate: the loss is NaN"
+        "the loss is NaN; stopped in epoch 1; 0 of 3 epochs are kept in [RUN]; start again with a lower train.rate"
     );
     assert_eq!(
         message(Sum { stop: Some((3, diverged)), ..Sum::of(3) }, Runs::start),
-        "stopped in epoch 3; 2 of 3 epochs are kept in [RUN]; resume from this checkpoint or an earlier one with a lower \
-         train.rate: `host sum --resume [RUN]/checkpoints/epoch-0002 --force --set train.rate=…`: the loss is NaN"
+        "the loss is NaN; stopped in epoch 3; 2 of 3 epochs are kept in [RUN]; resume from this checkpoint or an earlier \
+         one with a lower train.rate: `host sum --resume [RUN]/checkpoints/epoch-0002 --force --set train.rate=…`"
     );
     let panics: Stop = || panic!("out of memory");
     assert_eq!(
         message(Sum { stop: Some((1, panics)), ..Sum::of(3) }, Runs::start),
-        "stopped in epoch 1; 0 of 3 epochs are kept in [RUN]; resume with `host sum --resume [RUN]`: out of memory"
+        "out of memory; stopped in epoch 1; 0 of 3 epochs are kept in [RUN]; resume with `host sum --resume [RUN]`"
     );
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named_with_the_one_before_it() {
+    let runs = Runs::new();
+    runs.start(Sum { every: 1, ..Sum::of(3) }).expect("it trains");
+    let checkpoints = runs.path().join("checkpoints");
+    let refused = |epoch| {
+        let message = format!("{:#}", runs.resume(Sum::of(3), epoch).expect_err("it is damaged"));
+        message.replace(&checkpoints.display().to_string(), "[…]")
+    };
+    let state = checkpoints.join("epoch-0003/state.safetensors");
+    let mut bytes = fs::read(&state).expect("saved");
+    *bytes.last_mut().expect("not empty") ^= 1;
+    fs::write(state, bytes).expect("writable");
+    assert_eq!(
+        refused(None),
+        "[…]/epoch-0003/state.safetensors is damaged: its SHA-256 is not the one in SHA256SUMS; resume from the \
+         checkpoint before it: `host sum --resume […]/epoch-0002`"
+    );
+    fs::remove_dir_all(checkpoints.join("epoch-0003")).expect("it exists");
+    fs::rename(checkpoints.join("epoch-0001"), checkpoints.join("epoch-0009")).expect("it exists");
+    assert_eq!(
+        refused(None),
+        "[…]/epoch-0009 is a checkpoint of epoch 1; resume from the checkpoint before it: `host sum --resume \
+         […]/epoch-0002`"
+    );
+    fs::remove_file(checkpoints.join("epoch-0002/SHA256SUMS")).expect("it exists");
+    let message = refused(Some(2));
+    assert!(message.ends_with("is missing or empty; there is no checkpoint before it: start a new run"), "{message}");
+    assert!(!runs.path().join("rewound").exists(), "what is refused changes nothing");
+}
+
+#[test]
+fn a_start_prunes_what_a_killed_process_left() {
+    let runs = Runs::new();
+    runs.start(Sum { every: 1, ..Sum::of(4) }).expect("it trains");
+    assert_eq!(runs.names("checkpoints").len(), 4);
+    runs.resume(Sum { keep: 2, ..Sum::of(4) }, None).expect("it has finished");
+    assert_eq!(runs.names("checkpoints"), ["epoch-0003", "epoch-0004"]);
 }
 
 #[test]
@@ -428,12 +467,12 @@ fn other_plugins_are_another_run_unless_the_user_insists() {
         interface: "0.1.0".to_owned(),
         styles: None,
     };
-    let lock = || PluginsLock { plugins: vec![plugin.clone()] };
+    let lock = || PluginsLock { plugins: vec![plugin.clone()], ..PluginsLock::default() };
     let start = |force| Start::Resume { folder: runs.path(), epoch: None, force };
     let error = format!("{:#}", start(false).claim(lock()).expect_err("another plugin"));
     assert!(error.starts_with("this would be another run (--force resumes it anyway): "), "{error}");
     let claim = start(true).claim(lock()).expect("the user insists");
-    assert_eq!(claim.checkpoint(), Some(&*runs.path().join("checkpoints/epoch-0002")));
+    assert_eq!(claim.checkpoint(), Some((2, &*runs.path().join("checkpoints/epoch-0002"))));
     assert_eq!(claim.folder(), runs.path());
     assert!(claim.refuse(anyhow!("another model")).is_ok());
     assert!(Start::New(runs.path()).refuse(anyhow!("another model")).is_err());

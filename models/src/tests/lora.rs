@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
-use tch::Device;
+use tch::{Device, no_grad};
 
 use super::*;
 use crate::lora::{LORA_FILE, Lora, LoraFile, LoraSpec, Targets};
@@ -166,6 +166,32 @@ fn what_is_saved_is_what_is_loaded() {
         let same = theirs[key] == *value || theirs[key].as_f64() == value.as_f64() && value.is_number();
         assert!(same || key == "unet.target_modules", "`{key}`: {value}, diffusers has {}", theirs[key]);
     }
+}
+
+#[test]
+fn values_are_loaded_by_name_and_refused_if_they_do_not_fit() {
+    let reference = Reference::read("diffusion_lora.safetensors");
+    let mut unet = drawn_unet(&reference, "unet", 101, Kind::Float);
+    let lora = Lora::load(&mut unet, &reference_path("diffusers_lora.safetensors")).unwrap();
+    let values =
+        || -> NamedTensors { lora.parameters().into_iter().map(|(name, t)| (name, t.detach().copy())).collect() };
+    let wanted = forward(&unet, &reference);
+    let saved = values();
+    for (_, tensor) in lora.parameters() {
+        no_grad(|| tensor.shallow_clone().fill_(0.5));
+    }
+    assert_ne!(forward(&unet, &reference), wanted);
+    lora.load_values(&saved).unwrap();
+    assert_eq!(forward(&unet, &reference), wanted);
+    let name = saved.keys().next().unwrap().clone();
+    let mut without = values();
+    without.remove(&name);
+    let error = lora.load_values(&without).unwrap_err().to_string();
+    assert!(error.contains(&name), "{error}");
+    let mut other = values();
+    other.insert(name.clone(), Tensor::zeros([1, 1], (Kind::Float, Device::Cpu)));
+    let error = lora.load_values(&other).unwrap_err().to_string();
+    assert!(error.contains(&name) && error.contains("[1, 1]"), "{error}");
 }
 
 #[test]

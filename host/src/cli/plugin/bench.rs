@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::inspect::size;
 use super::running::{RunningArgs, count, embedded, heading, mib, table};
+use crate::cli::numbers::within;
 use crate::context::Context;
 use crate::data::audio::Audio;
 use crate::encoders::Encoders;
@@ -34,7 +35,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..=4096))]
     size: u32,
     /// Minimum seconds for each measurement, of at least three calls
-    #[arg(long, value_name = "S", default_value_t = 0.5)]
+    #[arg(long, value_name = "S", default_value_t = 0.5, value_parser = within(0.0..=3600.0))]
     seconds: f64,
     #[command(flatten)]
     running: RunningArgs,
@@ -64,9 +65,6 @@ struct Cost {
 impl BenchArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
-        if !(self.seconds.is_finite() && self.seconds >= 0.0) {
-            bail!("--seconds {} is not a duration", self.seconds);
-        }
         let compile = self.median(context, || self.load(None))?;
         let cache = tempfile::tempdir().context("creating a folder for the cache")?;
         self.load(Some(cache.path()))?;

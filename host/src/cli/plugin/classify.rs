@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::running::{RunningArgs, table};
+use crate::cli::numbers::within;
 use crate::context::Context;
 use crate::data::audio::read_wav;
 use crate::data::images::{ImageLoader, batches, expect_file};
@@ -31,7 +32,7 @@ pub struct ClassifyArgs {
     #[command(flatten)]
     running: RunningArgs,
     /// Number of styles to show for each file, the likeliest first
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = within(0usize..=65_536))]
     top: usize,
     /// Print one JSON document
     #[arg(long)]

@@ -16,6 +16,7 @@ use tch::Device;
 use self::report::{Written, note, table, table_document};
 use self::source::{Cluster, Items, KEPT, images, matrix, texts};
 use super::{EncoderFolder, check_component_name, encoders};
+use crate::cli::numbers::within;
 use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::fs::write_atomic;
@@ -75,7 +76,7 @@ pub struct FitArgs {
     #[arg(long, value_name = "SPDX", default_value = "NOASSERTION")]
     license: String,
     /// Temperature that divides the logits: higher is flatter
-    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = within(1e-6f32..=1e6))]
     temperature: f32,
     /// Cluster the embeddings as they are, instead of scaled to length 1
     #[arg(long)]
@@ -93,7 +94,7 @@ pub struct FitArgs {
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
     max_iterations: u32,
     /// Iterations stop when the centers move by less than this fraction of the variance, as in scikit-learn
-    #[arg(long, value_name = "T", default_value_t = 1e-4)]
+    #[arg(long, value_name = "T", default_value_t = 1e-4, value_parser = within(0.0..=1.0))]
     tolerance: f64,
     /// cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
@@ -154,8 +155,6 @@ impl std::str::FromStr for Ks {
 impl FitArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
-        ensure!(self.temperature.is_finite() && self.temperature > 0.0, "--temperature must be above 0");
-        ensure!(self.tolerance >= 0.0, "--tolerance must not be below 0");
         let writes = !self.k.range || self.output.is_some();
         ensure!(
             self.sheet.is_none() || (writes && self.from.images.is_some()),

@@ -28,6 +28,10 @@ use crate::progress::Progress;
 const DECODED_PER_THREAD: usize = 16;
 /// Maximum number of images whose bytes are checked when a cache is opened: reading all of a large one takes minutes.
 const MAX_CHECKED: usize = 64;
+/// The end of the name of a cache that is being written.
+const UNFINISHED: &str = ".unfinished";
+/// A cache that is being written is locked within this time.
+const LOCKED_WITHIN: Duration = Duration::from_secs(10);
 /// Period at which a process that waits for another one's cache checks again.
 const POLL_PERIOD: Duration = Duration::from_millis(200);
 
@@ -217,8 +221,11 @@ fn build(
         rustix::fs::statvfs(folder).with_context(|| format!("reading the free space of {}", folder.display()))?;
     check_space(needed, disk.f_bavail.saturating_mul(disk.f_frsize), folder)?;
 
-    // A temporary file that is dropped before it is renamed is removed.
-    let temporary = tempfile::Builder::new().prefix(&format!(".{}.", &listing.key[..16])).tempfile_in(folder)?;
+    sweep(folder);
+    // A temporary file that is dropped before it is renamed is removed; it is locked as long as this process lives.
+    let temporary = tempfile::Builder::new().prefix(".").suffix(UNFINISHED).tempfile_in(folder)?;
+    // Without locks, the file of another process is not removed either.
+    drop(temporary.as_file().try_lock());
     let mut out = BufWriter::with_capacity(1 << 20, temporary);
     let mut styles: Vec<CachedStyle> =
         listing.names.iter().map(|name| CachedStyle { name: name.clone(), files: Vec::new(), n_broken: 0 }).collect();
@@ -275,6 +282,20 @@ fn build(
     Ok(())
 }
 
+/// Removes the unfinished caches of processes that were killed: tens of GB each.
+fn sweep(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let Ok(file) = File::open(&path) else { continue };
+        let age = file.metadata().ok().and_then(|metadata| metadata.modified().ok()?.elapsed().ok());
+        // One that was only just created may not be locked yet.
+        let is_old = age.is_some_and(|age| age > LOCKED_WITHIN);
+        if path.to_string_lossy().ends_with(UNFINISHED) && is_old && file.try_lock().is_ok() {
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
 /// Returns an error if the cache would not fit on the disk.
 fn check_space(needed: u64, free: u64, folder: &Path) -> Result<()> {
     let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
@@ -301,6 +322,24 @@ mod tests {
             error,
             "the image cache needs 64.1 GB, but cache has 12.3 GB free: free some space, or use a smaller size"
         );
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_what_is_being_written_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let create = |name: &str| {
+            let file = File::create(folder.path().join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - 2 * LOCKED_WITHIN).unwrap();
+            file
+        };
+        let written = create(&format!(".written{UNFINISHED}"));
+        written.try_lock().unwrap();
+        drop([create(&format!(".killed{UNFINISHED}")), create("whole.u8")]);
+        File::create(folder.path().join(format!(".new{UNFINISHED}"))).unwrap();
+        sweep(folder.path());
+        let mut names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [&format!(".new{UNFINISHED}"), &format!(".written{UNFINISHED}"), "whole.u8"]);
     }
 
     #[test]

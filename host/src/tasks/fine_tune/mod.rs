@@ -225,7 +225,15 @@ impl Task for FineTune {
         self.lora.load_values(&read_safetensors(&saved.folder.join(LORA_FILE))?)?;
         self.optimizer.load_state(&under(&saved.tensors, "optimizer"))?;
         if let Some(ema) = &mut self.ema {
-            ema.load(&under(&saved.tensors, "ema")).context("train.ema")?;
+            match under(&saved.tensors, "ema") {
+                // The run had no EMA so far, and the user insists.
+                saved if saved.is_empty() => {
+                    ema.load(
+                        &self.optimizer.parameters().iter().map(|(name, t)| (name.clone(), t.detach())).collect(),
+                    )?;
+                }
+                saved => ema.load(&saved).context("train.ema")?,
+            }
         }
         self.prompt_statistics = saved.json("prompt_statistics")?;
         self.first_diversity = saved.json("first_diversity")?;
@@ -265,8 +273,12 @@ impl FineTune {
     }
 
     fn decode(&self, trajectories: &Trajectories) -> Result<Vec<Arc<RgbImage>>> {
-        let images = no_grad(|| self.vae.decode_latents(&trajectories.last(), DECODE_SLICE));
-        rgb_images(&images_u8(&images))
+        let mut images = Vec::new();
+        for latents in trajectories.last().split(DECODE_SLICE, 0) {
+            self.interrupt.check("")?;
+            images.extend(rgb_images(&images_u8(&no_grad(|| self.vae.decode_latents(&latents, DECODE_SLICE))))?);
+        }
+        Ok(images)
     }
 
     fn samples(&self, prompts: &[usize], images: &[Arc<RgbImage>], epoch: u64) -> Vec<Sample> {

@@ -12,7 +12,6 @@ use super::{FineTune, LEARNING_RATE, Plan};
 use crate::config::{FineTuneConfig, Train};
 use crate::context::Context;
 use crate::data::prompts::PromptSet;
-use crate::encoders::Encoders;
 use crate::metrics::Scorer;
 use crate::optim::{Ema, StepGuard};
 use crate::policy::{Policy, PromptEmbeddings};
@@ -26,8 +25,9 @@ impl FineTune {
     /// Loads plugins and model, claims the run's folder, and attaches the LoRA, with the quickest checks first.
     pub fn open(config: FineTuneConfig, start: Start, context: &Context) -> Result<(Self, Claim)> {
         let device = torch_ext::cuda::device(&config.run.device)?;
-        let scorer = Scorer::load(&config, Encoders::open(&config.encoders, device, context)?, device)?;
-        let claim = start.claim(PluginsLock { plugins: scorer.locked() })?;
+        let prompts = PromptSet::new(&config.prompts)?;
+        let mut scorer = Scorer::load(&config, device, context)?;
+        let claim = start.claim(PluginsLock { prompts: Some(prompts.digest()), ..scorer.lock()? })?;
         let folder = model_folder(&config.model.path, context)?;
         Plan::new(&config, &folder)?.check_fits(device)?;
         let pipeline = load_pipeline(&folder, device, config.model.dtype.kind(), config.model.memory_format)?;
@@ -35,7 +35,6 @@ impl FineTune {
         let [h, w] = pipeline.latent_size(width, height).context("sample.width and sample.height")?;
         let latent_shape = [pipeline.unet.config().in_channels, h, w];
         let ddim = Ddim::new(&pipeline.scheduler, config.sample.steps).context("sample.steps")?;
-        let prompts = PromptSet::new(&config.prompts)?;
         let embeddings = PromptEmbeddings::encode(&pipeline, prompts.all())?;
         let Pipeline { mut unet, vae, text_encoder, .. } = pipeline;
         drop(text_encoder);
@@ -46,7 +45,7 @@ impl FineTune {
             }
             file => {
                 // A checkpoint has its own file with the same layers; the file that the run started from may be gone.
-                let file = claim.checkpoint().map_or_else(|| PathBuf::from(file), |folder| folder.join(LORA_FILE));
+                let file = claim.checkpoint().map_or_else(|| PathBuf::from(file), |(_, folder)| folder.join(LORA_FILE));
                 Lora::load(&mut unet, &file).context("lora.init")?
             }
         };

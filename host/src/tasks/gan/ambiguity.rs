@@ -7,6 +7,7 @@ use tch::{Kind, Tensor, no_grad};
 use crate::encoders::{EncoderError, Encoders, array};
 use crate::plugin::{Batch, Classifier, Description, Distributions, Fault, PluginError};
 use crate::rl::reward;
+use crate::run::LockedEncoder;
 
 /// The medium that a generator produces.
 const MEDIUM: &str = "image";
@@ -91,6 +92,11 @@ impl PluginAmbiguity {
         let encoder = encoders.resolve(encoder)?;
         encoders.get(&encoder)?;
         Ok(Self { plugin, encoders, encoder })
+    }
+
+    /// Returns the entry of the encoder for `plugins.lock`.
+    pub fn locked_encoders(&mut self) -> Result<Vec<LockedEncoder>, EncoderError> {
+        LockedEncoder::all([&self.encoder], &mut self.encoders)
     }
 
     /// Returns the plugin's description.

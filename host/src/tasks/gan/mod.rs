@@ -31,6 +31,7 @@ use crate::context::Context;
 use crate::data::images::rgb_images;
 use crate::data::styles::{StyleBatch, StyleImages};
 use crate::encoders::Encoders;
+use crate::interrupt::Interrupt;
 use crate::metrics::diversity::mean_pixel_distance;
 use crate::optim::Diverged;
 use crate::plugin::{PluginHost, cache_folder};
@@ -86,9 +87,11 @@ fn style_classifier(config: &GanConfig, device: Device, context: &Context) -> Re
     }
     let host = PluginHost::new(config.plugin, cache_folder())?.on(device);
     let classifier = host.load(&config.can.classifier, BTreeMap::new())?;
-    let lock = PluginsLock { plugins: vec![LockedPlugin::of(&config.can.classifier, &*classifier)] };
+    let plugins = vec![LockedPlugin::of(&config.can.classifier, &*classifier)];
     let encoders = Encoders::open(&config.encoders, device, context)?;
-    Ok((StyleClassifier::Plugin(Box::new(PluginAmbiguity::new(classifier, encoders)?)), lock))
+    let mut ambiguity = PluginAmbiguity::new(classifier, encoders)?;
+    let lock = PluginsLock { prompts: None, plugins, encoders: ambiguity.locked_encoders()? };
+    Ok((StyleClassifier::Plugin(Box::new(ambiguity)), lock))
 }
 
 /// The classifier C of the style ambiguity.
@@ -306,9 +309,10 @@ impl Networks for Adversarial {
         GanEpoch { means, pace }
     }
 
-    fn monitor(&mut self, data: &StyleImages, epoch: u64) -> Result<Monitored<GanMonitor>> {
+    fn monitor(&mut self, data: &StyleImages, epoch: u64, interrupt: &Interrupt) -> Result<Monitored<GanMonitor>> {
         let (mut parts, mut rows) = (Vec::new(), Vec::new());
         for noise in self.fixed_noise.split(EVALUATION_BATCH as i64, 0) {
+            interrupt.check("")?;
             let images = no_grad(|| self.generator.network.forward(&noise, false));
             rows.extend(self.classify(&images)?);
             parts.push(images);
@@ -337,7 +341,7 @@ impl Networks for Adversarial {
         };
         let mut images = Vec::new();
         if self.config.own_head() {
-            let confusion = Confusion::of(&self.discriminator.network, data, self.device)?;
+            let confusion = Confusion::of(&self.discriminator.network, data, self.device, interrupt)?;
             record.style_accuracy = Some(confusion.accuracy());
             images.extend(confusion.image(epoch, data.styles()));
         }

@@ -12,6 +12,7 @@ use serde_json::json;
 use self::snapshot::{Difference, Snapshot};
 use super::classify::read_sample;
 use super::running::{RunningArgs, table};
+use crate::cli::numbers::within;
 use crate::context::Context;
 use crate::data::images::{ImageLoader, has_image_extension};
 use crate::fs::write_atomic;
@@ -38,7 +39,7 @@ pub struct TestArgs {
     accept: bool,
     /// Maximum difference between a probability and its snapshot. A plugin alone returns the same bits everywhere; an
     /// encoder's last digits depend on the machine
-    #[arg(long, value_name = "P", default_value_t = 1e-5)]
+    #[arg(long, value_name = "P", default_value_t = 1e-5, value_parser = within(0.0..=1.0))]
     tolerance: f64,
     #[command(flatten)]
     running: RunningArgs,
@@ -78,7 +79,6 @@ impl Outcome {
 impl TestArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
-        ensure!(self.tolerance >= 0.0, "--tolerance {} is not a distance between probabilities", self.tolerance);
         ensure!(self.folder.is_dir(), "there is no folder {}", self.folder.display());
         let fixtures = fixtures(&self.folder)?;
         // A separator at the end makes it a folder, even if a plugin has that name.
