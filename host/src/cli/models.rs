@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::completions::models;
 use crate::context::Context;
 use crate::zoo::model_folder;
 
@@ -33,7 +34,7 @@ enum Command {
   host models count models/clip-vit-large-patch14 --json --tensors")]
 struct CountArgs {
     /// A diffusers or CLIP folder, a shipped model, a published model by its id on the Hub, or can-SIZE
-    #[arg(value_name = "DIR|PRESET")]
+    #[arg(value_name = "DIR|PRESET", add = models())]
     model: String,
     /// Rank of the UNet's LoRA
     #[arg(long, value_name = "R", default_value_t = 4, value_parser = clap::value_parser!(i64).range(1..))]

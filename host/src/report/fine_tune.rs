@@ -7,7 +7,7 @@ use crate::config::FineTuneConfig;
 use crate::run::PluginsLock;
 use crate::run::record::{FineTuneMonitor, FineTuneRecord};
 use crate::statistics::Improvement;
-use crate::text::{counted, decimals, number};
+use crate::text::{counted, decimals, number, signed};
 
 /// An improvement below this number of standard errors may be chance.
 const CLEAR_IMPROVEMENT: f64 = 3.0;
@@ -90,15 +90,18 @@ impl<'a> FineTune<'a> {
             tone: "",
         }];
         if let Some(errors) = improvement.standard_errors() {
+            let value = signed(improvement.mean, decimals);
             tiles.push(Tile {
                 label: "Improvement",
-                value: signed(improvement.mean, decimals),
+                value: value.clone(),
                 note: format!(
                     "{} standard errors{}",
                     number(errors, 1),
                     if improvement.paired { ", paired" } else { "" }
                 ),
                 tone: match errors {
+                    // A change that is shown as zero is none, however surely it is measured.
+                    _ if !value.starts_with(['+', '−']) => "",
                     errors if errors >= CLEAR_IMPROVEMENT => "good",
                     errors if errors <= -CLEAR_IMPROVEMENT => "bad",
                     _ => "",
@@ -215,9 +218,4 @@ fn improvement(first: &FineTuneMonitor, last: &FineTuneMonitor) -> Improvement {
 /// The last diversity in percent of the first.
 fn diversity_share(first: &FineTuneMonitor, last: &FineTuneMonitor) -> Option<f64> {
     (first.diversity > 0.0).then(|| 100.0 * last.diversity / first.diversity)
-}
-
-fn signed(value: f64, decimals: usize) -> String {
-    let text = number(value, decimals);
-    if value > 0.0 { format!("+{text}") } else { text }
 }

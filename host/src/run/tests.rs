@@ -124,7 +124,7 @@ fn rewinding_drops_what_came_after_and_keeps_the_rest_byte_for_byte() {
     }
     for epoch in 1..=3 {
         run.save_checkpoint(epoch, &[("state.safetensors", vec![epoch as u8])], 9).unwrap();
-        run.save_sheet(epoch, &RgbImage::from_pixel(8, 8, Rgb([9, 9, 9]))).unwrap();
+        run.save_sheet(epoch, &RgbImage::from_pixel(8, 8, Rgb([9, 9, 9])).into()).unwrap();
     }
     run.rewind(Some(1)).unwrap();
     assert_eq!(fs::read_to_string(run.path().join(METRICS)).unwrap(), format!("{first}\n"));
