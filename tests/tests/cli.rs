@@ -95,7 +95,7 @@ fn the_log_is_kept_in_a_file() {
         fs::read_to_string(folder.path().join("host.log")).expect("it was written")
     };
     let first = log(&["art", "--out", "art", "--per-class", "1"]);
-    assert!(first.contains(": host ") && first.contains("art --out art --per-class 1"), "{first}");
+    assert!(first.contains(" INFO host 0.1.0 (") && first.contains("art --out art --per-class 1"), "{first}");
     assert!(first.contains("27 paintings of 64 px"), "what -q leaves out of stderr is there: {first}");
     let second = log(&["plugin", "inspect", "nothing"]);
     assert!(second.starts_with(&first), "it is appended");
@@ -214,6 +214,9 @@ fn a_closed_or_full_standard_output_is_no_panic() {
         };
         let ran = ran(&command(folder.path(), arguments).stdout(full).output().expect("the binary starts"));
         assert_eq!(ran.code, 1);
-        assert_eq!(ran.stderr, "error: cannot write to the standard output: No space left on device\n");
+        let said = "cannot write to the standard output: No space left on device";
+        let is_json = arguments.contains(&"--json");
+        let wanted = if is_json { format!("{{\"error\":\"{said}\",\"exit_code\":1}}\n") } else { format!("error: {said}\n") };
+        assert_eq!(ran.stderr, wanted);
     }
 }

@@ -19,7 +19,9 @@ use crate::zoo::home::home;
 /// The environment variable by which a script asks the program.
 pub const VARIABLE: &str = "HOST_COMPLETE";
 
-/// Print a completion script for a shell. It completes the names of plugins and models too.
+/// Print a completion script for a shell
+///
+/// It completes the names of plugins and models too.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host completions bash > ~/.local/share/bash-completion/completions/host

@@ -189,6 +189,7 @@ impl SampleArgs {
             None => self.seed.wrapping_add(i as u64).to_string(),
             Some(latents) => format!("row {i} of {}", latents.display()),
         };
+        let start = if self.latents.is_some() { format!("row {i}") } else { format!("seed {seed}") };
         let lora = self.lora.as_ref().map(|lora| lora.display().to_string());
         let scale = lora.as_ref().map(|_| self.lora_scale.to_string());
         let version = format!("host {}", env!("CARGO_PKG_VERSION"));
@@ -219,7 +220,7 @@ impl SampleArgs {
         ];
         let entries = entries.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?)));
         let texts = [parameters(prompt, &self.negative_prompt, &settings)].into_iter().chain(entries).collect();
-        Sample { image, title: format!("{seed}: {prompt}"), texts }
+        Sample { image, title: format!("{start}: {prompt}"), texts }
     }
 
     /// Returns the noise from seeds, or from the given files.

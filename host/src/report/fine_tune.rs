@@ -82,7 +82,7 @@ impl<'a> FineTune<'a> {
     pub(super) fn tiles(&self) -> Vec<Tile> {
         let Some((first, _, last)) = self.ends() else { return Vec::new() };
         let improvement = improvement(first, last);
-        let decimals = decimals(improvement.mean);
+        let decimals = decimals_of(&improvement);
         let mut tiles = vec![Tile {
             label: "Reward",
             value: number(last.reward_mean, decimals),
@@ -140,7 +140,7 @@ impl<'a> FineTune<'a> {
             return vec!["The fixed samples were not yet scored after training began.".to_owned()];
         };
         let improvement = improvement(first, last);
-        let decimals = decimals(improvement.mean);
+        let decimals = decimals_of(&improvement);
         let n = last.rewards.len();
         let samples = if n > 0 { format!("{n} fixed samples") } else { "the fixed samples".to_owned() };
         let errors = improvement.standard_errors();
@@ -213,6 +213,11 @@ fn improvement(first: &FineTuneMonitor, last: &FineTuneMonitor) -> Improvement {
     }
     let sem = first.reward_sem.zip(last.reward_sem).map(|(first, last)| first.hypot(last));
     Improvement { mean: last.reward_mean - first.reward_mean, sem, paired: false }
+}
+
+/// The number of decimals of rewards: those of the change, but no more than its standard error has.
+fn decimals_of(improvement: &Improvement) -> usize {
+    decimals(improvement.mean.abs().max(improvement.sem.unwrap_or(0.0)))
 }
 
 /// The last diversity in percent of the first.

@@ -1,6 +1,6 @@
 //! A run's folder after crashes, on resuming, and at unusable paths.
 
-use image::Rgb;
+use image::{Rgb, RgbImage};
 use serde_json::json;
 
 use super::record::{ClassifierEpoch, ClassifierMeans, ClassifierRecord, Pace};

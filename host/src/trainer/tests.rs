@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::anyhow;
+use image::RgbImage;
 use tch::{Kind, Tensor};
 
 use super::*;

@@ -265,7 +265,7 @@ fn clusters_are_named_after_seeing_the_sheet() {
 
     fs::write(folder.path().join("two.txt"), "fog\nsea\n").expect("writable");
     for (arguments, said) in [
-        (&["./three.wasm", "fgo=x"][..], "there is no style `fgo`; did you mean `fog`?"),
+        (&["./three.wasm", "fgo=x"][..], "there is no style `fgo`; known here: fog, sea, fire"),
         (&["./three.wasm", "fog=sea"], "the style `sea` appears twice"),
         (&["./three.wasm", "--names=two.txt"], "two.txt has 2 names for 3 styles: write one per line, in their order"),
         (&["palette", "warm=hot", "-o=hot.wasm"], "the styles of `palette` are in its code"),

@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn templates_are_filled_and_short() {
         for kind in [Kind::Pixels, Kind::Embedding, Kind::Text] {
-            let args = NewArgs { name: "sea-sky".to_owned(), kind, sdk: None };
+            let args = NewArgs { name: "sea-sky".to_owned(), kind, sdk: None, json: false };
             for (file, bytes) in args.files(Path::new("/no/sdk")).expect("templates") {
                 // An image's bytes may be anything.
                 let Ok(text) = String::from_utf8(bytes) else { continue };

@@ -132,6 +132,18 @@ mod tests {
         assert!(sheet.width() <= MAX_WIDTH);
     }
 
+    /// Each character that the compiled-in font lacks once was the same empty box.
+    #[test]
+    fn names_in_any_script_are_told_apart() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let sheet = |name: &str| {
+            let row = Row { name: name.to_owned(), ..row(folder.path(), "images", 1) };
+            draw("one cluster", &[row], &ImageLoader::default())
+        };
+        assert_ne!(sheet("水墨"), sheet("花鳥"));
+        assert_ne!(sheet("🌊"), sheet("🌋"));
+    }
+
     #[test]
     fn images_fill_the_square() {
         let size = |width, height| fit(&RgbImage::new(width, height)).dimensions();
