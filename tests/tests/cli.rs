@@ -216,7 +216,8 @@ fn a_closed_or_full_standard_output_is_no_panic() {
         assert_eq!(ran.code, 1);
         let said = "cannot write to the standard output: No space left on device";
         let is_json = arguments.contains(&"--json");
-        let wanted = if is_json { format!("{{\"error\":\"{said}\",\"exit_code\":1}}\n") } else { format!("error: {said}\n") };
+        let wanted =
+            if is_json { format!("{{\"error\":\"{said}\",\"exit_code\":1}}\n") } else { format!("error: {said}\n") };
         assert_eq!(ran.stderr, wanted);
     }
 }
