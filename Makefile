@@ -56,7 +56,8 @@ c-plugin: setup ## build examples/plugin-c into a component (8 kB; needs clang)
 templates: setup ## rebuild the committed components that `host plugin fit` and `build` bake into
 	scripts/templates.sh
 
-shipped-plugins: build ## rebuild plugins/*.wasm and *.onnx (after their sources, the templates, the shipped CLIP or the paintings changed)
+shipped-plugins: build ## rebuild plugins/*.wasm and *.onnx, and the shipped CLIP's statistics (after their sources, the templates, the shipped CLIP or the paintings changed)
+	scripts/encoder.sh
 	scripts/shipped.sh
 	scripts/kmeans_image.sh
 	scripts/kmeans_text.sh

@@ -1,61 +1,118 @@
 //! The binary `host`: parse, log, dispatch, print the error.
 
+use std::fs::File;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::sync::Mutex;
 
-use ambiguity_host::cli::Cli;
+use ambiguity_host::cli::completions::VARIABLE;
+use ambiguity_host::cli::{Cli, VERSION};
 use ambiguity_host::context::Context;
 use ambiguity_host::failure::{self, StdoutError};
 use ambiguity_host::interrupt::{Interrupt, Interrupted};
-use ambiguity_host::progress::Progress;
-use ambiguity_host::text::{escaped, sentence};
-use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use ambiguity_host::progress::{PRINTED, Progress};
+use ambiguity_host::text::{escaped, in_one_line, sentence};
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser as _};
+use clap_complete::CompleteEnv;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::fmt::format::debug_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
+
+/// The flag by which commands print JSON; errors are then printed as JSON too.
+const JSON: &str = "--json";
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    // A shell's completion script asks what fits; the answer is all that this call prints.
+    CompleteEnv::with_factory(Cli::command).var(VARIABLE).bin("host").complete();
+    let wants_json =
+        std::env::args_os().skip(1).take_while(|argument| argument != "--").any(|argument| argument == JSON);
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if wants_json && error.use_stderr() => {
+            let text = error.render().to_string();
+            let sentence = text.split("\n\nUsage:").next().unwrap_or_default();
+            eprintln!("{}", document(in_one_line(sentence.trim_start_matches("error: ")), 2));
+            return ExitCode::from(2);
+        }
+        Err(error) => error.exit(),
+    };
+    let progress = Progress::new(cli.global.quiet);
+    if let Err(error) = start_log(&cli, &progress) {
+        return failed(&error, wants_json);
+    }
+    failure::quiet_expected_panics();
+    match failure::caught(|| run(cli, progress)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error, wants_json),
+    }
+}
+
+/// Starts the log on stderr, and in the file of `--log-file`.
+fn start_log(cli: &Cli, progress: &Progress) -> anyhow::Result<()> {
     let level = match (cli.global.quiet, cli.global.verbose) {
         (true, _) => "warn",
         (false, 0) => "info",
         (false, 1) => "debug",
         (false, _) => "trace",
     };
-    let progress = Progress::new(cli.global.quiet);
-    let filter = EnvFilter::try_from_env("HOST_LOG").unwrap_or_else(|_| {
-        EnvFilter::new(format!("warn,ambiguity_host={level},ambiguity_models={level},torch_ext={level}"))
-    });
+    let of_level =
+        |level: &str| format!("warn,ambiguity_host={level},ambiguity_models={level},torch_ext={level},{PRINTED}=off");
+    let filter = EnvFilter::try_from_env("HOST_LOG").unwrap_or_else(|_| EnvFilter::new(of_level(level)));
     // Whatever a log line quotes, it stays one line.
-    let fields = debug_fn(|writer, field, value| {
-        let text = format!("{value:?}");
-        match field.name() {
-            "message" => write!(writer, "{}", escaped(&text)),
-            name => write!(writer, "{name}={}", escaped(&text)),
-        }
-    });
-    tracing_subscriber::fmt()
-        .fmt_fields(fields.delimited(" "))
-        .with_env_filter(filter)
+    let fields = || {
+        let format = debug_fn(|writer, field, value| {
+            let text = format!("{value:?}");
+            match field.name() {
+                "message" => write!(writer, "{}", escaped(&text)),
+                name => write!(writer, "{name}={}", escaped(&text)),
+            }
+        });
+        format.delimited(" ")
+    };
+    let stderr = tracing_subscriber::fmt::layer()
+        .fmt_fields(fields())
         .with_writer(progress.clone())
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()))
         .with_target(false)
         .without_time()
-        .init();
-    failure::quiet_expected_panics();
-    match failure::caught(|| run(cli, progress)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<Interrupted>() => {
-            eprintln!("{}", sentence(&error));
-            ExitCode::from(130)
-        }
-        // As if the signal had ended the process, which is what a shell expects.
-        Err(error) if error.downcast_ref::<StdoutError>().is_some_and(StdoutError::is_closed) => ExitCode::from(141),
-        Err(error) => {
-            eprintln!("error: {}", sentence(&error));
-            ExitCode::FAILURE
-        }
+        .with_filter(filter.add_directive(format!("{PRINTED}=off").parse()?));
+    let file = cli.global.log_file.as_ref().map(|path| {
+        let file = File::options().create(true).append(true).open(path);
+        let file = file.with_context(|| format!("--log-file {}", path.display()))?;
+        let level = if cli.global.verbose > 1 { "trace" } else { "debug" };
+        let layer =
+            tracing_subscriber::fmt::layer().fmt_fields(fields()).with_writer(Mutex::new(file)).with_ansi(false);
+        let filter = EnvFilter::new(of_level(level)).add_directive(format!("{PRINTED}=info").parse()?);
+        anyhow::Ok(layer.with_target(false).with_filter(filter))
+    });
+    tracing_subscriber::registry().with(file.transpose()?).with(stderr).init();
+    let arguments: Vec<String> = std::env::args().collect();
+    tracing::info!(target: PRINTED, "host {}: {}", VERSION.as_str(), arguments.join(" "));
+    Ok(())
+}
+
+/// Prints why a command failed, and returns its exit code.
+fn failed(error: &anyhow::Error, wants_json: bool) -> ExitCode {
+    // As if the signal had ended the process, which is what a shell expects.
+    if error.downcast_ref::<StdoutError>().is_some_and(StdoutError::is_closed) {
+        return ExitCode::from(141);
     }
+    let (sentence, code) = (sentence(error), if error.is::<Interrupted>() { 130 } else { 1 });
+    tracing::error!(target: PRINTED, "{sentence}");
+    match (wants_json, code) {
+        (true, _) => eprintln!("{}", document(sentence, code)),
+        (false, 130) => eprintln!("{sentence}"),
+        (false, _) => eprintln!("error: {sentence}"),
+    }
+    ExitCode::from(code)
+}
+
+/// Returns an error as JSON, on one line: the last of stderr, behind the log.
+fn document(sentence: String, code: u8) -> serde_json::Value {
+    serde_json::json!({ "error": sentence, "exit_code": code })
 }
 
 fn run(cli: Cli, progress: Progress) -> anyhow::Result<()> {

@@ -10,6 +10,9 @@ use tracing_subscriber::fmt::MakeWriter;
 /// Time between two lines where stderr is not a terminal.
 const PLAIN_PERIOD: Duration = Duration::from_secs(10);
 
+/// The target of what is printed on stderr apart from the log: only a log file records it.
+pub const PRINTED: &str = "printed";
+
 /// The output of progress; cheap to clone, and all clones share the terminal.
 #[derive(Clone, Debug)]
 pub struct Progress {
@@ -56,6 +59,7 @@ impl Progress {
 
     /// Writes a line to stderr, above the bars; nothing when quiet.
     pub fn println(&self, line: impl AsRef<str>) {
+        tracing::info!(target: PRINTED, "{}", line.as_ref());
         match &self.mode {
             Mode::Quiet => {}
             // Work continues when the terminal is gone.

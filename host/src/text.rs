@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+
 use crate::failure::in_words;
 
 /// Minimum Jaro-Winkler similarity of a known key that is suggested for an unknown one.
@@ -17,11 +20,25 @@ const SMALL: f64 = 1e-4;
 
 /// Returns what to say of the unknown key `name`: the most similar of the keys in `known`, otherwise all of them.
 pub fn key_hint(name: &str, known: &[&str]) -> String {
-    let candidates = known.iter().map(|key| (strsim::jaro_winkler(key, name), key));
-    let nearest = candidates.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(similarity, _)| *similarity > MIN_SIMILARITY);
-    match nearest {
+    match nearest(name, known.iter().copied()) {
         Some((_, key)) => format!("did you mean `{key}`?"),
         None => format!("known here: {}", known.join(", ")),
+    }
+}
+
+/// Returns the name that is the most similar to `name`, with its similarity, unless none is similar; the first of several.
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<(f64, &'a str)> {
+    let candidates = known.map(|known| (strsim::jaro_winkler(known, name), known));
+    let best = candidates.reduce(|best, next| if next.0 > best.0 { next } else { best });
+    best.filter(|(similarity, _)| *similarity > MIN_SIMILARITY)
+}
+
+/// Checks a SHA-256 digest, with or without the prefix `sha256:`, and returns its 64 digits in lower case.
+pub fn sha256_digits(text: &str) -> Result<String, String> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    match digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        true => Ok(digits.to_ascii_lowercase()),
+        false => Err("a SHA-256 digest has 64 hexadecimal digits; `host plugin inspect` shows a plugin's".to_owned()),
     }
 }
 
@@ -34,6 +51,13 @@ pub fn number(value: f64, decimals: usize) -> String {
         Some(digits) => format!("−{digits}"),
         None => text,
     }
+}
+
+/// Formats a change as [`number`] does, with a plus sign if it is positive; one that is rounded to zero has no sign.
+pub fn signed(value: f64, decimals: usize) -> String {
+    let text = number(value, decimals);
+    let is_zero = text.chars().all(|letter| letter == '0' || letter == '.');
+    if value > 0.0 && !is_zero { format!("+{text}") } else { text }
 }
 
 /// Returns the number of decimals that show a difference of this size with about three digits: the rewards of k-means
@@ -59,6 +83,28 @@ pub fn two_digits(value: f64) -> String {
 /// Formats bytes in GiB.
 pub fn gibibytes(bytes: u64) -> String {
     format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64)
+}
+
+/// Formats a number of bytes.
+pub fn size(bytes: usize) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        10_000..10_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),
+        10_000_000..10_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// Returns a table as text: each column is left-aligned where `left` is true, else right-aligned, separated by two
+/// spaces.
+pub fn table(left: &[bool], rows: &[Vec<String>]) -> String {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).add_rows(rows);
+    for (column, &left) in table.column_iter_mut().zip(left) {
+        let alignment = if left { CellAlignment::Left } else { CellAlignment::Right };
+        column.set_padding((2, 0)).set_cell_alignment(alignment);
+    }
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// Formats a count with its noun: `1 epoch`, `2 epochs`.
@@ -162,6 +208,14 @@ mod tests {
         assert_eq!(number(-3.2958, 3), "−3.296");
         assert_eq!(number(-0.0004, 2), "0.00");
         assert_eq!(number(12.0, 0), "12");
+        let changes = [0.5, 0.0004, 0.0, -0.0004, -0.5].map(|change| signed(change, 3));
+        assert_eq!(changes, ["+0.500", "0.000", "0.000", "0.000", "−0.500"]);
+    }
+
+    #[test]
+    fn sizes_have_three_digits() {
+        let sizes = [900, 175_773, 18_000_000, 12_300_000_000].map(size);
+        assert_eq!(sizes, ["900 bytes", "176 kB", "18.0 MB", "12.3 GB"]);
     }
 
     #[test]
@@ -186,6 +240,23 @@ mod tests {
     fn what_others_wrote_is_one_line() {
         assert_eq!(escaped("caf\u{e9} \u{1f600}"), "caf\u{e9} \u{1f600}");
         assert_eq!(escaped("a\nb\tc\u{7}\u{9b}\u{2066}"), "a\\nb\\tc\\u{7}\\u{9b}\\u{2066}");
+    }
+
+    #[test]
+    fn tables_are_aligned() {
+        let rows = [["style", "p"], ["cubism", "0.5"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(table(&[true, false], &rows), "  style     p\n  cubism  0.5\n");
+        let wide = [["浮世絵", "1"], ["cubism", "2"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(table(&[true, false], &wide), "  浮世絵  1\n  cubism  2\n");
+    }
+
+    #[test]
+    fn digests_have_64_digits() {
+        let digits = "0aF".repeat(21) + "9";
+        assert_eq!(sha256_digits(&format!("sha256:{digits}")), Ok(digits.to_lowercase()));
+        for wrong in ["", "sha256:", &digits[1..], &digits.replace('9', "g")] {
+            assert!(sha256_digits(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! `host doctor` and `host completions`.
+//! `host doctor`.
 
 use serde_json::Value;
 
-use crate::support::{command, host, host_ok};
+use crate::support::command;
 
 /// Returns the exit code, and the names and statuses of all checks, with the given working folder and home.
 fn statuses(folder: &std::path::Path, home: &std::path::Path) -> (i32, Vec<(String, String)>) {
@@ -47,16 +47,4 @@ fn fix_creates_the_runs_folder_and_names_what_it_cannot_fix() {
     assert!(folder.path().join("runs").is_dir(), "{stderr}");
     assert!(stderr.contains("cannot fix shipped weights from here"), "{stderr}");
     assert!(stderr.ends_with("error: not in order: shipped weights, shipped plugins\n"), "{stderr}");
-}
-
-#[test]
-fn completions_name_every_command() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for shell in ["bash", "zsh", "fish"] {
-        let script = host_ok(folder.path(), &["completions", shell]).stdout;
-        for word in ["doctor", "completions", "fix", "threads"] {
-            assert!(script.contains(word), "{shell}: {word}");
-        }
-    }
-    assert_eq!(host(folder.path(), &["completions", "cmd.com"]).code, 2);
 }

@@ -1,9 +1,10 @@
 //! `host sample`: the seed decides an image, the batch size changes nothing, given noise is used.
 
+use ambiguity_host::data::png;
 use ambiguity_models::safetensors::{read_safetensors, write_safetensors};
 use tch::{Kind, Tensor};
 
-use crate::support::host_ok;
+use crate::support::{host, host_ok};
 
 const PROMPT: [&str; 4] = ["--model=tiny-art", "--prompt=painting of a woman", "--steps=3", "--tensors"];
 
@@ -48,4 +49,43 @@ fn given_latents_and_noise_replace_the_seeds() {
     assert!(a["images"].equal(&b["images"]));
     assert!(a["trajectory"].get(0).equal(&latents));
     assert_eq!(a["log_probs"].size(), [3, 2]);
+}
+
+/// What a user needs to generate an image again is in its file, as other tools write it; all are on one sheet.
+#[test]
+fn images_say_where_they_are_from_and_are_on_a_sheet() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sample = |more: &[&str]| {
+        let arguments =
+            ["sample", "--model=tiny-art", "--steps=2", "--seed=7", "--count=2", "--prompt", "a man", "水墨"];
+        host(folder.path(), &[&arguments[..], more].concat())
+    };
+    let ran = sample(&["--negative-prompt=blue", "--guidance=3.5", "--out=out", "--json"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let document: serde_json::Value = serde_json::from_str(&ran.stdout).expect("one JSON document");
+    assert_eq!((&document["images"], &document["sheet"]), (&4.into(), &"out.png".into()));
+    let bytes = |name: &str| std::fs::read(folder.path().join(name)).expect("it was written");
+    let image = bytes("out/0003.png");
+    let text = |name: &str| png::text(&image, name).unwrap_or_default();
+    let names = ["prompt", "negative_prompt", "seed", "steps", "eta", "guidance", "model", "lora"];
+    assert_eq!(names.map(text), ["水墨", "blue", "10", "2", "0", "3.5", "tiny-art", ""]);
+    assert_eq!(
+        text("parameters"),
+        "水墨\nNegative prompt: blue\nSteps: 2, Sampler: DDIM, CFG scale: 3.5, Seed: 10, Size: 64x64, Model: tiny-art, \
+         Eta: 0, Version: host 0.1.0"
+    );
+    let sheet = image::load_from_memory(&bytes("out.png")).expect("a PNG").into_rgb8();
+    for i in 0..4 {
+        // A red channel of the image, which the sheet shows enlarged.
+        let image = image::load_from_memory(&bytes(&format!("out/{i:04}.png"))).expect("a PNG").into_rgb8();
+        let pixel = image.get_pixel(31, 17);
+        assert!(sheet.pixels().filter(|found| *found == pixel).count() >= 4, "image {i} is not on the sheet");
+    }
+    let refused = sample(&["--out=other/../out2", "--sheet=out.png"]);
+    let said = "error: out.png exists: name another file for the contact sheet with --sheet, or use --no-sheet\n";
+    assert!(refused.code == 1 && refused.stderr.ends_with(said), "{}", refused.stderr);
+    assert_eq!(sample(&["--out=plain", "--no-sheet"]).code, 0);
+    assert!(!folder.path().join("plain.png").exists());
+    assert_eq!(sample(&["--out=again", "--negative-prompt=blue", "--guidance=3.5"]).code, 0);
+    assert!(bytes("again/0001.png") == bytes("out/0001.png"), "the same image is the same file");
 }

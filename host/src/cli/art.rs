@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use serde_json::json;
 
 use crate::context::Context;
 use crate::data::art::{contact_sheet, write_folder};
+use crate::text::counted;
 use procedural_art::{STYLES, SUBJECTS};
 
 /// Paint the 27 styles × 8 subjects: a folder of PNGs with captions, or a contact sheet.
@@ -33,6 +35,9 @@ pub struct ArtArgs {
     /// Seed of the paintings
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Print one JSON document about what was written
+    #[arg(long)]
+    json: bool,
 }
 
 impl ArtArgs {
@@ -57,7 +62,13 @@ impl ArtArgs {
                 self.size
             ));
         }
-        let Some(out) = &self.out else { return Ok(()) };
+        let mut document = json!({ "grid": self.grid, "styles": STYLES.len(), "size": self.size, "seed": self.seed });
+        let Some(out) = &self.out else {
+            if self.json {
+                println!("{document:#}");
+            }
+            return Ok(());
+        };
         let total = STYLES.len() as u64 * u64::from(self.per_class);
         let bar = context.progress.bar("painting", total, "paintings");
         let written =
@@ -66,14 +77,19 @@ impl ArtArgs {
         let written = written?;
         let seconds = written.time.max(Duration::from_millis(1)).as_secs_f64();
         context.progress.println(format!(
-            "{}: {} paintings of {} px ({} styles × {}) and captions.jsonl in {seconds:.1} s, {:.0} per second",
+            "{}: {} of {} px ({} styles × {}) and captions.jsonl in {seconds:.1} s, {:.0} per second",
             out.display(),
-            written.paintings,
+            counted(written.paintings as u64, "painting"),
             self.size,
             STYLES.len(),
             self.per_class,
             written.paintings as f64 / seconds,
         ));
+        if self.json {
+            document["out"] = json!(out);
+            document["paintings"] = json!(written.paintings);
+            println!("{document:#}");
+        }
         Ok(())
     }
 }

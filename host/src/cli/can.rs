@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use tch::{Tensor, no_grad};
@@ -10,6 +10,7 @@ use torch_ext::Generator as Randomness;
 
 use super::numbers::within;
 use super::run_args::{RunArgs, encoder_layers, flag, quoted, run_info};
+use super::samples::{Sample, SheetArgs, is_shown, write_image, write_sheet};
 use crate::config::gan::{GanTask, preset_names};
 use crate::config::{GanConfig, Layer, RunConfig as _};
 use crate::context::Context;
@@ -216,11 +217,11 @@ fn describe(task: GanTask, config: &GanConfig, json: bool, context: &Context) ->
     let peak = measured.peak_bytes.map_or_else(String::new, |peak| format!("; some steps took {}", gibibytes(peak)));
     eprintln!("memory: at least {} for {} parameters{peak}", gibibytes(plan.memory), plan.parameters);
     eprintln!(
-        "time: about {} s per epoch of {} steps ({} s each), {} epochs",
+        "time: about {} s per epoch of {} ({} s each), {}",
         two_digits(measured.epoch_seconds),
-        plan.steps_per_epoch,
+        counted(plan.steps_per_epoch, "step"),
         two_digits(measured.step_seconds),
-        config.can.epochs
+        counted(config.can.epochs, "epoch")
     );
     Ok(())
 }
@@ -274,6 +275,8 @@ struct CanSampleArgs {
     /// A new folder for 0000.png …
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    #[command(flatten)]
+    sheet: SheetArgs,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -283,7 +286,10 @@ impl CanSampleArgs {
     fn run(self, context: &Context) -> Result<()> {
         let device = torch_ext::cuda::device(&self.device)?;
         let generator = load_generator(&self.generator, device)?;
+        let sheet = self.sheet.path(&self.out, usize::try_from(self.count)?)?;
         new_folder(&self.out)?;
+        let model = self.generator.display().to_string();
+        let mut samples = vec![];
         let bar = context.progress.bar("sampling", self.count, "images");
         let latent = generator.config().latent;
         let mut written = 0;
@@ -296,19 +302,26 @@ impl CanSampleArgs {
             let noise = Tensor::stack(&noise, 0).to_device(device);
             let images = no_grad(|| generator.forward(&noise, false));
             for image in rgb_images(&ambiguity_models::pipeline::images_u8(&images))? {
-                let path = self.out.join(format!("{written:04}.png"));
-                image.save(&path).with_context(|| path.display().to_string())?;
+                let seed = self.seed.wrapping_add(written).to_string();
+                let texts = [("seed", &seed), ("model", &model)].map(|(name, text)| (name.to_owned(), text.clone()));
+                let sample = Sample { image, title: format!("seed {seed}"), texts: texts.into() };
+                write_image(&self.out, written, &sample)?;
+                samples.extend(is_shown(written as usize).then_some(sample));
                 written += 1;
             }
             bar.inc(n);
         }
         bar.finish();
+        if let Some(sheet) = &sheet {
+            write_sheet(sheet, &model, &samples, written as usize)?;
+        }
         let (size, out) = (generator.config().size, self.out.display());
         if self.json {
-            let document = json!({ "out": self.out, "images": written, "size": size });
+            let document = json!({ "out": self.out, "images": written, "size": size, "sheet": sheet });
             println!("{}", serde_json::to_string_pretty(&document)?);
         } else {
-            println!("{written} images of {size}×{size} in {out}");
+            let sheet = sheet.map_or_else(String::new, |sheet| format!("; all on {}", sheet.display()));
+            println!("{} of {size}×{size} in {out}{sheet}", counted(written, "image"));
         }
         Ok(())
     }

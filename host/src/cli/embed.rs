@@ -1,21 +1,26 @@
 //! `host embed`: embeddings of images or texts by an encoder, as a safetensors file.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::safetensors::write_safetensors;
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
 use ndarray::Array2;
+use rayon::prelude::*;
+use serde_json::json;
 use tch::Tensor;
 
 use crate::context::Context;
 use crate::data::images::{ImageLoader, batches, find_images};
+use crate::encoders::familiar::{self, Familiar};
 use crate::encoders::{Encoders, stacked};
-use crate::fs::read_text;
-use crate::text::text_lines;
+use crate::fs::{read_text, write_atomic};
+use crate::text::{counted, text_lines};
 use crate::zoo::encoder_folder;
+use crate::zoo::home::home;
 
 /// Number of rows that are embedded between two checks for Ctrl-C.
 const BATCH: usize = 64;
@@ -53,6 +58,29 @@ enum Command {
         #[arg(long, value_name = "LINES", conflicts_with = "texts")]
         file: Option<PathBuf>,
     },
+    /// Compute what an encoder knows: the distribution of its training images
+    #[command(after_help = "Example:
+  host embed statistics --encoder models/my-clip --images paintings/
+
+With the file in its folder, the commands that use the encoder warn if images are unlike those that it was trained on:
+farther from the centers of their groups, in units of the groups' covariance, than 99 % of them are.")]
+    Statistics {
+        /// A CLIP folder, or the name of a shipped encoder
+        #[arg(long, value_name = "DIR|NAME")]
+        encoder: String,
+        /// The images that it was trained on, one folder of them per group: DIR/STYLE/…
+        #[arg(long, value_name = "DIR")]
+        images: PathBuf,
+        /// cpu, cuda or cuda:N
+        #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+        device: String,
+        /// The file to write [default: embedding_statistics.safetensors in the encoder's folder]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Print one JSON document about the result
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -69,6 +97,9 @@ struct Common {
     /// The file to write: safetensors, key `embeddings`, f32 [n, d]; rows are in the order given, folders sorted
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Print one JSON document about the result
+    #[arg(long)]
+    json: bool,
 }
 
 impl EmbedArgs {
@@ -96,8 +127,64 @@ impl EmbedArgs {
                     Ok(encoders.embed_texts(name, texts)?)
                 })
             }
+            Command::Statistics { encoder, images, device, out, json } => {
+                statistics(&encoder, &images, &device, out, json, context)
+            }
         }
     }
+}
+
+/// Writes the statistics of an encoder's training images.
+fn statistics(
+    encoder: &str,
+    images: &Path,
+    device: &str,
+    out: Option<PathBuf>,
+    json: bool,
+    context: &Context,
+) -> Result<()> {
+    let folder = match Path::new(encoder) {
+        folder if folder.is_dir() => folder.to_owned(),
+        _ => {
+            let shipped = home().map(|home| home.join("models/weights").join(encoder).join("clip"));
+            shipped.filter(|folder| folder.is_dir()).with_context(|| format!("there is no encoder {encoder}"))?
+        }
+    };
+    let device = torch_ext::cuda::device(device)?;
+    let mut encoders = Encoders::new();
+    encoders.add_clip(encoder, &folder, device);
+    let files = find_images(images)?;
+    let group = |file: &PathBuf| {
+        let below = file.strip_prefix(images).unwrap_or(file);
+        let has_group = below.components().count() > 1;
+        has_group.then(|| below.components().next().map(|part| part.as_os_str().to_owned())).flatten()
+    };
+    let names: BTreeSet<_> = files.iter().map(group).collect();
+    let names: Vec<_> = names.into_iter().collect();
+    let groups: Vec<usize> = files.iter().map(|file| names.binary_search(&group(file)).unwrap_or(0)).collect();
+    let loader = ImageLoader::default();
+    let bar = context.progress.bar("embedding", files.len() as u64, "images");
+    let mut parts = vec![];
+    for part in batches(&files, BATCH) {
+        context.interrupt.check("nothing was written")?;
+        let read = part.par_iter().map(|file| Ok(Arc::new(loader.read(file)?))).collect::<Result<Vec<_>>>()?;
+        parts.push(encoders.embed_images(encoder, &read)?);
+        bar.inc(part.len() as u64);
+    }
+    bar.finish();
+    let statistics = Familiar::of(&stacked(&parts), &groups, names.len())?;
+    let out = out.unwrap_or_else(|| folder.join(familiar::FILE));
+    let (n, n_groups) = (files.len().to_string(), names.len().to_string());
+    let digest = encoders.get(encoder)?.info().digest;
+    let metadata = [("encoder", &*digest), ("images", &*n), ("groups", &*n_groups)];
+    write_atomic(&out, &statistics.encode(&out, &metadata)?)?;
+    if json {
+        println!("{:#}", json!({ "out": out, "images": files.len(), "groups": names.len() }));
+    } else {
+        let (images, groups) = (counted(files.len() as u64, "image"), counted(names.len() as u64, "group"));
+        println!("{}: the distribution of {images} in {groups}", out.display());
+    }
+    Ok(())
 }
 
 impl Common {
@@ -134,7 +221,13 @@ impl Common {
         let flat: Vec<f32> = rows.iter().copied().collect();
         let tensors: NamedTensors = [("embeddings".to_owned(), Tensor::from_slice(&flat).f_view(shape)?)].into();
         write_safetensors(&self.out, &tensors, &[("encoder", &self.encoder)])?;
-        println!("{}: {} embeddings of dimension {}", self.out.display(), shape[0], shape[1]);
+        if self.json {
+            let (rows, dim) = (shape[0], shape[1]);
+            println!("{:#}", json!({ "out": self.out, "encoder": self.encoder, "embeddings": rows, "dim": dim }));
+        } else {
+            let rows = counted(shape[0] as u64, "embedding");
+            println!("{}: {rows} of dimension {}", self.out.display(), shape[1]);
+        }
         Ok(())
     }
 }

@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tch::Kind;
 
+use super::completions::models;
 use super::numbers::within;
 use crate::context::Context;
 use crate::fs::{is_inside, new_folder};
-use crate::text::escaped;
+use crate::text::{counted, escaped};
 use crate::zoo::model_folder;
 
 /// Inspect a LoRA, merge it into a model, or remove it again.
@@ -55,7 +56,7 @@ struct InfoArgs {
 #[derive(Args, Debug)]
 struct MergeArgs {
     /// A diffusers folder, the name of a shipped model, or an id on the Hub
-    #[arg(long, value_name = "DIR|NAME|ID")]
+    #[arg(long, value_name = "DIR|NAME|ID", add = models())]
     model: String,
     /// A run's or checkpoint's folder, or a file in the format of diffusers or peft
     #[arg(long, value_name = "DIR|FILE")]
@@ -66,6 +67,9 @@ struct MergeArgs {
     /// A new folder for the model
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Print one JSON document about the result
+    #[arg(long)]
+    json: bool,
 }
 
 impl LoraArgs {
@@ -110,7 +114,7 @@ impl InfoArgs {
         }
         println!("{}", escaped(&lora.path.to_string_lossy()));
         for (what, n) in &ranks {
-            println!("  {what} on {n} layers");
+            println!("  {what} on {}", counted(*n as u64, "layer"));
         }
         let targets: Vec<String> = targets.iter().map(|(name, n)| format!("{} ({n})", escaped(name))).collect();
         println!("  targets: {}", targets.join(", "));
@@ -152,7 +156,12 @@ impl MergeArgs {
         copy_but_weights(&folder, &self.out, &unet)?;
         let record = serde_json::to_string(&merged)?;
         write_safetensors(&self.out.join("unet").join(weights), &tensors, &[("format", "pt"), (MERGED_KEY, &record)])?;
-        println!("{}: {} layers of {}", self.out.display(), lora.layers.len(), folder.display());
+        let n_layers = lora.layers.len();
+        if self.json {
+            println!("{:#}", json!({ "out": self.out, "model": folder, "layers": n_layers, "merged": merged }));
+        } else {
+            println!("{}: {} of {}", self.out.display(), counted(n_layers as u64, "layer"), folder.display());
+        }
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The commands, one file each; this file only parses and dispatches.
 
 pub mod art;
+pub mod cache;
 pub mod can;
 pub mod classifier;
 pub mod completions;
@@ -14,16 +15,28 @@ pub mod pretrain;
 pub mod report;
 mod run_args;
 pub mod sample;
+mod samples;
 pub mod train;
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::context::Context;
+use crate::plugin::artifact::INTERFACE;
+
+/// The program's version, the commit that it was built from, and the version of the plugin interface.
+pub static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let (major, minor, patch) = INTERFACE;
+    let (version, commit) = (env!("CARGO_PKG_VERSION"), option_env!("AMBIGUITY_COMMIT").unwrap_or("unknown"));
+    format!("{version} (commit {commit}, plugin interface {major}.{minor}.{patch})")
+});
 
 /// Style-ambiguity training for image generators, with sandboxed classifier plugins.
 #[derive(Debug, Parser)]
-#[command(name = "host", version, propagate_version = true, max_term_width = 110)]
+#[command(name = "host", version = VERSION.as_str(), propagate_version = true, max_term_width = 110)]
 pub struct Cli {
     /// Flags of all commands.
     #[command(flatten)]
@@ -46,6 +59,9 @@ pub struct Global {
     /// Do not use the network, not even for a model that is named by its id on the Hub
     #[arg(long, global = true, env = "HF_HUB_OFFLINE", value_parser = clap::builder::FalseyValueParser::new(), help_heading = "Global")]
     pub offline: bool,
+    /// Append what is printed on stderr, and more, to a file, each line with its time
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global")]
+    pub log_file: Option<PathBuf>,
     /// Print more on stderr (-vv: even more)
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global")]
     pub verbose: u8,
@@ -59,6 +75,8 @@ pub struct Global {
 pub enum Command {
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Art(art::ArtArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Cache(cache::CacheArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Can(can::CanArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
@@ -90,6 +108,7 @@ impl Command {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::Art(args) => args.run(context),
+            Self::Cache(args) => args.run(context),
             Self::Can(args) => args.run(context),
             Self::Classifier(args) => args.run(context),
             Self::Completions(args) => args.run(context),

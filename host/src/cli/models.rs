@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::completions::models;
 use super::numbers::within;
 use crate::context::Context;
 use crate::zoo::model_folder;
@@ -34,7 +35,7 @@ enum Command {
   host models count models/clip-vit-large-patch14 --json --tensors")]
 struct CountArgs {
     /// A diffusers or CLIP folder, a shipped model, a published model by its id on the Hub, or can-SIZE
-    #[arg(value_name = "DIR|PRESET")]
+    #[arg(value_name = "DIR|PRESET", add = models())]
     model: String,
     /// Rank of the UNet's LoRA
     #[arg(long, value_name = "R", default_value_t = 4, value_parser = within(1i64..=4096))]

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ambiguity_models::lora::Lora;
 use ambiguity_models::params::{MemoryFormat, NamedTensors};
@@ -10,15 +11,21 @@ use ambiguity_models::safetensors::{read_safetensors, write_safetensors};
 use ambiguity_models::scheduler::{Ddim, LastStep};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use image::RgbImage;
+use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 
 use super::numbers::within;
+use super::completions::models;
+use super::samples::{Sample, SheetArgs, is_shown, parameters, write_image, write_sheet};
 use crate::context::Context;
 use crate::data::images::rgb_images;
 use crate::fs::new_folder;
 use crate::interrupt::keeping;
 use crate::policy::{Policy, PromptEmbeddings};
 use crate::rl::rollout::{NoiseSource, SeededNoise, rollout};
+use crate::run::plugins_lock;
+use crate::text::counted;
 use crate::zoo::{load_pipeline, model_folder, native_size};
 
 /// Number of latents that are decoded per call.
@@ -31,7 +38,7 @@ const DECODE_SLICE: i64 = 8;
   host sample --model tiny-art --lora runs/demo --prompt \"painting of a woman\" --count 8 --out trained")]
 pub struct SampleArgs {
     /// A diffusers folder, the name of a shipped model, or an id on the Hub
-    #[arg(long, value_name = "DIR|NAME|ID")]
+    #[arg(long, value_name = "DIR|NAME|ID", add = models())]
     model: String,
     /// A LoRA: a run's or checkpoint's folder, or a pytorch_lora_weights.safetensors
     #[arg(long, value_name = "DIR|FILE")]
@@ -84,6 +91,11 @@ pub struct SampleArgs {
     /// Write sample.safetensors too: latents, images, trajectory, and log_probs at eta > 0
     #[arg(long)]
     tensors: bool,
+    #[command(flatten)]
+    sheet: SheetArgs,
+    /// Print one JSON document about the result
+    #[arg(long)]
+    json: bool,
 }
 
 impl SampleArgs {
@@ -106,6 +118,7 @@ impl SampleArgs {
         }
         let n = self.prompts.len() * self.count;
         let mut noise = self.noise_source(shape, n)?;
+        let sheet = self.sheet.path(&self.out, n)?;
         new_folder(&self.out)?;
 
         let policy = Policy {
@@ -123,9 +136,15 @@ impl SampleArgs {
         let trajectories = sampled.map_err(|error| keeping(error, "no image was written"))?;
         bar.finish();
         let images = no_grad(|| vae.decode_latents(&trajectories.last(), DECODE_SLICE));
-        for (i, image) in rgb_images(&images_u8(&images))?.iter().enumerate() {
-            let path = self.out.join(format!("{i:04}.png"));
-            image.save(&path).with_context(|| path.display().to_string())?;
+        let plugins = self.lora.as_deref().map(trained_with).unwrap_or_default();
+        let mut samples = vec![];
+        for (i, image) in rgb_images(&images_u8(&images))?.into_iter().enumerate() {
+            let sample = self.described(i, image, (width, height), &plugins);
+            write_image(&self.out, i as u64, &sample)?;
+            samples.extend(is_shown(i).then_some(sample));
+        }
+        if let Some(sheet) = &sheet {
+            write_sheet(sheet, &self.title(), &samples, n)?;
         }
         if self.tensors {
             let mut tensors = NamedTensors::new();
@@ -137,8 +156,65 @@ impl SampleArgs {
             }
             write_safetensors(&self.out.join("sample.safetensors"), &tensors, &[])?;
         }
-        println!("{n} images of {width}×{height} in {}", self.out.display());
+        if self.json {
+            let (out, model, lora) = (&self.out, &self.model, &self.lora);
+            let document = json!({
+                "out": out, "images": n, "width": width, "height": height, "sheet": sheet, "model": model, "lora": lora,
+            });
+            println!("{document:#}");
+        } else {
+            let sheet = sheet.map_or_else(String::new, |sheet| format!("; all on {}", sheet.display()));
+            println!("{} of {width}×{height} in {}{sheet}", counted(n as u64, "image"), self.out.display());
+        }
         Ok(())
+    }
+
+    /// The title of the contact sheet: the model, and the LoRA.
+    fn title(&self) -> String {
+        let lora = self.lora.as_ref().map_or_else(String::new, |lora| format!(" with {}", lora.display()));
+        format!("{}{lora}", self.model)
+    }
+
+    /// Returns image `i` with where it is from; `plugins` are those that the LoRA was trained with.
+    fn described(&self, i: usize, image: Arc<RgbImage>, (width, height): (u32, u32), plugins: &str) -> Sample {
+        let prompt = &self.prompts[i / self.count];
+        // Given latents replace the seed.
+        let seed = match &self.latents {
+            None => self.seed.wrapping_add(i as u64).to_string(),
+            Some(latents) => format!("row {i} of {}", latents.display()),
+        };
+        let start = if self.latents.is_some() { format!("row {i}") } else { format!("seed {seed}") };
+        let lora = self.lora.as_ref().map(|lora| lora.display().to_string());
+        let scale = lora.as_ref().map(|_| self.lora_scale.to_string());
+        let version = format!("host {}", env!("CARGO_PKG_VERSION"));
+        let mut settings = vec![
+            ("Steps", self.steps.to_string()),
+            ("Sampler", "DDIM".to_owned()),
+            ("CFG scale", self.guidance.to_string()),
+            ("Seed", seed.clone()),
+            ("Size", format!("{width}x{height}")),
+            ("Model", self.model.clone()),
+            ("Eta", self.eta.to_string()),
+        ];
+        settings.extend(lora.iter().map(|lora| ("Lora", format!("{lora}: {}", self.lora_scale))));
+        settings.push(("Version", version));
+        let plugins = Some(plugins.to_owned()).filter(|plugins| !plugins.is_empty());
+        let negative = Some(self.negative_prompt.clone()).filter(|prompt| !prompt.is_empty());
+        let entries = [
+            ("prompt", Some(prompt.clone())),
+            ("negative_prompt", negative),
+            ("seed", Some(seed.clone())),
+            ("steps", Some(self.steps.to_string())),
+            ("eta", Some(self.eta.to_string())),
+            ("guidance", Some(self.guidance.to_string())),
+            ("model", Some(self.model.clone())),
+            ("lora", lora),
+            ("lora_scale", scale),
+            ("plugin", plugins),
+        ];
+        let entries = entries.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?)));
+        let texts = [parameters(prompt, &self.negative_prompt, &settings)].into_iter().chain(entries).collect();
+        Sample { image, title: format!("{start}: {prompt}"), texts }
     }
 
     /// Returns the noise from seeds, or from the given files.
@@ -173,6 +249,12 @@ impl NoiseSource for SampleNoise {
             None => self.seeded.step(step_idx, rows),
         }
     }
+}
+
+/// Returns the plugins that a LoRA was trained with, if it is in its run's folder: names and digests.
+fn trained_with(lora: &Path) -> String {
+    let locks = lora.ancestors().take(4).filter_map(|folder| plugins_lock(folder).ok());
+    locks.map(|lock| lock.in_words()).find(|words| !words.is_empty()).unwrap_or_default()
 }
 
 fn tensor_of(path: &Path, key: &str, shape: &[i64]) -> Result<Tensor> {

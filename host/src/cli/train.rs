@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::completions::{models, plugins};
 use super::run_args::{RunArgs, encoder_layers, flag, quoted, run_info};
 use crate::config::fine_tune::preset_names;
 use crate::config::{FineTuneConfig, Layer, RunConfig as _};
@@ -13,7 +14,7 @@ use crate::context::Context;
 use crate::metrics::Scorer;
 use crate::statistics::Improvement;
 use crate::tasks::fine_tune::{COMMAND, FineTune, Plan, measure};
-use crate::text::gibibytes;
+use crate::text::{counted, gibibytes};
 use crate::trainer::{Ends, Outcome, Start, Trainer};
 use crate::zoo::{model_folder, native_size};
 
@@ -29,13 +30,13 @@ const SMALL_MODEL_PIXELS: u32 = 64;
   host train --resume runs/two")]
 pub struct TrainArgs {
     /// A classifier plugin, a path or a name, with its weight if it is not 1; may be repeated
-    #[arg(long = "plugin", value_name = "P[=WEIGHT]")]
+    #[arg(long = "plugin", value_name = "P[=WEIGHT]", add = plugins())]
     plugins: Vec<String>,
     /// The base preset: paper-512, paper-256, paper-128, paper-64 or tiny-art
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(preset_names()))]
     preset: Option<String>,
     /// A diffusers folder, the name of a shipped model, or an id on the Hub
-    #[arg(long, value_name = "DIR|NAME|ID")]
+    #[arg(long, value_name = "DIR|NAME|ID", add = models())]
     model: Option<String>,
     /// The folder of an encoder that plugins ask for by name; may be repeated
     #[arg(long = "encoder", value_name = "NAME=DIR")]
@@ -143,12 +144,12 @@ fn describe(config: &FineTuneConfig, context: &Context, json: bool) -> Result<()
     }
     print!("{}", config.to_toml()?);
     eprintln!(
-        "per epoch: {} samples, {} UNet rows forward, {} forward and backward, {} optimizer steps; {} epochs",
-        plan.samples_per_epoch,
+        "per epoch: {}, {} UNet rows forward, {} forward and backward, {}; {}",
+        counted(plan.samples_per_epoch as u64, "sample"),
         plan.unet_rows_sampled_per_epoch,
         plan.unet_rows_trained_per_epoch,
-        plan.optimizer_steps_per_epoch,
-        config.train.epochs
+        counted(plan.optimizer_steps_per_epoch as u64, "optimizer step"),
+        counted(config.train.epochs, "epoch")
     );
     eprintln!(
         "memory: at least {} (frozen weights {}, LoRA and optimizer {}, trajectories {}){}",

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use ambiguity_models::lora::{LoraSpec, Targets};
 use ambiguity_models::params::MemoryFormat;
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Layer, Presets};
 use super::{
     Checkpoint, MAX_BATCH, MAX_PIXELS, MAX_STEPS, Monitor, PluginLimits, Run, RunConfig, counted, positive, within,
 };
+use crate::text::sha256_digits;
 
 /// The configuration of a fine-tuning run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,6 +93,9 @@ pub struct RewardPlugin {
     /// Factor of the plugin's reward.
     #[serde(default = "one")]
     pub weight: f64,
+    /// The SHA-256 digest that the plugin must have, in hex; none: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// The configuration that the plugin reads through its `config` import.
     #[serde(default)]
     pub config: BTreeMap<String, String>,
@@ -353,6 +357,10 @@ impl RunConfig for FineTuneConfig {
                 "the weight of plugin {source} is {}: it must be a number other than 0, at most 1e6",
                 plugin.weight
             );
+            if let Some(sha256) = &plugin.sha256 {
+                let why = |why| anyhow!("the sha256 of plugin {source} is \"{sha256}\": {why}");
+                sha256_digits(sha256).map_err(why)?;
+            }
             let twice =
                 self.reward.plugin[..i].iter().any(|other| other.source == *source && other.config == plugin.config);
             ensure!(!twice, "plugin {source} is named twice with the same config: add the weights instead");
@@ -513,6 +521,17 @@ mod tests {
             message("[train]\nepochs = \"3\"\n"),
             "run.toml:2:10: `train.epochs` is a string, it must be a whole number"
         );
+        for (text, meant) in [
+            ("epochs = 3\n", "train.epochs"),
+            ("[sample]\nlearning_rate = 1e-3\n", "train.learning_rate"),
+            ("[monitr]\nevery = 2\n", "monitor"),
+            ("[[reward.plugin]]\nsource = \"palette\"\nwieght = 2\n", "weight"),
+        ] {
+            assert!(message(text).ends_with(&format!("; did you mean `{meant}`?")), "{}", message(text));
+        }
+        assert!(message("[train]\nxyz = 1\n").contains("`train.xyz`; known here: epochs, "));
+        let pinned = "[[reward.plugin]]\nsource = \"palette\"\nsha256 = \"abc\"\n";
+        assert!(message(pinned).starts_with("the sha256 of plugin palette is \"abc\": "), "{}", message(pinned));
         assert!(message("[train\n").starts_with("run.toml: TOML parse error at line 1"));
         assert!(message("[model]\ndtype = \"f8\"\n").contains("f8"));
         assert!(message("[train]\nbatch_size = 7\n").contains("train.batch_size"));

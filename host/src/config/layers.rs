@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use crate::text::key_hint;
+use crate::text::{key_hint, nearest};
 
 /// The presets of a command by name; each consists of layers over `complete`, which contains every key.
 pub(super) struct Presets {
@@ -79,11 +79,11 @@ fn merge(base: &mut Table, over: Table) {
 /// Parses a layer and returns an error with the position of keys and types of values that the presets do not have.
 fn checked(layer: &Layer, known: &Table) -> Result<Table> {
     let parsed = DeTable::parse(&layer.text).with_context(|| layer.origin.clone())?;
-    check_table(layer, parsed.get_ref(), known, "")?;
+    check_table(layer, parsed.get_ref(), known, "", known)?;
     layer.text.parse().with_context(|| layer.origin.clone())
 }
 
-fn check_table(layer: &Layer, table: &DeTable<'_>, known: &Table, prefix: &str) -> Result<()> {
+fn check_table(layer: &Layer, table: &DeTable<'_>, known: &Table, prefix: &str, all: &Table) -> Result<()> {
     for (key, value) in table {
         let name: &str = key.get_ref();
         let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
@@ -92,11 +92,10 @@ fn check_table(layer: &Layer, table: &DeTable<'_>, known: &Table, prefix: &str) 
             continue;
         }
         let Some(wanted) = known.get(name) else {
-            let known: Vec<&str> = known.keys().map(String::as_str).collect();
-            bail!("{}: unknown key `{path}`; {}", place(layer, key.span()), key_hint(name, &known));
+            bail!("{}: unknown key `{path}`; {}", place(layer, key.span()), unknown_key_hint(name, known, all));
         };
         match (value.get_ref(), wanted) {
-            (DeValue::Table(table), Value::Table(known)) => check_table(layer, table, known, &path)?,
+            (DeValue::Table(table), Value::Table(known)) => check_table(layer, table, known, &path, all)?,
             (found, wanted) if fits(&path, found, wanted) => {}
             (found, wanted) => bail!(
                 "{}: `{path}` is {}, it must be {}",
@@ -107,6 +106,20 @@ fn check_table(layer: &Layer, table: &DeTable<'_>, known: &Table, prefix: &str) 
         }
     }
     Ok(())
+}
+
+/// Returns what to say of an unknown key in the table `known`: the most similar key there, or the key of another table of
+/// `all` whose name is more similar.
+fn unknown_key_hint(name: &str, known: &Table, all: &Table) -> String {
+    let here: Vec<&str> = known.keys().map(String::as_str).collect();
+    let similarity = nearest(name, here.iter().copied()).map_or(0.0, |(similarity, _)| similarity);
+    let tables = all.iter().filter_map(|(section, keys)| Some((section, keys.as_table()?)));
+    let elsewhere = tables.filter_map(|(section, keys)| {
+        let (similarity, key) = nearest(name, keys.keys().map(String::as_str))?;
+        Some((similarity, format!("{section}.{key}")))
+    });
+    let better = elsewhere.filter(|(other, _)| *other > similarity).max_by(|a, b| a.0.total_cmp(&b.0));
+    better.map_or_else(|| key_hint(name, &here), |(_, path)| format!("did you mean `{path}`?"))
 }
 
 fn fits(path: &str, found: &DeValue<'_>, wanted: &Value) -> bool {

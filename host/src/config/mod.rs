@@ -25,6 +25,7 @@ pub use self::fine_tune::{FineTuneConfig, OnError, RewardNormalization, RewardPl
 pub use self::gan::GanConfig;
 pub use self::layers::Layer;
 pub use self::pretrain::PretrainConfig;
+use crate::text::key_hint;
 
 /// The table `[run]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -180,6 +181,7 @@ fn of_value(error: &str, layers: &[Layer]) -> Error {
     let what = kinds.iter().fold(what, |what, (kind, words)| {
         what.strip_suffix(&format!("expected {kind}")).map_or(what.clone(), |rest| format!("{rest}expected {words}"))
     });
+    let what = unknown_field(&what).unwrap_or(what);
     let sets = |layer: &&Layer| has_key(&Value::Table(layer.text.parse().unwrap_or_default()), key);
     let origin = layers.iter().rev().find(sets).map(|layer| layer.origin.as_str());
     match origin {
@@ -189,6 +191,13 @@ fn of_value(error: &str, layers: &[Layer]) -> Error {
         None if key.is_empty() => anyhow!("{what}"),
         None => anyhow!("{key}: {what}"),
     }
+}
+
+/// Returns serde's message about a key that a list's element may not have, with the key that is meant.
+fn unknown_field(message: &str) -> Option<String> {
+    let (name, known) = message.strip_prefix("unknown field `")?.split_once("`, expected one of ")?;
+    let known: Vec<&str> = known.split(", ").map(|key| key.trim_matches('`')).collect();
+    Some(format!("unknown key `{name}`; {}", key_hint(name, &known)))
 }
 
 /// Whether a value has a key, `a.b.c`; for an array, whether one of its elements has it.

@@ -4,5 +4,6 @@
 pub mod art;
 pub mod audio;
 pub mod images;
+pub mod png;
 pub mod prompts;
 pub mod styles;

@@ -10,6 +10,7 @@ use image::RgbImage;
 use ndarray::Array2;
 use tch::{Device, Kind, Tensor, no_grad};
 
+use super::familiar::Familiar;
 use super::{Encoder, EncoderError, EncoderInfo, Encoders, Loader, SHIPPED, array};
 use crate::context::Context;
 use crate::data::prompts::warn_of_truncated;
@@ -23,6 +24,7 @@ pub struct ClipEncoder {
     preprocessor: Preprocessor,
     device: Device,
     info: EncoderInfo,
+    familiar: Option<Familiar>,
     /// Whether the log contains the warning that long texts are truncated.
     warned: Cell<bool>,
 }
@@ -42,7 +44,8 @@ impl ClipEncoder {
         clip.config.text_config.check_tokenizer(&folder.join("config.json"), &tokenizer)?;
         let preprocessor = Preprocessor::load(folder, image_size)?;
         preprocessor.check_side(folder, info.image_size)?;
-        Ok(Self { clip, tokenizer, preprocessor, device, info, warned: Cell::new(false) })
+        let familiar = Familiar::read(folder, info.dim)?;
+        Ok(Self { clip, tokenizer, preprocessor, device, info, familiar, warned: Cell::new(false) })
     }
 }
 
@@ -67,6 +70,18 @@ impl Encoder for ClipEncoder {
         let ids = self.tokenizer.encode_batch(texts);
         let ids = ids.f_to_device(self.device).map_err(ambiguity_models::Error::from)?;
         Ok(array(&no_grad(|| self.clip.embed_texts(&ids)))?)
+    }
+
+    fn familiar(&self) -> Option<&Familiar> {
+        self.familiar.as_ref()
+    }
+
+    fn unknown_words(&self, text: &str) -> Vec<String> {
+        let is_word = |letter: char| letter.is_alphanumeric();
+        let words = text.split(|letter: char| !is_word(letter)).filter(|word| !word.is_empty());
+        // A tokenizer has the words of its training as whole tokens; others become pieces.
+        let is_known = |word: &&str| self.tokenizer.id(&format!("{}</w>", word.to_lowercase())).is_some();
+        words.filter(|word| !is_known(word)).map(str::to_owned).collect()
     }
 
     fn embed_tensor(&self, images: &Tensor) -> Result<Tensor, EncoderError> {

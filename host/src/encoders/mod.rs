@@ -1,6 +1,7 @@
 //! Encoders: embeddings of images and texts, for plugins that ask for an encoder by name.
 
 mod clip;
+pub mod familiar;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Debug, Formatter};
@@ -12,6 +13,8 @@ use ndarray::{Array2, Axis};
 use tch::{Device, Kind, Tensor};
 
 pub use self::clip::ClipEncoder;
+use self::familiar::Familiar;
+use crate::text::counted;
 
 /// The name of the shipped small CLIP.
 pub const SHIPPED: &str = "tiny-art";
@@ -48,6 +51,15 @@ pub trait Encoder {
     fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError>;
     /// Returns raw projected embeddings of texts, n × dim, not normalized.
     fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError>;
+    /// Returns the distribution of the images that the encoder was trained on, if they are so few of the world's that it
+    /// matters.
+    fn familiar(&self) -> Option<&Familiar> {
+        None
+    }
+    /// Returns the words of a text that the encoder never saw in its training, if it has statistics of that.
+    fn unknown_words(&self, _text: &str) -> Vec<String> {
+        vec![]
+    }
     /// Returns embeddings, [n, dim] on the encoder's device, that are differentiable in the images, f32 [n, 3, h, w] in
     /// [0, 1], and in nothing else.
     ///
@@ -118,6 +130,48 @@ enum Entry {
 pub struct Encoders {
     entries: BTreeMap<String, Entry>,
     texts: HashMap<(String, String), Vec<f32>>,
+    /// What was embedded with each encoder that has statistics of its training.
+    seen: BTreeMap<String, Seen>,
+}
+
+/// What was embedded with an encoder.
+#[derive(Default)]
+struct Seen {
+    images: usize,
+    /// Images unlike those that the encoder was trained on.
+    unfamiliar: usize,
+    texts: usize,
+    /// Texts with words that it never saw, and the first such words.
+    strange: usize,
+    words: Vec<String>,
+}
+
+/// Number of unknown words that a sentence names.
+const NAMED_WORDS: usize = 3;
+
+impl Seen {
+    /// Returns the sentence about what `encoder` does not know, if that is at least half of what was embedded.
+    fn sentence(&self, encoder: &str) -> Option<String> {
+        let of_images = self.images > 0 && 2 * self.unfamiliar >= self.images;
+        let of_texts = self.texts > 0 && 2 * self.strange >= self.texts;
+        let images = || format!("{} of {} are unlike them", self.unfamiliar, counted(self.images as u64, "image"));
+        let texts = || {
+            let words: Vec<String> = self.words.iter().take(NAMED_WORDS).map(|word| format!("`{word}`")).collect();
+            let n = counted(self.texts as u64, "text");
+            format!("{} of {n} have words that it never saw ({})", self.strange, words.join(", "))
+        };
+        let what = match (of_images, of_texts) {
+            (true, true) => format!("{}, and {}", images(), texts()),
+            (true, false) => images(),
+            (false, true) => texts(),
+            (false, false) => return None,
+        };
+        Some(format!(
+            "the encoder `{encoder}` was trained on procedural paintings alone (`host art`), and {what}: their embeddings say \
+             little. For other images and texts use a CLIP of the world, as in `--encoder openai/clip-vit-large-patch14` of \
+             `host plugin fit`"
+        ))
+    }
 }
 
 impl Encoders {
@@ -183,7 +237,39 @@ impl Encoders {
         {
             rows.assign(&encoder.embed_images(images)?);
         }
+        if let Some(unfamiliar) = encoder.familiar().map(|familiar| familiar.n_unfamiliar(embeddings.view())) {
+            let seen = self.seen.entry(self.resolve(name)?).or_default();
+            seen.images += images.len();
+            seen.unfamiliar += unfamiliar;
+        }
         Ok(embeddings)
+    }
+
+    /// Returns what to say of what was embedded so far: for each encoder that knows little of it, a sentence with what to
+    /// use instead.
+    pub fn unfamiliar(&self) -> Vec<String> {
+        self.seen.iter().filter_map(|(name, seen)| seen.sentence(name)).collect()
+    }
+
+    /// Notes the texts that an encoder is to embed, for [`Encoders::unfamiliar`].
+    ///
+    /// # Errors
+    /// If the encoder is unknown or cannot be loaded.
+    pub fn note_texts(&mut self, name: &str, texts: &[String]) -> Result<(), EncoderError> {
+        let encoder = self.get(name)?;
+        if encoder.familiar().is_none() {
+            return Ok(());
+        }
+        let unknown: Vec<Vec<String>> = texts.iter().map(|text| encoder.unknown_words(text)).collect();
+        let seen = self.seen.entry(self.resolve(name)?).or_default();
+        seen.texts += texts.len();
+        seen.strange += unknown.iter().filter(|words| !words.is_empty()).count();
+        for word in unknown.into_iter().flatten() {
+            if seen.words.len() < NAMED_WORDS && !seen.words.contains(&word) {
+                seen.words.push(word);
+            }
+        }
+        Ok(())
     }
 
     /// Returns raw embeddings of texts, n × dim; they are cached by (encoder, text).

@@ -52,7 +52,7 @@ impl Scorer {
         let host = PluginHost::new(config.plugin.limits, cache_folder())?.on(device);
         let mut classifiers = Vec::new();
         for plugin in &config.reward.plugin {
-            let classifier = host.load(&plugin.source, plugin.config.clone())?;
+            let classifier = host.load_pinned(&plugin.source, plugin.config.clone(), plugin.sha256.as_deref())?;
             let media = &classifier.description().media;
             if !media.iter().any(|medium| medium == "image") {
                 bail!(

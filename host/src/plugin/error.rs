@@ -53,12 +53,22 @@ impl PluginError {
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// No such file exists.
-    #[error("not found{}{}", in_folders(.folders), listed(.available))]
+    #[error("not found{}{}", in_folders(.folders), choices(.similar.as_deref(), .available))]
     NotFound {
         /// The folders that were searched.
         folders: Vec<PathBuf>,
+        /// The available plugin that is meant, if one has a similar name.
+        similar: Option<String>,
         /// Names of the available plugins.
         available: Vec<String>,
+    },
+    /// The file is another one than the user named.
+    #[error("its sha256 is {found}, but it must be {expected}: get the file again, or name the digest of this one")]
+    Digest {
+        /// The file's digest.
+        found: String,
+        /// The digest that the user named.
+        expected: String,
     },
     /// A folder does not contain exactly one plugin.
     #[error("{0}")]
@@ -261,8 +271,13 @@ fn in_folders(folders: &[PathBuf]) -> String {
     if folders.is_empty() { String::new() } else { format!(" in {}", folders.join(", ")) }
 }
 
-fn listed(available: &[String]) -> String {
-    if available.is_empty() { String::new() } else { format!("; available: {}", available.join(", ")) }
+fn choices(similar: Option<&str>, available: &[String]) -> String {
+    let similar = similar.map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+    if available.is_empty() {
+        similar
+    } else {
+        format!("{similar}{} {}", if similar.is_empty() { "; available:" } else { " Available:" }, available.join(", "))
+    }
 }
 
 fn inside(functions: &[String]) -> String {

@@ -48,7 +48,7 @@ pub use self::limits::Limits;
 use self::onnx::OnnxPlugin;
 use self::wasm::Sandbox;
 use crate::encoders::Encoders;
-use crate::text::is_control;
+use crate::text::{is_control, sha256_digits};
 
 /// A loaded plugin.
 pub trait Classifier {
@@ -174,11 +174,22 @@ impl PluginHost {
 
     /// Loads a plugin by its path or name (see [`store::resolve`]), with the values of its configuration.
     pub fn load(&self, reference: &str, config: BTreeMap<String, String>) -> Result<Box<dyn Classifier>, PluginError> {
+        self.load_pinned(reference, config, None)
+    }
+
+    /// Loads a plugin as [`PluginHost::load`] does; unless it has the given digest (as [`PluginSource::sha256`]), if any,
+    /// it is refused before it is compiled or run.
+    pub fn load_pinned(
+        &self,
+        reference: &str,
+        config: BTreeMap<String, String>,
+        sha256: Option<&str>,
+    ) -> Result<Box<dyn Classifier>, PluginError> {
         let path = store::resolve(reference)?;
         let name = store::short_name(&path.to_string_lossy());
         let plugin: Box<dyn Classifier> = match is_onnx(&path) {
-            true => Box::new(OnnxPlugin::load(&name, &path, &config, &self.limits, self.device)?),
-            false => Box::new(self.sandbox.load(&name, &path, config)?),
+            true => Box::new(OnnxPlugin::load(&name, &path, &config, sha256, &self.limits, self.device)?),
+            false => Box::new(self.sandbox.load(&name, &path, config, sha256)?),
         };
         check_texts(plugin.description(), plugin.source().title.as_ref(), &plugin.inspect())
             .map_err(|fault| PluginError::new(name, fault))?;
@@ -199,6 +210,15 @@ impl PluginHost {
             check_texts(description, None, &Inspection::default()).map_err(|fault| PluginError::new(name, fault))?;
         }
         Ok(glance)
+    }
+}
+
+/// Checks a file's digest, if the user named one.
+fn check_digest(found: &str, expected: Option<&str>) -> Result<(), Fault> {
+    match expected.map(sha256_digits) {
+        Some(Ok(expected)) if expected != found => Err(Fault::Digest { found: found.to_owned(), expected }),
+        Some(Err(why)) => Err(Fault::Unusable(why)),
+        _ => Ok(()),
     }
 }
 

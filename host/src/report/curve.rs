@@ -33,32 +33,32 @@ pub struct Curve<'a> {
 impl Curve<'_> {
     /// The curve as an image of 1800 pixels in width.
     pub fn to_rgb(&self) -> RgbImage {
-        self.draw(true).to_rgb(2.0)
+        self.draw(true, WIDTH).to_rgb(2.0)
     }
 
-    /// The curve as an `svg` element without a title; its colors are the page's.
-    pub(super) fn to_svg(&self) -> String {
-        self.draw(false).to_svg()
+    /// The curve as an `svg` element of this width without a title; its colors are the page's.
+    pub(super) fn to_svg(&self, width: f32) -> String {
+        self.draw(false, width).to_svg()
     }
 
     /// Draws the curve; an image file needs its own title, a page already has one.
-    fn draw(&self, with_title: bool) -> Drawing {
-        let top = if with_title { 108.0 } else { 66.0 };
+    fn draw(&self, with_title: bool, width: f32) -> Drawing {
+        let mut plot = Plot { shapes: Vec::new(), last_epoch: self.last_epoch(), width };
+        let legend = self.legend(&mut plot, if with_title { 60.0 } else { 18.0 });
+        let top = legend + 48.0;
         let with_diversity = !self.shares().is_empty();
         let reward_bottom = top + 320.0;
         let bottom = if with_diversity { reward_bottom + 168.0 } else { reward_bottom };
-        let mut plot = Plot { shapes: Vec::new(), last_epoch: self.last_epoch() };
         if with_title {
             plot.text((LEFT, 32.0), Anchor::Start, 18.0, Weight::Bold, Ink::Text, self.title.clone());
         }
-        self.legend(&mut plot, top - 48.0);
         self.reward_panel(&mut plot, top, reward_bottom);
         if with_diversity {
             self.diversity_panel(&mut plot, reward_bottom + 58.0, bottom);
         }
         plot.epoch_axis(bottom);
         Drawing {
-            width: WIDTH as u32,
+            width: width as u32,
             height: (bottom + 58.0) as u32,
             shapes: plot.shapes,
             description: format!("{}: monitor reward and diversity by epoch", self.title),
@@ -87,21 +87,27 @@ impl Curve<'_> {
         self.monitors().map(|(epoch, monitor)| (epoch, monitor.diversity / first.diversity)).collect()
     }
 
-    fn legend(&self, plot: &mut Plot, y: f32) {
-        let mut x = LEFT;
+    /// Draws the legend with its first baseline at `y`, and returns its last.
+    fn legend(&self, plot: &mut Plot, y: f32) -> f32 {
+        let (mut x, mut y) = (LEFT, y);
         let mut entry = |plot: &mut Plot, ink: Ink, line: bool, words: &str| {
+            let length = 28.0 + text::width(words, 12.5, Weight::Regular);
+            if x > LEFT && x + length > plot.width {
+                (x, y) = (LEFT, y + LEGEND_LINE);
+            }
             let middle = y - 4.5;
             if line {
                 plot.line(vec![(x, middle), (x + 20.0, middle)], ink, 2.5, None);
             }
             plot.dot((x + 10.0, middle), if line { 4.0 } else { 2.6 }, ink, None);
             plot.text((x + 28.0, y), Anchor::Start, 12.5, Weight::Regular, Ink::Muted, words.to_owned());
-            x += 28.0 + text::width(words, 12.5, Weight::Regular) + 28.0;
+            x += length + 28.0;
         };
         entry(plot, Ink::Reward, true, "fixed prompts and noise, ±2 standard errors");
         if self.training().next().is_some() {
             entry(plot, Ink::Training, false, "the epoch's own samples");
         }
+        y
     }
 
     fn reward_panel(&self, plot: &mut Plot, top: f32, bottom: f32) {
@@ -116,12 +122,12 @@ impl Curve<'_> {
         let range = shown.map_or(range, |upper_bound| range.including(upper_bound.reward)).padded();
         let y = |value: f64| bottom - range.share(value) * (bottom - top);
 
-        plot.panel_axis(&range, "mean reward", y);
+        plot.panel_axis(&range, "mean reward", TITLE_LIFT, y);
         if let Some(upper_bound) = upper_bound {
             let words = format!("upper bound {} = {}", upper_bound.formula, number(upper_bound.reward, decimals));
             if shown.is_some() {
                 plot.line(
-                    vec![(LEFT, y(upper_bound.reward)), (RIGHT, y(upper_bound.reward))],
+                    vec![(LEFT, y(upper_bound.reward)), (plot.right(), y(upper_bound.reward))],
                     Ink::UpperBound,
                     1.5,
                     Some([6.0, 5.0]),
@@ -171,7 +177,7 @@ impl Curve<'_> {
             plot.tick(y(tick), format!("{} %", tick * 100.0), tick == 0.0);
         }
         if let Some(limit) = self.min_diversity.filter(|limit| *limit > 0.0) {
-            plot.line(vec![(LEFT, y(limit)), (RIGHT, y(limit))], Ink::Limit, 1.5, Some([6.0, 5.0]));
+            plot.line(vec![(LEFT, y(limit)), (plot.right(), y(limit))], Ink::Limit, 1.5, Some([6.0, 5.0]));
             let at = (LEFT + 8.0, y(limit) - 7.0);
             let words = format!("limit {} %", number(limit * 100.0, 0));
             plot.text(at, Anchor::Start, 12.5, Weight::Regular, Ink::Limit, words);
@@ -193,22 +199,40 @@ impl Curve<'_> {
     }
 }
 
-/// The drawing's width, and the left and right edges of the panels.
+/// The width of drawings for image files and wide screens, and that for narrow screens.
 pub(super) const WIDTH: f32 = 900.0;
+pub(super) const NARROW: f32 = 400.0;
+/// The left edge of the panels.
 pub(super) const LEFT: f32 = 68.0;
-pub(super) const RIGHT: f32 = WIDTH - 92.0;
+/// Room for the newest values, right of the panels.
+const VALUES: f32 = 92.0;
+/// Distance of a panel's title from the panel.
+pub(super) const TITLE_LIFT: f32 = 12.0;
+/// Distance of the lines of a legend.
+pub(super) const LEGEND_LINE: f32 = 20.0;
 
 /// Shapes on the common epoch axis.
 pub(super) struct Plot {
     pub(super) shapes: Vec<Shape>,
     pub(super) last_epoch: u64,
+    pub(super) width: f32,
 }
 
 impl Plot {
+    /// The right edge of the panels.
+    pub(super) fn right(&self) -> f32 {
+        self.width - VALUES
+    }
+
+    /// Whether there is little room beside the panels' titles.
+    pub(super) fn is_narrow(&self) -> bool {
+        self.width <= NARROW
+    }
+
     pub(super) fn x(&self, epoch: u64) -> f32 {
         /// Distance of the first and last points from the panel's edges.
         const INSET: f32 = 8.0;
-        LEFT + INSET + (RIGHT - LEFT - 2.0 * INSET) * (epoch as f64 / self.last_epoch as f64) as f32
+        LEFT + INSET + (self.right() - LEFT - 2.0 * INSET) * (epoch as f64 / self.last_epoch as f64) as f32
     }
 
     pub(super) fn line(&mut self, points: Vec<(f32, f32)>, ink: Ink, width: f32, dash: Option<[f32; 2]>) {
@@ -231,27 +255,29 @@ impl Plot {
 
     pub(super) fn tick(&mut self, y: f32, label: String, is_axis: bool) {
         let y = y.round();
-        self.line(vec![(LEFT, y), (RIGHT, y)], if is_axis { Ink::Axis } else { Ink::Grid }, 1.0, None);
+        self.line(vec![(LEFT, y), (self.right(), y)], if is_axis { Ink::Axis } else { Ink::Grid }, 1.0, None);
         self.text((LEFT - 10.0, y + 4.5), Anchor::End, 12.5, Weight::Regular, Ink::Muted, label);
     }
 
-    pub(super) fn panel_axis(&mut self, range: &Range, name: &str, y: impl Fn(f64) -> f32) {
+    /// Draws a panel's axis and, `lift` above the panel, its name.
+    pub(super) fn panel_axis(&mut self, range: &Range, name: &str, lift: f32, y: impl Fn(f64) -> f32) {
         let (ticks, decimals) = range.ticks(8);
         for tick in ticks {
             self.tick(y(tick), number(tick, decimals), false);
         }
-        self.text((LEFT, y(range.high) - 12.0), Anchor::Start, 12.5, Weight::Regular, Ink::Muted, name.to_owned());
+        self.text((LEFT, y(range.high) - lift), Anchor::Start, 12.5, Weight::Regular, Ink::Muted, name.to_owned());
     }
 
     pub(super) fn epoch_axis(&mut self, bottom: f32) {
-        self.line(vec![(LEFT, bottom), (RIGHT, bottom)], Ink::Axis, 1.0, None);
-        let (ticks, _) = Range { low: 0.0, high: self.last_epoch as f64 }.ticks(10);
+        self.line(vec![(LEFT, bottom), (self.right(), bottom)], Ink::Axis, 1.0, None);
+        let max_ticks = if self.is_narrow() { 5 } else { 10 };
+        let (ticks, _) = Range { low: 0.0, high: self.last_epoch as f64 }.ticks(max_ticks);
         for epoch in ticks.into_iter().filter(|tick| tick.fract() == 0.0) {
             let x = self.x(epoch as u64);
             self.line(vec![(x, bottom), (x, bottom + 5.0)], Ink::Axis, 1.0, None);
             self.text((x, bottom + 21.0), Anchor::Middle, 12.5, Weight::Regular, Ink::Muted, number(epoch, 0));
         }
-        let middle = (LEFT + RIGHT) / 2.0;
+        let middle = (LEFT + self.right()) / 2.0;
         self.text((middle, bottom + 44.0), Anchor::Middle, 12.5, Weight::Regular, Ink::Muted, "epoch".to_owned());
     }
 }
@@ -345,8 +371,8 @@ mod tests {
     #[test]
     fn a_far_upper_bound_is_named_but_does_not_flatten_the_curve() {
         let records = records(&[(0, -4.0, 0.5), (10, -3.99, 0.48)]);
-        assert!(curve(&records, -1.0).to_svg().contains("↑ upper bound −ln 27 = −1.000"));
-        assert!(curve(&records, -3.985).to_svg().contains(">upper bound −ln 27 = −3.985<"));
+        assert!(curve(&records, -1.0).to_svg(WIDTH).contains("↑ upper bound −ln 27 = −1.000"));
+        assert!(curve(&records, -3.985).to_svg(NARROW).contains(">upper bound −ln 27 = −3.985<"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::config::FineTuneConfig;
 use crate::run::PluginsLock;
 use crate::run::record::{FineTuneMonitor, FineTuneRecord};
 use crate::statistics::Improvement;
-use crate::text::{counted, decimals, number};
+use crate::text::{counted, decimals, number, signed};
 
 /// An improvement below this number of standard errors may be chance.
 const CLEAR_IMPROVEMENT: f64 = 3.0;
@@ -82,7 +82,7 @@ impl<'a> FineTune<'a> {
     pub(super) fn tiles(&self) -> Vec<Tile> {
         let Some((first, _, last)) = self.ends() else { return Vec::new() };
         let improvement = improvement(first, last);
-        let decimals = decimals(improvement.mean);
+        let decimals = decimals_of(&improvement);
         let mut tiles = vec![Tile {
             label: "Reward",
             value: number(last.reward_mean, decimals),
@@ -90,15 +90,18 @@ impl<'a> FineTune<'a> {
             tone: "",
         }];
         if let Some(errors) = improvement.standard_errors() {
+            let value = signed(improvement.mean, decimals);
             tiles.push(Tile {
                 label: "Improvement",
-                value: signed(improvement.mean, decimals),
+                value: value.clone(),
                 note: format!(
                     "{} standard errors{}",
                     number(errors, 1),
                     if improvement.paired { ", paired" } else { "" }
                 ),
                 tone: match errors {
+                    // A change that is shown as zero is none, however surely it is measured.
+                    _ if !value.starts_with(['+', '−']) => "",
                     errors if errors >= CLEAR_IMPROVEMENT => "good",
                     errors if errors <= -CLEAR_IMPROVEMENT => "bad",
                     _ => "",
@@ -137,7 +140,7 @@ impl<'a> FineTune<'a> {
             return vec!["The fixed samples were not yet scored after training began.".to_owned()];
         };
         let improvement = improvement(first, last);
-        let decimals = decimals(improvement.mean);
+        let decimals = decimals_of(&improvement);
         let n = last.rewards.len();
         let samples = if n > 0 { format!("{n} fixed samples") } else { "the fixed samples".to_owned() };
         let errors = improvement.standard_errors();
@@ -212,12 +215,12 @@ fn improvement(first: &FineTuneMonitor, last: &FineTuneMonitor) -> Improvement {
     Improvement { mean: last.reward_mean - first.reward_mean, sem, paired: false }
 }
 
+/// The number of decimals of rewards: those of the change, but no more than its standard error has.
+fn decimals_of(improvement: &Improvement) -> usize {
+    decimals(improvement.mean.abs().max(improvement.sem.unwrap_or(0.0)))
+}
+
 /// The last diversity in percent of the first.
 fn diversity_share(first: &FineTuneMonitor, last: &FineTuneMonitor) -> Option<f64> {
     (first.diversity > 0.0).then(|| 100.0 * last.diversity / first.diversity)
-}
-
-fn signed(value: f64, decimals: usize) -> String {
-    let text = number(value, decimals);
-    if value > 0.0 { format!("+{text}") } else { text }
 }

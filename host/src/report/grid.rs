@@ -4,10 +4,12 @@ use std::borrow::Cow;
 
 use image::RgbImage;
 use image::imageops::{self, FilterType};
+use serde::{Deserialize, Serialize};
 
 use super::canvas::text::{self, Weight};
 use super::canvas::{Anchor, Canvas, GROUND, HEADER, INK, MARGIN, MAX_WIDTH, MIN_WIDTH, MUTED, Rgba};
-use crate::text::{decimals, number};
+use crate::data::png::Sheet;
+use crate::text::{decimals, number, signed};
 
 const BETTER: Rgba = [0x0b, 0x80, 0x52, 255];
 const WORSE: Rgba = [0xb4, 0x2a, 0x36, 255];
@@ -43,8 +45,49 @@ pub struct Values<'a> {
     pub count: usize,
 }
 
+/// The name of the text in a sheet's file that contains its [`Layout`].
+pub(super) const LAYOUT: &str = "layout";
+
+/// Where the images of a sheet are and what is said of each, as a sheet's file contains it, for a page that arranges them
+/// itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Layout {
+    /// The right end of the header.
+    pub(super) note: String,
+    /// The images; of a comparison, those of one prompt and noise follow each other: untrained, trained.
+    pub(super) cells: Vec<Placed>,
+}
+
+/// An image on a sheet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Placed {
+    /// Left, top, width and height in pixels.
+    pub(super) at: [u32; 4],
+    pub(super) title: String,
+    pub(super) value: String,
+    /// The change of the value by training.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) change: String,
+}
+
+impl Layout {
+    fn sheet(self, image: RgbImage) -> Sheet {
+        let json = serde_json::to_string(&self).expect("texts and numbers serialize");
+        Sheet { image, texts: vec![(LAYOUT.to_owned(), json)] }
+    }
+}
+
 /// Draws the contact sheet of an epoch: each image with its value and prompt under it.
-pub fn contact_sheet(epoch: u64, cells: &[Cell], values: Values<'_>) -> RgbImage {
+pub fn contact_sheet(epoch: u64, cells: &[Cell], values: Values<'_>) -> Sheet {
+    let name = if epoch == 0 { "epoch 0, untrained".to_owned() } else { format!("epoch {epoch}") };
+    let decimals = decimals_of(cells.iter().filter_map(|cell| cell.value));
+    let Values { name: of, mean, count } = values;
+    let of_all = if cells.len() < count { format!(" of all {count}:") } else { String::new() };
+    titled_sheet(&name, &format!("mean {of}{of_all} {}", number(mean, decimals)), cells)
+}
+
+/// Draws a contact sheet with a header of two texts: each image with its value and prompt under it.
+pub fn titled_sheet(name: &str, note: &str, cells: &[Cell]) -> Sheet {
     let smallest = smallest_side(cells.len());
     let images: Vec<_> = cells.iter().map(|cell| Scaled::new(&cell.image, smallest)).collect();
     let (cell_width, cell_height) = largest(images.iter(), smallest);
@@ -58,16 +101,17 @@ pub fn contact_sheet(epoch: u64, cells: &[Cell], values: Values<'_>) -> RgbImage
     let height = HEADER + rows * (cell_height + words + GAP) - GAP + MARGIN;
     let mut canvas = Canvas::new(width, height, 1.0, GROUND);
 
-    let name = if epoch == 0 { "epoch 0, untrained".to_owned() } else { format!("epoch {epoch}") };
+    canvas.header(width, name, note);
     let decimals = decimals_of(cells.iter().filter_map(|cell| cell.value));
-    let Values { name: of, mean, count } = values;
-    let of_all = if cells.len() < count { format!(" of all {count}:") } else { String::new() };
-    canvas.header(width, &name, &format!("mean {of}{of_all} {}", number(mean, decimals)));
+    let mut layout = Layout { note: note.to_owned(), cells: vec![] };
 
     for (i, ((cell, image), title)) in cells.iter().zip(&images).zip(&titles).enumerate() {
         let x = MARGIN + (i as u32 % columns) * (cell_width + GAP);
         let y = HEADER + (i as u32 / columns) * (cell_height + words + GAP);
         canvas.image(x, y, &image.image, image.factor);
+        let (side, value) = (image.size(), cell.value.map_or_else(String::new, |value| number(value, decimals)));
+        let at = [x, y, side.0, side.1];
+        layout.cells.push(Placed { at, title: cell.title.clone(), value, change: String::new() });
         let mut baseline = y + cell_height + LINE;
         if let Some(value) = cell.value {
             let at = (x as f32, baseline as f32);
@@ -79,7 +123,7 @@ pub fn contact_sheet(epoch: u64, cells: &[Cell], values: Values<'_>) -> RgbImage
             baseline += LINE;
         }
     }
-    canvas.into_rgb()
+    layout.sheet(canvas.into_rgb())
 }
 
 /// Draws images of the same prompts and noise in two rows, `untrained` and `trained`, with the reward under each.
@@ -87,21 +131,16 @@ pub fn contact_sheet(epoch: u64, cells: &[Cell], values: Values<'_>) -> RgbImage
 /// `before`, `after`, `titles` and `rewards`, (before, after), correspond by index; `rewards` may be empty. Rewards
 /// without an image are included in the header's mean, so that a few images can represent all samples. Columns that do
 /// not fit are continued below.
-pub fn compare(
-    before: &[RgbImage],
-    after: &[RgbImage],
-    titles: &[impl AsRef<str>],
-    rewards: &[(f64, f64)],
-) -> RgbImage {
+pub fn compare(before: &[RgbImage], after: &[RgbImage], titles: &[impl AsRef<str>], rewards: &[(f64, f64)]) -> Sheet {
     const LABELS: u32 = 92;
     let count = before.len().min(after.len());
     let smallest = smallest_side(count);
     let rows =
         [before, after].map(|row| row[..count].iter().map(|image| Scaled::new(image, smallest)).collect::<Vec<_>>());
     let (cell_width, cell_height) = largest(rows.iter().flatten(), smallest);
-    let titles: Vec<_> =
-        (0..count).map(|i| titles.get(i).map_or(Vec::new(), |title| title_lines(title.as_ref(), cell_width))).collect();
-    let title_height = titles.iter().map(Vec::len).max().unwrap_or(0) as u32 * LINE + 4;
+    let titles: Vec<&str> = (0..count).map(|i| titles.get(i).map_or("", |title| title.as_ref())).collect();
+    let lines_of: Vec<_> = titles.iter().map(|title| title_lines(title, cell_width)).collect();
+    let title_height = lines_of.iter().map(Vec::len).max().unwrap_or(0) as u32 * LINE + 4;
     let row_height = cell_height + if rewards.is_empty() { 10 } else { LINE + 10 };
     let block_height = title_height + 2 * row_height + GAP;
 
@@ -116,9 +155,11 @@ pub fn compare(
     let decimals = decimals_of(rewards.iter().flat_map(|reward| [reward.0, reward.1]));
     let means =
         means.map(|(from, to)| format!("mean reward{of_all}: {} → {}", number(from, decimals), number(to, decimals)));
-    canvas.header(width, "same prompts, same noise", &means.unwrap_or_default());
+    let note = means.unwrap_or_default();
+    canvas.header(width, "same prompts, same noise", &note);
+    let mut layout = Layout { note, cells: vec![] };
 
-    for (i, lines) in titles.iter().enumerate() {
+    for (i, lines) in lines_of.iter().enumerate() {
         let (block, column) = (i as u32 / columns, i as u32 % columns);
         let x = MARGIN + LABELS + column * (cell_width + GAP);
         let top = HEADER + block * block_height + title_height;
@@ -132,20 +173,29 @@ pub fn compare(
                 let at = ((x - 14) as f32, (y + cell_height / 2 + 5) as f32);
                 canvas.text(at, Anchor::End, SIZE, Weight::Bold, INK, name);
             }
-            canvas.image(x, y, &rows[row][i].image, rows[row][i].factor);
-            let Some(&(from, to)) = rewards.get(i) else { continue };
-            let baseline = (y + cell_height + LINE) as f32;
-            let value = number(if row == 0 { from } else { to }, decimals);
-            canvas.text((x as f32, baseline), Anchor::Start, SIZE, Weight::Bold, INK, &value);
-            if row == 1 {
-                let change = number(to - from, decimals);
-                let (change, ink) = if to >= from { (format!("+{change}"), BETTER) } else { (change, WORSE) };
-                let right = (x + cell_width) as f32;
-                canvas.text((right, baseline), Anchor::End, SIZE, Weight::Regular, ink, &change);
+            let image = &rows[row][i];
+            canvas.image(x, y, &image.image, image.factor);
+            let (side, title) = (image.size(), titles[i].to_owned());
+            let mut placed = Placed { at: [x, y, side.0, side.1], title, value: String::new(), change: String::new() };
+            if let Some(&(from, to)) = rewards.get(i) {
+                let baseline = (y + cell_height + LINE) as f32;
+                placed.value = number(if row == 0 { from } else { to }, decimals);
+                canvas.text((x as f32, baseline), Anchor::Start, SIZE, Weight::Bold, INK, &placed.value);
+                if row == 1 {
+                    placed.change = signed(to - from, decimals);
+                    let ink = match placed.change.chars().next() {
+                        Some('+') => BETTER,
+                        Some('−') => WORSE,
+                        _ => MUTED,
+                    };
+                    let right = (x + cell_width) as f32;
+                    canvas.text((right, baseline), Anchor::End, SIZE, Weight::Regular, ink, &placed.change);
+                }
             }
+            layout.cells.push(placed);
         }
     }
-    canvas.into_rgb()
+    layout.sheet(canvas.into_rgb())
 }
 
 /// An image to be drawn with `factor` × `factor` pixels for each of its own.
@@ -231,7 +281,7 @@ mod tests {
 
     #[test]
     fn small_images_are_scaled_up_whole_and_all_are_there() {
-        let sheet = contact_sheet(12, &cells(12, 64), VALUES);
+        let sheet = contact_sheet(12, &cells(12, 64), VALUES).image;
         for i in 0..12 {
             assert_eq!(count_exact(&sheet, [200, 30, i]), 192 * 192, "image {i}");
         }
@@ -241,7 +291,7 @@ mod tests {
     #[test]
     fn large_images_are_scaled_down_and_odd_counts_fit() {
         for (count, size) in [(1, 512), (7, 512), (5, 16), (30, 64)] {
-            let sheet = contact_sheet(0, &cells(count, size), VALUES);
+            let sheet = contact_sheet(0, &cells(count, size), VALUES).image;
             assert!(sheet.width() <= MAX_WIDTH && sheet.height() > HEADER, "{count} of {size}");
             assert!(count_exact(&sheet, [200, 30, count as u8 - 1]) >= 128 * 128);
         }
@@ -249,17 +299,57 @@ mod tests {
 
     #[test]
     fn an_empty_sheet_is_still_an_image() {
-        assert!(contact_sheet(1, &[], VALUES).width() > 0);
-        assert!(compare(&[], &[], &[] as &[&str], &[]).width() > 0);
+        assert!(contact_sheet(1, &[], VALUES).image.width() > 0);
+        assert!(compare(&[], &[], &[] as &[&str], &[]).image.width() > 0);
     }
 
     #[test]
     fn a_comparison_has_both_rows_and_continues_below() {
         let before = vec![RgbImage::from_pixel(64, 64, Rgb([255, 0, 0])); 16];
         let after = vec![RgbImage::from_pixel(64, 64, Rgb([0, 0, 255])); 16];
-        let image = compare(&before, &after, &["a man"; 16], &[(-4.0, -3.5); 64]);
+        let image = compare(&before, &after, &["a man"; 16], &[(-4.0, -3.5); 64]).image;
         assert_eq!(count_exact(&image, [255, 0, 0]), 16 * 128 * 128);
         assert_eq!(count_exact(&image, [0, 0, 255]), 16 * 128 * 128);
         assert!(image.width() <= MAX_WIDTH && image.height() > 4 * 128);
+    }
+
+    fn layout(sheet: &Sheet) -> Layout {
+        let (_, json) = sheet.texts.iter().find(|(name, _)| name == LAYOUT).expect("a sheet has a layout");
+        serde_json::from_str(json).expect("it is JSON")
+    }
+
+    #[test]
+    fn a_layout_says_where_the_images_are() {
+        let sheet = contact_sheet(3, &cells(7, 64), VALUES);
+        for (i, placed) in layout(&sheet).cells.iter().enumerate() {
+            let [x, y, width, height] = placed.at;
+            let corners = [(x, y), (x + width - 1, y + height - 1)];
+            assert!(corners.iter().all(|&(x, y)| sheet.image.get_pixel(x, y).0 == [200, 30, i as u8]), "{placed:?}");
+            assert_eq!(placed.title, format!("a painting of a man, number {i}"));
+        }
+        let [before, after] = [[255, 0, 0], [0, 0, 255]].map(|color| vec![RgbImage::from_pixel(64, 32, Rgb(color)); 3]);
+        let sheet = compare(&before, &after, &["a man"; 3], &[(-4.0, -3.5), (-3.5, -4.0), (-3.5, -3.500_01)]);
+        let cells = layout(&sheet).cells;
+        for (i, placed) in cells.iter().enumerate() {
+            let [x, y, width, height] = placed.at;
+            let color = if i % 2 == 0 { [255, 0, 0] } else { [0, 0, 255] };
+            assert_eq!(sheet.image.get_pixel(x, y).0, color);
+            assert_eq!(sheet.image.get_pixel(x + width - 1, y + height - 1).0, color);
+        }
+        let changes: Vec<&str> = cells.iter().map(|cell| cell.change.as_str()).collect();
+        assert_eq!(changes, ["", "+0.500", "", "−0.500", "", "0.000"], "what is rounded to zero has no sign");
+    }
+
+    #[test]
+    fn a_change_that_is_rounded_to_zero_is_neither_green_nor_red() {
+        let image = || vec![RgbImage::from_pixel(64, 64, Rgb([9; 3])); 2];
+        let inked = |rewards: [(f64, f64); 2], ink: Rgba| {
+            let sheet = compare(&image(), &image(), &["a man"; 2], &rewards).image;
+            count_exact(&sheet, [ink[0], ink[1], ink[2]])
+        };
+        let clear = [(-4.0, -3.5), (-3.5, -4.0)];
+        assert!(inked(clear, BETTER) > 0 && inked(clear, WORSE) > 0);
+        let none = [(-4.0, -4.000_01), (-3.0, -2.999_99)];
+        assert_eq!((inked(none, BETTER), inked(none, WORSE)), (0, 0));
     }
 }

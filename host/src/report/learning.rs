@@ -6,7 +6,7 @@ use image::RgbImage;
 use super::Tile;
 use super::canvas::Anchor;
 use super::canvas::text::{self, Weight};
-use super::curve::{LEFT, Plot, RIGHT, Range, WIDTH};
+use super::curve::{LEFT, LEGEND_LINE, Plot, Range, TITLE_LIFT, WIDTH};
 use super::drawing::{Drawing, Ink};
 use crate::config::GanConfig;
 use crate::config::gan::OWN_HEAD;
@@ -19,6 +19,8 @@ use crate::text::{NO_BREAK_SPACE, decimals, number};
 /// Height of a panel, and distance from one panel to the next.
 const PANEL: f32 = 170.0;
 const STRIDE: f32 = PANEL + 62.0;
+/// Distance of the names of two series, in which the dot of the second is.
+const NAME_GAP: f32 = 34.0;
 /// Font size of the last value of a series.
 const VALUE_SIZE: f32 = 13.0;
 
@@ -275,30 +277,32 @@ impl Learning {
 
     /// The curves as an image of 1800 pixels in width.
     pub(super) fn to_rgb(&self) -> RgbImage {
-        self.draw(true).to_rgb(2.0)
+        self.draw(true, WIDTH).to_rgb(2.0)
     }
 
-    /// The curves as an `svg` element without a title.
-    pub(super) fn to_svg(&self) -> String {
-        self.draw(false).to_svg()
+    /// The curves as an `svg` element of this width without a title.
+    pub(super) fn to_svg(&self, width: f32) -> String {
+        self.draw(false, width).to_svg()
     }
 
-    fn draw(&self, with_title: bool) -> Drawing {
-        let top = if with_title { 96.0 } else { 44.0 };
-        let mut plot = Plot { shapes: Vec::new(), last_epoch: self.last_epoch };
+    fn draw(&self, with_title: bool, width: f32) -> Drawing {
+        let mut plot = Plot { shapes: Vec::new(), last_epoch: self.last_epoch, width };
+        // On a narrow drawing the names of the series have a line of their own.
+        let names = if plot.is_narrow() { LEGEND_LINE } else { 0.0 };
+        let (top, stride) = (names + if with_title { 96.0 } else { 44.0 }, STRIDE + names);
         if with_title {
             plot.text((LEFT, 32.0), Anchor::Start, 18.0, Weight::Bold, Ink::Text, self.title.clone());
         }
         let mut bottom = top + PANEL;
         for (i, panel) in self.panels.iter().enumerate() {
-            let top = top + i as f32 * STRIDE;
+            let top = top + i as f32 * stride;
             bottom = top + PANEL;
             panel.draw(&mut plot, top, bottom);
         }
         plot.epoch_axis(bottom);
         let titles: Vec<_> = self.panels.iter().map(|panel| panel.title).collect();
         Drawing {
-            width: WIDTH as u32,
+            width: width as u32,
             height: (bottom + 58.0) as u32,
             shapes: plot.shapes,
             description: format!("{} by epoch: {}", self.title, titles.join(", ")),
@@ -341,6 +345,12 @@ fn ambiguity(classifier: &str, records: &[GanRecord], first: &GanMonitor, last: 
 }
 
 impl Panel {
+    /// The width of the names of the series, each with its dot before it.
+    fn names_width(&self) -> f32 {
+        let widths = self.series.iter().map(|series| text::width(series.name, 12.5, Weight::Regular) + NAME_GAP);
+        widths.sum::<f32>() - NAME_GAP / 2.0
+    }
+
     fn draw(&self, plot: &mut Plot, top: f32, bottom: f32) {
         let factor = if self.percent { 100.0 } else { 1.0 };
         let values = self.series.iter().flat_map(|series| &series.points).map(|(_, value)| factor * value);
@@ -349,18 +359,22 @@ impl Panel {
         let range = if self.percent { Range { low: 0.0, high: range.high.max(1.0) } } else { range };
         let y = |value: f64| bottom - range.share(factor * value) * (bottom - top);
         let unit = if self.percent { ", %" } else { "" };
-        plot.panel_axis(&range, &format!("{}{unit}", self.title), |value| bottom - range.share(value) * (bottom - top));
+        let (lift, mut x) = match plot.is_narrow() {
+            true => (TITLE_LIFT + LEGEND_LINE, LEFT + self.names_width()),
+            false => (TITLE_LIFT, plot.right()),
+        };
+        let title = format!("{}{unit}", self.title);
+        plot.panel_axis(&range, &title, lift, |value| bottom - range.share(value) * (bottom - top));
         if let Some((level, words, ink)) = &self.level {
-            plot.line(vec![(LEFT, y(*level)), (RIGHT, y(*level))], *ink, 1.5, Some([6.0, 5.0]));
+            plot.line(vec![(LEFT, y(*level)), (plot.right(), y(*level))], *ink, 1.5, Some([6.0, 5.0]));
             // Below the line: curves start at such a level, and then increase, more often than they end there.
             plot.text((LEFT + 8.0, y(*level) + 15.0), Anchor::Start, 12.5, Weight::Regular, *ink, words.clone());
         }
-        let mut x = RIGHT;
         for series in self.series.iter().rev() {
             let width = text::width(series.name, 12.5, Weight::Regular);
             plot.text((x, top - 12.0), Anchor::End, 12.5, Weight::Regular, series.ink, series.name.to_owned());
             plot.dot((x - width - 9.0, top - 16.5), 4.0, series.ink, None);
-            x -= width + 34.0;
+            x -= width + NAME_GAP;
         }
         let decimals = if self.percent { 1 } else { decimals(range.high - range.low) };
         for series in &self.series {
@@ -444,7 +458,7 @@ mod tests {
         let own_head = "own head is 3.500 (at its highest, in epoch 2, 3.500), where ln 27 = 3.296 is the minimum";
         assert!(result.contains(own_head), "{result}");
         assert_eq!(learning.tiles.len(), 3);
-        assert!(learning.to_svg().contains("minimum: ln 27"));
+        assert!(learning.to_svg(WIDTH).contains("minimum: ln 27"));
         assert_eq!(learning.to_rgb().width(), 1800);
     }
 }

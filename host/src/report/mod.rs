@@ -26,15 +26,18 @@ use minijinja::{Environment, context};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use self::curve::{NARROW, WIDTH};
 use self::fine_tune::FineTune;
+use self::grid::{LAYOUT, Layout, Placed};
 use self::learning::Learning;
 use crate::config::gan::LossForm;
 use crate::config::{FineTuneConfig, GanConfig};
+use crate::data::png;
 use crate::fs::FileError;
 use crate::run::record::{
     ClassifierRecord, ClipMonitor, FineTuneRecord, GanRecord, Pace, PretrainRecord, Record, UNetMonitor, VaeMonitor,
 };
-use crate::run::{self, BEFORE_AFTER, CONFUSION, PluginsLock, RunError, RunInfo, encode_png};
+use crate::run::{self, BEFORE_AFTER, CONFUSION, PluginsLock, RunError, RunInfo};
 use crate::text::{counted, number};
 
 /// The page's file in the run's folder.
@@ -64,7 +67,8 @@ pub struct Written {
 pub fn write(run: &Path) -> anyhow::Result<Written> {
     let page = Page::read(run)?;
     let (name, image) = page.curve_image();
-    let png = encode_png(&run.join(name), &image)?;
+    let failed = |source| RunError::Image { path: run.join(name), source };
+    let png = png::encode(&image, &[png::software()]).map_err(failed)?;
     let curve = run::write_report_file(run, name, &png)?;
     let report = run::write_report_file(run, FILE, page.render(run)?.as_bytes())?;
     Ok(Written { report, curve })
@@ -116,11 +120,26 @@ struct PluginRow {
     weight: String,
 }
 
-/// A contact sheet.
+/// A sheet of images.
 #[derive(Serialize)]
 struct Sheet {
     epoch: u64,
     uri: String,
+    note: String,
+    /// The images on it, if the file says where they are; else the page shows the file.
+    thumbs: Vec<Thumb>,
+}
+
+/// An image of a sheet, as a part of the sheet's file.
+#[derive(Serialize)]
+struct Thumb {
+    /// The style that cuts it out: sizes and positions in percent.
+    style: String,
+    title: String,
+    value: String,
+    change: String,
+    /// `good`, `bad` or empty.
+    tone: &'static str,
 }
 
 /// The share of one part in the time.
@@ -272,22 +291,28 @@ impl Page {
         let mut templates = Environment::new();
         templates.add_template("report.html", include_str!("report.html"))?;
         let sheets = run::sheets(run)?;
-        let image = |name: &str| run::image(run, name).map(|path| data_uri(&path)).transpose();
-        let (tiles, result, curve, curve_title) = match self.view() {
-            View::FineTune(view) => (view.tiles(), view.result(), view.curve().to_svg(), "Reward by epoch"),
+        let image = |name: &str| run::image(run, name).map(|path| Sheet::read(0, &path)).transpose();
+        let curves = |to_svg: &dyn Fn(f32) -> String| [to_svg(WIDTH), to_svg(NARROW)];
+        let (tiles, result, curves, curve_title) = match self.view() {
+            View::FineTune(view) => {
+                let curve = view.curve();
+                (view.tiles(), view.result(), curves(&|width| curve.to_svg(width)), "Reward by epoch")
+            }
             View::Learning(view) => {
-                let curve = view.to_svg();
-                (view.tiles, view.result, curve, "By epoch")
+                let curves = curves(&|width| view.to_svg(width));
+                (view.tiles, view.result, curves, "By epoch")
             }
         };
-        let shown = chosen(&sheets).map(|(epoch, path)| Ok(Sheet { epoch: *epoch, uri: data_uri(path)? }));
+        let shown = chosen(&sheets).map(|(epoch, path)| Sheet::read(*epoch, path));
         let page = templates.get_template("report.html")?.render(context! {
             name => self.name,
+            title => self.title(),
             subtitle => self.subtitle(),
             tiles,
             result,
             curve_title,
-            curve,
+            wide_curve => curves[0],
+            narrow_curve => curves[1],
             before_after => image(BEFORE_AFTER)?,
             confusion => image(CONFUSION)?,
             sheets => shown.collect::<Result<Vec<_>>>()?,
@@ -301,11 +326,30 @@ impl Page {
         Ok(page)
     }
 
-    fn subtitle(&self) -> String {
-        let epochs = match self.training.epochs() {
+    /// The page's title, by which a browser's tabs are told apart.
+    fn title(&self) -> String {
+        let plugins: Vec<&str> = self.lock.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
+        let what = match &self.training {
+            Training::FineTune(..) if !plugins.is_empty() => plugins.join(" + "),
+            Training::FineTune(..) => "fine-tuning".to_owned(),
+            Training::Gan(..) => "CAN".to_owned(),
+            Training::Classifier(..) => "classifier".to_owned(),
+            Training::Clip(_) => "CLIP".to_owned(),
+            Training::Vae(_) => "VAE".to_owned(),
+            Training::UNet(_) => "UNet".to_owned(),
+        };
+        format!("{what}, {} – {}", self.epochs(), self.name)
+    }
+
+    fn epochs(&self) -> String {
+        match self.training.epochs() {
             (done, Some(total)) if total != done => format!("{done} of {}", counted(total, "epoch")),
             (done, _) => counted(done, "epoch"),
-        };
+        }
+    }
+
+    fn subtitle(&self) -> String {
+        let epochs = self.epochs();
         if self.info.started == 0 { epochs } else { format!("{} · {epochs}", run::in_words(self.info.started)) }
     }
 
@@ -445,16 +489,51 @@ fn chosen<T>(all: &[T]) -> impl Iterator<Item = &T> {
     (0..count).map(move |i| &all[if count > 1 { i * (all.len() - 1) / (count - 1) } else { 0 }])
 }
 
-/// Returns a PNG file as a data URI.
-fn data_uri(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(|error| FileError::read(path, error))?;
-    Ok(format!("data:image/png;base64,{}", STANDARD.encode(&bytes)))
+impl Sheet {
+    /// Reads a PNG file and, if it has one, its layout.
+    fn read(epoch: u64, path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(|error| FileError::read(path, error))?;
+        let layout: Layout =
+            png::text(&bytes, LAYOUT).and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
+        let size = png::dimensions(&bytes).unwrap_or_default();
+        let thumbs: Option<Vec<Thumb>> = layout.cells.iter().map(|placed| Thumb::of(placed, size)).collect();
+        let uri = format!("data:image/png;base64,{}", STANDARD.encode(&bytes));
+        Ok(Self { epoch, uri, note: layout.note, thumbs: thumbs.unwrap_or_default() })
+    }
+}
+
+impl Thumb {
+    /// Returns an image of a sheet of this size; none if it is not on it.
+    fn of(placed: &Placed, (sheet_width, sheet_height): (u32, u32)) -> Option<Self> {
+        let [x, y, width, height] = placed.at;
+        let is_on =
+            |start: u32, length: u32, all| length > 0 && start.checked_add(length).is_some_and(|end| end <= all);
+        if !is_on(x, width, sheet_width) || !is_on(y, height, sheet_height) {
+            return None;
+        }
+        // A position in percent is a share of what the sheet is larger than the image by.
+        let share = |start: u32, room: u32| 100.0 * f64::from(start) / f64::from(room.max(1));
+        let style = format!(
+            "aspect-ratio:{width}/{height};background-size:{:.4}% auto;background-position:{:.4}% {:.4}%",
+            100.0 * f64::from(sheet_width) / f64::from(width),
+            share(x, sheet_width - width),
+            share(y, sheet_height - height)
+        );
+        let (title, value, change) = (placed.title.clone(), placed.value.clone(), placed.change.clone());
+        let tone = match change.chars().next() {
+            Some('+') => "good",
+            Some('−') => "bad",
+            _ => "",
+        };
+        Some(Self { style, title, value, change, tone })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use image::Rgb;
 
+    use super::grid::{Cell, Values, compare, contact_sheet};
     use super::*;
     use crate::config::{Layer, RunConfig as _};
     use crate::run::record::{FineTuneEpoch, FineTuneMonitor, FineTuneSeconds};
@@ -508,9 +587,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut run = run_with(folder.path(), &[(0, -4.0, 0.5), (5, -3.7, 0.48), (10, -3.5, 0.46)]);
         let image = RgbImage::from_pixel(8, 8, Rgb([1, 2, 3]));
-        run.save_sheet(0, &image).unwrap();
-        run.save_sheet(10, &image).unwrap();
-        run.save_image(BEFORE_AFTER, &image).unwrap();
+        run.save_sheet(0, &image.clone().into()).unwrap();
+        run.save_sheet(10, &image.clone().into()).unwrap();
+        run.save_image(BEFORE_AFTER, &image.into()).unwrap();
         let page = fs::read_to_string(write(run.path()).unwrap().report).unwrap();
         assert!(run.path().join(CURVE).is_file());
         for part in [
@@ -531,6 +610,41 @@ mod tests {
             assert!(!page.contains(outside), "{outside} would be loaded");
         }
         assert!(page.matches("data:image/png;base64,").count() >= 3);
+    }
+
+    #[test]
+    fn sheets_are_shown_as_images_with_captions_and_name_where_they_are_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = run_with(folder.path(), &[(0, -4.0, 0.5), (10, -3.5, 0.46)]);
+        let cell = |i: u8| Cell {
+            image: RgbImage::from_pixel(32, 32, Rgb([1, 2, i])),
+            title: "水墨 <b>".to_owned(),
+            value: Some(-3.5),
+        };
+        let values = Values { name: "reward", mean: -3.5, count: 2 };
+        run.save_sheet(10, &contact_sheet(10, &[cell(0), cell(1)], values)).unwrap();
+        let images = [cell(0).image, cell(1).image];
+        let compared = compare(&images, &images, &["a man", "a woman"], &[(-4.0, -3.5), (-3.5, -4.0)]);
+        run.save_image(BEFORE_AFTER, &compared).unwrap();
+        let page = fs::read_to_string(write(run.path()).unwrap().report).unwrap();
+        assert_eq!(page.matches("class=\"thumb ").count(), 2 + 4);
+        assert!(page.contains("水墨 &lt;b&gt;") && !page.contains("水墨 <b>"), "the browser draws any script");
+        assert!(page.contains("class=\"good\">+0.500<") && page.contains("class=\"bad\">−0.500<"));
+        assert!(page.contains("<title>kmeans_image, 0 of 10 epochs – run</title>"), "{}", &page[..400]);
+        let png = fs::read(&run::sheets(run.path()).unwrap()[0].1).unwrap();
+        let texts = ["epoch", "seed", "plugin", "Software"].map(|name| png::text(&png, name).unwrap_or_default());
+        assert_eq!(texts[..3], ["10", "0", "kmeans_image (sha256 c0ffee)"]);
+        assert!(texts[3].starts_with("host "), "{texts:?}");
+    }
+
+    #[test]
+    fn a_layout_that_is_not_its_sheets_is_left_out() {
+        let placed = |at| Placed { at, title: String::new(), value: String::new(), change: String::new() };
+        for at in [[0, 0, 0, 5], [6, 0, 5, 5], [0, 6, 5, 5], [u32::MAX, 0, 5, 5]] {
+            assert!(Thumb::of(&placed(at), (10, 10)).is_none(), "{at:?}");
+        }
+        let style = Thumb::of(&placed([5, 0, 5, 10]), (10, 10)).unwrap().style;
+        assert_eq!(style, "aspect-ratio:5/10;background-size:200.0000% auto;background-position:100.0000% 0.0000%");
     }
 
     #[test]

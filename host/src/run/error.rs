@@ -50,7 +50,7 @@ pub enum RunError {
         /// The image's file.
         path: PathBuf,
         /// The encoder's error.
-        source: image::ImageError,
+        source: png::EncodingError,
     },
     /// The report's template failed.
     #[error("cannot render the report: {0}")]

@@ -77,6 +77,12 @@ impl LockedEncoder {
 }
 
 impl PluginsLock {
+    /// Returns the plugins in words: names and digests; an empty text if there are none.
+    pub fn in_words(&self) -> String {
+        let words = self.plugins.iter().map(|plugin| format!("{} (sha256 {})", plugin.name, plugin.sha256));
+        words.collect::<Vec<_>>().join(", ")
+    }
+
     /// The file's text.
     pub fn to_toml(&self) -> String {
         let body = toml::to_string(self).expect("strings and numbers in a flat table always serialize");

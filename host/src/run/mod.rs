@@ -44,9 +44,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use image::{ImageFormat, RgbImage};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -56,6 +55,7 @@ pub use self::info::RunInfo;
 pub use self::lock::{LockedEncoder, LockedPlugin, PluginsLock};
 use self::record::{Record, first_null};
 pub use self::time::{default_folder, in_words, unix_seconds};
+use crate::data::png::{self, Sheet};
 use crate::fs::{
     FileError, is_temporary, read_optional, remove_file, remove_folder, sweep, write_atomic, write_folder_atomic,
 };
@@ -348,18 +348,42 @@ impl RunDir {
     }
 
     /// Writes `samples/epoch-NNNN.png`, a contact sheet of images, and shows it in TensorBoard.
-    pub fn save_sheet(&mut self, epoch: u64, sheet: &RgbImage) -> Result<()> {
+    pub fn save_sheet(&mut self, epoch: u64, sheet: &Sheet) -> Result<()> {
         let path = self.path.join(SAMPLES).join(sheet_name(epoch));
-        let png = encode_png(&path, sheet)?;
+        let png = encode_png(&path, sheet, self.origin(Some(epoch)))?;
         write_atomic(&path, &png)?;
-        let shown = self.events.image(SystemTime::now(), epoch, "samples", &png, sheet.dimensions());
+        let shown = self.events.image(SystemTime::now(), epoch, "samples", &png, sheet.image.dimensions());
         Ok(shown.map_err(|e| FileError::write(&self.path, e))?)
     }
 
     /// Writes an image of the run by its name, such as [`CONFUSION`].
-    pub fn save_image(&mut self, name: &str, image: &RgbImage) -> Result<()> {
+    pub fn save_image(&mut self, name: &str, image: &Sheet) -> Result<()> {
         let path = self.path.join(name);
-        Ok(write_atomic(&path, &encode_png(&path, image)?)?)
+        Ok(write_atomic(&path, &encode_png(&path, image, self.origin(None))?)?)
+    }
+
+    /// The texts that every image of the run has: the model, the seed, the plugins, and the epoch of a sheet.
+    fn origin(&self, epoch: Option<u64>) -> Vec<(String, String)> {
+        /// The part of the configuration that is read here.
+        #[derive(Deserialize)]
+        struct Seeded {
+            run: Seed,
+        }
+        #[derive(Deserialize)]
+        struct Seed {
+            seed: u64,
+        }
+        let model = Some(info(&self.path).model).filter(|model| !model.is_empty());
+        let seed = config(&self.path).ok().and_then(|text| toml::from_str::<Seeded>(&text).ok());
+        let plugins = plugins_lock(&self.path).unwrap_or_default().in_words();
+        let texts = [
+            ("epoch", epoch.map(|epoch| epoch.to_string())),
+            ("seed", seed.map(|config| config.run.seed.to_string())),
+            ("model", model),
+            ("plugin", Some(plugins).filter(|plugins| !plugins.is_empty())),
+        ];
+        let texts = texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?)));
+        texts.chain([png::software()]).collect()
     }
 }
 
@@ -514,11 +538,10 @@ fn collect_scalars(value: &Value, name: &str, scalars: &mut Vec<(String, f64)>) 
     }
 }
 
-/// Encodes an image as PNG; errors name `path`.
-pub fn encode_png(path: &Path, image: &RgbImage) -> Result<Vec<u8>> {
-    let mut bytes = io::Cursor::new(Vec::new());
-    image.write_to(&mut bytes, ImageFormat::Png).map_err(|source| RunError::Image { path: path.to_owned(), source })?;
-    Ok(bytes.into_inner())
+/// Encodes an image of a run as PNG with its texts and more; errors name `path`.
+fn encode_png(path: &Path, sheet: &Sheet, more: Vec<(String, String)>) -> Result<Vec<u8>> {
+    let texts: Vec<_> = sheet.texts.iter().cloned().chain(more).collect();
+    png::encode(&sheet.image, &texts).map_err(|source| RunError::Image { path: path.to_owned(), source })
 }
 
 /// Removes the contents of a folder, not the folder itself.

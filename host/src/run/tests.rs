@@ -1,6 +1,6 @@
 //! A run's folder after crashes, on resuming, and at unusable paths.
 
-use image::Rgb;
+use image::{Rgb, RgbImage};
 use serde_json::json;
 
 use super::record::{ClassifierEpoch, ClassifierMeans, ClassifierRecord, Pace};
@@ -124,7 +124,7 @@ fn rewinding_drops_what_came_after_and_keeps_the_rest_byte_for_byte() {
     }
     for epoch in 1..=3 {
         run.save_checkpoint(epoch, &[("state.safetensors", vec![epoch as u8])], 9).unwrap();
-        run.save_sheet(epoch, &RgbImage::from_pixel(8, 8, Rgb([9, 9, 9]))).unwrap();
+        run.save_sheet(epoch, &RgbImage::from_pixel(8, 8, Rgb([9, 9, 9])).into()).unwrap();
     }
     let later = fs::read_to_string(run.path().join(METRICS)).unwrap().split_once('\n').unwrap().1.to_owned();
     let rewound = run.rewind(Some(1)).unwrap().unwrap();

@@ -8,7 +8,6 @@ use std::time::Instant;
 use ambiguity_models::can::{Discriminator, loss};
 use ambiguity_models::params::NamedTensors;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use image::RgbImage;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -18,6 +17,7 @@ use torch_ext::Generator as Randomness;
 use crate::config::GanConfig;
 use crate::config::gan::GanTask;
 use crate::context::Context;
+use crate::data::png::Sheet;
 use crate::data::styles::{Loader, Options, Source, StyleBatch, StyleImages};
 use crate::interrupt::Interrupt;
 use crate::optim::Diverged;
@@ -322,8 +322,8 @@ impl Confusion {
     }
 
     /// Returns the confusion matrix as an image for the run's folder; none for untrained networks.
-    pub fn image(&self, epoch: u64, styles: &[String]) -> Option<(&'static str, RgbImage)> {
-        (epoch > 0).then(|| (CONFUSION, confusion_matrix(styles, &self.counts, self.accuracy())))
+    pub fn image(&self, epoch: u64, styles: &[String]) -> Option<(&'static str, Sheet)> {
+        (epoch > 0).then(|| (CONFUSION, confusion_matrix(styles, &self.counts, self.accuracy()).into()))
     }
 
     /// Returns the fraction of images whose style is predicted correctly.

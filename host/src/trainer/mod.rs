@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::safetensors::{encode_safetensors, read_safetensors_with_metadata};
 use anyhow::{Context as _, Result, ensure};
-use image::RgbImage;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +24,7 @@ use self::start::stopped;
 pub use self::start::{Claim, Start};
 use crate::config::{Checkpoint, OnCollapse, RunConfig};
 use crate::context::Context;
+use crate::data::png::Sheet;
 use crate::failure::caught;
 use crate::progress::{Bar, Progress as ProgressBars};
 use crate::report;
@@ -85,7 +85,7 @@ pub trait Task {
     fn products(&mut self) -> Result<Vec<(String, Vec<u8>)>>;
 
     /// Returns the images of a finished run, by name.
-    fn last_images(&mut self, _ends: &Ends<Self::Monitor>) -> Result<Vec<(&'static str, RgbImage)>> {
+    fn last_images(&mut self, _ends: &Ends<Self::Monitor>) -> Result<Vec<(&'static str, Sheet)>> {
         Ok(Vec::new())
     }
 }
@@ -127,9 +127,9 @@ pub struct Monitored<M> {
     /// measured.
     pub diversity: Option<f64>,
     /// The contact sheet.
-    pub sheet: Option<RgbImage>,
+    pub sheet: Option<Sheet>,
     /// Other images for the run's folder, by name.
-    pub images: Vec<(&'static str, RgbImage)>,
+    pub images: Vec<(&'static str, Sheet)>,
 }
 
 /// A task's part of a checkpoint; the trainer adds its counters.

@@ -8,7 +8,7 @@ use crate::config::RunConfig;
 use crate::interrupt::Interrupted;
 use crate::optim::Diverged;
 use crate::run::{self, PluginsLock, RunDir, RunInfo};
-use crate::text::sentence;
+use crate::text::{counted, sentence};
 
 /// The start of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,7 +190,11 @@ pub(super) fn stopped(
 ) -> Error {
     let newest = run.checkpoints().unwrap_or_default().pop();
     let folder = run.path().display();
-    let kept = format!("{} of {epochs} epochs are kept in {folder}", newest.as_ref().map_or(0, |(epoch, _)| *epoch));
+    let kept = format!(
+        "{} of {} are kept in {folder}",
+        newest.as_ref().map_or(0, |(epoch, _)| *epoch),
+        counted(epochs, "epoch")
+    );
     let (command, can_force) = resume(run.path());
     let how = format!("resume with `{command}`");
     let (cause, unsaved) = match (cause.is::<Interrupted>(), saved) {

@@ -3,11 +3,13 @@
 use std::fs;
 
 use anyhow::anyhow;
+use image::RgbImage;
 use tch::{Kind, Tensor};
 
 use super::*;
 use crate::config::GanConfig;
 use crate::config::gan::GanTask;
+use crate::data::png::Sheet;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::optim::Diverged;
 use crate::run::record::{ClassifierEpoch, ClassifierMonitor};
@@ -112,8 +114,8 @@ impl Task for Sum {
             record: ClassifierMonitor { accuracy: 0.0, loss: self.weight },
             score: of(self.scores),
             diversity: of(self.diversities),
-            sheet: Some(self.image()),
-            images: vec![("newest.png", self.image())],
+            sheet: Some(self.image().into()),
+            images: vec![("newest.png", self.image().into())],
         }))
     }
 
@@ -146,9 +148,9 @@ impl Task for Sum {
         ])
     }
 
-    fn last_images(&mut self, ends: &Ends<ClassifierMonitor>) -> Result<Vec<(&'static str, RgbImage)>> {
+    fn last_images(&mut self, ends: &Ends<ClassifierMonitor>) -> Result<Vec<(&'static str, Sheet)>> {
         let pixel = image::Rgb([ends.first.loss as u8, ends.last.loss as u8, self.weight as u8]);
-        Ok(vec![(run::BEFORE_AFTER, RgbImage::from_pixel(1, 1, pixel))])
+        Ok(vec![(run::BEFORE_AFTER, RgbImage::from_pixel(1, 1, pixel).into())])
     }
 }
 

@@ -198,6 +198,11 @@ fn weights<'a>(names: &[&'a str], part: &str, stem: &str) -> Vec<&'a str> {
     }
 }
 
+/// Returns the folder of downloaded models.
+pub fn cache_folder() -> PathBuf {
+    cache().path().to_owned()
+}
+
 /// Returns the cache of Hugging Face's own tools.
 fn cache() -> Cache {
     match std::env::var_os("HF_HUB_CACHE").filter(|path| !path.is_empty()) {

@@ -284,6 +284,67 @@ fn bench_measures_every_part() {
     assert!(text.contains("load, from the cache") && text.contains("images of 32 x 32"), "{text}");
 }
 
+#[test]
+fn an_installed_plugin_is_uninstalled_and_no_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let uninstall = |name: &str| host(folder.path(), &["plugin", "uninstall", name]);
+    assert_eq!(refused(uninstall("mine")), "error: `mine` is not installed; no plugin is");
+    for (file, name) in [("palette.wasm", "mine"), ("simple.onnx", "net")] {
+        let file = root().join("plugins").join(file);
+        host_ok(folder.path(), &["plugin", "install", &file.to_string_lossy(), "--name", name]);
+    }
+    let installed = folder.path().join("ambiguity/plugins");
+    fs::write(installed.join("net.toml"), "title = \"a net\"").expect("writable");
+    assert_eq!(refused(uninstall("mein")), "error: `mein` is not installed; did you mean `mine`?");
+    let shipped = refused(uninstall("palette"));
+    assert!(shipped.starts_with("error: `palette` is not installed: it is ") && shipped.ends_with("(shipped)"));
+    assert_eq!(fs::read_dir(&installed).expect("readable").count(), 3);
+    ok(uninstall("net"));
+    let json = host_ok(folder.path(), &["plugin", "uninstall", "mine", "--json"]).stdout;
+    let document: Value = serde_json::from_str(&json).expect("one JSON document");
+    assert_eq!(document["plugin"], "mine");
+    assert_eq!(fs::read_dir(&installed).expect("readable").count(), 0, "the .toml of a model goes with it");
+}
+
+/// The plugin's own code runs when it is loaded, so that the digest must be compared before.
+#[test]
+fn a_plugin_of_another_digest_is_refused_before_it_runs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let hostile = built("hostile");
+    let (palette, hostile) = (root().join("plugins/palette.wasm"), hostile.to_string_lossy());
+    let inspected = host_ok(folder.path(), &["plugin", "inspect", &palette.to_string_lossy(), "--json"]).stdout;
+    let document: Value = serde_json::from_str(&inspected).expect("one JSON document");
+    let right = document["sha256"].as_str().expect("a digest");
+    let wrong = "0123456789abcdef".repeat(4);
+
+    let install = |plugin: &str, sha256: &str| {
+        host(folder.path(), &["plugin", "install", plugin, "--name=mine", "--sha256", sha256])
+    };
+    let said = refused(install(&hostile, &wrong));
+    assert!(said.contains(": its sha256 is ") && said.contains(&format!("but it must be {wrong}")), "{said}");
+    let compiled = folder.path().join("cache/ambiguity/plugins");
+    let n_compiled = || fs::read_dir(&compiled).expect("readable").count();
+    assert_eq!(n_compiled(), 1, "only what was inspected is compiled");
+    assert_eq!(install(&hostile, "0123").code, 2, "no digest is a usage error");
+    ok(install(&palette.to_string_lossy(), &format!("sha256:{}", right.to_uppercase())));
+
+    let run = |sha256: &str| {
+        let config = format!("[[reward.plugin]]\nsource = \"mine\"\nsha256 = \"{sha256}\"\n");
+        fs::write(folder.path().join("run.toml"), config).expect("writable");
+        host(folder.path(), &["train", "--preset=tiny-art", "--config=run.toml", "--out=run", "--dry-run"])
+    };
+    ok(run(right));
+    let said = refused(run(&wrong));
+    assert!(said.ends_with(&format!(
+        "plugin `mine`: its sha256 is {right}, but it must be {wrong}: get the file again, or name the digest of this one"
+    )));
+    assert!(
+        refused(run("abc"))
+            .ends_with("a SHA-256 digest has 64 hexadecimal digits; `host plugin inspect` shows a plugin's")
+    );
+    assert_eq!(n_compiled(), 1);
+}
+
 /// Needs clang with its WebAssembly back end.
 #[test]
 fn the_plugin_in_c_builds_and_runs() {

@@ -8,7 +8,7 @@ use ambiguity_host::plugin::{Artifact, Batch, Limits, Sample};
 use ambiguity_sdk::{EncoderPin, Manifest};
 use image::{Rgb, RgbImage};
 use ndarray::{Array2, arr2};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{image, load, means};
 use crate::support::{host, host_ok, root};
@@ -225,4 +225,66 @@ fn fit_texts() {
     host_ok(folder.path(), &["plugin", "fit", "--texts", "moods.txt", "-k", "2", "-o", "images.wasm"]);
     RgbImage::from_pixel(8, 8, Rgb([1, 2, 3])).save(folder.path().join("1.png")).expect("writable");
     host_ok(folder.path(), &["plugin", "classify", "images", "1.png"]);
+}
+
+/// Names given after seeing the contact sheet: by fitting again, or by renaming, which changes nothing else.
+#[test]
+fn clusters_are_named_after_seeing_the_sheet() {
+    let folder = tempfile::tempdir().expect("a folder");
+    host_ok(folder.path(), &["art", "--out", "art", "--per-class", "1", "--seed", "5"]);
+    let fit = |more: &[&str]| {
+        let arguments = ["plugin", "fit", "--images=art", "-k=3", "--runs=1", "-o=three.wasm"];
+        host(folder.path(), &[&arguments[..], more].concat())
+    };
+    let classified = || {
+        let arguments = ["plugin", "classify", "./three.wasm", "art/cubism/0000.png", "--json"];
+        let document: Value = serde_json::from_str(&host_ok(folder.path(), &arguments).stdout).expect("JSON");
+        (document["styles"].clone(), document["samples"][0]["distribution"].clone())
+    };
+    let sheet = || fs::read(folder.path().join("three.png")).expect("a contact sheet");
+    assert_eq!(fit(&[]).code, 0);
+    let (styles, distribution) = classified();
+    assert_eq!(styles, json!(["cluster-01", "cluster-02", "cluster-03"]));
+    let (fitted, numbered) = (fs::read(folder.path().join("three.wasm")).expect("it exists"), sheet());
+
+    let rename = |arguments: &[&str]| host(folder.path(), &[&["plugin", "rename"], arguments].concat());
+    assert_eq!(rename(&["./three.wasm", "cluster-01=水墨", "cluster-03=open sea"]).code, 0);
+    assert_eq!(classified(), (json!(["水墨", "cluster-02", "open sea"]), distribution.clone()));
+    assert_eq!(rename(&["./three.wasm", "水墨=cluster-01", "open sea=cluster-03"]).code, 0);
+    assert!(
+        fs::read(folder.path().join("three.wasm")).expect("it exists") == fitted,
+        "renaming back restores the file"
+    );
+
+    fs::write(folder.path().join("names.txt"), "# seen on the sheet\nfog\nsea\nfire\n").expect("writable");
+    assert_eq!(fit(&["--names=names.txt"]).code, 0);
+    assert_eq!(classified(), (json!(["fog", "sea", "fire"]), distribution.clone()));
+    assert!(sheet() != numbered, "the sheet has the names too");
+    assert_eq!(rename(&["./three.wasm", "fog=mist", "-o", "other.wasm"]).code, 0);
+    assert_eq!(classified().0, json!(["fog", "sea", "fire"]), "the file itself is as it was");
+
+    fs::write(folder.path().join("two.txt"), "fog\nsea\n").expect("writable");
+    for (arguments, said) in [
+        (&["./three.wasm", "fgo=x"][..], "there is no style `fgo`; known here: fog, sea, fire"),
+        (&["./three.wasm", "fog=sea"], "the style `sea` appears twice"),
+        (&["./three.wasm", "--names=two.txt"], "two.txt has 2 names for 3 styles: write one per line, in their order"),
+        (&["palette", "warm=hot", "-o=hot.wasm"], "the styles of `palette` are in its code"),
+        (&["kmeans_image", "baroque=x"], "name a new file with -o"),
+        (&["simple", "baroque=x", "-o=x.wasm"], "simple.onnx is a model: its styles are the list `styles`"),
+    ] {
+        let ran = rename(arguments);
+        assert!(ran.code == 1 && ran.stderr.contains(said), "{arguments:?}: {}", ran.stderr);
+    }
+    assert_eq!(fit(&["--names=two.txt"]).code, 1);
+    // The names of a plugin of `host plugin build` are its prompts: they are kept.
+    fs::write(folder.path().join("light.toml"), "styles = ['morning', 'candle']").expect("writable");
+    host_ok(folder.path(), &["plugin", "build", "light.toml"]);
+    let of_light = || {
+        let arguments = ["plugin", "classify", "./light.wasm", "art/cubism/0000.png", "--json"];
+        let document: Value = serde_json::from_str(&host_ok(folder.path(), &arguments).stdout).expect("JSON");
+        document["samples"][0]["distribution"].clone()
+    };
+    let before = of_light();
+    assert_eq!(rename(&["./light.wasm", "morning=a"]).code, 0);
+    assert_eq!(of_light(), before);
 }

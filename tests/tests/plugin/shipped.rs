@@ -1,7 +1,8 @@
 //! The shipped plugins, with the shipped encoder.
 
 use std::fs;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use ambiguity_host::encoders::Encoders;
 use ambiguity_host::plugin::fit::bake_k_means;
@@ -11,7 +12,7 @@ use procedural_art::{STYLES, SUBJECTS, paint};
 use serde_json::{Value, json};
 
 use super::load;
-use crate::support::{host, host_ok, root};
+use crate::support::{Ran, command, host, host_ok, ran, root};
 
 /// It is the committed template with its own assets, for the shipped weights: a refit on the same images would depend on
 /// the machine's arithmetic, this does not.
@@ -231,6 +232,96 @@ fn classify_refuses_what_it_cannot_read() {
     ];
     insta::assert_snapshot!(table.join("\n"));
     assert_eq!(host(folder.path(), &["plugin", "classify", "kmeans_image"]).code, 2, "no files is a usage error");
+}
+
+#[test]
+fn classify_reads_folders_and_the_standard_input() {
+    let folder = tempfile::tempdir().expect("a folder");
+    host_ok(folder.path(), &["art", "--out", "art", "--per-class", "1", "--seed", "5"]);
+    let classify = |arguments: &[&str], input: Option<&Path>| {
+        let mut command = command(folder.path(), &[&["plugin", "classify", "--json"], arguments].concat());
+        let input = input.map_or_else(Stdio::null, |path| fs::File::open(path).expect("it exists").into());
+        ran(&command.stdin(input).output().expect("the binary starts"))
+    };
+    let samples = |ran: &Ran| {
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let document: Value = serde_json::from_str(&ran.stdout).expect("one JSON document");
+        document["samples"].as_array().expect("a list").clone()
+    };
+    let (painting, broken) = (folder.path().join("art/cubism/0000.png"), folder.path().join("art/cubism/0001.png"));
+    fs::write(&broken, "no image").expect("writable");
+    let below = classify(&["palette", "art"], None);
+    let all = samples(&below);
+    assert_eq!(all.len(), STYLES.len());
+    assert!(below.stderr.contains("left out: art/cubism/0001.png is not a readable image"), "{}", below.stderr);
+    let one = samples(&classify(&["palette", "-"], Some(&painting)));
+    assert_eq!((one.len(), &one[0]["file"]), (1, &json!("-")));
+    let same = all.iter().find(|sample| sample["file"] == "art/cubism/0000.png").expect("it is in the folder");
+    assert_eq!(one[0]["distribution"], same["distribution"]);
+
+    let melody = root().join("plugins/melody/fixtures");
+    let recordings = fs::read_dir(&melody).expect("readable").flatten();
+    let n = recordings.filter(|entry| entry.path().extension().is_some_and(|e| e == "wav")).count();
+    assert_eq!(samples(&classify(&["melody", &melody.to_string_lossy()], None)).len(), n);
+    let recording = melody.join("rain.wav");
+    assert_eq!(samples(&classify(&["melody", "-"], Some(&recording))).len(), 1);
+    let poem = folder.path().join("poem.txt");
+    fs::write(&poem, "BM, the rose is red").expect("writable");
+    assert_eq!(samples(&classify(&["words", "-", "."], Some(&poem))).len(), 2, "a text, whatever it begins with");
+
+    for (arguments, input, said) in [
+        (&["palette", "-"][..], None, "the standard input is empty"),
+        (&["palette", "-", "-"], Some(&*painting), "`-`, the standard input, is named twice"),
+        (&["words", "art"], None, "art has no files that this plugin classifies (text)"),
+        (&["palette", "-"], Some(&*broken), " is not a readable image: "),
+    ] {
+        let ran = classify(arguments, input);
+        assert!(ran.code == 1 && ran.stderr.contains(said), "{arguments:?}: {}", ran.stderr);
+    }
+}
+
+/// The shipped encoder knows procedural paintings alone: commands say so of other images and texts, once, and are silent
+/// about those that it knows.
+#[test]
+fn what_the_shipped_encoder_does_not_know_is_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    host_ok(folder.path(), &["art", "--out", "art", "--per-class", "4", "--seed", "5", "--size", "128"]);
+    fs::create_dir(folder.path().join("noise")).expect("a new folder");
+    for seed in 0..40u32 {
+        let value = |x: u32, y: u32| (x * 7919 + y * 104_729 + seed * 31).wrapping_mul(2_654_435_761).to_be_bytes();
+        let noise =
+            image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([value(x, y)[0], value(x, y)[1], value(x, y)[2]]));
+        noise.save(folder.path().join(format!("noise/{seed}.png"))).expect("writable");
+    }
+    let said = |arguments: &[&str]| {
+        let stderr = host_ok(folder.path(), &[&["plugin"], arguments].concat()).stderr;
+        let lines: Vec<String> =
+            stderr.lines().filter(|line| line.contains("procedural paintings alone")).map(str::to_owned).collect();
+        assert!(lines.len() <= 1, "it is said once: {lines:?}");
+        lines.into_iter().next()
+    };
+    let remedy = "--encoder openai/clip-vit-large-patch14";
+    let is_said = |arguments: &[&str], what: &str| {
+        let line = said(arguments).unwrap_or_else(|| panic!("nothing is said of {arguments:?}"));
+        assert!(line.contains(what) && line.contains(remedy), "{line}");
+    };
+    assert_eq!(said(&["classify", "kmeans_image", "art"]), None);
+    assert_eq!(said(&["fit", "--images=art", "-k=3", "--runs=1", "-o=art.wasm"]), None);
+    is_said(&["classify", "kmeans_image", "noise"], "40 of 40 images are unlike them");
+    is_said(&["fit", "--images=noise", "-k=3", "--runs=1", "-o=noise.wasm"], "40 of 40 images are unlike them");
+    is_said(&["check", "kmeans_image"], "and so are the paintings here");
+    assert_eq!(said(&["check", "palette"]), None);
+
+    fs::write(folder.path().join("known.toml"), "styles = ['cubism', 'pop art']\ntemplate = 'a painting of {}'")
+        .expect("writable");
+    fs::write(folder.path().join("light.toml"), "styles = ['morning', 'candle']").expect("writable");
+    assert_eq!(said(&["build", "known.toml"]), None);
+    is_said(&["build", "light.toml"], "2 of 2 texts have words that it never saw (`morning`, `candle`)");
+    fs::write(folder.path().join("texts.txt"), "a rocket\na whale\na violin\n").expect("writable");
+    is_said(&["fit", "--texts=texts.txt", "-k=2", "-o=texts.wasm"], "3 of 3 texts have words");
+
+    let Some(paintings) = test_support::shared("paintings") else { return };
+    is_said(&["classify", "kmeans_image", &paintings.to_string_lossy()], "images are unlike them");
 }
 
 /// The trained plugins classify paintings that they were not trained on, and are small enough to ship.

@@ -8,13 +8,14 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::inspect::size;
-use super::running::{RunningArgs, count, embedded, heading, mib, table};
+use super::running::{RunningArgs, count, embedded, heading, mib};
+use crate::cli::completions::plugins;
 use crate::cli::numbers::within;
 use crate::context::Context;
 use crate::data::audio::Audio;
 use crate::encoders::Encoders;
 use crate::plugin::{Classifier, Limits, PluginHost, Sample};
+use crate::text::{size, table};
 use procedural_art::{STYLES, SUBJECTS, paint};
 
 /// Measure a plugin's cost: loading, instantiating, and classifying a sample by batch size.
@@ -27,6 +28,7 @@ Times are medians. The encoders' time, which all plugins of a run share, has its
 one unit per WebAssembly instruction, is the same on every machine.")]
 pub struct BenchArgs {
     /// A plugin: a path, a name, or a plugin crate's folder
+    #[arg(add = plugins())]
     plugin: String,
     /// Number of samples in a batch; may be repeated
     #[arg(long = "batch", value_name = "N", default_values_t = [1, 8, 64], value_parser = clap::value_parser!(u32).range(1..=4096))]

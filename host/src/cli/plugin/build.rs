@@ -5,14 +5,17 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
+use tch::Device;
 
 use super::check_component_name;
-use super::inspect::size;
+use super::running::warn_of_unfamiliar;
 use crate::context::Context;
+use crate::encoders::Encoders;
 use crate::fs::{read_text, write_atomic};
 use crate::plugin::Artifact;
 use crate::plugin::build::{bake_clip_softmax, read_styles};
 use crate::plugin::store::short_name;
+use crate::text::{counted, size};
 
 /// Build a plugin from style names or prompts: it classifies by the similarity of an image to each in CLIP's space.
 #[derive(Args, Debug)]
@@ -65,6 +68,12 @@ impl BuildArgs {
         let n_prompts = prompts.iter().map(Vec::len).sum::<usize>();
         let encoder = manifest.encoder_name().map_err(|e| anyhow::anyhow!("{e}"))?;
         let bytes = plugin.len();
+        // The prompts are embedded when the plugin runs; what its encoder knows of them is known already, if it is here.
+        let mut encoders = Encoders::shipped(Device::Cpu);
+        if encoders.resolve(&encoder).is_ok() {
+            encoders.note_texts(&encoder, &prompts.concat())?;
+            warn_of_unfamiliar(&encoders);
+        }
         if self.json {
             let artifact = Artifact::parse(&output, plugin)?;
             let document = json!({
@@ -85,9 +94,10 @@ impl BuildArgs {
             None => "the encoder's own temperature".to_owned(),
         };
         context.progress.println(format!(
-            "{}: {} styles, {n_prompts} prompts, encoder {encoder}, {temperature}; {}",
+            "{}: {}, {}, encoder {encoder}, {temperature}; {}",
             output.display(),
-            manifest.styles.len(),
+            counted(manifest.styles.len() as u64, "style"),
+            counted(n_prompts as u64, "prompt"),
             size(bytes)
         ));
         Ok(())

@@ -1,19 +1,24 @@
 //! `host plugin classify`: classifies files with a plugin.
 
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
-use super::running::{RunningArgs, table};
+use super::running::{RunningArgs, warn_of_unfamiliar};
+use crate::cli::completions::plugins;
 use crate::cli::numbers::within;
 use crate::context::Context;
 use crate::data::audio::read_wav;
-use crate::data::images::{ImageLoader, batches, expect_file};
+use crate::data::images::{ImageError, ImageLoader, batches, expect_file, find_images};
 use crate::plugin::{Batch, Classifier, Sample};
 use crate::rl::reward::{ambiguity, entropy};
+use crate::text::{sentence, table};
 
 /// Classify images, texts or recordings with a plugin: the distribution over the styles and the reward of each.
 #[derive(Args, Debug)]
@@ -22,11 +27,15 @@ use crate::rl::reward::{ambiguity, entropy};
   host plugin classify ./mine.wasm images/*.jpg --json
   host plugin classify words poem.txt
   host plugin classify melody song.wav
+  host plugin classify kmeans_image paintings/ --json     all images below a folder
+  curl -s https://example.org/a.jpg | host plugin classify kmeans_image -
   host plugin classify kmeans_large a.png --encoder clip-vit-large-patch14=models/clip-vit-large-patch14")]
 pub struct ClassifyArgs {
     /// A plugin: a path or a name
+    #[arg(add = plugins())]
     plugin: String,
-    /// Images (png, jpg, webp, gif, bmp, tiff), texts (.txt) or recordings (.wav)
+    /// Images (png, jpg, webp, gif, bmp, tiff), texts (.txt) or recordings (.wav); folders of them, searched with their
+    /// subfolders; or `-` for one on the standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -42,6 +51,12 @@ pub struct ClassifyArgs {
 /// Number of files in a batch.
 const BATCH: usize = 32;
 
+/// The name of the standard input.
+const STDIN: &str = "-";
+
+/// Maximum number of bytes of the standard input.
+const MAX_STDIN: u64 = 1 << 30;
+
 /// Length of a full bar in characters.
 const BAR: usize = 32;
 
@@ -51,11 +66,28 @@ impl ClassifyArgs {
         let (mut plugin, mut encoders) = self.running.open(&self.plugin, context)?;
         let styles = plugin.description().styles.clone();
         let (mut samples, mut fuel, mut milliseconds) = (vec![], None, 0.0);
-        let bar = context.progress.bar("classifying", self.files.len() as u64, "files");
+        let inputs = Inputs::find(&self.files, &plugin.description().media)?;
+        let bar = context.progress.bar("classifying", inputs.files.len() as u64, "files");
         let loader = ImageLoader::default();
-        for files in batches(&self.files, BATCH) {
+        for batch in batches(&inputs.files, BATCH) {
             context.interrupt.check("nothing was written")?;
-            let read = files.iter().map(|file| read_sample(file, &*plugin, &loader)).collect::<Result<Vec<_>>>()?;
+            let (mut files, mut read) = (vec![], vec![]);
+            for file in batch {
+                match read_sample(file, &*plugin, &loader) {
+                    Ok(sample) => {
+                        files.push(inputs.shown(file));
+                        read.push(sample);
+                    }
+                    Err(error) if inputs.are_optional.contains(file) => {
+                        tracing::warn!("left out: {}", sentence(&error))
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            bar.inc(batch.len() as u64);
+            if read.is_empty() {
+                continue;
+            }
             let classified = match plugin.classify(&mut Batch::new(read), &mut encoders) {
                 Ok(classified) => classified,
                 Err(error) => match error.sample.and_then(|i| files.get(i)) {
@@ -65,10 +97,11 @@ impl ClassifyArgs {
             };
             fuel = classified.fuel.map(|used| fuel.unwrap_or(0) + used).or(fuel);
             milliseconds += classified.milliseconds;
-            samples.extend(files.iter().zip(classified.distributions.rows));
-            bar.inc(files.len() as u64);
+            samples.extend(files.into_iter().zip(classified.distributions.rows));
         }
         bar.finish();
+        warn_of_unfamiliar(&encoders);
+        ensure!(!samples.is_empty(), "none of the {} files can be read", inputs.files.len());
         if self.json {
             println!("{:#}", document(&plugin.source().name, &styles, &samples, fuel, milliseconds));
         } else {
@@ -76,6 +109,96 @@ impl ClassifyArgs {
         }
         Ok(())
     }
+}
+
+/// The files to classify.
+struct Inputs {
+    files: Vec<PathBuf>,
+    /// Those that were found in a folder: where one cannot be read, the others are classified.
+    are_optional: BTreeSet<PathBuf>,
+    /// What was read from the standard input.
+    stdin: Option<NamedTempFile>,
+}
+
+impl Inputs {
+    /// Finds what was named, for a plugin of these media.
+    fn find(named: &[PathBuf], media: &[String]) -> Result<Self> {
+        let mut inputs = Self { files: vec![], are_optional: BTreeSet::new(), stdin: None };
+        for path in named {
+            if path == Path::new(STDIN) {
+                ensure!(inputs.stdin.is_none(), "`-`, the standard input, is named twice");
+                let file = read_stdin(media)?;
+                inputs.files.push(file.path().to_owned());
+                inputs.stdin = Some(file);
+            } else if path.is_dir() {
+                let found = samples_below(path, media)?;
+                inputs.files.extend(found.iter().cloned());
+                inputs.are_optional.extend(found);
+            } else {
+                inputs.files.push(path.clone());
+            }
+        }
+        Ok(inputs)
+    }
+
+    /// Returns the file as the user named it.
+    fn shown(&self, file: &Path) -> PathBuf {
+        let is_stdin = self.stdin.as_ref().is_some_and(|stdin| stdin.path() == file);
+        if is_stdin { STDIN.into() } else { file.to_owned() }
+    }
+}
+
+/// Reads the standard input as a file whose extension says what it is: a text if the plugin classifies texts and it is one,
+/// a recording likewise, else an image.
+fn read_stdin(media: &[String]) -> Result<NamedTempFile> {
+    let mut bytes = vec![];
+    std::io::stdin().take(MAX_STDIN + 1).read_to_end(&mut bytes).context("reading the standard input")?;
+    ensure!(!bytes.is_empty(), "the standard input is empty");
+    ensure!(bytes.len() as u64 <= MAX_STDIN, "the standard input has more than {MAX_STDIN} bytes");
+    let takes = |wanted: &str| media.iter().any(|medium| medium == wanted);
+    let extension = match () {
+        () if takes("text") && std::str::from_utf8(&bytes).is_ok() => ".txt",
+        () if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WAVE") => ".wav",
+        () => ".image",
+    };
+    let mut file = tempfile::Builder::new().prefix("stdin-").suffix(extension).tempfile()?;
+    file.write_all(&bytes).with_context(|| format!("writing {}", file.path().display()))?;
+    Ok(file)
+}
+
+/// Returns the files of these media below a folder.
+fn samples_below(folder: &Path, media: &[String]) -> Result<Vec<PathBuf>> {
+    let mut found = vec![];
+    for medium in media {
+        match &**medium {
+            "text" => collect(folder, "txt", &mut found)?,
+            "audio" => collect(folder, "wav", &mut found)?,
+            _ => match find_images(folder) {
+                Ok(images) => found.extend(images),
+                Err(ImageError::Empty { .. }) if media.len() > 1 => {}
+                Err(error) => return Err(error.into()),
+            },
+        }
+    }
+    ensure!(!found.is_empty(), "{} has no files that this plugin classifies ({})", folder.display(), media.join(", "));
+    Ok(found)
+}
+
+/// Adds the files with an extension below a folder, sorted; hidden ones are left out, and links to folders.
+fn collect(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) -> Result<()> {
+    let mut entries = fs_err::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
+    entries.sort_by_key(fs_err::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        let has_extension = path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
+        match entry.file_type()? {
+            _ if entry.file_name().as_encoded_bytes().starts_with(b".") => {}
+            kind if kind.is_dir() => collect(&path, extension, found)?,
+            _ if has_extension => found.push(path),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Reads a file as a sample, if the plugin classifies its medium: .txt is a text, .wav a recording, all others images.
@@ -110,7 +233,7 @@ pub(super) fn read_sample(file: &Path, plugin: &dyn Classifier, loader: &ImageLo
 fn document(
     plugin: &str,
     styles: &[String],
-    samples: &[(&PathBuf, Vec<f64>)],
+    samples: &[(PathBuf, Vec<f64>)],
     fuel: Option<u64>,
     milliseconds: f64,
 ) -> Value {

@@ -15,6 +15,8 @@ use tch::Device;
 
 use self::report::{Written, note, table, table_document};
 use self::source::{Cluster, Items, KEPT, images, matrix, texts};
+use super::rename::read_names;
+use super::running::warn_of_unfamiliar;
 use super::{EncoderFolder, check_component_name, encoders};
 use crate::cli::numbers::within;
 use crate::context::Context;
@@ -40,7 +42,8 @@ elbow is where the inertia is farthest below the line from the first row to the 
 -o names one: then it has the elbow's clusters.
 
 Clusters of images get the names of their folders (DIR/STYLE/…) if they match them one to one, clusters of texts that
-of the text closest to the center; all others are named cluster-01, cluster-02 and so on.
+of the text closest to the center; all others are named cluster-01, cluster-02 and so on. Names can be given after
+seeing the sheet: by the same command with --names FILE, or by `host plugin rename`.
 
 The plugin classifies images, or texts with --medium text: the encoder embeds both in one space, so clusters of
 texts can score images (the paper's text-based k-means).")]
@@ -60,6 +63,9 @@ pub struct FitArgs {
     /// The contact sheet of images: one row per cluster [default: the plugin's file as .png]
     #[arg(long, value_name = "FILE.png", conflicts_with = "no_sheet")]
     sheet: Option<PathBuf>,
+    /// A file with the names of the clusters, one per line in their order, as seen on the sheet of an earlier fit
+    #[arg(long, value_name = "FILE")]
+    names: Option<PathBuf>,
     /// Write no contact sheet
     #[arg(long)]
     no_sheet: bool,
@@ -155,6 +161,9 @@ impl std::str::FromStr for Ks {
 impl FitArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
+        if let (Some(file), false) = (&self.names, self.k.range) {
+            read_names(file, self.k.first)?;
+        }
         let writes = !self.k.range || self.output.is_some();
         ensure!(
             self.sheet.is_none() || (writes && self.from.images.is_some()),
@@ -176,6 +185,12 @@ impl FitArgs {
             items.unit(),
             self.k.last
         );
+        if let Some((name, encoders)) = &mut encoder {
+            if let Items::Texts(texts) = &items {
+                encoders.note_texts(name, texts)?;
+            }
+            warn_of_unfamiliar(encoders);
+        }
         // The plugin's encoder is checked before the work.
         let pin = match (&mut encoder, writes) {
             (Some((name, encoders)), true) => Some(self.pin(name, encoders, points.ncols())?),
@@ -337,7 +352,12 @@ impl FitArgs {
             row.k,
             items.unit()
         );
-        let (found, clusters, named) = items.name(found, points);
+        let (found, mut clusters, mut named) = items.name(found, points);
+        if let Some(file) = &self.names {
+            let names = read_names(file, clusters.len())?;
+            clusters.iter_mut().zip(names).for_each(|(cluster, name)| cluster.name = name);
+            named = "named by --names";
+        }
         let plugin = bake_k_means(&self.manifest(output, items, pin, &clusters), &found.centers)?;
         write_atomic(output, &plugin)?;
         let sheet = self.sheet(output, items, &clusters)?;

@@ -5,28 +5,38 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
+use serde_json::json;
 
+use crate::cli::completions::plugins;
 use crate::context::Context;
 use crate::fs::write_atomic;
 use crate::plugin::store::{Origin, installed_folder, places, plugin_files, resolve, short_name};
 use crate::plugin::{Limits, PluginHost, cache_folder};
+use crate::text::sha256_digits;
 
 /// Install a plugin into the user's data folder, so that it can be used by name from any folder.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin install ./mine.wasm
   host plugin install . --name sea_and_sky       a plugin crate: the output of `cargo build-plugin`
-  host plugin install ./mine.wasm --force        replace the plugin of that name")]
+  host plugin install ./mine.wasm --force        replace the plugin of that name
+  host plugin install ./theirs.wasm --sha256 9c56cc51b374c3ba189210d5b6d4bf57790d351c96c47c02190ecf1e430635ab")]
 pub struct InstallArgs {
     /// A plugin: a path, or a plugin crate's folder
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", add = plugins())]
     plugin: String,
     /// The name to install it under [default: the file's]
     #[arg(long)]
     name: Option<String>,
+    /// Install the plugin only if it has this digest, which is checked before anything of it runs
+    #[arg(long, value_name = "DIGEST", value_parser = sha256_digits)]
+    sha256: Option<String>,
     /// Replace an installed plugin of that name
     #[arg(long)]
     force: bool,
+    /// Print one JSON document about what was installed
+    #[arg(long)]
+    json: bool,
 }
 
 impl InstallArgs {
@@ -39,7 +49,7 @@ impl InstallArgs {
         check_name(&name)?;
         // A file that is not a plugin is refused with its error before anything is installed.
         let host = PluginHost::new(Limits::default(), cache_folder())?;
-        let plugin = host.load(&path.to_string_lossy(), BTreeMap::new())?;
+        let plugin = host.load_pinned(&path.to_string_lossy(), BTreeMap::new(), self.sha256.as_deref())?;
         let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned()).unwrap_or_default();
         let target = folder.join(format!("{name}.{extension}"));
         let bytes = fs_err::read(&path)?;
@@ -52,7 +62,16 @@ impl InstallArgs {
         }
         write_atomic(&target, &bytes)?;
         let sha256 = &plugin.source().sha256;
-        context.progress.println(format!("installed `{name}` (sha256 {}…) as {}", &sha256[..12], target.display()));
+        if self.json {
+            let description = plugin.description();
+            let (version, styles) = (&description.version, &description.styles);
+            println!(
+                "{:#}",
+                json!({ "plugin": name, "path": target, "sha256": sha256, "version": version, "styles": styles })
+            );
+        } else {
+            context.progress.println(format!("installed `{name}` (sha256 {}…) as {}", &sha256[..12], target.display()));
+        }
         for (_, nearer) in places().into_iter().filter(|(origin, _)| is_nearer(*origin)) {
             if let Some(file) = named(&nearer, &name) {
                 tracing::warn!("in this folder `{name}` still means {}", file.display());
@@ -85,7 +104,7 @@ fn is_nearer(origin: Origin) -> bool {
 }
 
 /// Returns the plugin file of that name in a folder.
-fn named(folder: &Path, name: &str) -> Option<PathBuf> {
+pub(super) fn named(folder: &Path, name: &str) -> Option<PathBuf> {
     plugin_files(folder).into_iter().find(|file| short_name(&file.to_string_lossy()) == name)
 }
 

@@ -7,12 +7,10 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::inspect::size;
-use super::running::table;
 use crate::context::Context;
 use crate::plugin::store::{Origin, places, plugin_files, short_name};
 use crate::plugin::{Glance, Limits, PluginHost, cache_folder};
-use crate::text::escaped;
+use crate::text::{escaped, size, table};
 
 /// List the plugins that can be used by name: those in the working folder, in ./plugins, shipped and installed ones.
 /// None is compiled.

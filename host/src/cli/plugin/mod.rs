@@ -9,8 +9,10 @@ mod inspect;
 mod install;
 mod list;
 mod new;
+mod rename;
 mod running;
 mod test;
+mod uninstall;
 
 use std::path::{Path, PathBuf};
 
@@ -39,7 +41,9 @@ enum Command {
     Install(install::InstallArgs),
     List(list::ListArgs),
     New(new::NewArgs),
+    Rename(rename::RenameArgs),
     Test(test::TestArgs),
+    Uninstall(uninstall::UninstallArgs),
 }
 
 impl PluginArgs {
@@ -55,7 +59,9 @@ impl PluginArgs {
             Command::Install(args) => args.run(context),
             Command::List(args) => args.run(context),
             Command::New(args) => args.run(context),
+            Command::Rename(args) => args.run(context),
             Command::Test(args) => args.run(context),
+            Command::Uninstall(args) => args.run(context),
         }
     }
 }

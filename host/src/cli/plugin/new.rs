@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::context::Context;
 use crate::zoo::home::home;
@@ -28,6 +29,9 @@ pub struct NewArgs {
     /// The folder of ambiguity-sdk [default: the one beside this program's sources]
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
+    /// Print one JSON document about what was created
+    #[arg(long)]
+    json: bool,
 }
 
 /// The input of a plugin.
@@ -144,6 +148,11 @@ impl NewArgs {
         fs_err::rename(partial.path(), &folder)?;
         // Nothing is left to remove.
         let _moved = partial.keep();
+        if self.json {
+            let kind = format!("{:?}", self.kind).to_lowercase();
+            println!("{:#}", json!({ "plugin": self.name, "folder": folder, "kind": kind }));
+            return Ok(());
+        }
         context.progress.println(format!(
             "created the plugin crate {0}/; next:\n  cd {0}\n  cargo test\n  cargo build-plugin\n  host plugin check \
              .\n  host plugin test . --accept\nREADME.md explains each step; src/lib.rs is the plugin",
@@ -342,7 +351,7 @@ mod tests {
     #[test]
     fn templates_are_filled_and_short() {
         for kind in [Kind::Pixels, Kind::Embedding, Kind::Text] {
-            let args = NewArgs { name: "sea-sky".to_owned(), kind, sdk: None };
+            let args = NewArgs { name: "sea-sky".to_owned(), kind, sdk: None, json: false };
             for (file, bytes) in args.files(Path::new("/no/sdk")).expect("templates") {
                 // An image's bytes may be anything.
                 let Ok(text) = String::from_utf8(bytes) else { continue };

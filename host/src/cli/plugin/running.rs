@@ -2,8 +2,6 @@
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use comfy_table::presets::NOTHING;
-use comfy_table::{CellAlignment, Table};
 
 use super::{EncoderFolder, encoders};
 use crate::config::PluginLimits;
@@ -59,6 +57,28 @@ pub(super) fn embedded(samples: Vec<Sample>, plugin: &dyn Classifier, encoders: 
     Ok(batch)
 }
 
+/// Warns, once per encoder, if it knows little of what was embedded.
+pub(super) fn warn_of_unfamiliar(encoders: &Encoders) {
+    for sentence in encoders.unfamiliar() {
+        tracing::warn!("{sentence}");
+    }
+}
+
+/// Logs which of a plugin's encoders know procedural paintings alone, as the images of `host plugin check` are.
+pub(super) fn note_narrow(plugin: &dyn Classifier, encoders: &mut Encoders) -> Result<()> {
+    for encoder in &plugin.description().encoders {
+        if encoders.get(encoder)?.familiar().is_some() {
+            let name = encoders.resolve(encoder)?;
+            tracing::info!(
+                "the encoder `{name}` was trained on procedural paintings alone, and so are the paintings here: on other \
+                 images its embeddings say little, and a CLIP of the world is needed (`host plugin fit --encoder \
+                 openai/clip-vit-large-patch14`)"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Returns the heading of reports: a plugin's name, version, number of styles and media.
 pub(super) fn heading(plugin: &dyn Classifier) -> String {
     let description = plugin.description();
@@ -82,19 +102,7 @@ pub(super) fn mib(bytes: usize) -> String {
     format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-/// Returns a table as text: each column is left-aligned where `left` is true, else right-aligned, separated by two
-/// spaces.
-pub(super) fn table(left: &[bool], rows: &[Vec<String>]) -> String {
-    let mut table = Table::new();
-    table.load_preset(NOTHING).add_rows(rows);
-    for (column, &left) in table.column_iter_mut().zip(left) {
-        let alignment = if left { CellAlignment::Left } else { CellAlignment::Right };
-        column.set_padding((2, 0)).set_cell_alignment(alignment);
-    }
-    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
     pair.ok_or_else(|| "write it as KEY=VALUE".to_owned())
 }
@@ -104,12 +112,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_tables_are_aligned() {
+    fn counts_are_short() {
         assert_eq!([950, 12_345, 1_234_567, 2_000_000_000].map(count), ["950", "12.3 k", "1.23 M", "2.00 G"]);
         assert_eq!(mib(1_310_720), "1.25 MiB");
-        let rows = [["style", "p"], ["cubism", "0.5"]].map(|row| row.map(str::to_owned).to_vec());
-        assert_eq!(table(&[true, false], &rows), "  style     p\n  cubism  0.5\n");
-        let wide = [["浮世絵", "1"], ["cubism", "2"]].map(|row| row.map(str::to_owned).to_vec());
-        assert_eq!(table(&[true, false], &wide), "  浮世絵  1\n  cubism  2\n");
     }
 }

@@ -34,7 +34,9 @@ use super::distributions::Distributions;
 use super::error::{Fault, PluginError};
 use super::inspection::{Asset, Inspection};
 use super::limits::Limits;
-use super::{Classified, Classifier, Description, Glance, PluginSource, check_description, check_encoders};
+use super::{
+    Classified, Classifier, Description, Glance, PluginSource, check_description, check_digest, check_encoders,
+};
 use crate::encoders::Encoders;
 
 /// The extension of a model's file.
@@ -106,10 +108,11 @@ impl OnnxPlugin {
         plugin: &str,
         path: &Path,
         config: &BTreeMap<String, String>,
+        sha256: Option<&str>,
         limits: &Limits,
         device: Device,
     ) -> Result<Self, PluginError> {
-        Self::load_file(plugin, path, config, limits, device).map_err(|fault| PluginError::new(plugin, fault))
+        Self::load_file(plugin, path, config, sha256, limits, device).map_err(|fault| PluginError::new(plugin, fault))
     }
 
     /// Reads a model's file and the `.toml` beside it, and checks both; the model is not loaded.
@@ -125,6 +128,7 @@ impl OnnxPlugin {
         plugin: &str,
         path: &Path,
         config: &BTreeMap<String, String>,
+        sha256: Option<&str>,
         limits: &Limits,
         device: Device,
     ) -> Result<Self, Fault> {
@@ -133,6 +137,7 @@ impl OnnxPlugin {
             return Err(Fault::Unusable(message));
         }
         let File { bytes, graph, spec, description, source } = File::read(plugin, path, limits)?;
+        check_digest(&source.sha256, sha256)?;
         let model = Model::load(&bytes, &spec.input_name, &spec.output_name, device)?;
         let (bytes, timeout_ms) = (bytes.len(), limits.timeout_ms);
         Ok(Self { model, spec, graph, bytes, timeout_ms, description, source, resizing_logged: false })

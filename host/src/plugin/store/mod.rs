@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use self::crate_folder::EXTENSIONS;
 pub use self::crate_folder::{is_plugin_folder, plugin_files};
 use super::error::{Fault, PluginError};
+use crate::text::nearest;
 use crate::zoo::home::home;
 
 /// The places in which plugins are looked up by name, in this order: an earlier one hides a later one.
@@ -82,7 +83,7 @@ fn resolve_in(reference: &str, folders: &[PathBuf]) -> Result<PathBuf, PluginErr
         }
         return match path.is_file() {
             true => Ok(path.to_owned()),
-            false => Err(not_found(reference, vec![], vec![])),
+            false => Err(not_found(reference, vec![], &neighbors(path), vec![])),
         };
     }
     let names: Vec<String> = match path.extension() {
@@ -100,7 +101,13 @@ fn resolve_in(reference: &str, folders: &[PathBuf]) -> Result<PathBuf, PluginErr
     let mut available: Vec<String> = files.map(|file| short_name(&file.to_string_lossy())).collect();
     available.sort();
     available.dedup();
-    Err(not_found(reference, folders.to_vec(), available))
+    Err(not_found(reference, folders.to_vec(), &available, available.clone()))
+}
+
+/// Returns the paths of the plugins in a path's folder.
+fn neighbors(path: &Path) -> Vec<String> {
+    let files = path.parent().map(plugin_files).unwrap_or_default();
+    files.iter().map(|file| file.to_string_lossy().into_owned()).collect()
 }
 
 /// Returns the name of a plugin in messages: its file's name without extension.
@@ -108,8 +115,9 @@ pub fn short_name(reference: &str) -> String {
     Path::new(reference).file_stem().map_or_else(|| reference.to_owned(), |stem| stem.to_string_lossy().into_owned())
 }
 
-fn not_found(reference: &str, folders: Vec<PathBuf>, available: Vec<String>) -> PluginError {
-    PluginError::new(reference, Fault::NotFound { folders, available })
+fn not_found(reference: &str, folders: Vec<PathBuf>, similar: &[String], available: Vec<String>) -> PluginError {
+    let similar = nearest(reference, similar.iter().map(String::as_str)).map(|(_, name)| name.to_owned());
+    PluginError::new(reference, Fault::NotFound { folders, similar, available })
 }
 
 #[cfg(test)]
@@ -133,9 +141,15 @@ mod tests {
         assert_eq!(resolve_in("words.wasm", &folders).expect("found"), folders[0].join("words.wasm"));
         let message = resolve_in("kmean", &folders).expect_err("not found").to_string();
         assert!(
-            message.starts_with("plugin `kmean`: not found in ") && message.ends_with("; available: kmeans, words"),
+            message.starts_with("plugin `kmean`: not found in ")
+                && message.ends_with("; did you mean `kmeans`? Available: kmeans, words"),
             "{message}"
         );
+        let message = resolve_in("xyz", &folders).expect_err("not found").to_string();
+        assert!(!message.contains("did you mean") && message.ends_with("; available: kmeans, words"), "{message}");
         assert_eq!(resolve_in("./kmeans", &folders).expect_err("no path").to_string(), "plugin `./kmeans`: not found");
+        let far = folders[1].display();
+        let message = resolve_in(&format!("{far}/kmaens.wasm"), &folders).expect_err("no such path").to_string();
+        assert!(message.ends_with(&format!(": not found; did you mean `{far}/kmeans.wasm`?")), "{message}");
     }
 }

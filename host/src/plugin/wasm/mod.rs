@@ -26,7 +26,10 @@ use super::batch::Batch;
 use super::distributions::Distributions;
 use super::error::{Fault, PluginError, quoted};
 use super::limits::Limits;
-use super::{Classified, Classifier, Description, Glance, Inspection, PluginSource, check_description, check_encoders};
+use super::{
+    Classified, Classifier, Description, Glance, Inspection, PluginSource, check_description, check_digest,
+    check_encoders,
+};
 use crate::encoders::Encoders;
 
 /// Bindings of the larger world. Exports are looked up per interface, because not every plugin exports `gradient`.
@@ -71,9 +74,11 @@ impl Sandbox {
         plugin: &str,
         path: &Path,
         config: BTreeMap<String, String>,
+        sha256: Option<&str>,
     ) -> Result<WasmPlugin, PluginError> {
         let at = |fault| PluginError::new(plugin, fault);
         let artifact = Artifact::read(path, &self.limits).map_err(at)?;
+        check_digest(&artifact.sha256, sha256).map_err(at)?;
         let compile = || Component::from_binary(&self.engine, artifact.bytes());
         let component = match &self.cache {
             Some(cache) => cache.get(&self.engine, &artifact.sha256, compile),

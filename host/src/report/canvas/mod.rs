@@ -1,9 +1,10 @@
 //! An opaque canvas of pixels for shapes (tiny-skia), text (ab_glyph) and images, and what all sheets of images have in
 //! common.
 
+mod fonts;
 pub(crate) mod text;
 
-use ab_glyph::{Font, ScaleFont, point};
+use ab_glyph::{Font, point};
 use image::{Rgb, RgbImage};
 use tiny_skia::{
     Color, FillRule, LineCap, LineJoin, Paint, Path, PathBuilder, Pixmap, Rect, Stroke, StrokeDash, Transform,
@@ -100,9 +101,6 @@ impl Canvas {
 
     /// Draws a line of text; `y` is the baseline.
     pub(crate) fn text(&mut self, at: (f32, f32), anchor: Anchor, size: f32, weight: Weight, ink: Rgba, words: &str) {
-        let font = text::font(weight);
-        let scale = text::scale(weight, size * self.scale);
-        let scaled = font.as_scaled(scale);
         let shift = match anchor {
             Anchor::Start => 0.0,
             Anchor::Middle => 0.5,
@@ -110,15 +108,15 @@ impl Canvas {
         };
         let mut x = (at.0 - shift * text::width(words, size, weight)) * self.scale;
         let y = (at.1 * self.scale).round();
-        for letter in words.chars() {
-            let id = font.glyph_id(letter);
-            if let Some(outline) = font.outline_glyph(id.with_scale_and_position(scale, point(x, y))) {
+        for glyph in text::glyphs(words, size * self.scale, weight) {
+            let positioned = glyph.id.with_scale_and_position(glyph.scale, point(x, y));
+            if let Some(outline) = glyph.font.outline_glyph(positioned) {
                 let bounds = outline.px_bounds();
                 outline.draw(|dx, dy, coverage| {
                     self.blend(bounds.min.x as i64 + i64::from(dx), bounds.min.y as i64 + i64::from(dy), ink, coverage);
                 });
             }
-            x += scaled.h_advance(id);
+            x += glyph.advance();
         }
     }
 

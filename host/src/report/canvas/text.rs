@@ -1,46 +1,52 @@
-//! Text in images: the two compiled-in fonts, measuring and wrapping.
+//! Text in images: glyphs, measuring and wrapping.
 
-use std::sync::LazyLock;
+use ab_glyph::{Font, FontArc, GlyphId, PxScale, ScaleFont};
 
-use ab_glyph::{Font, FontRef, PxScale, ScaleFont};
-
+use super::fonts;
+pub(crate) use super::fonts::Weight;
 use crate::text::NO_BREAK_SPACE;
 
-/// The font weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Weight {
-    /// Running text.
-    Regular,
-    /// Headings and values.
-    Bold,
+/// A character with the font that draws it.
+pub(super) struct Glyph {
+    pub(super) id: GlyphId,
+    pub(super) font: FontArc,
+    pub(super) scale: PxScale,
 }
 
-static REGULAR: LazyLock<FontRef<'static>> = LazyLock::new(|| {
-    FontRef::try_from_slice(include_bytes!("../../../assets/DejaVuSans-subset.ttf")).expect("the font is compiled in")
-});
-static BOLD: LazyLock<FontRef<'static>> = LazyLock::new(|| {
-    FontRef::try_from_slice(include_bytes!("../../../assets/DejaVuSans-Bold-subset.ttf"))
-        .expect("the font is compiled in")
-});
-
-pub(crate) fn font(weight: Weight) -> &'static FontRef<'static> {
-    match weight {
-        Weight::Regular => &REGULAR,
-        Weight::Bold => &BOLD,
+impl Glyph {
+    /// Its width in pixels.
+    pub(super) fn advance(&self) -> f32 {
+        self.font.as_scaled(self.scale).h_advance(self.id)
     }
 }
 
-/// ab_glyph's scale for a size in pixels per em, as in CSS.
-pub(crate) fn scale(weight: Weight, size: f32) -> PxScale {
-    let font = font(weight);
-    let em = font.units_per_em().expect("the compiled-in fonts have units per em");
-    PxScale::from(size * font.height_unscaled() / em)
+/// Returns the glyphs of a line at a size in pixels per em, as in CSS. A character that no font has is written as its code
+/// point, U+6C34; one that only changes its neighbors, as in sequences of emoji, is left out.
+pub(super) fn glyphs(text: &str, size: f32, weight: Weight) -> Vec<Glyph> {
+    let mut glyphs = Vec::with_capacity(text.len());
+    for letter in text.chars().filter(|letter| !matches!(letter, '\u{200d}' | '\u{fe00}'..='\u{fe0f}')) {
+        let letter = if letter.is_whitespace() { ' ' } else { letter };
+        match fonts::of_character(letter, weight) {
+            Some(font) => glyphs.push(glyph(letter, font, size)),
+            None => {
+                let code = format!("U+{:04X}", u32::from(letter));
+                glyphs.extend(code.chars().map(|letter| glyph(letter, fonts::of_weight(weight).clone(), size)));
+            }
+        }
+    }
+    glyphs
+}
+
+fn glyph(letter: char, font: FontArc, size: f32) -> Glyph {
+    // ab_glyph's scale is of a font's height.
+    let em = font.units_per_em().unwrap_or(1000.0);
+    let scale = PxScale::from(size * font.height_unscaled() / em);
+    Glyph { id: font.glyph_id(letter), font, scale }
 }
 
 /// The width of a line in pixels.
 pub(crate) fn width(text: &str, size: f32, weight: Weight) -> f32 {
-    let font = font(weight).as_scaled(scale(weight, size));
-    text.chars().map(|letter| font.h_advance(font.glyph_id(letter))).sum()
+    glyphs(text, size, weight).iter().map(Glyph::advance).sum()
 }
 
 /// Breaks text at spaces, not at no-break spaces, into lines no wider than `max_width`; text that does not fit into
@@ -101,8 +107,23 @@ mod tests {
     fn the_fonts_have_every_sign_that_is_drawn() {
         for weight in [Weight::Regular, Weight::Bold] {
             for letter in "azAZ09 −–—…×±σ→≥≤éß%·\u{a0}".chars() {
-                assert_ne!(font(weight).glyph_id(letter).0, 0, "{letter} is missing in {weight:?}");
+                assert_ne!(fonts::of_weight(weight).glyph_id(letter).0, 0, "{letter} is missing in {weight:?}");
             }
         }
+    }
+
+    /// On a machine with a font for them the characters are drawn, on one without their code points are.
+    #[test]
+    fn what_the_compiled_in_fonts_lack_is_drawn_or_written() {
+        let ids = |text: &str| glyphs(text, 12.0, Weight::Regular).iter().map(|glyph| glyph.id.0).collect::<Vec<_>>();
+        for text in ["水墨", "花鳥", "🌊", "ภาพ"] {
+            let drawn = glyphs(text, 12.0, Weight::Regular);
+            assert!(drawn.iter().all(|glyph| glyph.id.0 != 0), "{text} has boxes");
+            assert!(width(text, 12.0, Weight::Regular) > 10.0, "{text}");
+        }
+        assert_ne!(ids("水墨"), ids("花鳥"));
+        // No font has a character of the private planes.
+        assert_eq!(ids("a\u{10fffd}"), ids("aU+10FFFD"));
+        assert_eq!(ids("a\u{200d}b\u{fe0f}"), ids("ab"));
     }
 }

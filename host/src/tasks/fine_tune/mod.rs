@@ -30,6 +30,7 @@ use self::meter::Meter;
 pub use self::plan::{Measured, Plan, measure};
 use crate::config::{FineTuneConfig, Shuffle};
 use crate::data::images::rgb_images;
+use crate::data::png::Sheet;
 use crate::data::prompts::PromptSet;
 use crate::interrupt::Interrupt;
 use crate::metrics::{Scorer, Scores};
@@ -45,6 +46,7 @@ use crate::rl::rollout::{SeededNoise, Trajectories, rollout};
 use crate::run::BEFORE_AFTER;
 use crate::run::record::{FineTuneEpoch, FineTuneMonitor, FineTuneSeconds};
 use crate::statistics::{Summary, standard_error};
+use crate::text::counted;
 use crate::trainer::{Claim, Ends, Monitored, Saved, Schedule, State, Task, Trained};
 
 /// The command that fine-tunes.
@@ -248,7 +250,7 @@ impl Task for FineTune {
     }
 
     /// The before/after comparison: images of the untrained and the trained model from the same prompts and noise.
-    fn last_images(&mut self, ends: &Ends<FineTuneMonitor>) -> Result<Vec<(&'static str, RgbImage)>> {
+    fn last_images(&mut self, ends: &Ends<FineTuneMonitor>) -> Result<Vec<(&'static str, Sheet)>> {
         let n = COMPARED.min(self.config.monitor.count);
         let (prompts, after) = self.monitor_images(n)?;
         self.lora.enable(&mut self.policy.unet, false);
@@ -367,7 +369,9 @@ impl FineTune {
             scores.skipped
         );
         if scores.skipped > 0 {
-            warnings.push(format!("{} samples were left out because a plugin failed on them", scores.skipped));
+            let n = counted(scores.skipped as u64, "sample");
+            let (were, them) = if scores.skipped == 1 { ("was", "it") } else { ("were", "them") };
+            warnings.push(format!("{n} {were} left out because a plugin failed on {them}"));
         }
         if reward.std < MIN_REWARD_STD {
             warnings.push(format!(

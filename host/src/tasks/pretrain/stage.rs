@@ -14,6 +14,7 @@ use torch_ext::{AdamW, AdamWConfig, Generator};
 use super::Session;
 use crate::config::Checkpoint;
 use crate::config::pretrain::{PretrainConfig, Schedule as Steps};
+use crate::data::png::Sheet;
 use crate::interrupt::Interrupt;
 use crate::optim::{Ema, StepGuard, add_under, copy_into, under};
 use crate::progress::Bar;
@@ -222,7 +223,7 @@ impl<M: Model> Task for Pretraining<M> {
 
     fn monitor(&mut self, epoch: u64) -> Result<Option<Monitored<M::Monitor>>> {
         let (record, sheet) = self.model.evaluate(epoch == self.steps.epochs())?;
-        Ok(Some(Monitored { record, score: None, diversity: None, sheet, images: Vec::new() }))
+        Ok(Some(Monitored { record, score: None, diversity: None, sheet: sheet.map(Sheet::from), images: Vec::new() }))
     }
 
     fn warnings(&self, _: u64, trained: &PretrainEpoch, _: Option<&M::Monitor>, _: f64) -> Vec<String> {

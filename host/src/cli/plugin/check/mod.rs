@@ -8,7 +8,8 @@ use clap::Args;
 
 use self::probes::{Probe, probes};
 use self::report::{Answer, Report, Row};
-use super::running::{RunningArgs, embedded};
+use super::running::{RunningArgs, embedded, note_narrow};
+use crate::cli::completions::plugins;
 use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::plugin::{Classifier, Fault};
@@ -28,6 +29,7 @@ A probe's gap is the distance of its reward below the best one, -ln(number of st
   refused     the plugin returned an error for a probe")]
 pub struct CheckArgs {
     /// A plugin: a path, a name, or a plugin crate's folder
+    #[arg(add = plugins())]
     plugin: String,
     #[command(flatten)]
     running: RunningArgs,
@@ -61,6 +63,7 @@ impl CheckArgs {
             bar.inc(1);
         }
         bar.finish();
+        note_narrow(&*plugin, &mut encoders)?;
         let report = Report::new(&*plugin, rows);
         match self.json {
             true => println!("{:#}", report.document()),

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::probes::Kind;
-use crate::cli::plugin::running::{count, heading, mib, table};
+use crate::cli::plugin::running::{count, heading, mib};
 use crate::plugin::{Classifier, Limits};
 use crate::rl::reward::{ambiguity, entropy, max_probability};
+use crate::text::table;
 
 /// A worthless probe is close to the best reward if its gap is below this fraction of the real probes' median gap.
 const CLOSE: f64 = 0.25;

@@ -6,9 +6,9 @@ use ndarray::Array2;
 use serde_json::{Value, json};
 
 use super::source::{Cluster, Items};
-use crate::cli::plugin::inspect::size;
 use crate::plugin::fit::Clustering;
 use crate::plugin::fit::elbow::{ElbowRow, elbow, most_separate};
+use crate::text::{counted, size};
 
 /// Length of a full bar in characters.
 const BAR: usize = 32;
@@ -47,12 +47,12 @@ impl Written<'_> {
         };
         let mut lines: Vec<String> = self.clusters.iter().map(line).collect();
         lines.push(format!(
-            "{}: {} clusters of {n} {unit}, {}; inertia {:.4}, {} iterations; {}",
+            "{}: {} clusters of {n} {unit}, {}; inertia {:.4}, {}; {}",
             self.plugin.display(),
             self.clusters.len(),
             self.named,
             self.found.inertia,
-            self.found.iterations,
+            counted(self.found.iterations as u64, "iteration"),
             size(self.bytes),
         ));
         lines.extend(self.sheet.map(|sheet| format!("{}: contact sheet of the clusters", sheet.display())));

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use image::RgbImage;
 use image::imageops::{self, FilterType};
-use image::{ImageFormat, RgbImage};
 use rayon::prelude::*;
 
 use crate::data::images::ImageLoader;
+use crate::data::png;
 use crate::fs::write_atomic;
 use crate::report::canvas::text::{self, Weight};
 use crate::report::canvas::{Anchor, Canvas, GROUND, HEADER, INK, MARGIN, MAX_WIDTH, MUTED, RULE};
@@ -44,11 +45,8 @@ pub(super) struct Row {
 
 /// Draws the sheet and writes it as a PNG.
 pub(super) fn write(path: &Path, title: &str, rows: &[Row], loader: &ImageLoader) -> Result<()> {
-    let mut bytes = std::io::Cursor::new(vec![]);
-    draw(title, rows, loader)
-        .write_to(&mut bytes, ImageFormat::Png)
-        .with_context(|| format!("encoding the contact sheet {}", path.display()))?;
-    write_atomic(path, &bytes.into_inner())?;
+    let bytes = png::encode(&draw(title, rows, loader), &[png::software()]);
+    write_atomic(path, &bytes.with_context(|| format!("encoding the contact sheet {}", path.display()))?)?;
     Ok(())
 }
 
@@ -132,6 +130,18 @@ mod tests {
         // 32 x 16 pixels grow to 96 x 48.
         assert_eq!((area(40, 39), area(1, 0)), (96 * 48, 96 * 48));
         assert!(sheet.width() <= MAX_WIDTH);
+    }
+
+    /// Each character that the compiled-in font lacks once was the same empty box.
+    #[test]
+    fn names_in_any_script_are_told_apart() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let sheet = |name: &str| {
+            let row = Row { name: name.to_owned(), ..row(folder.path(), "images", 1) };
+            draw("one cluster", &[row], &ImageLoader::default())
+        };
+        assert_ne!(sheet("水墨"), sheet("花鳥"));
+        assert_ne!(sheet("🌊"), sheet("🌋"));
     }
 
     #[test]

@@ -11,12 +11,13 @@ use serde_json::json;
 
 use self::snapshot::{Difference, Snapshot};
 use super::classify::read_sample;
-use super::running::{RunningArgs, table};
+use super::running::RunningArgs;
 use crate::cli::numbers::within;
 use crate::context::Context;
 use crate::data::images::{ImageLoader, has_image_extension};
 use crate::fs::write_atomic;
 use crate::plugin::Batch;
+use crate::text::table;
 
 /// Compare a plugin's distributions for its fixtures with their snapshots.
 #[derive(Args, Debug)]
