@@ -35,7 +35,7 @@ pub fn model_folder(path: &str, context: &Context) -> Result<PathBuf> {
     let shipped = home().map(|home| home.join("models/weights").join(path).join("diffusion"));
     match shipped {
         Some(shipped) if !path.contains(['/', '\\']) && shipped.is_dir() => Ok(shipped),
-        _ if is_id(path) => Hub::new(context).folder(path, Wanted::Pipeline),
+        _ if is_id(path) => Hub::new(context)?.folder(path, Wanted::Pipeline),
         _ => bail!(
             "there is no model {path}: it is neither a folder nor the name of a shipped model (tiny-art) nor an id on the \
              Hub (OWNER/NAME)"
@@ -85,7 +85,7 @@ pub fn encoder_folder(name: &str, path: &str, context: &Context) -> Result<PathB
             ensure!(is_clip, "{} is not an encoder folder: it has no config.json", folder.display());
             Ok(folder.to_owned())
         }
-        _ if is_id(path) && !is_weights(path) => Hub::new(context).folder(path, Wanted::Clip),
+        _ if is_id(path) && !is_weights(path) => Hub::new(context)?.folder(path, Wanted::Clip),
         _ => bail!("encoder {name}: {path} is neither a folder nor an id on the Hub (OWNER/NAME)"),
     }
 }
