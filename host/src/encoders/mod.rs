@@ -1,6 +1,7 @@
 //! Encoders: embeddings of images and texts, for plugins that ask for an encoder by name.
 
 mod clip;
+mod files;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Debug, Formatter};
@@ -12,6 +13,7 @@ use ndarray::{Array2, Axis};
 use tch::{Device, Kind, Tensor};
 
 pub use self::clip::ClipEncoder;
+pub use self::files::{Embedded, embed_files};
 
 /// The name of the shipped small CLIP.
 pub const SHIPPED: &str = "tiny-art";
