@@ -1,10 +1,11 @@
 //! The image cache: the images' planes in one memory-mapped file, KEY.u8, and its index, KEY.json.
 //!
 //! The index is written last, by a rename, so that its images are complete if it exists. A lock lets one process at a
-//! time build a cache; the others wait for it.
+//! time build a cache; the others wait for it. An interrupt leaves a part with an index of its own, .KEY.part and
+//! .KEY.part.json, which the next process completes.
 
 use std::fs::{File, TryLockError};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tempfile::{NamedTempFile, TempPath};
 
 use super::Options;
 use super::listing::Listing;
@@ -23,6 +25,7 @@ use crate::data::images::ImageLoader;
 use crate::fs::write_atomic;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::progress::Progress;
+use crate::text::counted;
 
 /// Number of images that each thread decodes between two writes: this bounds the memory.
 const DECODED_PER_THREAD: usize = 16;
@@ -212,20 +215,20 @@ fn build(
     progress: &Progress,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let needed = listing.images.len() as u64 * image_bytes(options.size);
+    let Part { mut styles, mut broken, mut n_read, file } = Part::resume(listing, options, folder)?;
+    let n_written: usize = styles.iter().map(|style| style.files.len()).sum();
+    let needed = (listing.images.len() - n_read) as u64 * image_bytes(options.size);
     let disk =
         rustix::fs::statvfs(folder).with_context(|| format!("reading the free space of {}", folder.display()))?;
     check_space(needed, disk.f_bavail.saturating_mul(disk.f_frsize), folder)?;
 
-    // A temporary file that is dropped before it is renamed is removed.
-    let temporary = tempfile::Builder::new().prefix(&format!(".{}.", &listing.key[..16])).tempfile_in(folder)?;
-    let mut out = BufWriter::with_capacity(1 << 20, temporary);
-    let mut styles: Vec<CachedStyle> =
-        listing.names.iter().map(|name| CachedStyle { name: name.clone(), files: Vec::new(), n_broken: 0 }).collect();
-    let mut broken = Vec::new();
+    let writing = || format!("writing the image cache in {}", folder.display());
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    out.seek(SeekFrom::Start(n_written as u64 * image_bytes(options.size))).with_context(writing)?;
     let loader = ImageLoader::default();
-    let bar = progress.bar("image cache", listing.images.len() as u64, "images");
-    for images in listing.images.chunks(DECODED_PER_THREAD * rayon::current_num_threads()) {
+    let mut bar = progress.bar("image cache", listing.images.len() as u64, "images");
+    bar.skip(n_read as u64);
+    for images in listing.images[n_read..].chunks(DECODED_PER_THREAD * rayon::current_num_threads()) {
         let decoded: Vec<_> = images
             .par_iter()
             .map(|image| {
@@ -242,13 +245,21 @@ fn build(
             .collect();
         for (image, decoded) in images.iter().zip(decoded) {
             let Some(decoded) = decoded else {
-                bail!(Interrupted { kept: "the unfinished image cache is not kept".to_owned() });
+                if n_read == 0 {
+                    bail!(Interrupted { kept: "no image was read yet".to_owned() });
+                }
+                let file = out.into_inner().map_err(|error| error.into_error()).with_context(writing)?;
+                Part { styles, broken, n_read, file }.keep(listing, folder)?;
+                let n = counted(n_read as u64, "image");
+                bail!(Interrupted {
+                    kept: format!("{n} are kept in the cache, and the same command resumes")
+                });
             };
+            n_read += 1;
             let style = &mut styles[image.style];
             match decoded {
                 Ok(planes) => {
-                    out.write_all(&planes)
-                        .with_context(|| format!("writing the image cache in {}", folder.display()))?;
+                    out.write_all(&planes).with_context(writing)?;
                     style.files.push(image.name.clone());
                 }
                 Err(why) => {
@@ -258,7 +269,6 @@ fn build(
             }
         }
     }
-    let writing = || format!("writing the image cache in {}", folder.display());
     let temporary = out.into_inner().map_err(|error| error.into_error()).with_context(writing)?;
     temporary.as_file().sync_all().with_context(writing)?;
 
@@ -273,6 +283,66 @@ fn build(
     let index = Index { key: listing.key.clone(), size: options.size, styles, broken, checked };
     write_atomic(&folder.join(format!("{}.json", listing.key)), &serde_json::to_vec(&index)?)?;
     Ok(())
+}
+
+/// A cache that is not complete.
+struct Part {
+    styles: Vec<CachedStyle>,
+    broken: Vec<Broken>,
+    /// Number of images of the listing that were read.
+    n_read: usize,
+    /// The planes of those that could be read; removed when it is dropped.
+    file: NamedTempFile,
+}
+
+/// The index of a part, which exists while nobody writes to it.
+#[derive(Serialize, Deserialize)]
+struct PartIndex {
+    styles: Vec<CachedStyle>,
+    broken: Vec<Broken>,
+    n_read: usize,
+}
+
+impl Part {
+    /// The paths of the planes and of the index: one each for a cache, so that what a killed process leaves is replaced.
+    fn paths(listing: &Listing, folder: &Path) -> [PathBuf; 2] {
+        ["part", "part.json"].map(|kind| folder.join(format!(".{}.{kind}", &listing.key[..16])))
+    }
+
+    /// Takes the part that an interrupt left, or begins a new one.
+    fn resume(listing: &Listing, options: &Options, folder: &Path) -> Result<Self> {
+        let [path, index] = Self::paths(listing, folder);
+        let found: Option<PartIndex> = std::fs::read(&index).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        // Without its index a part counts as empty.
+        crate::fs::remove_file(&index)?;
+        let file = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+        let length = file.metadata()?.len();
+        let is_whole = |part: &PartIndex| {
+            let n: usize = part.styles.iter().map(|style| style.files.len()).sum();
+            let names = part.styles.iter().map(|style| &style.name);
+            n + part.broken.len() == part.n_read
+                && part.n_read <= listing.images.len()
+                && names.eq(&listing.names)
+                && length == n as u64 * image_bytes(options.size)
+        };
+        let style = |name: &String| CachedStyle { name: name.clone(), files: Vec::new(), n_broken: 0 };
+        let empty = || PartIndex { styles: listing.names.iter().map(style).collect(), broken: Vec::new(), n_read: 0 };
+        let PartIndex { styles, broken, n_read } = found.filter(is_whole).unwrap_or_else(empty);
+        if n_read == 0 {
+            file.set_len(0)?;
+        }
+        let file = NamedTempFile::from_parts(file.into_parts().0, TempPath::try_from_path(path)?);
+        Ok(Self { styles, broken, n_read, file })
+    }
+
+    /// Leaves the part for the next process.
+    fn keep(self, listing: &Listing, folder: &Path) -> Result<()> {
+        let Self { styles, broken, n_read, file } = self;
+        file.as_file().sync_all()?;
+        file.keep()?;
+        let [_, index] = Self::paths(listing, folder);
+        Ok(write_atomic(&index, &serde_json::to_vec(&PartIndex { styles, broken, n_read })?)?)
+    }
 }
 
 /// Returns an error if the cache would not fit on the disk.
