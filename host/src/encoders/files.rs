@@ -1,8 +1,8 @@
 //! Embeddings of image files by the batch, kept in a cache, so that a large folder that was broken off, or is embedded
 //! again, costs only what is new.
 //!
-//! A cache is one file of records that grows by one for each batch. A batch is cached whole or not at all: the last bits of an
-//! embedding may depend on the images beside it, and what is read back is what would be computed.
+//! A cache is one file of records that grows by one for each batch. A batch is cached whole or not at all: the last bits
+//! of an embedding may depend on the images beside it, and what is read back is what would be computed.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -51,8 +51,8 @@ pub struct Embedded {
 
 /// Embeds image files with the encoder of that name; `skip` decides what a file that cannot be read means.
 ///
-/// With a folder for caches, embeddings are taken from and added to the cache of the encoder: an interrupt keeps what was
-/// computed.
+/// With a folder for caches, embeddings are taken from and added to the cache of the encoder: an interrupt keeps what
+/// was computed.
 ///
 /// # Errors
 /// Those of `skip` and of the encoder; an interrupt.
@@ -78,7 +78,7 @@ pub fn embed_files(
         if context.interrupt.requested() {
             let kept = match cache {
                 Some(_) => format!(
-                    "the embeddings of {} are kept in the cache, and the same command goes on with them",
+                    "the embeddings of {} are kept in the cache, and the same command resumes",
                     counted(n_done, "image")
                 ),
                 None => "nothing was written".to_owned(),

@@ -1,5 +1,5 @@
-//! The download of files into the cache: what arrives is of the announced length and, where the ETag is a sha256, of that
-//! digest, or does not become a blob.
+//! The download of files into the cache: what arrives is of the announced length and, where the ETag is a sha256, of
+//! that digest, or does not become a blob.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -4,7 +4,12 @@
 //! (`HF_TOKEN`, else the file that `hf auth login` writes) and the address (`HF_ENDPOINT`) are those of Hugging Face's
 //! own tools. A model that is complete in the cache is used without a network request.
 //!
-//! A server is not trusted beyond the data that it announces: see [`client`], [`mod@cache`] and [`download`].
+//! A server is not trusted.
+//!
+//! # Layout
+//!
+//! - this file: ids, the files of a model, and failures as sentences
+//! - `client`: requests, redirects and the token · `cache`: the places of files · `download`: lengths and digests
 
 mod cache;
 mod client;
