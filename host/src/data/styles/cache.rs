@@ -251,9 +251,7 @@ fn build(
                 let file = out.into_inner().map_err(|error| error.into_error()).with_context(writing)?;
                 Part { styles, broken, n_read, file }.keep(listing, folder)?;
                 let n = counted(n_read as u64, "image");
-                bail!(Interrupted {
-                    kept: format!("{n} are kept in the cache, and the same command resumes")
-                });
+                bail!(Interrupted { kept: format!("{n} are kept in the cache, and the same command resumes") });
             };
             n_read += 1;
             let style = &mut styles[image.style];
