@@ -7,10 +7,12 @@
 //! # Layout
 //! - `plugins`: components, manifests, ONNX files, the output of plugins
 //! - `models`: weights, configurations, adapters, tokenizers
+//! - `folders`: model folders with odd values in their configurations
 //! - `media`: images and recordings
 //! - `runs`: a run's metrics and the report drawn from them
 
 mod allocator;
+mod folders;
 mod media;
 mod models;
 mod plugins;
@@ -35,7 +37,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "adapter_config", seeds: models::adapter_configs, run: models::adapter_config },
     Target { name: "audio", seeds: media::recordings, run: media::audio },
     Target { name: "component", seeds: plugins::components, run: plugins::component },
@@ -44,6 +46,7 @@ pub const TARGETS: [Target; 13] = [
     Target { name: "lora", seeds: models::adapters, run: models::lora },
     Target { name: "manifest", seeds: plugins::manifests, run: plugins::manifest },
     Target { name: "metrics", seeds: runs::metrics_files, run: runs::metrics },
+    Target { name: "model", seeds: folders::changes, run: folders::model },
     Target { name: "onnx", seeds: plugins::models, run: plugins::onnx },
     Target { name: "output", seeds: plugins::outputs, run: plugins::output },
     Target { name: "report", seeds: runs::metrics_files, run: runs::report },

@@ -11,7 +11,7 @@ use image::{DynamicImage, ImageFormat};
 
 use crate::put;
 
-/// Returns a small image of each pixel type.
+/// Returns a small image of each format and pixel type.
 pub fn images(_: &Path) -> Result<Vec<Vec<u8>>> {
     let colored = DynamicImage::ImageRgba8(image::RgbaImage::from_fn(9, 5, |x, y| {
         image::Rgba([25 * x as u8, 50 * y as u8, (x * y) as u8, 200])
@@ -23,6 +23,15 @@ pub fn images(_: &Path) -> Result<Vec<Vec<u8>>> {
         (colored.to_rgba16().into(), ImageFormat::Png),
         (colored.to_rgb8().into(), ImageFormat::Jpeg),
         (colored.to_luma8().into(), ImageFormat::Jpeg),
+        (colored.clone(), ImageFormat::WebP),
+        (colored.to_rgb8().into(), ImageFormat::WebP),
+        (colored.clone(), ImageFormat::Gif),
+        (colored.clone(), ImageFormat::Bmp),
+        (colored.to_rgb8().into(), ImageFormat::Bmp),
+        (colored.to_luma8().into(), ImageFormat::Bmp),
+        (colored.clone(), ImageFormat::Tiff),
+        (colored.to_rgb16().into(), ImageFormat::Tiff),
+        (colored.to_luma8().into(), ImageFormat::Tiff),
     ];
     let encode = |(image, format): (DynamicImage, ImageFormat)| {
         let mut bytes = Cursor::new(vec![]);

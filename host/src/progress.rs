@@ -112,12 +112,14 @@ struct Plain {
 }
 
 impl Bar {
-    /// Marks what an earlier process did: it counts as done, but not for the speed. Call it first.
+    /// Marks what an earlier process did: it counts as done, but not for the speed.
     pub fn skip(&mut self, done: u64) {
         self.skipped += done;
-        self.bar.set_position(self.skipped);
-        self.bar.reset_eta();
-        self.started = Instant::now();
+        self.bar.inc(done);
+        if self.bar.position() == self.skipped {
+            self.bar.reset_eta();
+            self.started = Instant::now();
+        }
     }
 
     /// Advances by `done`.
@@ -129,6 +131,11 @@ impl Bar {
             *last = Instant::now();
             drop(writeln!(io::stderr(), "{}", plain.line(&self.bar, self.skipped, self.started.elapsed())));
         }
+    }
+
+    /// Adds to the total what has to be done again.
+    pub fn extend(&self, more: u64) {
+        self.bar.inc_length(more);
     }
 
     /// Sets the text behind the bar, such as the newest reward.

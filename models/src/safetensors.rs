@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use ::safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use ::safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView, serialize};
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
@@ -104,10 +104,17 @@ fn with_metadata(file: &[u8], metadata: &[(&str, &str)]) -> Vec<u8> {
 /// of axes, their lengths, the length of its data (u64, little endian), and its data, but neither the metadata nor the
 /// order in the file.
 pub fn digest_safetensors(path: &Path) -> Result<String> {
-    let bad = |message: String| Error::Safetensors { path: path.to_owned(), message };
-    let map = map(path)?;
-    let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(e.to_string()))?;
-    let mut tensors = tensors.tensors();
+    digest_shards(&[path.to_owned()])
+}
+
+/// The same for a network whose weights are in several files: the digest of one file with all of them.
+pub fn digest_shards(paths: &[PathBuf]) -> Result<String> {
+    let maps: Vec<Mmap> = paths.iter().map(|path| map(path)).collect::<Result<_>>()?;
+    let mut tensors = Vec::new();
+    for (path, map) in paths.iter().zip(&maps) {
+        let bad = |e: SafeTensorError| Error::Safetensors { path: path.clone(), message: e.to_string() };
+        tensors.extend(SafeTensors::deserialize(map).map_err(bad)?.tensors());
+    }
     tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
     let mut hash = Sha256::new();
     for (name, view) in &tensors {
@@ -126,7 +133,7 @@ pub fn digest_safetensors(path: &Path) -> Result<String> {
 }
 
 /// Returns bytes in hexadecimal, two digits each.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

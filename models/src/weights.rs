@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
 use tch::{Device, Kind};
 
 use crate::error::{Error, Result};
+use crate::json::JsonObject;
 use crate::params::{NamedTensors, Params};
-use crate::safetensors::{digest_safetensors, read_safetensors};
+use crate::safetensors::{digest_shards, read_safetensors};
 
 /// File stem of the weights in folders that diffusers writes.
 pub const DIFFUSERS_STEM: &str = "diffusion_pytorch_model";
@@ -35,10 +35,9 @@ pub fn weight_files(dir: &Path, stem: &str) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// The digest that identifies the weights of a model folder: [`digest_safetensors`] of its one file, or of all its
-/// shards, in order.
+/// The digest that identifies the weights of a model folder, the same for one file as for shards: [`digest_shards`].
 pub fn digest_folder(dir: &Path, stem: &str) -> Result<String> {
-    weight_files(dir, stem)?.iter().map(|file| digest_safetensors(file)).collect()
+    digest_shards(&weight_files(dir, stem)?)
 }
 
 enum Files {
@@ -72,7 +71,12 @@ fn read(dir: &Path, stem: &str) -> Result<(NamedTensors, String)> {
         Files::Shards(index) => {
             let mut tensors = NamedTensors::new();
             for shard in shards(&index)? {
-                tensors.extend(read_safetensors(&shard)?);
+                for (name, tensor) in read_safetensors(&shard)? {
+                    if tensors.insert(name.clone(), tensor).is_some() {
+                        let message = format!("tensor `{name}` is in another shard too");
+                        return Err(Error::Safetensors { path: shard, message });
+                    }
+                }
             }
             Ok((tensors, index.display().to_string()))
         }
@@ -82,14 +86,107 @@ fn read(dir: &Path, stem: &str) -> Result<(NamedTensors, String)> {
 /// The files that an index names, in alphabetical order.
 fn shards(index: &Path) -> Result<Vec<PathBuf>> {
     let config = |message: &str| Error::Config { path: index.to_owned(), message: message.to_owned() };
-    let text = std::fs::read_to_string(index).map_err(|source| Error::Io { path: index.to_owned(), source })?;
-    let json: Value = serde_json::from_str(&text).map_err(|e| config(&format!("not valid JSON: {e}")))?;
-    let map = json.get("weight_map").and_then(Value::as_object).ok_or_else(|| config("has no `weight_map` object"))?;
+    let json = JsonObject::read(index)?;
+    let map = json.object("weight_map")?.ok_or_else(|| json.error("weight_map", "is missing"))?;
     let mut shards = BTreeSet::new();
-    for (tensor, file) in map {
+    for (tensor, file) in map.entries() {
         let plain = file.as_str().filter(|name| Path::new(name).file_name() == Some(name.as_ref()));
         shards.insert(plain.ok_or_else(|| config(&format!("`weight_map` has no plain file name for `{tensor}`")))?);
     }
+    if shards.is_empty() {
+        return Err(config("`weight_map` is empty"));
+    }
     let folder = index.parent().unwrap_or(Path::new("."));
     Ok(shards.into_iter().map(|shard| folder.join(shard)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clip::Clip;
+    use crate::params::MemoryFormat;
+    use crate::safetensors::write_safetensors;
+    use crate::unet::UNet;
+    use crate::vae::Vae;
+
+    /// Writes a folder's weights again, as two shards with an index, of this infix.
+    fn shard(from: &Path, to: &Path, stem: &str, kind: Kind, half: bool) {
+        std::fs::copy(from.join("config.json"), to.join("config.json")).unwrap();
+        let all = read_folder(from, stem).unwrap();
+        let middle = all.keys().nth(all.len() / 2).unwrap().clone();
+        let infix = if half { ".fp16" } else { "" };
+        let names = [1, 2].map(|i| format!("{stem}{infix}-0000{i}-of-00002.safetensors"));
+        let (mut shards, mut map) = ([NamedTensors::new(), NamedTensors::new()], serde_json::Map::new());
+        for (name, tensor) in all {
+            let i = usize::from(name >= middle);
+            map.insert(name.clone(), names[i].clone().into());
+            shards[i].insert(name, tensor.to_kind(kind));
+        }
+        for (name, tensors) in names.iter().zip(&shards) {
+            write_safetensors(&to.join(name), tensors, &[("format", "pt")]).unwrap();
+        }
+        let index = serde_json::json!({ "metadata": { "total_size": 1 }, "weight_map": map });
+        let name = if half { "index.fp16" } else { "index" };
+        std::fs::write(to.join(format!("{stem}.safetensors.{name}.json")), index.to_string()).unwrap();
+    }
+
+    #[test]
+    fn shards_and_half_precision_are_read_as_one_file_is() {
+        let shipped = test_support::shipped_model();
+        let parts =
+            [("clip", TRANSFORMERS_STEM), ("diffusion/unet", DIFFUSERS_STEM), ("diffusion/vae", DIFFUSERS_STEM)];
+        for (part, stem) in parts {
+            let from = shipped.join(part);
+            let own = read_folder(&from, stem).unwrap();
+            let kind = own.values().next().unwrap().kind();
+            for (kind, half) in [(kind, false), (Kind::Half, true)] {
+                let folder = tempfile::tempdir().unwrap();
+                shard(&from, folder.path(), stem, kind, half);
+                let read = read_folder(folder.path(), stem).unwrap();
+                assert!(read.keys().eq(own.keys()), "{part}");
+                assert!(own.iter().all(|(name, tensor)| read[name].equal(&tensor.to_kind(kind))), "{part}");
+                match part {
+                    "clip" => drop(Clip::load(folder.path(), Device::Cpu, Kind::Float).unwrap()),
+                    "diffusion/unet" => {
+                        let format = MemoryFormat::Contiguous;
+                        drop(UNet::load(folder.path(), Device::Cpu, Kind::Float, format).unwrap());
+                    }
+                    _ => drop(Vae::load(folder.path(), Device::Cpu, Kind::Float, MemoryFormat::Contiguous).unwrap()),
+                }
+                if !half {
+                    let digests = [&from, folder.path()].map(|folder| digest_folder(folder, stem).unwrap());
+                    assert_eq!(digests[0], digests[1], "{part}");
+                }
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(shipped.join("clip/config.json"), folder.path().join("config.json")).unwrap();
+        let fp16 = folder.path().join("model.fp16.safetensors");
+        std::fs::copy(shipped.join("clip/model.safetensors"), fp16).unwrap();
+        Clip::load(folder.path(), Device::Cpu, Kind::Float).unwrap();
+    }
+
+    #[test]
+    fn an_index_names_files_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = folder.path().join("model.safetensors.index.json");
+        for (text, wanted) in [
+            ("{}", "key `weight_map` is missing"),
+            (r#"{"weight_map": {}}"#, "`weight_map` is empty"),
+            (r#"{"weight_map": {"a": "../x.safetensors"}}"#, "`weight_map` has no plain file name for `a`"),
+            (r#"{"weight_map": {"a": ".."}}"#, "`weight_map` has no plain file name for `a`"),
+            (r#"{"weight_map": {"a": 1}}"#, "`weight_map` has no plain file name for `a`"),
+        ] {
+            std::fs::write(&index, text).unwrap();
+            let message = weight_files(folder.path(), TRANSFORMERS_STEM).unwrap_err().to_string();
+            assert!(message.ends_with(wanted), "{message}");
+        }
+        std::fs::write(&index, r#"{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}"#).unwrap();
+        let tensors = NamedTensors::from([("a".to_owned(), tch::Tensor::from(1.0f32))]);
+        for name in ["1.safetensors", "2.safetensors"] {
+            write_safetensors(&folder.path().join(name), &tensors, &[]).unwrap();
+        }
+        let message = read_folder(folder.path(), TRANSFORMERS_STEM).unwrap_err().to_string();
+        assert!(message.ends_with("tensor `a` is in another shard too"), "{message}");
+    }
 }

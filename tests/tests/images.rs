@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Ran, host, host_ok, root};
+use crate::support::{Ran, host, host_ok, root, tiny_can};
 
 fn reference(name: &str) -> std::path::PathBuf {
     root().join("tests/reference/images").join(name)
@@ -109,4 +109,43 @@ fn long_texts_are_truncated_with_one_warning() {
     assert!(ran.stdout.contains("3 embeddings"), "{}", ran.stdout);
     assert_eq!(count(&ran, "truncated"), 1, "{}", ran.stderr);
     assert!(ran.stderr.contains("` and 1 other text are truncated"), "{}", ran.stderr);
+}
+
+#[test]
+fn hundreds_of_odd_names_are_read_and_the_damaged_files_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    host_ok(folder, &["art", "--out=art", "--per-class=12", "--size=32", "--seed=3"]);
+    fs::remove_file(folder.join("art/captions.jsonl")).expect("it was written");
+    let odd =
+        ["50%, été", "\"quoted\" 'name'", "日本語 🎨", " space ", "a,b;c [1]", "%s%n", "tab\tand\nline", "-n", "$(x)"];
+    let (mut n, mut n_damaged) = (0, 0);
+    let mut styles: Vec<_> = fs::read_dir(folder.join("art")).expect("a folder").flatten().collect();
+    styles.sort_by_key(fs::DirEntry::file_name);
+    for style in styles {
+        for image in fs::read_dir(style.path()).expect("a folder").flatten() {
+            let renamed = style.path().join(format!("{} {n}.png", odd[n % odd.len()]));
+            fs::rename(image.path(), &renamed).expect("renamed");
+            if n % 20 == 7 {
+                let whole = fs::read(&renamed).expect("readable");
+                fs::write(&renamed, &whole[..whole.len() / 2]).expect("written");
+                n_damaged += 1;
+            }
+            n += 1;
+        }
+    }
+    assert_eq!((n, n_damaged), (324, 16));
+    let train = [&["classifier", "train", "--data=art", "--out=run"][..], &tiny_can()].concat();
+    for arguments in [&["plugin", "fit", "--images=art", "-k=3"][..], &train] {
+        let ran = host_ok(folder, arguments);
+        assert_eq!(count(&ran, "is not a readable image"), 10, "{}", ran.stderr);
+        let text = "16 of 324 images cannot be read and are left out (-v names them all)";
+        assert_eq!(count(&ran, text), 1, "{}", ran.stderr);
+        assert!(!ran.stderr.contains('\t'), "{}", ran.stderr);
+    }
+    // The second time the embeddings come from the cache, and are the same.
+    let first = fs::read(folder.join("kmeans_art.wasm")).expect("a plugin");
+    let again = host_ok(folder, &["plugin", "fit", "--images=art", "-k=3"]);
+    assert_eq!(count(&again, "is not a readable image"), 10, "{}", again.stderr);
+    assert!(fs::read(folder.join("kmeans_art.wasm")).expect("a plugin") == first);
 }

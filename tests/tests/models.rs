@@ -1,6 +1,7 @@
 //! `host models`, `host lora` and `host embed`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use ambiguity_models::lora::{Lora, LoraSpec, Targets};
 use ambiguity_models::params::MemoryFormat;
@@ -9,6 +10,7 @@ use ambiguity_models::unet::UNet;
 use serde_json::json;
 use tch::Kind;
 use test_support::device;
+use test_support::server::{self, Server};
 
 use crate::support::{host, host_ok, root};
 
@@ -105,85 +107,26 @@ fn texts_and_images_are_embedded_in_order() {
     );
 }
 
-/// A fake Hub: serves a folder as the repository `someone/small`, and records the paths that were requested.
-struct FakeHub {
-    address: String,
-    requested: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
-}
-
-impl FakeHub {
-    fn serve(root: std::path::PathBuf) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = format!("http://{}", listener.local_addr().expect("bound"));
-        let requested = std::sync::Arc::default();
-        let log = std::sync::Arc::clone(&requested);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                answer(stream, &root, &log).unwrap_or_else(|error| eprintln!("the fake Hub: {error}"));
+/// The files of a folder and of its subfolders by their names, each with an ETag.
+fn files_of(root: &Path) -> BTreeMap<String, (String, Vec<u8>)> {
+    let mut files = BTreeMap::new();
+    for folder in ["", "scheduler/", "text_encoder/", "tokenizer/", "unet/", "vae/"] {
+        for file in std::fs::read_dir(root.join(folder)).expect("a folder").flatten() {
+            if let Ok(data) = std::fs::read(file.path()) {
+                let name = format!("{folder}{}", file.file_name().display());
+                files.insert(name.clone(), (name.replace('/', "-"), data));
             }
-        });
-        Self { address, requested }
-    }
-}
-
-fn answer(
-    mut stream: std::net::TcpStream,
-    root: &std::path::Path,
-    log: &std::sync::Mutex<Vec<String>>,
-) -> std::io::Result<()> {
-    use std::io::{BufRead, BufReader, Write};
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let request = lines.next().transpose()?.unwrap_or_default();
-    let mut range = None;
-    for line in lines {
-        let line = line?;
-        if line.is_empty() {
-            break;
-        }
-        if let Some(bytes) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
-            range = bytes.split_once('-').map(|(from, to)| (from.parse::<usize>(), to.parse::<usize>()));
         }
     }
-    let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
-    log.lock().expect("no panic").push(path.clone());
-    let body = match path.strip_prefix("/someone/small/resolve/main/") {
-        Some(file) => std::fs::read(root.join(file)).ok(),
-        None if path == "/api/models/someone/small/revision/main" => {
-            let mut files = vec![];
-            for entry in ["", "scheduler", "text_encoder", "tokenizer", "unet", "vae"] {
-                for file in std::fs::read_dir(root.join(entry))?.flatten().filter(|file| file.path().is_file()) {
-                    let name = file.file_name().to_string_lossy().into_owned();
-                    let name = if entry.is_empty() { name } else { format!("{entry}/{name}") };
-                    files.push(json!({ "rfilename": name }));
-                }
-            }
-            Some(json!({ "siblings": files, "sha": "c0ffee" }).to_string().into_bytes())
-        }
-        None => None,
-    };
-    let Some(body) = body else {
-        return write!(stream, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    };
-    let (from, to) = match range {
-        Some((Ok(from), to)) => (from, to.unwrap_or(usize::MAX).min(body.len().saturating_sub(1))),
-        _ => (0, body.len() - 1),
-    };
-    let part = &body[from..=to];
-    let name = path.replace(['/', '.'], "-");
-    write!(
-        stream,
-        "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes {from}-{to}/{}\r\nx-repo-commit: c0ffee\r\n\
-         etag: \"{name}\"\r\nConnection: close\r\n\r\n",
-        part.len(),
-        body.len()
-    )?;
-    stream.write_all(part)
+    files
 }
 
 #[test]
 fn a_model_by_its_id_is_downloaded_once() {
     let folder = tempfile::tempdir().expect("a folder");
-    let hub = FakeHub::serve(root().join("models/weights/tiny-art/diffusion"));
+    let files = files_of(&root().join("models/weights/tiny-art/diffusion"));
+    let hub = Server::start(move |request, stream| server::hub(request, stream, &files));
+    let requested = || hub.requests().into_iter().map(|request| request.path).collect::<Vec<_>>();
     let sample = |out: &str, extra: &[&str]| {
         let mut arguments = vec!["sample", "--model=someone/small", "--prompt=nature", "--steps=1", "--out", out];
         arguments.extend(extra);
@@ -194,11 +137,10 @@ fn a_model_by_its_id_is_downloaded_once() {
     let ran = sample("held-back", &["--offline"]);
     let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
     assert!(ran.status.code() == Some(1) && stderr.contains("the network is disabled"), "{stderr}");
-    assert!(hub.requested.lock().expect("no panic").is_empty());
+    assert!(requested().is_empty());
 
     let ran = sample("first", &[]);
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    let requested = || hub.requested.lock().expect("no panic").clone();
     let first = requested();
     assert!(first.len() > 8 && !first.iter().any(|path| path.contains("README")));
     let ran = sample("second", &[]);

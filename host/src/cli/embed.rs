@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::safetensors::write_safetensors;
@@ -14,15 +13,16 @@ use serde_json::json;
 use tch::Tensor;
 
 use crate::context::Context;
-use crate::data::images::{ImageLoader, batches, find_images};
+use crate::data::images::{ImageError, ImageLoader, batches, find_images};
 use crate::encoders::familiar::{self, Familiar};
-use crate::encoders::{Encoders, stacked};
+use crate::encoders::{Encoders, embed_files, stacked};
 use crate::fs::{read_text, write_atomic};
+use crate::plugin::user_cache;
 use crate::text::{counted, text_lines};
 use crate::zoo::encoder_folder;
 use crate::zoo::home::home;
 
-/// Number of rows that are embedded between two checks for Ctrl-C.
+/// Number of texts that are embedded between two checks for Ctrl-C.
 const BATCH: usize = 64;
 
 /// Embed images or texts with a CLIP encoder.
@@ -111,21 +111,29 @@ impl EmbedArgs {
                 for file in files {
                     if file.is_dir() { images.extend(find_images(&file)?) } else { images.push(file) }
                 }
+                let (mut encoders, name) = (common.encoders(context)?, &*common.encoder);
                 let loader = ImageLoader::default();
-                common.write(context, batches(&images, BATCH), images.len(), |encoders, name, files| {
-                    let images =
-                        files.iter().map(|file| Ok(Arc::new(loader.read(file)?))).collect::<Result<Vec<_>>>()?;
-                    Ok(encoders.embed_images(name, &images)?)
-                })
+                let mut refuse = |error: ImageError| Err(error.into());
+                let caches = user_cache();
+                let embedded =
+                    embed_files(&images, name, &mut encoders, &loader, caches.as_deref(), &mut refuse, context)?;
+                common.write(embedded.rows)
             }
             Command::Texts { common, texts, file } => {
                 let texts = match &file {
                     Some(file) => lines(file)?,
                     None => texts,
                 };
-                common.write(context, texts.chunks(BATCH), texts.len(), |encoders, name, texts| {
-                    Ok(encoders.embed_texts(name, texts)?)
-                })
+                let mut encoders = common.encoders(context)?;
+                let bar = context.progress.bar("embedding", texts.len() as u64, "texts");
+                let mut parts = vec![];
+                for part in texts.chunks(BATCH) {
+                    context.interrupt.check("nothing was written")?;
+                    parts.push(encoders.embed_texts(&common.encoder, part)?);
+                    bar.inc(part.len() as u64);
+                }
+                bar.finish();
+                common.write(stacked(&parts))
             }
             Command::Statistics { encoder, images, device, out, json } => {
                 statistics(&encoder, &images, &device, out, json, context)
@@ -188,29 +196,19 @@ fn statistics(
 }
 
 impl Common {
-    /// Embeds `n` items by the batch, and writes the file.
-    fn write<'a, T: 'a>(
-        &self,
-        context: &Context,
-        batches: impl Iterator<Item = &'a [T]>,
-        n: usize,
-        mut embed: impl FnMut(&mut Encoders, &str, &[T]) -> Result<Array2<f32>>,
-    ) -> Result<()> {
+    /// Returns the shipped encoders, and the one that is named.
+    fn encoders(&self, context: &Context) -> Result<Encoders> {
         let device = torch_ext::cuda::device(&self.device)?;
         let mut encoders = Encoders::shipped(device);
         if Path::new(&self.encoder).is_dir() || !encoders.names().contains(&self.encoder.as_str()) {
             let folder = encoder_folder(&self.encoder, &self.encoder, context)?;
             encoders.add_clip(&self.encoder, &folder, device);
         }
-        let bar = context.progress.bar("embedding", n as u64, "rows");
-        let mut parts = vec![];
-        for part in batches {
-            context.interrupt.check("nothing was written")?;
-            parts.push(embed(&mut encoders, &self.encoder, part)?);
-            bar.inc(part.len() as u64);
-        }
-        bar.finish();
-        let mut rows = stacked(&parts);
+        Ok(encoders)
+    }
+
+    /// Writes the file.
+    fn write(&self, mut rows: Array2<f32>) -> Result<()> {
         if self.normalize {
             for mut row in rows.rows_mut() {
                 let length = row.dot(&row).sqrt();

@@ -38,6 +38,9 @@ const BATCH_PIXELS: u64 = 1 << 26;
 /// Number of files that a warning names.
 const MAX_NAMED: usize = 3;
 
+/// Number of warnings about images that cannot be read; further ones are counted, and named in the debug log.
+const MAX_WARNINGS: usize = 10;
+
 /// Why an image or a folder of them could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -123,6 +126,23 @@ pub fn batches(files: &[PathBuf], n: usize) -> impl Iterator<Item = &[PathBuf]> 
         rest = others;
         Some(batch)
     })
+}
+
+/// Warns of images that cannot be read and are left out, each by its error: the first ones by a line each, and then of their
+/// number.
+pub fn warn_of_unreadable<S: AsRef<str>>(errors: &[S], n_images: usize) {
+    for (i, error) in errors.iter().enumerate() {
+        match i < MAX_WARNINGS {
+            true => tracing::warn!("left out: {}", error.as_ref()),
+            false => tracing::debug!("left out: {}", error.as_ref()),
+        }
+    }
+    let n = errors.len();
+    if n > 0 {
+        let is_short = n > MAX_WARNINGS && !tracing::enabled!(tracing::Level::DEBUG);
+        let all = if is_short { " (-v names them all)" } else { "" };
+        tracing::warn!("{n} of {n_images} images cannot be read and are left out{all}");
+    }
 }
 
 /// Reads image files: one loader per command, so that a warning that applies to many images appears once.

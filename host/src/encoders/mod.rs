@@ -2,6 +2,7 @@
 
 mod clip;
 pub mod familiar;
+mod files;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Debug, Formatter};
@@ -14,6 +15,7 @@ use tch::{Device, Kind, Tensor};
 
 pub use self::clip::ClipEncoder;
 use self::familiar::Familiar;
+pub use self::files::{Embedded, embed_files};
 use crate::text::counted;
 
 /// The name of the shipped small CLIP.

@@ -231,6 +231,11 @@ pub fn cache_folder() -> Option<PathBuf> {
     store::user_folder("XDG_CACHE_HOME", ".cache")
 }
 
+/// Returns the folder of all caches, in which that of compiled plugins is one.
+pub fn user_cache() -> Option<PathBuf> {
+    cache_folder().and_then(|plugins| Some(plugins.parent()?.to_owned()))
+}
+
 /// Checks that a description has a name, a medium, and at least two styles, all different and not too many.
 fn check_description(description: &Description, limits: &Limits) -> Result<(), Fault> {
     let Description { name, styles, media, .. } = description;

@@ -21,7 +21,7 @@ use crate::data::png::Sheet;
 use crate::data::styles::{Loader, Options, Source, StyleBatch, StyleImages};
 use crate::interrupt::Interrupt;
 use crate::optim::Diverged;
-use crate::plugin::cache_folder;
+use crate::plugin::user_cache;
 use crate::progress::Bar;
 use crate::random::{Purpose, derive_seed};
 use crate::report::confusion::confusion_matrix;
@@ -266,8 +266,7 @@ pub fn steps_per_epoch(config: &GanConfig, data: &StyleImages) -> u64 {
 
 /// Opens the images of a configuration, cached at its size.
 pub fn open_data(config: &GanConfig, context: &Context) -> Result<StyleImages> {
-    let cache = cache_folder().and_then(|plugins| Some(plugins.parent()?.to_owned()));
-    let cache = cache.context("there is no folder for the cache of images: set XDG_CACHE_HOME or HOME")?;
+    let cache = user_cache().context("there is no folder for the cache of images: set XDG_CACHE_HOME or HOME")?;
     let can = &config.can;
     let source = match can.data.as_str() {
         // As many as leave a whole pass after some are held out.

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use ambiguity_models::params::MemoryFormat;
 use ambiguity_models::pipeline::{Pipeline, check_index};
+use ambiguity_models::unet::UNetConfig;
+use ambiguity_models::vae::VaeConfig;
 use anyhow::{Context as _, Result, bail, ensure};
 use tch::{Device, Kind};
 
@@ -35,7 +37,7 @@ pub fn model_folder(path: &str, context: &Context) -> Result<PathBuf> {
     let shipped = home().map(|home| home.join("models/weights").join(path).join("diffusion"));
     match shipped {
         Some(shipped) if !path.contains(['/', '\\']) && shipped.is_dir() => Ok(shipped),
-        _ if is_id(path) => Hub::new(context).folder(path, Wanted::Pipeline),
+        _ if is_id(path) => Hub::new(context)?.folder(path, Wanted::Pipeline),
         _ => bail!(
             "there is no model {path}: it is neither a folder nor the name of a shipped model (tiny-art) nor an id on the \
              Hub (OWNER/NAME)"
@@ -61,20 +63,12 @@ pub fn load_pipeline(folder: &Path, device: Device, kind: Kind, format: MemoryFo
 /// Returns the native image size in pixels of the model in a diffusers folder, from its configurations.
 pub fn native_size(folder: &Path) -> Result<u32> {
     check_index(folder)?;
-    let read = |part: &str| -> Result<serde_json::Value> {
-        let path = folder.join(part).join("config.json");
-        let text = fs_err::read_to_string(&path)?;
-        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
-    };
-    let sample_size = read("unet")?["sample_size"].as_u64();
-    let n_levels = read("vae")?["block_out_channels"].as_array().map(Vec::len);
-    match (sample_size, n_levels) {
-        (Some(latents), Some(levels)) if levels > 0 => Ok(u32::try_from(latents << (levels - 1))?),
-        _ => bail!(
-            "{} does not define its image size (unet sample_size, vae block_out_channels): set width and height",
-            folder.display()
-        ),
-    }
+    let sample_size = UNetConfig::read(&folder.join("unet/config.json"))?.sample_size;
+    let downscale = VaeConfig::read(&folder.join("vae/config.json"))?.downscale();
+    let side = sample_size.and_then(|latents| u32::try_from(latents.checked_mul(downscale)?).ok());
+    side.with_context(|| {
+        format!("{} does not define its image size (unet sample_size): set width and height", folder.display())
+    })
 }
 
 /// Returns the folder of an encoder: an existing folder, or an id on the Hub.
@@ -85,7 +79,42 @@ pub fn encoder_folder(name: &str, path: &str, context: &Context) -> Result<PathB
             ensure!(is_clip, "{} is not an encoder folder: it has no config.json", folder.display());
             Ok(folder.to_owned())
         }
-        _ if is_id(path) && !is_weights(path) => Hub::new(context).folder(path, Wanted::Clip),
+        _ if is_id(path) && !is_weights(path) => Hub::new(context)?.folder(path, Wanted::Clip),
         _ => bail!("encoder {name}: {path} is neither a folder nor an id on the Hub (OWNER/NAME)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_native_size_is_read_as_the_model_is() {
+        let shipped = test_support::shipped_model().join("diffusion");
+        assert_eq!(native_size(&shipped).expect("it is defined"), 64);
+        let folder = tempfile::tempdir().expect("a folder");
+        let read = |part: &str| std::fs::read_to_string(shipped.join(part)).expect("it ships");
+        let write = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a new folder");
+            std::fs::write(path, text).expect("a new file");
+        };
+        write("model_index.json", read("model_index.json"));
+        write("vae/config.json", read("vae/config.json"));
+        let unet = |value: &str| {
+            let text = read("unet/config.json").replacen("\"sample_size\"", "\"unread\": NaN, \"sample_size\"", 1);
+            let (before, after) = text.split_once("\"sample_size\": ").expect("a key");
+            let rest = after.trim_start_matches(|c: char| c.is_ascii_digit());
+            write("unet/config.json", format!("{before}\"sample_size\": {value}{rest}"));
+            native_size(folder.path()).map_err(|error| error.to_string())
+        };
+        assert_eq!(unet("32"), Ok(128));
+        let message = unet("null").expect_err("no size");
+        assert!(
+            message.ends_with("does not define its image size (unet sample_size): set width and height"),
+            "{message}"
+        );
+        let message = unet("4611686018427387904").expect_err("no size");
+        assert!(message.contains("key `sample_size` must be from 1 to 1048576"), "{message}");
     }
 }

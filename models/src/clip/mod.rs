@@ -29,7 +29,7 @@ pub use vision::{ProjectedVision, VisionTransformer};
 use crate::error::Result;
 use crate::layers::Linear;
 use crate::params::{Init, Params};
-use crate::safetensors::digest_safetensors;
+use crate::weights::{TRANSFORMERS_STEM, digest_folder, load_folder};
 use text::projection;
 
 /// Both towers and their projections into the joint embedding space (`CLIPModel`).
@@ -63,21 +63,21 @@ impl Clip {
         })
     }
 
-    /// Loads a folder's config.json and model.safetensors.
+    /// Loads a folder's config.json and weights: one file, an fp16 variant or shards.
     ///
     /// # Errors
     /// If a key or tensor is missing, unknown or of another shape; the message names it and the file.
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self> {
         let config = ClipConfig::read(&dir.join("config.json"))?;
-        let p = Params::load(&dir.join("model.safetensors"), device, kind)?;
+        let p = load_folder(dir, TRANSFORMERS_STEM, device, kind)?;
         let clip = Self::new(&p, &config)?;
         p.finish()?;
         Ok(clip)
     }
 
-    /// The digest that identifies the weights of a folder: [`digest_safetensors`] of its model.safetensors.
+    /// The digest that identifies the weights of a folder: [`digest_folder`].
     pub fn digest(dir: &Path) -> Result<String> {
-        digest_safetensors(&dir.join("model.safetensors"))
+        digest_folder(dir, TRANSFORMERS_STEM)
     }
 
     /// Normalized pixels [n, 3, s, s] to raw embeddings [n, projection]; see [`VisionTransformer::forward`].

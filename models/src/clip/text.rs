@@ -10,6 +10,7 @@ use crate::clip::encoder::{Encoder, EncoderConfig};
 use crate::error::Result;
 use crate::layers::{Embedding, LayerNorm, Linear};
 use crate::params::{Init, Params};
+use crate::weights::{TRANSFORMERS_STEM, load_folder};
 
 /// Token ids to hidden states: the text encoder of Stable Diffusion, or the text tower of CLIP.
 #[derive(Debug)]
@@ -51,10 +52,11 @@ impl TextTransformer {
         })
     }
 
-    /// Loads config.json and model.safetensors of a `CLIPTextModel` folder, such as a pipeline's `text_encoder`.
+    /// Loads config.json and the weights (one file, an fp16 variant or shards) of a `CLIPTextModel` folder, such as a
+    /// pipeline's `text_encoder`.
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self> {
         let config = TextConfig::read(&dir.join("config.json"))?;
-        let p = Params::load(&dir.join("model.safetensors"), device, kind)?;
+        let p = load_folder(dir, TRANSFORMERS_STEM, device, kind)?;
         let text = Self::new(&p, &config)?;
         p.finish()?;
         Ok(text)
@@ -107,10 +109,10 @@ impl ProjectedText {
         Ok(Self { text, text_projection })
     }
 
-    /// Loads a folder's config.json and model.safetensors.
+    /// Loads a folder's config.json and weights: one file, an fp16 variant or shards.
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self> {
         let config = TextConfig::read(&dir.join("config.json"))?;
-        let p = Params::load(&dir.join("model.safetensors"), device, kind)?;
+        let p = load_folder(dir, TRANSFORMERS_STEM, device, kind)?;
         let text = Self::new(&p, &config)?;
         p.finish()?;
         Ok(text)

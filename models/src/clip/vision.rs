@@ -11,6 +11,7 @@ use crate::clip::text::projection;
 use crate::error::Result;
 use crate::layers::{Embedding, LayerNorm, Linear};
 use crate::params::{Init, Params};
+use crate::weights::{TRANSFORMERS_STEM, load_folder};
 
 /// Pixels to one hidden state per image.
 #[derive(Debug)]
@@ -101,10 +102,10 @@ impl ProjectedVision {
         Ok(Self { vision, visual_projection })
     }
 
-    /// Loads a folder's config.json and model.safetensors.
+    /// Loads a folder's config.json and weights: one file, an fp16 variant or shards.
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self> {
         let config = VisionConfig::read(&dir.join("config.json"))?;
-        let p = Params::load(&dir.join("model.safetensors"), device, kind)?;
+        let p = load_folder(dir, TRANSFORMERS_STEM, device, kind)?;
         let vision = Self::new(&p, &config)?;
         p.finish()?;
         Ok(vision)

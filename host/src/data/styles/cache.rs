@@ -1,10 +1,11 @@
 //! The image cache: the images' planes in one memory-mapped file, KEY.u8, and its index, KEY.json.
 //!
 //! The index is written last, by a rename, so that its images are complete if it exists. A lock lets one process at a
-//! time build a cache; the others wait for it.
+//! time build a cache; the others wait for it. An interrupt leaves a part with an index of its own, .KEY.part and
+//! .KEY.part.json, which the next process completes.
 
 use std::fs::{File, TryLockError};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tempfile::{NamedTempFile, TempPath};
 
 use super::Options;
 use super::listing::Listing;
@@ -23,15 +25,12 @@ use crate::data::images::ImageLoader;
 use crate::fs::write_atomic;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::progress::Progress;
+use crate::text::counted;
 
 /// Number of images that each thread decodes between two writes: this bounds the memory.
 const DECODED_PER_THREAD: usize = 16;
 /// Maximum number of images whose bytes are checked when a cache is opened: reading all of a large one takes minutes.
 const MAX_CHECKED: usize = 64;
-/// The end of the name of a cache that is being written.
-const UNFINISHED: &str = ".unfinished";
-/// A cache that is being written is locked within this time.
-const LOCKED_WITHIN: Duration = Duration::from_secs(10);
 /// Period at which a process that waits for another one's cache checks again.
 const POLL_PERIOD: Duration = Duration::from_millis(200);
 
@@ -216,23 +215,21 @@ fn build(
     progress: &Progress,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let needed = listing.images.len() as u64 * image_bytes(options.size);
+    sweep(folder);
+    let Part { mut styles, mut broken, mut n_read, file } = Part::resume(listing, options, folder)?;
+    let n_written: usize = styles.iter().map(|style| style.files.len()).sum();
+    let needed = (listing.images.len() - n_read) as u64 * image_bytes(options.size);
     let disk =
         rustix::fs::statvfs(folder).with_context(|| format!("reading the free space of {}", folder.display()))?;
     check_space(needed, disk.f_bavail.saturating_mul(disk.f_frsize), folder)?;
 
-    sweep(folder);
-    // A temporary file that is dropped before it is renamed is removed; it is locked as long as this process lives.
-    let temporary = tempfile::Builder::new().prefix(".").suffix(UNFINISHED).tempfile_in(folder)?;
-    // Without locks, the file of another process is not removed either.
-    drop(temporary.as_file().try_lock());
-    let mut out = BufWriter::with_capacity(1 << 20, temporary);
-    let mut styles: Vec<CachedStyle> =
-        listing.names.iter().map(|name| CachedStyle { name: name.clone(), files: Vec::new(), n_broken: 0 }).collect();
-    let mut broken = Vec::new();
+    let writing = || format!("writing the image cache in {}", folder.display());
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    out.seek(SeekFrom::Start(n_written as u64 * image_bytes(options.size))).with_context(writing)?;
     let loader = ImageLoader::default();
-    let bar = progress.bar("image cache", listing.images.len() as u64, "images");
-    for images in listing.images.chunks(DECODED_PER_THREAD * rayon::current_num_threads()) {
+    let mut bar = progress.bar("image cache", listing.images.len() as u64, "images");
+    bar.skip(n_read as u64);
+    for images in listing.images[n_read..].chunks(DECODED_PER_THREAD * rayon::current_num_threads()) {
         let decoded: Vec<_> = images
             .par_iter()
             .map(|image| {
@@ -249,13 +246,19 @@ fn build(
             .collect();
         for (image, decoded) in images.iter().zip(decoded) {
             let Some(decoded) = decoded else {
-                bail!(Interrupted { kept: "the unfinished image cache is not kept".to_owned() });
+                if n_read == 0 {
+                    bail!(Interrupted { kept: "no image was read yet".to_owned() });
+                }
+                let file = out.into_inner().map_err(|error| error.into_error()).with_context(writing)?;
+                Part { styles, broken, n_read, file }.keep(listing, folder)?;
+                let n = counted(n_read as u64, "image");
+                bail!(Interrupted { kept: format!("{n} are kept in the cache, and the same command resumes") });
             };
+            n_read += 1;
             let style = &mut styles[image.style];
             match decoded {
                 Ok(planes) => {
-                    out.write_all(&planes)
-                        .with_context(|| format!("writing the image cache in {}", folder.display()))?;
+                    out.write_all(&planes).with_context(writing)?;
                     style.files.push(image.name.clone());
                 }
                 Err(why) => {
@@ -265,7 +268,6 @@ fn build(
             }
         }
     }
-    let writing = || format!("writing the image cache in {}", folder.display());
     let temporary = out.into_inner().map_err(|error| error.into_error()).with_context(writing)?;
     temporary.as_file().sync_all().with_context(writing)?;
 
@@ -282,17 +284,79 @@ fn build(
     Ok(())
 }
 
-/// Removes the unfinished caches of processes that were killed: tens of GB each.
+/// Removes the parts that killed processes left, tens of GB each: those without an index, whose cache nobody builds.
 fn sweep(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let Ok(file) = File::open(&path) else { continue };
-        let age = file.metadata().ok().and_then(|metadata| metadata.modified().ok()?.elapsed().ok());
-        // One that was only just created may not be locked yet.
-        let is_old = age.is_some_and(|age| age > LOCKED_WITHIN);
-        if path.to_string_lossy().ends_with(UNFINISHED) && is_old && file.try_lock().is_ok() {
-            drop(std::fs::remove_file(path));
+    let names = || std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let names: Vec<String> = names().filter_map(|name| name.into_string().ok()).collect();
+    for part in names.iter().filter_map(|name| name.strip_prefix('.')?.strip_suffix(".part")) {
+        let is_kept = names.contains(&format!(".{part}.part.json"));
+        let lock = names.iter().find(|name| name.starts_with(part) && name.ends_with(".lock"));
+        let lock = lock.map(|name| File::open(folder.join(name)));
+        // A lock that cannot be taken is held by the process that writes to the part, this one included.
+        let is_free = lock.as_ref().is_none_or(|lock| lock.as_ref().is_ok_and(|lock| lock.try_lock().is_ok()));
+        if !is_kept && is_free {
+            drop(std::fs::remove_file(folder.join(format!(".{part}.part"))));
         }
+    }
+}
+
+/// A cache that is not complete.
+struct Part {
+    styles: Vec<CachedStyle>,
+    broken: Vec<Broken>,
+    /// Number of images of the listing that were read.
+    n_read: usize,
+    /// The planes of those that could be read; removed when it is dropped.
+    file: NamedTempFile,
+}
+
+/// The index of a part, which exists while nobody writes to it.
+#[derive(Serialize, Deserialize)]
+struct PartIndex {
+    styles: Vec<CachedStyle>,
+    broken: Vec<Broken>,
+    n_read: usize,
+}
+
+impl Part {
+    /// The paths of the planes and of the index: one each for a cache, so that what a killed process leaves is replaced.
+    fn paths(listing: &Listing, folder: &Path) -> [PathBuf; 2] {
+        ["part", "part.json"].map(|kind| folder.join(format!(".{}.{kind}", &listing.key[..16])))
+    }
+
+    /// Takes the part that an interrupt left, or begins a new one.
+    fn resume(listing: &Listing, options: &Options, folder: &Path) -> Result<Self> {
+        let [path, index] = Self::paths(listing, folder);
+        let found: Option<PartIndex> = std::fs::read(&index).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        // Without its index a part counts as empty.
+        crate::fs::remove_file(&index)?;
+        let file = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
+        let length = file.metadata()?.len();
+        let is_whole = |part: &PartIndex| {
+            let n: usize = part.styles.iter().map(|style| style.files.len()).sum();
+            let names = part.styles.iter().map(|style| &style.name);
+            n + part.broken.len() == part.n_read
+                && part.n_read <= listing.images.len()
+                && names.eq(&listing.names)
+                && length == n as u64 * image_bytes(options.size)
+        };
+        let style = |name: &String| CachedStyle { name: name.clone(), files: Vec::new(), n_broken: 0 };
+        let empty = || PartIndex { styles: listing.names.iter().map(style).collect(), broken: Vec::new(), n_read: 0 };
+        let PartIndex { styles, broken, n_read } = found.filter(is_whole).unwrap_or_else(empty);
+        if n_read == 0 {
+            file.set_len(0)?;
+        }
+        let file = NamedTempFile::from_parts(file.into_parts().0, TempPath::try_from_path(path)?);
+        Ok(Self { styles, broken, n_read, file })
+    }
+
+    /// Leaves the part for the next process.
+    fn keep(self, listing: &Listing, folder: &Path) -> Result<()> {
+        let Self { styles, broken, n_read, file } = self;
+        file.as_file().sync_all()?;
+        file.keep()?;
+        let [_, index] = Self::paths(listing, folder);
+        Ok(write_atomic(&index, &serde_json::to_vec(&PartIndex { styles, broken, n_read })?)?)
     }
 }
 
@@ -327,19 +391,16 @@ mod tests {
     #[test]
     fn what_a_killed_process_left_is_removed_and_what_is_being_written_is_not() {
         let folder = tempfile::tempdir().unwrap();
-        let create = |name: &str| {
-            let file = File::create(folder.path().join(name)).unwrap();
-            file.set_modified(std::time::SystemTime::now() - 2 * LOCKED_WITHIN).unwrap();
-            file
-        };
-        let written = create(&format!(".written{UNFINISHED}"));
-        written.try_lock().unwrap();
-        drop([create(&format!(".killed{UNFINISHED}")), create("whole.u8")]);
-        File::create(folder.path().join(format!(".new{UNFINISHED}"))).unwrap();
+        let create = |name: &str| File::create(folder.path().join(name)).unwrap();
+        for name in [".killed.part", "killed0.lock", ".lost.part", ".kept.part", ".kept.part.json", ".written.part"] {
+            create(name);
+        }
+        let held = create("written0.lock");
+        held.try_lock().unwrap();
         sweep(folder.path());
         let mut names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
-        assert_eq!(names, [&format!(".new{UNFINISHED}"), &format!(".written{UNFINISHED}"), "whole.u8"]);
+        assert_eq!(names, [".kept.part", ".kept.part.json", ".written.part", "killed0.lock", "written0.lock"]);
     }
 
     #[test]

@@ -25,11 +25,9 @@ use self::cache::Images;
 use self::listing::Listing;
 pub use self::loader::Loader;
 use crate::config::gan::Fit;
+use crate::data::images::warn_of_unreadable;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
-
-/// Maximum number of broken images that are named in warnings; further ones are counted, and named in the debug log.
-const MAX_NAMED: usize = 10;
 
 /// The source of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +103,8 @@ impl StyleImages {
             Source::Paintings { seed, per_class } => Listing::of_paintings(*seed, *per_class, options.size),
         };
         let images = Images::open(&listing, options, &folder, progress, interrupt)?;
-        warn_of_broken(&images);
+        let broken: Vec<&str> = images.broken.iter().map(|image| &*image.why).collect();
+        warn_of_unreadable(&broken, broken.len() + images.len());
         let split = balance::split(&images.styles, options.test_share, options.seed)?;
         let (images, split) = (Arc::new(images), Arc::new(split));
         Ok(Self { images, split, per_class: options.per_class, source: source.clone() })
@@ -183,21 +182,6 @@ impl StyleImages {
     pub fn test_batches(&self, batch_size: usize) -> impl Iterator<Item = Result<StyleBatch>> {
         let held_out = self.split.held_out.chunks(batch_size);
         held_out.map(|indices| loader::batch(&self.images, indices, &[]))
-    }
-}
-
-fn warn_of_broken(images: &Images) {
-    let broken = &images.broken;
-    for (i, image) in broken.iter().enumerate() {
-        match i < MAX_NAMED {
-            true => tracing::warn!("left out: {}", image.why),
-            false => tracing::debug!("left out: {}", image.why),
-        }
-    }
-    if !broken.is_empty() {
-        let (n, total) = (broken.len(), broken.len() + images.len());
-        let all = if n > MAX_NAMED && !tracing::enabled!(tracing::Level::DEBUG) { " (-v names them all)" } else { "" };
-        tracing::warn!("{n} of {total} images cannot be read and are left out{all}");
     }
 }
 

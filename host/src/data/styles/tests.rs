@@ -262,11 +262,57 @@ fn an_interrupt_leaves_no_unfinished_cache() {
     assert!(error.is::<Interrupted>(), "{error}");
     let source = Source::Paintings { seed: 1, per_class: 4 };
     let error = StyleImages::open(&source, &options(), place.cache.path(), &Progress::new(true), &interrupt);
-    let error = error.unwrap_err();
-    assert_eq!(error.to_string(), "interrupted; the unfinished image cache is not kept");
+    assert_eq!(error.unwrap_err().to_string(), "interrupted; no image was read yet");
     let left = fs::read_dir(place.cache.path().join("images")).unwrap().map(|entry| entry.unwrap().path());
     let left: Vec<_> = left.filter(|path| path.extension().is_none_or(|end| end != "lock" && end != "json")).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_cache_that_was_broken_off_goes_on_where_it_stopped() {
+    let source = Source::Paintings { seed: 1, per_class: 60 };
+    let open = |cache: &Path, interrupt: &Interrupt| {
+        let options = Options { size: 48, ..options() };
+        StyleImages::open(&source, &options, cache, &Progress::new(true), interrupt)
+    };
+    let [whole, parted] = [(), ()].map(|()| tempfile::tempdir().unwrap());
+    let wanted = open(whole.path(), &Interrupt::default()).unwrap();
+    let part = || {
+        let entries = fs::read_dir(parted.path().join("images")).into_iter().flatten();
+        entries.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "part"))
+    };
+    let mut stops = 0;
+    let images = loop {
+        let interrupt = Interrupt::default();
+        let stop = interrupt.clone();
+        // After the first images of this attempt are written, at the latest after a while.
+        let size = || part().and_then(|part| fs::metadata(part).ok()).map_or(0, |metadata| metadata.len());
+        let before = size();
+        let opened = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let started = Instant::now();
+                while size() <= before && started.elapsed() < Duration::from_secs(2) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                if stops < 3 {
+                    stop.request();
+                }
+            });
+            open(parted.path(), &interrupt)
+        });
+        match opened {
+            Ok(images) => break images,
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("are kept in the cache, and the same command resumes"), "{text}");
+                stops += 1;
+            }
+        }
+    };
+    assert!(stops > 0 && part().is_none());
+    assert_eq!(images.styles(), wanted.styles());
+    let same = (0..wanted.images.len()).all(|i| images.images.planes(i) == wanted.images.planes(i));
+    assert!(same && images.images.len() == wanted.images.len());
 }
 
 #[test]

@@ -5,21 +5,20 @@ use std::sync::Arc;
 
 use ambiguity_models::safetensors::read_safetensors;
 use anyhow::{Context as _, Result, bail, ensure};
-use image::RgbImage;
 use ndarray::Array2;
-use rayon::prelude::*;
 use tch::Kind;
 
 use crate::context::Context;
-use crate::data::images::{ImageError, ImageLoader, batches, find_images};
+use crate::data::images::{ImageError, ImageLoader, find_images, warn_of_unreadable};
 use crate::data::prompts::distinct_lines;
-use crate::encoders::{Encoders, stacked};
+use crate::encoders::{Embedded, Encoders, embed_files, stacked};
 use crate::plugin::fit::{Clustering, name_clusters};
+use crate::plugin::user_cache;
 
 /// The message of an interrupt.
 pub(super) const KEPT: &str = "nothing was written";
 
-/// Number of images or texts in one embedding call.
+/// Number of texts in one embedding call.
 const BATCH: usize = 128;
 
 /// The items of a matrix's rows.
@@ -125,32 +124,17 @@ pub(super) fn images(
     context: &Context,
 ) -> Result<(Items, Array2<f32>)> {
     let found = find_images(root)?;
-    let (mut files, mut rows) = (vec![], vec![]);
-    // The encoder is loaded before the bar starts, so that its speed excludes loading.
-    encoders.get(encoder)?;
-    let bar = context.progress.bar("embedding", found.len() as u64, "images");
     let loader = Arc::new(ImageLoader::default());
-    for chunk in batches(&found, BATCH) {
-        context.interrupt.check(KEPT)?;
-        let read: Vec<Result<RgbImage, ImageError>> = chunk.par_iter().map(|file| loader.read(file)).collect();
-        let mut images: Vec<Arc<RgbImage>> = vec![];
-        for (file, image) in chunk.iter().zip(read) {
-            match image {
-                Ok(image) => {
-                    images.push(Arc::new(image));
-                    files.push(file.clone());
-                }
-                Err(error) => tracing::warn!("left out: {error}"),
-            }
-        }
-        if !images.is_empty() {
-            rows.push(encoders.embed_images(encoder, &images)?);
-        }
-        bar.inc(chunk.len() as u64);
-    }
-    bar.finish();
-    ensure!(!rows.is_empty(), "none of the {} images below {} can be read", found.len(), root.display());
-    Ok((Items::Images { root: root.to_owned(), files, loader }, stacked(&rows)))
+    let mut errors = vec![];
+    let mut skip = |error: ImageError| {
+        errors.push(error.to_string());
+        Ok(())
+    };
+    let Embedded { files, rows } =
+        embed_files(&found, encoder, encoders, &loader, user_cache().as_deref(), &mut skip, context)?;
+    warn_of_unreadable(&errors, found.len());
+    ensure!(!files.is_empty(), "none of the {} images below {} can be read", found.len(), root.display());
+    Ok((Items::Images { root: root.to_owned(), files, loader }, rows))
 }
 
 /// Embeds a file's lines; empty and repeated ones and comments are left out.
