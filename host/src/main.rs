@@ -1,12 +1,14 @@
 //! The binary `host`: parse, log, dispatch, print the error.
 
 use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use ambiguity_host::cli::Cli;
 use ambiguity_host::context::Context;
 use ambiguity_host::failure::{self, StdoutError};
 use ambiguity_host::interrupt::{Interrupt, Interrupted};
+use ambiguity_host::plugin::{Fault, PluginError};
 use ambiguity_host::progress::Progress;
 use ambiguity_host::text::{escaped, sentence};
 use clap::Parser;
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
     failure::quiet_expected_panics();
     match failure::caught(|| run(cli, progress)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<Interrupted>() => {
+        Err(error) if is_interruption(&error) => {
             eprintln!("{}", sentence(&error));
             ExitCode::from(130)
         }
@@ -64,6 +66,18 @@ fn run(cli: Cli, progress: Progress) -> anyhow::Result<()> {
     tch::set_num_threads(i32::try_from(threads)?);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let interrupt = Interrupt::on_signals()?;
-    let context = Context { threads, offline: cli.global.offline, progress, interrupt };
+    let context = Context { threads, offline: cli.global.offline, progress, interrupt, program: program() };
     cli.command.run(&context)
+}
+
+/// Returns this program: on Linux by a path that means it even after its file was replaced.
+fn program() -> Option<PathBuf> {
+    let own = Path::new("/proc/self/exe");
+    if own.exists() { Some(own.to_owned()) } else { std::env::current_exe().ok() }
+}
+
+/// Whether the user ended what the command did.
+fn is_interruption(error: &anyhow::Error) -> bool {
+    let compiling = error.downcast_ref::<PluginError>().is_some_and(|error| matches!(error.fault, Fault::Interrupted));
+    compiling || error.is::<Interrupted>()
 }

@@ -135,7 +135,7 @@ fn describe(config: &FineTuneConfig, context: &Context, json: bool) -> Result<()
     let device = torch_ext::cuda::device(&config.run.device)?;
     plan.check_fits(device)?;
     // Loading checks that the plugins fit the run.
-    drop(Scorer::load(config, Encoders::open(&config.encoders, device, context)?, device)?);
+    drop(Scorer::load(config, Encoders::open(&config.encoders, device, context)?, device, context)?);
     let measured = measure(config, &folder, &context.interrupt)?;
     if json {
         let document = json!({ "config": config, "plan": plan, "measured": measured });

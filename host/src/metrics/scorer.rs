@@ -6,8 +6,9 @@ use tch::Device;
 
 use super::diversity::mean_pairwise_distance;
 use crate::config::{FineTuneConfig, OnError, RewardNormalization, RewardPlugin};
+use crate::context::Context;
 use crate::encoders::{Encoders, SHIPPED};
-use crate::plugin::{Batch, Classifier, PluginHost, Sample, cache_folder};
+use crate::plugin::{Batch, Classifier, PluginHost, Sample};
 use crate::rl::reward::{PluginRewards, ambiguity, combine, entropy, max_probability};
 use crate::run::LockedPlugin;
 
@@ -44,8 +45,8 @@ impl Scores {
 
 impl Scorer {
     /// Loads every plugin of the run; a plugin for another medium than images is refused.
-    pub fn load(config: &FineTuneConfig, encoders: Encoders, device: Device) -> Result<Self> {
-        let host = PluginHost::new(config.plugin.limits, cache_folder())?.on(device);
+    pub fn load(config: &FineTuneConfig, encoders: Encoders, device: Device, context: &Context) -> Result<Self> {
+        let host = PluginHost::of_command(config.plugin.limits, context)?.on(device);
         let mut classifiers = Vec::new();
         for plugin in &config.reward.plugin {
             let classifier = host.load(&plugin.source, plugin.config.clone())?;

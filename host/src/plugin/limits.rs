@@ -4,8 +4,16 @@ use std::time::Duration;
 
 use crate::config::PluginLimits;
 
-/// Maximum time until an ONNX model is ready to run.
+/// Maximum time until a component is compiled, or an ONNX model is ready to run.
 pub(super) const LOAD_LIMIT: Duration = Duration::from_secs(120);
+/// Maximum memory in MiB of the process that compiles a component.
+pub(super) const COMPILE_MIB: usize = 2048;
+/// Maximum memory in MiB of the process that runs an ONNX model, besides four times the size of its file.
+pub(super) const ONNX_MEMORY_MIB: usize = 4096;
+/// Maximum number of days since the last use of a compiled plugin in the cache.
+pub(super) const CACHE_DAYS: u32 = 90;
+/// Maximum size in MiB of the cache of compiled plugins.
+pub(super) const CACHE_MIB: u64 = 1024;
 /// Maximum number of characters of a plugin's message that are shown.
 pub(super) const MESSAGE_LENGTH: usize = 2000;
 /// Maximum number of parts of a component's nested components, each counted as often as it is instantiated.
@@ -151,7 +159,21 @@ impl Limits {
             row(None, self.texts.to_string(), "texts that the host embeds for a plugin in one call"),
             row(None, format!("{} MiB", self.text_mib), "the size of these texts"),
             row(None, format!("{} MiB", self.onnx_mib), "an ONNX model's file"),
-            row(None, format!("{} s", LOAD_LIMIT.as_secs()), "the time until an ONNX model is ready to run"),
+            row(
+                None,
+                format!("{} s, {COMPILE_MIB} MiB", LOAD_LIMIT.as_secs()),
+                "the process that compiles a component which is not in the cache; Ctrl-C ends it",
+            ),
+            row(
+                None,
+                format!("{} s, {ONNX_MEMORY_MIB} MiB and four times its file", LOAD_LIMIT.as_secs()),
+                "the process in which an ONNX model is loaded and run on the CPU; Ctrl-C ends the loading",
+            ),
+            row(
+                None,
+                format!("{CACHE_DAYS} days, {CACHE_MIB} MiB"),
+                "compiled components in the cache (`~/.cache/ambiguity/plugins`): the time since the last use of each, the size of all, of which those go first that were used least recently",
+            ),
             row(None, self.styles.to_string(), "styles of a plugin"),
             row(None, format!("{MESSAGE_LENGTH} characters"), "a plugin's message; longer ones are cut"),
             row(None, format!("{NAME_LENGTH} characters"), "the name of a plugin, a style, a medium or an encoder"),

@@ -11,6 +11,7 @@
 //! - [`store`]: resolves names, paths and folders to files.
 //! - [`artifact`]: a component's file, parsed without running it, and the data baked into it. `budget`: what compiling it
 //!   would take.
+//! - `confined`: processes that compile components and run models within limits of memory and time.
 //! - [`limits`], [`error`]: the sandbox's limits, and every error message.
 //! - `wasm`: WebAssembly components on wasmtime. [`onnx`]: ONNX models on ONNX Runtime.
 //! - [`inspection`]: the contents of a plugin's file for display, whatever its kind.
@@ -20,6 +21,7 @@ pub mod artifact;
 pub mod batch;
 mod budget;
 pub mod build;
+mod confined;
 pub mod distributions;
 pub mod error;
 pub mod fit;
@@ -40,6 +42,7 @@ use tch::Device;
 
 pub use self::artifact::Artifact;
 pub use self::batch::{Batch, Sample};
+use self::confined::Launcher;
 pub use self::distributions::Distributions;
 use self::error::quoted_name;
 pub use self::error::{Fault, PluginError};
@@ -47,6 +50,7 @@ pub use self::inspection::{Asset, Inspection};
 pub use self::limits::Limits;
 use self::onnx::OnnxPlugin;
 use self::wasm::Sandbox;
+use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::text::is_control;
 
@@ -156,15 +160,26 @@ pub struct PluginHost {
     sandbox: Arc<Sandbox>,
     limits: Limits,
     device: Device,
+    launcher: Option<Launcher>,
 }
 
 impl PluginHost {
-    /// Returns a host that caches compiled code in `cache_folder`, if given. See [`cache_folder`].
+    /// Returns a host that compiles components and runs models in this process, and caches compiled code in
+    /// `cache_folder`, if given.
     pub fn new(limits: impl Into<Limits>, cache_folder: Option<PathBuf>) -> Result<Self, PluginError> {
-        let limits = limits.into();
-        let sandbox = Sandbox::new(limits, cache_folder)
+        Self::create(limits.into(), cache_folder, None)
+    }
+
+    /// Returns the host of a command: components are compiled, and models run on the CPU, in processes whose memory and
+    /// time are limited and which Ctrl-C ends; compiled code is cached in the user's [`cache_folder`].
+    pub fn of_command(limits: impl Into<Limits>, context: &Context) -> Result<Self, PluginError> {
+        Self::create(limits.into(), cache_folder(), Launcher::of(context))
+    }
+
+    fn create(limits: Limits, cache_folder: Option<PathBuf>, launcher: Option<Launcher>) -> Result<Self, PluginError> {
+        let sandbox = Sandbox::new(limits, cache_folder, launcher.clone())
             .map_err(|error| PluginError::new("any", Fault::Sandbox(error.root_cause().to_string())))?;
-        Ok(Self { sandbox: Arc::new(sandbox), limits, device: Device::Cpu })
+        Ok(Self { sandbox: Arc::new(sandbox), limits, device: Device::Cpu, launcher })
     }
 
     /// Runs plugins that support it on `device`; by default all plugins run on the CPU.
@@ -177,7 +192,9 @@ impl PluginHost {
         let path = store::resolve(reference)?;
         let name = store::short_name(&path.to_string_lossy());
         let plugin: Box<dyn Classifier> = match is_onnx(&path) {
-            true => Box::new(OnnxPlugin::load(&name, &path, &config, &self.limits, self.device)?),
+            true => {
+                Box::new(OnnxPlugin::load(&name, &path, &config, &self.limits, self.device, self.launcher.as_ref())?)
+            }
             false => Box::new(self.sandbox.load(&name, &path, config)?),
         };
         check_texts(plugin.description(), plugin.source().title.as_ref(), &plugin.inspect())
@@ -209,6 +226,26 @@ fn is_onnx(path: &Path) -> bool {
 /// Returns the folder of the cache of compiled plugins: `XDG_CACHE_HOME`, else `~/.cache`, then `ambiguity/plugins`.
 pub fn cache_folder() -> Option<PathBuf> {
     store::user_folder("XDG_CACHE_HOME", ".cache")
+}
+
+/// What a process does that [`PluginHost::of_command`] starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Service {
+    /// It compiles the component on stdin to stdout.
+    Compiler,
+    /// It runs the ONNX model on stdin on the inputs that follow it.
+    Onnx,
+}
+
+/// Works for another process over stdin and stdout, within limits of memory and time, with this many threads.
+///
+/// # Errors
+/// If stdin cannot be read, or stdout not be written.
+pub fn serve(service: Service, threads: usize) -> std::io::Result<()> {
+    match service {
+        Service::Compiler => wasm::serve(&Limits::default(), threads),
+        Service::Onnx => onnx::serve(threads),
+    }
 }
 
 /// Checks that a description has a name, a medium, and at least two styles, all different and not too many.

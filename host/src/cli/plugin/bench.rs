@@ -67,6 +67,8 @@ impl BenchArgs {
         if !(self.seconds.is_finite() && self.seconds >= 0.0) {
             bail!("--seconds {} is not a duration", self.seconds);
         }
+        // The first load compiles within limits of memory and time; those that are measured do not start a process.
+        drop(self.running.open(&self.plugin, context)?);
         let compile = self.median(context, || self.load(None))?;
         let cache = tempfile::tempdir().context("creating a folder for the cache")?;
         self.load(Some(cache.path()))?;

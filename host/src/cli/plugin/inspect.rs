@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::context::Context;
-use crate::plugin::{Asset, Classifier, Limits, PluginHost, cache_folder};
+use crate::plugin::{Asset, Classifier, Limits, PluginHost};
 use crate::text::escaped;
 
 /// Show a plugin's title, styles, encoders, assets and digest.
@@ -28,8 +28,8 @@ const LINE: usize = 84;
 
 impl InspectArgs {
     /// Runs the command.
-    pub fn run(self, _: &Context) -> Result<()> {
-        let loaded = PluginHost::new(Limits::default(), cache_folder())?.load(&self.plugin, BTreeMap::new())?;
+    pub fn run(self, context: &Context) -> Result<()> {
+        let loaded = PluginHost::of_command(Limits::default(), context)?.load(&self.plugin, BTreeMap::new())?;
         match self.json {
             true => println!("{:#}", document(&*loaded)),
             false => print!("{}", layout(&*loaded)),

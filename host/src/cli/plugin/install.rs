@@ -9,7 +9,7 @@ use clap::Args;
 use crate::context::Context;
 use crate::fs::write_atomic;
 use crate::plugin::store::{Origin, installed_folder, places, plugin_files, resolve, short_name};
-use crate::plugin::{Limits, PluginHost, cache_folder};
+use crate::plugin::{Limits, PluginHost};
 
 /// Install a plugin into the user's data folder, so that it can be used by name from any folder.
 #[derive(Args, Debug)]
@@ -38,7 +38,7 @@ impl InstallArgs {
         let name = self.name.clone().unwrap_or_else(|| short_name(&path.to_string_lossy()));
         check_name(&name)?;
         // A file that is not a plugin is refused with its error before anything is installed.
-        let host = PluginHost::new(Limits::default(), cache_folder())?;
+        let host = PluginHost::of_command(Limits::default(), context)?;
         let plugin = host.load(&path.to_string_lossy(), BTreeMap::new())?;
         let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned()).unwrap_or_default();
         let target = folder.join(format!("{name}.{extension}"));

@@ -11,7 +11,7 @@ use super::inspect::size;
 use super::running::table;
 use crate::context::Context;
 use crate::plugin::store::{Origin, places, plugin_files, short_name};
-use crate::plugin::{Glance, Limits, PluginHost, cache_folder};
+use crate::plugin::{Glance, Limits, PluginHost};
 use crate::text::escaped;
 
 /// List the plugins that can be used by name: those in the working folder, in ./plugins, shipped and installed ones.
@@ -42,8 +42,8 @@ struct Listed {
 
 impl ListArgs {
     /// Runs the command.
-    pub fn run(self, _: &Context) -> Result<()> {
-        let host = PluginHost::new(Limits::default(), cache_folder())?;
+    pub fn run(self, context: &Context) -> Result<()> {
+        let host = PluginHost::of_command(Limits::default(), context)?;
         let mut seen: BTreeMap<String, PathBuf> = BTreeMap::new();
         let mut listed = vec![];
         for (origin, folder) in places() {

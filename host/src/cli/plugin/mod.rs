@@ -10,6 +10,7 @@ mod install;
 mod list;
 mod new;
 mod running;
+mod serve;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -39,6 +40,8 @@ enum Command {
     Install(install::InstallArgs),
     List(list::ListArgs),
     New(new::NewArgs),
+    #[command(hide = true)]
+    Serve(serve::ServeArgs),
     Test(test::TestArgs),
 }
 
@@ -55,6 +58,7 @@ impl PluginArgs {
             Command::Install(args) => args.run(context),
             Command::List(args) => args.run(context),
             Command::New(args) => args.run(context),
+            Command::Serve(args) => args.run(context),
             Command::Test(args) => args.run(context),
         }
     }

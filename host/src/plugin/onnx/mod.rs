@@ -1,6 +1,7 @@
 //! Plugins as ONNX models: a classifier that was trained elsewhere, run by ONNX Runtime.
 //!
-//! A model cannot call anything, so only its time is limited, not its memory or fuel. Our own code reads the file first
+//! A model cannot call anything, but one operator may take gigabytes or minutes, so that it runs in a process of its own
+//! ([`remote`]; in this one on a GPU, and in a program that uses the library). Our own code reads the file first
 //! ([`graph`]), and refuses a file with external data or with operators of other libraries. The digest pins everything:
 //! the model, and the `.toml` beside it if there is one.
 
@@ -8,6 +9,7 @@ pub mod graph;
 pub mod settings;
 pub mod spec;
 
+mod remote;
 mod runtime;
 #[cfg(test)]
 mod tests;
@@ -25,11 +27,14 @@ use sha2::{Digest, Sha256};
 use tch::Device;
 
 use self::graph::{Graph, GraphError};
-use self::runtime::{Model, Numbers};
+use self::remote::Runner;
+pub(super) use self::remote::serve;
+use self::runtime::Numbers;
 use self::settings::{Layout, OutputKind, Settings};
 use self::spec::{Input, Pixels, Spec};
 use super::artifact::{check_size, hex};
 use super::batch::Batch;
+use super::confined::Launcher;
 use super::distributions::Distributions;
 use super::error::{Fault, PluginError};
 use super::inspection::{Asset, Inspection};
@@ -45,7 +50,7 @@ const INTERFACE: &str = "onnx";
 
 /// A plugin that is an ONNX model.
 pub(super) struct OnnxPlugin {
-    model: Model,
+    model: Runner,
     spec: Spec,
     graph: Graph,
     bytes: usize,
@@ -108,8 +113,9 @@ impl OnnxPlugin {
         config: &BTreeMap<String, String>,
         limits: &Limits,
         device: Device,
+        launcher: Option<&Launcher>,
     ) -> Result<Self, PluginError> {
-        Self::load_file(plugin, path, config, limits, device).map_err(|fault| PluginError::new(plugin, fault))
+        Self::load_file(plugin, path, config, limits, device, launcher).map_err(|fault| PluginError::new(plugin, fault))
     }
 
     /// Reads a model's file and the `.toml` beside it, and checks both; the model is not loaded.
@@ -127,13 +133,14 @@ impl OnnxPlugin {
         config: &BTreeMap<String, String>,
         limits: &Limits,
         device: Device,
+        launcher: Option<&Launcher>,
     ) -> Result<Self, Fault> {
         if let Some(key) = config.keys().next() {
             let message = format!("it is an ONNX model, which reads no configuration, but the run sets `{key}` for it");
             return Err(Fault::Unusable(message));
         }
         let File { bytes, graph, spec, description, source } = File::read(plugin, path, limits)?;
-        let model = Model::load(&bytes, &spec.input_name, &spec.output_name, device)?;
+        let model = Runner::load(&bytes, &spec.input_name, &spec.output_name, device, launcher)?;
         let (bytes, timeout_ms) = (bytes.len(), limits.timeout_ms);
         Ok(Self { model, spec, graph, bytes, timeout_ms, description, source, resizing_logged: false })
     }

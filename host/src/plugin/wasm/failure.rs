@@ -32,10 +32,10 @@ const FEATURES: WasmFeatures = WasmFeatures::WASM3
 
 /// Returns the fault of a component that does not compile: the features that it needs and this host does not have, if it
 /// is valid with them, and otherwise that it is damaged.
-pub(super) fn not_compiled(path: &Path, component: &[u8], error: &wasmtime::Error) -> Fault {
+pub(super) fn not_compiled(path: &Path, component: &[u8], message: String) -> Fault {
     let needed = missing_features(component);
     match needed.is_empty() {
-        true => Fault::Damaged { path: path.to_owned(), detail: first_line(&error.root_cause().to_string()) },
+        true => Fault::Damaged { path: path.to_owned(), detail: message },
         false => Fault::Features { features: needed.join(" and ") },
     }
 }
@@ -111,7 +111,7 @@ fn beginning(name: &str) -> &str {
     name.char_indices().nth(MAX_MANGLED).map_or(name, |(end, _)| &name[..end])
 }
 
-fn first_line(text: &str) -> String {
+pub(super) fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 

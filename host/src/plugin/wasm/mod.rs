@@ -2,6 +2,7 @@
 //! gets a fresh instance, so that a failed call leaves no state behind.
 
 mod cache;
+mod compiler;
 mod failure;
 mod guest;
 mod ticker;
@@ -18,11 +19,14 @@ use wasmtime::{Engine, Store, UpdateDeadline};
 use self::bindings::ambiguity::plugin::types;
 use self::bindings::exports::ambiguity::plugin::{classifier, gradient};
 use self::cache::Cache;
+use self::compiler::Failure;
+pub(super) use self::compiler::serve;
 use self::failure::{explain, not_compiled};
 use self::guest::{Facts, Guest};
 use self::ticker::Ticker;
 use super::artifact::Artifact;
 use super::batch::Batch;
+use super::confined::Launcher;
 use super::distributions::Distributions;
 use super::error::{Fault, PluginError, quoted};
 use super::limits::Limits;
@@ -46,23 +50,23 @@ pub(super) struct Sandbox {
     linker: Linker<Guest>,
     limits: Limits,
     cache: Option<Cache>,
+    /// Starts the processes that compile; without it, this one compiles.
+    launcher: Option<Launcher>,
     /// Kept for as long as any plugin may run.
     _ticker: Ticker,
 }
 
 impl Sandbox {
-    pub(super) fn new(limits: Limits, cache_folder: Option<PathBuf>) -> wasmtime::Result<Self> {
-        let mut config = wasmtime::Config::new();
-        config.consume_fuel(true);
-        config.epoch_interruption(true);
-        config.max_wasm_stack(limits.stack_kib << 10);
-        // The same bits on every machine; the bits of NaNs may differ, but NaNs in a result are refused.
-        config.relaxed_simd_deterministic(true);
-        let engine = Engine::new(&config)?;
+    pub(super) fn new(
+        limits: Limits,
+        cache_folder: Option<PathBuf>,
+        launcher: Option<Launcher>,
+    ) -> wasmtime::Result<Self> {
+        let engine = engine(&limits)?;
         let mut linker = Linker::new(&engine);
         bindings::DifferentiablePlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest)?;
         let ticker = Ticker::start(&engine)?;
-        Ok(Self { engine, linker, limits, cache: cache_folder.map(Cache::new), _ticker: ticker })
+        Ok(Self { engine, linker, limits, cache: cache_folder.map(Cache::new), launcher, _ticker: ticker })
     }
 
     /// Compiles a plugin, checks that it fits the interface, and asks it to describe itself.
@@ -74,12 +78,15 @@ impl Sandbox {
     ) -> Result<WasmPlugin, PluginError> {
         let at = |fault| PluginError::new(plugin, fault);
         let artifact = Artifact::read(path, &self.limits).map_err(at)?;
-        let compile = || Component::from_binary(&self.engine, artifact.bytes());
+        let compile = || compiler::compile(self.launcher.as_ref(), &self.engine, artifact.bytes());
         let component = match &self.cache {
             Some(cache) => cache.get(&self.engine, &artifact.sha256, compile),
             None => compile(),
         };
-        let component = component.map_err(|error| at(not_compiled(path, artifact.bytes(), &error)))?;
+        let component = component.map_err(|failure| match failure {
+            Failure::Refused(message) => at(not_compiled(path, artifact.bytes(), message)),
+            Failure::Fault(fault) => at(fault),
+        })?;
         self.link(plugin, path, artifact, &component, config)
     }
 
@@ -144,6 +151,17 @@ impl Sandbox {
         loaded.declared = loaded.description.encoders.clone().into();
         Ok(loaded)
     }
+}
+
+/// Returns an engine, the same for what compiles and for what runs.
+fn engine(limits: &Limits) -> wasmtime::Result<Engine> {
+    let mut config = wasmtime::Config::new();
+    config.consume_fuel(true);
+    config.epoch_interruption(true);
+    config.max_wasm_stack(limits.stack_kib << 10);
+    // The same bits on every machine; the bits of NaNs may differ, but NaNs in a result are refused.
+    config.relaxed_simd_deterministic(true);
+    Engine::new(&config)
 }
 
 /// A plugin that is a WebAssembly component.

@@ -26,7 +26,7 @@ impl FineTune {
     /// Loads plugins and model, claims the run's folder, and attaches the LoRA, with the quickest checks first.
     pub fn open(config: FineTuneConfig, start: Start, context: &Context) -> Result<(Self, Claim)> {
         let device = torch_ext::cuda::device(&config.run.device)?;
-        let scorer = Scorer::load(&config, Encoders::open(&config.encoders, device, context)?, device)?;
+        let scorer = Scorer::load(&config, Encoders::open(&config.encoders, device, context)?, device, context)?;
         let claim = start.claim(PluginsLock { plugins: scorer.locked() })?;
         let folder = model_folder(&config.model.path, context)?;
         Plan::new(&config, &folder)?.check_fits(device)?;
