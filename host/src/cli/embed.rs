@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::data::images::{ImageLoader, batches, find_images};
 use crate::encoders::{Encoders, stacked};
 use crate::fs::read_text;
-use crate::text::text_lines;
+use crate::text::{shown, text_lines};
 use crate::zoo::encoder_folder;
 
 /// Number of rows that are embedded between two checks for Ctrl-C.
@@ -134,7 +134,7 @@ impl Common {
         let flat: Vec<f32> = rows.iter().copied().collect();
         let tensors: NamedTensors = [("embeddings".to_owned(), Tensor::from_slice(&flat).f_view(shape)?)].into();
         write_safetensors(&self.out, &tensors, &[("encoder", &self.encoder)])?;
-        println!("{}: {} embeddings of dimension {}", self.out.display(), shape[0], shape[1]);
+        println!("{}: {} embeddings of dimension {}", shown(&self.out), shape[0], shape[1]);
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use tch::Kind;
 
 use crate::context::Context;
 use crate::fs::{is_inside, new_folder};
-use crate::text::escaped;
+use crate::text::{escaped, shown, to_json};
 use crate::zoo::model_folder;
 
 /// Inspect a LoRA, merge it into a model, or remove it again.
@@ -98,16 +98,16 @@ impl InfoArgs {
                 json!({ "module": layer.module, "rank": layer.rank(), "alpha": layer.alpha, "scaling": layer.scaling })
             });
             let document = json!({
-                "file": lora.path,
+                "file": lora.path.to_string_lossy(),
                 "parameters": lora.n_parameters(),
                 "norm": total,
                 "targets": targets,
                 "layers": layers.collect::<Vec<_>>(),
             });
-            println!("{document:#}");
+            println!("{}", to_json(&document));
             return Ok(());
         }
-        println!("{}", escaped(&lora.path.to_string_lossy()));
+        println!("{}", shown(&lora.path));
         for (what, n) in &ranks {
             println!("  {what} on {n} layers");
         }
@@ -151,7 +151,7 @@ impl MergeArgs {
         copy_but_weights(&folder, &self.out, &unet)?;
         let record = serde_json::to_string(&merged)?;
         write_safetensors(&self.out.join("unet").join(weights), &tensors, &[("format", "pt"), (MERGED_KEY, &record)])?;
-        println!("{}: {} layers of {}", self.out.display(), lora.layers.len(), folder.display());
+        println!("{}: {} layers of {}", shown(&self.out), lora.layers.len(), shown(&folder));
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::context::Context;
+use crate::text::to_json;
 use crate::zoo::model_folder;
 
 /// Show information about models without running them.
@@ -82,7 +83,7 @@ fn document(components: &[Component], tensors: bool) -> String {
         }
         object
     });
-    format!("{:#}\n", json!({ "components": components.collect::<Vec<_>>() }))
+    to_json(&json!({ "components": components.collect::<Vec<_>>() })) + "\n"
 }
 
 /// Returns one line per component, and their sum.

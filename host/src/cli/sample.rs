@@ -18,6 +18,7 @@ use crate::fs::new_folder;
 use crate::interrupt::keeping;
 use crate::policy::{Policy, PromptEmbeddings};
 use crate::rl::rollout::{NoiseSource, SeededNoise, rollout};
+use crate::text::shown;
 use crate::zoo::{load_pipeline, model_folder, native_size};
 
 /// Number of latents that are decoded per call.
@@ -143,7 +144,7 @@ impl SampleArgs {
             }
             write_safetensors(&self.out.join("sample.safetensors"), &tensors, &[])?;
         }
-        println!("{n} images of {width}×{height} in {}", self.out.display());
+        println!("{n} images of {width}×{height} in {}", shown(&self.out));
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::PluginLimits;
+use crate::text::has_control;
 
 /// Maximum time until a component is compiled, or an ONNX model is ready to run.
 pub(super) const LOAD_LIMIT: Duration = Duration::from_secs(120);
@@ -37,7 +38,7 @@ pub(super) const MAX_FUNCTION_WORK: u64 = 1_000_000;
 /// Maximum number of values that all functions keep across their branches.
 pub(super) const MAX_WORK: u64 = 10_000_000;
 /// Maximum number of characters of a name: of a plugin, its version, a style, a medium, an encoder, a function in a message.
-pub(super) const NAME_LENGTH: usize = 200;
+pub const NAME_LENGTH: usize = 200;
 /// Maximum number of lines that a plugin writes to the log in one call.
 pub(super) const LOG_LINES: usize = 200;
 /// Maximum size in KiB of what a plugin writes to the log in one call.
@@ -47,6 +48,16 @@ pub(super) const LOG_KIB: usize = 64;
 pub(super) const HOST_DISCOUNT: u32 = 10;
 /// Maximum difference of a row's sum from 1; the row is then renormalized.
 pub(super) const SUM_TOLERANCE: f64 = 1e-3;
+
+/// Whether a plugin, a style, a medium or an encoder may have this name.
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().count() <= NAME_LENGTH && !has_control(name)
+}
+
+/// Returns MiB in bytes; the largest number for what is larger.
+pub(super) fn mib(n: usize) -> usize {
+    n.saturating_mul(1 << 20)
+}
 
 /// The limits of a plugin's sandbox: those that a user can set ([`PluginLimits`]) and those that are fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +131,7 @@ impl Limits {
             row(
                 Some("plugin.memory_mib"),
                 format!("{} MiB", self.memory_mib),
-                "linear memory of one instance (WebAssembly)",
+                "linear memory of one instance, all its memories together (WebAssembly)",
             ),
             row(None, format!("{} KiB", self.stack_kib), "call stack (WebAssembly)"),
             row(None, format!("{} MiB", self.file_mib), "a component's file, the assets baked into it included"),

@@ -36,7 +36,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ambiguity_sdk::EncoderPin;
+use ambiguity_sdk::{EncoderPin, Manifest};
 use ndarray::Array2;
 use tch::Device;
 
@@ -52,7 +52,7 @@ use self::onnx::OnnxPlugin;
 use self::wasm::Sandbox;
 use crate::context::Context;
 use crate::encoders::Encoders;
-use crate::text::is_control;
+use crate::text::{in_one_line, is_control};
 
 /// A loaded plugin.
 pub trait Classifier {
@@ -297,6 +297,35 @@ fn check_texts(description: &Description, title: Option<&String>, inspection: &I
         }
     }
     Ok(())
+}
+
+/// Returns an ONNX model's file with everything in it that makes it a plugin: the data of tensors in other files of its
+/// folder, and as metadata the keys of `set` (docs/onnx.md), which replace those of a `.toml` beside it. Returns the
+/// description that it then has.
+///
+/// # Errors
+/// If the model could not be used as a plugin: what is missing or wrong.
+pub fn describe_onnx(path: &Path, set: BTreeMap<String, String>) -> Result<(Vec<u8>, Description), PluginError> {
+    let at = |fault| PluginError::new(store::short_name(&path.to_string_lossy()), fault);
+    let (file, description, inspection, title) = onnx::described(path, set, &Limits::default()).map_err(at)?;
+    check_texts(&description, title.as_ref(), &inspection).map_err(at)?;
+    Ok((file.into(), description))
+}
+
+/// Checks that a plugin with this manifest would be loaded.
+///
+/// # Errors
+/// [`Fault::Description`] with what is wrong.
+pub fn check_manifest(manifest: &Manifest) -> Result<(), Fault> {
+    let description = manifest.description().into();
+    check_description(&description, &Limits::default())?;
+    let inspection = Inspection {
+        authors: manifest.authors.iter().map(|author| in_one_line(author)).collect(),
+        license: in_one_line(&manifest.license),
+        prompts: manifest.prompts.clone(),
+        ..Inspection::default()
+    };
+    check_texts(&description, Some(&in_one_line(&manifest.title)), &inspection)
 }
 
 /// Checks that the encoders that a plugin needs exist, and that the pinned one has the digest that it was fitted with.

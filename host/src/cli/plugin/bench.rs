@@ -14,6 +14,7 @@ use crate::context::Context;
 use crate::data::audio::Audio;
 use crate::encoders::Encoders;
 use crate::plugin::{Classifier, Limits, PluginHost, Sample};
+use crate::text::to_json;
 use procedural_art::{STYLES, SUBJECTS, paint};
 
 /// Measure a plugin's cost: loading, instantiating, and classifying a sample by batch size.
@@ -88,7 +89,7 @@ impl BenchArgs {
         let times = [compile, cached].map(|time| time.as_secs_f64() * 1e3);
         let instantiate = instantiate.map(|time| time.as_secs_f64() * 1e3);
         match self.json {
-            true => println!("{:#}", self.document(&*plugin, times, instantiate, &costs)),
+            true => println!("{}", to_json(&self.document(&*plugin, times, instantiate, &costs))),
             false => print!("{}", self.layout(&*plugin, times, instantiate, &costs)?),
         }
         Ok(())

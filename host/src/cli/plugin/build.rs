@@ -10,9 +10,10 @@ use super::check_component_name;
 use super::inspect::size;
 use crate::context::Context;
 use crate::fs::{read_text, write_atomic};
-use crate::plugin::Artifact;
 use crate::plugin::build::{bake_clip_softmax, read_styles};
 use crate::plugin::store::short_name;
+use crate::plugin::{Artifact, check_manifest};
+use crate::text::to_json;
 
 /// Build a plugin from style names or prompts: it classifies by the similarity of an image to each in CLIP's space.
 #[derive(Args, Debug)]
@@ -59,6 +60,7 @@ impl BuildArgs {
         check_component_name(&output)?;
         let text = read_text(&self.styles)?;
         let manifest = read_styles(&origin, &text, &stem)?;
+        check_manifest(&manifest)?;
         let plugin = bake_clip_softmax(&manifest)?;
         write_atomic(&output, &plugin)?;
         let prompts = manifest.prompts().map_err(|e| anyhow::anyhow!("{e}"))?;
@@ -68,7 +70,7 @@ impl BuildArgs {
         if self.json {
             let artifact = Artifact::parse(&output, plugin)?;
             let document = json!({
-                "plugin": output,
+                "plugin": output.to_string_lossy(),
                 "bytes": bytes,
                 "sha256": artifact.sha256,
                 "name": manifest.name,
@@ -77,7 +79,7 @@ impl BuildArgs {
                 "encoder": encoder,
                 "temperature": manifest.temperature,
             });
-            println!("{document:#}");
+            println!("{}", to_json(&document));
             return Ok(());
         }
         let temperature = match manifest.temperature {

@@ -43,12 +43,17 @@ impl InstallArgs {
         let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned()).unwrap_or_default();
         let target = folder.join(format!("{name}.{extension}"));
         let bytes = fs_err::read(&path)?;
-        self.check_free(&folder, &target, &name, &bytes)?;
+        // The .toml beside a model has the metadata that the model itself lacks.
+        let side = Some(path.with_extension("toml")).filter(|side| extension != "wasm" && side.is_file());
+        let side = side.map(fs_err::read).transpose()?;
+        self.check_free(&folder, &target, &name, &bytes, side.as_deref())?;
         fs_err::create_dir_all(&folder)?;
-        let side = path.with_extension("toml");
-        if extension != "wasm" && side.is_file() {
-            // The .toml beside a model has the metadata that the model itself lacks.
-            write_atomic(&target.with_extension("toml"), &fs_err::read(&side)?)?;
+        let target_side = target.with_extension("toml");
+        match side {
+            Some(side) => write_atomic(&target_side, &side)?,
+            // That of the plugin that is replaced would describe this one.
+            None if target_side.is_file() => fs_err::remove_file(&target_side)?,
+            None => {}
         }
         write_atomic(&target, &bytes)?;
         let sha256 = &plugin.source().sha256;
@@ -62,14 +67,14 @@ impl InstallArgs {
     }
 
     /// Checks that the name is free, or that the user forces a replacement.
-    fn check_free(&self, folder: &Path, target: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    fn check_free(&self, folder: &Path, target: &Path, name: &str, bytes: &[u8], side: Option<&[u8]>) -> Result<()> {
         let shipped = places().into_iter().find(|(origin, _)| *origin == Origin::Shipped);
         if let Some(file) = shipped.and_then(|(_, folder)| named(&folder, name)) {
             bail!("`{name}` is a shipped plugin ({}), which would hide it; use another --name", file.display());
         }
         match named(folder, name) {
             None => Ok(()),
-            Some(file) if file == target && fs_err::read(&file)? == bytes => Ok(()),
+            Some(file) if file == target && fs_err::read(&file)? == bytes && is_same(&file, side)? => Ok(()),
             Some(file) if !self.force => {
                 bail!("`{name}` is installed already as another file, {}; --force replaces it", file.display())
             }
@@ -82,6 +87,12 @@ impl InstallArgs {
 /// Whether a folder is searched before the installed plugins and depends on the working folder.
 fn is_nearer(origin: Origin) -> bool {
     matches!(origin, Origin::WorkingFolder | Origin::Plugins)
+}
+
+/// Whether the .toml beside an installed file has this content.
+fn is_same(file: &Path, side: Option<&[u8]>) -> Result<bool> {
+    let installed = Some(file.with_extension("toml")).filter(|side| side.is_file());
+    Ok(installed.map(fs_err::read).transpose()?.as_deref() == side)
 }
 
 /// Returns the plugin file of that name in a folder.

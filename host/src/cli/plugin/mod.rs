@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod check;
 mod classify;
+mod describe_onnx;
 mod fit;
 mod inspect;
 mod install;
@@ -21,6 +22,7 @@ use tch::Device;
 
 use crate::context::Context;
 use crate::encoders::Encoders;
+use crate::plugin::limits::{NAME_LENGTH, is_name};
 
 /// Create, inspect and run style classifier plugins.
 #[derive(Args, Debug)]
@@ -35,6 +37,7 @@ enum Command {
     Build(build::BuildArgs),
     Check(check::CheckArgs),
     Classify(classify::ClassifyArgs),
+    DescribeOnnx(describe_onnx::DescribeArgs),
     Fit(fit::FitArgs),
     Inspect(inspect::InspectArgs),
     Install(install::InstallArgs),
@@ -53,6 +56,7 @@ impl PluginArgs {
             Command::Build(args) => args.run(context),
             Command::Check(args) => args.run(context),
             Command::Classify(args) => args.run(context),
+            Command::DescribeOnnx(args) => args.run(context),
             Command::Fit(args) => args.run(context),
             Command::Inspect(args) => args.run(context),
             Command::Install(args) => args.run(context),
@@ -95,6 +99,12 @@ fn check_component_name(output: &Path) -> Result<()> {
     ensure!(
         output.extension().is_some_and(|extension| extension == "wasm"),
         "-o {} must end in .wasm, the extension of plugin files",
+        output.display()
+    );
+    let stem = output.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default();
+    ensure!(
+        is_name(&stem),
+        "-o {} names the plugin, whose name may have {NAME_LENGTH} characters and no control characters",
         output.display()
     );
     Ok(())

@@ -144,11 +144,12 @@ impl NewArgs {
         fs_err::rename(partial.path(), &folder)?;
         // Nothing is left to remove.
         let _moved = partial.keep();
-        context.progress.println(format!(
+        let next = format!(
             "created the plugin crate {0}/; next:\n  cd {0}\n  cargo test\n  cargo build-plugin\n  host plugin check \
              .\n  host plugin test . --accept\nREADME.md explains each step; src/lib.rs is the plugin",
             self.name
-        ));
+        );
+        next.lines().for_each(|line| context.progress.println(line));
         Ok(())
     }
 

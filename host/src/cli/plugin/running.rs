@@ -10,6 +10,7 @@ use crate::config::PluginLimits;
 use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::plugin::{Batch, Classifier, PluginHost, Sample};
+use crate::text::escaped;
 
 /// The arguments for running a plugin.
 #[derive(Args, Debug)]
@@ -82,11 +83,11 @@ pub(super) fn mib(bytes: usize) -> String {
     format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-/// Returns a table as text: each column is left-aligned where `left` is true, else right-aligned, separated by two
+/// Returns a table as text, whose cells are [`escaped`]: each column is left-aligned where `left` is true, else right-aligned, separated by two
 /// spaces.
 pub(super) fn table(left: &[bool], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
-    table.load_preset(NOTHING).add_rows(rows);
+    table.load_preset(NOTHING).add_rows(rows.iter().map(|row| row.iter().map(|cell| escaped(cell))));
     for (column, &left) in table.column_iter_mut().zip(left) {
         let alignment = if left { CellAlignment::Left } else { CellAlignment::Right };
         column.set_padding((2, 0)).set_cell_alignment(alignment);
@@ -94,7 +95,8 @@ pub(super) fn table(left: &[bool], rows: &[Vec<String>]) -> String {
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+/// Parses `KEY=VALUE`.
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
     pair.ok_or_else(|| "write it as KEY=VALUE".to_owned())
 }

@@ -5,6 +5,7 @@
 //! ([`graph`]), and refuses a file with external data or with operators of other libraries. The digest pins everything:
 //! the model, and the `.toml` beside it if there is one.
 
+mod describe;
 pub mod graph;
 pub mod settings;
 pub mod spec;
@@ -38,7 +39,7 @@ use super::confined::Launcher;
 use super::distributions::Distributions;
 use super::error::{Fault, PluginError};
 use super::inspection::{Asset, Inspection};
-use super::limits::Limits;
+use super::limits::{Limits, mib};
 use super::{Classified, Classifier, Description, Glance, PluginSource, check_description, check_encoders};
 use crate::encoders::Encoders;
 
@@ -76,12 +77,7 @@ impl File {
         if let Some(what) = lfs_pointer(&bytes) {
             return Err(Fault::Damaged { path: path.to_owned(), detail: what.to_owned() });
         }
-        let graph = Graph::parse(bytes.clone()).map_err(|error| match error {
-            GraphError::Malformed(_) => {
-                Fault::Damaged { path: path.to_owned(), detail: format!("{error}, so it is no ONNX model") }
-            }
-            other => Fault::Unusable(other.to_string()),
-        })?;
+        let graph = parsed(path, bytes.clone())?;
         let mut settings = Settings::from_metadata(&graph.metadata).map_err(Fault::Unusable)?;
         let mut digest = Sha256::new_with_prefix(&bytes);
         if let Some((beside, text)) = beside(path)? {
@@ -103,6 +99,44 @@ impl File {
         };
         Ok(Self { bytes, graph, spec, description, source })
     }
+}
+
+fn parsed(path: &Path, bytes: Bytes) -> Result<Graph, Fault> {
+    Graph::parse(bytes).map_err(|error| match error {
+        GraphError::Malformed(_) => {
+            Fault::Damaged { path: path.to_owned(), detail: format!("{error}, so it is no ONNX model") }
+        }
+        other => Fault::Unusable(other.to_string()),
+    })
+}
+
+/// Returns a model's file with everything in it that makes it a plugin: the data of its tensors, also those in other files
+/// of its folder, and the keys of `set` and of the `.toml` beside it, in this order of precedence, as metadata. Returns its
+/// description and title too, checked.
+pub(super) fn described(
+    path: &Path,
+    set: BTreeMap<String, String>,
+    limits: &Limits,
+) -> Result<(Bytes, Description, Inspection, Option<String>), Fault> {
+    let mut metadata = BTreeMap::new();
+    if let Some((beside, text)) = beside(path)? {
+        let message = |detail: String| Fault::Unusable(format!("{}: {detail}", beside.display()));
+        let text = String::from_utf8(text).map_err(|error| message(error.to_string()))?;
+        metadata = settings::metadata_of_toml(&text).map_err(message)?;
+    }
+    metadata.extend(set);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = Bytes::from(read(path, limits)?);
+    let file = describe::described(file, folder, &metadata, mib(limits.onnx_mib)).map_err(Fault::Unusable)?;
+    check_size("its file", file.len(), limits.onnx_mib)?;
+    let graph = parsed(path, file.clone())?;
+    let settings = Settings::from_metadata(&graph.metadata).map_err(Fault::Unusable)?;
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let spec = spec::resolve(&graph, settings, &stem).map_err(Fault::Unusable)?;
+    let description = description(&spec);
+    check_description(&description, limits)?;
+    let inspection = Inspection { authors: spec.authors, license: spec.license, ..Inspection::default() };
+    Ok((file, description, inspection, spec.title))
 }
 
 impl OnnxPlugin {

@@ -6,6 +6,7 @@ use wasmparser::{Validator, WasmFeatures};
 use wasmtime::{Trap, WasmBacktrace};
 
 use super::guest::Guest;
+use crate::plugin::confined::is_out_of_memory;
 use crate::plugin::error::{Fault, quoted_name};
 use crate::plugin::limits::Limits;
 
@@ -62,6 +63,13 @@ pub(super) fn explain(error: wasmtime::Error, guest: &mut Guest, limits: &Limits
         Ok(fault) => return fault,
         Err(error) => error,
     };
+    let lacking = guest.memory.lacking.take().or_else(|| {
+        // Its first memory is reserved before it asks for any.
+        Some(error.root_cause().to_string()).filter(|cause| is_out_of_memory(cause))
+    });
+    if let Some(cause) = lacking {
+        return Fault::Sandbox(format!("the machine has no memory left for the plugin ({cause})"));
+    }
     // A plugin that gets no memory usually aborts. One that goes on and uses up its fuel or its stack failed for that.
     let own_cause = matches!(error.downcast_ref::<Trap>(), Some(Trap::OutOfFuel | Trap::StackOverflow));
     if let (false, Some(requested)) = (own_cause, guest.memory.denied) {

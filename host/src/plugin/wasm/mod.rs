@@ -29,7 +29,7 @@ use super::batch::Batch;
 use super::confined::Launcher;
 use super::distributions::Distributions;
 use super::error::{Fault, PluginError, quoted};
-use super::limits::Limits;
+use super::limits::{Limits, mib};
 use super::{Classified, Classifier, Description, Glance, Inspection, PluginSource, check_description, check_encoders};
 use crate::encoders::Encoders;
 
@@ -159,7 +159,8 @@ fn engine(limits: &Limits) -> wasmtime::Result<Engine> {
     config.consume_fuel(true);
     config.epoch_interruption(true);
     config.max_wasm_stack(limits.stack_kib << 10);
-    // The same bits on every machine; the bits of NaNs may differ, but NaNs in a result are refused.
+    // The same bits on every machine, but for those of NaNs, which are refused in a result: to make them the same in every
+    // operation more than doubles the time of plugins that compute (measured in docs/plugins.md).
     config.relaxed_simd_deterministic(true);
     Engine::new(&config)
 }
@@ -208,7 +209,7 @@ impl WasmPlugin {
         let fuel = limits.fuel_for(n_samples);
         let mut store = Store::new(&self.sandbox.engine, guest);
         store.limiter(|guest| &mut guest.memory);
-        store.set_hostcall_fuel(limits.output_mib << 20);
+        store.set_hostcall_fuel(mib(limits.output_mib));
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |context| {
             if context.data().own_time() < Duration::from_millis(limits.timeout_ms) {

@@ -12,6 +12,7 @@ use super::running::{RunningArgs, embedded};
 use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::plugin::{Classifier, Fault};
+use crate::text::to_json;
 
 /// Run a plugin on built-in probes, and warn if its reward is easily hacked, or dead.
 #[derive(Args, Debug)]
@@ -63,7 +64,7 @@ impl CheckArgs {
         bar.finish();
         let report = Report::new(&*plugin, rows);
         match self.json {
-            true => println!("{:#}", report.document()),
+            true => println!("{}", to_json(&report.document())),
             false => print!("{}", report.layout()),
         }
         match report.warnings.len() {

@@ -15,6 +15,7 @@ use crate::data::images::{ImageError, ImageLoader, batches, find_images};
 use crate::data::prompts::distinct_lines;
 use crate::encoders::{Encoders, stacked};
 use crate::plugin::fit::{Clustering, name_clusters};
+use crate::plugin::limits::is_name;
 
 /// The message of an interrupt.
 pub(super) const KEPT: &str = "nothing was written";
@@ -92,8 +93,8 @@ impl Items {
             }
             Self::Texts(texts) => {
                 let name = |new: usize, old: usize| match members[old].first() {
-                    Some(&nearest) => texts[nearest].clone(),
-                    None => numbered(new),
+                    Some(&nearest) if is_name(&texts[nearest]) => texts[nearest].clone(),
+                    _ => numbered(new),
                 };
                 (number(&order, &name), "each named by the text closest to its center")
             }
