@@ -10,14 +10,14 @@ use ambiguity_host::failure::{self, StdoutError};
 use ambiguity_host::interrupt::{Interrupt, Interrupted};
 use ambiguity_host::plugin::{Fault, PluginError};
 use ambiguity_host::progress::Progress;
-use ambiguity_host::text::{escaped, sentence};
+use ambiguity_host::text::{escaped, escaped_lines, has_control, sentence};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::fmt::format::debug_fn;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
     let level = match (cli.global.quiet, cli.global.verbose) {
         (true, _) => "warn",
         (false, 0) => "info",
@@ -58,6 +58,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints the help, or what is wrong with the arguments, and ends the process. An argument, such as the name of a file that a
+/// shell found, may contain control characters: the text is then printed without clap's colors.
+fn refuse(error: &clap::Error) -> ! {
+    if !std::env::args_os().any(|argument| has_control(&argument.to_string_lossy())) {
+        error.exit()
+    }
+    eprint!("{}", escaped_lines(&error.render().to_string()));
+    std::process::exit(error.exit_code())
 }
 
 fn run(cli: Cli, progress: Progress) -> anyhow::Result<()> {

@@ -94,7 +94,7 @@ pub fn escaped_lines(text: &str) -> Cow<'_, str> {
 
 /// Returns the text [`escaped`], but for the characters that are `kept`.
 fn escaped_but(text: &str, kept: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !has_control(text) {
+    if !text.chars().any(|character| is_control(character) && !kept(character)) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len());

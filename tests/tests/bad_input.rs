@@ -160,6 +160,9 @@ fn hostile_file_names_are_shown_as_they_are() {
         let found = document.pointer(pointer).and_then(|value| value.as_str()).expect(pointer);
         assert!(found.contains("a\n\u{1b}[2J\u{202e}"), "{pointer}: {found}");
     }
+    // So is an argument that is none.
+    let unknown = ran_with(&[&"plugin", &"list", &"--\u{1b}[2J\u{202e}"]);
+    assert!(unknown.code == 2 && unknown.stderr.contains("'--\\u{202e}'"), "{}", unknown.stderr);
     let painted = ran_with(&[&"art", &"--out", &made, &"--per-class", &"1", &"--size", &"16"]);
     assert!(painted.code == 0 && painted.stderr.contains(shown), "{}", painted.stderr);
     let embedded =

@@ -23,6 +23,9 @@ const METADATA: u32 = 14;
 /// Maximum number of messages within each other.
 const MAX_DEPTH: usize = 100;
 
+/// Maximum number of fields of all messages, each of which takes some 80 bytes while it is read.
+const MAX_FIELDS: usize = 1 << 22;
+
 /// The messages of ONNX that contain tensors.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -71,9 +74,9 @@ pub(super) fn described(
     metadata: &BTreeMap<String, String>,
     limit: usize,
 ) -> Result<Bytes, String> {
-    let mut data = Data { folder, left: limit };
+    let mut data = Data { folder, left: limit, n_fields: MAX_FIELDS };
     let mut described = BytesMut::new();
-    for field in fields(file)? {
+    for field in data.fields(file)? {
         let replaced = field.number == METADATA
             && field
                 .content
@@ -96,6 +99,8 @@ struct Data<'a> {
     folder: &'a Path,
     /// Number of bytes that may still be read.
     left: usize,
+    /// Number of fields that the model may still have.
+    n_fields: usize,
 }
 
 impl Data<'_> {
@@ -113,7 +118,7 @@ impl Data<'_> {
 
     /// Returns a message with the data of the tensors within it.
     fn message(&mut self, kind: Kind, bytes: Bytes, depth: usize) -> Result<Bytes, String> {
-        let fields = fields(bytes.clone())?;
+        let fields = self.fields(bytes.clone())?;
         let of = |number: u32| fields.iter().filter(move |field| field.number == number);
         if kind == Kind::Tensor && of(EXTERNAL_DATA).next().is_none() {
             return Ok(bytes);
@@ -136,6 +141,31 @@ impl Data<'_> {
             }
         }
         Ok(out.freeze())
+    }
+
+    /// Returns the fields of a message.
+    fn fields(&mut self, mut bytes: Bytes) -> Result<Vec<Field>, String> {
+        let failed = |error: prost::DecodeError| format!("it cannot be decoded ({error}), so it is no ONNX model");
+        let mut fields = vec![];
+        while bytes.has_remaining() {
+            self.n_fields = self.n_fields.checked_sub(1).ok_or("it has too many parts")?;
+            let start = bytes.clone();
+            let (number, wire) = decode_key(&mut bytes).map_err(failed)?;
+            let content = match wire {
+                WireType::LengthDelimited => {
+                    let length = decode_varint(&mut bytes).map_err(failed)?;
+                    let length = usize::try_from(length).ok().filter(|&length| length <= bytes.remaining());
+                    Some(bytes.split_to(length.ok_or("it is cut off, so it is no ONNX model")?))
+                }
+                _ => {
+                    skip_field(wire, number, &mut bytes, DecodeContext::default()).map_err(failed)?;
+                    None
+                }
+            };
+            let raw = start.slice(..start.len() - bytes.remaining());
+            fields.push(Field { number, raw, content });
+        }
+        Ok(fields)
     }
 
     /// Reads the data of a tensor from the file, and the part of it, that its entries name.
@@ -174,30 +204,6 @@ impl Data<'_> {
             _ => Err(format!("its data is in `{location}`, which is no file of the model's folder")),
         }
     }
-}
-
-/// Returns the fields of a message.
-fn fields(mut bytes: Bytes) -> Result<Vec<Field>, String> {
-    let failed = |error: prost::DecodeError| format!("it cannot be decoded ({error}), so it is no ONNX model");
-    let mut fields = vec![];
-    while bytes.has_remaining() {
-        let start = bytes.clone();
-        let (number, wire) = decode_key(&mut bytes).map_err(failed)?;
-        let content = match wire {
-            WireType::LengthDelimited => {
-                let length = decode_varint(&mut bytes).map_err(failed)?;
-                let length = usize::try_from(length).ok().filter(|&length| length <= bytes.remaining());
-                Some(bytes.split_to(length.ok_or("it is cut off, so it is no ONNX model")?))
-            }
-            _ => {
-                skip_field(wire, number, &mut bytes, DecodeContext::default()).map_err(failed)?;
-                None
-            }
-        };
-        let raw = start.slice(..start.len() - bytes.remaining());
-        fields.push(Field { number, raw, content });
-    }
-    Ok(fields)
 }
 
 /// Appends a field with bytes.
