@@ -3,12 +3,15 @@
 Built into a component by `make python-plugin`; see docs/plugins.md.
 """
 
+import io
 import math
+import sys
 from typing import List
 
 from componentize_py_types import Err
 from wit_world import exports
 from wit_world.exports.classifier import Description
+from wit_world.imports import log
 from wit_world.imports.samples import Batch
 from wit_world.imports.types import Matrix
 
@@ -16,6 +19,35 @@ STYLES = ["calm", "lively", "busy"]
 
 # Side to which the image is resized, in pixels.
 SIDE = 32
+
+
+class Lines(io.TextIOBase):
+    """Writes each line to the host's log: a plugin has no other output."""
+
+    def __init__(self, level: log.Level):
+        self.level = level
+        self.rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in lines:
+            log.write(self.level, line)
+        return len(text)
+
+
+def report(kind, error, trace) -> None:
+    """Writes an uncaught exception to the log. Python's own report would look for source files, which a plugin has not."""
+    places = []
+    while trace is not None:
+        places.insert(0, f"{trace.tb_frame.f_code.co_name}, line {trace.tb_lineno}")
+        trace = trace.tb_next
+    log.write(log.Level.ERROR, f"{kind.__name__}: {error} (in {' < '.join(places)})")
+
+
+# With these, what is printed and exceptions reach the author.
+sys.stdout = Lines(log.Level.INFO)
+sys.stderr = Lines(log.Level.WARN)
+sys.excepthook = report
 
 
 class Classifier(exports.Classifier):

@@ -1,5 +1,7 @@
 //! The context that every command receives besides its own arguments.
 
+use std::path::PathBuf;
+
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 
@@ -14,4 +16,6 @@ pub struct Context {
     pub progress: Progress,
     /// The interrupt that Ctrl-C sets.
     pub interrupt: Interrupt,
+    /// The binary `host`, if this process is one: plugins are compiled in a process of its own.
+    pub program: Option<PathBuf>,
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
@@ -10,8 +11,9 @@ use ambiguity_host::cli::{Cli, VERSION};
 use ambiguity_host::context::Context;
 use ambiguity_host::failure::{self, StdoutError};
 use ambiguity_host::interrupt::{Interrupt, Interrupted};
+use ambiguity_host::plugin::{Fault, PluginError};
 use ambiguity_host::progress::{PRINTED, Progress};
-use ambiguity_host::text::{escaped, in_one_line, sentence};
+use ambiguity_host::text::{escaped, escaped_lines, has_control, in_one_line, sentence};
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use clap_complete::CompleteEnv;
@@ -37,7 +39,7 @@ fn main() -> ExitCode {
             eprintln!("{}", document(in_one_line(sentence.trim_start_matches("error: ")), 2));
             return ExitCode::from(2);
         }
-        Err(error) => error.exit(),
+        Err(error) => refuse(&error),
     };
     let progress = Progress::new(cli.global.quiet);
     if let Err(error) = start_log(&cli, &progress) {
@@ -89,7 +91,7 @@ fn start_log(cli: &Cli, progress: &Progress) -> anyhow::Result<()> {
         anyhow::Ok(layer.with_target(false).with_filter(filter))
     });
     tracing_subscriber::registry().with(file.transpose()?).with(stderr).init();
-    let arguments: Vec<String> = std::env::args().collect();
+    let arguments: Vec<String> = std::env::args_os().map(|part| part.to_string_lossy().into_owned()).collect();
     tracing::info!(target: PRINTED, "host {}: {}", VERSION.as_str(), arguments.join(" "));
     Ok(())
 }
@@ -100,7 +102,7 @@ fn failed(error: &anyhow::Error, wants_json: bool) -> ExitCode {
     if error.downcast_ref::<StdoutError>().is_some_and(StdoutError::is_closed) {
         return ExitCode::from(141);
     }
-    let (sentence, code) = (sentence(error), if error.is::<Interrupted>() { 130 } else { 1 });
+    let (sentence, code) = (sentence(error), if is_interruption(error) { 130 } else { 1 });
     tracing::error!(target: PRINTED, "{sentence}");
     match (wants_json, code) {
         (true, _) => eprintln!("{}", document(sentence, code)),
@@ -115,12 +117,34 @@ fn document(sentence: String, code: u8) -> serde_json::Value {
     serde_json::json!({ "error": sentence, "exit_code": code })
 }
 
+/// Prints the help, or what is wrong with the arguments, and ends the process. An argument, such as the name of a file that a
+/// shell found, may contain control characters: the text is then printed without clap's colors.
+fn refuse(error: &clap::Error) -> ! {
+    if !std::env::args_os().any(|argument| has_control(&argument.to_string_lossy())) {
+        error.exit()
+    }
+    eprint!("{}", escaped_lines(&error.render().to_string()));
+    std::process::exit(error.exit_code())
+}
+
 fn run(cli: Cli, progress: Progress) -> anyhow::Result<()> {
     torch_ext::keep_memory();
     let threads = cli.global.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     tch::set_num_threads(i32::try_from(threads)?);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let interrupt = Interrupt::on_signals()?;
-    let context = Context { threads, offline: cli.global.offline, progress, interrupt };
+    let context = Context { threads, offline: cli.global.offline, progress, interrupt, program: program() };
     cli.command.run(&context)
+}
+
+/// Returns this program: on Linux by a path that means it even after its file was replaced.
+fn program() -> Option<PathBuf> {
+    let own = Path::new("/proc/self/exe");
+    if own.exists() { Some(own.to_owned()) } else { std::env::current_exe().ok() }
+}
+
+/// Whether the user ended what the command did.
+fn is_interruption(error: &anyhow::Error) -> bool {
+    let compiling = error.downcast_ref::<PluginError>().is_some_and(|error| matches!(error.fault, Fault::Interrupted));
+    compiling || error.is::<Interrupted>()
 }

@@ -32,6 +32,11 @@ pub fn peak(device: Device) -> Option<u64> {
     if device.is_cuda() { None } else { system_memory("/proc/self/status", "VmHWM:") }
 }
 
+/// Returns the bytes of address space that the process has mapped; none where the system does not report them.
+pub fn mapped() -> Option<u64> {
+    system_memory("/proc/self/status", "VmSize:")
+}
+
 /// Reads a line `KEY N kB` of a file under /proc, in bytes.
 fn system_memory(file: &str, key: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;

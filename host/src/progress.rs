@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::text::escaped;
+
 /// Time between two lines where stderr is not a terminal.
 const PLAIN_PERIOD: Duration = Duration::from_secs(10);
 
@@ -57,14 +59,15 @@ impl Progress {
         Bar { bar, plain, started: Instant::now(), skipped: 0 }
     }
 
-    /// Writes a line to stderr, above the bars; nothing when quiet.
+    /// Writes a line to stderr, above the bars; nothing when quiet. Whatever it quotes, it stays one line.
     pub fn println(&self, line: impl AsRef<str>) {
         tracing::info!(target: PRINTED, "{}", line.as_ref());
+        let line = escaped(line.as_ref());
         match &self.mode {
             Mode::Quiet => {}
             // Work continues when the terminal is gone.
             Mode::Bars(bars) => drop(bars.println(line)),
-            Mode::Plain(_) => drop(writeln!(io::stderr(), "{}", line.as_ref())),
+            Mode::Plain(_) => drop(writeln!(io::stderr(), "{line}")),
         }
     }
 }

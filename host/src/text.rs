@@ -1,9 +1,12 @@
 //! Text formatting: numbers, counts, sizes, lines, and errors as sentences.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::path::Path;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
 
 use crate::failure::in_words;
 
@@ -95,11 +98,11 @@ pub fn size(bytes: usize) -> String {
     }
 }
 
-/// Returns a table as text: each column is left-aligned where `left` is true, else right-aligned, separated by two
-/// spaces.
+/// Returns a table as text, whose cells are [`escaped`]: each column is left-aligned where `left` is true, else
+/// right-aligned, separated by two spaces.
 pub fn table(left: &[bool], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
-    table.load_preset(NOTHING).add_rows(rows);
+    table.load_preset(NOTHING).add_rows(rows.iter().map(|row| row.iter().map(|cell| escaped(cell))));
     for (column, &left) in table.column_iter_mut().zip(left) {
         let alignment = if left { CellAlignment::Left } else { CellAlignment::Right };
         column.set_padding((2, 0)).set_cell_alignment(alignment);
@@ -129,9 +132,14 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     escaped_but(text, |_| false)
 }
 
+/// Returns a text of several lines [`escaped`], but for its line feeds and tabs.
+pub fn escaped_lines(text: &str) -> Cow<'_, str> {
+    escaped_but(text, |character| matches!(character, '\n' | '\t'))
+}
+
 /// Returns the text [`escaped`], but for the characters that are `kept`.
 fn escaped_but(text: &str, kept: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !has_control(text) {
+    if !text.chars().any(|character| is_control(character) && !kept(character)) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len());
@@ -142,6 +150,31 @@ fn escaped_but(text: &str, kept: impl Fn(char) -> bool) -> Cow<'_, str> {
         }
     }
     Cow::Owned(shown)
+}
+
+/// Returns a path [`escaped`], for the output of commands; what is no UTF-8 is shown as U+FFFD.
+pub fn shown(path: &Path) -> String {
+    escaped(&path.to_string_lossy()).into_owned()
+}
+
+/// Returns a document as JSON that is indented, for the output of commands. Characters that [`is_control`] are JSON's own
+/// escapes, so that a reader gets the text as it was, and a terminal does not.
+pub fn to_json(document: &impl Serialize) -> String {
+    let text = serde_json::to_string_pretty(document).expect("our documents have keys of text, and no paths");
+    escaped_json(&text)
+}
+
+/// Returns JSON in which characters that [`is_control`] are JSON's own escapes; the line feeds between values stay.
+pub fn escaped_json(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        // In a string, a line feed is escaped already. Those that are not are of the Basic Multilingual Plane.
+        match is_control(character) && character != '\n' {
+            true => write!(shown, "\\u{:04x}", u32::from(character)).expect("a string grows"),
+            false => shown.push(character),
+        }
+    }
+    shown
 }
 
 /// Whether a text contains a character that [`is_control`].
@@ -257,6 +290,15 @@ mod tests {
         for wrong in ["", "sha256:", &digits[1..], &digits.replace('9', "g")] {
             assert!(sha256_digits(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn json_keeps_every_text_and_shows_no_control_character() {
+        let name = "a\u{1b}[2J\n\u{202e}\u{9b}\u{7f}\u{2028}\\\"é";
+        let text = to_json(&serde_json::json!({ "file": name, "list": [1, 2] }));
+        assert!(text.lines().count() > 3 && !text.chars().any(|c| c != '\n' && is_control(c)), "{text}");
+        let read: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+        assert_eq!(read["file"].as_str(), Some(name));
     }
 
     #[test]

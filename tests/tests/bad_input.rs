@@ -109,3 +109,73 @@ fn memory_that_runs_out() {
     assert!(last.starts_with("error: out of memory: ") && last.contains("--micro-batch"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("panicked") && !ran.stderr.contains("frame #"), "{}", ran.stderr);
 }
+
+/// A file's name may contain whatever a terminal executes, line feeds, marks of direction, and what is no UTF-8. Each is shown
+/// as what it is, by every command that prints names, also in JSON.
+#[cfg(target_os = "linux")]
+#[test]
+fn hostile_file_names_are_shown_as_they_are() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    // A plugin and a model are named by text; other files may have any bytes.
+    let text = |extension: &str| folder.path().join(format!("a\n\u{1b}[2J\u{202e}{extension}"));
+    let bytes =
+        |extension: &str| OsStr::from_bytes(&[b"a\n\x1b[2J\xe2\x80\xae\xff", extension.as_bytes()].concat()).to_owned();
+    let path = |extension: &str| folder.path().join(bytes(extension));
+    fs::create_dir(path(".folder")).expect("made");
+    let (plugin, made, image) = (text(".wasm"), text(".out"), path(".folder").join(bytes(".png")));
+    let content = image::RgbImage::from_pixel(8, 8, image::Rgb([9, 90, 200]));
+    content.save_with_format(&image, image::ImageFormat::Png).expect("saved");
+    fs::copy(root().join("plugins/palette.wasm"), &plugin).expect("copied");
+    let shown = "a\\n\\u{1b}[2J\\u{202e}";
+    let ran_with = |arguments: &[&dyn AsRef<OsStr>]| {
+        let mut command = command(folder.path(), &[]);
+        command.args(arguments.iter().map(|argument| argument.as_ref()));
+        let ran = ran(&command.output().expect("it starts"));
+        let all = format!("{}{}", ran.stdout, ran.stderr);
+        let raw = all.chars().find(|&c| c != '\n' && ambiguity_host::text::is_control(c));
+        assert_eq!(raw, None, "{all}");
+        assert!(!all.lines().any(|line| line.starts_with("\\u{1b}[2J") || line.starts_with("[2J")), "{all}");
+        ran
+    };
+    let inspected = ran_with(&[&"plugin", &"inspect", &plugin]);
+    assert!(inspected.code == 0 && inspected.stdout.contains(shown), "{}{}", inspected.stdout, inspected.stderr);
+    let classified = ran_with(&[&"plugin", &"classify", &"palette", &image]);
+    assert!(classified.code == 0 && classified.stdout.contains(shown), "{}{}", classified.stdout, classified.stderr);
+    assert!(classified.stdout.lines().next().is_some_and(|line| line.ends_with(".png")), "{}", classified.stdout);
+    let missing = ran_with(&[&"plugin", &"classify", &"palette", &path(".gif")]);
+    assert!(missing.code == 1 && missing.stderr.lines().count() == 1 && missing.stderr.contains(shown));
+    let listed = ran_with(&[&"plugin", &"list"]);
+    assert!(listed.code == 0 && listed.stdout.contains(shown), "{}", listed.stdout);
+    // A reader of JSON gets the name itself.
+    for (arguments, pointer) in [
+        (vec![&"plugin" as &dyn AsRef<OsStr>, &"classify", &"palette", &image, &"--json"], "/samples/0/file"),
+        (vec![&"plugin", &"inspect", &plugin, &"--json"], "/path"),
+        (vec![&"plugin", &"list", &"--json"], "/plugins/0/path"),
+    ] {
+        let ran = ran_with(&arguments);
+        let document: serde_json::Value = serde_json::from_str(&ran.stdout).expect(pointer);
+        let found = document.pointer(pointer).and_then(|value| value.as_str()).expect(pointer);
+        assert!(found.contains("a\n\u{1b}[2J\u{202e}"), "{pointer}: {found}");
+    }
+    // So is an argument that is none.
+    let unknown = ran_with(&[&"plugin", &"list", &"--\u{1b}[2J\u{202e}"]);
+    assert!(unknown.code == 2 && unknown.stderr.contains("'--\\u{202e}'"), "{}", unknown.stderr);
+    let painted = ran_with(&[&"art", &"--out", &made, &"--per-class", &"1", &"--size", &"16"]);
+    assert!(painted.code == 0 && painted.stderr.contains(shown), "{}", painted.stderr);
+    let embedded =
+        ran_with(&[&"embed", &"images", &"--encoder", &"tiny-art", &path(".folder"), &"--out", &path(".safetensors")]);
+    assert!(embedded.code == 0 && embedded.stdout.contains(shown), "{}{}", embedded.stdout, embedded.stderr);
+    for arguments in [
+        vec![&"models" as &dyn AsRef<OsStr>, &"count", &made],
+        vec![&"sample", &"--model", &"tiny-art", &"--lora", &made, &"--prompt", &"a", &"--out", &path(".new")],
+        vec![&"can", &"sample", &"--generator", &made, &"--out", &path(".new")],
+        vec![&"lora", &"info", &path(".folder")],
+        vec![&"report", &made],
+    ] {
+        let refused = ran_with(&arguments);
+        assert!(refused.code != 0 && refused.stderr.contains(shown), "{}{}", refused.stdout, refused.stderr);
+    }
+}

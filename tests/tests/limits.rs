@@ -24,8 +24,8 @@ fn document() -> String {
         let key = key.map(|key| format!("`{key}`")).unwrap_or_default();
         text += &format!("| {value} | {key} | {bounds} |\n");
     }
-    text += "\nAn ONNX model can only compute, but its memory is ONNX Runtime's and is not limited, and its time is\n\
-             checked between two operators.\n\n\
+    text += "\nOn a GPU an ONNX model runs in the process of the run: its memory is then not limited, and its time is checked\n\
+             between two operators.\n\n\
              ## Periods of a run\n\n\
              | Key | paper-512 | tiny-art | What it means |\n|---|---|---|---|\n";
     let [paper, tiny] = ["paper-512", "tiny-art"].map(|preset| {

@@ -2,6 +2,7 @@
 
 mod author;
 mod build;
+mod confined;
 mod faults;
 mod fit;
 mod frozen;

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::data::art::{contact_sheet, write_folder};
-use crate::text::counted;
+use crate::text::{counted, to_json};
 use procedural_art::{STYLES, SUBJECTS};
 
 /// Paint the 27 styles × 8 subjects: a folder of PNGs with captions, or a contact sheet.
@@ -65,7 +65,7 @@ impl ArtArgs {
         let mut document = json!({ "grid": self.grid, "styles": STYLES.len(), "size": self.size, "seed": self.seed });
         let Some(out) = &self.out else {
             if self.json {
-                println!("{document:#}");
+                println!("{}", to_json(&document));
             }
             return Ok(());
         };
@@ -86,9 +86,9 @@ impl ArtArgs {
             written.paintings as f64 / seconds,
         ));
         if self.json {
-            document["out"] = json!(out);
+            document["out"] = json!(out.to_string_lossy());
             document["paintings"] = json!(written.paintings);
-            println!("{document:#}");
+            println!("{}", to_json(&document));
         }
         Ok(())
     }

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::fs::remove_folder;
-use crate::plugin::cache_folder;
-use crate::text::{counted, escaped, key_hint, size, table};
-use crate::zoo::hub;
+use crate::plugin::user_cache;
+use crate::text::{counted, escaped, key_hint, size, table, to_json};
+use crate::zoo::hub::hub_cache;
 
 /// List or remove what is kept outside of runs: compiled plugins, resized images, downloaded models.
 #[derive(Args, Debug)]
@@ -79,7 +79,7 @@ fn list(json: bool) -> Result<()> {
     let bytes: u64 = kept.iter().map(|kept| kept.bytes).sum();
     if json {
         let kept: Vec<Value> = kept.iter().map(Kept::document).collect();
-        println!("{:#}", json!({ "caches": kept, "bytes": bytes }));
+        println!("{}", to_json(&json!({ "caches": kept, "bytes": bytes })));
         return Ok(());
     }
     if kept.is_empty() {
@@ -118,7 +118,7 @@ fn clear(names: &[String], yes: bool, json: bool, context: &Context) -> Result<(
     let bytes: u64 = kept.iter().map(|kept| kept.bytes).sum();
     if json {
         let removed: Vec<Value> = kept.iter().map(Kept::document).collect();
-        println!("{:#}", json!({ "removed": removed, "bytes": bytes }));
+        println!("{}", to_json(&json!({ "removed": removed, "bytes": bytes })));
     } else if kept.is_empty() {
         println!("nothing to remove");
     } else {
@@ -129,8 +129,7 @@ fn clear(names: &[String], yes: bool, json: bool, context: &Context) -> Result<(
 
 /// Returns all that is kept, the program's own first.
 fn kept() -> Vec<Kept> {
-    let own = cache_folder().and_then(|plugins| Some(plugins.parent()?.to_owned()));
-    let own = own.into_iter().flat_map(|folder| folders(&folder)).map(|(name, path)| {
+    let own = user_cache().into_iter().flat_map(|folder| folders(&folder)).map(|(name, path)| {
         let what = match &*name {
             "plugins" => "compiled plugins",
             "images" => "resized images of trainings",
@@ -138,7 +137,7 @@ fn kept() -> Vec<Kept> {
         };
         Kept::of(name, what, path, false)
     });
-    let models = folders(&hub::cache_folder()).into_iter().filter_map(|(name, path)| {
+    let models = hub_cache().into_iter().flat_map(|folder| folders(&folder)).filter_map(|(name, path)| {
         let id = name.strip_prefix("models--")?.replacen("--", "/", 1);
         Some(Kept::of(id, "downloaded model", path, true))
     });

@@ -19,7 +19,7 @@ use crate::fs::new_folder;
 use crate::run::record::{ClassifierMonitor, GanMonitor};
 use crate::tasks::networks::{DCGAN_PLUGIN, SIMPLE_PLUGIN, load_generator};
 use crate::tasks::{classifier, gan};
-use crate::text::{counted, gibibytes, two_digits};
+use crate::text::{counted, gibibytes, shown, to_json, two_digits};
 use crate::trainer::{Ends, Outcome, Start, Task, Trainer};
 
 /// Number of images that are generated per call.
@@ -133,16 +133,17 @@ impl TrainingArgs {
         let Outcome { folder, ends, epochs, collapsed, .. } = outcome;
         if self.run.json {
             let document = json!({
-                "run": folder, "epochs": epochs, "first": ends.first, "last": ends.last, "collapsed": collapsed,
-                "plugin": plugin.map(|plugin| folder.join(plugin)), "report": folder.join("report.html"),
+                "run": folder.to_string_lossy(), "epochs": epochs, "first": ends.first, "last": ends.last, "collapsed": collapsed,
+                "plugin": plugin.map(|plugin| folder.join(plugin).to_string_lossy().into_owned()),
+                "report": folder.join("report.html").to_string_lossy(),
             });
-            println!("{}", serde_json::to_string_pretty(&document)?);
+            println!("{}", to_json(&document));
             return Ok(());
         }
         let stopped = if *collapsed { ", stopped: collapsed" } else { "" };
         println!("{}{stopped}", counted(*epochs, "epoch"));
         print!("{details}");
-        let folder = folder.display();
+        let folder = shown(folder);
         println!("report: {folder}/report.html");
         if let Some(plugin) = plugin {
             println!("plugin: {folder}/{plugin}");
@@ -202,7 +203,7 @@ fn describe(task: GanTask, config: &GanConfig, json: bool, context: &Context) ->
             "per_pass": data.per_pass(),
         });
         let document = json!({ "config": config, "data": counts, "plan": plan, "measured": measured });
-        println!("{}", serde_json::to_string_pretty(&document)?);
+        println!("{}", to_json(&document));
         return Ok(());
     }
     print!("{}", config.to_toml()?);
@@ -315,12 +316,14 @@ impl CanSampleArgs {
         if let Some(sheet) = &sheet {
             write_sheet(sheet, &model, &samples, written as usize)?;
         }
-        let (size, out) = (generator.config().size, self.out.display());
+        let (size, out) = (generator.config().size, shown(&self.out));
         if self.json {
-            let document = json!({ "out": self.out, "images": written, "size": size, "sheet": sheet });
-            println!("{}", serde_json::to_string_pretty(&document)?);
+            let sheet = sheet.as_ref().map(|sheet| sheet.to_string_lossy());
+            let document =
+                json!({ "out": self.out.to_string_lossy(), "images": written, "size": size, "sheet": sheet });
+            println!("{}", to_json(&document));
         } else {
-            let sheet = sheet.map_or_else(String::new, |sheet| format!("; all on {}", sheet.display()));
+            let sheet = sheet.map_or_else(String::new, |sheet| format!("; all on {}", shown(&sheet)));
             println!("{} of {size}×{size} in {out}{sheet}", counted(written, "image"));
         }
         Ok(())

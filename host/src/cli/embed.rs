@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::safetensors::write_safetensors;
@@ -18,7 +19,7 @@ use crate::encoders::familiar::{self, Familiar};
 use crate::encoders::{Encoders, embed_files, stacked};
 use crate::fs::{read_text, write_atomic};
 use crate::plugin::user_cache;
-use crate::text::{counted, text_lines};
+use crate::text::{counted, shown, text_lines, to_json};
 use crate::zoo::encoder_folder;
 use crate::zoo::home::home;
 
@@ -187,10 +188,10 @@ fn statistics(
     let metadata = [("encoder", &*digest), ("images", &*n), ("groups", &*n_groups)];
     write_atomic(&out, &statistics.encode(&out, &metadata)?)?;
     if json {
-        println!("{:#}", json!({ "out": out, "images": files.len(), "groups": names.len() }));
+        println!("{}", to_json(&json!({ "out": out.to_string_lossy(), "images": files.len(), "groups": names.len() })));
     } else {
         let (images, groups) = (counted(files.len() as u64, "image"), counted(names.len() as u64, "group"));
-        println!("{}: the distribution of {images} in {groups}", out.display());
+        println!("{}: the distribution of {images} in {groups}", shown(&out));
     }
     Ok(())
 }
@@ -221,10 +222,11 @@ impl Common {
         write_safetensors(&self.out, &tensors, &[("encoder", &self.encoder)])?;
         if self.json {
             let (rows, dim) = (shape[0], shape[1]);
-            println!("{:#}", json!({ "out": self.out, "encoder": self.encoder, "embeddings": rows, "dim": dim }));
+            let out = self.out.to_string_lossy();
+            println!("{}", to_json(&json!({ "out": out, "encoder": self.encoder, "embeddings": rows, "dim": dim })));
         } else {
             let rows = counted(shape[0] as u64, "embedding");
-            println!("{}: {rows} of dimension {}", self.out.display(), shape[1]);
+            println!("{}: {rows} of dimension {}", shown(&self.out), shape[1]);
         }
         Ok(())
     }

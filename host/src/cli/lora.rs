@@ -16,7 +16,7 @@ use super::completions::models;
 use super::numbers::within;
 use crate::context::Context;
 use crate::fs::{is_inside, new_folder};
-use crate::text::{counted, escaped};
+use crate::text::{counted, escaped, shown, to_json};
 use crate::zoo::model_folder;
 
 /// Inspect a LoRA, merge it into a model, or remove it again.
@@ -103,16 +103,16 @@ impl InfoArgs {
                 json!({ "module": layer.module, "rank": layer.rank(), "alpha": layer.alpha, "scaling": layer.scaling })
             });
             let document = json!({
-                "file": lora.path,
+                "file": lora.path.to_string_lossy(),
                 "parameters": lora.n_parameters(),
                 "norm": total,
                 "targets": targets,
                 "layers": layers.collect::<Vec<_>>(),
             });
-            println!("{document:#}");
+            println!("{}", to_json(&document));
             return Ok(());
         }
-        println!("{}", escaped(&lora.path.to_string_lossy()));
+        println!("{}", shown(&lora.path));
         for (what, n) in &ranks {
             println!("  {what} on {}", counted(*n as u64, "layer"));
         }
@@ -158,9 +158,10 @@ impl MergeArgs {
         write_safetensors(&self.out.join("unet").join(weights), &tensors, &[("format", "pt"), (MERGED_KEY, &record)])?;
         let n_layers = lora.layers.len();
         if self.json {
-            println!("{:#}", json!({ "out": self.out, "model": folder, "layers": n_layers, "merged": merged }));
+            let (out, model) = (self.out.to_string_lossy(), folder.to_string_lossy());
+            println!("{}", to_json(&json!({ "out": out, "model": model, "layers": n_layers, "merged": merged })));
         } else {
-            println!("{}: {} of {}", self.out.display(), counted(n_layers as u64, "layer"), folder.display());
+            println!("{}: {} of {}", shown(&self.out), counted(n_layers as u64, "layer"), shown(&folder));
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::completions::models;
 use super::numbers::within;
 use crate::context::Context;
+use crate::text::to_json;
 use crate::zoo::model_folder;
 
 /// Show information about models without running them.
@@ -84,7 +85,7 @@ fn document(components: &[Component], tensors: bool) -> String {
         }
         object
     });
-    format!("{:#}\n", json!({ "components": components.collect::<Vec<_>>() }))
+    to_json(&json!({ "components": components.collect::<Vec<_>>() })) + "\n"
 }
 
 /// Returns one line per component, and their sum.

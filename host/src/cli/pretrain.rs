@@ -11,6 +11,7 @@ use crate::config::pretrain::PretrainFile;
 use crate::context::Context;
 use crate::tasks::pretrain::stage::Stage;
 use crate::tasks::pretrain::{Session, run};
+use crate::text::{escaped, to_json};
 
 /// Train the shipped small models on the procedural paintings
 #[derive(Args, Debug)]
@@ -72,10 +73,10 @@ impl PretrainArgs {
         if self.json {
             let document: serde_json::Map<String, serde_json::Value> =
                 results.into_iter().map(|(stage, result)| (stage.name().to_owned(), result)).collect();
-            println!("{}", serde_json::to_string_pretty(&document)?);
+            println!("{}", to_json(&document));
         } else {
             for (stage, result) in results {
-                println!("{}: {result}", stage.name());
+                println!("{}: {}", stage.name(), escaped(&result.to_string()));
             }
         }
         Ok(())

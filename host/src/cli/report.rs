@@ -5,10 +5,12 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use serde_json::json;
 
 use crate::context::Context;
 use crate::report;
 use crate::run::RunDir;
+use crate::text::{shown, to_json};
 
 /// The command that opens a file in the desktop's default application.
 const OPENER: &str = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
@@ -39,9 +41,10 @@ impl ReportArgs {
         };
         let written = report::write(&run)?;
         if self.json {
-            println!("{}", serde_json::json!({"report": written.report, "curve": written.curve}));
+            let (report, curve) = (written.report.to_string_lossy(), written.curve.to_string_lossy());
+            println!("{}", to_json(&json!({ "report": report, "curve": curve })));
         } else {
-            println!("{}", written.report.display());
+            println!("{}", shown(&written.report));
         }
         if self.open { open(&written.report) } else { Ok(()) }
     }

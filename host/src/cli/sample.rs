@@ -15,8 +15,8 @@ use image::RgbImage;
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 
-use super::numbers::within;
 use super::completions::models;
+use super::numbers::within;
 use super::samples::{Sample, SheetArgs, is_shown, parameters, write_image, write_sheet};
 use crate::context::Context;
 use crate::data::images::rgb_images;
@@ -25,7 +25,7 @@ use crate::interrupt::keeping;
 use crate::policy::{Policy, PromptEmbeddings};
 use crate::rl::rollout::{NoiseSource, SeededNoise, rollout};
 use crate::run::plugins_lock;
-use crate::text::counted;
+use crate::text::{counted, shown, to_json};
 use crate::zoo::{load_pipeline, model_folder, native_size};
 
 /// Number of latents that are decoded per call.
@@ -157,14 +157,15 @@ impl SampleArgs {
             write_safetensors(&self.out.join("sample.safetensors"), &tensors, &[])?;
         }
         if self.json {
-            let (out, model, lora) = (&self.out, &self.model, &self.lora);
+            let [out, model] = [self.out.to_string_lossy(), self.model.as_str().into()];
+            let [lora, sheet] = [&self.lora, &sheet].map(|path| path.as_ref().map(|path| path.to_string_lossy()));
             let document = json!({
                 "out": out, "images": n, "width": width, "height": height, "sheet": sheet, "model": model, "lora": lora,
             });
-            println!("{document:#}");
+            println!("{}", to_json(&document));
         } else {
-            let sheet = sheet.map_or_else(String::new, |sheet| format!("; all on {}", sheet.display()));
-            println!("{} of {width}×{height} in {}{sheet}", counted(n as u64, "image"), self.out.display());
+            let sheet = sheet.map_or_else(String::new, |sheet| format!("; all on {}", shown(&sheet)));
+            println!("{} of {width}×{height} in {}{sheet}", counted(n as u64, "image"), shown(&self.out));
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::metrics::Scorer;
 use crate::statistics::Improvement;
 use crate::tasks::fine_tune::{COMMAND, FineTune, Plan, measure};
-use crate::text::{counted, gibibytes};
+use crate::text::{counted, gibibytes, shown, to_json};
 use crate::trainer::{Ends, Outcome, Start, Trainer};
 use crate::zoo::{model_folder, native_size};
 
@@ -63,7 +63,7 @@ impl TrainArgs {
         let (task, claim) = FineTune::open(config.clone(), start, context)?;
         let outcome = Trainer::new(task, claim, &config, &info, context)?.run()?;
         if self.run.json {
-            println!("{}", serde_json::to_string_pretty(&document(&outcome))?);
+            println!("{}", to_json(&document(&outcome)));
         } else {
             print!("{}", summary(&outcome));
         }
@@ -139,7 +139,7 @@ fn describe(config: &FineTuneConfig, context: &Context, json: bool) -> Result<()
     let measured = measure(config, &folder, &context.interrupt)?;
     if json {
         let document = json!({ "config": config, "plan": plan, "measured": measured });
-        println!("{}", serde_json::to_string_pretty(&document)?);
+        println!("{}", to_json(&document));
         return Ok(());
     }
     print!("{}", config.to_toml()?);
@@ -177,7 +177,7 @@ fn improvement(outcome: &Outcome<FineTune>) -> Improvement {
 fn document(outcome: &Outcome<FineTune>) -> Value {
     let improvement = improvement(outcome);
     json!({
-        "run": outcome.folder, "first": outcome.ends.first, "last": outcome.ends.last,
+        "run": outcome.folder.to_string_lossy(), "first": outcome.ends.first, "last": outcome.ends.last,
         "improvement": improvement.mean, "improvement_sem": improvement.sem,
         "upper_bound": outcome.task.upper_bound(), "collapsed": outcome.collapsed,
     })
@@ -200,7 +200,7 @@ fn summary(outcome: &Outcome<FineTune>) -> String {
     if outcome.collapsed {
         text.push_str("the run was stopped because the model collapsed: best/ contains the last good LoRA\n");
     }
-    let folder = outcome.folder.display();
+    let folder = shown(&outcome.folder);
     text.push_str(&format!("LoRA:         {folder}/pytorch_lora_weights.safetensors\n"));
     text.push_str(&format!("before/after: {folder}/before-after.png\n"));
     text.push_str(&format!("curve:        {folder}/reward-curve.png\n"));

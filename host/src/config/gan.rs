@@ -387,16 +387,22 @@ mod tests {
 
     #[test]
     fn odd_numbers_are_refused_by_key() {
-        let accepted = |key: &str, odd: &str| match (key, odd) {
-            ("can.epochs" | "checkpoint.every" | "monitor.every", "9223372036854775807") => true,
-            ("run.seed" | "checkpoint.keep", "0" | "9223372036854775807") => true,
-            (
-                "can.steps_per_epoch" | "can.generator_slope" | "can.dropout" | "can.lambda" | "can.style_weight",
-                "0",
-            ) => true,
-            ("can.label_smoothing" | "can.style_ambiguity_weight" | "monitor.min_diversity", "0") => true,
-            ("can.adam.learning_rate" | "can.adam.beta1" | "can.adam.beta2", "0") => true,
-            _ => false,
+        let accepted = |key: &str, odd: &str| {
+            matches!(
+                (key, odd),
+                ("can.epochs" | "checkpoint.every" | "monitor.every", "9223372036854775807")
+                    | ("run.seed" | "checkpoint.keep", "0" | "9223372036854775807")
+                    | (
+                        "can.steps_per_epoch"
+                            | "can.generator_slope"
+                            | "can.dropout"
+                            | "can.lambda"
+                            | "can.style_weight",
+                        "0",
+                    )
+                    | ("can.label_smoothing" | "can.style_ambiguity_weight" | "monitor.min_diversity", "0")
+                    | ("can.adam.learning_rate" | "can.adam.beta1" | "can.adam.beta2", "0")
+            )
         };
         let n_keys = refuses_odd_numbers(|layers| GanConfig::resolve(GanTask::Can, "tiny-art", layers), accepted);
         assert!(n_keys > 25, "{n_keys}");

@@ -317,7 +317,7 @@ mod tests {
         let mut encoders = Encoders::new();
         let stop = stop.map(|n| (n, interrupt.clone()));
         encoders.add("pixels", Box::new(Pixels { n_images: Rc::clone(&n_images), stop }));
-        let context = Context { threads: 1, offline: true, progress: Progress::new(true), interrupt };
+        let context = Context { threads: 1, offline: true, progress: Progress::new(true), interrupt, program: None };
         let mut skipped = vec![];
         let mut skip = |error: ImageError| {
             skipped.push(error.to_string());

@@ -32,6 +32,9 @@ const CACHED_TEXTS: usize = 16_384;
 /// Number of images in one call of an encoder: this bounds the memory, and larger calls are not faster.
 const IMAGES_PER_CALL: usize = 32;
 
+/// Number of texts that are embedded in one call of an encoder.
+pub const TEXTS_PER_CALL: usize = 256;
+
 /// The properties of an encoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderInfo {
@@ -287,10 +290,12 @@ impl Encoders {
         fresh.dedup();
         let encoder = self.get(&name)?;
         let dim = encoder.info().dim;
-        if !fresh.is_empty() {
-            let embeddings = encoder.embed_texts(&fresh)?;
-            self.texts.extend(fresh.iter().zip(embeddings.rows()).map(|(text, row)| (key(text), row.to_vec())));
+        let mut embedded = vec![];
+        for fresh in fresh.chunks(TEXTS_PER_CALL) {
+            let embeddings = encoder.embed_texts(fresh)?;
+            embedded.extend(fresh.iter().zip(embeddings.rows()).map(|(text, row)| (key(text), row.to_vec())));
         }
+        self.texts.extend(embedded);
         let mut embeddings = Array2::zeros((texts.len(), dim));
         for (text, mut row) in texts.iter().zip(embeddings.rows_mut()) {
             row.assign(&ndarray::ArrayView1::from(&self.texts[&key(text)]));
@@ -381,6 +386,33 @@ mod tests {
         let images: Vec<_> = (1..=70).map(|width| Arc::new(RgbImage::new(width, 1))).collect();
         let embedded = encoders.embed_images("lengths", &images).expect("it works");
         assert!(embedded.iter().zip(1u32..).all(|(found, width)| *found == width as f32), "{embedded}");
+    }
+
+    /// An encoder that returns the number of texts in its call.
+    struct Counts;
+
+    impl Encoder for Counts {
+        fn info(&self) -> EncoderInfo {
+            EncoderInfo { dim: 1, logit_scale: None, image_size: 1, digest: "counts".into() }
+        }
+
+        fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
+            Ok(Array2::zeros((images.len(), 1)))
+        }
+
+        fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError> {
+            Ok(Array2::from_elem((texts.len(), 1), texts.len() as f32))
+        }
+    }
+
+    #[test]
+    fn many_texts_are_embedded_in_parts() {
+        let mut encoders = Encoders::new();
+        encoders.add("counts", Box::new(Counts));
+        let texts: Vec<String> = (0..CACHED_TEXTS + 10).map(|i| i.to_string()).collect();
+        let embedded = encoders.embed_texts("counts", &texts).expect("it works");
+        let largest = embedded.iter().copied().fold(0.0, f32::max);
+        assert_eq!((embedded.nrows(), largest), (texts.len(), TEXTS_PER_CALL as f32));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::config::{FineTuneConfig, OnError, RewardNormalization, RewardPlugin};
 use crate::context::Context;
 use crate::encoders::{Encoders, SHIPPED};
 use crate::interrupt::Interrupt;
-use crate::plugin::{Batch, Classifier, PluginHost, Sample, cache_folder};
+use crate::plugin::{Batch, Classifier, PluginHost, Sample};
 use crate::rl::reward::{PluginRewards, ambiguity, combine, entropy, max_probability};
 use crate::run::{LockedEncoder, LockedPlugin, PluginsLock};
 
@@ -49,7 +49,7 @@ impl Scorer {
     /// Loads every plugin of the run; a plugin for another medium than images is refused.
     pub fn load(config: &FineTuneConfig, device: Device, context: &Context) -> Result<Self> {
         let encoders = Encoders::open(&config.encoders, device, context)?;
-        let host = PluginHost::new(config.plugin.limits, cache_folder())?.on(device);
+        let host = PluginHost::of_command(config.plugin.limits, context)?.on(device);
         let mut classifiers = Vec::new();
         for plugin in &config.reward.plugin {
             let classifier = host.load_pinned(&plugin.source, plugin.config.clone(), plugin.sha256.as_deref())?;

@@ -17,7 +17,7 @@ use wasmparser::{Encoding, Parser, Payload, Validator};
 use super::budget;
 use super::error::Fault;
 use super::inspection::{Asset, Inspection};
-use super::limits::Limits;
+use super::limits::{Limits, mib};
 use crate::text::in_one_line;
 
 /// The custom section that states the interface version that a plugin was built for.
@@ -356,7 +356,7 @@ fn decode_tensor(bytes: &[u8]) -> Result<Array2<f32>, String> {
 }
 
 pub(super) fn check_size(what: &str, found: usize, limit_mib: usize) -> Result<(), Fault> {
-    let limit = limit_mib << 20;
+    let limit = mib(limit_mib);
     if found > limit {
         return Err(Fault::TooLarge { what: what.to_owned(), found, limit });
     }

@@ -31,9 +31,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::artifact::Artifact;
 use super::error::Fault;
-use super::limits::Limits;
+use super::limits::{Limits, NAME_LENGTH};
 use crate::encoders::ALIAS;
-use crate::text::key_hint;
+use crate::text::{has_control, key_hint};
 
 /// The template component, which classifies by baked prompts: `plugins/clip-softmax`, as `make templates` builds it.
 pub const CLIP_SOFTMAX_TEMPLATE: &[u8] = include_bytes!("templates/clip_softmax.wasm");
@@ -41,6 +41,9 @@ pub const CLIP_SOFTMAX_TEMPLATE: &[u8] = include_bytes!("templates/clip_softmax.
 /// The keys of a styles file.
 const KEYS: [&str; 10] =
     ["title", "name", "version", "authors", "license", "encoder", "medium", "temperature", "template", "styles"];
+
+/// The keys whose values are names.
+const NAMES: [&str; 4] = ["name", "version", "encoder", "styles"];
 
 /// An error in a styles file, and its place.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +107,15 @@ pub fn read_styles(origin: &str, text: &str, name: &str) -> Result<Manifest, Sty
     })
 }
 
+/// Returns why no plugin with this name would be loaded, if so.
+fn problem_of_name(name: &str) -> Option<String> {
+    let length = name.chars().count();
+    match length > NAME_LENGTH {
+        true => Some(format!("has {length} characters, the limit is {NAME_LENGTH}")),
+        false => has_control(name).then(|| "contains a control character".to_owned()),
+    }
+}
+
 /// A styles file, for the places of its errors.
 struct File<'a> {
     origin: &'a str,
@@ -147,7 +159,13 @@ impl File<'_> {
             DeValue::String(text) if text.trim().is_empty() => {
                 Err(self.error(value.span(), format!("{what} is empty: leave it out, or give it a value")))
             }
-            DeValue::String(text) => Ok(text.trim().to_owned()),
+            DeValue::String(text) => {
+                let text = text.trim().to_owned();
+                match problem_of_name(&text).filter(|_| NAMES.contains(&key)) {
+                    Some(problem) => Err(self.error(value.span(), format!("{what} {problem}"))),
+                    None => Ok(text),
+                }
+            }
             _ => Err(self.wrong(&what, value, "a string in quotes")),
         }
     }
@@ -216,6 +234,9 @@ impl File<'_> {
                     let text = name.get_ref().trim().to_owned();
                     if text.is_empty() {
                         return Err(self.error(name.span(), "a style's name is empty"));
+                    }
+                    if let Some(problem) = problem_of_name(&text) {
+                        return Err(self.error(name.span(), format!("a style's name {problem}")));
                     }
                     let texts = self.strings(&format!("styles.{text}"), prompts)?;
                     if texts.is_empty() {

@@ -261,6 +261,9 @@ pub enum Fault {
     /// The returned values are not distributions, or not a gradient.
     #[error("{0}")]
     Output(String),
+    /// The user interrupted the loading of the plugin.
+    #[error("interrupted while it was loaded")]
+    Interrupted,
     /// Not the plugin's fault: the sandbox itself failed.
     #[error("the sandbox failed: {0}")]
     Sandbox(String),

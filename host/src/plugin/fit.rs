@@ -12,6 +12,7 @@ use ndarray::{Array2, Axis};
 pub use self::kmeans::{Clustering, KMeansOptions, k_means, k_means_from};
 use super::artifact::{Artifact, encode_tensor};
 use super::error::Fault;
+use super::limits::is_name;
 
 /// The template component, which classifies by baked centers: `plugins/kmeans`, as `make templates` builds it.
 pub const KMEANS_TEMPLATE: &[u8] = include_bytes!("templates/kmeans.wasm");
@@ -66,7 +67,7 @@ pub fn name_clusters(labels: &[usize], folders: &[String], k: usize) -> Names {
     let mut majorities: Vec<&str> = majority.iter().map(|(folder, _)| folder.as_str()).collect();
     majorities.sort_unstable();
     majorities.dedup();
-    let from_folders = majorities.len() == k && distinct.len() == k && distinct.iter().all(|name| !name.is_empty());
+    let from_folders = majorities.len() == k && distinct.len() == k && distinct.iter().all(|name| is_name(name));
     let names = match from_folders {
         true => majority.iter().map(|(folder, _)| folder.clone()).collect(),
         false => (1..=k).map(|i| format!("cluster-{i:02}")).collect(),
@@ -93,6 +94,8 @@ mod tests {
 
         let flat = name_clusters(&[0, 1], &folders(&["", ""]), 2);
         assert!(!flat.from_folders);
+        let escape = name_clusters(&[0, 1], &folders(&["a\u{202e}", "b"]), 2);
+        assert_eq!((escape.names, escape.from_folders), (folders(&["cluster-01", "cluster-02"]), false));
     }
 
     #[test]

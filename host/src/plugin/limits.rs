@@ -3,9 +3,18 @@
 use std::time::Duration;
 
 use crate::config::PluginLimits;
+use crate::text::has_control;
 
-/// Maximum time until an ONNX model is ready to run.
+/// Maximum time until a component is compiled, or an ONNX model is ready to run.
 pub(super) const LOAD_LIMIT: Duration = Duration::from_secs(120);
+/// Maximum memory in MiB of the process that compiles a component.
+pub(super) const COMPILE_MIB: usize = 2048;
+/// Maximum memory in MiB of the process that runs an ONNX model, besides four times the size of its file.
+pub(super) const ONNX_MEMORY_MIB: usize = 4096;
+/// Maximum number of days since the last use of a compiled plugin in the cache.
+pub(super) const CACHE_DAYS: u32 = 90;
+/// Maximum size in MiB of the cache of compiled plugins.
+pub(super) const CACHE_MIB: u64 = 1024;
 /// Maximum number of characters of a plugin's message that are shown.
 pub(super) const MESSAGE_LENGTH: usize = 2000;
 /// Maximum number of parts of a component's nested components, each counted as often as it is instantiated.
@@ -29,7 +38,7 @@ pub(super) const MAX_FUNCTION_WORK: u64 = 1_000_000;
 /// Maximum number of values that all functions keep across their branches.
 pub(super) const MAX_WORK: u64 = 10_000_000;
 /// Maximum number of characters of a name: of a plugin, its version, a style, a medium, an encoder, a function in a message.
-pub(super) const NAME_LENGTH: usize = 200;
+pub const NAME_LENGTH: usize = 200;
 /// Maximum number of lines that a plugin writes to the log in one call.
 pub(super) const LOG_LINES: usize = 200;
 /// Maximum size in KiB of what a plugin writes to the log in one call.
@@ -39,6 +48,16 @@ pub(super) const LOG_KIB: usize = 64;
 pub(super) const HOST_DISCOUNT: u32 = 10;
 /// Maximum difference of a row's sum from 1; the row is then renormalized.
 pub(super) const SUM_TOLERANCE: f64 = 1e-3;
+
+/// Whether a plugin, a style, a medium or an encoder may have this name.
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().count() <= NAME_LENGTH && !has_control(name)
+}
+
+/// Returns MiB in bytes; the largest number for what is larger.
+pub(super) fn mib(n: usize) -> usize {
+    n.saturating_mul(1 << 20)
+}
 
 /// The limits of a plugin's sandbox: those that a user can set ([`PluginLimits`]) and those that are fixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +131,7 @@ impl Limits {
             row(
                 Some("plugin.memory_mib"),
                 format!("{} MiB", self.memory_mib),
-                "linear memory of one instance (WebAssembly)",
+                "linear memory of one instance, all its memories together (WebAssembly)",
             ),
             row(None, format!("{} KiB", self.stack_kib), "call stack (WebAssembly)"),
             row(None, format!("{} MiB", self.file_mib), "a component's file, the assets baked into it included"),
@@ -151,7 +170,21 @@ impl Limits {
             row(None, self.texts.to_string(), "texts that the host embeds for a plugin in one call"),
             row(None, format!("{} MiB", self.text_mib), "the size of these texts"),
             row(None, format!("{} MiB", self.onnx_mib), "an ONNX model's file"),
-            row(None, format!("{} s", LOAD_LIMIT.as_secs()), "the time until an ONNX model is ready to run"),
+            row(
+                None,
+                format!("{} s, {COMPILE_MIB} MiB", LOAD_LIMIT.as_secs()),
+                "the process that compiles a component which is not in the cache; Ctrl-C ends it",
+            ),
+            row(
+                None,
+                format!("{} s, {ONNX_MEMORY_MIB} MiB and four times its file", LOAD_LIMIT.as_secs()),
+                "the process in which an ONNX model is loaded and run on the CPU; Ctrl-C ends the loading",
+            ),
+            row(
+                None,
+                format!("{CACHE_DAYS} days, {CACHE_MIB} MiB"),
+                "compiled components in the cache (`~/.cache/ambiguity/plugins`): the time since the last use of each, the size of all, of which those go first that were used least recently",
+            ),
             row(None, self.styles.to_string(), "styles of a plugin"),
             row(None, format!("{MESSAGE_LENGTH} characters"), "a plugin's message; longer ones are cut"),
             row(None, format!("{NAME_LENGTH} characters"), "the name of a plugin, a style, a medium or an encoder"),

@@ -11,6 +11,7 @@
 //! - [`store`]: resolves names, paths and folders to files.
 //! - [`artifact`]: a component's file, parsed without running it, and the data baked into it. `budget`: what compiling it
 //!   would take.
+//! - `confined`: processes that compile components and run models within limits of memory and time.
 //! - [`limits`], [`error`]: the sandbox's limits, and every error message.
 //! - `wasm`: WebAssembly components on wasmtime. [`onnx`]: ONNX models on ONNX Runtime.
 //! - [`inspection`]: the contents of a plugin's file for display, whatever its kind.
@@ -20,6 +21,7 @@ pub mod artifact;
 pub mod batch;
 mod budget;
 pub mod build;
+mod confined;
 pub mod distributions;
 pub mod error;
 pub mod fit;
@@ -34,12 +36,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ambiguity_sdk::EncoderPin;
+use ambiguity_sdk::{EncoderPin, Manifest};
 use ndarray::Array2;
 use tch::Device;
 
 pub use self::artifact::Artifact;
 pub use self::batch::{Batch, Sample};
+use self::confined::Launcher;
 pub use self::distributions::Distributions;
 use self::error::quoted_name;
 pub use self::error::{Fault, PluginError};
@@ -47,8 +50,9 @@ pub use self::inspection::{Asset, Inspection};
 pub use self::limits::Limits;
 use self::onnx::OnnxPlugin;
 use self::wasm::Sandbox;
+use crate::context::Context;
 use crate::encoders::Encoders;
-use crate::text::{is_control, sha256_digits};
+use crate::text::{in_one_line, is_control, sha256_digits};
 
 /// A loaded plugin.
 pub trait Classifier {
@@ -156,15 +160,26 @@ pub struct PluginHost {
     sandbox: Arc<Sandbox>,
     limits: Limits,
     device: Device,
+    launcher: Option<Launcher>,
 }
 
 impl PluginHost {
-    /// Returns a host that caches compiled code in `cache_folder`, if given. See [`cache_folder`].
+    /// Returns a host that compiles components and runs models in this process, and caches compiled code in
+    /// `cache_folder`, if given.
     pub fn new(limits: impl Into<Limits>, cache_folder: Option<PathBuf>) -> Result<Self, PluginError> {
-        let limits = limits.into();
-        let sandbox = Sandbox::new(limits, cache_folder)
+        Self::create(limits.into(), cache_folder, None)
+    }
+
+    /// Returns the host of a command: components are compiled, and models run on the CPU, in processes whose memory and
+    /// time are limited and which Ctrl-C ends; compiled code is cached in the user's [`cache_folder`].
+    pub fn of_command(limits: impl Into<Limits>, context: &Context) -> Result<Self, PluginError> {
+        Self::create(limits.into(), cache_folder(), Launcher::of(context))
+    }
+
+    fn create(limits: Limits, cache_folder: Option<PathBuf>, launcher: Option<Launcher>) -> Result<Self, PluginError> {
+        let sandbox = Sandbox::new(limits, cache_folder, launcher.clone())
             .map_err(|error| PluginError::new("any", Fault::Sandbox(error.root_cause().to_string())))?;
-        Ok(Self { sandbox: Arc::new(sandbox), limits, device: Device::Cpu })
+        Ok(Self { sandbox: Arc::new(sandbox), limits, device: Device::Cpu, launcher })
     }
 
     /// Runs plugins that support it on `device`; by default all plugins run on the CPU.
@@ -188,7 +203,10 @@ impl PluginHost {
         let path = store::resolve(reference)?;
         let name = store::short_name(&path.to_string_lossy());
         let plugin: Box<dyn Classifier> = match is_onnx(&path) {
-            true => Box::new(OnnxPlugin::load(&name, &path, &config, sha256, &self.limits, self.device)?),
+            true => {
+                let launcher = self.launcher.as_ref();
+                Box::new(OnnxPlugin::load(&name, &path, &config, sha256, &self.limits, self.device, launcher)?)
+            }
             false => Box::new(self.sandbox.load(&name, &path, config, sha256)?),
         };
         check_texts(plugin.description(), plugin.source().title.as_ref(), &plugin.inspect())
@@ -234,6 +252,26 @@ pub fn cache_folder() -> Option<PathBuf> {
 /// Returns the folder of all caches, in which that of compiled plugins is one.
 pub fn user_cache() -> Option<PathBuf> {
     cache_folder().and_then(|plugins| Some(plugins.parent()?.to_owned()))
+}
+
+/// What a process does that [`PluginHost::of_command`] starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Service {
+    /// It compiles the component on stdin to stdout.
+    Compiler,
+    /// It runs the ONNX model on stdin on the inputs that follow it.
+    Onnx,
+}
+
+/// Works for another process over stdin and stdout, within limits of memory and time, with this many threads.
+///
+/// # Errors
+/// If stdin cannot be read, or stdout not be written.
+pub fn serve(service: Service, threads: usize) -> std::io::Result<()> {
+    match service {
+        Service::Compiler => wasm::serve(&Limits::default(), threads),
+        Service::Onnx => onnx::serve(threads),
+    }
 }
 
 /// Checks that a description has a name, a medium, and at least two styles, all different and not too many.
@@ -285,6 +323,35 @@ fn check_texts(description: &Description, title: Option<&String>, inspection: &I
         }
     }
     Ok(())
+}
+
+/// Returns an ONNX model's file with everything in it that makes it a plugin: the data of tensors in other files of its
+/// folder, and as metadata the keys of `set` (docs/onnx.md), which replace those of a `.toml` beside it. Returns the
+/// description that it then has.
+///
+/// # Errors
+/// If the model could not be used as a plugin: what is missing or wrong.
+pub fn describe_onnx(path: &Path, set: BTreeMap<String, String>) -> Result<(Vec<u8>, Description), PluginError> {
+    let at = |fault| PluginError::new(store::short_name(&path.to_string_lossy()), fault);
+    let (file, description, inspection, title) = onnx::described(path, set, &Limits::default()).map_err(at)?;
+    check_texts(&description, title.as_ref(), &inspection).map_err(at)?;
+    Ok((file.into(), description))
+}
+
+/// Checks that a plugin with this manifest would be loaded.
+///
+/// # Errors
+/// [`Fault::Description`] with what is wrong.
+pub fn check_manifest(manifest: &Manifest) -> Result<(), Fault> {
+    let description = manifest.description().into();
+    check_description(&description, &Limits::default())?;
+    let inspection = Inspection {
+        authors: manifest.authors.iter().map(|author| in_one_line(author)).collect(),
+        license: in_one_line(&manifest.license),
+        prompts: manifest.prompts.clone(),
+        ..Inspection::default()
+    };
+    check_texts(&description, Some(&in_one_line(&manifest.title)), &inspection)
 }
 
 /// Checks that the encoders that a plugin needs exist, and that the pinned one has the digest that it was fitted with.

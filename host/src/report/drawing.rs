@@ -6,6 +6,7 @@ use image::RgbImage;
 
 use super::canvas::text::Weight;
 use super::canvas::{Anchor, Canvas, Rgba};
+use crate::text::escaped;
 
 /// The purpose of a shape; the image file has one color for each, the page one for light and one for dark mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +176,7 @@ fn write_points(svg: &mut String, points: &[(f32, f32)]) -> std::fmt::Result {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    escaped(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

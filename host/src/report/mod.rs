@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use image::RgbImage;
-use minijinja::{Environment, context};
+use minijinja::{Environment, context, escape_formatter};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ use crate::run::record::{
     ClassifierRecord, ClipMonitor, FineTuneRecord, GanRecord, Pace, PretrainRecord, Record, UNetMonitor, VaeMonitor,
 };
 use crate::run::{self, BEFORE_AFTER, CONFUSION, PluginsLock, RunError, RunInfo};
-use crate::text::{counted, number};
+use crate::text::{counted, escaped_lines, number};
 
 /// The page's file in the run's folder.
 pub const FILE: &str = "report.html";
@@ -289,6 +289,11 @@ impl Page {
 
     fn render(&self, run: &Path) -> Result<String> {
         let mut templates = Environment::new();
+        // What others wrote must not change the order in which the page is read.
+        templates.set_formatter(|out, state, value| match value.as_str().filter(|_| !value.is_safe()) {
+            Some(text) => escape_formatter(out, state, &escaped_lines(text).into()),
+            None => escape_formatter(out, state, value),
+        });
         templates.add_template("report.html", include_str!("report.html"))?;
         let sheets = run::sheets(run)?;
         let image = |name: &str| run::image(run, name).map(|path| Sheet::read(0, &path)).transpose();

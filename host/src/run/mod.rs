@@ -59,6 +59,7 @@ use crate::data::png::{self, Sheet};
 use crate::fs::{
     FileError, is_temporary, read_optional, remove_file, remove_folder, sweep, write_atomic, write_folder_atomic,
 };
+use crate::text::escaped_json;
 
 /// File of the resolved configuration, with every default.
 const CONFIG: &str = "config.toml";
@@ -294,7 +295,7 @@ impl RunDir {
             return Err(RunError::NotFinite { epoch: record.epoch, field });
         }
         let path = self.path.join(METRICS);
-        let line = format!("{value}\n");
+        let line = escaped_json(&value.to_string()) + "\n";
         (|| {
             let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
             file.write_all(line.as_bytes())?;

@@ -155,7 +155,7 @@ fn epochs_without_a_checkpoint_are_dropped() {
     run.save_checkpoint(1, &[("state.safetensors", vec![1])], 9).unwrap();
     for epoch in 1..=2 {
         run.append_metrics(&record(epoch, 3.0)).unwrap();
-        run.save_sheet(epoch, &RgbImage::new(8, 8)).unwrap();
+        run.save_sheet(epoch, &RgbImage::new(8, 8).into()).unwrap();
     }
     assert_eq!(run.rewind(Some(1)).unwrap(), None);
     assert_eq!(parsed(run.path()).unwrap(), [record(1, 3.0)]);
@@ -316,8 +316,8 @@ fn no_link_out_of_a_run_is_followed() {
 
     let folder = tempfile::tempdir().unwrap();
     let mut run = new_run(folder.path());
-    run.save_sheet(1, &RgbImage::new(8, 8)).unwrap();
-    run.save_image(CONFUSION, &RgbImage::new(8, 8)).unwrap();
+    run.save_sheet(1, &RgbImage::new(8, 8).into()).unwrap();
+    run.save_image(CONFUSION, &RgbImage::new(8, 8).into()).unwrap();
     run.append_metrics(&record(1, 3.0)).unwrap();
     let secret = folder.path().join("secret");
     fs::write(&secret, "a = 1\n").unwrap();

@@ -121,6 +121,8 @@ pub struct Attribute {
     pub g: Vec<Graph>,
     #[prost(int64, repeated, tag = "8")]
     pub ints: Vec<i64>,
+    #[prost(bytes = "bytes", repeated, tag = "9")]
+    pub strings: Vec<Bytes>,
     /// Encoded [`Tensor`]s.
     #[prost(bytes = "bytes", repeated, tag = "10")]
     pub tensors: Vec<Bytes>,

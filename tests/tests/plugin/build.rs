@@ -69,6 +69,12 @@ fn what_cannot_be_built_is_refused_with_its_place() {
     table += &refused("styles = ['one', 'two']\ntemprature = 0.1", &[]);
     table += &refused("styles = ['one', 'two'", &[]);
     table += &refused("styles = ['one', 'two']", &["-o", "s.onnx"]);
+    // Names with which no plugin is loaded.
+    table += &refused("styles = ['one', \"two\\u202E\"]", &[]);
+    table += &refused(&format!("styles = ['one', '{}']", "long ".repeat(41)), &[]);
+    table += &refused("name = \"a\\u0007b\"\nstyles = ['one', 'two']", &[]);
+    table += &refused("[styles]\none = 'first'\n\"a\\nb\" = 'second'", &[]);
+    table += &refused("styles = ['one', 'two']", &["-o", "a\u{202e}.wasm"]);
     table += &refused("styles = ['one', 'two']", &["-o", "nowhere/s.wasm"]);
     let missing = host(folder.path(), &["plugin", "build", "missing.toml"]);
     assert_eq!(missing.code, 1);

@@ -144,6 +144,63 @@ fn inspect_and_classify_work_for_all_kinds() {
     );
 }
 
+/// A description becomes a part of the model's file, with the same result as beside it.
+#[test]
+fn a_description_is_written_into_a_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["bare.onnx", "bare.toml"] {
+        fs::copy(file(name), folder.path().join(name)).expect("copied");
+    }
+    RgbImage::from_fn(24, 20, |x, y| image::Rgb([x as u8 * 10, y as u8 * 12, 90]))
+        .save(folder.path().join("a.png"))
+        .expect("saved");
+    let described = ["plugin", "describe-onnx", "bare.onnx", "-o", "described.onnx", "--set", "version=9"];
+    let said = host_ok(folder.path(), &[&described[..], &["--set", "authors=[\"A. Author\"]"]].concat());
+    assert!(said.stderr.starts_with("described.onnx: ") && said.stderr.contains(" 9, "), "{}", said.stderr);
+    let document = |arguments: &[&str]| -> Value {
+        serde_json::from_str(&host_ok(folder.path(), arguments).stdout).expect("one JSON document")
+    };
+    let before = document(&["plugin", "inspect", "bare", "--json"]);
+    let after = document(&["plugin", "inspect", "described", "--json"]);
+    assert_eq!((after["version"].as_str(), &after["authors"][0]), (Some("9"), &Value::from("A. Author")));
+    assert_eq!((&after["styles"], &after["takes"]), (&before["styles"], &before["takes"]));
+    let classified = |name: &str| document(&["plugin", "classify", name, "a.png", "--json"])["samples"].clone();
+    assert_eq!(classified("bare"), classified("described"));
+    // Once more, into itself: the value that is set last is the one.
+    host_ok(
+        folder.path(),
+        &["plugin", "describe-onnx", "described.onnx", "-o", "described.onnx", "--set", "version=10"],
+    );
+    assert_eq!(document(&["plugin", "inspect", "described", "--json"])["version"].as_str(), Some("10"));
+
+    fs::remove_file(folder.path().join("bare.toml")).expect("ours");
+    let refused = host(folder.path(), &["plugin", "describe-onnx", "bare.onnx", "-o", "new.onnx"]);
+    assert!(refused.code == 1 && refused.stderr.contains("`ambiguity.styles`"), "{}", refused.stderr);
+    assert!(!folder.path().join("new.onnx").exists());
+}
+
+/// The .toml beside an installed model is that of the same file.
+#[test]
+fn installing_another_model_leaves_no_description_of_the_first() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let install = |name: &str, more: &[&str]| {
+        let file = file(name).display().to_string();
+        host(folder.path(), &[&["plugin", "install", file.as_str(), "--name", "mine"], more].concat())
+    };
+    let installed = |name: &str| folder.path().join("ambiguity/plugins").join(name);
+    assert_eq!(install("bare.onnx", &[]).code, 0);
+    assert!(installed("mine.toml").is_file());
+    assert_eq!(install("pixels.onnx", &[]).code, 1);
+    assert!(installed("mine.toml").is_file(), "what is refused changes nothing");
+    assert_eq!(install("pixels.onnx", &["--force"]).code, 0);
+    assert!(!installed("mine.toml").exists(), "it describes another model");
+    // The description is a part of the plugin: another one is another plugin.
+    assert_eq!(install("bare.onnx", &["--force"]).code, 0);
+    assert_eq!(install("bare.onnx", &[]).code, 0);
+    fs::write(installed("mine.toml"), "styles = ['x', 'y']\n").expect("writable");
+    assert_eq!(install("bare.onnx", &[]).code, 1);
+}
+
 #[test]
 fn a_missing_onnx_runtime_is_an_error_only_where_it_is_needed() {
     let folder = tempfile::tempdir().expect("a folder");

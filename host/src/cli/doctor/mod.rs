@@ -11,6 +11,7 @@ use serde_json::json;
 
 use self::checks::{Check, Environment, Status, WASM_TARGETS, run_checks};
 use crate::context::Context;
+use crate::text::{escaped, shown, to_json};
 
 /// Check what is installed and what is missing, and how to fix it.
 #[derive(Args, Debug)]
@@ -40,7 +41,7 @@ impl DoctorArgs {
         let missing: Vec<&str> =
             checks.iter().filter(|check| check.status == Status::Missing).map(|check| check.name).collect();
         let text = if self.json {
-            format!("{:#}\n", json!({ "ok": missing.is_empty(), "checks": checks }))
+            to_json(&json!({ "ok": missing.is_empty(), "checks": checks })) + "\n"
         } else {
             render(&checks)
         };
@@ -60,9 +61,9 @@ fn render(checks: &[Check]) -> String {
             Status::Warn => "warn",
             Status::Missing => "missing",
         };
-        text += &format!("{status:<7}  {name:<width$}  {found}");
+        text += &format!("{status:<7}  {name:<width$}  {}", escaped(found));
         if let Some(remedy) = remedy {
-            text += &format!("; remedy: {remedy}");
+            text += &format!("; remedy: {}", escaped(remedy));
         }
         text.push('\n');
     }
@@ -88,12 +89,12 @@ fn fix(checks: &[Check], environment: &Environment) -> bool {
                 Err(error) => eprintln!("cannot fix wasm targets: rustup does not run: {error}"),
             }
         } else if let Some(remedy) = &check.remedy {
-            eprintln!("cannot fix {} from here: {remedy}", check.name);
+            eprintln!("cannot fix {} from here: {}", check.name, escaped(remedy));
         }
     }
     let runs = environment.working_folder.join("runs");
     if !runs.exists() && std::fs::create_dir(&runs).is_ok() {
-        eprintln!("created {}", runs.display());
+        eprintln!("created {}", shown(&runs));
         changed = true;
     }
     changed

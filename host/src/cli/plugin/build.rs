@@ -12,10 +12,10 @@ use super::running::warn_of_unfamiliar;
 use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::fs::{read_text, write_atomic};
-use crate::plugin::Artifact;
 use crate::plugin::build::{bake_clip_softmax, read_styles};
 use crate::plugin::store::short_name;
-use crate::text::{counted, size};
+use crate::plugin::{Artifact, check_manifest};
+use crate::text::{counted, size, to_json};
 
 /// Build a plugin from style names or prompts: it classifies by the similarity of an image to each in CLIP's space.
 #[derive(Args, Debug)]
@@ -62,6 +62,7 @@ impl BuildArgs {
         check_component_name(&output)?;
         let text = read_text(&self.styles)?;
         let manifest = read_styles(&origin, &text, &stem)?;
+        check_manifest(&manifest)?;
         let plugin = bake_clip_softmax(&manifest)?;
         write_atomic(&output, &plugin)?;
         let prompts = manifest.prompts().map_err(|e| anyhow::anyhow!("{e}"))?;
@@ -70,14 +71,14 @@ impl BuildArgs {
         let bytes = plugin.len();
         // The prompts are embedded when the plugin runs; what its encoder knows of them is known already, if it is here.
         let mut encoders = Encoders::shipped(Device::Cpu);
-        if encoders.resolve(&encoder).is_ok() {
-            encoders.note_texts(&encoder, &prompts.concat())?;
+        if encoders.resolve(encoder).is_ok() {
+            encoders.note_texts(encoder, &prompts.concat())?;
             warn_of_unfamiliar(&encoders);
         }
         if self.json {
             let artifact = Artifact::parse(&output, plugin)?;
             let document = json!({
-                "plugin": output,
+                "plugin": output.to_string_lossy(),
                 "bytes": bytes,
                 "sha256": artifact.sha256,
                 "name": manifest.name,
@@ -86,7 +87,7 @@ impl BuildArgs {
                 "encoder": encoder,
                 "temperature": manifest.temperature,
             });
-            println!("{document:#}");
+            println!("{}", to_json(&document));
             return Ok(());
         }
         let temperature = match manifest.temperature {

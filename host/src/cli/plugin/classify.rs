@@ -18,7 +18,7 @@ use crate::data::audio::read_wav;
 use crate::data::images::{ImageError, ImageLoader, batches, expect_file, find_images};
 use crate::plugin::{Batch, Classifier, Sample};
 use crate::rl::reward::{ambiguity, entropy};
-use crate::text::{sentence, table};
+use crate::text::{sentence, shown, table, to_json};
 
 /// Classify images, texts or recordings with a plugin: the distribution over the styles and the reward of each.
 #[derive(Args, Debug)]
@@ -103,7 +103,7 @@ impl ClassifyArgs {
         warn_of_unfamiliar(&encoders);
         ensure!(!samples.is_empty(), "none of the {} files can be read", inputs.files.len());
         if self.json {
-            println!("{:#}", document(&plugin.source().name, &styles, &samples, fuel, milliseconds));
+            println!("{}", to_json(&document(&plugin.source().name, &styles, &samples, fuel, milliseconds)));
         } else {
             samples.iter().for_each(|(file, row)| print!("{}", bars(file, &styles, row, self.top)));
         }
@@ -238,7 +238,7 @@ fn document(
     milliseconds: f64,
 ) -> Value {
     let samples = samples.iter().map(
-        |(file, row)| json!({ "file": file, "distribution": row, "reward": ambiguity(row), "entropy": entropy(row) }),
+        |(file, row)| json!({ "file": file.to_string_lossy(), "distribution": row, "reward": ambiguity(row), "entropy": entropy(row) }),
     );
     json!({
         "plugin": plugin,
@@ -254,20 +254,20 @@ fn document(
 fn bars(file: &Path, styles: &[String], row: &[f64], top: usize) -> String {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
-    let (shown, others) = order.split_at(top.min(order.len()));
+    let (likeliest, others) = order.split_at(top.min(order.len()));
     let percent = |p: f64| format!("{:>8.4} %", p * 100.0);
     let bar = |&i: &usize| {
         let length = (row[i] / row[order[0]] * BAR as f64).round() as usize;
         vec![styles[i].clone(), percent(row[i]), "█".repeat(length)]
     };
-    let mut rows: Vec<_> = shown.iter().map(bar).collect();
+    let mut rows: Vec<_> = likeliest.iter().map(bar).collect();
     if !others.is_empty() {
         let name = if others.len() == 1 { "1 other".to_owned() } else { format!("{} others", others.len()) };
         rows.push(vec![name, percent(others.iter().map(|&i| row[i]).sum()), String::new()]);
     }
     format!(
         "{}\n  reward {:.5} (at most {:.5}), entropy {:.5}\n{}",
-        file.display(),
+        shown(file),
         ambiguity(row),
         -(row.len() as f64).ln(),
         entropy(row),

@@ -22,8 +22,10 @@ use crate::cli::numbers::within;
 use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::fs::write_atomic;
+use crate::plugin::check_manifest;
 use crate::plugin::fit::elbow::{ElbowRow, elbow, silhouette};
 use crate::plugin::fit::{Clustering, KMeansOptions, bake_k_means, k_means, k_means_from, normalize_rows};
+use crate::text::to_json;
 use crate::zoo::home::home;
 use crate::zoo::hub::is_id;
 
@@ -214,8 +216,8 @@ impl FitArgs {
             None => None,
         };
         match (self.json, self.k.range) {
-            (true, true) => println!("{:#}", table_document(&points, &rows, written)),
-            (true, false) => println!("{:#}", written.unwrap_or_default()),
+            (true, true) => println!("{}", to_json(&table_document(&points, &rows, written))),
+            (true, false) => println!("{}", to_json(&written.unwrap_or_default())),
             (false, true) if !writes => context
                 .progress
                 .println("no plugin was written: run it again with one -k, or with -o FILE for the elbow's"),
@@ -358,7 +360,9 @@ impl FitArgs {
             clusters.iter_mut().zip(names).for_each(|(cluster, name)| cluster.name = name);
             named = "named by --names";
         }
-        let plugin = bake_k_means(&self.manifest(output, items, pin, &clusters), &found.centers)?;
+        let manifest = self.manifest(output, items, pin, &clusters);
+        check_manifest(&manifest)?;
+        let plugin = bake_k_means(&manifest, &found.centers)?;
         write_atomic(output, &plugin)?;
         let sheet = self.sheet(output, items, &clusters)?;
         let written = Written {

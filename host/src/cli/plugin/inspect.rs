@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::cli::completions::plugins;
 use crate::context::Context;
-use crate::plugin::{Asset, Classifier, Limits, PluginHost, cache_folder};
-use crate::text::{escaped, size};
+use crate::plugin::{Asset, Classifier, Limits, PluginHost};
+use crate::text::{escaped, shown, size, to_json};
 
 /// Show a plugin's title, styles, encoders, assets and digest.
 #[derive(Args, Debug)]
@@ -30,10 +30,10 @@ const LINE: usize = 84;
 
 impl InspectArgs {
     /// Runs the command.
-    pub fn run(self, _: &Context) -> Result<()> {
-        let loaded = PluginHost::new(Limits::default(), cache_folder())?.load(&self.plugin, BTreeMap::new())?;
+    pub fn run(self, context: &Context) -> Result<()> {
+        let loaded = PluginHost::of_command(Limits::default(), context)?.load(&self.plugin, BTreeMap::new())?;
         match self.json {
-            true => println!("{:#}", document(&*loaded)),
+            true => println!("{}", to_json(&document(&*loaded))),
             false => print!("{}", layout(&*loaded)),
         }
         Ok(())
@@ -49,7 +49,7 @@ fn document(loaded: &dyn Classifier) -> Value {
     let assets = inspection.assets.iter().map(|asset| json!({ "name": asset.name, "bytes": asset.bytes }));
     json!({
         "plugin": source.name,
-        "path": source.path,
+        "path": source.path.to_string_lossy(),
         "name": description.name,
         "version": description.version,
         "title": source.title,
@@ -110,7 +110,7 @@ fn layout(loaded: &dyn Classifier) -> String {
         ("imports", one(inspection.imports.join(", "))),
         ("exports", one(inspection.exports.join(", "))),
         ("assets", one(assets.collect::<Vec<_>>().join(", "))),
-        ("file", one(format!("{} ({})", escaped(&source.path.to_string_lossy()), size(inspection.bytes)))),
+        ("file", one(format!("{} ({})", shown(&source.path), size(inspection.bytes)))),
         ("sha256", one(source.sha256.clone())),
     ] {
         let mut key = key;

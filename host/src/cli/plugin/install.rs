@@ -11,8 +11,8 @@ use crate::cli::completions::plugins;
 use crate::context::Context;
 use crate::fs::write_atomic;
 use crate::plugin::store::{Origin, installed_folder, places, plugin_files, resolve, short_name};
-use crate::plugin::{Limits, PluginHost, cache_folder};
-use crate::text::sha256_digits;
+use crate::plugin::{Limits, PluginHost};
+use crate::text::{sha256_digits, to_json};
 
 /// Install a plugin into the user's data folder, so that it can be used by name from any folder.
 #[derive(Args, Debug)]
@@ -48,27 +48,32 @@ impl InstallArgs {
         let name = self.name.clone().unwrap_or_else(|| short_name(&path.to_string_lossy()));
         check_name(&name)?;
         // A file that is not a plugin is refused with its error before anything is installed.
-        let host = PluginHost::new(Limits::default(), cache_folder())?;
+        let host = PluginHost::of_command(Limits::default(), context)?;
         let plugin = host.load_pinned(&path.to_string_lossy(), BTreeMap::new(), self.sha256.as_deref())?;
         let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned()).unwrap_or_default();
         let target = folder.join(format!("{name}.{extension}"));
         let bytes = fs_err::read(&path)?;
-        self.check_free(&folder, &target, &name, &bytes)?;
+        // The .toml beside a model has the metadata that the model itself lacks.
+        let side = Some(path.with_extension("toml")).filter(|side| extension != "wasm" && side.is_file());
+        let side = side.map(fs_err::read).transpose()?;
+        self.check_free(&folder, &target, &name, &bytes, side.as_deref())?;
         fs_err::create_dir_all(&folder)?;
-        let side = path.with_extension("toml");
-        if extension != "wasm" && side.is_file() {
-            // The .toml beside a model has the metadata that the model itself lacks.
-            write_atomic(&target.with_extension("toml"), &fs_err::read(&side)?)?;
+        let target_side = target.with_extension("toml");
+        match side {
+            Some(side) => write_atomic(&target_side, &side)?,
+            // That of the plugin that is replaced would describe this one.
+            None if target_side.is_file() => fs_err::remove_file(&target_side)?,
+            None => {}
         }
         write_atomic(&target, &bytes)?;
         let sha256 = &plugin.source().sha256;
         if self.json {
             let description = plugin.description();
             let (version, styles) = (&description.version, &description.styles);
-            println!(
-                "{:#}",
-                json!({ "plugin": name, "path": target, "sha256": sha256, "version": version, "styles": styles })
-            );
+            let path = target.to_string_lossy();
+            let document =
+                json!({ "plugin": name, "path": path, "sha256": sha256, "version": version, "styles": styles });
+            println!("{}", to_json(&document));
         } else {
             context.progress.println(format!("installed `{name}` (sha256 {}…) as {}", &sha256[..12], target.display()));
         }
@@ -81,14 +86,14 @@ impl InstallArgs {
     }
 
     /// Checks that the name is free, or that the user forces a replacement.
-    fn check_free(&self, folder: &Path, target: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    fn check_free(&self, folder: &Path, target: &Path, name: &str, bytes: &[u8], side: Option<&[u8]>) -> Result<()> {
         let shipped = places().into_iter().find(|(origin, _)| *origin == Origin::Shipped);
         if let Some(file) = shipped.and_then(|(_, folder)| named(&folder, name)) {
             bail!("`{name}` is a shipped plugin ({}), which would hide it; use another --name", file.display());
         }
         match named(folder, name) {
             None => Ok(()),
-            Some(file) if file == target && fs_err::read(&file)? == bytes => Ok(()),
+            Some(file) if file == target && fs_err::read(&file)? == bytes && is_same(&file, side)? => Ok(()),
             Some(file) if !self.force => {
                 bail!("`{name}` is installed already as another file, {}; --force replaces it", file.display())
             }
@@ -101,6 +106,12 @@ impl InstallArgs {
 /// Whether a folder is searched before the installed plugins and depends on the working folder.
 fn is_nearer(origin: Origin) -> bool {
     matches!(origin, Origin::WorkingFolder | Origin::Plugins)
+}
+
+/// Whether the .toml beside an installed file has this content.
+fn is_same(file: &Path, side: Option<&[u8]>) -> Result<bool> {
+    let installed = Some(file.with_extension("toml")).filter(|side| side.is_file());
+    Ok(installed.map(fs_err::read).transpose()?.as_deref() == side)
 }
 
 /// Returns the plugin file of that name in a folder.

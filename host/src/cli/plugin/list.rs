@@ -1,7 +1,7 @@
 //! `host plugin list`: lists the plugins that can be used by name.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::plugin::store::{Origin, places, plugin_files, short_name};
-use crate::plugin::{Glance, Limits, PluginHost, cache_folder};
-use crate::text::{escaped, size, table};
+use crate::plugin::{Glance, Limits, PluginHost};
+use crate::text::{escaped, shown, size, table, to_json};
 
 /// List the plugins that can be used by name: those in the working folder, in ./plugins, shipped and installed ones.
 /// None is compiled.
@@ -40,8 +40,8 @@ struct Listed {
 
 impl ListArgs {
     /// Runs the command.
-    pub fn run(self, _: &Context) -> Result<()> {
-        let host = PluginHost::new(Limits::default(), cache_folder())?;
+    pub fn run(self, context: &Context) -> Result<()> {
+        let host = PluginHost::of_command(Limits::default(), context)?;
         let mut seen: BTreeMap<String, PathBuf> = BTreeMap::new();
         let mut listed = vec![];
         for (origin, folder) in places() {
@@ -55,7 +55,9 @@ impl ListArgs {
             }
         }
         match self.json {
-            true => println!("{:#}", json!({ "plugins": listed.iter().map(Listed::document).collect::<Vec<_>>() })),
+            true => {
+                println!("{}", to_json(&json!({ "plugins": listed.iter().map(Listed::document).collect::<Vec<_>>() })))
+            }
             false if listed.is_empty() => {
                 println!("no plugins; create one with `host plugin fit` or `host plugin new`")
             }
@@ -78,7 +80,7 @@ impl Listed {
         let description = glance.and_then(|glance| glance.description.as_ref());
         json!({
             "plugin": self.name,
-            "path": self.path,
+            "path": self.path.to_string_lossy(),
             "kind": self.kind(),
             "origin": self.origin.as_str(),
             "bytes": self.bytes,
@@ -87,7 +89,7 @@ impl Listed {
             "styles": description.map(|description| &description.styles),
             "media": description.map(|description| &description.media),
             "encoders": description.map(|description| &description.encoders),
-            "hidden_by": self.hidden_by,
+            "hidden_by": self.hidden_by.as_ref().map(|path| path.to_string_lossy()),
             "error": error,
         })
     }
@@ -109,17 +111,16 @@ fn layout(listed: &[Listed]) -> String {
                 (styles, media, sha256[..12].to_owned())
             }
             Err(error) => {
-                notes += &format!("{} cannot be loaded: {error}\n", escaped(&plugin.path.to_string_lossy()));
+                notes += &format!("{} cannot be loaded: {error}\n", shown(&plugin.path));
                 ("-".to_owned(), "-".to_owned(), "-".to_owned())
             }
         };
         if let Some(first) = &plugin.hidden_by {
-            let shown = |path: &Path| escaped(&path.to_string_lossy()).into_owned();
             let (name, path, first) = (escaped(&plugin.name), shown(&plugin.path), shown(first));
             notes += &format!("{path} is hidden: `{name}` means {first}\n");
         }
         let origin = plugin.origin.as_str().to_owned();
-        vec![escaped(&plugin.name).into_owned(), plugin.kind(), styles, media, size(plugin.bytes), sha256, origin]
+        vec![plugin.name.clone(), plugin.kind(), styles, media, size(plugin.bytes), sha256, origin]
     });
     let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
     if !uncompiled.is_empty() {

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod check;
 mod classify;
+mod describe_onnx;
 mod fit;
 mod inspect;
 mod install;
@@ -11,6 +12,7 @@ mod list;
 mod new;
 mod rename;
 mod running;
+mod serve;
 mod test;
 mod uninstall;
 
@@ -22,6 +24,7 @@ use tch::Device;
 
 use crate::context::Context;
 use crate::encoders::Encoders;
+use crate::plugin::limits::{NAME_LENGTH, is_name};
 
 /// Create, inspect and run style classifier plugins.
 #[derive(Args, Debug)]
@@ -36,12 +39,15 @@ enum Command {
     Build(build::BuildArgs),
     Check(check::CheckArgs),
     Classify(classify::ClassifyArgs),
-    Fit(fit::FitArgs),
+    DescribeOnnx(describe_onnx::DescribeArgs),
+    Fit(Box<fit::FitArgs>),
     Inspect(inspect::InspectArgs),
     Install(install::InstallArgs),
     List(list::ListArgs),
     New(new::NewArgs),
     Rename(rename::RenameArgs),
+    #[command(hide = true)]
+    Serve(serve::ServeArgs),
     Test(test::TestArgs),
     Uninstall(uninstall::UninstallArgs),
 }
@@ -54,12 +60,14 @@ impl PluginArgs {
             Command::Build(args) => args.run(context),
             Command::Check(args) => args.run(context),
             Command::Classify(args) => args.run(context),
+            Command::DescribeOnnx(args) => args.run(context),
             Command::Fit(args) => args.run(context),
             Command::Inspect(args) => args.run(context),
             Command::Install(args) => args.run(context),
             Command::List(args) => args.run(context),
             Command::New(args) => args.run(context),
             Command::Rename(args) => args.run(context),
+            Command::Serve(args) => args.run(context),
             Command::Test(args) => args.run(context),
             Command::Uninstall(args) => args.run(context),
         }
@@ -97,6 +105,12 @@ fn check_component_name(output: &Path) -> Result<()> {
     ensure!(
         output.extension().is_some_and(|extension| extension == "wasm"),
         "-o {} must end in .wasm, the extension of plugin files",
+        output.display()
+    );
+    let stem = output.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default();
+    ensure!(
+        is_name(&stem),
+        "-o {} names the plugin, whose name may have {NAME_LENGTH} characters and no control characters",
         output.display()
     );
     Ok(())

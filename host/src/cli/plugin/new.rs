@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::context::Context;
+use crate::text::to_json;
 use crate::zoo::home::home;
 use procedural_art::{STYLES, paint};
 
@@ -150,14 +151,16 @@ impl NewArgs {
         let _moved = partial.keep();
         if self.json {
             let kind = format!("{:?}", self.kind).to_lowercase();
-            println!("{:#}", json!({ "plugin": self.name, "folder": folder, "kind": kind }));
+            let folder = folder.to_string_lossy();
+            println!("{}", to_json(&json!({ "plugin": self.name, "folder": folder, "kind": kind })));
             return Ok(());
         }
-        context.progress.println(format!(
+        let next = format!(
             "created the plugin crate {0}/; next:\n  cd {0}\n  cargo test\n  cargo build-plugin\n  host plugin check \
              .\n  host plugin test . --accept\nREADME.md explains each step; src/lib.rs is the plugin",
             self.name
-        ));
+        );
+        next.lines().for_each(|line| context.progress.println(line));
         Ok(())
     }
 

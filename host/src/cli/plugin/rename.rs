@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::fs::write_atomic;
 use crate::plugin::store::{resolve, short_name};
 use crate::plugin::{Artifact, Limits, PluginHost};
-use crate::text::{counted, key_hint, text_lines};
+use crate::text::{counted, key_hint, text_lines, to_json};
 
 /// Rename the styles of a plugin of `host plugin fit` or `host plugin build`; what it predicts stays the same.
 #[derive(Args, Debug)]
@@ -84,7 +84,8 @@ impl RenameArgs {
         let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let trial = tempfile::Builder::new().prefix(".rename-").suffix(".wasm").tempfile_in(folder)?;
         fs_err::write(trial.path(), &bytes)?;
-        let plugin = PluginHost::new(Limits::default(), None)?.load(&trial.path().to_string_lossy(), BTreeMap::new());
+        let plugin =
+            PluginHost::of_command(Limits::default(), context)?.load(&trial.path().to_string_lossy(), BTreeMap::new());
         let plugin = plugin.map_err(|error| error.fault)?;
         ensure!(
             plugin.description().styles == styles,
@@ -93,7 +94,8 @@ impl RenameArgs {
         write_atomic(&output, &bytes)?;
         if self.json {
             let sha256 = &plugin.source().sha256;
-            println!("{:#}", json!({ "plugin": output, "sha256": sha256, "before": before, "styles": styles }));
+            let output = output.to_string_lossy();
+            println!("{}", to_json(&json!({ "plugin": output, "sha256": sha256, "before": before, "styles": styles })));
         } else {
             let n = before.iter().zip(&styles).filter(|(old, new)| old != new).count() as u64;
             context.progress.println(format!("{}: {} renamed", output.display(), counted(n, "style")));

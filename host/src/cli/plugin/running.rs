@@ -7,7 +7,7 @@ use super::{EncoderFolder, encoders};
 use crate::config::PluginLimits;
 use crate::context::Context;
 use crate::encoders::Encoders;
-use crate::plugin::{Batch, Classifier, PluginHost, Sample, cache_folder};
+use crate::plugin::{Batch, Classifier, PluginHost, Sample};
 
 /// The arguments for running a plugin.
 #[derive(Args, Debug)]
@@ -27,7 +27,7 @@ impl RunningArgs {
     /// Loads a plugin with the default limits of a run, and opens the encoders.
     pub(super) fn open(&self, reference: &str, context: &Context) -> Result<(Box<dyn Classifier>, Encoders)> {
         let encoders = self.encoders(context)?;
-        let host = self.on_device(PluginHost::new(PluginLimits::preset(), cache_folder())?)?;
+        let host = self.on_device(PluginHost::of_command(PluginLimits::preset(), context)?)?;
         Ok((self.load(&host, reference)?, encoders))
     }
 

@@ -9,7 +9,7 @@ use crate::cli::completions::installed_plugins;
 use crate::context::Context;
 use crate::fs::remove_file;
 use crate::plugin::store::{Origin, installed_folder, places, plugin_files, short_name};
-use crate::text::key_hint;
+use crate::text::{key_hint, to_json};
 
 /// Remove an installed plugin; those that ship, and files elsewhere, stay as they are.
 #[derive(Args, Debug)]
@@ -52,7 +52,7 @@ impl UninstallArgs {
         remove_file(&file)?;
         remove_file(&side)?;
         if self.json {
-            println!("{:#}", json!({ "plugin": self.name, "removed": file }));
+            println!("{}", to_json(&json!({ "plugin": self.name, "removed": file.to_string_lossy() })));
         } else {
             context.progress.println(format!("removed `{}`, {}", self.name, file.display()));
         }

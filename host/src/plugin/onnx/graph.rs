@@ -47,6 +47,9 @@ pub struct Graph {
     pub outputs: Vec<Tensor>,
     /// The operator that computes each output, by the output's name.
     pub makers: BTreeMap<String, String>,
+    /// The names of the classes in the order of their probabilities, if its classifiers of `ai.onnx.ml` have one list of them,
+    /// as those of scikit-learn do.
+    pub labels: Option<Vec<String>>,
     /// The versions of the operator sets.
     pub opsets: BTreeMap<String, i64>,
     /// The keys and values of `metadata_props`.
@@ -125,7 +128,7 @@ pub enum GraphError {
     Steps,
     /// Some of its data is in another file.
     #[error(
-        "its tensor `{tensor}` lies in another file (external data), which the digest does not pin: save the model with its data inside, in Python with `onnx.save_model(onnx.load(FILE), FILE)`"
+        "its tensor `{tensor}` lies in another file (external data), which the digest does not pin: put it inside with `host plugin describe-onnx FILE -o FILE`"
     )]
     ExternalData {
         /// The first such tensor.
@@ -300,6 +303,8 @@ impl Reader {
     /// Reads the outermost graph, which alone has the model's inputs and outputs.
     fn main(&mut self, graph: &proto::Graph) -> Result<()> {
         self.falsehoods = self.falsehoods(graph)?;
+        let mut lists = graph.node.iter().filter_map(labels).collect::<BTreeSet<_>>().into_iter();
+        self.graph.labels = lists.next().filter(|_| lists.next().is_none());
         self.nodes(&graph.node)?;
         self.falsehoods.clear();
         let mut constants = self.tensors(&graph.initializer)?;
@@ -425,6 +430,14 @@ impl Reader {
             *known = (*version).max(*known);
         }
     }
+}
+
+/// Returns the classes of a classifier of `ai.onnx.ml`, or of the operator that makes maps of its output.
+fn labels(node: &proto::Node) -> Option<Vec<String>> {
+    let attribute = node.attribute.iter().find(|attribute| attribute.name.starts_with("classlabels_"))?;
+    let texts = attribute.strings.iter().map(|text| String::from_utf8_lossy(text).into_owned());
+    let labels: Vec<String> = texts.chain(attribute.ints.iter().map(ToString::to_string)).collect();
+    (node.domain == "ai.onnx.ml" && labels.len() >= 2).then_some(labels)
 }
 
 /// The functions of a file, and the number of operators that a call of each stands for.

@@ -1,13 +1,16 @@
 //! Plugins as ONNX models: a classifier that was trained elsewhere, run by ONNX Runtime.
 //!
-//! A model cannot call anything, so only its time is limited, not its memory or fuel. Our own code reads the file first
+//! A model cannot call anything, but one operator may take gigabytes or minutes, so that it runs in a process of its own
+//! ([`remote`]; in this one on a GPU, and in a program that uses the library). Our own code reads the file first
 //! ([`graph`]), and refuses a file with external data or with operators of other libraries. The digest pins everything:
 //! the model, and the `.toml` beside it if there is one.
 
+mod describe;
 pub mod graph;
 pub mod settings;
 pub mod spec;
 
+mod remote;
 mod runtime;
 #[cfg(test)]
 mod tests;
@@ -25,15 +28,18 @@ use sha2::{Digest, Sha256};
 use tch::Device;
 
 use self::graph::{Graph, GraphError};
-use self::runtime::{Model, Numbers};
+use self::remote::Runner;
+pub(super) use self::remote::serve;
+use self::runtime::Numbers;
 use self::settings::{Layout, OutputKind, Settings};
 use self::spec::{Input, Pixels, Spec};
 use super::artifact::{check_size, hex};
 use super::batch::Batch;
+use super::confined::Launcher;
 use super::distributions::Distributions;
 use super::error::{Fault, PluginError};
 use super::inspection::{Asset, Inspection};
-use super::limits::Limits;
+use super::limits::{Limits, mib};
 use super::{
     Classified, Classifier, Description, Glance, PluginSource, check_description, check_digest, check_encoders,
 };
@@ -47,7 +53,7 @@ const INTERFACE: &str = "onnx";
 
 /// A plugin that is an ONNX model.
 pub(super) struct OnnxPlugin {
-    model: Model,
+    model: Runner,
     spec: Spec,
     graph: Graph,
     bytes: usize,
@@ -73,12 +79,7 @@ impl File {
         if let Some(what) = lfs_pointer(&bytes) {
             return Err(Fault::Damaged { path: path.to_owned(), detail: what.to_owned() });
         }
-        let graph = Graph::parse(bytes.clone()).map_err(|error| match error {
-            GraphError::Malformed(_) => {
-                Fault::Damaged { path: path.to_owned(), detail: format!("{error}, so it is no ONNX model") }
-            }
-            other => Fault::Unusable(other.to_string()),
-        })?;
+        let graph = parsed(path, bytes.clone())?;
         let mut settings = Settings::from_metadata(&graph.metadata).map_err(Fault::Unusable)?;
         let mut digest = Sha256::new_with_prefix(&bytes);
         if let Some((beside, text)) = beside(path)? {
@@ -102,6 +103,44 @@ impl File {
     }
 }
 
+fn parsed(path: &Path, bytes: Bytes) -> Result<Graph, Fault> {
+    Graph::parse(bytes).map_err(|error| match error {
+        GraphError::Malformed(_) => {
+            Fault::Damaged { path: path.to_owned(), detail: format!("{error}, so it is no ONNX model") }
+        }
+        other => Fault::Unusable(other.to_string()),
+    })
+}
+
+/// Returns a model's file with everything in it that makes it a plugin: the data of its tensors, also those in other files
+/// of its folder, and the keys of `set` and of the `.toml` beside it, in this order of precedence, as metadata. Returns its
+/// description and title too, checked.
+pub(super) fn described(
+    path: &Path,
+    set: BTreeMap<String, String>,
+    limits: &Limits,
+) -> Result<(Bytes, Description, Inspection, Option<String>), Fault> {
+    let mut metadata = BTreeMap::new();
+    if let Some((beside, text)) = beside(path)? {
+        let message = |detail: String| Fault::Unusable(format!("{}: {detail}", beside.display()));
+        let text = String::from_utf8(text).map_err(|error| message(error.to_string()))?;
+        metadata = settings::metadata_of_toml(&text).map_err(message)?;
+    }
+    metadata.extend(set);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = Bytes::from(read(path, limits)?);
+    let file = describe::described(file, folder, &metadata, mib(limits.onnx_mib)).map_err(Fault::Unusable)?;
+    check_size("its file", file.len(), limits.onnx_mib)?;
+    let graph = parsed(path, file.clone())?;
+    let settings = Settings::from_metadata(&graph.metadata).map_err(Fault::Unusable)?;
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let spec = spec::resolve(&graph, settings, &stem).map_err(Fault::Unusable)?;
+    let description = description(&spec);
+    check_description(&description, limits)?;
+    let inspection = Inspection { authors: spec.authors, license: spec.license, ..Inspection::default() };
+    Ok((file, description, inspection, spec.title))
+}
+
 impl OnnxPlugin {
     /// Reads a model's file and the `.toml` beside it, checks both, and loads the model.
     pub(super) fn load(
@@ -111,8 +150,10 @@ impl OnnxPlugin {
         sha256: Option<&str>,
         limits: &Limits,
         device: Device,
+        launcher: Option<&Launcher>,
     ) -> Result<Self, PluginError> {
-        Self::load_file(plugin, path, config, sha256, limits, device).map_err(|fault| PluginError::new(plugin, fault))
+        Self::load_file(plugin, path, config, sha256, limits, device, launcher)
+            .map_err(|fault| PluginError::new(plugin, fault))
     }
 
     /// Reads a model's file and the `.toml` beside it, and checks both; the model is not loaded.
@@ -131,6 +172,7 @@ impl OnnxPlugin {
         sha256: Option<&str>,
         limits: &Limits,
         device: Device,
+        launcher: Option<&Launcher>,
     ) -> Result<Self, Fault> {
         if let Some(key) = config.keys().next() {
             let message = format!("it is an ONNX model, which reads no configuration, but the run sets `{key}` for it");
@@ -138,7 +180,7 @@ impl OnnxPlugin {
         }
         let File { bytes, graph, spec, description, source } = File::read(plugin, path, limits)?;
         check_digest(&source.sha256, sha256)?;
-        let model = Model::load(&bytes, &spec.input_name, &spec.output_name, device)?;
+        let model = Runner::load(&bytes, &spec.input_name, &spec.output_name, device, launcher)?;
         let (bytes, timeout_ms) = (bytes.len(), limits.timeout_ms);
         Ok(Self { model, spec, graph, bytes, timeout_ms, description, source, resizing_logged: false })
     }

@@ -6,11 +6,12 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use half::f16;
 use ort::environment::Environment;
 use ort::ep::{CUDA, ExecutionProvider as _};
 use ort::logging::LogLevel;
 use ort::session::{RunOptions, Session, SessionInputValue};
-use ort::value::Tensor;
+use ort::value::{Tensor, TensorElementType};
 use tch::Device;
 
 use crate::plugin::error::Fault;
@@ -62,9 +63,20 @@ impl Model {
     ) -> Result<(Vec<i64>, Vec<f32>, Duration), Fault> {
         let started = Instant::now();
         let failed = |error: ort::Error| Fault::Trap { reason: first_line(&error), functions: vec![] };
-        let value: SessionInputValue<'_> = match numbers {
-            Numbers::Floats(data) => Tensor::from_array((shape.to_vec(), data)).map_err(failed)?.into(),
-            Numbers::Bytes(data) => Tensor::from_array((shape.to_vec(), data)).map_err(failed)?.into(),
+        let input = self.session.inputs().iter().find(|input| input.name() == self.input);
+        let element = input.and_then(|input| input.dtype().tensor_type());
+        let shape = shape.to_vec();
+        let value: SessionInputValue<'_> = match (numbers, element) {
+            (Numbers::Floats(data), Some(TensorElementType::Float16)) => {
+                let data: Vec<f16> = data.into_iter().map(f16::from_f32).collect();
+                Tensor::from_array((shape, data)).map_err(failed)?.into()
+            }
+            (Numbers::Floats(data), Some(TensorElementType::Float64)) => {
+                let data: Vec<f64> = data.into_iter().map(f64::from).collect();
+                Tensor::from_array((shape, data)).map_err(failed)?.into()
+            }
+            (Numbers::Floats(data), _) => Tensor::from_array((shape, data)).map_err(failed)?.into(),
+            (Numbers::Bytes(data), _) => Tensor::from_array((shape, data)).map_err(failed)?.into(),
         };
         let options = RunOptions::new().map_err(failed)?;
         let inputs = vec![(Cow::from(self.input.as_str()), value)];
@@ -75,8 +87,21 @@ impl Model {
         }
         let outputs = outputs.map_err(failed)?;
         let output = outputs.get(&self.output).ok_or_else(|| Fault::Output("it returned no output".to_owned()))?;
-        let (shape, data) = output.try_extract_tensor::<f32>().map_err(failed)?;
-        Ok((shape.to_vec(), data.to_vec(), started.elapsed()))
+        let (shape, data) = match output.dtype().tensor_type() {
+            Some(TensorElementType::Float16) => {
+                let (shape, data) = output.try_extract_tensor::<f16>().map_err(failed)?;
+                (shape.to_vec(), data.iter().copied().map(f16::to_f32).collect())
+            }
+            Some(TensorElementType::Float64) => {
+                let (shape, data) = output.try_extract_tensor::<f64>().map_err(failed)?;
+                (shape.to_vec(), data.iter().map(|&value| value as f32).collect())
+            }
+            _ => {
+                let (shape, data) = output.try_extract_tensor::<f32>().map_err(failed)?;
+                (shape.to_vec(), data.to_vec())
+            }
+        };
+        Ok((shape, data, started.elapsed()))
     }
 }
 

@@ -209,6 +209,16 @@ impl Settings {
     }
 }
 
+/// Returns the keys of the file beside a model as the metadata of its file.
+///
+/// # Errors
+/// Those of [`Settings::from_toml`].
+pub fn metadata_of_toml(text: &str) -> Result<BTreeMap<String, String>, String> {
+    Settings::from_toml(text)?;
+    let table: BTreeMap<String, Value> = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+    Ok(table.into_iter().map(|(key, value)| (key, value.to_string())).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

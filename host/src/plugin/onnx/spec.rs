@@ -84,7 +84,48 @@ impl Pixels {
     }
 }
 
-/// Combines a graph with its settings; `stem` is the file's name without extension. An error is a sentence.
+/// The types of numbers that inputs and outputs may have: float32, float16, float64.
+const FLOATS: [i32; 3] = [1, 10, 11];
+
+/// Why a property of a model is not known.
+enum Problem {
+    /// A key is not set and cannot be inferred: how to set it.
+    Missing(String),
+    /// Something is wrong.
+    Invalid(String),
+}
+
+impl From<String> for Problem {
+    fn from(text: String) -> Self {
+        Self::Invalid(text)
+    }
+}
+
+/// What is missing, in the order in which it was asked for.
+#[derive(Default)]
+struct Missing(Vec<String>);
+
+impl Missing {
+    /// Returns a property, or notes that it is missing.
+    fn note<T>(&mut self, found: Result<T, Problem>) -> Result<Option<T>, String> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(Problem::Missing(text)) => {
+                self.0.push(text);
+                Ok(None)
+            }
+            Err(Problem::Invalid(text)) => Err(text),
+        }
+    }
+
+    /// Returns everything that is missing as one sentence.
+    fn sentence(self) -> String {
+        self.0.join("; and ")
+    }
+}
+
+/// Combines a graph with its settings; `stem` is the file's name without extension. An error is a sentence, which asks for
+/// everything that is missing at once.
 pub fn resolve(graph: &Graph, settings: Settings, stem: &str) -> Result<Spec, String> {
     let [input] = &graph.inputs[..] else {
         return Err(format!("it has {}, a plugin must have one", listed("input", &graph.inputs)));
@@ -94,22 +135,39 @@ pub fn resolve(graph: &Graph, settings: Settings, stem: &str) -> Result<Spec, St
     if settings.styles.is_none() && !graph.outputs.is_empty() && graph.outputs.iter().all(image) {
         return Err("its output is images, so it is not a classifier".to_owned());
     }
-    let styles = settings.styles.clone().ok_or_else(|| missing_styles(graph))?;
-    let output = pick_output(graph, &styles)?;
+    if graph.outputs.iter().any(|output| output.element == 0) && graph.labels.is_some() {
+        return Err("its output is a list of maps, as scikit-learn's models have by default: export it with \
+                    `options={\"zipmap\": False}` of skl2onnx"
+            .to_owned());
+    }
+    let mut missing = Missing::default();
+    let styles = settings.styles.clone().or_else(|| graph.labels.clone());
+    let styles = missing.note(styles.ok_or_else(|| Problem::Missing(missing_styles(graph))))?;
+    let output = match (&styles, &graph.outputs[..]) {
+        (Some(styles), _) => Some(pick_output(graph, styles)?),
+        (None, [output]) => Some(output),
+        (None, _) => None,
+    };
+    let output = match output {
+        Some(output) => Some((output, missing.note(output_kind(graph, output, settings.output))?)),
+        None => None,
+    };
     let kind = match (&settings.input, dims.len()) {
-        (Some(kind), _) => kind.clone(),
-        (None, 4) => InputKind::Pixels,
-        (None, 2) => {
-            return Err(format!(
-                "its input `{input}` looks like embeddings: to name their encoder, {}",
-                key("input", "embedding:ENCODER")
-            ));
-        }
+        (Some(kind), _) => Ok(kind.clone()),
+        (None, 4) => Ok(InputKind::Pixels),
+        (None, 2) => Err(Problem::Missing(format!(
+            "its input `{input}` looks like embeddings: to name their encoder, {}",
+            key("input", "embedding:ENCODER")
+        ))),
         (None, _) => return Err(format!("its input `{input}` is neither images nor embeddings")),
     };
-    let format = match kind {
-        InputKind::Pixels => Input::Pixels(pixels(input, dims, &settings)?),
-        InputKind::Embedding(encoder) => embedding(input, dims, &settings, encoder)?,
+    let format = match missing.note(kind)? {
+        Some(InputKind::Pixels) => pixels(input, dims, &settings, &mut missing)?.map(Input::Pixels),
+        Some(InputKind::Embedding(encoder)) => Some(embedding(input, dims, &settings, encoder)?),
+        None => None,
+    };
+    let (Some(styles), Some((output, Some(output_kind))), Some(format)) = (styles, output, format) else {
+        return Err(missing.sentence());
     };
     let n_values = match &format {
         Input::Pixels(pixels) => pixels.shape(1).iter().product(),
@@ -131,7 +189,7 @@ pub fn resolve(graph: &Graph, settings: Settings, stem: &str) -> Result<Spec, St
         input: format,
         input_name: input.name.clone(),
         output_name: output.name.clone(),
-        output: output_kind(graph, output, settings.output)?,
+        output: output_kind,
         batch,
         fixed_batch: dims[0].is_some(),
     })
@@ -174,7 +232,14 @@ fn pick_output<'a>(graph: &'a Graph, styles: &[String]) -> Result<&'a Tensor, St
         [output] => output,
         outputs => {
             // If several outputs fit, none is taken.
-            let fitting: Vec<&Tensor> = outputs.iter().filter(|output| width(output) == Some(n)).collect();
+            let mut fitting: Vec<&Tensor> = outputs.iter().filter(|output| width(output) == Some(n)).collect();
+            if fitting.is_empty() {
+                // scikit-learn's models have labels and probabilities, whose number may be left open.
+                let is_open = |output: &&Tensor| {
+                    FLOATS.contains(&output.element) && matches!(output.shape.as_deref(), Some([_, None]))
+                };
+                fitting = outputs.iter().filter(is_open).collect();
+            }
             let [output] = fitting[..] else {
                 let listed = listed("output", outputs);
                 return Err(format!(
@@ -184,8 +249,8 @@ fn pick_output<'a>(graph: &'a Graph, styles: &[String]) -> Result<&'a Tensor, St
             output
         }
     };
-    if output.element != 1 {
-        return Err(format!("its output `{output}` is not float32"));
+    if !FLOATS.contains(&output.element) {
+        return Err(format!("its output `{output}` is not float32, float16 or float64"));
     }
     match output.shape.as_deref() {
         None | Some([_, None]) => Ok(output),
@@ -199,16 +264,18 @@ fn pick_output<'a>(graph: &'a Graph, styles: &[String]) -> Result<&'a Tensor, St
 }
 
 /// Returns the kind that is set, otherwise the kind that the last operator implies, if it is one of these.
-fn output_kind(graph: &Graph, output: &Tensor, set: Option<OutputKind>) -> Result<OutputKind, String> {
+fn output_kind(graph: &Graph, output: &Tensor, set: Option<OutputKind>) -> Result<OutputKind, Problem> {
     match (set, graph.makers.get(&output.name).map(String::as_str)) {
         (Some(kind), _) => Ok(kind),
         (None, Some("Softmax")) => Ok(OutputKind::Probabilities),
         (None, Some("Gemm" | "LogSoftmax")) => Ok(OutputKind::Logits),
-        (None, _) => Err(format!(
+        // The name that skl2onnx gives to them.
+        (None, _) if graph.labels.is_some() && output.name == "probabilities" => Ok(OutputKind::Probabilities),
+        (None, _) => Err(Problem::Missing(format!(
             "its output `{}` may be logits or probabilities: {}",
             output.name,
             key("output", "logits or probabilities")
-        )),
+        ))),
     }
 }
 
@@ -219,8 +286,8 @@ fn embedding(input: &Tensor, dims: &[Option<usize>], settings: &Settings, encode
     if dim == Some(0) {
         return Err(format!("its input `{input}` is embeddings of 0 dimensions"));
     }
-    if input.element != 1 {
-        return Err(format!("its input `{input}` is not float32, as embeddings are"));
+    if !FLOATS.contains(&input.element) {
+        return Err(format!("its input `{input}` is not float32, float16 or float64, as embeddings are"));
     }
     for (name, given) in [
         ("size", settings.size.is_some()),
@@ -236,17 +303,22 @@ fn embedding(input: &Tensor, dims: &[Option<usize>], settings: &Settings, encode
     Ok(Input::Embedding { encoder, digest: settings.encoder_digest.clone(), dim })
 }
 
-fn pixels(input: &Tensor, dims: &[Option<usize>], settings: &Settings) -> Result<Pixels, String> {
+fn pixels(
+    input: &Tensor,
+    dims: &[Option<usize>],
+    settings: &Settings,
+    missing: &mut Missing,
+) -> Result<Option<Pixels>, String> {
     let &[_, a, b, c] = dims else {
         return Err(format!("its input `{input}` is set to pixels, but does not have four dimensions"));
     };
-    if !matches!(input.element, 1 | 2) {
-        return Err(format!("its input `{input}` is neither float32 nor uint8"));
+    if input.element != 2 && !FLOATS.contains(&input.element) {
+        return Err(format!("its input `{input}` is neither float32, float16, float64 nor uint8"));
     }
     if settings.encoder_digest.is_some() {
         return Err("it sets `encoder_digest`, which applies to embeddings, but its input is pixels".to_owned());
     }
-    let layout = layout(input, (a, c), settings)?;
+    let Some(layout) = missing.note(layout(input, (a, c), settings))? else { return Ok(None) };
     let (in_graph, height, width) = match layout {
         Layout::Nchw => (a, b, c),
         Layout::Nhwc => (c, a, b),
@@ -255,23 +327,26 @@ fn pixels(input: &Tensor, dims: &[Option<usize>], settings: &Settings) -> Result
         (Some(found), Some(set)) if found != set => {
             return Err(format!("its input `{input}` has {found} channels, but it sets `channels` = {set}"));
         }
-        (Some(channels), _) | (None, Some(channels)) => channels,
-        (None, None) => {
-            return Err(format!("its input `{input}` has a dynamic number of channels: {}", key("channels", "1 or 3")));
-        }
+        (Some(channels), _) | (None, Some(channels)) => Ok(channels),
+        (None, None) => Err(Problem::Missing(format!(
+            "its input `{input}` has a dynamic number of channels: {}",
+            key("channels", "1 or 3")
+        ))),
     };
-    if !matches!(channels, 1 | 3) {
+    let channels = missing.note(channels)?;
+    if let Some(channels) = channels.filter(|channels| !matches!(channels, 1 | 3)) {
         return Err(format!("its input `{input}` has {channels} channels, it must have 1 or 3"));
     }
-    let [height, width] = size(input, [height, width], settings)?;
-    Ok(Pixels { height, width, channels, layout, normalize: normalize(input, channels, settings)? })
+    let size = missing.note(size(input, [height, width], settings))?;
+    let (Some(channels), Some([height, width])) = (channels, size) else { return Ok(None) };
+    Ok(Some(Pixels { height, width, channels, layout, normalize: normalize(input, channels, settings)? }))
 }
 
 fn layout(
     input: &Tensor,
     (second, last): (Option<usize>, Option<usize>),
     settings: &Settings,
-) -> Result<Layout, String> {
+) -> Result<Layout, Problem> {
     if let Some(layout) = settings.layout {
         return Ok(layout);
     }
@@ -279,27 +354,33 @@ fn layout(
     match (may_be_channels(second), may_be_channels(last)) {
         (true, false) => Ok(Layout::Nchw),
         (false, true) => Ok(Layout::Nhwc),
-        _ => {
-            Err(format!("the channel dimension of its input `{input}` is ambiguous: {}", key("layout", "nchw or nhwc")))
-        }
+        _ => Err(Problem::Missing(format!(
+            "the channel dimension of its input `{input}` is ambiguous: {}",
+            key("layout", "nchw or nhwc")
+        ))),
     }
 }
 
-fn size(input: &Tensor, in_graph: [Option<usize>; 2], settings: &Settings) -> Result<[usize; 2], String> {
+fn size(input: &Tensor, in_graph: [Option<usize>; 2], settings: &Settings) -> Result<[usize; 2], Problem> {
     let set = settings.size.map(|size| size.height_width());
     let mut size = [0; 2];
     for i in 0..2 {
         size[i] = match (in_graph[i], set.map(|size| size[i])) {
             (Some(found), Some(set)) if found != set => {
-                return Err(format!("its input `{input}` does not have the `size` that it sets, {set} is not {found}"));
+                return Err(
+                    format!("its input `{input}` does not have the `size` that it sets, {set} is not {found}").into()
+                );
             }
             (Some(side), _) | (None, Some(side)) => side,
             (None, None) => {
-                return Err(format!("its input `{input}` has a dynamic size: {}", key("size", "[height, width]")));
+                let how = key("size", "[height, width]");
+                return Err(Problem::Missing(format!("its input `{input}` has a dynamic size: {how}")));
             }
         };
         if !(1..=MAX_SIDE).contains(&size[i]) {
-            return Err(format!("its input `{input}` has a side of {}, it must be from 1 to {MAX_SIDE}", size[i]));
+            return Err(
+                format!("its input `{input}` has a side of {}, it must be from 1 to {MAX_SIDE}", size[i]).into()
+            );
         }
     }
     Ok(size)
@@ -394,6 +475,42 @@ mod tests {
         two.inputs.push(tensor("w", 1, &[1]));
         messages.push(resolve(&two, settings("styles = ['a', 'b']"), "x").expect_err("two inputs"));
         insta::assert_snapshot!(messages.join("\n"));
+    }
+
+    #[test]
+    fn everything_that_is_missing_is_asked_for_at_once() {
+        let message = resolve(&graph(&[0, 0, 0, 3], 1, &[0, 5], "Add"), settings(""), "x").expect_err("much");
+        for key in ["styles", "output", "size"] {
+            assert!(message.contains(&format!("set `ambiguity.{key}` = ")), "{message}");
+        }
+        assert_eq!(message.matches("; and ").count(), 2, "{message}");
+        let message = resolve(&graph(&[0, 768], 1, &[0, 5], "Add"), settings(""), "x").expect_err("much");
+        assert!(message.contains("`ambiguity.input` = embedding:ENCODER"), "{message}");
+        assert_eq!(message.matches("; and ").count(), 2, "{message}");
+    }
+
+    #[test]
+    fn the_classes_of_a_model_of_scikit_learn_are_its_styles() {
+        let mut model = graph(&[0, 4], 1, &[0], "ArrayFeatureExtractor");
+        model.outputs[0] = tensor("label", 8, &[0]);
+        model.outputs.push(tensor("probabilities", 1, &[0, 0]));
+        model.makers = [("probabilities".to_owned(), "Normalizer".to_owned())].into();
+        model.labels = Some(vec!["cat".to_owned(), "dog".to_owned()]);
+        let spec = resolve(&model, settings("input = 'embedding:e'"), "x").expect("nothing is missing");
+        assert_eq!((spec.styles, spec.output), (vec!["cat".to_owned(), "dog".to_owned()], OutputKind::Probabilities));
+        assert_eq!(spec.output_name, "probabilities");
+        model.outputs[1] = Tensor { name: "output_probability".to_owned(), ..Tensor::default() };
+        let message = resolve(&model, settings("input = 'embedding:e'"), "x").expect_err("a list of maps");
+        assert!(message.contains("\"zipmap\": False"), "{message}");
+    }
+
+    #[test]
+    fn half_and_double_precision_are_taken() {
+        for element in FLOATS {
+            let mut model = graph(&[0, 4], element, &[0, 2], "Gemm");
+            model.outputs[0].element = element;
+            resolve(&model, settings("input = 'embedding:e'\nstyles = ['a', 'b']"), "x").expect("a type of numbers");
+        }
     }
 
     #[test]

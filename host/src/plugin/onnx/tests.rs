@@ -8,6 +8,7 @@ use ambiguity_models::onnx::{self as writer, Metadata};
 use ambiguity_models::params::Params;
 use tch::{Kind, Tensor};
 
+use super::runtime::Model;
 use super::*;
 use crate::plugin::Sample;
 
@@ -149,7 +150,7 @@ fn as_a_plugin_it_takes_images_of_any_size() {
     let file = folder.path().join("dcgan.onnx");
     std::fs::write(&file, writer::discriminator(&network, &metadata()).expect("written")).expect("writable");
     let mut plugin =
-        OnnxPlugin::load("dcgan", &file, &BTreeMap::new(), None, &Limits::default(), Device::Cpu).expect("loads");
+        OnnxPlugin::load("dcgan", &file, &BTreeMap::new(), None, &Limits::default(), Device::Cpu, None).expect("loads");
     assert_eq!(plugin.description().styles, STYLES);
 
     let image = |side: u32, seed: u32| {

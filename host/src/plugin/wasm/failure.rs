@@ -6,6 +6,7 @@ use wasmparser::{Validator, WasmFeatures};
 use wasmtime::{Trap, WasmBacktrace};
 
 use super::guest::Guest;
+use crate::plugin::confined::is_out_of_memory;
 use crate::plugin::error::{Fault, quoted_name};
 use crate::plugin::limits::Limits;
 
@@ -32,10 +33,10 @@ const FEATURES: WasmFeatures = WasmFeatures::WASM3
 
 /// Returns the fault of a component that does not compile: the features that it needs and this host does not have, if it
 /// is valid with them, and otherwise that it is damaged.
-pub(super) fn not_compiled(path: &Path, component: &[u8], error: &wasmtime::Error) -> Fault {
+pub(super) fn not_compiled(path: &Path, component: &[u8], message: String) -> Fault {
     let needed = missing_features(component);
     match needed.is_empty() {
-        true => Fault::Damaged { path: path.to_owned(), detail: first_line(&error.root_cause().to_string()) },
+        true => Fault::Damaged { path: path.to_owned(), detail: message },
         false => Fault::Features { features: needed.join(" and ") },
     }
 }
@@ -62,6 +63,13 @@ pub(super) fn explain(error: wasmtime::Error, guest: &mut Guest, limits: &Limits
         Ok(fault) => return fault,
         Err(error) => error,
     };
+    let lacking = guest.memory.lacking.take().or_else(|| {
+        // Its first memory is reserved before it asks for any.
+        Some(error.root_cause().to_string()).filter(|cause| is_out_of_memory(cause))
+    });
+    if let Some(cause) = lacking {
+        return Fault::Sandbox(format!("the machine has no memory left for the plugin ({cause})"));
+    }
     // A plugin that gets no memory usually aborts. One that goes on and uses up its fuel or its stack failed for that.
     let own_cause = matches!(error.downcast_ref::<Trap>(), Some(Trap::OutOfFuel | Trap::StackOverflow));
     if let (false, Some(requested)) = (own_cause, guest.memory.denied) {
@@ -111,7 +119,7 @@ fn beginning(name: &str) -> &str {
     name.char_indices().nth(MAX_MANGLED).map_or(name, |(end, _)| &name[..end])
 }
 
-fn first_line(text: &str) -> String {
+pub(super) fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 

@@ -9,11 +9,11 @@ use ndarray::Array2;
 use wasmtime::component::Resource;
 
 use super::bindings::ambiguity::plugin::{assets, config, encoders, log, samples, types};
-use crate::encoders::{EncoderError, Encoders};
+use crate::encoders::{EncoderError, Encoders, TEXTS_PER_CALL};
 use crate::plugin::artifact::Artifact;
 use crate::plugin::batch::{Batch, Sample};
 use crate::plugin::error::{Fault, quoted, quoted_name};
-use crate::plugin::limits::{HOST_DISCOUNT, LOG_KIB, LOG_LINES, Limits};
+use crate::plugin::limits::{HOST_DISCOUNT, LOG_KIB, LOG_LINES, Limits, mib};
 
 /// The guest's handle to the one batch of a call.
 pub enum BatchHandle {}
@@ -21,9 +21,6 @@ pub enum BatchHandle {}
 /// Maximum side in pixels to which the host resamples an image for a plugin: a larger one would not fit its memory
 /// anyway.
 const MAX_SIDE: u32 = 8192;
-
-/// Number of texts that are embedded between two looks at the clock.
-const TEXTS_PER_CALL: usize = 256;
 
 /// The data that is the same for all calls of a plugin.
 pub(super) struct Facts {
@@ -72,11 +69,18 @@ struct Logged {
     lost_bytes: usize,
 }
 
-/// Limits the memory of an instance; records the peak and a denied request, both in bytes.
+/// Limits the memories of an instance together; records the peak and a denied request, both in bytes.
+#[derive(Debug, Default)]
 pub(super) struct MemoryCap {
     pub(super) limit: usize,
     pub(super) peak: usize,
     pub(super) denied: Option<usize>,
+    /// Why the machine did not give what was granted.
+    pub(super) lacking: Option<String>,
+    /// The size of all memories.
+    total: usize,
+    /// The size of all memories before the last request.
+    before: usize,
 }
 
 type Answer<T> = wasmtime::Result<Result<T, String>>;
@@ -88,7 +92,7 @@ impl Guest {
             batch: Batch::default(),
             encoders: Encoders::default(),
             declared: None,
-            memory: MemoryCap { limit: limits.memory_mib << 20, peak: 0, denied: None },
+            memory: MemoryCap { limit: mib(limits.memory_mib), ..MemoryCap::default() },
             limits,
             resampled: 0,
             texts: 0,
@@ -288,7 +292,7 @@ impl encoders::Host for Guest {
             return Err(wasmtime::Error::new(Fault::HostWork { what }));
         }
         self.text_bytes = texts.iter().fold(self.text_bytes, |sum, text| sum.saturating_add(text.len()));
-        if self.text_bytes > self.limits.text_mib << 20 {
+        if self.text_bytes > mib(self.limits.text_mib) {
             let what = format!("embeddings of more than {} MiB of texts in one call", self.limits.text_mib);
             return Err(wasmtime::Error::new(Fault::HostWork { what }));
         }
@@ -298,6 +302,7 @@ impl encoders::Host for Guest {
             Err(message) => return Ok(Err(message)),
         };
         let mut embeddings = types::Matrix { rows: texts.len() as u32, cols: dim as u32, data: vec![] };
+        // The clock is looked at between two calls.
         for texts in texts.chunks(TEXTS_PER_CALL) {
             let part = self.on_chosen_time(|guest| {
                 guest.with_encoder(&encoder, |guest| guest.encoders.embed_texts(&encoder, texts))
@@ -363,13 +368,24 @@ impl log::Host for Guest {
 }
 
 impl wasmtime::ResourceLimiter for MemoryCap {
-    fn memory_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        let granted = desired <= self.limit;
-        match granted {
-            true => self.peak = self.peak.max(desired),
-            false => self.denied = Some(desired),
+    fn memory_growing(&mut self, current: usize, desired: usize, most: Option<usize>) -> wasmtime::Result<bool> {
+        if most.is_some_and(|most| desired > most) {
+            // The plugin's own limit of its memory.
+            return Ok(false);
         }
-        Ok(granted)
+        let total = self.total.saturating_sub(current).saturating_add(desired);
+        if total > self.limit {
+            self.denied = Some(total);
+            return Ok(false);
+        }
+        (self.before, self.total, self.peak) = (self.total, total, self.peak.max(total));
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.total = self.before;
+        self.lacking = Some(error.root_cause().to_string());
+        Ok(())
     }
 
     fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
@@ -385,8 +401,7 @@ impl wasmtime::ResourceLimiter for MemoryCap {
     }
 
     fn memories(&self) -> usize {
-        // A plugin has one memory; a second one would double what the cap allows.
-        1
+        100
     }
 }
 
@@ -399,4 +414,32 @@ pub(super) fn matrix(array: &Array2<f32>) -> types::Matrix {
     // One copy if the rows are contiguous, as they nearly always are.
     let data = array.as_slice().map_or_else(|| array.iter().copied().collect(), <[f32]>::to_vec);
     types::Matrix { rows: array.nrows() as u32, cols: array.ncols() as u32, data }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::ResourceLimiter as _;
+
+    use super::*;
+
+    #[test]
+    fn all_memories_share_one_limit() {
+        let mut cap = MemoryCap { limit: 1000, ..MemoryCap::default() };
+        let mut grows = |from, to, most| cap.memory_growing(from, to, most).expect("an answer");
+        assert!(grows(0, 400, None) && grows(0, 400, Some(500)) && grows(400, 600, None));
+        // Beyond its own limit it is refused without blame; beyond the cap, the total is what it asked for.
+        assert!(!grows(400, 501, Some(500)));
+        assert_eq!((cap.denied, cap.peak), (None, 1000));
+        assert!(!cap.memory_growing(600, 601, None).expect("an answer"));
+        assert_eq!((cap.denied, cap.peak), (Some(1001), 1000));
+    }
+
+    #[test]
+    fn memory_that_the_machine_does_not_give_is_not_counted() {
+        let mut cap = MemoryCap { limit: 1000, ..MemoryCap::default() };
+        assert!(cap.memory_growing(0, 900, None).expect("an answer"));
+        cap.memory_grow_failed(wasmtime::Error::msg("Cannot allocate memory")).expect("an answer");
+        assert_eq!((cap.denied, cap.lacking.as_deref()), (None, Some("Cannot allocate memory")));
+        assert!(cap.memory_growing(0, 900, None).expect("an answer"));
+    }
 }

@@ -2,6 +2,7 @@
 //! gets a fresh instance, so that a failed call leaves no state behind.
 
 mod cache;
+mod compiler;
 mod failure;
 mod guest;
 mod ticker;
@@ -18,14 +19,17 @@ use wasmtime::{Engine, Store, UpdateDeadline};
 use self::bindings::ambiguity::plugin::types;
 use self::bindings::exports::ambiguity::plugin::{classifier, gradient};
 use self::cache::Cache;
+use self::compiler::Failure;
+pub(super) use self::compiler::serve;
 use self::failure::{explain, not_compiled};
 use self::guest::{Facts, Guest};
 use self::ticker::Ticker;
 use super::artifact::Artifact;
 use super::batch::Batch;
+use super::confined::Launcher;
 use super::distributions::Distributions;
 use super::error::{Fault, PluginError, quoted};
-use super::limits::Limits;
+use super::limits::{Limits, mib};
 use super::{
     Classified, Classifier, Description, Glance, Inspection, PluginSource, check_description, check_digest,
     check_encoders,
@@ -49,23 +53,23 @@ pub(super) struct Sandbox {
     linker: Linker<Guest>,
     limits: Limits,
     cache: Option<Cache>,
+    /// Starts the processes that compile; without it, this one compiles.
+    launcher: Option<Launcher>,
     /// Kept for as long as any plugin may run.
     _ticker: Ticker,
 }
 
 impl Sandbox {
-    pub(super) fn new(limits: Limits, cache_folder: Option<PathBuf>) -> wasmtime::Result<Self> {
-        let mut config = wasmtime::Config::new();
-        config.consume_fuel(true);
-        config.epoch_interruption(true);
-        config.max_wasm_stack(limits.stack_kib << 10);
-        // The same bits on every machine; the bits of NaNs may differ, but NaNs in a result are refused.
-        config.relaxed_simd_deterministic(true);
-        let engine = Engine::new(&config)?;
+    pub(super) fn new(
+        limits: Limits,
+        cache_folder: Option<PathBuf>,
+        launcher: Option<Launcher>,
+    ) -> wasmtime::Result<Self> {
+        let engine = engine(&limits)?;
         let mut linker = Linker::new(&engine);
         bindings::DifferentiablePlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest)?;
         let ticker = Ticker::start(&engine)?;
-        Ok(Self { engine, linker, limits, cache: cache_folder.map(Cache::new), _ticker: ticker })
+        Ok(Self { engine, linker, limits, cache: cache_folder.map(Cache::new), launcher, _ticker: ticker })
     }
 
     /// Compiles a plugin, checks that it fits the interface, and asks it to describe itself.
@@ -79,12 +83,15 @@ impl Sandbox {
         let at = |fault| PluginError::new(plugin, fault);
         let artifact = Artifact::read(path, &self.limits).map_err(at)?;
         check_digest(&artifact.sha256, sha256).map_err(at)?;
-        let compile = || Component::from_binary(&self.engine, artifact.bytes());
+        let compile = || compiler::compile(self.launcher.as_ref(), &self.engine, artifact.bytes());
         let component = match &self.cache {
             Some(cache) => cache.get(&self.engine, &artifact.sha256, compile),
             None => compile(),
         };
-        let component = component.map_err(|error| at(not_compiled(path, artifact.bytes(), &error)))?;
+        let component = component.map_err(|failure| match failure {
+            Failure::Refused(message) => at(not_compiled(path, artifact.bytes(), message)),
+            Failure::Fault(fault) => at(fault),
+        })?;
         self.link(plugin, path, artifact, &component, config)
     }
 
@@ -151,6 +158,18 @@ impl Sandbox {
     }
 }
 
+/// Returns an engine, the same for what compiles and for what runs.
+fn engine(limits: &Limits) -> wasmtime::Result<Engine> {
+    let mut config = wasmtime::Config::new();
+    config.consume_fuel(true);
+    config.epoch_interruption(true);
+    config.max_wasm_stack(limits.stack_kib << 10);
+    // The same bits on every machine, but for those of NaNs, which are refused in a result: to make them the same in every
+    // operation more than doubles the time of plugins that compute (measured in docs/plugins.md).
+    config.relaxed_simd_deterministic(true);
+    Engine::new(&config)
+}
+
 /// A plugin that is a WebAssembly component.
 pub(super) struct WasmPlugin {
     sandbox: Arc<Sandbox>,
@@ -195,7 +214,7 @@ impl WasmPlugin {
         let fuel = limits.fuel_for(n_samples);
         let mut store = Store::new(&self.sandbox.engine, guest);
         store.limiter(|guest| &mut guest.memory);
-        store.set_hostcall_fuel(limits.output_mib << 20);
+        store.set_hostcall_fuel(mib(limits.output_mib));
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |context| {
             if context.data().own_time() < Duration::from_millis(limits.timeout_ms) {

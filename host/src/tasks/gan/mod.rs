@@ -34,7 +34,7 @@ use crate::encoders::Encoders;
 use crate::interrupt::Interrupt;
 use crate::metrics::diversity::mean_pixel_distance;
 use crate::optim::Diverged;
-use crate::plugin::{PluginHost, cache_folder};
+use crate::plugin::PluginHost;
 use crate::random::{Purpose, derive_seed};
 use crate::report::grid::{self, Cell, Values};
 use crate::rl::reward::{ambiguity, entropy, max_probability};
@@ -85,7 +85,7 @@ fn style_classifier(config: &GanConfig, device: Device, context: &Context) -> Re
     if config.own_head() {
         return Ok((StyleClassifier::OwnHead, PluginsLock::default()));
     }
-    let host = PluginHost::new(config.plugin, cache_folder())?.on(device);
+    let host = PluginHost::of_command(config.plugin, context)?.on(device);
     let classifier = host.load(&config.can.classifier, BTreeMap::new())?;
     let plugins = vec![LockedPlugin::of(&config.can.classifier, &*classifier)];
     let encoders = Encoders::open(&config.encoders, device, context)?;

@@ -24,7 +24,8 @@ use std::path::{Path, PathBuf};
 use ambiguity_models::weights::{DIFFUSERS_STEM, TRANSFORMERS_STEM, weight_files};
 use anyhow::{Result, anyhow, bail, ensure};
 
-use self::cache::{Cache, hf_home, hub_cache, is_component};
+pub use self::cache::hub_cache;
+use self::cache::{Cache, hf_home, is_component};
 use self::client::{Client, Failure, Patience};
 use self::download::{Downloads, Listing, Remote};
 use crate::context::Context;

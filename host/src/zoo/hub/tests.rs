@@ -42,8 +42,13 @@ impl Place {
             document: Duration::from_secs(3),
             retry: Duration::from_millis(10),
         };
-        let context =
-            Context { threads: 1, offline: false, progress: Progress::new(true), interrupt: self.interrupt.clone() };
+        let context = Context {
+            threads: 1,
+            offline: false,
+            progress: Progress::new(true),
+            interrupt: self.interrupt.clone(),
+            program: None,
+        };
         let settings = Settings {
             cache: Cache::new(self.folder.path().join("hub")),
             endpoint: address.to_owned(),

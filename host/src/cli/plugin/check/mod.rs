@@ -13,6 +13,7 @@ use crate::cli::completions::plugins;
 use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::plugin::{Classifier, Fault};
+use crate::text::to_json;
 
 /// Run a plugin on built-in probes, and warn if its reward is easily hacked, or dead.
 #[derive(Args, Debug)]
@@ -66,7 +67,7 @@ impl CheckArgs {
         note_narrow(&*plugin, &mut encoders)?;
         let report = Report::new(&*plugin, rows);
         match self.json {
-            true => println!("{:#}", report.document()),
+            true => println!("{}", to_json(&report.document())),
             false => print!("{}", report.layout()),
         }
         match report.warnings.len() {

@@ -78,9 +78,9 @@ impl Written<'_> {
             value
         };
         json!({
-            "plugin": self.plugin,
+            "plugin": self.plugin.to_string_lossy(),
             "bytes": self.bytes,
-            "sheet": self.sheet,
+            "sheet": self.sheet.map(|sheet| sheet.to_string_lossy()),
             self.items.unit(): self.found.labels.len(),
             "inertia": self.found.inertia,
             "iterations": self.found.iterations,

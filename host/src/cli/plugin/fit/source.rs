@@ -13,6 +13,7 @@ use crate::data::images::{ImageError, ImageLoader, find_images, warn_of_unreadab
 use crate::data::prompts::distinct_lines;
 use crate::encoders::{Embedded, Encoders, embed_files, stacked};
 use crate::plugin::fit::{Clustering, name_clusters};
+use crate::plugin::limits::is_name;
 use crate::plugin::user_cache;
 
 /// The message of an interrupt.
@@ -91,8 +92,8 @@ impl Items {
             }
             Self::Texts(texts) => {
                 let name = |new: usize, old: usize| match members[old].first() {
-                    Some(&nearest) => texts[nearest].clone(),
-                    None => numbered(new),
+                    Some(&nearest) if is_name(&texts[nearest]) => texts[nearest].clone(),
+                    _ => numbered(new),
                 };
                 (number(&order, &name), "each named by the text closest to its center")
             }

@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::data::images::{ImageLoader, has_image_extension};
 use crate::fs::write_atomic;
 use crate::plugin::Batch;
-use crate::text::table;
+use crate::text::{table, to_json};
 
 /// Compare a plugin's distributions for its fixtures with their snapshots.
 #[derive(Args, Debug)]
@@ -155,10 +155,10 @@ impl TestArgs {
                 Outcome::Different(differences) => differences.iter().map(Difference::document).collect(),
                 _ => vec![],
             };
-            json!({ "file": file, "outcome": outcome.word(), "differences": differences })
+            json!({ "file": file.to_string_lossy(), "outcome": outcome.word(), "differences": differences })
         });
         let files: Vec<_> = files.collect();
-        println!("{:#}", json!({ "plugin": plugin, "tolerance": self.tolerance, "files": files }));
+        println!("{}", to_json(&json!({ "plugin": plugin, "tolerance": self.tolerance, "files": files })));
     }
 
     /// Returns a file's path relative to DIR.
