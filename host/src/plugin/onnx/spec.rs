@@ -456,7 +456,7 @@ mod tests {
             (graph(&[0, 3, 8, 8], 1, &[0, 2], "Add"), "styles = ['a', 'b']"),
             (graph(&[0, 3, 8, 8], 1, &[0, 5], "Softmax"), "styles = ['a', 'b']"),
             (graph(&[0, 3, 8, 8], 1, &[0, 2, 2], "Softmax"), "styles = ['a', 'b']"),
-            (graph(&[0, 3, 8, 8], 10, &[0, 2], "Softmax"), "styles = ['a', 'b']"),
+            (graph(&[0, 3, 8, 8], 9, &[0, 2], "Softmax"), "styles = ['a', 'b']"),
             (graph(&[0, 3, 8, 8], 1, &[0, 2], "Softmax"), "styles = ['a', 'b']\nsize = 16"),
             (graph(&[0, 4, 8, 8], 1, &[0, 2], "Softmax"), "styles = ['a', 'b']\nlayout = 'nchw'"),
             (graph(&[0, 3, 8, 8], 1, &[0, 2], "Softmax"), "styles = ['a', 'b']\nstd = [1, 0, 1]"),
