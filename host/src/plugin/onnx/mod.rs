@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use ambiguity_models::files::lfs_pointer;
 use ambiguity_models::resize::resize_bicubic;
+use ambiguity_models::safetensors::hex;
 use ambiguity_sdk::EncoderPin;
 use image::RgbImage;
 use prost::bytes::Bytes;
@@ -28,7 +29,7 @@ use self::graph::{Graph, GraphError};
 use self::runtime::{Model, Numbers};
 use self::settings::{Layout, OutputKind, Settings};
 use self::spec::{Input, Pixels, Spec};
-use super::artifact::{check_size, hex};
+use super::artifact::check_size;
 use super::batch::Batch;
 use super::distributions::Distributions;
 use super::error::{Fault, PluginError};
