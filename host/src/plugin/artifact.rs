@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ambiguity_models::files::lfs_pointer;
+use ambiguity_models::safetensors::hex;
 use ambiguity_sdk::Manifest;
 use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors};
@@ -379,8 +380,4 @@ fn parse_version(version: &str) -> Option<(u64, u64, u64)> {
     let mut parts = version.split('.').map(|part| part.parse().ok());
     let version = (parts.next()??, parts.next()??, parts.next()??);
     parts.next().is_none().then_some(version)
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ambiguity_models::safetensors::hex;
 use anyhow::{Result, bail};
 use fs_err as fs;
 use rayon::prelude::*;
@@ -95,8 +96,7 @@ fn digest(path: &Path, known: Option<&Row>) -> io::Result<(Row, Sha)> {
     let mut hash = Sha256::new();
     io::copy(&mut file, &mut hash)?;
     let sha: Sha = hash.finalize().into();
-    let sha256 = sha.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((Row { length, changed, sha256 }, sha))
+    Ok((Row { length, changed, sha256: hex(&sha) }, sha))
 }
 
 fn changed(metadata: &Metadata) -> io::Result<u64> {

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use ambiguity_models::files::lfs_pointer;
 use ambiguity_models::resize::resize_bicubic;
+use ambiguity_models::safetensors::hex;
 use ambiguity_sdk::EncoderPin;
 use image::RgbImage;
 use prost::bytes::Bytes;
@@ -33,7 +34,7 @@ pub(super) use self::remote::serve;
 use self::runtime::Numbers;
 use self::settings::{Layout, OutputKind, Settings};
 use self::spec::{Input, Pixels, Spec};
-use super::artifact::{check_size, hex};
+use super::artifact::check_size;
 use super::batch::Batch;
 use super::confined::Launcher;
 use super::distributions::Distributions;
