@@ -184,7 +184,7 @@ fn the_caches_are_listed_and_cleared() {
 fn a_dry_run_prints_a_config_that_can_be_used() {
     let folder = tempfile::tempdir().expect("a folder");
     let ran = host_ok(folder.path(), &["train", "--plugin=kmeans_image", "--dry-run"]);
-    std::fs::write(folder.path().join("run.toml"), &ran.stdout).expect("writable");
+    fs::write(folder.path().join("run.toml"), &ran.stdout).expect("writable");
     let again = host_ok(folder.path(), &["train", "--config=run.toml", "--dry-run"]);
     assert_eq!(ran.stdout, again.stdout);
     assert!(!folder.path().join("runs").exists());
@@ -208,7 +208,7 @@ fn a_closed_or_full_standard_output_is_no_panic() {
         drop(reader);
         let closed = ran(&command(folder.path(), arguments).stdout(writer).output().expect("the binary starts"));
         assert_eq!((closed.code, closed.stderr.as_str()), (141, ""));
-        let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else {
+        let Ok(full) = fs::File::options().write(true).open("/dev/full") else {
             eprintln!("skipped: this system has no /dev/full");
             continue;
         };

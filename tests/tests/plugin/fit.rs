@@ -122,13 +122,13 @@ fn fit_inspect_classify() {
     let shown = |color: [u8; 3]| sheet.pixels().filter(|pixel| pixel.0 == color).count();
     assert_eq!((shown([20, 40, 200]), shown([210, 60, 20])), (96 * 96, 96 * 96), "each image is shown once");
 
-    let inspected: serde_json::Value =
+    let inspected: Value =
         serde_json::from_str(&host_ok(folder.path(), &["plugin", "inspect", "two", "--json"]).stdout).expect("JSON");
     assert_eq!(inspected["styles"], serde_json::json!(["cold", "warm"]));
     assert_eq!(inspected["title"], "Cold or warm");
 
     let classify = ["plugin", "classify", "two.wasm", "art/warm/0.png", "art/cold/3.png", "--json"];
-    let classified: serde_json::Value = serde_json::from_str(&host_ok(folder.path(), &classify).stdout).expect("JSON");
+    let classified: Value = serde_json::from_str(&host_ok(folder.path(), &classify).stdout).expect("JSON");
     let samples = classified["samples"].as_array().expect("a list");
     assert_eq!(samples[0]["file"], "art/warm/0.png");
     let p = |i: usize, j: usize| samples[i]["distribution"][j].as_f64().expect("a number");
@@ -188,9 +188,9 @@ fn an_elbow_table() {
     let fit = ["plugin", "fit", "--embeddings", "groups.safetensors", "-k", "2..5", "--no-normalize"];
     let ran = host_ok(folder.path(), &fit);
     insta::assert_snapshot!(format!("{}---\n{}", ran.stdout, ran.stderr));
-    let json: serde_json::Value =
+    let json: Value =
         serde_json::from_str(&host_ok(folder.path(), &[&fit[..], &["--json"]].concat()).stdout).expect("JSON");
-    assert_eq!((&json["elbow"], &json["points"], &json["fit"]), (&3.into(), &24.into(), &serde_json::Value::Null));
+    assert_eq!((&json["elbow"], &json["points"], &json["fit"]), (&3.into(), &24.into(), &Value::Null));
     let files: Vec<_> =
         fs::read_dir(folder.path()).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(files, ["groups.safetensors"], "nothing was written");
@@ -198,7 +198,7 @@ fn an_elbow_table() {
     fs::write(folder.path().join("texts.txt"), "baroque\ncubism\nrococo\nminimalism\nbaroque\n").expect("writable");
     host_ok(folder.path(), &["plugin", "fit", "--texts", "texts.txt", "-k", "2..4", "-o", "elbow.wasm"]);
     let inspected = host_ok(folder.path(), &["plugin", "inspect", "elbow.wasm", "--json"]).stdout;
-    let inspected: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
+    let inspected: Value = serde_json::from_str(&inspected).expect("JSON");
     assert_eq!(inspected["styles"].as_array().map(Vec::len), Some(3), "of three rows the middle one is the elbow");
 }
 
@@ -208,7 +208,7 @@ fn fit_texts() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("moods.txt"), "baroque\n\npop art\ncubism\n").expect("writable");
     let fit = ["plugin", "fit", "--texts", "moods.txt", "-k", "3", "--medium", "text", "--json"];
-    let json: serde_json::Value = serde_json::from_str(&host_ok(folder.path(), &fit).stdout).expect("JSON");
+    let json: Value = serde_json::from_str(&host_ok(folder.path(), &fit).stdout).expect("JSON");
     assert_eq!(
         (&json["plugin"], &json["sheet"], &json["texts"]),
         (&"kmeans_moods.wasm".into(), &json!(null), &json!(3))
@@ -217,7 +217,7 @@ fn fit_texts() {
 
     fs::write(folder.path().join("a.txt"), "cubism").expect("writable");
     let classified = host_ok(folder.path(), &["plugin", "classify", "kmeans_moods", "a.txt", "--json"]).stdout;
-    let classified: serde_json::Value = serde_json::from_str(&classified).expect("JSON");
+    let classified: Value = serde_json::from_str(&classified).expect("JSON");
     assert_eq!(classified["styles"], json!(["baroque", "pop art", "cubism"]));
     let row = &classified["samples"][0]["distribution"];
     assert!(row[2].as_f64() > Some(0.99), "a text lies on its own center: {row}");

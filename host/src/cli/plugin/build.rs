@@ -70,8 +70,8 @@ impl BuildArgs {
         let bytes = plugin.len();
         // The prompts are embedded when the plugin runs; what its encoder knows of them is known already, if it is here.
         let mut encoders = Encoders::shipped(Device::Cpu);
-        if encoders.resolve(&encoder).is_ok() {
-            encoders.note_texts(&encoder, &prompts.concat())?;
+        if encoders.resolve(encoder).is_ok() {
+            encoders.note_texts(encoder, &prompts.concat())?;
             warn_of_unfamiliar(&encoders);
         }
         if self.json {

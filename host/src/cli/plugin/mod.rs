@@ -36,7 +36,7 @@ enum Command {
     Build(build::BuildArgs),
     Check(check::CheckArgs),
     Classify(classify::ClassifyArgs),
-    Fit(fit::FitArgs),
+    Fit(Box<fit::FitArgs>),
     Inspect(inspect::InspectArgs),
     Install(install::InstallArgs),
     List(list::ListArgs),
