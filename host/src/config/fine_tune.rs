@@ -529,7 +529,7 @@ mod tests {
         ] {
             assert!(message(text).ends_with(&format!("; did you mean `{meant}`?")), "{}", message(text));
         }
-        assert!(message("[train]\nxyz = 1\n").contains("`train.xyz`; known here: epochs, "));
+        assert!(message("[train]\nxyz = 1\n").contains("`train.xyz`; known here: accumulation_steps, "));
         let pinned = "[[reward.plugin]]\nsource = \"palette\"\nsha256 = \"abc\"\n";
         assert!(message(pinned).starts_with("the sha256 of plugin palette is \"abc\": "), "{}", message(pinned));
         assert!(message("[train\n").starts_with("run.toml: TOML parse error at line 1"));

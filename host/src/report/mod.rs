@@ -635,7 +635,7 @@ mod tests {
         assert_eq!(page.matches("class=\"thumb ").count(), 2 + 4);
         assert!(page.contains("水墨 &lt;b&gt;") && !page.contains("水墨 <b>"), "the browser draws any script");
         assert!(page.contains("class=\"good\">+0.500<") && page.contains("class=\"bad\">−0.500<"));
-        assert!(page.contains("<title>kmeans_image, 0 of 10 epochs – run</title>"), "{}", &page[..400]);
+        assert!(page.contains("<title>kmeans_image, 10 epochs – run</title>"), "{}", &page[..400]);
         let png = fs::read(&run::sheets(run.path()).unwrap()[0].1).unwrap();
         let texts = ["epoch", "seed", "plugin", "Software"].map(|name| png::text(&png, name).unwrap_or_default());
         assert_eq!(texts[..3], ["10", "0", "kmeans_image (sha256 c0ffee)"]);
