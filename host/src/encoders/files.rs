@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use image::{Rgb, RgbImage};
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -113,6 +113,8 @@ pub fn embed_files(
             let broken: Vec<PathBuf> =
                 batch.iter().zip(&is_readable).filter(|(_, is)| !**is).map(|(file, _)| file.clone()).collect();
             read(&broken, loader, skip)?;
+            let rows = ArrayView2::from_shape((rows.len() / dim, dim), &rows);
+            encoders.note_images(name, rows.context("the rows of an encoder have one length")?)?;
             bar.skip(batch.len() as u64);
         } else {
             bar.inc(batch.len() as u64);
@@ -146,10 +148,11 @@ fn read(
 /// fixed image.
 fn identity(name: &str, encoders: &mut Encoders) -> Result<String> {
     let probe = RgbImage::from_fn(PROBE, PROBE, |x, y| Rgb([(5 * x) as u8, (5 * y) as u8, (x * y) as u8]));
-    let row = encoders.embed_images(name, &[Arc::new(probe)])?;
+    let encoder = encoders.get(name)?;
+    let row = encoder.embed_images(&[Arc::new(probe)])?;
     let mut hash = Sha256::new();
     hash.update(FORMAT);
-    hash.update(encoders.get(name)?.info().digest);
+    hash.update(encoder.info().digest);
     row.iter().for_each(|value| hash.update(value.to_le_bytes()));
     Ok(format!("{:x}", hash.finalize()))
 }

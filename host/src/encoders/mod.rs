@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::RgbImage;
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, ArrayView2, Axis};
 use tch::{Device, Kind, Tensor};
 
 pub use self::clip::ClipEncoder;
@@ -242,12 +242,22 @@ impl Encoders {
         {
             rows.assign(&encoder.embed_images(images)?);
         }
-        if let Some(unfamiliar) = encoder.familiar().map(|familiar| familiar.n_unfamiliar(embeddings.view())) {
+        self.note_images(name, embeddings.view())?;
+        Ok(embeddings)
+    }
+
+    /// Notes the embeddings of images, n × dim, for [`Encoders::unfamiliar`].
+    ///
+    /// # Errors
+    /// If the encoder is unknown or cannot be loaded.
+    pub fn note_images(&mut self, name: &str, embeddings: ArrayView2<'_, f32>) -> Result<(), EncoderError> {
+        let encoder = self.get(name)?;
+        if let Some(unfamiliar) = encoder.familiar().map(|familiar| familiar.n_unfamiliar(embeddings)) {
             let seen = self.seen.entry(self.resolve(name)?).or_default();
-            seen.images += images.len();
+            seen.images += embeddings.nrows();
             seen.unfamiliar += unfamiliar;
         }
-        Ok(embeddings)
+        Ok(())
     }
 
     /// Returns what to say of what was embedded so far: for each encoder that knows little of it, a sentence with what to

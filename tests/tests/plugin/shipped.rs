@@ -309,6 +309,11 @@ fn what_the_shipped_encoder_does_not_know_is_said() {
     assert_eq!(said(&["fit", "--images=art", "-k=3", "--runs=1", "-o=art.wasm"]), None);
     is_said(&["classify", "kmeans_image", "noise"], "40 of 40 images are unlike them");
     is_said(&["fit", "--images=noise", "-k=3", "--runs=1", "-o=noise.wasm"], "40 of 40 images are unlike them");
+    // The same of embeddings that were kept.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    for output in ["-o=kept.wasm", "-o=again.wasm"] {
+        is_said(&["fit", "--images=noise", "-k=3", "--runs=1", output], "40 of 40 images are unlike them");
+    }
     is_said(&["check", "kmeans_image"], "and so are the paintings here");
     assert_eq!(said(&["check", "palette"]), None);
 

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use serde_json::json;
 
 use super::running::key_value;
 use crate::context::Context;
 use crate::fs::write_atomic;
 use crate::plugin::describe_onnx;
-use crate::text::counted;
+use crate::text::{counted, to_json};
 
 /// Write what describes an ONNX model, and data that lies in other files, into its file.
 #[derive(Args, Debug)]
@@ -29,6 +30,9 @@ pub struct DescribeArgs {
     /// One key of the description; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl DescribeArgs {
@@ -41,6 +45,12 @@ impl DescribeArgs {
         );
         let (file, description) = describe_onnx(&self.model, self.set.into_iter().collect())?;
         write_atomic(&self.output, &file)?;
+        if self.json {
+            let (file, name, version) = (self.output.to_string_lossy(), &description.name, &description.version);
+            let document = json!({ "plugin": file, "name": name, "version": version, "styles": description.styles });
+            println!("{}", to_json(&document));
+            return Ok(());
+        }
         let styles = counted(description.styles.len() as u64, "style");
         context.progress.println(format!(
             "{}: {} {}, {styles}",
