@@ -133,6 +133,7 @@ fn kept() -> Vec<Kept> {
         let what = match &*name {
             "plugins" => "compiled plugins",
             "images" => "resized images of trainings",
+            "embeddings" => "embeddings of images",
             _ => "other",
         };
         Kept::of(name, what, path, false)
