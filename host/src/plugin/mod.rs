@@ -49,7 +49,7 @@ pub use self::error::{Fault, PluginError};
 pub use self::inspection::{Asset, Inspection};
 pub use self::limits::Limits;
 use self::onnx::OnnxPlugin;
-use self::wasm::Sandbox;
+use self::wasm::{Nans, Sandbox};
 use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::text::{in_one_line, is_control, sha256_digits};
@@ -259,6 +259,8 @@ pub fn user_cache() -> Option<PathBuf> {
 pub enum Service {
     /// It compiles the component on stdin to stdout.
     Compiler,
+    /// The same, to code where all NaNs are the same.
+    CanonicalCompiler,
     /// It runs the ONNX model on stdin on the inputs that follow it.
     Onnx,
 }
@@ -269,7 +271,8 @@ pub enum Service {
 /// If stdin cannot be read, or stdout not be written.
 pub fn serve(service: Service, threads: usize) -> std::io::Result<()> {
     match service {
-        Service::Compiler => wasm::serve(&Limits::default(), threads),
+        Service::Compiler => wasm::serve(&Limits::default(), Nans::AsComputed, threads),
+        Service::CanonicalCompiler => wasm::serve(&Limits::default(), Nans::Canonical, threads),
         Service::Onnx => onnx::serve(threads),
     }
 }

@@ -70,6 +70,33 @@ fn misbehaving_plugins() {
     insta::assert_snapshot!(table);
 }
 
+/// The bits of a NaN are those of WebAssembly's canonical one on every machine, and a call that makes one logs once.
+#[test]
+fn a_nan_has_the_same_bits_everywhere() {
+    let mut plugin = load(Limits::default(), &built("hostile"), &[("fault", "nan-bits")]).expect("it loads");
+    for _ in 0..2 {
+        let classified = plugin.classify(&mut two_images(), &mut means()).expect("a good call");
+        assert_eq!(classified.distributions.rows, vec![vec![0.75, 0.25]; 2]);
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    RgbImage::new(8, 8).save(folder.path().join("a.png")).expect("writable");
+    let hostile = built("hostile");
+    let hostile = hostile.to_str().expect("text");
+    let arguments = ["-v", "plugin", "classify", hostile, "a.png", "a.png", "--config=fault=nan-bits", "--json"];
+    let ran = host(folder.path(), &arguments);
+    assert!(ran.code == 0 && ran.stdout.contains("0.75"), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("plugin hostile: ffc00000").count(), usize::from(cfg!(target_arch = "x86_64")));
+    let again = "a NaN was made, so it is compiled again";
+    assert_eq!(ran.stderr.matches(again).count(), 1, "{}", ran.stderr);
+    // What makes no NaN is not called twice.
+    let colors = RgbImage::from_fn(64, 64, |x, y| image::Rgb([4 * x as u8, 4 * y as u8, (2 * (x + y)) as u8]));
+    colors.save(folder.path().join("colors.png")).expect("writable");
+    for plugin in ["kmeans_image", "palette", "clip_softmax"] {
+        let ran = host(folder.path(), &["-v", "plugin", "classify", plugin, "colors.png"]);
+        assert!(ran.code == 0 && !ran.stderr.contains(again), "{plugin}: {}", ran.stderr);
+    }
+}
+
 /// The same for its gradient; after each fault the plugin classifies as before.
 #[test]
 fn misbehaving_gradients() {

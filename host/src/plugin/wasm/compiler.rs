@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::engine;
 use super::failure::first_line;
+use super::{Nans, engine};
 use crate::plugin::confined::{Launcher, limit_resources};
 use crate::plugin::error::Fault;
 use crate::plugin::limits::{COMPILE_MIB, LOAD_LIMIT, Limits};
@@ -32,25 +32,34 @@ pub(super) enum Failure {
 }
 
 /// Compiles a component: in a process that `launcher` starts, otherwise in this one.
-pub(super) fn compile(launcher: Option<&Launcher>, engine: &Engine, component: &[u8]) -> Result<Component, Failure> {
+pub(super) fn compile(
+    launcher: Option<&Launcher>,
+    engine: &Engine,
+    nans: Nans,
+    component: &[u8],
+) -> Result<Component, Failure> {
     let refused = |error: wasmtime::Error| Failure::Refused(message(&error));
     let Some(launcher) = launcher else {
         return Component::from_binary(engine, component).map_err(refused);
     };
-    let code = run(launcher, component, LOAD_LIMIT)?;
+    let kind = match nans {
+        Nans::AsComputed => "compiler",
+        Nans::Canonical => "canonical-compiler",
+    };
+    let code = run(launcher, kind, component, LOAD_LIMIT)?;
     // SAFETY: the code is what `Engine::precompile_component` of this very program returned.
     unsafe { Component::deserialize(engine, code) }.map_err(refused)
 }
 
 /// Runs the compiler's process; returns the compiled code.
-fn run(launcher: &Launcher, component: &[u8], deadline: Duration) -> Result<Vec<u8>, Failure> {
+fn run(launcher: &Launcher, kind: &str, component: &[u8], deadline: Duration) -> Result<Vec<u8>, Failure> {
     let io = |error: std::io::Error| {
         Failure::Fault(Fault::Sandbox(format!("exchanging files with the process that {WORK}: {error}")))
     };
     // Files instead of pipes: nobody waits for the other to read.
     let (mut input, mut output) = (tempfile::tempfile().map_err(io)?, tempfile::tempfile().map_err(io)?);
     input.write_all(component).and_then(|()| input.rewind()).map_err(io)?;
-    let mut worker = launcher.start("compiler", input, output.try_clone().map_err(io)?).map_err(Failure::Fault)?;
+    let mut worker = launcher.start(kind, input, output.try_clone().map_err(io)?).map_err(Failure::Fault)?;
     let started = Instant::now();
     let status = loop {
         match worker.process.try_wait().map_err(io)? {
@@ -76,12 +85,12 @@ fn run(launcher: &Launcher, component: &[u8], deadline: Duration) -> Result<Vec<
 ///
 /// # Errors
 /// If stdin cannot be read, or stdout not be written. A component that is refused is an answer.
-pub(in crate::plugin) fn serve(limits: &Limits, threads: usize) -> std::io::Result<()> {
+pub(in crate::plugin) fn serve(limits: &Limits, nans: Nans, threads: usize) -> std::io::Result<()> {
     // The deadline is the other process's; these seconds hold if that one was killed.
     limit_resources(threads, COMPILE_MIB, Some(LOAD_LIMIT.as_secs()))?;
     let mut component = vec![];
     std::io::stdin().lock().read_to_end(&mut component)?;
-    let (kind, answer) = match engine(limits).and_then(|engine| engine.precompile_component(&component)) {
+    let (kind, answer) = match engine(limits, nans).and_then(|engine| engine.precompile_component(&component)) {
         Ok(code) => (CODE, code),
         Err(error) => (MESSAGE, message(&error).into_bytes()),
     };
@@ -102,7 +111,7 @@ mod tests {
     use crate::plugin::confined::tests::script;
 
     fn compiled(body: &str, deadline: Duration, interrupt: &Interrupt) -> Result<Vec<u8>, String> {
-        run(&script(body, interrupt), b"component", deadline).map_err(|failure| match failure {
+        run(&script(body, interrupt), "compiler", b"component", deadline).map_err(|failure| match failure {
             Failure::Refused(message) => format!("refused: {message}"),
             Failure::Fault(fault) => fault.to_string(),
         })

@@ -9,6 +9,7 @@ use ndarray::Array2;
 use wasmtime::component::Resource;
 
 use super::bindings::ambiguity::plugin::{assets, config, encoders, log, samples, types};
+use super::nan::InvalidFlag;
 use crate::encoders::{EncoderError, Encoders, TEXTS_PER_CALL};
 use crate::plugin::artifact::Artifact;
 use crate::plugin::batch::{Batch, Sample};
@@ -47,6 +48,8 @@ pub(super) struct Guest {
     text_bytes: usize,
     /// What it has written to the log so far.
     logged: Logged,
+    /// Whether nothing of what it writes to the log is shown.
+    is_silent: bool,
     /// Index of the sample that it requested last.
     pub(super) sample: Option<usize>,
     /// The last message that it logged as an error: a panic's, if it panicked.
@@ -98,6 +101,7 @@ impl Guest {
             texts: 0,
             text_bytes: 0,
             logged: Logged::default(),
+            is_silent: false,
             sample: None,
             last_error: None,
             fault: None,
@@ -105,6 +109,12 @@ impl Guest {
             host_time: Duration::ZERO,
             chosen_time: Duration::ZERO,
         }
+    }
+
+    /// Returns the guest of a second call on the same batch: what the first one wrote to the log is not written again.
+    pub(super) fn again(self) -> Self {
+        let Self { facts, batch, encoders, declared, limits, .. } = self;
+        Self { batch, encoders, declared, is_silent: true, ..Self::new(facts, limits) }
     }
 
     /// Returns the time that counts for the plugin's limit: that of its own code, and a part of the time that the host spent
@@ -167,7 +177,10 @@ impl Guest {
     /// Runs the host's own work, which does not count against the plugin's time.
     fn on_host_time<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         let started = Instant::now();
+        // A NaN that the host makes is not the plugin's.
+        let flag = InvalidFlag::lower();
         let result = work(self);
+        drop(flag);
         self.host_time += started.elapsed();
         result
     }
@@ -350,7 +363,7 @@ impl log::Host for Guest {
             log::Level::Info => tracing::enabled!(tracing::Level::INFO),
             log::Level::Warn => tracing::enabled!(tracing::Level::WARN),
         };
-        if !shown {
+        if !shown || self.is_silent {
             return Ok(());
         }
         let message = quoted(&message);

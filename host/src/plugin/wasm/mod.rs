@@ -5,11 +5,12 @@ mod cache;
 mod compiler;
 mod failure;
 mod guest;
+mod nan;
 mod ticker;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ndarray::Array2;
@@ -23,6 +24,7 @@ use self::compiler::Failure;
 pub(super) use self::compiler::serve;
 use self::failure::{explain, not_compiled};
 use self::guest::{Facts, Guest};
+use self::nan::InvalidFlag;
 use self::ticker::Ticker;
 use super::artifact::Artifact;
 use super::batch::Batch;
@@ -46,17 +48,43 @@ mod bindings {
     });
 }
 
-/// The parts that all WebAssembly plugins share: the engine, its clock, the linked interfaces, the cache of compiled
-/// code.
+/// The parts that all WebAssembly plugins share: the compiled code's engine, and the cache of compiled code.
 pub(super) struct Sandbox {
-    engine: Engine,
-    linker: Linker<Guest>,
+    runtime: Runtime,
+    /// The runtime in whose code all NaNs are the same; it is started for the first call that makes one.
+    canonical: OnceLock<Runtime>,
     limits: Limits,
     cache: Option<Cache>,
     /// Starts the processes that compile; without it, this one compiles.
     launcher: Option<Launcher>,
+}
+
+/// An engine, its clock and the linked interfaces.
+struct Runtime {
+    nans: Nans,
+    engine: Engine,
+    linker: Linker<Guest>,
     /// Kept for as long as any plugin may run.
     _ticker: Ticker,
+}
+
+/// What the compiled code does about the bits of a NaN that an operation makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nans {
+    /// They are the processor's.
+    AsComputed,
+    /// Each operation replaces a NaN by the canonical one, which takes up to twice the time.
+    Canonical,
+}
+
+impl Runtime {
+    fn start(limits: &Limits, nans: Nans) -> wasmtime::Result<Self> {
+        let engine = engine(limits, nans)?;
+        let mut linker = Linker::new(&engine);
+        bindings::DifferentiablePlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest)?;
+        let ticker = Ticker::start(&engine)?;
+        Ok(Self { nans, engine, linker, _ticker: ticker })
+    }
 }
 
 impl Sandbox {
@@ -65,11 +93,31 @@ impl Sandbox {
         cache_folder: Option<PathBuf>,
         launcher: Option<Launcher>,
     ) -> wasmtime::Result<Self> {
-        let engine = engine(&limits)?;
-        let mut linker = Linker::new(&engine);
-        bindings::DifferentiablePlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest)?;
-        let ticker = Ticker::start(&engine)?;
-        Ok(Self { engine, linker, limits, cache: cache_folder.map(Cache::new), launcher, _ticker: ticker })
+        let runtime = Runtime::start(&limits, Nans::AsComputed)?;
+        let cache = cache_folder.map(Cache::new);
+        Ok(Self { runtime, canonical: OnceLock::new(), limits, cache, launcher })
+    }
+
+    /// Returns the runtime in whose code all NaNs are the same.
+    fn canonical(&self) -> wasmtime::Result<&Runtime> {
+        if let Some(runtime) = self.canonical.get() {
+            return Ok(runtime);
+        }
+        let runtime = Runtime::start(&self.limits, Nans::Canonical)?;
+        Ok(self.canonical.get_or_init(|| runtime))
+    }
+
+    /// Returns a plugin's compiled code: from the cache, otherwise from the compiler.
+    fn compiled(&self, runtime: &Runtime, path: &Path, artifact: &Artifact) -> Result<Component, Fault> {
+        let compile = || compiler::compile(self.launcher.as_ref(), &runtime.engine, runtime.nans, artifact.bytes());
+        let component = match &self.cache {
+            Some(cache) => cache.get(&runtime.engine, &artifact.sha256, compile),
+            None => compile(),
+        };
+        component.map_err(|failure| match failure {
+            Failure::Refused(message) => not_compiled(path, artifact.bytes(), message),
+            Failure::Fault(fault) => fault,
+        })
     }
 
     /// Compiles a plugin, checks that it fits the interface, and asks it to describe itself.
@@ -83,15 +131,7 @@ impl Sandbox {
         let at = |fault| PluginError::new(plugin, fault);
         let artifact = Artifact::read(path, &self.limits).map_err(at)?;
         check_digest(&artifact.sha256, sha256).map_err(at)?;
-        let compile = || compiler::compile(self.launcher.as_ref(), &self.engine, artifact.bytes());
-        let component = match &self.cache {
-            Some(cache) => cache.get(&self.engine, &artifact.sha256, compile),
-            None => compile(),
-        };
-        let component = component.map_err(|failure| match failure {
-            Failure::Refused(message) => at(not_compiled(path, artifact.bytes(), message)),
-            Failure::Fault(fault) => at(fault),
-        })?;
+        let component = self.compiled(&self.runtime, path, &artifact).map_err(at)?;
         self.link(plugin, path, artifact, &component, config)
     }
 
@@ -103,7 +143,7 @@ impl Sandbox {
     pub(super) fn glance(self: &Arc<Self>, plugin: &str, path: &Path) -> Result<Glance, PluginError> {
         let at = |fault| PluginError::new(plugin, fault);
         let artifact = Artifact::read(path, &self.limits).map_err(at)?;
-        let compiled = self.cache.as_ref().and_then(|cache| cache.find(&self.engine, &artifact.sha256));
+        let compiled = self.cache.as_ref().and_then(|cache| cache.find(&self.runtime.engine, &artifact.sha256));
         if let Some(component) = compiled {
             let loaded = self.link(plugin, path, artifact, &component, BTreeMap::new())?;
             return Ok(Glance { sha256: loaded.source.sha256, description: Some(loaded.description) });
@@ -125,15 +165,8 @@ impl Sandbox {
         component: &Component,
         config: BTreeMap<String, String>,
     ) -> Result<WasmPlugin, PluginError> {
-        let at = |fault| PluginError::new(plugin, fault);
-        let interface = artifact.interface.clone();
-        let link = |error: wasmtime::Error| {
-            at(Fault::Link { interface: interface.clone(), detail: error.root_cause().to_string() })
-        };
-        let pre = self.linker.instantiate_pre(component).map_err(link)?;
-        let classifier = classifier::GuestIndices::new(&pre).map_err(link)?;
-        let gradient = artifact.is_differentiable().then(|| gradient::GuestIndices::new(&pre));
-        let gradient = gradient.transpose().map_err(link)?;
+        let linked =
+            Linked::new(&self.runtime, component, &artifact).map_err(|fault| PluginError::new(plugin, fault))?;
         let source = PluginSource {
             name: plugin.to_owned(),
             path: path.to_owned(),
@@ -144,9 +177,8 @@ impl Sandbox {
         let mut loaded = WasmPlugin {
             sandbox: Arc::clone(self),
             facts: Arc::new(Facts { plugin: plugin.to_owned(), artifact, config }),
-            pre,
-            classifier,
-            gradient,
+            linked,
+            canonical: OnceLock::new(),
             source,
             description: Description::default(),
             declared: Arc::new([]),
@@ -159,24 +191,56 @@ impl Sandbox {
 }
 
 /// Returns an engine, the same for what compiles and for what runs.
-fn engine(limits: &Limits) -> wasmtime::Result<Engine> {
+fn engine(limits: &Limits, nans: Nans) -> wasmtime::Result<Engine> {
     let mut config = wasmtime::Config::new();
     config.consume_fuel(true);
     config.epoch_interruption(true);
     config.max_wasm_stack(limits.stack_kib << 10);
-    // The same bits on every machine, but for those of NaNs, which are refused in a result: to make them the same in every
-    // operation more than doubles the time of plugins that compute (measured in docs/plugins.md).
+    // The same bits on every machine.
     config.relaxed_simd_deterministic(true);
+    config.cranelift_nan_canonicalization(nans == Nans::Canonical);
     Engine::new(&config)
+}
+
+/// A plugin's compiled code, linked, with its exports.
+struct Linked {
+    engine: Engine,
+    pre: InstancePre<Guest>,
+    classifier: classifier::GuestIndices,
+    gradient: Option<gradient::GuestIndices>,
+}
+
+impl Linked {
+    fn new(runtime: &Runtime, component: &Component, artifact: &Artifact) -> Result<Self, Fault> {
+        let link = |error: wasmtime::Error| Fault::Link {
+            interface: artifact.interface.clone(),
+            detail: error.root_cause().to_string(),
+        };
+        let pre = runtime.linker.instantiate_pre(component).map_err(link)?;
+        let classifier = classifier::GuestIndices::new(&pre).map_err(link)?;
+        let gradient = artifact.is_differentiable().then(|| gradient::GuestIndices::new(&pre));
+        let gradient = gradient.transpose().map_err(link)?;
+        Ok(Self { engine: runtime.engine.clone(), pre, classifier, gradient })
+    }
+}
+
+/// The outcome of a call.
+struct Called<T> {
+    /// The result, or the fault with the sample that it concerns.
+    result: Result<T, (Option<usize>, Fault)>,
+    guest: Guest,
+    fuel: u64,
+    /// Whether the plugin may have made a NaN, whose bits differ between architectures.
+    made_nan: bool,
 }
 
 /// A plugin that is a WebAssembly component.
 pub(super) struct WasmPlugin {
     sandbox: Arc<Sandbox>,
     facts: Arc<Facts>,
-    pre: InstancePre<Guest>,
-    classifier: classifier::GuestIndices,
-    gradient: Option<gradient::GuestIndices>,
+    linked: Linked,
+    /// The same plugin in code where all NaNs are the same, compiled for the first call that makes one.
+    canonical: OnceLock<Linked>,
     source: PluginSource,
     description: Description,
     declared: Arc<[String]>,
@@ -185,12 +249,13 @@ pub(super) struct WasmPlugin {
 
 impl WasmPlugin {
     fn describe(&self) -> Result<Description, PluginError> {
-        let guest = Guest::new(Arc::clone(&self.facts), self.sandbox.limits);
-        let (result, _, _) =
-            self.call(guest, 1, |plugin, store| self.classifier.load(&mut *store, plugin)?.call_describe(&mut *store));
         let at = |fault| PluginError::new(&self.facts.plugin, fault);
+        let guest = Guest::new(Arc::clone(&self.facts), self.sandbox.limits);
+        let called = self.call(guest, 1, |linked, plugin, store| {
+            linked.classifier.load(&mut *store, plugin)?.call_describe(&mut *store)
+        });
         let description =
-            result.map_err(|(_, fault)| at(fault))?.map_err(|message| at(Fault::Describe(quoted(&message))))?;
+            called.result.map_err(|(_, fault)| at(fault))?.map_err(|message| at(Fault::Describe(quoted(&message))))?;
         let description = Description {
             name: description.name,
             version: description.version,
@@ -202,17 +267,49 @@ impl WasmPlugin {
         Ok(description)
     }
 
-    /// Runs `work` on a fresh instance; returns its result or the fault, the guest, and the fuel used.
-    #[expect(clippy::type_complexity, reason = "a result, the guest back, and the fuel used; private")]
+    /// Runs `work` on a fresh instance. If the plugin makes a NaN, it runs once more, in code where all NaNs are the same.
     fn call<T>(
         &self,
         guest: Guest,
         n_samples: usize,
-        work: impl FnOnce(&Instance, &mut Store<Guest>) -> wasmtime::Result<T>,
-    ) -> (Result<T, (Option<usize>, Fault)>, Guest, u64) {
+        work: impl Fn(&Linked, &Instance, &mut Store<Guest>) -> wasmtime::Result<T>,
+    ) -> Called<T> {
+        let called = self.call_once(&self.linked, guest, n_samples, &work);
+        // A call that takes too long would only do so again.
+        if !called.made_nan || matches!(called.result, Err((_, Fault::Timeout { .. }))) {
+            return called;
+        }
+        match self.canonical() {
+            Ok(linked) => self.call_once(linked, called.guest.again(), n_samples, &work),
+            Err(fault) => Called { result: Err((None, fault)), ..called },
+        }
+    }
+
+    /// Returns the plugin in code where all NaNs are the same.
+    fn canonical(&self) -> Result<&Linked, Fault> {
+        if let Some(linked) = self.canonical.get() {
+            return Ok(linked);
+        }
+        tracing::debug!(
+            "plugin {}: a NaN was made, so it is compiled again, for NaNs that are the same",
+            self.facts.plugin
+        );
+        let runtime = self.sandbox.canonical().map_err(|error| Fault::Sandbox(error.to_string()))?;
+        let component = self.sandbox.compiled(runtime, &self.source.path, &self.facts.artifact)?;
+        let linked = Linked::new(runtime, &component, &self.facts.artifact)?;
+        Ok(self.canonical.get_or_init(|| linked))
+    }
+
+    fn call_once<T>(
+        &self,
+        linked: &Linked,
+        guest: Guest,
+        n_samples: usize,
+        work: impl Fn(&Linked, &Instance, &mut Store<Guest>) -> wasmtime::Result<T>,
+    ) -> Called<T> {
         let limits = self.sandbox.limits;
         let fuel = limits.fuel_for(n_samples);
-        let mut store = Store::new(&self.sandbox.engine, guest);
+        let mut store = Store::new(&linked.engine, guest);
         store.limiter(|guest| &mut guest.memory);
         store.set_hostcall_fuel(mib(limits.output_mib));
         store.set_epoch_deadline(1);
@@ -222,15 +319,18 @@ impl WasmPlugin {
             }
             Err(wasmtime::Error::new(Fault::Timeout { limit_ms: limits.timeout_ms, functions: vec![] }))
         });
+        let flag = InvalidFlag::lower();
         let result = store
             .set_fuel(fuel)
-            .and_then(|()| self.pre.instantiate(&mut store))
-            .and_then(|instance| work(&instance, &mut store));
+            .and_then(|()| linked.pre.instantiate(&mut store))
+            .and_then(|instance| work(linked, &instance, &mut store));
+        let made_nan = flag.is_raised();
+        drop(flag);
         let used = fuel - store.get_fuel().unwrap_or(0);
         let mut guest = store.into_data();
         guest.report_lost_lines();
         let result = result.map_err(|error| (guest.sample, explain(error, &mut guest, &limits, fuel)));
-        (result, guest, used)
+        Called { result, guest, fuel: used, made_nan }
     }
 
     /// Runs `work`, a call of one of the plugin's functions on the batch, on a fresh instance. Returns its matrix and
@@ -239,7 +339,7 @@ impl WasmPlugin {
         &mut self,
         batch: &mut Batch,
         encoders: &mut Encoders,
-        work: impl FnOnce(&Self, &Instance, &mut Store<Guest>) -> wasmtime::Result<Result<types::Matrix, String>>,
+        work: impl Fn(&Linked, &Instance, &mut Store<Guest>) -> wasmtime::Result<Result<types::Matrix, String>>,
     ) -> Result<(types::Matrix, u64), PluginError> {
         let pinned = self.facts.artifact.manifest.as_ref().and_then(|manifest| manifest.encoder.as_ref());
         check_encoders(&self.declared, pinned, encoders).map_err(|fault| self.error((None, fault)))?;
@@ -248,7 +348,7 @@ impl WasmPlugin {
         guest.batch = std::mem::take(batch);
         guest.encoders = std::mem::take(encoders);
         guest.declared = Some(Arc::clone(&self.declared));
-        let (result, mut guest, fuel) = self.call(guest, n_samples, |instance, store| work(self, instance, store));
+        let Called { result, mut guest, fuel, .. } = self.call(guest, n_samples, work);
         self.peak_memory = Some(guest.memory.peak);
         *batch = std::mem::take(&mut guest.batch);
         *encoders = std::mem::take(&mut guest.encoders);
@@ -294,8 +394,8 @@ impl Classifier for WasmPlugin {
             return Ok(Classified { distributions, fuel: Some(0), milliseconds: 0.0 });
         }
         let started = Instant::now();
-        let (matrix, fuel) = self.call_on_batch(batch, encoders, |plugin, instance, store| {
-            plugin.classifier.load(&mut *store, instance)?.call_classify(&mut *store, Resource::new_borrow(0))
+        let (matrix, fuel) = self.call_on_batch(batch, encoders, |linked, instance, store| {
+            linked.classifier.load(&mut *store, instance)?.call_classify(&mut *store, Resource::new_borrow(0))
         })?;
         let shape = (matrix.rows as usize, matrix.cols as usize, &matrix.data[..]);
         let distributions = Distributions::check(shape, (batch.len(), n_styles)).map_err(|fault| self.error(fault))?;
@@ -308,9 +408,9 @@ impl Classifier for WasmPlugin {
         encoders: &mut Encoders,
         upstream: &Array2<f32>,
     ) -> Result<Array2<f32>, PluginError> {
-        let Some(gradient) = self.gradient.clone() else {
+        if self.linked.gradient.is_none() {
             return Err(self.error((None, Fault::NoGradient)));
-        };
+        }
         let [encoder] = &self.declared[..] else {
             let n_encoders = self.declared.len();
             let message = format!("a gradient needs exactly one encoder, it names {n_encoders}");
@@ -323,7 +423,8 @@ impl Classifier for WasmPlugin {
             return Ok(Array2::zeros((0, dim)));
         }
         let upstream = guest::matrix(upstream);
-        let (matrix, _) = self.call_on_batch(batch, encoders, |_, instance, store| {
+        let (matrix, _) = self.call_on_batch(batch, encoders, |linked, instance, store| {
+            let gradient = linked.gradient.as_ref().expect("the same plugin has the same exports");
             let gradient = gradient.load(&mut *store, instance)?;
             gradient.call_embedding_vjp(&mut *store, Resource::new_borrow(0), &upstream)
         })?;

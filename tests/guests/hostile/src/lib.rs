@@ -172,6 +172,13 @@ mod raw {
                     let texts = vec!["very long ".repeat(100_000); 9];
                     return Err(format!("{:?}", host::embed_texts("means", &texts).map(|matrix| matrix.n_rows())));
                 }
+                "nan-bits" => {
+                    // x86-64 makes a NaN with its sign set, ARM one without.
+                    let nan = black_box(0.0f32) / black_box(0.0);
+                    host::log(host::Level::Warn, format!("{:x}", nan.to_bits()));
+                    let p = if nan.to_bits() == 0x7fc0_0000 { 0.75 } else { 0.25 };
+                    (2, 2, vec![p, 1.0 - p, p, 1.0 - p])
+                }
                 "grow" => loop {
                     black_box(core::arch::wasm32::memory_grow(0, 4096));
                 },
