@@ -1,16 +1,17 @@
 //! Everything that reads a plugin before it runs, and the check of its output.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use ambiguity_host::plugin::fit::KMEANS_TEMPLATE;
 use ambiguity_host::plugin::onnx::graph::Graph;
 use ambiguity_host::plugin::onnx::settings::Settings;
 use ambiguity_host::plugin::onnx::spec::{Input, resolve};
-use ambiguity_host::plugin::{Artifact, Distributions};
+use ambiguity_host::plugin::{Artifact, Distributions, describe_onnx};
 use ambiguity_sdk::{EncoderPin, Manifest};
 use anyhow::Result;
 
-use crate::files;
+use crate::{files, put};
 
 /// Returns the templates and guests that ship, and small components, which are executed more often in the same time.
 pub fn components(root: &Path) -> Result<Vec<Vec<u8>>> {
@@ -89,7 +90,7 @@ pub fn models(root: &Path) -> Result<Vec<Vec<u8>>> {
     Ok(seeds)
 }
 
-pub fn onnx(_: &Path, bytes: &[u8]) -> bool {
+pub fn onnx(folder: &Path, bytes: &[u8]) -> bool {
     let beside = std::str::from_utf8(bytes).ok().and_then(|text| Settings::from_toml(text).ok());
     let Ok(graph) = Graph::parse(bytes.to_vec()) else { return beside.is_some() };
     let Ok(said) = Settings::from_metadata(&graph.metadata) else { return false };
@@ -99,6 +100,14 @@ pub fn onnx(_: &Path, bytes: &[u8]) -> bool {
         Input::Embedding { dim, .. } => spec.batch * dim.unwrap_or(1),
     };
     assert!((1..=1 << 28).contains(&numbers), "{numbers} numbers in one call");
+    // What describes a model is written into its file, which then describes itself.
+    let described = |bytes: &[u8]| {
+        put(folder, "x.onnx", bytes);
+        describe_onnx(&folder.join("x.onnx"), BTreeMap::new())
+    };
+    if let Ok((file, description)) = described(bytes) {
+        assert_eq!(described(&file).expect("it was described").1, description);
+    }
     true
 }
 
