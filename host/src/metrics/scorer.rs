@@ -12,6 +12,7 @@ use crate::interrupt::Interrupt;
 use crate::plugin::{Batch, Classifier, PluginHost, Sample};
 use crate::rl::reward::{PluginRewards, ambiguity, combine, entropy, max_probability};
 use crate::run::{LockedEncoder, LockedPlugin, PluginsLock};
+use crate::text::counted;
 
 /// The classifiers of a run and the encoders that they need.
 pub struct Scorer {
@@ -151,7 +152,8 @@ impl Scorer {
             match classifier.classify(batch, &mut self.encoders) {
                 Ok(of_plugin) => classified.push(of_plugin.distributions),
                 Err(error) if self.on_error == OnError::Skip => {
-                    tracing::warn!("{error}; the batch's {} samples are left out", batch.samples().len());
+                    let samples = counted(batch.samples().len() as u64, "sample");
+                    tracing::warn!("{error}; left out: the batch's {samples}");
                     scores.skipped += batch.samples().len();
                     return Ok(());
                 }

@@ -25,7 +25,7 @@ use crate::fs::write_atomic;
 use crate::plugin::check_manifest;
 use crate::plugin::fit::elbow::{ElbowRow, elbow, silhouette};
 use crate::plugin::fit::{Clustering, KMeansOptions, bake_k_means, k_means, k_means_from, normalize_rows};
-use crate::text::to_json;
+use crate::text::{counted, to_json};
 use crate::zoo::home::home;
 use crate::zoo::hub::is_id;
 
@@ -423,7 +423,8 @@ impl FitArgs {
         };
         let rows: Vec<_> = clusters.iter().map(row).collect();
         let name = self.from.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let title = format!("{name}: {} images in {} clusters", files.len(), clusters.len());
+        let (images, n) = (counted(files.len() as u64, "image"), counted(clusters.len() as u64, "cluster"));
+        let title = format!("{name}: {images} in {n}");
         sheet::write(&path, &title, &rows, loader)?;
         Ok(Some(path))
     }

@@ -12,7 +12,7 @@ use super::{Options, digests};
 use crate::data::images::{FORMATS, ImageError, ImageLoader, find_images, has_image_extension};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
-use crate::text::has_control;
+use crate::text::{counted, has_control};
 use procedural_art::{self, STYLES, SUBJECTS, paint};
 
 /// The version of the cache's layout and of the preprocessing: raise it when either changes, and caches are rebuilt.
@@ -102,7 +102,7 @@ impl Listing {
         }
         let n_copies = files.len() - images.len();
         if n_copies > 0 {
-            tracing::info!("{n_copies} images are copies of others of their style and are left out");
+            tracing::info!("left out: {}, copies of others of their style", counted(n_copies as u64, "image"));
         }
         let names = styles.into_iter().map(|(name, _)| name).collect();
         Ok(Self { names, images, key: format!("{:x}", hash.finalize()) })
@@ -157,7 +157,8 @@ fn style_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
         }
     }
     if n_loose > 0 {
-        tracing::warn!("{n_loose} images are in {} itself, not in a style's folder, and are left out", root.display());
+        let images = counted(n_loose as u64, "image");
+        tracing::warn!("left out: {images} in {} itself, not in a style's folder", root.display());
     }
     styles.sort();
     if let Some((name, _)) = styles.iter().find(|(name, _)| has_control(name)) {
