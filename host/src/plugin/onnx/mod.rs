@@ -1,7 +1,7 @@
 //! Plugins as ONNX models: a classifier that was trained elsewhere, run by ONNX Runtime.
 //!
 //! A model cannot call anything, but one operator may take gigabytes or minutes, so that it runs in a process of its own
-//! ([`remote`]; in this one on a GPU, and in a program that uses the library). Our own code reads the file first
+//! (`remote`; in this one on a GPU, and in a program that uses the library). Our own code reads the file first
 //! ([`graph`]), and refuses a file with external data or with operators of other libraries. The digest pins everything:
 //! the model, and the `.toml` beside it if there is one.
 
