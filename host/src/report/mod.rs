@@ -331,7 +331,7 @@ impl Page {
         Ok(page)
     }
 
-    /// The page's title, by which a browser's tabs are told apart.
+    /// The page's title, which distinguishes the tabs of a browser.
     fn title(&self) -> String {
         let plugins: Vec<&str> = self.lock.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
         let what = match &self.training {

@@ -68,7 +68,7 @@ impl Runner {
     }
 }
 
-/// What the process is told first; the model's bytes follow.
+/// What the process receives first; the model's bytes follow.
 #[derive(Serialize, Deserialize)]
 struct Opening {
     input: String,
