@@ -1,4 +1,4 @@
-//! `host cache …`: what the program keeps outside of runs: compiled plugins, resized images, downloaded models.
+//! `host cache …`: what the program keeps outside of runs: compiled plugins, resized images, embeddings, downloaded models.
 
 use std::io::{BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::plugin::user_cache;
 use crate::text::{counted, escaped, key_hint, size, table, to_json};
 use crate::zoo::hub::hub_cache;
 
-/// List or remove what is kept outside of runs: compiled plugins, resized images, downloaded models.
+/// List or remove what is kept outside of runs: compiled plugins, resized images, embeddings, downloaded models.
 #[derive(Args, Debug)]
 pub struct CacheArgs {
     #[command(subcommand)]
@@ -27,8 +27,8 @@ enum Command {
   host cache list
   host cache list --json
 
-Nothing of it is lost when it is removed: plugins are compiled again, images are resized again, models are downloaded
-again. Downloaded models are in the cache of Hugging Face's own tools, which other programs use too. Runs (runs/) and
+Nothing of it is lost when it is removed: plugins are compiled, images are resized and embedded, and models are
+downloaded again. Downloaded models are in the cache of Hugging Face's own tools, which other programs use too. Runs (runs/) and
 installed plugins (`host plugin list`) are no cache.")]
     List {
         /// Print one JSON document
@@ -37,7 +37,7 @@ installed plugins (`host plugin list`) are no cache.")]
     },
     /// Remove what is kept: all but downloaded models, or what is named
     #[command(after_help = "Examples:
-  host cache clear                              compiled plugins and images, after a question
+  host cache clear                              all but downloaded models, after a question
   host cache clear plugins --yes
   host cache clear openai/clip-vit-large-patch14     a downloaded model, which other programs may use")]
     Clear {
@@ -178,8 +178,8 @@ impl Kept {
 
     fn document(&self) -> Value {
         json!({
-            "name": self.name, "what": self.what, "path": self.path, "files": self.files, "bytes": self.bytes,
-            "shared": self.shared,
+            "name": self.name, "what": self.what, "path": self.path.to_string_lossy(), "files": self.files,
+            "bytes": self.bytes, "shared": self.shared,
         })
     }
 }

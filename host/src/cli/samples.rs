@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use image::RgbImage;
 
@@ -46,7 +46,7 @@ impl SheetArgs {
         let path = if self.no_sheet { None } else { self.sheet.clone().or_else(beside) };
         if let Some(path) = path.as_ref().filter(|path| path.exists()) {
             let path = path.display();
-            ensure!(false, "{path} exists: name another file for the contact sheet with --sheet, or use --no-sheet");
+            bail!("{path} exists: name another file for the contact sheet with --sheet, or use --no-sheet");
         }
         Ok(path)
     }

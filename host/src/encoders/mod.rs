@@ -171,8 +171,12 @@ impl Seen {
             (false, true) => texts(),
             (false, false) => return None,
         };
+        let trained_on = match encoder {
+            SHIPPED => "procedural paintings alone (`host art`)",
+            _ => "the images of its statistics alone",
+        };
         Some(format!(
-            "the encoder `{encoder}` was trained on procedural paintings alone (`host art`), and {what}: their embeddings say \
+            "the encoder `{encoder}` was trained on {trained_on}, and {what}: their embeddings say \
              little. For other images and texts use a CLIP of the world, as in `--encoder openai/clip-vit-large-patch14` of \
              `host plugin fit`"
         ))
