@@ -17,7 +17,7 @@ DOCTEST_LIBRARIES = LD_LIBRARY_PATH="$(CURDIR)/.deps/libtorch/lib$${LD_LIBRARY_P
 HOME_COPY = $(DESTDIR)$(PREFIX)/lib/ambiguity
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build plugins gpu-bundle python-plugin c-plugin templates shipped-plugins demo fuzz test kill-test parity lint docs install uninstall clean mutants python3
+.PHONY: help setup setup-cuda build plugins gpu-bundle python-plugin js-plugin c-plugin package-sdk templates shipped-plugins demo fuzz test kill-test parity lint docs install uninstall clean mutants python3
 
 help: ## print this list
 	@echo "make TARGET, where TARGET is"
@@ -47,11 +47,23 @@ plugins: setup ## build the plugin crates into target/wasm32-unknown-unknown/plu
 python-plugin: python3 ## build examples/plugin-python into a component (18 MB)
 	test -x .deps/componentize/bin/componentize-py || { \
 		python3 -m venv .deps/componentize && .deps/componentize/bin/pip install --quiet componentize-py==0.25.1; }
-	cd examples/plugin-python && "$(CURDIR)/.deps/componentize/bin/componentize-py" --wit-path ../../wit --world plugin \
+	cd examples/plugin-python && "$(CURDIR)/.deps/componentize/bin/componentize-py" --wit-path ../../wit --world classifier-plugin \
 		componentize plugin --stub-wasi --output busyness.wasm
 
-c-plugin: setup ## build examples/plugin-c into a component (8 kB; needs clang)
+# `npm` installs componentize-js with its dependencies (385 MB) the first time. Without its WASI features, the interpreter
+# imports no WASI.
+js-plugin: ## build examples/plugin-js into a component (12 MB; needs Node.js 20)
+	@command -v npm >/dev/null || { echo "js-plugin: error: npm is missing: install Node.js 20 or newer" >&2; exit 1; }
+	test -x .deps/componentize-js/node_modules/.bin/componentize-js || \
+		npm install --silent --no-save --prefix .deps/componentize-js @bytecodealliance/componentize-js@0.23.0
+	cd examples/plugin-js && "$(CURDIR)/.deps/componentize-js/node_modules/.bin/componentize-js" plugin.js --wit ../../wit \
+		--world-name classifier-plugin --disable stdio random clocks http fetch-event --out symmetry.wasm
+
+c-plugin: setup ## build examples/plugin-c into a component (10 kB; needs clang)
 	examples/plugin-c/build.sh
+
+package-sdk: setup ## pack and build the SDK's crate into target/new-plugin/package/, and write the lock file of new plugins
+	scripts/package-sdk.sh
 
 templates: setup ## rebuild the committed components that `host plugin fit` and `build` bake into
 	scripts/templates.sh

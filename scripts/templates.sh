@@ -5,4 +5,4 @@
 # usage: scripts/templates.sh [FOLDER]     FOLDER defaults to host/src/plugin/templates
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
-exec "$root/scripts/components.sh" "${1:-$root/host/src/plugin/templates}" kmeans clip-softmax
+exec "$root/scripts/components.sh" "${1:-$root/host/src/plugin/templates}" kmeans clip-softmax linear mixture

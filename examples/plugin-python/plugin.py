@@ -10,7 +10,7 @@ from typing import List
 
 from componentize_py_types import Err
 from wit_world import exports
-from wit_world.exports.classifier import Description
+from wit_world.exports import description
 from wit_world.imports import log
 from wit_world.imports.samples import Batch
 from wit_world.imports.types import Matrix
@@ -50,19 +50,27 @@ sys.stderr = Lines(log.Level.WARN)
 sys.excepthook = report
 
 
-class Classifier(exports.Classifier):
-    """The exports of the world `plugin`."""
+class Description(exports.Description):
+    """The export that every plugin has."""
 
-    def describe(self) -> Description:
-        """Returns the plugin's name, version, styles, media and encoders."""
-        return Description("busyness", "0.1.0", STYLES, ["image"], [])
+    def describe(self) -> description.Description:
+        """Returns the plugin's name, version, media, encoders, options and other properties."""
+        return description.Description("busyness", "0.1.0", ["image"], [], [], [])
+
+
+class Classifier(exports.Classifier):
+    """The kind of plugin: the world is `classifier-plugin`."""
+
+    def styles(self) -> List[str]:
+        """Returns the styles, in the order of the columns that `classify` returns."""
+        return STYLES
 
     def classify(self, batch: Batch) -> Matrix:
-        """Returns one distribution over the styles per image."""
+        """Returns the natural logarithms of probabilities: a row per image, a column per style."""
         rows: List[float] = []
         n_samples = batch.len()
         for i in range(n_samples):
-            rows += softmax(logits(batch.image_resized(i, SIDE, SIDE).rgb))
+            rows += log_softmax(logits(batch.image_resized(i, SIDE, SIDE).rgb))
         return Matrix(n_samples, len(STYLES), rows)
 
 
@@ -75,8 +83,8 @@ def logits(rgb: bytes) -> List[float]:
     return [-abs(grain - target) * 40 for target in (0.0, 0.06, 0.12)]
 
 
-def softmax(values: List[float]) -> List[float]:
-    """Returns exp(v) / sum of exp(v)."""
+def log_softmax(values: List[float]) -> List[float]:
+    """Returns v - log of the sum of exp(v)."""
     top = max(values)
-    weights = [math.exp(value - top) for value in values]
-    return [weight / sum(weights) for weight in weights]
+    normalizer = top + math.log(sum(math.exp(value - top) for value in values))
+    return [value - normalizer for value in values]

@@ -8,7 +8,7 @@ use ambiguity_host::plugin::onnx::graph::Graph;
 use ambiguity_host::plugin::onnx::settings::Settings;
 use ambiguity_host::plugin::onnx::spec::{Input, resolve};
 use ambiguity_host::plugin::{Artifact, Distributions, describe_onnx};
-use ambiguity_sdk::{EncoderPin, Manifest};
+use ambiguity_sdk::{EncoderPin, Manifest, Medium};
 use anyhow::Result;
 
 use crate::{files, put};
@@ -17,9 +17,10 @@ use crate::{files, put};
 pub fn components(root: &Path) -> Result<Vec<Vec<u8>>> {
     let mut seeds = vec![];
     let small = wat::parse_str(
-        "(component (import \"ambiguity:plugin/log@0.1.0\" (instance)) (instance $i) \
-         (export \"ambiguity:plugin/classifier@0.1.0\" (instance $i)) \
-         (export \"ambiguity:plugin/gradient@0.1.0\" (instance $i)))",
+        "(component (import \"ambiguity:plugin/log@0.2.0\" (instance)) (instance $i) \
+         (export \"ambiguity:plugin/description@0.2.0\" (instance $i)) \
+         (export \"ambiguity:plugin/classifier@0.2.0\" (instance $i)) \
+         (export \"ambiguity:plugin/gradient@0.2.0\" (instance $i)))",
     )?;
     let tensor =
         [&40u64.to_le_bytes()[..], b"{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", &[0; 4]];
@@ -58,7 +59,7 @@ pub fn manifests(_: &Path) -> Result<Vec<Vec<u8>>> {
         title: "Clusters \u{1f3a8}".to_owned(),
         authors: vec!["A. Author".to_owned()],
         license: "Apache-2.0".to_owned(),
-        media: vec!["image".to_owned()],
+        media: vec![Medium::Image],
         styles: ["a", "b", "c"].map(str::to_owned).to_vec(),
         encoder: Some(EncoderPin { name: "tiny-art".to_owned(), digest: "0f".repeat(32) }),
         temperature: Some(0.5),
@@ -76,7 +77,7 @@ pub fn manifest(_: &Path, bytes: &[u8]) -> bool {
             // NaN cannot come out of JSON, so what was read can be compared with what is written and read again.
             let again = Manifest::parse(&manifest.to_json()).expect("its own JSON");
             assert_eq!(again, manifest);
-            assert_eq!(manifest.description().styles, manifest.styles);
+            assert_eq!(manifest.description().media, manifest.media);
             true
         }
         Err(_) => false,
@@ -117,11 +118,12 @@ pub fn outputs(_: &Path) -> Result<Vec<Vec<u8>>> {
         shape.into_iter().chain(data.iter().flat_map(|x| x.to_le_bytes())).collect::<Vec<u8>>()
     };
     Ok(vec![
-        case([1, 2, 1, 2], &[0.5, 0.5]),
-        case([2, 3, 2, 3], &[0.2, 0.3, 0.5, 1.0, 0.0, 0.0]),
+        case([1, 2, 1, 2], &[0.5f32.ln(), 0.5f32.ln()]),
+        case([2, 3, 2, 3], &[0.2f32.ln(), 0.3f32.ln(), 0.5f32.ln(), 0.0, -90.0, -3e38]),
         case([1, 3, 1, 2], &[0.2, 0.3, 0.5]),
         case([1, 2, 1, 2], &[f32::NAN, 0.5]),
-        case([1, 2, 1, 2], &[0.5, 0.5004]),
+        case([1, 2, 1, 2], &[f32::NEG_INFINITY, 0.0]),
+        case([1, 2, 1, 2], &[0.5f32.ln(), 0.5004f32.ln()]),
     ])
 }
 
@@ -129,13 +131,13 @@ pub fn output(_: &Path, bytes: &[u8]) -> bool {
     let Some((&[rows, cols, n_samples, n_styles], data)) = bytes.split_first_chunk() else { return false };
     let data: Vec<f32> = data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     let wanted = (usize::from(n_samples), usize::from(n_styles));
-    match Distributions::check((rows.into(), cols.into(), &data), wanted) {
+    match Distributions::check((rows.into(), cols.into(), &data[..]), wanted) {
         Ok(checked) => {
             assert_eq!((checked.rows.len(), checked.styles), wanted);
             for row in &checked.rows {
                 assert_eq!(row.len(), wanted.1);
-                assert!(row.iter().all(|p| (0.0..=1.0 + 1e-12).contains(p)), "{row:?}");
-                assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{row:?}");
+                assert!(row.iter().all(|log_p| log_p.is_finite() && *log_p < 1e-12), "{row:?}");
+                assert!((row.iter().map(|log_p| log_p.exp()).sum::<f64>() - 1.0).abs() < 1e-12, "{row:?}");
             }
             true
         }

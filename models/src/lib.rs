@@ -13,7 +13,6 @@ pub mod onnx;
 pub mod params;
 pub mod pipeline;
 pub mod published;
-pub mod resize;
 pub mod safetensors;
 pub mod scheduler;
 pub mod unet;

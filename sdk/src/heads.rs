@@ -1,10 +1,68 @@
-//! Classifiers over one embedding, with exact gradients: [`InverseDistances`] (soft k-means) and [`Cosine`] (CLIP
-//! softmax).
+//! Classifiers over one embedding, with exact gradients: [`InverseDistances`] (soft k-means), [`Cosine`] (CLIP softmax),
+//! [`Linear`] (a linear probe) and [`GaussianMixture`].
+//!
+//! A head computes one logit per style; [`Head::distributions`] is their softmax, and [`Head::vjp`] its gradient. A head of
+//! your own implements the logits and their gradient, and has the rest.
 
 use crate::distribution::Distributions;
 use crate::error::{Error, Result};
 use crate::math;
 use crate::matrix::Matrix;
+
+/// A classifier over one embedding: the softmax of one logit per style.
+pub trait Head {
+    /// Returns the number of styles.
+    fn n_styles(&self) -> usize;
+
+    /// Returns the dimension of an embedding.
+    fn dim(&self) -> usize;
+
+    /// Returns whether embeddings are scaled to length 1 first.
+    fn normalizes(&self) -> bool;
+
+    /// Computes the logits of one embedding.
+    fn logits(&self, embedding: &[f32], logits: &mut [f32]);
+
+    /// Adds dL/d(embedding) to `gradient`, from dL/d(logits) at `embedding`, whose logits are `logits`.
+    fn add_gradient(&self, embedding: &[f32], d_logits: &[f32], gradient: &mut [f32]);
+
+    /// Returns one distribution per row of raw embeddings.
+    ///
+    /// # Errors
+    /// If the embeddings have another dimension, or a logit is not finite.
+    fn distributions(&self, mut embeddings: Matrix) -> Result<Distributions> {
+        check_dim(self.dim(), &embeddings)?;
+        if self.normalizes() {
+            embeddings.normalize_rows();
+        }
+        let mut logits = Matrix::zeros(embeddings.n_rows(), self.n_styles());
+        for (i, embedding) in embeddings.rows().enumerate() {
+            self.logits(embedding, logits.row_mut(i));
+        }
+        Distributions::softmax(logits)
+    }
+
+    /// Returns dL/d(raw embeddings) from dL/d(log-probabilities).
+    ///
+    /// # Errors
+    /// If the embeddings have another dimension, or `upstream` is not samples × styles.
+    fn vjp(&self, mut embeddings: Matrix, upstream: &Matrix) -> Result<Matrix> {
+        check_dim(self.dim(), &embeddings)?;
+        check_upstream(upstream, embeddings.n_rows(), self.n_styles())?;
+        let mut gradient = Matrix::zeros(embeddings.n_rows(), embeddings.n_cols());
+        let mut logits = vec![0.0; self.n_styles()];
+        for i in 0..embeddings.n_rows() {
+            let length = if self.normalizes() { math::normalize(embeddings.row_mut(i)) } else { 1.0 };
+            let (embedding, gradient) = (embeddings.row(i), gradient.row_mut(i));
+            self.logits(embedding, &mut logits);
+            self.add_gradient(embedding, &log_softmax_vjp(&logits, upstream.row(i)), gradient);
+            if self.normalizes() {
+                normalize_vjp(gradient, embedding, length);
+            }
+        }
+        Ok(gradient)
+    }
+}
 
 /// Soft k-means: softmax of the inverse distances to centers (R(x) of the style-ambiguity paper's clustering
 /// classifiers). Logits are 1 / max(‖e − c‖, 1e-6) / temperature.
@@ -18,54 +76,17 @@ pub struct InverseDistances {
     pub normalize: bool,
 }
 
-/// CLIP softmax: softmax of scaled cosine similarities to texts.
-#[derive(Clone, Debug)]
-pub struct Cosine {
-    /// The embeddings of the texts, styles × dim, of any lengths.
-    pub texts: Matrix,
-    /// Scale, which multiplies the cosines (CLIP: about 100).
-    pub scale: f32,
-}
-
-impl InverseDistances {
-    /// Returns one distribution per row of raw embeddings.
-    pub fn distributions(&self, mut embeddings: Matrix) -> Result<Distributions> {
-        check_dim("centers", &self.centers, &embeddings)?;
-        if self.normalize {
-            embeddings.normalize_rows();
-        }
-        let mut logits = Matrix::zeros(embeddings.n_rows(), self.centers.n_rows());
-        for (i, embedding) in embeddings.rows().enumerate() {
-            self.logits(embedding, logits.row_mut(i));
-        }
-        Distributions::softmax(logits)
+impl Head for InverseDistances {
+    fn n_styles(&self) -> usize {
+        self.centers.n_rows()
     }
 
-    /// Returns dL/d(raw embeddings) from dL/d(distributions).
-    pub fn vjp(&self, mut embeddings: Matrix, upstream: &Matrix) -> Result<Matrix> {
-        check_dim("centers", &self.centers, &embeddings)?;
-        check_upstream(upstream, embeddings.n_rows(), self.centers.n_rows())?;
-        let mut gradient = Matrix::zeros(embeddings.n_rows(), embeddings.n_cols());
-        let mut logits = vec![0.0; self.centers.n_rows()];
-        for i in 0..embeddings.n_rows() {
-            let length = if self.normalize { math::normalize(embeddings.row_mut(i)) } else { 1.0 };
-            let (embedding, g) = (embeddings.row(i), gradient.row_mut(i));
-            self.logits(embedding, &mut logits);
-            let d_logits = softmax_vjp(&logits, upstream.row(i));
-            for (center, d_logit) in self.centers.rows().zip(d_logits) {
-                let distance = math::squared_distance(embedding, center).sqrt();
-                // Below the minimum distance the logit is constant.
-                if distance > math::MIN_DISTANCE {
-                    let factor = -d_logit / self.temperature / distance.powi(3);
-                    math::add_scaled(g, factor, embedding);
-                    math::add_scaled(g, -factor, center);
-                }
-            }
-            if self.normalize {
-                normalize_vjp(g, embedding, length);
-            }
-        }
-        Ok(gradient)
+    fn dim(&self) -> usize {
+        self.centers.n_cols()
+    }
+
+    fn normalizes(&self) -> bool {
+        self.normalize
     }
 
     fn logits(&self, embedding: &[f32], logits: &mut [f32]) {
@@ -73,58 +94,230 @@ impl InverseDistances {
         math::inverse_distances(logits);
         logits.iter_mut().for_each(|logit| *logit /= self.temperature);
     }
+
+    fn add_gradient(&self, embedding: &[f32], d_logits: &[f32], gradient: &mut [f32]) {
+        for (center, d_logit) in self.centers.rows().zip(d_logits) {
+            let distance = math::squared_distance(embedding, center).sqrt();
+            // Below the minimum distance the logit is constant.
+            if distance > math::MIN_DISTANCE {
+                let factor = -d_logit / self.temperature / distance.powi(3);
+                math::add_scaled(gradient, factor, embedding);
+                math::add_scaled(gradient, -factor, center);
+            }
+        }
+    }
+}
+
+/// CLIP softmax: softmax of scaled cosine similarities to texts.
+#[derive(Clone, Debug)]
+pub struct Cosine {
+    /// Of length 1 each.
+    texts: Matrix,
+    scale: f32,
 }
 
 impl Cosine {
-    /// Returns one distribution per row of raw embeddings.
-    pub fn distributions(&self, mut embeddings: Matrix) -> Result<Distributions> {
-        check_dim("texts", &self.texts, &embeddings)?;
-        embeddings.normalize_rows();
-        let texts = self.unit_texts();
-        let mut logits = Matrix::zeros(embeddings.n_rows(), texts.n_rows());
-        for (i, embedding) in embeddings.rows().enumerate() {
-            self.logits(&texts, embedding, logits.row_mut(i));
-        }
-        Distributions::softmax(logits)
-    }
-
-    /// Returns dL/d(raw embeddings) from dL/d(distributions).
-    pub fn vjp(&self, mut embeddings: Matrix, upstream: &Matrix) -> Result<Matrix> {
-        check_dim("texts", &self.texts, &embeddings)?;
-        check_upstream(upstream, embeddings.n_rows(), self.texts.n_rows())?;
-        let texts = self.unit_texts();
-        let mut gradient = Matrix::zeros(embeddings.n_rows(), embeddings.n_cols());
-        let mut logits = vec![0.0; texts.n_rows()];
-        for i in 0..embeddings.n_rows() {
-            let length = math::normalize(embeddings.row_mut(i));
-            let (embedding, g) = (embeddings.row(i), gradient.row_mut(i));
-            self.logits(&texts, embedding, &mut logits);
-            for (text, d_logit) in texts.rows().zip(softmax_vjp(&logits, upstream.row(i))) {
-                math::add_scaled(g, d_logit * self.scale, text);
-            }
-            normalize_vjp(g, embedding, length);
-        }
-        Ok(gradient)
-    }
-
-    fn unit_texts(&self) -> Matrix {
-        let mut texts = self.texts.clone();
+    /// Returns the classifier by the embeddings of texts, styles × dim, of any lengths; `scale` multiplies the cosines
+    /// (CLIP: about 100).
+    pub fn new(mut texts: Matrix, scale: f32) -> Self {
         texts.normalize_rows();
-        texts
-    }
-
-    fn logits(&self, texts: &Matrix, embedding: &[f32], logits: &mut [f32]) {
-        texts.view().dots(embedding, logits);
-        logits.iter_mut().for_each(|logit| *logit *= self.scale);
+        Self { texts, scale }
     }
 }
 
-/// Returns dL/dz of p = softmax(z): p ⊙ (u − u·p).
-fn softmax_vjp(logits: &[f32], upstream: &[f32]) -> Vec<f32> {
+impl Head for Cosine {
+    fn n_styles(&self) -> usize {
+        self.texts.n_rows()
+    }
+
+    fn dim(&self) -> usize {
+        self.texts.n_cols()
+    }
+
+    fn normalizes(&self) -> bool {
+        true
+    }
+
+    fn logits(&self, embedding: &[f32], logits: &mut [f32]) {
+        self.texts.view().dots(embedding, logits);
+        logits.iter_mut().for_each(|logit| *logit *= self.scale);
+    }
+
+    fn add_gradient(&self, _embedding: &[f32], d_logits: &[f32], gradient: &mut [f32]) {
+        for (text, d_logit) in self.texts.rows().zip(d_logits) {
+            math::add_scaled(gradient, d_logit * self.scale, text);
+        }
+    }
+}
+
+/// A linear probe: multinomial logistic regression. Logits are (w·e + b) / temperature.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weights: Matrix,
+    bias: Vec<f32>,
+    temperature: f32,
+    normalize: bool,
+}
+
+impl Linear {
+    /// Returns the classifier by its weights, styles × dim, and its biases, one per style. The temperature divides the
+    /// logits; `normalize` is whether e is the embedding scaled to length 1.
+    ///
+    /// # Errors
+    /// If there is not one bias per style.
+    pub fn new(weights: Matrix, bias: Vec<f32>, temperature: f32, normalize: bool) -> Result<Self> {
+        let (styles, biases) = (weights.n_rows(), bias.len());
+        if styles != biases {
+            return Err(Error::new(format!("{biases} biases do not fit the weights of {styles} styles")));
+        }
+        Ok(Self { weights, bias, temperature, normalize })
+    }
+}
+
+impl Head for Linear {
+    fn n_styles(&self) -> usize {
+        self.weights.n_rows()
+    }
+
+    fn dim(&self) -> usize {
+        self.weights.n_cols()
+    }
+
+    fn normalizes(&self) -> bool {
+        self.normalize
+    }
+
+    fn logits(&self, embedding: &[f32], logits: &mut [f32]) {
+        self.weights.view().dots(embedding, logits);
+        for (logit, bias) in logits.iter_mut().zip(&self.bias) {
+            *logit = (*logit + bias) / self.temperature;
+        }
+    }
+
+    fn add_gradient(&self, _embedding: &[f32], d_logits: &[f32], gradient: &mut [f32]) {
+        for (weights, d_logit) in self.weights.rows().zip(d_logits) {
+            math::add_scaled(gradient, d_logit / self.temperature, weights);
+        }
+    }
+}
+
+/// A Gaussian mixture in a linear projection of the embedding: y = P (e − m). Logits are (ln wᵢ + ln N(y; μᵢ, Σᵢ)) /
+/// temperature, so at temperature 1 the distributions are the components' responsibilities.
+#[derive(Clone, Debug)]
+pub struct GaussianMixture {
+    parts: MixtureParts,
+    /// ln wᵢ + ln det Lᵢ; what all components have in common is left out.
+    constants: Vec<f32>,
+}
+
+/// The numbers of a [`GaussianMixture`] of k components in r dimensions.
+#[derive(Clone, Debug)]
+pub struct MixtureParts {
+    /// P, r × dim.
+    pub projection: Matrix,
+    /// m, of length dim.
+    pub origin: Vec<f32>,
+    /// ln wᵢ, one per component.
+    pub log_weights: Vec<f32>,
+    /// μᵢ, k × r.
+    pub means: Matrix,
+    /// The lower triangular Lᵢ with Lᵢ Lᵢᵀ = Σᵢ⁻¹, one below the other, k r × r.
+    pub factors: Matrix,
+    /// Temperature, which divides the logits.
+    pub temperature: f32,
+    /// Whether e is the embedding scaled to length 1.
+    pub normalize: bool,
+}
+
+impl GaussianMixture {
+    /// Returns the classifier of these numbers.
+    ///
+    /// # Errors
+    /// If their sizes do not fit, or a factor's diagonal is not positive.
+    pub fn new(parts: MixtureParts) -> Result<Self> {
+        let (k, r) = (parts.means.n_rows(), parts.means.n_cols());
+        let found = [
+            parts.projection.n_rows(),
+            parts.origin.len(),
+            parts.log_weights.len(),
+            parts.factors.n_rows(),
+            parts.factors.n_cols(),
+        ];
+        if found != [r, parts.projection.n_cols(), k, k * r, r] {
+            return Err(Error::new(format!("the parts of a mixture of {k} components in {r} dimensions do not fit")));
+        }
+        let log_det = |i: usize| (0..r).map(|j| parts.factors.row(i * r + j)[j].ln()).sum::<f32>();
+        let constants: Vec<f32> = (0..k).map(|i| parts.log_weights[i] + log_det(i)).collect();
+        match constants.iter().position(|constant| !constant.is_finite()) {
+            Some(i) => Err(Error::new(format!("component {i} of the mixture has no density or no weight"))),
+            None => Ok(Self { parts, constants }),
+        }
+    }
+
+    /// Returns y of an embedding.
+    fn projected(&self, embedding: &[f32]) -> Vec<f32> {
+        let centered: Vec<f32> = embedding.iter().zip(&self.parts.origin).map(|(e, m)| e - m).collect();
+        let mut y = vec![0.0; self.parts.means.n_cols()];
+        self.parts.projection.view().dots(&centered, &mut y);
+        y
+    }
+
+    /// Returns Lᵢᵀ (y − μᵢ).
+    fn whitened(&self, i: usize, y: &[f32]) -> Vec<f32> {
+        let r = y.len();
+        let mut whitened = vec![0.0; r];
+        for (j, (y, mean)) in y.iter().zip(self.parts.means.row(i)).enumerate() {
+            math::add_scaled(&mut whitened, y - mean, self.parts.factors.row(i * r + j));
+        }
+        whitened
+    }
+}
+
+impl Head for GaussianMixture {
+    fn n_styles(&self) -> usize {
+        self.parts.means.n_rows()
+    }
+
+    fn dim(&self) -> usize {
+        self.parts.projection.n_cols()
+    }
+
+    fn normalizes(&self) -> bool {
+        self.parts.normalize
+    }
+
+    fn logits(&self, embedding: &[f32], logits: &mut [f32]) {
+        let y = self.projected(embedding);
+        for (i, logit) in logits.iter_mut().enumerate() {
+            let whitened = self.whitened(i, &y);
+            *logit = (self.constants[i] - 0.5 * math::dot(&whitened, &whitened)) / self.parts.temperature;
+        }
+    }
+
+    fn add_gradient(&self, embedding: &[f32], d_logits: &[f32], gradient: &mut [f32]) {
+        let y = self.projected(embedding);
+        let r = y.len();
+        let mut d_y = vec![0.0; r];
+        for (i, d_logit) in d_logits.iter().enumerate() {
+            // The gradient of −½ ‖Lᵀ (y − μ)‖² is −L Lᵀ (y − μ).
+            let whitened = self.whitened(i, &y);
+            for (j, d_y) in d_y.iter_mut().enumerate() {
+                let along = math::dot(self.parts.factors.row(i * r + j), &whitened);
+                *d_y -= d_logit / self.parts.temperature * along;
+            }
+        }
+        for (row, d_y) in self.parts.projection.rows().zip(d_y) {
+            math::add_scaled(gradient, d_y, row);
+        }
+    }
+}
+
+/// Returns dL/dz of ln softmax(z): u − p Σu.
+fn log_softmax_vjp(logits: &[f32], upstream: &[f32]) -> Vec<f32> {
     let mut p = logits.to_vec();
     math::softmax(&mut p);
-    let mean = math::dot(&p, upstream);
-    p.iter_mut().zip(upstream).for_each(|(p, u)| *p *= u - mean);
+    let sum: f32 = upstream.iter().sum();
+    p.iter_mut().zip(upstream).for_each(|(p, u)| *p = u - *p * sum);
     p
 }
 
@@ -136,10 +329,12 @@ fn normalize_vjp(gradient: &mut [f32], unit: &[f32], length: f32) {
     gradient.iter_mut().for_each(|g| *g *= factor);
 }
 
-fn check_dim(what: &str, ours: &Matrix, embeddings: &Matrix) -> Result<()> {
-    let (ours, theirs) = (ours.n_cols(), embeddings.n_cols());
+fn check_dim(ours: usize, embeddings: &Matrix) -> Result<()> {
+    let theirs = embeddings.n_cols();
     if ours != theirs {
-        return Err(Error::new(format!("the {what} have {ours} dimensions, the encoder gives {theirs}")));
+        return Err(Error::new(format!(
+            "the plugin is for embeddings of {ours} dimensions, the encoder gives {theirs}"
+        )));
     }
     Ok(())
 }
@@ -163,8 +358,35 @@ mod tests {
     /// Maximum relative error compared with central differences in f32, which themselves are no more accurate.
     const TOLERANCE: f32 = 5e-3;
 
-    fn head(normalize: bool) -> InverseDistances {
+    fn k_means(normalize: bool) -> InverseDistances {
         InverseDistances { centers: numbers(1, 5, 12), temperature: 0.7, normalize }
+    }
+
+    /// Returns a mixture of five components in three dimensions.
+    fn mixture(normalize: bool) -> GaussianMixture {
+        let mut factors = numbers(5, 15, 3);
+        for i in 0..15 {
+            for j in 0..3 {
+                let below = &mut factors.row_mut(i)[j];
+                *below = if j == i % 3 {
+                    1.0 + below.abs()
+                } else if j < i % 3 {
+                    *below
+                } else {
+                    0.0
+                };
+            }
+        }
+        GaussianMixture::new(MixtureParts {
+            projection: numbers(6, 3, 12),
+            origin: numbers(7, 1, 12).into_vec(),
+            log_weights: [0.1f32, 0.2, 0.3, 0.15, 0.25].map(f32::ln).to_vec(),
+            means: numbers(8, 5, 3),
+            factors,
+            temperature: 2.0,
+            normalize,
+        })
+        .expect("the parts fit")
     }
 
     #[test]
@@ -173,26 +395,63 @@ mod tests {
         let head = InverseDistances { centers, temperature: 1.0, normalize: true };
         let p = head.distributions(Matrix::from_rows(&[[0.0, 5.0]]).expect("a row")).expect("two dimensions each");
         // Distances √2 and 1, so logits 1/√2 and 1.
-        let expected = 1.0 / (1.0 + (1.0 - std::f32::consts::FRAC_1_SQRT_2).exp());
+        let expected = -(1.0 + (1.0 - std::f32::consts::FRAC_1_SQRT_2).exp()).ln();
         assert!((p.row(0)[0] - expected).abs() < 1e-6, "{:?}", p.row(0));
+    }
+
+    #[test]
+    fn a_linear_probe_by_hand() {
+        let weights = Matrix::from_rows(&[[1.0, 2.0], [-1.0, 0.5]]).expect("two rows of two");
+        let head = Linear::new(weights.clone(), vec![0.5, -0.5], 2.0, false).expect("two biases");
+        let p = head.distributions(Matrix::from_rows(&[[3.0, 1.0]]).expect("a row")).expect("two dimensions each");
+        // Logits (5 + 0.5) / 2 and (−2.5 − 0.5) / 2.
+        let expected = -(1.0 + (-1.5f32 - 2.75).exp()).ln();
+        assert!((p.row(0)[0] - expected).abs() < 1e-6, "{:?}", p.row(0));
+        let message = Linear::new(weights, vec![0.0], 1.0, false).expect_err("one bias").to_string();
+        assert_eq!(message, "1 biases do not fit the weights of 2 styles");
+    }
+
+    #[test]
+    fn a_mixture_by_hand() {
+        // Two components on a line: N(0, 1) with weight ¼, and N(3, ½²) with weight ¾; y is the embedding's first number.
+        let head = GaussianMixture::new(MixtureParts {
+            projection: Matrix::from_rows(&[[1.0, 0.0]]).expect("a row"),
+            origin: vec![1.0, 9.0],
+            log_weights: vec![0.25f32.ln(), 0.75f32.ln()],
+            means: Matrix::from_rows(&[[0.0], [3.0]]).expect("two rows"),
+            factors: Matrix::from_rows(&[[1.0], [2.0]]).expect("two rows"),
+            temperature: 1.0,
+            normalize: false,
+        });
+        let head = head.expect("the parts fit");
+        let p = head.distributions(Matrix::from_rows(&[[3.0, 5.0]]).expect("a row")).expect("two dimensions each");
+        let densities = [0.25 * (-2.0f32).exp(), 0.75 * 2.0 * (-2.0f32).exp()];
+        let expected = densities[0] / (densities[0] + densities[1]);
+        assert!((p.probabilities(0)[0] - expected).abs() < 1e-6, "{p:?}");
     }
 
     #[test]
     fn gradients_agree_with_differences() {
         let (x, u) = (numbers(2, 3, 12), numbers(3, 3, 5));
+        let mut heads: Vec<(String, Box<dyn Head>)> =
+            vec![("cosine".to_owned(), Box::new(Cosine::new(numbers(4, 5, 12), 8.0)))];
         for normalize in [false, true] {
-            let head = head(normalize);
-            let error = vjp_error(&x, &u, |x| head.distributions(x), |x, u| head.vjp(x, u)).expect("shapes fit");
-            assert!(error < TOLERANCE, "soft k-means, normalize {normalize}: {error}");
+            heads.push((format!("soft k-means, normalize {normalize}"), Box::new(k_means(normalize))));
+            let bias = numbers(9, 1, 5).into_vec();
+            let linear = Linear::new(numbers(4, 5, 12), bias, 0.5, normalize).expect("five biases");
+            heads.push((format!("linear, normalize {normalize}"), Box::new(linear)));
+            heads.push((format!("mixture, normalize {normalize}"), Box::new(mixture(normalize))));
         }
-        let head = Cosine { texts: numbers(4, 5, 12), scale: 8.0 };
-        let error = vjp_error(&x, &u, |x| head.distributions(x), |x, u| head.vjp(x, u)).expect("shapes fit");
-        assert!(error < TOLERANCE, "cosine: {error}");
+        for (name, head) in heads {
+            let function = |x| Ok(head.distributions(x)?.into_matrix());
+            let error = vjp_error(&x, &u, function, |x, u| head.vjp(x, u)).expect("shapes fit");
+            assert!(error < TOLERANCE, "{name}: {error}");
+        }
     }
 
     #[test]
     fn a_point_on_a_center_has_a_finite_gradient() {
-        let head = head(false);
+        let head = k_means(false);
         let x = Matrix::new(1, 12, head.centers.row(2).to_vec()).expect("one row");
         let g = head.vjp(x, &numbers(3, 1, 5)).expect("shapes fit");
         assert!(g.as_slice().iter().all(|g| g.is_finite()), "{g:?}");
@@ -200,7 +459,7 @@ mod tests {
 
     #[test]
     fn other_dimensions_are_named() {
-        let message = head(true).distributions(Matrix::zeros(1, 7)).expect_err("12 is not 7").to_string();
-        assert_eq!(message, "the centers have 12 dimensions, the encoder gives 7");
+        let message = k_means(true).distributions(Matrix::zeros(1, 7)).expect_err("12 is not 7").to_string();
+        assert_eq!(message, "the plugin is for embeddings of 12 dimensions, the encoder gives 7");
     }
 }

@@ -1,21 +1,33 @@
-//! Write a style classifier plugin for Ambiguity.
+//! Write a plugin for Ambiguity: a style classifier, or a scalar reward.
 //!
-//! A plugin returns the probability of each style for each sample of a batch. The host trains an image generator to
-//! make that distribution flat. A plugin is a type with two functions, [`Classifier::describe`] and
-//! [`Classifier::classify`], and one line, [`export!`]:
+//! The host trains a generator on what plugins return. A *classifier* returns the probability of each style for each
+//! sample of a batch, and the host trains the generator to make that distribution flat. A *scorer* returns one number. A
+//! plugin is a type that implements [`Plugin`] and [`Classifier`] or [`Scorer`], and one line, [`export!`]:
 //!
 //! ```
-//! use ambiguity_sdk::{Batch, Classifier, Description, Distribution, Distributions, Result};
+//! use ambiguity_sdk::{Batch, Classifier, Description, Distribution, Distributions, Host, Medium, Plugin, Result};
 //!
 //! /// How red, green or blue an image is.
 //! struct Palette;
 //!
-//! impl Classifier for Palette {
-//!     fn describe() -> Result<Description> {
-//!         Ok(Description::new("palette", "1.0.0").styles(["red", "green", "blue"]).medium("image"))
+//! ambiguity_sdk::export!(Palette: Classifier);
+//!
+//! impl Plugin for Palette {
+//!     fn new(_host: &Host) -> Result<Self> {
+//!         Ok(Self)
 //!     }
 //!
-//!     fn classify(batch: &Batch) -> Result<Distributions> {
+//!     fn describe(&self) -> Description {
+//!         Description::new("palette", "1.0.0").medium(Medium::Image)
+//!     }
+//! }
+//!
+//! impl Classifier for Palette {
+//!     fn styles(&self) -> Vec<String> {
+//!         ["red", "green", "blue"].map(String::from).to_vec()
+//!     }
+//!
+//!     fn classify(&self, batch: &Batch) -> Result<Distributions> {
 //!         (0..batch.len())
 //!             .map(|i| {
 //!                 let mut sums = [1.0; 3];
@@ -30,52 +42,59 @@
 //!     }
 //! }
 //!
-//! ambiguity_sdk::export!(Palette);
-//!
 //! // The rest belongs in the plugin's tests: `cargo test` runs plugin code natively against a fake host.
 //! use ambiguity_sdk::testing::{FakeBatch, FakeHost, FakeSample};
 //!
+//! let host = FakeHost::new();
 //! let red = FakeSample::image(2, 2, [255, 0, 0].repeat(4));
-//! let distributions = FakeHost::new().classify::<Palette>(FakeBatch::new([red])).unwrap();
-//! assert!(distributions.row(0)[0] > 0.99);
+//! let distributions = host.load::<Palette>().unwrap().classify(&FakeBatch::new([red])).unwrap();
+//! assert!(distributions.probabilities(0)[0] > 0.99);
 //! ```
 //!
-//! Built with `cargo build-plugin -p palette` (target `wasm32-unknown-unknown`, linker `wasm-component-ld`), it is
-//! a component without any WASI import, and `host plugin classify palette.wasm image.png` runs it.
+//! Built with `cargo build-plugin` (target `wasm32-unknown-unknown`, linker `wasm-component-ld`), it is a component
+//! without any WASI import, and `host plugin classify palette.wasm image.png` runs it.
 //!
 //! # Layout
 //!
-//! - [`Classifier`], [`Gradient`], [`Description`], [`export!`]: a plugin's traits, description and export.
-//! - [`Batch`], [`Image`], [`Audio`]: its input.
-//! - [`host`]: the other functions of the host: encoders, baked assets, configuration, the log.
+//! - [`Plugin`], [`Classifier`], [`Scorer`], [`Gradient`], [`PixelGradient`], [`export!`]: the traits and the export.
+//! - [`Description`], [`PluginOption`], [`Scale`], [`Medium`]: what a plugin says of itself.
+//! - [`Batch`], [`Image`], [`Audio`], [`Video`], [`Tensor`]: its input.
+//! - [`Host`]: the other functions of the host: baked assets, configuration, the log.
 //! - [`Distribution`], [`Distributions`], [`Matrix`], [`MatrixView`], [`math`]: values, checked, and arithmetic on flat slices.
-//! - [`heads`]: k-means and CLIP-softmax classifiers over one embedding, with exact gradients.
+//! - [`heads`]: classifiers over one embedding, with exact gradients.
+//! - [`resize`]: the filter of `image-resized`.
 //! - [`Manifest`]: the metadata baked into a plugin that was created without a compiler.
 //! - [`testing`]: the fake host.
 
 mod batch;
-mod classifier;
 mod distribution;
 mod error;
 mod glue;
 pub mod heads;
-pub mod host;
+mod host;
 mod lanes;
 mod manifest;
 pub mod math;
 mod matrix;
+mod plugin;
+pub mod resize;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 
-pub use batch::{Audio, Batch, Image};
-pub use classifier::{Classifier, Description, Gradient};
+pub use batch::{Audio, Batch, Image, Tensor, Video};
 pub use distribution::{Distribution, Distributions, SUM_TOLERANCE};
 pub use error::{Error, Result};
 #[doc(hidden)]
-pub use glue::{Glue, bindings};
+pub use glue::{Glue, bindings, check_kinds};
+pub use host::{EncoderInfo, Host, Level, TokenFeatures};
 pub use manifest::{EncoderPin, Manifest};
 pub use matrix::{Matrix, MatrixView};
+pub use plugin::{
+    Classifier, Description, Gradient, Medium, OptionInfo, OptionType, OptionValue, PixelGradient, Plugin,
+    PluginOption, Scale, Scorer,
+};
 
-/// The version of the plugin interface (`wit/plugin.wit`) that this crate implements. [`export!`] writes it into the
-/// plugin's custom section `ambiguity:interface`.
-pub const INTERFACE_VERSION: &str = "0.1.0";
+/// The least version of the plugin interface (`wit/plugin.wit`) that a plugin of this crate needs, whatever the crate's
+/// own version. [`export!`] writes it into the plugin's custom section `ambiguity:interface`. A function that is added to
+/// the interface later needs a feature of this crate, which raises the version for the plugins that use it alone.
+pub const INTERFACE_VERSION: &str = "0.2.0";

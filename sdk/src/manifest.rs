@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::classifier::Description;
 use crate::error::{Error, Result};
-use crate::host;
+use crate::host::Host;
+use crate::plugin::{Description, Medium, PluginOption};
 
 /// The baked asset `manifest.json`: what `host plugin fit` and `host plugin build` write into a template component.
 ///
@@ -22,8 +22,8 @@ pub struct Manifest {
     pub authors: Vec<String>,
     /// SPDX license expression.
     pub license: String,
-    /// The media that it classifies: "image", "text", "audio".
-    pub media: Vec<String>,
+    /// The media that it classifies.
+    pub media: Vec<Medium>,
     /// The styles, in order.
     pub styles: Vec<String>,
     /// The encoder of the baked data.
@@ -31,12 +31,12 @@ pub struct Manifest {
     /// The prompts of each style, in the styles' order; if there are none, each style's name is its prompt.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub prompts: Vec<Vec<String>>,
-    /// Temperature, which divides the logits; by default 1 for k-means, and that of the encoder's training for CLIP.
+    /// Temperature, which divides the logits; by default 1, and that of the encoder's training for CLIP softmax.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
     /// Whether embeddings are scaled to length 1 first. CLIP softmax always scales them.
     pub normalize: bool,
-    /// The number of clusters of a k-means plugin.
+    /// The number of clusters of a k-means plugin, or of components of a mixture.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub k: Option<usize>,
 }
@@ -55,9 +55,27 @@ impl Manifest {
     /// The name of the asset.
     pub const ASSET: &str = "manifest.json";
 
-    /// Reads the manifest that is baked into this plugin.
-    pub fn baked() -> Result<Self> {
-        Self::parse(&host::asset(Self::ASSET)?)
+    /// The option of plugins with a manifest that replaces the manifest's temperature.
+    pub const TEMPERATURE: PluginOption<f64> = PluginOption::without_default(
+        "temperature",
+        "Divides the logits: above 1 for flatter distributions; by default that of the manifest",
+    );
+
+    /// Reads the manifest that is baked into a plugin. A temperature that the run sets replaces that of the manifest.
+    ///
+    /// # Errors
+    /// If there is no manifest, it cannot be parsed, or the temperature is not above 0.
+    pub fn baked(host: &Host) -> Result<Self> {
+        let mut manifest = Self::parse(&host.asset(Self::ASSET)?)?;
+        if let Some(temperature) = Self::TEMPERATURE.find(host)? {
+            manifest.temperature = Some(temperature as f32);
+        }
+        match manifest.temperature {
+            Some(temperature) if !(temperature.is_finite() && temperature > 0.0) => {
+                Err(Error::new(format!("the temperature is {temperature}, it must be above 0")))
+            }
+            _ => Ok(manifest),
+        }
     }
 
     /// Reads a manifest from its JSON.
@@ -72,14 +90,12 @@ impl Manifest {
         json
     }
 
-    /// Returns the plugin's description.
+    /// Returns the description of a plugin that takes its temperature from [`Manifest::baked`].
     pub fn description(&self) -> Description {
         Description {
-            name: self.name.clone(),
-            version: self.version.clone(),
-            styles: self.styles.clone(),
             media: self.media.clone(),
             encoders: self.encoder.iter().map(|encoder| encoder.name.clone()).collect(),
+            ..Description::new(&self.name, &self.version).option(Self::TEMPERATURE)
         }
     }
 

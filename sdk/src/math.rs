@@ -148,6 +148,14 @@ pub fn softmax(logits: &mut [f32]) {
     logits.iter_mut().for_each(|z| *z /= sum);
 }
 
+/// Computes ln(exp(zᵢ) / Σ exp(zⱼ)) in place, exactly for logits of any differences.
+pub fn log_softmax(logits: &mut [f32]) {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f32 = logits.iter().map(|z| (z - max).exp()).sum();
+    let log_sum = sum.ln();
+    logits.iter_mut().for_each(|z| *z = *z - max - log_sum);
+}
+
 /// Computes the logits of soft k-means, in place: d² → 1 / max(√d², [`MIN_DISTANCE`]).
 pub fn inverse_distances(squared_distances: &mut [f32]) {
     squared_distances.iter_mut().for_each(|d| *d = 1.0 / d.sqrt().max(MIN_DISTANCE));
@@ -173,6 +181,19 @@ mod tests {
         let mut logits = [1e6, 1e6, -1e6];
         softmax(&mut logits);
         assert_eq!(logits, [0.5, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn log_softmax_is_the_logarithm_of_softmax() {
+        let logits = [0.5, -1.0, 2.0, 0.0];
+        let (mut p, mut log_p) = (logits, logits);
+        softmax(&mut p);
+        log_softmax(&mut log_p);
+        assert!(p.iter().zip(log_p).all(|(p, log_p)| (p.ln() - log_p).abs() < 1e-6), "{p:?} {log_p:?}");
+        // Far below the smallest f32, which is about e^-103.
+        let mut log_p = [0.0, -1000.0];
+        log_softmax(&mut log_p);
+        assert_eq!(log_p, [0.0, -1000.0]);
     }
 
     #[test]

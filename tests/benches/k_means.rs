@@ -22,7 +22,7 @@ use ambiguity_host::plugin::artifact::encode_tensor;
 use ambiguity_host::plugin::fit::bake_k_means;
 use ambiguity_host::plugin::{Artifact, Batch, Limits, PluginHost, Sample};
 use ambiguity_sdk::testing::{FakeBatch, FakeHost, FakeSample, numbers};
-use ambiguity_sdk::{EncoderPin, Manifest};
+use ambiguity_sdk::{EncoderPin, Manifest, Medium};
 use anyhow::{Context as _, Result, ensure};
 use image::RgbImage;
 use ndarray::Array2;
@@ -38,7 +38,7 @@ struct Fixed(Array2<f32>);
 
 impl Encoder for Fixed {
     fn info(&self) -> EncoderInfo {
-        EncoderInfo { dim: DIM, logit_scale: None, image_size: 1, digest: "fixed".into() }
+        EncoderInfo { dim: DIM, digest: "fixed".into(), ..EncoderInfo::default() }
     }
 
     fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
@@ -72,10 +72,12 @@ fn main() -> Result<()> {
             let of = |work| Ok::<_, anyhow::Error>(run(many, work)? - run(1, work)?);
             Ok((of("classify")? - of("copy")?) / (many - 1) as f64)
         };
-        let native = round(&|rounds, work| Ok(native_call::<rounds::Rounds>(n, rounds, work)))?;
-        let wasm = round(&|count, work| wasm_call(&rounds, n, count, work))?;
+        let native = round(&|rounds, work| {
+            Ok(native_call::<rounds::Rounds>(n, &[("rounds", &rounds.to_string()), ("work", work)]))
+        })?;
+        let wasm = round(&|count, work| wasm_call(&rounds, n, &[("rounds", &count.to_string()), ("work", work)]))?;
         row("arithmetic", native, wasm);
-        row("call", native_call::<kmeans::KMeans>(n, 1, ""), wasm_call(&kmeans, n, 1, "")?);
+        row("call", native_call::<kmeans::KMeans>(n, &[]), wasm_call(&kmeans, n, &[])?);
     }
     Ok(())
 }
@@ -84,7 +86,7 @@ fn manifest() -> Manifest {
     Manifest {
         name: "kmeans".into(),
         version: "1.0.0".into(),
-        media: vec!["image".into()],
+        media: vec![Medium::Image],
         styles: (0..STYLES).map(|i| format!("style-{i:02}")).collect(),
         encoder: Some(EncoderPin { name: "clip".into(), digest: "fixed".into() }),
         normalize: true,
@@ -93,24 +95,20 @@ fn manifest() -> Manifest {
 }
 
 /// Microseconds of a plugin's call, natively against the fake host.
-fn native_call<P: ambiguity_sdk::Classifier>(n: usize, rounds: usize, work: &str) -> f64 {
-    let mut host = FakeHost::new()
-        .asset(Manifest::ASSET, manifest().to_json())
-        .tensor("centers", numbers(1, STYLES, DIM))
-        .config("rounds", &rounds.to_string())
-        .config("work", work);
+fn native_call<P: ambiguity_sdk::Classifier>(n: usize, options: &[(&str, &str)]) -> f64 {
+    let host = FakeHost::new().asset(Manifest::ASSET, manifest().to_json()).tensor("centers", numbers(1, STYLES, DIM));
+    let host = options.iter().fold(host, |host, (key, value)| host.option(key, value));
+    let plugin = host.load::<P>().expect("it has these options");
     let batch = FakeBatch::new(vec![FakeSample::default(); n]).embedding("clip", numbers(2, n, DIM));
     minimum(|| {
-        let batch = ambiguity_sdk::Batch::fake(&batch);
-        black_box(host.serve(|| P::classify(&batch)).expect("a good batch"));
+        black_box(plugin.classify(&batch).expect("a good batch"));
     })
 }
 
 /// Microseconds of a plugin's call under the host.
-fn wasm_call(plugin: &Path, n: usize, rounds: usize, work: &str) -> Result<f64> {
+fn wasm_call(plugin: &Path, n: usize, options: &[(&str, &str)]) -> Result<f64> {
     let limits = Limits { fuel: u64::MAX >> 16, timeout_ms: 60_000, ..Limits::default() };
-    let config = [("rounds", rounds.to_string()), ("work", work.to_owned())];
-    let config: BTreeMap<_, _> = config.map(|(key, value)| (key.to_owned(), value)).into();
+    let config: BTreeMap<_, _> = options.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
     let mut plugin = PluginHost::new(limits, None)?.load(&plugin.to_string_lossy(), config)?;
     let mut encoders = Encoders::new();
     encoders.add("clip", Box::new(Fixed(array(&numbers(2, n, DIM)))));

@@ -208,6 +208,15 @@ def run_fixed(name, x, n):
     return np.concatenate([run(name, part) for part in filled])[: len(x)]
 
 
+# Logits so far apart that most probabilities are below the smallest float32.
+model(
+    "sharp",
+    [helper.make_node("Gemm", ["x", "w"], ["y"])],
+    [constant("w", weights(3, 3, 600.0))],
+    tensor("x", FLOAT, ["n", 3]), tensor("y", FLOAT, ["n", 3]),
+    {"styles": STYLES, "input": "embedding:means", "output": "logits"},
+)
+
 small = floats(pixels_of(8, 8), MEAN, STD)
 means = images.reshape(6, -1, 3).astype(np.uint64).sum(1).astype(np.float32) / np.float32(255 * 20 * 24)
 expected = {
@@ -224,5 +233,9 @@ for name, rows in expected.items():
     rows = rows.astype(np.float64)
     assert np.ptp(rows, axis=0).max() > 0.01, f"{name} returns the same for every image"
     print(f"{name:10} {rows.round(4).tolist()}")
+logits = run("sharp", means).astype(np.float64)
+highest = logits.max(1, keepdims=True)
+expected["sharp_log"] = logits - highest - np.log(np.exp(logits - highest).sum(1, keepdims=True))
+print("sharp", expected["sharp_log"].min())
 tensors = {name: np.ascontiguousarray(rows.astype(np.float64)) for name, rows in expected.items()}
 save_file({"images": images, **tensors}, str(HERE / "onnx.safetensors"))

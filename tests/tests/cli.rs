@@ -113,7 +113,7 @@ fn the_version_names_commit_and_interface() {
     let version = host_ok(folder.path(), &["--version"]).stdout;
     let rest = version.strip_prefix("host 0.1.0 (commit ").unwrap_or_else(|| panic!("{version}"));
     let (commit, rest) = rest.split_once(", ").expect("two parts");
-    assert_eq!(rest, "plugin interface 0.1.0)\n");
+    assert_eq!(rest, "plugin interface 0.2.0)\n");
     let in_checkout = root().join(".git").exists();
     assert!(!in_checkout || commit.trim_end_matches("-dirty").chars().all(|c| c.is_ascii_hexdigit()), "{version}");
 }

@@ -12,6 +12,7 @@ mod models;
 mod plugin;
 mod report;
 mod sample;
+mod sdk;
 mod support;
 mod tidy;
 mod train;

@@ -8,7 +8,9 @@ mod fit;
 mod frozen;
 mod gradient;
 mod in_a_run;
+mod languages;
 mod onnx;
+mod sharp;
 mod shipped;
 
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use ambiguity_host::encoders::{Encoder, EncoderError, EncoderInfo, Encoders};
-use ambiguity_host::plugin::{Batch, Classifier, Limits, PluginError, PluginHost, Sample};
+use ambiguity_host::plugin::{Batch, Distributions, Limits, Plugin, PluginError, PluginHost, Sample};
 use image::{Rgb, RgbImage};
 use ndarray::Array2;
 
@@ -28,7 +30,7 @@ struct Means;
 
 impl Encoder for Means {
     fn info(&self) -> EncoderInfo {
-        EncoderInfo { dim: 3, logit_scale: None, image_size: 8, digest: "means".into() }
+        EncoderInfo { dim: 3, digest: "means".into(), ..EncoderInfo::default() }
     }
 
     fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
@@ -63,7 +65,13 @@ fn two_images() -> Batch {
     Batch::new(vec![image([255, 0, 0]), image([0, 255, 51])])
 }
 
-fn load(limits: Limits, path: &Path, config: &[(&str, &str)]) -> Result<Box<dyn Classifier>, PluginError> {
+/// The probabilities of each sample, to six decimals.
+fn rounded(distributions: &Distributions) -> Vec<Vec<f64>> {
+    let round = |p: f64| (p * 1e6).round() / 1e6;
+    distributions.probabilities().into_iter().map(|row| row.into_iter().map(round).collect()).collect()
+}
+
+fn load(limits: Limits, path: &Path, config: &[(&str, &str)]) -> Result<Box<dyn Plugin>, PluginError> {
     let config: BTreeMap<_, _> = config.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
     PluginHost::new(limits, None).expect("the sandbox starts").load(path.to_str().expect("a path in UTF-8"), config)
 }

@@ -16,8 +16,9 @@ fn fake_run(path: &Path) {
         name: "kmeans_image".to_owned(),
         source: "kmeans_image.wasm".to_owned(),
         sha256: "c0ffee".to_owned(),
-        interface: "0.1.0".to_owned(),
+        interface: "0.2.0".to_owned(),
         styles: Some(27),
+        ..LockedPlugin::default()
     };
     let config = FineTuneConfig::resolve("tiny-art", &[]).and_then(|config| config.to_toml()).expect("the preset");
     let lock = PluginsLock { plugins: vec![plugin], ..PluginsLock::default() };

@@ -286,7 +286,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
 fn words_are_the_fields_own() {
     let listed = std::process::Command::new("git").args(["ls-files"]).current_dir(root()).output().expect("git runs");
     let listed = String::from_utf8(listed.stdout).expect("names are UTF-8");
-    let kinds = ["rs", "md", "toml", "wit", "py", "sh", "html", "cpp", "h", "c", "snap"];
+    let kinds = ["rs", "md", "toml", "wit", "py", "js", "sh", "html", "cpp", "h", "c", "snap"];
     let is_text = |name: &str| Path::new(name).extension().is_some_and(|e| kinds.iter().any(|kind| e == *kind));
     let mut found = Vec::new();
     for name in listed.lines().filter(|name| is_text(name)) {

@@ -29,7 +29,7 @@ const SMALL_MODEL_PIXELS: u32 = 64;
   host train --plugin clip_softmax --model stable-diffusion-2-base --preset paper-512 --device cuda
   host train --resume runs/two")]
 pub struct TrainArgs {
-    /// A classifier plugin, a path or a name, with its weight if it is not 1; may be repeated
+    /// A plugin, a classifier or a scorer: a path or a name, with its weight if it is not 1; may be repeated
     #[arg(long = "plugin", value_name = "P[=WEIGHT]", add = plugins())]
     plugins: Vec<String>,
     /// The base preset: paper-512, paper-256, paper-128, paper-64 or tiny-art
@@ -186,11 +186,14 @@ fn document(outcome: &Outcome<FineTune>) -> Value {
 fn summary(outcome: &Outcome<FineTune>) -> String {
     let Ends { first, last } = &outcome.ends;
     let (bound, improvement) = (outcome.task.upper_bound(), improvement(outcome));
-    let gap = 100.0 * improvement.mean / (bound - first.reward_mean);
+    let gap = bound.map_or_else(String::new, |bound| {
+        let gap = 100.0 * improvement.mean / (bound - first.reward_mean);
+        format!("; {gap:.0} % of the gap to {bound:.4}")
+    });
     let errors = improvement.sem.zip(improvement.standard_errors());
     let errors = errors.map_or_else(String::new, |(sem, errors)| format!(" ± {sem:.4}, {errors:.1} standard errors"));
     let mut text = format!(
-        "reward on the fixed samples: {:.4} -> {:.4} (improvement {:.4}{errors}; {gap:.0} % of the gap to {bound:.4})\n\
+        "reward on the fixed samples: {:.4} -> {:.4} (improvement {:.4}{errors}{gap})\n\
          diversity: {:.0} % of the untrained model's\n",
         first.reward_mean,
         last.reward_mean,

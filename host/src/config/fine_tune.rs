@@ -1,6 +1,7 @@
 //! `host train`: the configuration of a fine-tuning run.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 
 use ambiguity_models::lora::{LoraSpec, Targets};
 use ambiguity_models::params::MemoryFormat;
@@ -96,9 +97,41 @@ pub struct RewardPlugin {
     /// The SHA-256 digest that the plugin must have, in hex; none: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// The configuration that the plugin reads through its `config` import.
+    /// The values of the plugin's options: texts, numbers and booleans.
     #[serde(default)]
-    pub config: BTreeMap<String, String>,
+    pub config: BTreeMap<String, OptionValue>,
+}
+
+/// The value of a plugin's option. A text may stand for a number or a boolean, as on the command line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a plugin's option is a text, a number or a boolean")]
+pub enum OptionValue {
+    /// A boolean.
+    Boolean(bool),
+    /// A whole number.
+    Integer(i64),
+    /// A number.
+    Number(f64),
+    /// A text.
+    Text(String),
+}
+
+impl Display for OptionValue {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Boolean(value) => write!(f, "{value}"),
+            Self::Integer(value) => write!(f, "{value}"),
+            Self::Number(value) => write!(f, "{value}"),
+            Self::Text(value) => f.write_str(value),
+        }
+    }
+}
+
+impl RewardPlugin {
+    /// Returns the values of the plugin's options as texts.
+    pub fn options(&self) -> BTreeMap<String, String> {
+        self.config.iter().map(|(key, value)| (key.clone(), value.to_string())).collect()
+    }
 }
 
 fn one() -> f64 {

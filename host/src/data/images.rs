@@ -335,7 +335,7 @@ fn n_pixels(path: &Path) -> u64 {
 }
 
 /// Converts an image to RGB8, its transparency composited on white; returns whether there was any.
-fn on_white(image: DynamicImage) -> (RgbImage, bool) {
+pub(super) fn on_white(image: DynamicImage) -> (RgbImage, bool) {
     if !image.color().has_alpha() {
         return (image.into_rgb8(), false);
     }

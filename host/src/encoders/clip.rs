@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ambiguity_models::clip::{Clip, Preprocessor, Tokenizer};
+use ambiguity_sdk::{Medium, TokenFeatures};
 use image::RgbImage;
 use ndarray::Array2;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -34,19 +35,60 @@ impl ClipEncoder {
     pub fn load(folder: &Path, device: Device) -> ambiguity_models::Result<Self> {
         let clip = Clip::load(folder, device, Kind::Float)?;
         let image_size = clip.config.vision_config.image_size;
+        let (vision, text) = (&clip.config.vision_config, &clip.config.text_config);
+        let patches = vision.image_size / vision.patch_size;
+        let features =
+            |medium, tokens: i64, width: i64| TokenFeatures { medium, tokens: tokens as usize, width: width as usize };
         let info = EncoderInfo {
+            media: vec![Medium::Image, Medium::Text],
             dim: clip.config.projection_dim as usize,
             logit_scale: Some(clip.logit_scale_exp() as f32),
-            image_size: image_size as usize,
+            image_size: Some(image_size as usize),
+            token_features: vec![
+                features(Medium::Image, 1 + patches * patches, vision.hidden_size),
+                features(Medium::Text, text.max_position_embeddings, text.hidden_size),
+            ],
             digest: Clip::digest(folder)?,
+            properties: vec![],
         };
         let tokenizer = Tokenizer::load(folder)?;
         clip.config.text_config.check_tokenizer(&folder.join("config.json"), &tokenizer)?;
         let preprocessor = Preprocessor::load(folder, image_size)?;
-        preprocessor.check_side(folder, info.image_size)?;
+        preprocessor.check_side(folder, image_size as usize)?;
         let familiar = Familiar::read(folder, info.dim)?;
         Ok(Self { clip, tokenizer, preprocessor, device, info, familiar, warned: Cell::new(false) })
     }
+}
+
+impl ClipEncoder {
+    /// Returns the side of the square input image in pixels.
+    fn side(&self) -> usize {
+        self.clip.config.vision_config.image_size as usize
+    }
+
+    /// Returns images as the network takes them, on its device.
+    fn pixels(&self, images: &[Arc<RgbImage>]) -> Result<Tensor, EncoderError> {
+        let sizes = images.iter().map(|image| (image.width() as usize, image.height() as usize));
+        self.preprocessor.expect_side(sizes, self.side())?;
+        let raw = images.iter().map(|image| (&image.as_raw()[..], image.width() as usize, image.height() as usize));
+        let pixels = self.preprocessor.pixels(&raw.collect::<Vec<_>>())?;
+        Ok(pixels.f_to_device(self.device).map_err(ambiguity_models::Error::from)?)
+    }
+
+    /// Returns texts as the network takes them, on its device.
+    fn ids(&self, texts: &[String]) -> Result<Tensor, EncoderError> {
+        if !self.warned.get() && warn_of_truncated(&self.tokenizer, texts) {
+            self.warned.set(true);
+        }
+        let ids = self.tokenizer.encode_batch(texts);
+        Ok(ids.f_to_device(self.device).map_err(ambiguity_models::Error::from)?)
+    }
+}
+
+/// Returns the matrices of a tensor [n, rows, columns].
+fn matrices(tensor: &Tensor) -> Result<Vec<Array2<f32>>, EncoderError> {
+    let n = tensor.size()[0];
+    Ok((0..n).map(|i| array(&tensor.select(0, i))).collect::<Result<_, _>>()?)
 }
 
 impl Encoder for ClipEncoder {
@@ -55,21 +97,23 @@ impl Encoder for ClipEncoder {
     }
 
     fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
-        let sizes = images.iter().map(|image| (image.width() as usize, image.height() as usize));
-        self.preprocessor.expect_side(sizes, self.info.image_size)?;
-        let raw = images.iter().map(|image| (&image.as_raw()[..], image.width() as usize, image.height() as usize));
-        let pixels = self.preprocessor.pixels(&raw.collect::<Vec<_>>())?;
-        let pixels = pixels.f_to_device(self.device).map_err(ambiguity_models::Error::from)?;
+        let pixels = self.pixels(images)?;
         Ok(array(&no_grad(|| self.clip.embed_images(&pixels)))?)
     }
 
     fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError> {
-        if !self.warned.get() && warn_of_truncated(&self.tokenizer, texts) {
-            self.warned.set(true);
-        }
-        let ids = self.tokenizer.encode_batch(texts);
-        let ids = ids.f_to_device(self.device).map_err(ambiguity_models::Error::from)?;
+        let ids = self.ids(texts)?;
         Ok(array(&no_grad(|| self.clip.embed_texts(&ids)))?)
+    }
+
+    fn image_tokens(&self, images: &[Arc<RgbImage>]) -> Result<Vec<Array2<f32>>, EncoderError> {
+        let pixels = self.pixels(images)?;
+        matrices(&no_grad(|| self.clip.vision.hidden_states(&pixels)))
+    }
+
+    fn text_tokens(&self, texts: &[String]) -> Result<Vec<Array2<f32>>, EncoderError> {
+        let ids = self.ids(texts)?;
+        matrices(&no_grad(|| self.clip.text.hidden_states(&ids).0))
     }
 
     fn familiar(&self) -> Option<&Familiar> {
@@ -86,7 +130,7 @@ impl Encoder for ClipEncoder {
 
     fn embed_tensor(&self, images: &Tensor) -> Result<Tensor, EncoderError> {
         if let [_, _, height, width] = images.size()[..] {
-            self.preprocessor.expect_side([(width as usize, height as usize)], self.info.image_size)?;
+            self.preprocessor.expect_side([(width as usize, height as usize)], self.side())?;
         }
         // The weights are constants, without gradients.
         let images = images.f_to_device(self.device).and_then(|images| images.f_to_kind(Kind::Float));

@@ -295,7 +295,7 @@ mod tests {
 
     impl Encoder for Pixels {
         fn info(&self) -> EncoderInfo {
-            EncoderInfo { dim: 3, logit_scale: None, image_size: 4, digest: "pixels".to_owned() }
+            EncoderInfo { dim: 3, digest: "pixels".to_owned(), ..EncoderInfo::default() }
         }
 
         fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {

@@ -13,6 +13,8 @@ use image::RgbImage;
 use ndarray::{Array2, ArrayView2, Axis};
 use tch::{Device, Kind, Tensor};
 
+pub use ambiguity_sdk::EncoderInfo;
+
 pub use self::clip::ClipEncoder;
 use self::familiar::Familiar;
 pub use self::files::{Embedded, embed_files};
@@ -30,23 +32,10 @@ pub const ALIAS: &str = "clip";
 const CACHED_TEXTS: usize = 16_384;
 
 /// Number of images in one call of an encoder: this bounds the memory, and larger calls are not faster.
-const IMAGES_PER_CALL: usize = 32;
+pub const IMAGES_PER_CALL: usize = 32;
 
 /// Number of texts that are embedded in one call of an encoder.
 pub const TEXTS_PER_CALL: usize = 256;
-
-/// The properties of an encoder.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EncoderInfo {
-    /// Dimension of an embedding.
-    pub dim: usize,
-    /// Scale of the cosine similarities, as trained, already exponentiated.
-    pub logit_scale: Option<f32>,
-    /// Side of the square input image in pixels.
-    pub image_size: usize,
-    /// SHA-256 over the weights (sorted name, dtype, shape, bytes), in hexadecimal.
-    pub digest: String,
-}
 
 /// A network that embeds images and texts in one space.
 pub trait Encoder {
@@ -56,6 +45,20 @@ pub trait Encoder {
     fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError>;
     /// Returns raw projected embeddings of texts, n × dim, not normalized.
     fn embed_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncoderError>;
+    /// Returns the last hidden states of images, tokens × width each, in the order of the interface's `token-features`.
+    ///
+    /// # Errors
+    /// [`EncoderError::NoTokens`] unless the encoder has them.
+    fn image_tokens(&self, _images: &[Arc<RgbImage>]) -> Result<Vec<Array2<f32>>, EncoderError> {
+        Err(EncoderError::NoTokens)
+    }
+    /// Returns the last hidden states of texts, tokens × width each.
+    ///
+    /// # Errors
+    /// [`EncoderError::NoTokens`] unless the encoder has them.
+    fn text_tokens(&self, _texts: &[String]) -> Result<Vec<Array2<f32>>, EncoderError> {
+        Err(EncoderError::NoTokens)
+    }
     /// Returns the distribution of the images that the encoder was trained on, if they are so few of the world's that it
     /// matters.
     fn familiar(&self) -> Option<&Familiar> {
@@ -109,6 +112,9 @@ pub enum EncoderError {
     /// The encoder is not differentiable.
     #[error("this encoder is not differentiable, which training through it needs; use a CLIP folder instead")]
     NoGradient,
+    /// The encoder has no features of tokens.
+    #[error("this encoder has no token features")]
+    NoTokens,
     /// The encoder failed.
     #[error("encoder failed: {0}")]
     Run(#[from] ambiguity_models::Error),
@@ -365,7 +371,7 @@ mod tests {
 
     impl Encoder for Lengths {
         fn info(&self) -> EncoderInfo {
-            EncoderInfo { dim: 1, logit_scale: None, image_size: 1, digest: "lengths".into() }
+            EncoderInfo { dim: 1, digest: "lengths".into(), ..EncoderInfo::default() }
         }
 
         fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
@@ -407,7 +413,7 @@ mod tests {
 
     impl Encoder for Counts {
         fn info(&self) -> EncoderInfo {
-            EncoderInfo { dim: 1, logit_scale: None, image_size: 1, digest: "counts".into() }
+            EncoderInfo { dim: 1, digest: "counts".into(), ..EncoderInfo::default() }
         }
 
         fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {

@@ -9,14 +9,14 @@ use crate::config::{FineTuneConfig, OnError, RewardNormalization, RewardPlugin};
 use crate::context::Context;
 use crate::encoders::{Encoders, SHIPPED};
 use crate::interrupt::Interrupt;
-use crate::plugin::{Batch, Classifier, PluginHost, Sample};
-use crate::rl::reward::{PluginRewards, ambiguity, combine, entropy, max_probability};
+use crate::plugin::{Batch, Medium, Plugin, PluginHost, Sample, Values};
+use crate::rl::reward::{PluginRewards, combine, entropy, max_probability, rewards};
 use crate::run::{LockedEncoder, LockedPlugin, PluginsLock};
 use crate::text::counted;
 
-/// The classifiers of a run and the encoders that they need.
+/// The plugins of a run and the encoders that they need.
 pub struct Scorer {
-    classifiers: Vec<(RewardPlugin, Box<dyn Classifier>)>,
+    plugins: Vec<(RewardPlugin, Box<dyn Plugin>)>,
     encoders: Encoders,
     diversity_encoder: String,
     on_error: OnError,
@@ -27,13 +27,13 @@ pub struct Scorer {
 /// The scores of images.
 #[derive(Debug)]
 pub struct Scores {
-    /// The indices of the images that every plugin classified; the other fields refer to these, in order.
+    /// The indices of the images on which every plugin ran; the other fields refer to these, in order.
     pub kept: Vec<usize>,
     /// The rewards of each plugin.
     pub plugins: Vec<PluginRewards>,
-    /// Entropy of the first plugin's distributions in nats.
+    /// Entropy of the first classifier's distributions in nats; empty if all plugins are scorers.
     pub entropy: Vec<f64>,
-    /// Largest probability of the first plugin's distributions.
+    /// Largest probability of the first classifier's distributions; empty if all plugins are scorers.
     pub max_probability: Vec<f64>,
     /// Number of images that were left out.
     pub skipped: usize,
@@ -51,47 +51,47 @@ impl Scorer {
     pub fn load(config: &FineTuneConfig, device: Device, context: &Context) -> Result<Self> {
         let encoders = Encoders::open(&config.encoders, device, context)?;
         let host = PluginHost::of_command(config.plugin.limits, context)?.on(device);
-        let mut classifiers = Vec::new();
-        for plugin in &config.reward.plugin {
-            let classifier = host.load_pinned(&plugin.source, plugin.config.clone(), plugin.sha256.as_deref())?;
-            let media = &classifier.description().media;
-            if !media.iter().any(|medium| medium == "image") {
+        let mut plugins = Vec::new();
+        for configured in &config.reward.plugin {
+            let options = configured.options();
+            let plugin = host.load_pinned(&configured.source, options, configured.sha256.as_deref())?;
+            if !plugin.description().takes(Medium::Image) {
                 bail!(
-                    "plugin {} classifies {}, but this run generates images: choose a plugin for images",
-                    plugin.source,
-                    media.join(" and ")
+                    "plugin {} takes {}, but this run generates images: choose a plugin for images",
+                    configured.source,
+                    plugin.description().media_names(" and ")
                 );
             }
-            classifiers.push((plugin.clone(), classifier));
+            plugins.push((configured.clone(), plugin));
         }
-        if classifiers.is_empty() {
-            bail!("no classifier: name one with --plugin, as in --plugin kmeans_image.wasm");
+        if plugins.is_empty() {
+            bail!("no plugin: name one with --plugin, as in --plugin kmeans_image.wasm");
         }
-        let asked = classifiers.iter().flat_map(|(_, classifier)| &classifier.description().encoders).next();
+        let asked = plugins.iter().flat_map(|(_, plugin)| &plugin.description().encoders).next();
         let diversity_encoder = asked.cloned().unwrap_or_else(|| SHIPPED.to_owned());
         let (on_error, batch_size) = (config.plugin.on_error, config.sample.batch_size);
         let interrupt = context.interrupt.clone();
-        Ok(Self { classifiers, encoders, diversity_encoder, on_error, batch_size, interrupt })
+        Ok(Self { plugins, encoders, diversity_encoder, on_error, batch_size, interrupt })
     }
 
     /// Returns the entries of `plugins.lock` for the plugins, and for the encoders that they and the monitor use; those
     /// are loaded.
     pub fn lock(&mut self) -> Result<PluginsLock> {
-        let plugin = |(plugin, classifier): &(RewardPlugin, Box<dyn Classifier>)| {
-            LockedPlugin::of(&plugin.source, &**classifier)
-        };
-        let plugins = self.classifiers.iter().map(plugin).collect();
-        let asked = self.classifiers.iter().flat_map(|(_, classifier)| &classifier.description().encoders);
+        let plugins =
+            self.plugins.iter().map(|(configured, plugin)| LockedPlugin::of(&configured.source, &**plugin)).collect();
+        let asked = self.plugins.iter().flat_map(|(_, plugin)| &plugin.description().encoders);
         let encoders = LockedEncoder::all(asked.chain([&self.diversity_encoder]), &mut self.encoders)?;
         Ok(PluginsLock { prompts: None, plugins, encoders })
     }
 
-    /// Returns the upper bound of the weighted sum of rewards.
-    pub fn upper_bound(&self) -> f64 {
-        let of = |(plugin, classifier): &(RewardPlugin, Box<dyn Classifier>)| {
-            -plugin.weight * (classifier.description().styles.len() as f64).ln()
+    /// Returns the upper bound of the weighted sum of rewards, if there is one.
+    pub fn upper_bound(&self) -> Option<f64> {
+        let of = |(configured, plugin): &(RewardPlugin, Box<dyn Plugin>)| {
+            let [least, largest] = plugin.description().reward_range();
+            let bound = if configured.weight > 0.0 { largest } else { least };
+            bound.map(|bound| configured.weight * bound)
         };
-        self.classifiers.iter().map(of).sum()
+        self.plugins.iter().map(of).sum()
     }
 
     /// Scores images batch by batch.
@@ -129,7 +129,7 @@ impl Scorer {
             max_probability: Vec::new(),
             skipped: 0,
         };
-        for ((plugin, _), name) in self.classifiers.iter().zip(names) {
+        for ((plugin, _), name) in self.plugins.iter().zip(names) {
             scores.plugins.push(PluginRewards { name, weight: plugin.weight, rewards: Vec::new() });
         }
         let mut start = 0;
@@ -147,10 +147,10 @@ impl Scorer {
     }
 
     fn score_batch(&mut self, start: usize, batch: &mut Batch, scores: &mut Scores) -> Result<()> {
-        let mut classified = Vec::with_capacity(self.classifiers.len());
-        for (_, classifier) in &mut self.classifiers {
-            match classifier.classify(batch, &mut self.encoders) {
-                Ok(of_plugin) => classified.push(of_plugin.distributions),
+        let mut values = Vec::with_capacity(self.plugins.len());
+        for (_, plugin) in &mut self.plugins {
+            match plugin.run(batch, &mut self.encoders) {
+                Ok(output) => values.push(output.values),
                 Err(error) if self.on_error == OnError::Skip => {
                     let samples = counted(batch.samples().len() as u64, "sample");
                     tracing::warn!("{error}; left out: the batch's {samples}");
@@ -161,19 +161,25 @@ impl Scorer {
             }
         }
         scores.kept.extend(start..start + batch.samples().len());
-        for (plugin, distributions) in scores.plugins.iter_mut().zip(&classified) {
-            plugin.rewards.extend(distributions.rows.iter().map(|row| ambiguity(row)));
+        for (plugin, values) in scores.plugins.iter_mut().zip(&values) {
+            plugin.rewards.extend(rewards(values));
         }
-        scores.entropy.extend(classified[0].rows.iter().map(|row| entropy(row)));
-        scores.max_probability.extend(classified[0].rows.iter().map(|row| max_probability(row)));
+        let distributions = values.iter().find_map(|values| match values {
+            Values::Distributions(distributions) => Some(distributions),
+            Values::Scores { .. } => None,
+        });
+        for row in distributions.iter().flat_map(|distributions| &distributions.rows) {
+            scores.entropy.push(entropy(row));
+            scores.max_probability.push(max_probability(row));
+        }
         Ok(())
     }
 
     /// Returns the plugins' names; repeated names get a number.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
-        for (_, classifier) in &self.classifiers {
-            let name = &classifier.description().name;
+        for (_, plugin) in &self.plugins {
+            let name = &plugin.description().name;
             let n_same = names.iter().filter(|other| *other == name || other.starts_with(&format!("{name}#"))).count();
             names.push(if n_same == 0 { name.clone() } else { format!("{name}#{}", n_same + 1) });
         }

@@ -16,12 +16,12 @@ use wasm_encoder::{ComponentSection, CustomSection};
 use wasmparser::{Encoding, Parser, Payload, Validator};
 
 use super::budget;
-use super::error::Fault;
+use super::error::{Fault, quoted_name};
 use super::inspection::{Asset, Inspection};
 use super::limits::{Limits, mib};
 use crate::text::in_one_line;
 
-/// The custom section that states the interface version that a plugin was built for.
+/// The custom section that states the least interface version that a plugin needs.
 const INTERFACE_SECTION: &str = "ambiguity:interface";
 
 /// The custom sections of the WebAssembly tool conventions for a title, authors (separated by colons, as Cargo does)
@@ -40,7 +40,7 @@ const PACKAGE: &str = "ambiguity:plugin/";
 const IMPORTABLE: [&str; 6] = ["types", "samples", "encoders", "assets", "config", "log"];
 
 /// The newest interface version that this host supports; it also supports every earlier one of the same 0.x.
-pub const INTERFACE: (u64, u64, u64) = (0, 1, 0);
+pub const INTERFACE: (u64, u64, u64) = (0, 2, 0);
 
 /// A plugin's component file, parsed.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ pub struct Artifact {
     bytes: Arc<[u8]>,
     /// sha256 of the file, in hex.
     pub sha256: String,
-    /// The version of ambiguity:plugin that it was built for.
+    /// The least version of ambiguity:plugin that it needs.
     pub interface: String,
     /// Names of what it imports, in order.
     pub imports: Vec<String>,
@@ -135,7 +135,12 @@ impl Artifact {
         }
         artifact.check_interface(section)?;
         artifact.check_imports()?;
-        if !artifact.exports_interface("classifier") {
+        let kinds = ["classifier", "scorer"].map(|kind| artifact.exports_interface(kind));
+        if kinds == [true, true] {
+            let message = "it exports both `classifier` and `scorer`, but a plugin is one of them: build two plugins";
+            return Err(Fault::Unusable(message.to_owned()));
+        }
+        if kinds == [false, false] || !artifact.exports_interface("description") {
             let exports = artifact.exports.iter().map(|export| format!("`{export}`")).collect::<Vec<_>>().join(", ");
             return Err(Fault::WrongWorld { exports: if exports.is_empty() { "nothing".to_owned() } else { exports } });
         }
@@ -204,6 +209,7 @@ impl Artifact {
             prompts: manifest.prompts,
             temperature: manifest.temperature,
             differentiable: self.is_differentiable(),
+            pixel_differentiable: self.is_pixel_differentiable(),
             interface: format!("ambiguity:plugin {}", self.interface),
             takes: String::new(),
             bytes: self.bytes.len(),
@@ -225,7 +231,17 @@ impl Artifact {
         self.notes.get(section).map_or("", |(_, text)| text)
     }
 
-    /// Returns whether the plugin exports the gradient of its distributions with respect to the embedding.
+    /// Returns whether the plugin is a scorer.
+    pub fn is_scorer(&self) -> bool {
+        self.exports_interface("scorer")
+    }
+
+    /// Returns whether the plugin exports the gradient of its output with respect to the pixels.
+    pub fn is_pixel_differentiable(&self) -> bool {
+        self.exports_interface("pixel-gradient")
+    }
+
+    /// Returns whether the plugin exports the gradient of its output with respect to the embedding.
     pub fn is_differentiable(&self) -> bool {
         self.exports_interface("gradient")
     }
@@ -279,11 +295,15 @@ impl Artifact {
         self.exports.iter().any(|export| export.starts_with(&wanted))
     }
 
-    /// Checks the interface version: that of the custom section, or, for a plugin without the section (in another
-    /// language), that in the names of its exports or imports.
+    /// Checks the least interface version that the plugin needs: that of the custom section, or, for a plugin without the
+    /// section (in another language), that in the names of its exports or imports. Of those the last number is left out: it
+    /// is that of the WIT file which the plugin was built with, whatever it uses of it. Whether the host has what the plugin
+    /// imports, linking finds out.
     fn check_interface(&mut self, section: Option<String>) -> Result<(), Fault> {
         let named = |names: &[String]| {
-            names.iter().find_map(|name| Some(name.strip_prefix(PACKAGE)?.split_once('@')?.1.to_owned()))
+            let version = names.iter().find_map(|name| Some(name.strip_prefix(PACKAGE)?.split_once('@')?.1))?;
+            let least = parse_version(version).map(|(major, minor, _)| format!("{major}.{minor}.0"));
+            Some(least.unwrap_or_else(|| version.to_owned()))
         };
         let Some(version) = section.or_else(|| named(&self.exports)).or_else(|| named(&self.imports)) else {
             // Without any trace of the interface, the message about its exports is more helpful.
@@ -308,10 +328,13 @@ impl Artifact {
             if ours.is_some_and(|(interface, _)| IMPORTABLE.contains(&interface)) {
                 continue;
             }
+            if import.starts_with(PACKAGE) {
+                return Err(Fault::Newer { import: format!("`{}`", quoted_name(import)), host: supported_versions() });
+            }
             let remedy = if import.starts_with("wasi:") {
                 "build it for wasm32-unknown-unknown, not for a wasi target"
             } else {
-                "build it for the world `plugin` of wit/plugin.wit"
+                "build it for a world of wit/plugin.wit, such as `classifier-plugin`"
             };
             return Err(Fault::Import { import: import.clone(), remedy });
         }

@@ -25,7 +25,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use ambiguity_sdk::{EncoderPin, Manifest};
+use ambiguity_sdk::{EncoderPin, Manifest, Medium};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -93,7 +93,7 @@ pub fn read_styles(origin: &str, text: &str, name: &str) -> Result<Manifest, Sty
         title,
         authors: table.get("authors").map_or(Ok(vec![]), |value| file.strings("authors", value))?,
         license: string("license")?.unwrap_or_else(|| "NOASSERTION".to_owned()),
-        media: vec![medium],
+        media: vec![if medium == "text" { Medium::Text } else { Medium::Image }],
         styles,
         // The prompts are embedded by the weights that a run has under this name, so no digest is pinned.
         encoder: Some(EncoderPin {
@@ -331,7 +331,7 @@ mod tests {
             title: "Light".into(),
             authors: vec!["Ada".into(), "Grace".into()],
             license: "CC0-1.0".into(),
-            media: vec!["text".into()],
+            media: vec![Medium::Text],
             styles: vec!["noon".into(), "candle".into()],
             encoder: Some(EncoderPin { name: "tiny-art".into(), digest: String::new() }),
             prompts: vec![vec!["at noon".into()], vec!["by candle".into(), "by lamp".into()]],

@@ -129,9 +129,19 @@ pub enum Fault {
         /// How to fix it.
         remedy: &'static str,
     },
+    /// The plugin imports something of the plugin interface that this host does not have.
+    #[error(
+        "it imports {import}, which plugin interface {host} of this host does not have; update the host, or build the plugin for {host}"
+    )]
+    Newer {
+        /// The interface, or the function and the interface.
+        import: String,
+        /// The versions that the host supports.
+        host: String,
+    },
     /// The component is not a plugin.
     #[error(
-        "it is a component but not a style classifier: it exports {exports}, not `ambiguity:plugin/classifier`; build it for the world `plugin` of wit/plugin.wit"
+        "it is a component but no plugin: it exports {exports}, not `ambiguity:plugin/description` and one of `classifier` and `scorer`; build it for a world of wit/plugin.wit, such as `classifier-plugin`"
     )]
     WrongWorld {
         /// The names of its exports.
@@ -164,6 +174,9 @@ pub enum Fault {
     /// The plugin's description is invalid.
     #[error("its description is invalid: {0}")]
     Description(String),
+    /// The run sets an option that the plugin does not have, or to a value of another type.
+    #[error("{0}")]
+    Option(String),
     /// The plugin could not describe itself.
     #[error("it could not describe itself: {0}")]
     Describe(String),
@@ -188,9 +201,17 @@ pub enum Fault {
         /// The digest of the encoder at hand.
         found: String,
     },
-    /// The plugin has no gradient of its distributions, which training by gradient needs.
+    /// The plugin is a scorer, where a classifier is needed.
     #[error(
-        "it exports no gradient, which training through it needs; use a plugin for which `host plugin inspect` shows `gradient yes`, such as kmeans_image or clip_softmax, or export `ambiguity:plugin/gradient`"
+        "it is a scorer, which has no styles; choose a classifier, such as kmeans_image, or use `host plugin score`"
+    )]
+    NoStyles,
+    /// The plugin is a classifier, where a scorer is needed.
+    #[error("it is a classifier, which gives no scores; use `host plugin classify`")]
+    NoScores,
+    /// The plugin has no gradient of its output, which training by gradient needs.
+    #[error(
+        "it exports no gradient, which training through it needs; use a plugin for which `host plugin inspect` shows `gradient yes`, such as kmeans_image or clip_softmax, or export `ambiguity:plugin/gradient` or `pixel-gradient`"
     )]
     NoGradient,
     /// The plugin returned an error.
@@ -258,7 +279,7 @@ pub enum Fault {
         /// The plugin's functions on the call stack, innermost first.
         functions: Vec<String>,
     },
-    /// The returned values are not distributions, or not a gradient.
+    /// The returned values are not distributions, not scores, or not a gradient.
     #[error("{0}")]
     Output(String),
     /// The user interrupted the loading of the plugin.

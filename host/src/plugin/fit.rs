@@ -1,15 +1,34 @@
-//! Creates k-means plugins without a compiler: bakes centers of embeddings into a template component that ships inside
-//! this program.
+//! Creates plugins from examples without a compiler: fits a classifier to embeddings and bakes its numbers into a template
+//! component that ships inside this program.
+//!
+//! The algorithms speak linfa's traits: each one's options implement [`linfa::traits::Fit`] on a linfa data set, and what was
+//! fitted implements [`linfa::traits::PredictInplace`].
+//!
+//! # Layout
+//!
+//! - [`KMeansOptions`]: k-means, of our own. `frame`: the origin and the unit that it computes in. `start`: k-means++.
+//!   [`elbow`]: the choice of k.
+//! - [`MixtureOptions`]: Gaussian mixtures. [`ProbeOptions`]: linear probes. [`PrincipalComponents`]: projections. All by linfa.
 
 pub mod elbow;
+mod error;
 mod frame;
 mod kmeans;
+mod mixture;
+mod probe;
+mod projection;
+#[cfg(test)]
+mod reference;
 mod start;
 
 use ambiguity_sdk::Manifest;
-use ndarray::{Array2, Axis};
+use ndarray::{Array1, Array2, Axis};
 
-pub use self::kmeans::{Clustering, KMeansOptions, k_means, k_means_from};
+pub use self::error::FitError;
+pub use self::kmeans::{Clustering, KMeansOptions};
+pub use self::mixture::{DIMENSIONS, Mixture, MixtureOptions, max_dimensions};
+pub use self::probe::{Evaluation, Labeled, LinearProbe, ProbeOptions, class_sizes, recall};
+pub use self::projection::{PrincipalComponents, Projection};
 use super::artifact::{Artifact, encode_tensor};
 use super::error::Fault;
 use super::limits::is_name;
@@ -17,11 +36,49 @@ use super::limits::is_name;
 /// The template component, which classifies by baked centers: `plugins/kmeans`, as `make templates` builds it.
 pub const KMEANS_TEMPLATE: &[u8] = include_bytes!("templates/kmeans.wasm");
 
+/// The template component that classifies by a baked linear probe: `plugins/linear`.
+pub const LINEAR_TEMPLATE: &[u8] = include_bytes!("templates/linear.wasm");
+
+/// The template component that classifies by a baked Gaussian mixture: `plugins/mixture`.
+pub const MIXTURE_TEMPLATE: &[u8] = include_bytes!("templates/mixture.wasm");
+
 /// Bakes centers (styles × dim) and their manifest into the k-means template. The same centers and manifest produce the
 /// same bytes.
 pub fn bake_k_means(manifest: &Manifest, centers: &Array2<f32>) -> Result<Vec<u8>, Fault> {
-    let assets = [("centers", encode_tensor("centers", centers)), (Manifest::ASSET, manifest.to_json())];
-    Artifact::bake(KMEANS_TEMPLATE, &assets)
+    bake(KMEANS_TEMPLATE, manifest, &[("centers", centers.clone())])
+}
+
+/// Bakes a linear probe and its manifest into its template.
+pub fn bake_linear(manifest: &Manifest, probe: &LinearProbe) -> Result<Vec<u8>, Fault> {
+    bake(LINEAR_TEMPLATE, manifest, &[("weights", single(&probe.weights)), ("bias", row(&probe.bias))])
+}
+
+/// Bakes a Gaussian mixture and its manifest into its template.
+pub fn bake_mixture(manifest: &Manifest, mixture: &Mixture) -> Result<Vec<u8>, Fault> {
+    let (k, r) = mixture.means.dim();
+    let factors = Array2::from_shape_fn((k * r, r), |(i, j)| mixture.factors[[i / r, i % r, j]]);
+    let matrices = [
+        ("projection", single(&mixture.projection.matrix)),
+        ("origin", row(&mixture.projection.origin)),
+        ("log_weights", row(&mixture.log_weights)),
+        ("means", single(&mixture.means)),
+        ("factors", single(&factors)),
+    ];
+    bake(MIXTURE_TEMPLATE, manifest, &matrices)
+}
+
+fn bake(template: &[u8], manifest: &Manifest, matrices: &[(&str, Array2<f32>)]) -> Result<Vec<u8>, Fault> {
+    let mut assets: Vec<_> = matrices.iter().map(|(name, matrix)| (*name, encode_tensor(name, matrix))).collect();
+    assets.push((Manifest::ASSET, manifest.to_json()));
+    Artifact::bake(template, &assets)
+}
+
+fn single(matrix: &Array2<f64>) -> Array2<f32> {
+    matrix.mapv(|x| x as f32)
+}
+
+fn row(vector: &Array1<f64>) -> Array2<f32> {
+    single(&vector.clone().insert_axis(Axis(0)))
 }
 
 /// Scales rows to length 1; a row of zeros stays as it is.

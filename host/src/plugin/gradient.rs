@@ -4,6 +4,18 @@ use ndarray::Array2;
 
 use super::error::Fault;
 
+/// Checks the numbers that a plugin returned as dL/d(pixel values) of an image of `n_values` values.
+pub(super) fn check_pixels(gradient: &[f32], n_values: usize) -> Result<(), Fault> {
+    if gradient.len() != n_values {
+        let found = gradient.len();
+        return Err(Fault::Output(format!("it returned a gradient of {found} numbers for {n_values} pixel values")));
+    }
+    match gradient.iter().find(|value| !value.is_finite()) {
+        Some(value) => Err(Fault::Output(format!("its gradient of a pixel is {value}: it must be finite"))),
+        None => Ok(()),
+    }
+}
+
 /// Checks a row-major matrix that a plugin returned as dL/d(embeddings) of `n_samples` samples in `dim` dimensions. An
 /// error carries the index of the sample at fault, if it concerns a single one.
 pub(super) fn check(

@@ -15,8 +15,10 @@ pub struct Inspection {
     pub prompts: Vec<Vec<String>>,
     /// The temperature that divides its logits, if that is baked in.
     pub temperature: Option<f32>,
-    /// Whether it has a gradient of its distributions with respect to the embedding.
+    /// Whether it has a gradient of its output with respect to the embedding.
     pub differentiable: bool,
+    /// Whether it has a gradient of its output with respect to the pixels.
+    pub pixel_differentiable: bool,
     /// The interface that it was built for, with its version.
     pub interface: String,
     /// The format of a model's input and output; empty for a component, which requests its inputs itself.

@@ -5,8 +5,10 @@ use std::time::Duration;
 use crate::config::PluginLimits;
 use crate::text::has_control;
 
-/// Maximum time until a component is compiled, or an ONNX model is ready to run.
+/// Maximum time until an ONNX model is ready to run, and of each thread's computing while a component is compiled.
 pub(super) const LOAD_LIMIT: Duration = Duration::from_secs(120);
+/// Maximum time until a component is compiled, on a machine that is busy with other work.
+pub(super) const COMPILE_DEADLINE: Duration = Duration::from_secs(600);
 /// Maximum memory in MiB of the process that compiles a component.
 pub(super) const COMPILE_MIB: usize = 2048;
 /// Maximum memory in MiB of the process that runs an ONNX model, besides four times the size of its file.
@@ -25,6 +27,8 @@ pub(super) const MAX_DEPTH: u64 = 100;
 pub(super) const MAX_FUNCTIONS: u64 = 100_000;
 /// Maximum number of imports, exports, globals, tables and entries of tables of a component's modules.
 pub(super) const MAX_ITEMS: u64 = 1_000_000;
+/// Maximum number of instances, of memories and of tables of a component that runs.
+pub(super) const MAX_INSTANCES: u32 = 100;
 /// Maximum size of a component's types in KiB.
 pub(super) const MAX_TYPE_KIB: u64 = 1024;
 /// Maximum size of a component's code in MiB.
@@ -39,6 +43,8 @@ pub(super) const MAX_FUNCTION_WORK: u64 = 1_000_000;
 pub(super) const MAX_WORK: u64 = 10_000_000;
 /// Maximum number of characters of a name: of a plugin, its version, a style, a medium, an encoder, a function in a message.
 pub const NAME_LENGTH: usize = 200;
+/// Maximum number of options of a plugin.
+pub(super) const MAX_OPTIONS: usize = 100;
 /// Maximum number of lines that a plugin writes to the log in one call.
 pub(super) const LOG_LINES: usize = 200;
 /// Maximum size in KiB of what a plugin writes to the log in one call.
@@ -126,7 +132,8 @@ impl Limits {
                 Some("plugin.timeout_ms"),
                 format!("{} ms", self.timeout_ms),
                 "wall clock of a plugin's own code, or of an ONNX model, for one batch; of the time for texts that it has \
-                 embedded and images that it has resampled a tenth counts, the batch's own embeddings do not",
+                 embedded, token features and images that it has resampled a tenth counts, the batch's own embeddings do \
+                 not",
             ),
             row(
                 Some("plugin.memory_mib"),
@@ -160,7 +167,7 @@ impl Limits {
             row(
                 None,
                 format!("{} MiB", self.output_mib),
-                "data that a plugin passes to the host in one call: distributions, description, a message",
+                "data that a plugin passes to the host in one call: distributions, scores, gradients, description, a message",
             ),
             row(
                 None,
@@ -173,7 +180,8 @@ impl Limits {
             row(
                 None,
                 format!("{} s, {COMPILE_MIB} MiB", LOAD_LIMIT.as_secs()),
-                "the process that compiles a component which is not in the cache; Ctrl-C ends it",
+                "the process that compiles a component which is not in the cache: what each of its threads computes, five \
+                 times as long on the clock; Ctrl-C ends it",
             ),
             row(
                 None,
@@ -186,14 +194,23 @@ impl Limits {
                 "compiled components in the cache (`~/.cache/ambiguity/plugins`): the time since the last use of each, the size of all, of which those go first that were used least recently",
             ),
             row(None, self.styles.to_string(), "styles of a plugin"),
+            row(None, MAX_OPTIONS.to_string(), "options of a plugin"),
             row(None, format!("{MESSAGE_LENGTH} characters"), "a plugin's message; longer ones are cut"),
-            row(None, format!("{NAME_LENGTH} characters"), "the name of a plugin, a style, a medium or an encoder"),
+            row(
+                None,
+                format!("{NAME_LENGTH} characters"),
+                "the name of a plugin, a style, a medium, an encoder or an option; an option's help and default, a property",
+            ),
             row(
                 None,
                 format!("{LOG_LINES} lines, {LOG_KIB} KiB"),
                 "what a plugin writes to the log in one call; the log says how much more there was",
             ),
-            row(None, format!("{SUM_TOLERANCE}"), "how far a row's sum may be from 1; it is then renormalized"),
+            row(
+                None,
+                format!("{SUM_TOLERANCE}"),
+                "how far the sum of a row's probabilities may be from 1; the row is then renormalized",
+            ),
         ]
     }
 

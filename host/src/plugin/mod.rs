@@ -1,13 +1,13 @@
-//! Style classifiers as plugins: lookup, validation, a sandbox that runs them, and checks of what they return.
+//! Style classifiers and scorers as plugins: lookup, validation, a sandbox that runs them, and checks of what they return.
 //!
-//! [`PluginHost::load`] turns a plugin's path or name into a [`Classifier`]; no module above this one knows which kind
+//! [`PluginHost::load`] turns a plugin's path or name into a [`Plugin`]; no module above this one knows which kind
 //! of file is behind it, and no module outside it names wasmtime or ort. [`fit`] and [`build`] create plugins without a
 //! compiler.
 //!
 //! # Layout
 //!
-//! - [`batch`]: the samples to classify. [`distributions`]: the output. `gradient`: the gradient with respect to the
-//!   embeddings.
+//! - [`batch`]: the samples. [`distributions`]: the output of a classifier. `gradient`: the gradients with respect to the
+//!   embeddings and the pixels. `options`: the options that a run sets.
 //! - [`store`]: resolves names, paths and folders to files.
 //! - [`artifact`]: a component's file, parsed without running it, and the data baked into it. `budget`: what compiling it
 //!   would take.
@@ -15,7 +15,7 @@
 //! - [`limits`], [`error`]: the sandbox's limits, and every error message.
 //! - `wasm`: WebAssembly components on wasmtime. [`onnx`]: ONNX models on ONNX Runtime.
 //! - [`inspection`]: the contents of a plugin's file for display, whatever its kind.
-//! - [`fit`]: k-means centers of embeddings, [`build`]: styles and prompts; each baked into a template.
+//! - [`fit`]: classifiers fitted to embeddings, [`build`]: styles and prompts; each baked into a template.
 
 pub mod artifact;
 pub mod batch;
@@ -29,6 +29,7 @@ mod gradient;
 pub mod inspection;
 pub mod limits;
 pub mod onnx;
+mod options;
 pub mod store;
 mod wasm;
 
@@ -37,6 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ambiguity_sdk::{EncoderPin, Manifest};
+pub use ambiguity_sdk::{Medium, OptionInfo, Scale};
 use ndarray::Array2;
 use tch::Device;
 
@@ -55,27 +57,42 @@ use crate::encoders::Encoders;
 use crate::text::{in_one_line, is_control, sha256_digits};
 
 /// A loaded plugin.
-pub trait Classifier {
+pub trait Plugin {
     /// Returns the plugin's description of itself.
     fn description(&self) -> &Description;
     /// Returns the file that the plugin was loaded from.
     fn source(&self) -> &PluginSource;
     /// Returns the contents of the file, for display.
     fn inspect(&self) -> Inspection;
-    /// Returns one distribution over the styles per sample. The batch keeps the embeddings that were computed for it,
-    /// and encoders are loaded when they are first needed.
-    fn classify(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Classified, PluginError>;
-    /// Returns whether the plugin has a gradient of its distributions with respect to the embedding, that is, whether
-    /// [`Classifier::embedding_vjp`] is supported.
+    /// Returns one distribution over the styles, or one score, per sample. The batch keeps the embeddings that were
+    /// computed for it, and encoders are loaded when they are first needed.
+    fn run(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Output, PluginError>;
+    /// Returns what [`Plugin::run`] returns of a classifier.
+    ///
+    /// # Errors
+    /// [`Fault::NoStyles`] if the plugin is a scorer, and every error of [`Plugin::run`].
+    fn classify(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Distributions, PluginError> {
+        match self.run(batch, encoders)?.values {
+            Values::Distributions(distributions) => Ok(distributions),
+            Values::Scores { .. } => Err(PluginError::new(&self.source().name, Fault::NoStyles)),
+        }
+    }
+    /// Returns whether the plugin has a gradient of its output with respect to the embedding, that is, whether
+    /// [`Plugin::embedding_vjp`] is supported.
     fn differentiable(&self) -> bool {
         self.inspect().differentiable
     }
-    /// Returns the vector-Jacobian product of [`Classifier::classify`]: maps dL/d(distributions), len × styles, to
-    /// dL/d(embeddings), len × dim, for the one encoder that the description names. All values are finite. The limits
-    /// are those of `classify`.
+    /// Returns whether the plugin has a gradient of its output with respect to the pixels, that is, whether
+    /// [`Plugin::pixel_vjp`] is supported.
+    fn pixel_differentiable(&self) -> bool {
+        self.inspect().pixel_differentiable
+    }
+    /// Returns the vector-Jacobian product of [`Plugin::run`]: maps dL/d(log-probabilities), len × styles, or
+    /// dL/d(scores), len × 1, to dL/d(embeddings), len × dim, for one of the encoders that the description names. All
+    /// values are finite. The limits are those of `run`.
     ///
     /// # Errors
-    /// [`Fault::NoGradient`] if the plugin is not [`Classifier::differentiable`], and every error of `classify`.
+    /// [`Fault::NoGradient`] if the plugin is not [`Plugin::differentiable`], and every error of `run`.
     ///
     /// # Panics
     /// If `upstream` has another shape.
@@ -83,8 +100,26 @@ pub trait Classifier {
         &mut self,
         _batch: &mut Batch,
         _encoders: &mut Encoders,
+        _encoder: &str,
         _upstream: &Array2<f32>,
     ) -> Result<Array2<f32>, PluginError> {
+        Err(PluginError::new(&self.source().name, Fault::NoGradient))
+    }
+    /// Returns the vector-Jacobian product of [`Plugin::run`] for each image of a batch: maps dL/d(log-probabilities),
+    /// len × styles, or dL/d(scores), len × 1, to dL/d(pixel values in [0, 1]), height × width × 3 in one list. All values
+    /// are finite.
+    ///
+    /// # Errors
+    /// [`Fault::NoGradient`] if the plugin is not [`Plugin::pixel_differentiable`], and every error of `run`.
+    ///
+    /// # Panics
+    /// If `upstream` has another shape.
+    fn pixel_vjp(
+        &mut self,
+        _batch: &mut Batch,
+        _encoders: &mut Encoders,
+        _upstream: &Array2<f32>,
+    ) -> Result<Vec<Vec<f32>>, PluginError> {
         Err(PluginError::new(&self.source().name, Fault::NoGradient))
     }
     /// Returns the peak memory of the last call on a batch in bytes, if the sandbox counts it.
@@ -99,29 +134,89 @@ pub trait Classifier {
 }
 
 /// A plugin's description of itself, checked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Description {
     /// A short name.
     pub name: String,
     /// The plugin's own version.
     pub version: String,
-    /// The styles, in the order of a distribution's entries; at least two, all different.
-    pub styles: Vec<String>,
-    /// The media that it classifies: "image", "text", "audio".
-    pub media: Vec<String>,
+    /// What it returns.
+    pub kind: Kind,
+    /// The media that it takes.
+    pub media: Vec<Medium>,
     /// The encoders whose embeddings it asks for.
     pub encoders: Vec<String>,
+    /// The options that a run may set.
+    pub options: Vec<OptionInfo>,
+    /// Other properties by key.
+    pub properties: Vec<(String, String)>,
 }
 
-impl From<ambiguity_sdk::Description> for Description {
-    fn from(description: ambiguity_sdk::Description) -> Self {
-        let ambiguity_sdk::Description { name, version, styles, media, encoders } = description;
-        Self { name, version, styles, media, encoders }
+/// What a plugin returns of each sample.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// A distribution over the styles.
+    Classifier {
+        /// The styles, in the order of a distribution's entries; at least two, all different.
+        styles: Vec<String>,
+    },
+    /// One number.
+    Scorer(Scale),
+}
+
+impl Default for Kind {
+    fn default() -> Self {
+        Self::Classifier { styles: vec![] }
+    }
+}
+
+impl Description {
+    /// Returns a classifier's styles; a scorer has none.
+    pub fn styles(&self) -> &[String] {
+        match &self.kind {
+            Kind::Classifier { styles } => styles,
+            Kind::Scorer(_) => &[],
+        }
+    }
+
+    /// Returns what the numbers of a scorer mean; a classifier has none.
+    pub fn scale(&self) -> Option<Scale> {
+        match self.kind {
+            Kind::Classifier { .. } => None,
+            Kind::Scorer(scale) => Some(scale),
+        }
+    }
+
+    /// Returns the least and the largest possible reward of a sample, where there are such: the largest of a classifier of N
+    /// styles is −ln N, that of a scorer its best score.
+    pub fn reward_range(&self) -> [Option<f64>; 2] {
+        match &self.kind {
+            Kind::Classifier { styles } => [None, Some(-(styles.len() as f64).ln())],
+            Kind::Scorer(scale) if scale.higher_is_better => [scale.minimum, scale.maximum],
+            Kind::Scorer(scale) => [scale.maximum, scale.minimum].map(|bound| bound.map(|bound| -bound)),
+        }
+    }
+
+    /// Returns whether the plugin takes a medium.
+    pub fn takes(&self, medium: Medium) -> bool {
+        self.media.contains(&medium)
+    }
+
+    /// Returns the names of the media, with `separator` between them.
+    pub fn media_names(&self, separator: &str) -> String {
+        self.media.iter().map(|medium| medium.name()).collect::<Vec<_>>().join(separator)
+    }
+
+    /// Returns the description of a classifier with a manifest.
+    fn of_manifest(manifest: &Manifest) -> Self {
+        let ambiguity_sdk::Description { name, version, media, encoders, options, properties } = manifest.description();
+        let kind = Kind::Classifier { styles: manifest.styles.clone() };
+        Self { name, version, kind, media, encoders, options, properties }
     }
 }
 
 /// The properties of a plugin that are known without compiling or loading it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Glance {
     /// sha256 of the file, in hex.
     pub sha256: String,
@@ -144,15 +239,65 @@ pub struct PluginSource {
     pub title: Option<String>,
 }
 
-/// The result of classifying a batch.
+/// The result of running a plugin on a batch.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Classified {
-    /// One distribution per sample.
-    pub distributions: Distributions,
+pub struct Output {
+    /// One value per sample.
+    pub values: Values,
     /// Units of fuel used, where the sandbox counts them: the same on every machine.
     pub fuel: Option<u64>,
     /// Wall-clock time in milliseconds, including the embeddings that had to be computed.
     pub milliseconds: f64,
+}
+
+/// What a plugin returns of the samples of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// One distribution per sample.
+    Distributions(Distributions),
+    /// One score per sample, finite and within the scale.
+    Scores {
+        /// What the scores mean.
+        scale: Scale,
+        /// The scores.
+        scores: Vec<f64>,
+    },
+}
+
+impl Values {
+    /// Returns no values of a plugin of this kind.
+    fn none(kind: &Kind) -> Self {
+        match kind {
+            Kind::Classifier { styles } => Self::Distributions(Distributions { styles: styles.len(), rows: vec![] }),
+            Kind::Scorer(scale) => Self::Scores { scale: *scale, scores: vec![] },
+        }
+    }
+
+    /// Checks the scores that a plugin returned for `n_samples` samples. An error carries the index of the sample at fault,
+    /// if it concerns a single one.
+    fn of_scores(scores: Vec<f64>, scale: Scale, n_samples: usize) -> Result<Self, (Option<usize>, Fault)> {
+        if scores.len() != n_samples {
+            let message = format!("it returned {} scores for {n_samples} samples", scores.len());
+            return Err((None, Fault::Output(message)));
+        }
+        for (i, &score) in scores.iter().enumerate() {
+            scale.check(score).map_err(|error| (Some(i), Fault::Output(error.to_string())))?;
+        }
+        Ok(Self::Scores { scale, scores })
+    }
+
+    /// Returns the number of samples.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Distributions(distributions) => distributions.rows.len(),
+            Self::Scores { scores, .. } => scores.len(),
+        }
+    }
+
+    /// Returns whether there are no samples.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Loads plugins, all with the same limits.
@@ -188,7 +333,7 @@ impl PluginHost {
     }
 
     /// Loads a plugin by its path or name (see [`store::resolve`]), with the values of its configuration.
-    pub fn load(&self, reference: &str, config: BTreeMap<String, String>) -> Result<Box<dyn Classifier>, PluginError> {
+    pub fn load(&self, reference: &str, config: BTreeMap<String, String>) -> Result<Box<dyn Plugin>, PluginError> {
         self.load_pinned(reference, config, None)
     }
 
@@ -199,10 +344,10 @@ impl PluginHost {
         reference: &str,
         config: BTreeMap<String, String>,
         sha256: Option<&str>,
-    ) -> Result<Box<dyn Classifier>, PluginError> {
+    ) -> Result<Box<dyn Plugin>, PluginError> {
         let path = store::resolve(reference)?;
         let name = store::short_name(&path.to_string_lossy());
-        let plugin: Box<dyn Classifier> = match is_onnx(&path) {
+        let plugin: Box<dyn Plugin> = match is_onnx(&path) {
             true => {
                 let launcher = self.launcher.as_ref();
                 Box::new(OnnxPlugin::load(&name, &path, &config, sha256, &self.limits, self.device, launcher)?)
@@ -277,12 +422,14 @@ pub fn serve(service: Service, threads: usize) -> std::io::Result<()> {
     }
 }
 
-/// Checks that a description has a name, a medium, and at least two styles, all different and not too many.
+/// Checks that a description has a name and a medium; a classifier's at least two styles, all different and not too many; a
+/// scorer's a scale; and its options different keys and defaults of their types.
 fn check_description(description: &Description, limits: &Limits) -> Result<(), Fault> {
-    let Description { name, styles, media, .. } = description;
+    let Description { name, media, .. } = description;
+    let (styles, is_classifier) = (description.styles(), description.scale().is_none());
     let problem = if name.is_empty() {
         "its name is empty".to_owned()
-    } else if styles.len() < 2 {
+    } else if is_classifier && styles.len() < 2 {
         format!("it has {}, ambiguity needs at least two", if styles.is_empty() { "no styles" } else { "one style" })
     } else if styles.len() > limits.styles {
         format!("it has {} styles, the limit is {}", styles.len(), limits.styles)
@@ -294,7 +441,11 @@ fn check_description(description: &Description, limits: &Limits) -> Result<(), F
     } else if styles.iter().any(String::is_empty) {
         "a style's name is empty".to_owned()
     } else if media.is_empty() {
-        "it names no medium (image, text, audio)".to_owned()
+        "it names no medium (image, text, audio, video, tensor)".to_owned()
+    } else if let Some(problem) = description.scale().as_ref().and_then(scale_problem) {
+        problem
+    } else if let Some(problem) = options::problem(&description.options) {
+        problem
     } else {
         return Ok(());
     };
@@ -304,10 +455,14 @@ fn check_description(description: &Description, limits: &Limits) -> Result<(), F
 /// Checks that a plugin's texts are safe to print: a terminal would execute control characters, and directional ones
 /// would change the order in which the text is read.
 fn check_texts(description: &Description, title: Option<&String>, inspection: &Inspection) -> Result<(), Fault> {
-    let Description { name, version, styles, media, encoders } = description;
+    let Description { name, version, encoders, options, properties, .. } = description;
     let texts = [("name", vec![name]), ("version", vec![version]), ("title", title.into_iter().collect())];
-    let lists = [("styles", styles), ("media", media), ("encoders", encoders), ("authors", &inspection.authors)];
+    let lists = [("encoders", encoders), ("authors", &inspection.authors)];
     let rest = [
+        ("styles", description.styles().iter().collect()),
+        ("options", options.iter().flat_map(|option| [&option.key, &option.help]).collect()),
+        ("options' defaults", options.iter().filter_map(|option| option.default.as_ref()).collect()),
+        ("properties", properties.iter().flat_map(|(key, value)| [key, value]).collect()),
         ("license", vec![&inspection.license]),
         ("prompts", inspection.prompts.iter().flatten().collect()),
         ("assets", inspection.assets.iter().map(|asset| &asset.name).collect()),
@@ -346,7 +501,7 @@ pub fn describe_onnx(path: &Path, set: BTreeMap<String, String>) -> Result<(Vec<
 /// # Errors
 /// [`Fault::Description`] with what is wrong.
 pub fn check_manifest(manifest: &Manifest) -> Result<(), Fault> {
-    let description = manifest.description().into();
+    let description = Description::of_manifest(manifest);
     check_description(&description, &Limits::default())?;
     let inspection = Inspection {
         authors: manifest.authors.iter().map(|author| in_one_line(author)).collect(),
@@ -371,11 +526,31 @@ fn check_encoders(declared: &[String], pinned: Option<&EncoderPin>, encoders: &m
 
 /// Returns the first name of a description that is too long, and what it names.
 fn first_long(description: &Description) -> Option<(&'static str, &str)> {
-    let Description { name, version, styles, media, encoders } = description;
+    let Description { name, version, encoders, options, properties, .. } = description;
     let one = [("name", name), ("version", version)].into_iter();
-    let lists = [("style", styles), ("medium", media), ("encoder", encoders)].into_iter();
-    let mut names = one.chain(lists.flat_map(|(what, names)| names.iter().map(move |name| (what, name))));
+    let styles = description.styles().iter().map(|style| ("style", style));
+    let encoders = encoders.iter().map(|encoder| ("encoder", encoder));
+    let options = options.iter().flat_map(|option| {
+        let texts = [&option.key, &option.help].into_iter().chain(option.default.as_ref());
+        texts.map(|text| ("option", text))
+    });
+    let properties = properties.iter().flat_map(|(key, value)| [("property", key), ("property", value)]);
+    let mut names = one.chain(styles).chain(encoders).chain(options).chain(properties);
     names.find(|(_, name)| name.chars().nth(limits::NAME_LENGTH).is_some()).map(|(what, name)| (what, name.as_str()))
+}
+
+/// Returns what is wrong with a scale.
+fn scale_problem(scale: &Scale) -> Option<String> {
+    let bounds = [scale.minimum, scale.maximum];
+    if bounds.into_iter().flatten().any(|bound| !bound.is_finite()) {
+        return Some("a bound of its scores is not finite".to_owned());
+    }
+    match bounds {
+        [Some(minimum), Some(maximum)] if minimum >= maximum => {
+            Some(format!("its scores are at least {minimum} and at most {maximum}"))
+        }
+        _ => None,
+    }
 }
 
 fn first_duplicate(names: &[String]) -> Option<&str> {

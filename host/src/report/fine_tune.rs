@@ -4,8 +4,8 @@
 use super::Tile;
 use super::curve::{Curve, UpperBound};
 use crate::config::FineTuneConfig;
-use crate::run::PluginsLock;
 use crate::run::record::{FineTuneMonitor, FineTuneRecord};
+use crate::run::{LockedPlugin, PluginsLock};
 use crate::statistics::Improvement;
 use crate::text::{counted, decimals, number, signed};
 
@@ -27,18 +27,19 @@ impl<'a> FineTune<'a> {
         self.config.reward.plugin.get(index).map_or(1.0, |plugin| plugin.weight)
     }
 
-    /// −ln N, weighted and summed over the plugins; none if the number of styles of a plugin is unknown.
+    /// The upper bound of each plugin's reward, weighted and summed: −ln N of a classifier, the best score of a scorer; none
+    /// if a plugin has none.
     pub(super) fn upper_bound(&self) -> Option<UpperBound> {
-        let plugins = &self.lock.plugins;
-        let terms: Option<Vec<_>> =
-            plugins.iter().enumerate().map(|(i, plugin)| Some((self.weight(i), plugin.styles?))).collect();
+        let plugins = self.lock.plugins.iter().enumerate();
+        let terms: Option<Vec<_>> = plugins.map(|(i, plugin)| term(self.weight(i), plugin)).collect();
         let terms = terms.filter(|terms| !terms.is_empty())?;
-        let reward = terms.iter().map(|(weight, styles)| -weight * f64::from(*styles).ln()).sum();
-        let formula = |(weight, styles): &(f64, u32)| match *weight {
-            1.0 => format!("−ln {styles}"),
-            weight => format!("−{weight} ln {styles}"),
-        };
-        Some(UpperBound { reward, formula: terms.iter().map(formula).collect::<Vec<_>>().join(" ") })
+        let reward = terms.iter().map(|(bound, _)| bound).sum();
+        let mut formula = String::new();
+        for (i, (_, text)) in terms.iter().enumerate() {
+            let plus = if i > 0 && !text.starts_with('−') { "+ " } else { "" };
+            formula += &format!("{}{plus}{text}", if i > 0 { " " } else { "" });
+        }
+        Some(UpperBound { reward, formula })
     }
 
     /// The reward curve.
@@ -125,12 +126,14 @@ impl<'a> FineTune<'a> {
                 tone: if share < limit { "bad" } else { "good" },
             });
         }
-        tiles.push(Tile {
-            label: "Max probability",
-            value: number(last.max_probability, 2),
-            note: format!("from {}", number(first.max_probability, 2)),
-            tone: "",
-        });
+        if let (Some(first), Some(last)) = (first.max_probability, last.max_probability) {
+            tiles.push(Tile {
+                label: "Max probability",
+                value: number(last, 2),
+                note: format!("from {}", number(first, 2)),
+                tone: "",
+            });
+        }
         tiles
     }
 
@@ -170,24 +173,42 @@ impl<'a> FineTune<'a> {
         let mut sentences = vec![sentence + "."];
         if let (Some(closed), Some(bound)) = (self.gap_closed(), self.upper_bound()) {
             sentences.push(format!(
-                "That is {} % of the way to the upper bound {} = {}, which a classifier without any preference would have.",
+                "That is {} % of the way to the upper bound {} = {}{}.",
                 number(closed, 0),
                 bound.formula,
-                number(bound.reward, decimals)
+                number(bound.reward, decimals),
+                match self.lock.plugins.iter().all(|plugin| plugin.styles.is_some()) {
+                    true => ", which a classifier without any preference would have",
+                    false => "",
+                }
             ));
         }
         let maximum = match &self.lock.plugins[..] {
             [plugin] => plugin.styles.map(|styles| format!(" of at most {}", number(f64::from(styles).ln(), 2))),
             _ => None,
         };
-        sentences.push(format!(
-            "The mean entropy went from {} to {}{} nats, the probability of the most likely style from {} to {}.",
-            number(first.entropy, 2),
-            number(last.entropy, 2),
-            maximum.unwrap_or_default(),
-            number(first.max_probability, 2),
-            number(last.max_probability, 2)
-        ));
+        let ends = |of: fn(&FineTuneMonitor) -> Option<f64>| Some((of(first)?, of(last)?));
+        if let (Some(entropy), Some(probability)) = (ends(|m| m.entropy), ends(|m| m.max_probability)) {
+            sentences.push(format!(
+                "The mean entropy went from {} to {}{} nats, the probability of the most likely style from {} to {}.",
+                number(entropy.0, 2),
+                number(entropy.1, 2),
+                maximum.unwrap_or_default(),
+                number(probability.0, 2),
+                number(probability.1, 2)
+            ));
+        }
+        if self.lock.plugins.len() > 1 {
+            let changes = first.plugin_rewards.iter().filter_map(|(name, before)| {
+                let after = last.plugin_rewards.get(name)?;
+                let decimals = crate::text::decimals((after - before).abs());
+                Some(format!("{name} from {} to {}", number(*before, decimals), number(*after, decimals)))
+            });
+            let changes = changes.collect::<Vec<_>>().join(", ");
+            if !changes.is_empty() {
+                sentences.push(format!("By plugin, the mean reward without its weight: {changes}."));
+            }
+        }
         if let Some(share) = diversity_share(first, last) {
             let limit = 100.0 * self.min_diversity();
             let held = match share < limit {
@@ -204,6 +225,26 @@ impl<'a> FineTune<'a> {
         }
         sentences
     }
+}
+
+/// The upper bound of one plugin's weighted reward, and its formula.
+fn term(weight: f64, plugin: &LockedPlugin) -> Option<(f64, String)> {
+    if let Some(styles) = plugin.styles {
+        // Ambiguity has no least value, so a negative weight has no upper bound.
+        let formula = match weight {
+            1.0 => format!("−ln {styles}"),
+            weight => format!("−{weight} ln {styles}"),
+        };
+        return (weight > 0.0).then(|| (-weight * f64::from(styles).ln(), formula));
+    }
+    let bound = weight * if weight > 0.0 { plugin.largest_reward } else { plugin.least_reward }?;
+    Some((bound, signless(bound)))
+}
+
+/// A number as it stands in a formula.
+fn signless(bound: f64) -> String {
+    let text = format!("{}", bound.abs());
+    if bound < 0.0 { format!("−{text}") } else { text }
 }
 
 /// The change of the mean reward between two monitors.

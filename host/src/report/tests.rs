@@ -20,8 +20,9 @@ fn run_with(folder: &Path, points: &[(u64, f64, f64)]) -> RunDir {
         name: "kmeans_image".into(),
         source: "plugins/kmeans_image.wasm".into(),
         sha256: "c0ffee".into(),
-        interface: "0.1.0".into(),
+        interface: "0.2.0".into(),
         styles: Some(27),
+        ..LockedPlugin::default()
     };
     let config = config("[[reward.plugin]]\nsource = \"<k>\"\nweight = 1.0\n").to_toml().unwrap();
     let lock = PluginsLock { plugins: vec![plugin], ..PluginsLock::default() };
@@ -32,8 +33,9 @@ fn run_with(folder: &Path, points: &[(u64, f64, f64)]) -> RunDir {
         let monitor = FineTuneMonitor {
             reward_mean: mean,
             reward_sem: Some(0.02),
-            entropy: 2.0,
-            max_probability: 0.4,
+            plugin_rewards: [("kmeans_image".to_owned(), mean)].into(),
+            entropy: Some(2.0),
+            max_probability: Some(0.4),
             diversity,
             rewards,
         };
@@ -157,4 +159,12 @@ fn several_plugins_have_a_weighted_upper_bound() {
     let bound = view.upper_bound().unwrap();
     assert_eq!(bound.formula, "−ln 27 −0.5 ln 10");
     assert!((bound.reward + 27f64.ln() + 0.5 * 10f64.ln()).abs() < 1e-12);
+
+    // A scorer's bound is its best score; without one there is no bound.
+    page.lock.plugins[1] = LockedPlugin { largest_reward: Some(1.0), ..LockedPlugin::default() };
+    let View::FineTune(view) = page.view() else { panic!("it is a fine-tuning") };
+    assert_eq!(view.upper_bound().unwrap().formula, "−ln 27 + 0.5");
+    page.lock.plugins[1].largest_reward = None;
+    let View::FineTune(view) = page.view() else { panic!("it is a fine-tuning") };
+    assert!(view.upper_bound().is_none());
 }

@@ -1,25 +1,34 @@
-//! Rewards from distributions: R(x) = −CE(C(x), U), the paper's equation 3, in f64.
+//! Rewards from what plugins return, in f64: of a distribution R(x) = −CE(C(x), U), the paper's equation 3, or a score.
 
 use crate::config::RewardNormalization;
+use crate::plugin::Values;
 use crate::statistics::Summary;
 
-/// The floor of probabilities before their logarithm is taken.
-pub const MIN_PROBABILITY: f64 = 1e-12;
-
-/// Returns the reward of one distribution: the mean of ln p over the classes, at most −ln N.
-pub fn ambiguity(distribution: &[f64]) -> f64 {
-    let sum: f64 = distribution.iter().map(|p| p.max(MIN_PROBABILITY).ln()).sum();
-    sum / distribution.len() as f64
+/// Returns the reward of each sample: of a distribution its ambiguity; of a score itself, or its negative where lower scores
+/// are better.
+pub fn rewards(values: &Values) -> Vec<f64> {
+    match values {
+        Values::Distributions(distributions) => distributions.rows.iter().map(|row| ambiguity(row)).collect(),
+        Values::Scores { scale, scores } => {
+            let sign = if scale.higher_is_better { 1.0 } else { -1.0 };
+            scores.iter().map(|score| sign * score).collect()
+        }
+    }
 }
 
-/// Returns the Shannon entropy in nats, at most ln N.
-pub fn entropy(distribution: &[f64]) -> f64 {
-    -distribution.iter().filter(|p| **p > 0.0).map(|p| p * p.ln()).sum::<f64>()
+/// Returns the reward of one distribution, given as log-probabilities: their mean over the classes, at most −ln N.
+pub fn ambiguity(log_probabilities: &[f64]) -> f64 {
+    log_probabilities.iter().sum::<f64>() / log_probabilities.len() as f64
 }
 
-/// Returns the largest probability.
-pub fn max_probability(distribution: &[f64]) -> f64 {
-    distribution.iter().copied().fold(0.0, f64::max)
+/// Returns the Shannon entropy of one distribution, given as log-probabilities, in nats; at most ln N.
+pub fn entropy(log_probabilities: &[f64]) -> f64 {
+    -log_probabilities.iter().map(|log_p| log_p.exp() * log_p).sum::<f64>()
+}
+
+/// Returns the largest probability of a distribution, given as log-probabilities.
+pub fn max_probability(log_probabilities: &[f64]) -> f64 {
+    log_probabilities.iter().copied().fold(f64::NEG_INFINITY, f64::max).exp()
 }
 
 /// The rewards of one plugin.
@@ -53,17 +62,29 @@ pub fn combine(plugins: &[PluginRewards], normalization: RewardNormalization) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::{Distributions, Scale};
 
     #[test]
     fn the_uniform_distribution_is_the_most_ambiguous() {
-        let uniform = [1.0 / 27.0; 27];
+        let uniform = [(1.0f64 / 27.0).ln(); 27];
         assert!((ambiguity(&uniform) + 27f64.ln()).abs() < 1e-12);
         assert!((entropy(&uniform) - 27f64.ln()).abs() < 1e-12);
-        let mut certain = [0.0; 27];
-        certain[3] = 1.0;
-        assert!((ambiguity(&certain) - 26.0 / 27.0 * MIN_PROBABILITY.ln()).abs() < 1e-9);
+        // Nothing is floored: e^-800 is no f64.
+        let mut certain = [-800.0; 27];
+        certain[3] = 0.0;
+        assert!((ambiguity(&certain) + 800.0 * 26.0 / 27.0).abs() < 1e-9);
         assert_eq!((entropy(&certain), max_probability(&certain)), (0.0, 1.0));
-        assert_eq!(max_probability(&[0.2, 0.5, 0.3]), 0.5);
+        assert!((max_probability(&[0.2f64, 0.5, 0.3].map(f64::ln)) - 0.5).abs() < 1e-15);
+    }
+
+    #[test]
+    fn lower_scores_are_better_where_the_plugin_says_so() {
+        let scores = |scale| rewards(&Values::Scores { scale, scores: vec![2.0, -3.0] });
+        assert_eq!(scores(Scale::higher_is_better()), [2.0, -3.0]);
+        assert_eq!(scores(Scale::lower_is_better()), [-2.0, 3.0]);
+        let rows = vec![[0.25f64, 0.75].map(f64::ln).to_vec()];
+        let found = rewards(&Values::Distributions(Distributions { styles: 2, rows }));
+        assert!((found[0] - 0.5 * (0.25f64 * 0.75).ln()).abs() < 1e-15);
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::encoders::{EncoderError, Encoders};
-use crate::plugin::Classifier;
+use crate::plugin::Plugin;
 
 /// What a run's rewards depend on besides its configuration and its model.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PluginsLock {
     /// The SHA-256 of the prompts, in hexadecimal; none for a run without prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -31,7 +31,7 @@ pub struct LockedEncoder {
 }
 
 /// A plugin of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LockedPlugin {
     /// The plugin's name in the metrics.
     pub name: String,
@@ -39,23 +39,36 @@ pub struct LockedPlugin {
     pub source: String,
     /// The SHA-256 of its bytes, in hexadecimal.
     pub sha256: String,
-    /// The interface version that it was built for, such as `0.1.0`.
+    /// The least interface version that it needs, such as `0.2.0`.
     pub interface: String,
-    /// Number of styles that it classifies; the upper bound of the reward is −ln of it.
+    /// Number of styles of a classifier; the upper bound of its reward is −ln of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub styles: Option<u32>,
+    /// The least possible reward of a scorer, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub least_reward: Option<f64>,
+    /// The largest possible reward of a scorer, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub largest_reward: Option<f64>,
 }
 
 impl LockedPlugin {
     /// Returns the entry of a plugin that was loaded from `source`.
-    pub fn of(source: &str, classifier: &dyn Classifier) -> Self {
-        let (file, description) = (classifier.source(), classifier.description());
+    pub fn of(source: &str, plugin: &dyn Plugin) -> Self {
+        let (file, description) = (plugin.source(), plugin.description());
+        let n_styles = description.styles().len() as u32;
+        let [least_reward, largest_reward] = match description.scale() {
+            Some(_) => description.reward_range(),
+            None => [None, None],
+        };
         Self {
             name: description.name.clone(),
             source: source.to_owned(),
             sha256: file.sha256.clone(),
             interface: file.interface.clone(),
-            styles: u32::try_from(description.styles.len()).ok(),
+            styles: (n_styles > 0).then_some(n_styles),
+            least_reward,
+            largest_reward,
         }
     }
 }
@@ -141,8 +154,9 @@ mod tests {
             name: "kmeans_image".into(),
             source: "plugins/kmeans_image.wasm".into(),
             sha256: sha256.into(),
-            interface: "0.1.0".into(),
+            interface: "0.2.0".into(),
             styles: Some(27),
+            ..LockedPlugin::default()
         };
         PluginsLock { plugins: vec![plugin], ..PluginsLock::default() }
     }

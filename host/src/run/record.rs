@@ -104,10 +104,15 @@ pub struct FineTuneMonitor {
     /// Standard error of the mean reward over the samples; none for a single sample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_sem: Option<f64>,
-    /// Mean entropy of the first plugin's distributions in nats.
-    pub entropy: f64,
-    /// Mean of the largest probability.
-    pub max_probability: f64,
+    /// The mean reward of each plugin.
+    #[serde(default)]
+    pub plugin_rewards: BTreeMap<String, f64>,
+    /// Mean entropy of the first classifier's distributions in nats; none if all plugins are scorers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<f64>,
+    /// Mean of the largest probability; none if all plugins are scorers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_probability: Option<f64>,
     /// Mean pairwise 1 − cos of the images' embeddings.
     pub diversity: f64,
     /// The reward of each sample, for paired comparison.

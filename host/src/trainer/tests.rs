@@ -466,8 +466,8 @@ fn other_plugins_are_another_run_unless_the_user_insists() {
         name: "palette".to_owned(),
         source: "palette.wasm".to_owned(),
         sha256: "00".to_owned(),
-        interface: "0.1.0".to_owned(),
-        styles: None,
+        interface: "0.2.0".to_owned(),
+        ..LockedPlugin::default()
     };
     let lock = || PluginsLock { plugins: vec![plugin.clone()], ..PluginsLock::default() };
     let start = |force| Start::Resume { folder: runs.path(), epoch: None, force };

@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::json::{JsonObject, MAX_SIDE, write_json};
-use crate::resize::resize_bicubic;
+use ambiguity_sdk::resize::resize_bicubic;
 
 /// CLIP's mean of red, green and blue on [0, 1].
 pub const CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];

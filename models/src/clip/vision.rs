@@ -71,8 +71,17 @@ impl VisionTransformer {
     /// Normalized pixels [n, 3, s, s] to the class token's hidden states after the last layer norm, [n, hidden].
     ///
     /// # Panics
-    /// If `s` is not the configuration's `image_size`; [`Preprocessor`](crate::clip::Preprocessor) resizes to it.
+    /// As [`VisionTransformer::hidden_states`].
     pub fn forward(&self, pixels: &Tensor) -> Tensor {
+        self.post_layernorm.forward(&self.hidden_states(pixels).select(1, 0))
+    }
+
+    /// Normalized pixels [n, 3, s, s] to the hidden states after the last layer, [n, 1 + patches, hidden]: the class token,
+    /// then the patches row after row.
+    ///
+    /// # Panics
+    /// If `s` is not the configuration's `image_size`; [`Preprocessor`](crate::clip::Preprocessor) resizes to it.
+    pub fn hidden_states(&self, pixels: &Tensor) -> Tensor {
         let weight = &self.patch_embedding;
         let pixels = pixels.to_device(weight.device()).to_kind(weight.kind());
         let n = pixels.size()[0];
@@ -80,8 +89,7 @@ impl VisionTransformer {
         let patches = pixels.conv2d(weight, None::<&Tensor>, self.patch_size, 0, 1, 1).flatten(2, 3).transpose(1, 2);
         let class = self.class_embedding.expand([n, 1, hidden], false);
         let x = Tensor::cat(&[class, patches], 1) + self.position_embedding.table();
-        let x = self.encoder.forward(self.pre_layrnorm.forward(&x), false);
-        self.post_layernorm.forward(&x.select(1, 0))
+        self.encoder.forward(self.pre_layrnorm.forward(&x), false)
     }
 }
 

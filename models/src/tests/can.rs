@@ -125,3 +125,11 @@ fn other_sides_are_refused() {
         assert!(error.contains("power of two"), "{error}");
     }
 }
+
+/// No number of a style is that of a row to leave out.
+#[test]
+fn every_style_counts_in_the_loss() {
+    let logits = Tensor::zeros([1, 101], (Kind::Float, tch::Device::Cpu));
+    let loss = loss::style(&logits, &Tensor::from_slice(&[100i64]), 0.0).double_value(&[]);
+    assert!((loss - 101f64.ln()).abs() < 1e-5, "{loss}");
+}

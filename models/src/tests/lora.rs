@@ -301,6 +301,19 @@ fn stray_names_are_refused() {
     let error = Lora::load(&mut unet, &reference_path("diffusers_lora.safetensors")).unwrap_err().to_string();
     assert!(error.contains("diffusers_lora.safetensors") && error.contains("`unet.down_blocks.0."), "{error}");
     assert!(serde_json::from_str::<Targets>("\"atention\"").is_err());
+    // An adapter of a 1×1 convolution, which merging takes.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pytorch_lora_weights.safetensors");
+    for end in ["proj_in", "proj_out"] {
+        let module = format!("unet.down_blocks.0.attentions.0.{end}");
+        let tensor = |name: &str, shape: [i64; 2]| {
+            (format!("{module}.{name}.weight"), Tensor::ones(shape, (Kind::Float, Device::Cpu)))
+        };
+        let tensors = [tensor("lora_A", [2, 8]), tensor("lora_B", [8, 2])].into_iter().collect();
+        write_safetensors(&path, &tensors, &[]).unwrap();
+        let error = Lora::load(&mut unet, &path).unwrap_err().to_string();
+        assert!(error.contains("adapts a 1×1 convolution"), "{error}");
+    }
 }
 
 #[test]

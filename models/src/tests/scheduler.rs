@@ -178,3 +178,52 @@ fn numbers_that_no_schedule_has_are_refused_by_key() {
     std::fs::write(&path, config.to_string()).unwrap();
     assert_eq!(Ddim::new(&SchedulerConfig::read(&path).unwrap(), 2).unwrap().alphas_cumprod(), [0.5, 0.0]);
 }
+
+/// A clip that clips nothing changes nothing, whatever the network predicts.
+#[test]
+fn a_wide_clip_is_none() {
+    let sample = Tensor::arange(8, (Kind::Float, tch::Device::Cpu)).view([1, 2, 2, 2]) * 0.3 - 1.0;
+    let output = sample.sin() + 0.25;
+    for prediction in ["epsilon", "sample", "v_prediction"] {
+        let mean = |clip: bool| {
+            let mut config = json!({ "prediction_type": prediction, "clip_sample": clip, "clip_sample_range": 1e3 });
+            config["beta_schedule"] = "scaled_linear".into();
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("scheduler_config.json");
+            std::fs::write(&path, config.to_string()).unwrap();
+            let ddim = Ddim::new(&SchedulerConfig::read(&path).unwrap(), 4).unwrap();
+            ddim.step(&output, 1, &sample, 0.0, None, LastStep::FinalAlpha).mean
+        };
+        assert_close(prediction, &mean(true), &mean(false), 1e-5);
+    }
+}
+
+#[test]
+fn values_that_stable_diffusion_does_not_accept_are_replaced_and_named() {
+    let mut config = SchedulerConfig { steps_offset: 0, clip_sample: true, ..SchedulerConfig::diffusers_default() };
+    let notes = config.for_stable_diffusion();
+    assert_eq!(
+        notes,
+        [
+            "`steps_offset` is 0, but Stable Diffusion needs 1, which is used",
+            "`clip_sample` is true, but latents must not be clipped; false is used"
+        ]
+    );
+    assert_eq!((config.steps_offset, config.clip_sample), (1, false));
+    assert_eq!(config.for_stable_diffusion(), [""; 0]);
+}
+
+#[test]
+fn values_that_contradict_each_other_are_refused_in_files_and_in_code() {
+    let message = |config: &SchedulerConfig| Ddim::new(config, 2).unwrap_err().to_string();
+    let betas = SchedulerConfig { trained_betas: Some(vec![0.5; 3]), ..SchedulerConfig::diffusers_default() };
+    let expected = "scheduler configuration: `trained_betas` has 3 entries for 1000 timesteps";
+    assert!(message(&betas).contains(expected), "{}", message(&betas));
+    let terminal = SchedulerConfig { rescale_betas_zero_snr: true, ..SchedulerConfig::diffusers_default() };
+    assert!(message(&terminal).contains("`rescale_betas_zero_snr` is true, so epsilon cannot be predicted"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scheduler_config.json");
+    std::fs::write(&path, json!({ "trained_betas": [0.5, 0.5, 0.5] }).to_string()).unwrap();
+    let error = SchedulerConfig::read(&path).unwrap_err().to_string();
+    assert!(error.contains("has 3 entries for 1000 timesteps"), "{error}");
+}

@@ -5,53 +5,59 @@
 //! embeddings (the paper's text clusters): only the baked assets differ, the matrix `centers` and `manifest.json`,
 //! which `host plugin fit` writes.
 
-use ambiguity_sdk::heads::InverseDistances;
+use ambiguity_sdk::heads::{Head, InverseDistances};
 use ambiguity_sdk::{
-    Batch, Classifier, Description, Distributions, Error, Gradient, Manifest, Matrix, Result, export, host,
+    Batch, Classifier, Description, Distributions, Error, Gradient, Host, Manifest, Matrix, Plugin, Result, export,
 };
 
 /// The plugin; see the module.
-pub struct KMeans;
+pub struct KMeans {
+    manifest: Manifest,
+    head: InverseDistances,
+}
 
-export!(KMeans, gradient);
+export!(KMeans: Classifier, Gradient);
 
-impl Classifier for KMeans {
-    fn describe() -> Result<Description> {
-        let (manifest, _) = baked()?;
-        Ok(manifest.description())
+impl Plugin for KMeans {
+    fn new(host: &Host) -> Result<Self> {
+        let manifest = Manifest::baked(host)?;
+        manifest.encoder_name()?;
+        let centers = host.asset_tensor("centers")?;
+        if centers.n_rows() != manifest.styles.len() {
+            let (centers, styles) = (centers.n_rows(), manifest.styles.len());
+            return Err(Error::new(format!("{centers} baked centers do not fit the manifest's {styles} styles")));
+        }
+        let temperature = manifest.temperature.unwrap_or(1.0);
+        let head = InverseDistances { centers, temperature, normalize: manifest.normalize };
+        Ok(Self { manifest, head })
     }
 
-    fn classify(batch: &Batch) -> Result<Distributions> {
-        let (manifest, head) = baked()?;
-        head.distributions(batch.embedding(manifest.encoder_name()?)?)
+    fn describe(&self) -> Description {
+        self.manifest.description()
+    }
+}
+
+impl Classifier for KMeans {
+    fn styles(&self) -> Vec<String> {
+        self.manifest.styles.clone()
+    }
+
+    fn classify(&self, batch: &Batch) -> Result<Distributions> {
+        self.head.distributions(batch.embedding(self.manifest.encoder_name()?)?)
     }
 }
 
 impl Gradient for KMeans {
-    fn embedding_vjp(batch: &Batch, upstream: &Matrix) -> Result<Matrix> {
-        let (manifest, head) = baked()?;
-        head.vjp(batch.embedding(manifest.encoder_name()?)?, upstream)
+    fn embedding_vjp(&self, batch: &Batch, encoder: &str, upstream: &Matrix) -> Result<Matrix> {
+        self.head.vjp(batch.embedding(encoder)?, upstream)
     }
-}
-
-/// Returns the manifest, and the classifier of the manifest and the baked centers.
-fn baked() -> Result<(Manifest, InverseDistances)> {
-    let manifest = Manifest::baked()?;
-    let centers = host::asset_tensor("centers")?;
-    if centers.n_rows() != manifest.styles.len() {
-        let (centers, styles) = (centers.n_rows(), manifest.styles.len());
-        return Err(Error::new(format!("{centers} baked centers do not fit the manifest's {styles} styles")));
-    }
-    let temperature = manifest.temperature.unwrap_or(1.0);
-    let head = InverseDistances { centers, temperature, normalize: manifest.normalize };
-    Ok((manifest, head))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ambiguity_sdk::EncoderPin;
     use ambiguity_sdk::testing::{FakeBatch, FakeHost, FakeSample, numbers};
+    use ambiguity_sdk::{EncoderPin, Medium};
 
     fn host(styles: &[&str], centers: Matrix) -> FakeHost {
         let manifest = Manifest {
@@ -60,7 +66,7 @@ mod tests {
             title: "Directions of the plane".into(),
             authors: vec![],
             license: "Apache-2.0".into(),
-            media: vec!["image".into()],
+            media: vec![Medium::Image],
             styles: styles.iter().map(|&style| style.into()).collect(),
             encoder: Some(EncoderPin { name: "tiny".into(), digest: "0".into() }),
             normalize: true,
@@ -75,21 +81,23 @@ mod tests {
         let centers = Matrix::from_rows(&[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]).expect("three rows of two");
         let embeddings = Matrix::from_rows(&[[9.0, 1.0], [-0.1, 0.4]]).expect("two rows of two");
         let batch = FakeBatch::new(vec![FakeSample::default(); 2]).embedding("tiny", embeddings);
-        let distributions = host(&["east", "north", "west"], centers).classify::<KMeans>(batch).expect("a good batch");
-        let likeliest = |i: usize| (0..3).max_by(|&a, &b| distributions.row(i)[a].total_cmp(&distributions.row(i)[b]));
-        assert_eq!((likeliest(0), likeliest(1)), (Some(0), Some(1)));
+        let host = host(&["east", "north", "west"], centers);
+        let found = host.load::<KMeans>().expect("centers").classify(&batch).expect("a good batch");
+        assert_eq!((found.likeliest(0), found.likeliest(1)), (0, 1));
     }
 
     #[test]
     fn the_gradient_is_exact() {
-        let mut host = host(&["a", "b", "c", "d"], numbers(1, 4, 6));
-        let error = host.gradient_error::<KMeans>(&numbers(2, 3, 6)).expect("one encoder");
+        let host = host(&["a", "b", "c", "d"], numbers(1, 4, 6)).option("temperature", "0.7");
+        let plugin = host.load::<KMeans>().expect("centers");
+        let error = plugin.gradient_error(&numbers(2, 3, 6)).expect("one encoder");
         assert!(error < 0.005, "{error}");
     }
 
     #[test]
     fn centers_that_do_not_fit_are_refused() {
-        let message = host(&["east"], numbers(1, 2, 2)).describe::<KMeans>().expect_err("2 is not 1").to_string();
+        let host = host(&["east"], numbers(1, 2, 2));
+        let message = host.load::<KMeans>().err().expect("2 is not 1").to_string();
         assert_eq!(message, "2 baked centers do not fit the manifest's 1 styles");
     }
 }

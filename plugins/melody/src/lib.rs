@@ -4,13 +4,15 @@
 //! probability of a register is its share of the power; within it, noise has the register's spectral flatness
 //! (geometric over arithmetic mean of the bins), tone has the rest. Loudness scales all of them; silence has the rest.
 
-use ambiguity_sdk::{Audio, Batch, Classifier, Description, Distribution, Distributions, Error, Result, export};
+use ambiguity_sdk::{
+    Audio, Batch, Classifier, Description, Distribution, Distributions, Error, Host, Medium, Plugin, Result, export,
+};
 use std::f32::consts::TAU;
 
 /// The plugin; see the module.
 pub struct Melody;
 
-export!(Melody);
+export!(Melody: Classifier);
 
 /// The styles; registers in order, tone before noise.
 const STYLES: [&str; 7] =
@@ -28,13 +30,26 @@ const FRAMES: usize = 64;
 /// Mean square at which silence is as likely as sound: 50 dB below full scale.
 const QUIET: f32 = 1e-5;
 
-impl Classifier for Melody {
-    fn describe() -> Result<Description> {
-        Ok(Description::new("melody", env!("CARGO_PKG_VERSION")).styles(STYLES).medium("audio"))
+/// The part of the uniform distribution in each distribution: a register without any power has no probability of 0.
+const EPSILON: f32 = 1e-6;
+
+impl Plugin for Melody {
+    fn new(_host: &Host) -> Result<Self> {
+        Ok(Self)
     }
 
-    fn classify(batch: &Batch) -> Result<Distributions> {
-        (0..batch.len()).map(|i| Distribution::from_weights(weights(&batch.audio(i)?)?)).collect()
+    fn describe(&self) -> Description {
+        Description::new("melody", env!("CARGO_PKG_VERSION")).medium(Medium::Audio)
+    }
+}
+
+impl Classifier for Melody {
+    fn styles(&self) -> Vec<String> {
+        STYLES.map(String::from).to_vec()
+    }
+
+    fn classify(&self, batch: &Batch) -> Result<Distributions> {
+        (0..batch.len()).map(|i| Distribution::smoothed(weights(&batch.audio(i)?)?, EPSILON)).collect()
     }
 }
 

@@ -4,10 +4,11 @@ use ambiguity_sdk::testing::{FakeBatch, FakeHost, FakeSample, numbers};
 const RATE: u32 = 16_000;
 
 fn likeliest(channels: usize, pcm: Vec<f32>) -> &'static str {
-    let batch = FakeBatch::new([FakeSample::audio(RATE, channels, pcm)]);
-    let found = FakeHost::new().classify::<Melody>(batch).expect("a recording");
-    let row = found.row(0);
-    STYLES[(0..STYLES.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("seven styles")]
+    STYLES[classify(FakeSample::audio(RATE, channels, pcm)).expect("a recording").likeliest(0)]
+}
+
+fn classify(sample: FakeSample) -> Result<Distributions> {
+    FakeHost::new().load::<Melody>()?.classify(&FakeBatch::new([sample]))
 }
 
 fn tone(hertz: f32, loudness: f32) -> Vec<f32> {
@@ -32,8 +33,7 @@ fn channels_are_mixed_and_short_recordings_are_heard() {
     let opposite = tone(880.0, 0.5).into_iter().flat_map(|x| [x, -x]).collect();
     assert_eq!(likeliest(2, opposite), "silence");
     assert_eq!(likeliest(1, tone(880.0, 0.5)[..500].to_vec()), "middle tone");
-    let empty = FakeBatch::new([FakeSample::audio(RATE, 1, vec![])]);
-    let message = FakeHost::new().classify::<Melody>(empty).expect_err("nothing to hear").to_string();
+    let message = classify(FakeSample::audio(RATE, 1, vec![])).expect_err("nothing to hear").to_string();
     assert_eq!(message, "the recording is empty");
 }
 

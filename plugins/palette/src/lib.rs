@@ -3,14 +3,22 @@
 //! The image's mean lightness, mean chroma and mean warmth in Oklab (Björn Ottosson, "A perceptual color space for
 //! image processing", 2020) are three axes through a neutral point; each axis has a style at either end, and the
 //! logits are the image's position towards that end. The distribution is flat for an image of medium lightness and
-//! chroma that is as warm as it is cold. The configuration's `sharpness` (default 3) multiplies the logits.
+//! chroma that is as warm as it is cold. The option `sharpness` multiplies the logits.
 
-use ambiguity_sdk::{Batch, Classifier, Description, Distribution, Distributions, Error, Image, Result, export, host};
+use ambiguity_sdk::{
+    Batch, Classifier, Description, Distribution, Distributions, Error, Host, Image, Medium, Plugin, PluginOption,
+    Result, export,
+};
 
 /// The plugin; see the module.
-pub struct Palette;
+pub struct Palette {
+    sharpness: f32,
+}
 
-export!(Palette);
+export!(Palette: Classifier);
+
+const SHARPNESS: PluginOption<f64> =
+    PluginOption::new("sharpness", 3.0, "Multiplies the logits, 0 to 100: above 3 for clearer decisions");
 
 /// The ends of the axes: warmth, chroma, lightness.
 const STYLES: [&str; 6] = ["warm", "cold", "vivid", "muted", "light", "dark"];
@@ -26,29 +34,33 @@ const WARMTH: (f32, f32) = (0.0, 0.08);
 const CHROMA: (f32, f32) = (0.09, 0.09);
 const LIGHTNESS: (f32, f32) = (0.6, 0.35);
 
-impl Classifier for Palette {
-    fn describe() -> Result<Description> {
-        sharpness()?;
-        Ok(Description::new("palette", env!("CARGO_PKG_VERSION")).styles(STYLES).medium("image"))
+impl Plugin for Palette {
+    fn new(host: &Host) -> Result<Self> {
+        let sharpness = SHARPNESS.get(host)?;
+        if !(0.0..=100.0).contains(&sharpness) {
+            return Err(Error::new(format!("sharpness is {sharpness}, it must be a number from 0 to 100")));
+        }
+        Ok(Self { sharpness: sharpness as f32 })
     }
 
-    fn classify(batch: &Batch) -> Result<Distributions> {
-        let (sharpness, linear) = (sharpness()?, linear_light());
+    fn describe(&self) -> Description {
+        Description::new("palette", env!("CARGO_PKG_VERSION")).medium(Medium::Image).option(SHARPNESS)
+    }
+}
+
+impl Classifier for Palette {
+    fn styles(&self) -> Vec<String> {
+        STYLES.map(String::from).to_vec()
+    }
+
+    fn classify(&self, batch: &Batch) -> Result<Distributions> {
+        let (sharpness, linear) = (self.sharpness, linear_light());
         (0..batch.len())
             .map(|i| {
                 let axes = axes(&batch.image_resized(i, SIDE, SIDE)?, &linear);
                 Distribution::softmax(axes.iter().flat_map(|x| [x * sharpness, -x * sharpness]).collect())
             })
             .collect()
-    }
-}
-
-/// Returns the configured sharpness.
-fn sharpness() -> Result<f32> {
-    let Some(text) = host::config("sharpness") else { return Ok(3.0) };
-    match text.parse() {
-        Ok(number) if (0.0..=100.0).contains(&number) => Ok(number),
-        _ => Err(Error::new(format!("sharpness is `{text}`, it must be a number from 0 to 100"))),
     }
 }
 
@@ -96,9 +108,9 @@ mod tests {
     }
 
     fn likeliest(color: [u8; 3]) -> &'static str {
-        let found = FakeHost::new().classify::<Palette>(FakeBatch::new([plain(color)])).expect("an image");
-        let row = found.row(0);
-        STYLES[(0..6).max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("six styles")]
+        let host = FakeHost::new();
+        let palette = host.load::<Palette>().expect("it needs nothing");
+        STYLES[palette.classify(&FakeBatch::new([plain(color)])).expect("an image").likeliest(0)]
     }
 
     #[test]
@@ -120,10 +132,14 @@ mod tests {
 
     #[test]
     fn sharpness_0_is_flat_and_others_are_checked() {
-        let mut host = FakeHost::new().config("sharpness", "0");
-        let found = host.classify::<Palette>(FakeBatch::new([plain([255, 0, 0])])).expect("an image");
-        assert!(found.row(0).iter().all(|p| (p - 1.0 / 6.0).abs() < 1e-6));
-        let message = FakeHost::new().config("sharpness", "very").describe::<Palette>().expect_err("no number");
-        assert_eq!(message.to_string(), "sharpness is `very`, it must be a number from 0 to 100");
+        let host = FakeHost::new().option("sharpness", "0");
+        let palette = host.load::<Palette>().expect("a sharpness");
+        let found = palette.classify(&FakeBatch::new([plain([255, 0, 0])])).expect("an image");
+        assert!(found.probabilities(0).iter().all(|p| (p - 1.0 / 6.0).abs() < 1e-6));
+        let message = |value: &str| {
+            FakeHost::new().option("sharpness", value).load::<Palette>().err().expect("no sharpness").to_string()
+        };
+        assert_eq!(message("101"), "sharpness is 101, it must be a number from 0 to 100");
+        assert_eq!(message("very"), "the option `sharpness` is `very`, which is no number");
     }
 }

@@ -4,12 +4,14 @@
 //! and at least one. A text without any mood is therefore not ambiguous but plain, so an empty text has no high reward:
 //! that requires words of every mood.
 
-use ambiguity_sdk::{Batch, Classifier, Description, Distribution, Distributions, Result, export};
+use ambiguity_sdk::{
+    Batch, Classifier, Description, Distribution, Distributions, Host, Medium, Plugin, Result, export,
+};
 
 /// The plugin; see the module.
 pub struct Words;
 
-export!(Words);
+export!(Words: Classifier);
 
 /// A mood and its words, without endings.
 const MOODS: [(&str, &str); 6] = [
@@ -42,13 +44,22 @@ const FLOOR: f32 = 0.05;
 /// Endings that a word may have beyond the words in the lists.
 const ENDINGS: [&str; 12] = ["", "s", "es", "d", "ed", "ing", "ly", "y", "ful", "fully", "ness", "er"];
 
-impl Classifier for Words {
-    fn describe() -> Result<Description> {
-        let styles = MOODS.iter().map(|&(mood, _)| mood).chain([PLAIN_STYLE]);
-        Ok(Description::new("words", env!("CARGO_PKG_VERSION")).styles(styles).medium("text"))
+impl Plugin for Words {
+    fn new(_host: &Host) -> Result<Self> {
+        Ok(Self)
     }
 
-    fn classify(batch: &Batch) -> Result<Distributions> {
+    fn describe(&self) -> Description {
+        Description::new("words", env!("CARGO_PKG_VERSION")).medium(Medium::Text)
+    }
+}
+
+impl Classifier for Words {
+    fn styles(&self) -> Vec<String> {
+        MOODS.iter().map(|&(mood, _)| mood).chain([PLAIN_STYLE]).map(str::to_owned).collect()
+    }
+
+    fn classify(&self, batch: &Batch) -> Result<Distributions> {
         (0..batch.len()).map(|i| Distribution::from_weights(weights(&batch.text(i)?))).collect()
     }
 }
@@ -85,12 +96,10 @@ mod tests {
     use ambiguity_sdk::testing::{FakeBatch, FakeHost, FakeSample};
 
     fn likeliest(text: &str) -> String {
-        let mut host = FakeHost::new();
-        let styles = host.describe::<Words>().expect("it describes itself").styles;
-        let found = host.classify::<Words>(FakeBatch::new([FakeSample::text(text)])).expect("a text");
-        let row = found.row(0);
-        let best = (0..styles.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("some styles");
-        styles[best].clone()
+        let host = FakeHost::new();
+        let words = host.load::<Words>().expect("it needs nothing");
+        let found = words.classify(&FakeBatch::new([FakeSample::text(text)])).expect("a text");
+        words.styles().expect("styles")[found.likeliest(0)].clone()
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ambiguity_host::context::Context;
 use ambiguity_host::interrupt::Interrupt;
-use ambiguity_host::plugin::{Classifier, Limits, PluginError, PluginHost};
+use ambiguity_host::plugin::{Limits, Plugin, PluginError, PluginHost};
 use ambiguity_host::progress::Progress;
 use ambiguity_models::onnx::proto::{
     Attribute, Dimension, Graph, Model, Node, OperatorSet, Shape, Size, Tensor, TensorType, Type, ValueInfo,
@@ -21,7 +21,7 @@ use super::{means, two_images};
 use crate::support::{command, host, host_binary, ran, root};
 
 /// Loads a plugin as a command does.
-fn load(limits: Limits, file: &Path) -> Result<Box<dyn Classifier>, PluginError> {
+fn load(limits: Limits, file: &Path) -> Result<Box<dyn Plugin>, PluginError> {
     let context = Context {
         threads: 2,
         offline: true,
@@ -112,7 +112,7 @@ fn a_model_whose_operator_takes_long_is_ended_at_its_limit() {
     assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     let mut small = load(limits, &written(folder.path(), 8)).expect("it loads");
     let classified = small.classify(&mut two_images(), &mut means()).expect("a small one");
-    assert_eq!(classified.distributions.rows.len(), 2);
+    assert_eq!(classified.probabilities().len(), 2);
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn large() -> Vec<u8> {
         section(3, [leb(n_functions), vec![0; n_functions]].concat()),
         section(10, [leb(n_functions), body.repeat(n_functions)].concat()),
     ];
-    let around = "(component (instance $i) (export \"ambiguity:plugin/classifier@0.1.0\" (instance $i)))";
+    let around = "(component (instance $i) (export \"ambiguity:plugin/description@0.2.0\" (instance $i)) (export \"ambiguity:plugin/classifier@0.2.0\" (instance $i)))";
     let around = wat::parse_str(around).expect("it assembles");
     let (header, rest) = around.split_at(8);
     [header, &section(1, module.concat()), rest].concat()
@@ -185,7 +185,7 @@ fn ctrl_c_ends_the_process_that_compiles() {
 fn what_the_compiler_refuses_is_said_by_the_command() {
     let folder = tempfile::tempdir().expect("a folder");
     let text = "(component (core module (func (result i32) (i64.const 1))) (instance $i)
-        (export \"ambiguity:plugin/classifier@0.1.0\" (instance $i)))";
+        (export \"ambiguity:plugin/description@0.2.0\" (instance $i)) (export \"ambiguity:plugin/classifier@0.2.0\" (instance $i)))";
     let file = folder.path().join("bad.wasm");
     fs::write(&file, wat::parse_str(text).expect("it assembles")).expect("writable");
     let here = super::load(Limits::default(), &file, &[]).err().expect("it is invalid").to_string();

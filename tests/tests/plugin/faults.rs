@@ -12,7 +12,7 @@ use ambiguity_host::plugin::{Batch, Limits, PluginHost};
 use image::RgbImage;
 use ndarray::Array2;
 
-use super::{Means, built, load, means, two_images};
+use super::{Means, built, load, means, rounded, two_images};
 use crate::support::{host, root};
 
 /// Faults in a plugin's behavior, with the limits that apply.
@@ -26,6 +26,13 @@ fn misbehaving_plugins() {
         ("describe-error", limits),
         ("describe-panic", limits),
         ("describe-encoder", limits),
+        ("styles-error", limits),
+        ("medium", limits),
+        ("no-medium", limits),
+        ("same-options", limits),
+        ("bad-default", limits),
+        ("long-option", limits),
+        ("escape-property", limits),
         ("one-style", limits),
         ("same-styles", limits),
         ("escape", limits),
@@ -45,7 +52,8 @@ fn misbehaving_plugins() {
         ("chatter", limits),
         ("flood", Limits { output_mib: 1, ..limits }),
         ("nan", limits),
-        ("negative", limits),
+        ("zero", limits),
+        ("probabilities", limits),
         ("sum", limits),
         ("rows", limits),
         ("columns", limits),
@@ -53,6 +61,11 @@ fn misbehaving_plugins() {
         ("forge", limits),
         ("long-name", limits),
         ("grow", frugal),
+        // One instruction that writes many bytes uses fuel for each.
+        ("fill", Limits { memory_mib: 64, ..limits }),
+        ("no-frame", limits),
+        ("no-array", limits),
+        ("no-tokens", limits),
     ];
     let mut table = String::new();
     for (fault, limits) in cases {
@@ -65,7 +78,7 @@ fn misbehaving_plugins() {
 
         let mut batch = two_images();
         let answer = load(*limits, &hostile, &[]).and_then(|mut plugin| plugin.classify(&mut batch, &mut means()));
-        assert_eq!(answer.expect("a good call").distributions.rows, vec![vec![0.25, 0.75]; 2], "after {fault}");
+        assert_eq!(rounded(&answer.expect("a good call")), vec![vec![0.25, 0.75]; 2], "after {fault}");
     }
     insta::assert_snapshot!(table);
 }
@@ -76,7 +89,7 @@ fn a_nan_has_the_same_bits_everywhere() {
     let mut plugin = load(Limits::default(), &built("hostile"), &[("fault", "nan-bits")]).expect("it loads");
     for _ in 0..2 {
         let classified = plugin.classify(&mut two_images(), &mut means()).expect("a good call");
-        assert_eq!(classified.distributions.rows, vec![vec![0.75, 0.25]; 2]);
+        assert_eq!(rounded(&classified), vec![vec![0.75, 0.25]; 2]);
     }
     let folder = tempfile::tempdir().expect("a folder");
     RgbImage::new(8, 8).save(folder.path().join("a.png")).expect("writable");
@@ -84,7 +97,10 @@ fn a_nan_has_the_same_bits_everywhere() {
     let hostile = hostile.to_str().expect("text");
     let arguments = ["-v", "plugin", "classify", hostile, "a.png", "a.png", "--config=fault=nan-bits", "--json"];
     let ran = host(folder.path(), &arguments);
-    assert!(ran.code == 0 && ran.stdout.contains("0.75"), "{}", ran.stderr);
+    assert!(ran.code == 0, "{}", ran.stderr);
+    let document: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    let p = document["samples"][1]["distribution"][0].as_f64().expect("a probability");
+    assert!((p - 0.75).abs() < 1e-6, "{p}");
     assert_eq!(ran.stderr.matches("plugin hostile: ffc00000").count(), usize::from(cfg!(target_arch = "x86_64")));
     let again = "a NaN was made, so it is compiled again";
     assert_eq!(ran.stderr.matches(again).count(), 1, "{}", ran.stderr);
@@ -116,19 +132,25 @@ fn misbehaving_gradients() {
     ] {
         let mut plugin = load(limits, &hostile, &[("fault", fault), ("encoder", "means")]).expect("it loads");
         let (mut batch, mut encoders) = (two_images(), means());
-        let message = plugin.embedding_vjp(&mut batch, &mut encoders, &upstream).expect_err(fault).to_string();
+        let message = plugin.embedding_vjp(&mut batch, &mut encoders, "means", &upstream).expect_err(fault).to_string();
         writeln!(table, "{fault}\n    {message}").expect("a string grows");
         let classified = plugin.classify(&mut batch, &mut encoders).expect("the batch and the encoders are back");
-        assert_eq!(classified.distributions.rows, vec![vec![0.25, 0.75]; 2], "after {fault}");
+        assert_eq!(rounded(&classified), vec![vec![0.25, 0.75]; 2], "after {fault}");
+    }
+    for fault in ["pixel-nan", "pixel-short"] {
+        let mut plugin = load(limits, &hostile, &[("fault", fault)]).expect("it loads");
+        let message = plugin.pixel_vjp(&mut two_images(), &mut means(), &upstream).expect_err(fault).to_string();
+        writeln!(table, "{fault}\n    {message}").expect("a string grows");
     }
     // A plugin that declares no encoder has no embedding to differentiate.
     let mut plugin = load(limits, &hostile, &[]).expect("it loads");
-    let message = plugin.embedding_vjp(&mut two_images(), &mut means(), &upstream).expect_err("none").to_string();
+    let message =
+        plugin.embedding_vjp(&mut two_images(), &mut means(), "means", &upstream).expect_err("none").to_string();
     writeln!(table, "no encoder\n    {message}").expect("a string grows");
     insta::assert_snapshot!(table);
 
     let mut plugin = load(limits, &hostile, &[("encoder", "means")]).expect("it loads");
-    let gradient = plugin.embedding_vjp(&mut two_images(), &mut means(), &upstream).expect("it behaves");
+    let gradient = plugin.embedding_vjp(&mut two_images(), &mut means(), "means", &upstream).expect("it behaves");
     assert_eq!(gradient, Array2::<f32>::zeros((2, 3)));
 }
 
@@ -141,9 +163,9 @@ fn a_fault_returns_the_batch_and_the_encoders() {
     plugin.classify(&mut batch, &mut encoders).expect_err("it panics");
     assert_eq!((batch.len(), encoders.names()), (2, vec!["means"]));
     let mut plugin = load(Limits::default(), &hostile, &[("fault", "log")]).expect("it loads");
-    let first = plugin.classify(&mut batch, &mut encoders).expect("it only logs");
-    let second = plugin.classify(&mut batch, &mut encoders).expect("it only logs");
-    assert_eq!((first.distributions, first.fuel), (second.distributions, second.fuel), "fuel is deterministic");
+    let first = plugin.run(&mut batch, &mut encoders).expect("it only logs");
+    let second = plugin.run(&mut batch, &mut encoders).expect("it only logs");
+    assert_eq!((first.values, first.fuel), (second.values, second.fuel), "fuel is deterministic");
 }
 
 #[test]
@@ -181,7 +203,7 @@ struct Slow;
 
 impl Encoder for Slow {
     fn info(&self) -> EncoderInfo {
-        EncoderInfo { dim: 1, logit_scale: None, image_size: 8, digest: "slow".into() }
+        EncoderInfo { dim: 1, digest: "slow".into(), ..EncoderInfo::default() }
     }
 
     fn embed_images(&self, images: &[Arc<RgbImage>]) -> Result<Array2<f32>, EncoderError> {
@@ -267,7 +289,12 @@ fn each_batch_has_a_fresh_instance() {
 fn files_that_are_not_plugins() {
     let folder = tempfile::tempdir().expect("a folder");
     let wat = |text: &str| wat::parse_str(text).expect("it assembles");
-    let classifier = |name: &str| wat(&format!("(component (instance $i) (export \"{name}\" (instance $i)))"));
+    let exporting = |names: &[&str]| {
+        let exports: String = names.iter().map(|name| format!("(export \"{name}\" (instance $i))")).collect();
+        wat(&format!("(component (instance $i) {exports})"))
+    };
+    let [description, classifier, scorer] =
+        ["description", "classifier", "scorer"].map(|name| format!("ambiguity:plugin/{name}@0.2.0"));
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("empty", vec![]),
         ("text", b"(component)".to_vec()),
@@ -277,15 +304,18 @@ fn files_that_are_not_plugins() {
         ("cut", KMEANS_TEMPLATE[..KMEANS_TEMPLATE.len() / 2].to_vec()),
         ("core-module", wat("(module (func (export \"classify\")))")),
         ("nothing", wat("(component)")),
-        ("other-world", classifier("wasi:cli/run@0.2.0")),
-        ("hollow", classifier("ambiguity:plugin/classifier@0.1.0")),
+        ("other-world", exporting(&["wasi:cli/run@0.2.0"])),
+        ("undescribed", exporting(&[&classifier])),
+        ("no-kind", exporting(&[&description])),
+        ("two-kinds", exporting(&[&description, &classifier, &scorer])),
+        ("hollow", exporting(&[&description, &classifier])),
         ("wasi", wat("(component (import \"wasi:clocks/wall-clock@0.2.0\" (instance)))")),
         ("foreign", wat("(component (import \"acme:secret/sauce\" (instance)))")),
-        ("next-version", with_interface(KMEANS_TEMPLATE, b"0.2.0")),
-        ("next-patch", with_interface(KMEANS_TEMPLATE, b"0.1.1")),
-        ("old-version", with_interface(KMEANS_TEMPLATE, b"0.0.9")),
+        ("next-version", with_interface(KMEANS_TEMPLATE, b"0.3.0")),
+        ("next-patch", with_interface(KMEANS_TEMPLATE, b"0.2.1")),
+        ("old-version", with_interface(KMEANS_TEMPLATE, b"0.1.0")),
         ("garbled-version", with_interface(KMEANS_TEMPLATE, b"new")),
-        ("future-export", classifier("ambiguity:plugin/classifier@0.3.0")),
+        ("future-export", exporting(&["ambiguity:plugin/classifier@0.3.0"])),
         ("unbaked", KMEANS_TEMPLATE.to_vec()),
         ("flipped", flipped(KMEANS_TEMPLATE)),
     ];
@@ -318,8 +348,10 @@ fn attacks_on_the_compiler_are_refused_by_name() {
     for (name, inside) in
         [("laughs", laughs.as_str()), ("locals", &locals), ("exceptions", throws), ("several", shared)]
     {
-        let text =
-            format!("(component {inside} (instance $i) (export \"ambiguity:plugin/classifier@0.1.0\" (instance $i)))");
+        let text = format!(
+            "(component {inside} (instance $i) (export \"ambiguity:plugin/description@0.2.0\" (instance $i)) \
+                 (export \"ambiguity:plugin/classifier@0.2.0\" (instance $i)))"
+        );
         let path = folder.path().join(format!("{name}.wasm"));
         fs::write(&path, wat::parse_str(text).expect("it assembles")).expect("writable");
         let message = load(Limits::default(), &path, &[]).err().expect(name).to_string();
@@ -346,7 +378,7 @@ fn hostile_files_are_named_for_what_they_are() {
             plugin.classify(&mut two_images(), &mut encoders)
         });
         let result = match result {
-            Ok(classified) => format!("{:?}", classified.distributions.rows),
+            Ok(classified) => format!("{:?}", classified.probabilities()),
             Err(error) => error.to_string(),
         };
         let result = result.replace(&root().display().to_string(), "[ROOT]");
@@ -364,7 +396,7 @@ fn a_damaged_cache_entry_is_compiled_again() {
     let classify = || {
         let host = PluginHost::new(Limits::default(), Some(folder.path().to_owned())).expect("the sandbox starts");
         let mut plugin = host.load(hostile.to_str().expect("a path in UTF-8"), Default::default()).expect("it loads");
-        plugin.classify(&mut two_images(), &mut means()).expect("it classifies").distributions
+        plugin.classify(&mut two_images(), &mut means()).expect("it classifies")
     };
     let entry = || -> PathBuf {
         let mut entries = fs::read_dir(folder.path()).expect("readable");

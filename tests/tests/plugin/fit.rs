@@ -3,10 +3,15 @@
 use std::fs;
 use std::path::Path;
 
-use ambiguity_host::plugin::fit::{KMEANS_TEMPLATE, bake_k_means};
-use ambiguity_host::plugin::{Artifact, Batch, Limits, Sample};
+use ambiguity_host::plugin::fit::{
+    KMEANS_TEMPLATE, LINEAR_TEMPLATE, Labeled, LinearProbe, MIXTURE_TEMPLATE, Mixture, MixtureOptions, ProbeOptions,
+    bake_k_means, bake_linear, bake_mixture,
+};
+use ambiguity_host::plugin::{Artifact, Batch, Limits, Sample, Values};
 use ambiguity_sdk::{EncoderPin, Manifest};
 use image::{Rgb, RgbImage};
+use linfa::DatasetBase;
+use linfa::traits::Fit;
 use ndarray::{Array2, arr2};
 use serde_json::{Value, json};
 
@@ -20,7 +25,7 @@ fn primaries(digest: &str, medium: &str) -> Vec<u8> {
         title: "Red, green or blue".into(),
         authors: vec!["Test".into()],
         license: "Apache-2.0".into(),
-        media: vec![medium.into()],
+        media: vec![medium.parse().expect("a medium")],
         styles: ["red", "green", "blue"].map(String::from).to_vec(),
         encoder: Some(EncoderPin { name: "means".into(), digest: digest.into() }),
         normalize: medium == "image",
@@ -39,8 +44,9 @@ fn k_means_distributions_match_the_definition() {
     let mut plugin = load(Limits::default(), &path, &[]).expect("it loads");
     let colors = [[255, 0, 0], [255, 255, 255], [0, 51, 102]];
     let mut batch = Batch::new(colors.map(image).to_vec());
-    let classified = plugin.classify(&mut batch, &mut means()).expect("it classifies");
-    for (row, color) in classified.distributions.rows.iter().zip(colors) {
+    let output = plugin.run(&mut batch, &mut means()).expect("it runs");
+    let Values::Distributions(classified) = output.values else { panic!("it is a classifier") };
+    for (row, color) in classified.probabilities().iter().zip(colors) {
         let length = color.map(|c: u8| f64::from(c).powi(2)).iter().sum::<f64>().sqrt();
         let unit = color.map(|c| f64::from(c) / length);
         let logit = |style: usize| {
@@ -55,8 +61,8 @@ fn k_means_distributions_match_the_definition() {
         }
     }
     // The same bits on every run and machine.
-    insta::assert_debug_snapshot!(classified.distributions.rows);
-    insta::assert_snapshot!(classified.fuel.expect("a sandboxed plugin"));
+    insta::assert_debug_snapshot!(classified.probabilities());
+    insta::assert_snapshot!(output.fuel.expect("a sandboxed plugin"));
 }
 
 #[test]
@@ -67,7 +73,7 @@ fn the_same_template_classifies_texts() {
     let mut plugin = load(Limits::default(), &path, &[]).expect("it loads");
     let text = |text: &str| Sample { text: Some(text.to_owned()), ..Sample::default() };
     let mut batch = Batch::new(vec![text("x"), text("a   ")]);
-    let rows = plugin.classify(&mut batch, &mut means()).expect("it classifies").distributions.rows;
+    let rows = plugin.classify(&mut batch, &mut means()).expect("it classifies").probabilities();
     assert!(rows[0][0] > 0.99 && rows[1][2] > rows[1][1], "{rows:?}");
 }
 
@@ -91,8 +97,74 @@ fn the_interface_file_and_the_template_agree_on_the_version() {
     let wit = fs::read_to_string(root().join("wit/plugin.wit")).expect("readable");
     let version = ambiguity_sdk::INTERFACE_VERSION;
     assert!(wit.contains(&format!("package ambiguity:plugin@{version};")));
-    let template = Artifact::parse("kmeans.wasm".as_ref(), KMEANS_TEMPLATE.to_vec()).expect("a component");
-    assert_eq!(template.interface, version);
+    for template in [KMEANS_TEMPLATE, LINEAR_TEMPLATE, MIXTURE_TEMPLATE] {
+        let template = Artifact::parse("template.wasm".as_ref(), template.to_vec()).expect("a component");
+        assert_eq!(template.interface, version);
+    }
+}
+
+/// Colors around red, green and blue, and their means.
+fn colors() -> (Vec<[u8; 3]>, Array2<f32>) {
+    let shades = (0..60u32).map(|i| {
+        let mut color = [0, 1, 2].map(|channel| (20 + i * (channel + 3) * 37 % 90) as u8);
+        color[(i % 3) as usize] += 130;
+        color
+    });
+    let colors: Vec<[u8; 3]> = shades.collect();
+    let means = Array2::from_shape_fn((60, 3), |(i, channel)| f32::from(colors[i][channel]) / 255.0);
+    (colors, means)
+}
+
+/// Checks that a plugin returns these log-probabilities for the colors.
+fn assert_log_probabilities(bytes: Vec<u8>, colors: &[[u8; 3]], expected: &Array2<f64>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("baked.wasm");
+    fs::write(&path, bytes).expect("writable");
+    let mut plugin = load(Limits::default(), &path, &[]).expect("it loads");
+    let mut batch = Batch::new(colors.iter().map(|&color| image(color)).collect());
+    let found = plugin.classify(&mut batch, &mut means()).expect("it classifies");
+    for (found, expected) in found.rows.iter().zip(expected.rows()) {
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-4 * (1.0 + expected.abs()), "{found} is not {expected}");
+        }
+    }
+}
+
+fn baked_manifest() -> Manifest {
+    let primaries = Artifact::parse("x.wasm".as_ref(), primaries("means", "text")).expect("a plugin");
+    Manifest { media: vec!["image".parse().expect("a medium")], ..primaries.manifest.expect("it has one") }
+}
+
+/// The plugin returns the probe's probabilities, to f32's precision.
+#[test]
+fn a_baked_linear_probe_is_the_fitted_one() {
+    let (colors, means) = colors();
+    let classes = (0..60).map(|i| i % 3).collect();
+    let options = ProbeOptions { regularization: 0.1, max_iterations: 1000 };
+    let probe: LinearProbe = options.fit(&Labeled::new(means.clone(), classes)).expect("three classes");
+    let expected = probe.log_probabilities(means.view());
+    assert!(expected.iter().any(|p| *p > -0.05) && expected.iter().any(|p| *p < -3.0), "{expected}");
+    assert_log_probabilities(bake_linear(&baked_manifest(), &probe).expect("it bakes"), &colors, &expected);
+}
+
+/// The plugin returns the components' responsibilities, to f32's precision.
+#[test]
+fn a_baked_mixture_is_the_fitted_one() {
+    let (colors, means) = colors();
+    let options = MixtureOptions {
+        k: 3,
+        dimensions: 2,
+        runs: 5,
+        max_iterations: 300,
+        tolerance: 1e-6,
+        ridge: 1e-3,
+        seed: 0,
+        after_run: &|_, _| true,
+    };
+    let mixture: Mixture = options.fit(&DatasetBase::from(means.view())).expect("three components");
+    let expected = mixture.log_responsibilities(means.view());
+    assert!(expected.rows().into_iter().all(|row| (row.mapv(f64::exp).sum() - 1.0).abs() < 1e-9));
+    assert_log_probabilities(bake_mixture(&baked_manifest(), &mixture).expect("it bakes"), &colors, &expected);
 }
 
 /// From a folder of images to a plugin to distributions, with the command line alone.
@@ -287,4 +359,163 @@ fn clusters_are_named_after_seeing_the_sheet() {
     let before = of_light();
     assert_eq!(rename(&["./light.wasm", "morning=a"]).code, 0);
     assert_eq!(of_light(), before);
+}
+
+/// A linear probe of the paintings' styles, from a folder per style to classified images.
+#[test]
+fn fit_labels() {
+    let folder = tempfile::tempdir().expect("a folder");
+    host_ok(folder.path(), &["art", "--out", "art", "--per-class", "16", "--seed", "3"]);
+    fs::write(folder.path().join("art/cubism/broken.png"), "no image").expect("writable");
+    fs::copy(folder.path().join("art/cubism/0000.png"), folder.path().join("art/cubism/copy.png")).expect("a copy");
+    let fit = ["plugin", "fit", "--labels", "art", "--json"];
+    let ran = host_ok(folder.path(), &fit);
+    assert!(ran.stderr.contains("left out: art/cubism/broken.png is not a readable image"), "{}", ran.stderr);
+    let document: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!((&document["plugin"], &document["images"]), (&json!("linear_art.wasm"), &json!(432)));
+    let held_out = &document["held_out"];
+    assert_eq!((&held_out["images"], &held_out["training_images"]), (&json!(81), &json!(351)));
+    let accuracy = held_out["accuracy"].as_f64().expect("a number");
+    assert!(accuracy >= 0.97, "{accuracy}");
+    let confusion: Vec<Vec<usize>> = serde_json::from_value(held_out["confusion"].clone()).expect("a matrix");
+    let right: usize = (0..27).map(|i| confusion[i][i]).sum();
+    assert_eq!((confusion.iter().flatten().sum::<usize>(), right), (81, (81.0 * accuracy).round() as usize));
+    assert_eq!(document["classes"][7]["style"], "cubism");
+    assert_eq!((&document["classes"][7]["images"], &document["classes"][7]["held_out"]), (&json!(16), &json!(3)));
+
+    let file = folder.path().join("linear_art.wasm");
+    let first = fs::read(&file).expect("it was written");
+    assert_eq!(host_ok(folder.path(), &["plugin", "fit", "--labels", "art", "--json", "--seed", "0"]).code, 0);
+    assert!(fs::read(&file).expect("it was written") == first, "fitting twice, the same bytes");
+    let other =
+        host_ok(folder.path(), &[&fit[..], &["--seed", "1", "--regularization", "30", "-o", "other.wasm"]].concat());
+    let other: Value = serde_json::from_str(&other.stdout).expect("JSON");
+    assert!(other["held_out"]["cross_entropy"].as_f64() > held_out["cross_entropy"].as_f64(), "flatter: {other}");
+    let sheet = image::open(folder.path().join("linear_art.png")).expect("the contact sheet");
+    assert!(sheet.height() > 27 * 100 + 1000, "27 rows, a map and a confusion matrix");
+
+    let inspected = host_ok(folder.path(), &["plugin", "inspect", "./linear_art.wasm", "--json"]).stdout;
+    let inspected: Value = serde_json::from_str(&inspected).expect("JSON");
+    assert_eq!(inspected["title"], "Linear probe of 27 classes of image embeddings by tiny-art");
+    let classify = ["plugin", "classify", "./linear_art.wasm", "art/rococo/0003.png", "art/ukiyo-e/0005.png", "--json"];
+    let classified: Value = serde_json::from_str(&host_ok(folder.path(), &classify).stdout).expect("JSON");
+    for (i, style) in ["rococo", "ukiyo-e"].into_iter().enumerate() {
+        let place = classified["styles"].as_array().expect("a list").iter().position(|name| name == style);
+        let p = classified["samples"][i]["distribution"][place.expect("a style")].as_f64().expect("a number");
+        assert!(p > 0.9, "{style}: {p}");
+    }
+    let rename = ["plugin", "rename", "./linear_art.wasm", "rococo=ornate", "-o", "renamed.wasm"];
+    assert_eq!(host_ok(folder.path(), &rename).code, 0);
+    let renamed = ["plugin", "classify", "./renamed.wasm", "art/rococo/0003.png", "art/ukiyo-e/0005.png", "--json"];
+    let renamed: Value = serde_json::from_str(&host_ok(folder.path(), &renamed).stdout).expect("JSON");
+    assert_eq!(renamed["samples"][0]["distribution"], classified["samples"][0]["distribution"]);
+}
+
+/// Two classes whose images differ by color: the report that a person reads.
+#[test]
+fn the_report_of_a_linear_probe() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (style, color) in [("cold", [20, 40, 200]), ("warm", [210, 60, 20])] {
+        fs::create_dir_all(folder.path().join("art").join(style)).expect("a folder");
+        for i in 0..10u8 {
+            let shade = color.map(|c: u8| c.saturating_add(i * 3));
+            let file = folder.path().join(format!("art/{style}/{i}.png"));
+            RgbImage::from_pixel(64, 64, Rgb(shade)).save(file).expect("writable");
+        }
+    }
+    let fit = ["plugin", "fit", "--labels", "art", "-o", "two.wasm"];
+    let ran = host_ok(folder.path(), &[&fit[..], &["--held-out", "0.3"]].concat());
+    insta::with_settings!({ filters => [(r"cross-entropy 0\.\d+", "cross-entropy [CE]"), (r"\d+ kB", "[N] kB")] }, {
+        insta::assert_snapshot!(ran.stderr);
+    });
+    let none = host_ok(folder.path(), &[&fit[..], &["--held-out", "0", "--no-sheet"]].concat());
+    assert!(none.stderr.contains("fitted to all of them, without an evaluation"), "{}", none.stderr);
+}
+
+/// A Gaussian mixture of images, and the table of a range.
+#[test]
+fn fit_mixture() {
+    let folder = tempfile::tempdir().expect("a folder");
+    host_ok(folder.path(), &["art", "--out", "art", "--per-class", "4", "--seed", "5"]);
+    let fit = ["plugin", "fit", "--mixture", "--images", "art", "-k", "3", "--json"];
+    let document: Value = serde_json::from_str(&host_ok(folder.path(), &fit).stdout).expect("JSON");
+    assert_eq!((&document["plugin"], &document["method"]), (&json!("mixture_art.wasm"), &json!("mixture")));
+    assert_eq!((&document["dimensions"], &document["images"]), (&json!(8), &json!(108)));
+    let weights: f64 = (0..3).map(|i| document["clusters"][i]["weight"].as_f64().expect("a number")).sum();
+    assert!((weights - 1.0).abs() < 1e-9, "{document}");
+    assert!(folder.path().join("mixture_art.png").exists());
+    let first = fs::read(folder.path().join("mixture_art.wasm")).expect("it was written");
+    host_ok(folder.path(), &fit);
+    assert!(fs::read(folder.path().join("mixture_art.wasm")).expect("it was written") == first, "the same bytes");
+
+    let classify = |more: &[&str]| -> Value {
+        let arguments = [&["plugin", "classify", "./mixture_art.wasm", "art/cubism", "--json"], more].concat();
+        serde_json::from_str(&host_ok(folder.path(), &arguments).stdout).expect("JSON")
+    };
+    let entropy = |document: &Value| -> f64 {
+        document["samples"].as_array().expect("a list").iter().filter_map(|sample| sample["entropy"].as_f64()).sum()
+    };
+    let found = classify(&[]);
+    assert_eq!(found["samples"].as_array().map(Vec::len), Some(4));
+    let row = found["samples"][0]["log_distribution"].as_array().expect("a list");
+    let sum: f64 = row.iter().map(|p| p.as_f64().expect("a number").exp()).sum();
+    assert!((sum - 1.0).abs() < 1e-6, "{row:?}");
+    assert!(entropy(&classify(&["--config", "temperature=20"])) > entropy(&found), "a temperature flattens");
+
+    let table = ["plugin", "fit", "--mixture", "--images", "art", "-k", "2..4", "--json"];
+    let table: Value = serde_json::from_str(&host_ok(folder.path(), &table).stdout).expect("JSON");
+    let rows = table["table"].as_array().expect("a list");
+    assert!(rows.len() == 3 && rows[0]["log_likelihood"].as_f64() < rows[2]["log_likelihood"].as_f64(), "{table}");
+    assert_eq!((&table["fit"], table["lowest_bic"].as_u64().is_some()), (&Value::Null, true));
+}
+
+/// One clear sentence for what cannot be a probe or a mixture.
+#[test]
+fn labels_and_mixtures_that_cannot_be_fitted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = |path: &str, color: [u8; 3]| {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        RgbImage::from_pixel(8, 8, Rgb(color)).save(path).expect("writable");
+    };
+    let refused = |code: i32, arguments: &[&str]| {
+        let ran = host(folder.path(), &[&["plugin", "fit"], arguments].concat());
+        assert_eq!((ran.code, ran.stdout.as_str()), (code, ""), "{}", ran.stderr);
+        let line = ran.stderr.lines().find(|line| line.starts_with("error:")).expect("an error");
+        assert!(
+            !fs::read_dir(folder.path())
+                .expect("a folder")
+                .flatten()
+                .any(|entry| { entry.file_name().to_string_lossy().ends_with(".wasm") })
+        );
+        line.to_owned()
+    };
+    fs::create_dir(folder.path().join("empty")).expect("a folder");
+    let mut table = vec![refused(1, &["--labels", "nowhere"]), refused(1, &["--labels", "empty"])];
+    image("art/a/1.png", [200, 0, 0]);
+    image("art/a/2.png", [210, 0, 0]);
+    table.push(refused(1, &["--labels", "art"]));
+    image("art/b/1.png", [0, 200, 0]);
+    table.push(refused(1, &["--labels", "art"]));
+    fs::write(folder.path().join("art/b/2.png"), "no image").expect("writable");
+    table.push(refused(1, &["--labels", "art"]));
+    image("same/a/1.png", [9, 9, 9]);
+    image("same/b/1.png", [9, 9, 9]);
+    table.push(refused(1, &["--labels", "art", "--encoder", "unknown"]));
+    table.push(refused(1, &["--labels", "art", "-o", "probe.txt"]));
+    table.push(refused(2, &["--labels", "art", "-k", "3"]));
+    table.push(refused(2, &["--labels", "art", "--mixture"]));
+    table.push(refused(2, &["--labels", "art", "--images", "art"]));
+    table.push(refused(2, &["--labels", "art", "--held-out", "1"]));
+    table.push(refused(2, &["--labels", "art", "--dimensions", "2"]));
+    table.push(refused(2, &["--images", "art"]));
+    table.push(refused(2, &["--images", "art", "-k", "2", "--regularization", "2"]));
+    table.push(refused(2, &["--images", "art", "-k", "2", "--dimensions", "2"]));
+    table.push(refused(2, &["--mixture", "--images", "art", "-k", "2", "--init", "x.safetensors"]));
+    table.push(refused(1, &["--mixture", "--images", "same", "-k", "2"]));
+    write_matrix(&folder.path().join("few.safetensors"), "embeddings", &groups());
+    let mixture = ["--mixture", "--embeddings", "few.safetensors"];
+    table.push(refused(1, &[&mixture[..], &["-k", "2..13"]].concat()));
+    table.push(refused(1, &[&mixture[..], &["-k", "2..6", "--dimensions", "4"]].concat()));
+    insta::assert_snapshot!(table.join("\n"));
 }

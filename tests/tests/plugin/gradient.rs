@@ -161,35 +161,54 @@ fn plugins_that_cannot_be_trained_through_are_refused_in_one_sentence() {
         PluginAmbiguity::new(plugin, encoders()).err().expect("it cannot").to_string()
     };
     let lacks = "it exports no gradient, which training through it needs; use a plugin for which `host plugin inspect` \
-                 shows `gradient yes`, such as kmeans_image or clip_softmax, or export `ambiguity:plugin/gradient`";
+                 shows `gradient yes`, such as kmeans_image or clip_softmax, or export `ambiguity:plugin/gradient` or `pixel-gradient`";
     assert_eq!(refused("plugins/palette.wasm"), format!("plugin `palette`: {lacks}"));
     assert_eq!(refused("tests/reference/onnx/embedding.onnx"), format!("plugin `embedding`: {lacks}"));
     assert_eq!(
         refused("plugins/words.wasm"),
-        "plugin words classifies text, but a CAN generates images: choose a plugin for images"
+        "plugin words takes text, but a CAN generates images: choose a plugin for images"
     );
     // Both kinds of plugin return the same error themselves.
     for path in ["plugins/palette.wasm", "tests/reference/onnx/pixels.onnx"] {
         let mut plugin = load(Limits::default(), &root().join(path), &[]).expect("it loads");
-        let upstream = Array2::zeros((2, plugin.description().styles.len()));
-        let message = plugin.embedding_vjp(&mut two_images(), &mut means(), &upstream).expect_err(path).to_string();
+        let upstream = Array2::zeros((2, plugin.description().styles().len()));
+        let message =
+            plugin.embedding_vjp(&mut two_images(), &mut means(), "means", &upstream).expect_err(path).to_string();
         assert!(message.ends_with(lacks), "{message}");
     }
+    // A scorer, which has no styles.
+    assert_eq!(
+        refused("plugins/clip_score.wasm"),
+        "plugin `clip_score`: it is a scorer, which has no styles; choose a classifier, such as kmeans_image, or use `host \
+         plugin score`"
+    );
     // A plugin with a gradient, and an encoder that has none or is missing.
-    let frozen = || load(Limits::default(), &root().join("tests/guests/frozen-0.1.0.wasm"), &[]).expect("it loads");
-    let missing = PluginAmbiguity::new(frozen(), Encoders::new()).err().expect("no encoder").to_string();
+    let hostile = super::built("hostile");
+    let hostile = || load(Limits::default(), &hostile, &[("encoder", "means")]).expect("it loads");
+    let missing = PluginAmbiguity::new(hostile(), Encoders::new()).err().expect("no encoder").to_string();
     assert!(missing.starts_with("there is no encoder `means`; name its folder"), "{missing}");
-    let mut ambiguity = PluginAmbiguity::new(frozen(), means()).expect("it has a gradient");
+    let mut ambiguity = PluginAmbiguity::new(hostile(), means()).expect("it has a gradient");
     let message = ambiguity.loss(&images(1, 1)).expect_err("no gradient flows").to_string();
     assert_eq!(
         message,
         "this encoder is not differentiable, which training through it needs; use a CLIP folder instead"
     );
-    let hostile = load(Limits::default(), &super::built("hostile"), &[]).expect("it loads");
-    assert_eq!(
-        PluginAmbiguity::new(hostile, means()).err().expect("no encoder is declared").to_string(),
-        "plugin hostile asks for no encoder, but a gradient flows through exactly one: choose another plugin"
-    );
+}
+
+/// A plugin over pixels: the gradient compared with the same classifier in libtorch. The plugin sees the pixels rounded to 8
+/// bits.
+#[test]
+fn a_gradient_flows_through_pixels() {
+    let plugin = load(Limits::default(), &super::built("primary"), &[]).expect("it loads");
+    let mut ambiguity = PluginAmbiguity::new(plugin, Encoders::new()).expect("it needs no encoder");
+    let images = images(8, 3);
+    let loss = ambiguity.loss(&images).expect("good images");
+    let logits = ((&images + 1.0) * 0.5).mean_dim([2, 3].as_slice(), false, Kind::Float) * 8.0;
+    let wanted = ambiguity_models::can::loss::ambiguity(&logits);
+    let value_error = (loss.value / wanted.double_value(&[]) - 1.0).abs();
+    let error = relative_error(&gradient(&loss.surrogate, &images), &gradient(&wanted, &images));
+    eprintln!("gradient off by {error:.2e}, value by {value_error:.2e}");
+    assert!(error < 1e-2 && value_error < 1e-3, "gradient off by {error:.2e}, value by {value_error:.2e}");
 }
 
 #[test]

@@ -65,3 +65,71 @@ fn skip_leaves_out_a_monitor_that_lacks_samples() {
     assert_eq!(monitored, [true, true, false, true]);
     assert!(ran.stderr.contains("epoch 2: the monitor was left out"), "{}", ran.stderr);
 }
+
+/// A classifier and two scorers, of weights of both signs: each reward is logged apart, and the total is their weighted sum.
+#[test]
+fn scorers_and_classifiers_train_together() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = "[[reward.plugin]]\nsource = 'kmeans_image'\n[[reward.plugin]]\nsource = 'jpeg_size'\nweight = -0.5\n\
+                  config = { quality = 80 }\n[[reward.plugin]]\nsource = 'clip_score'\nweight = 2.0\n";
+    fs::write(folder.path().join("run.toml"), config).expect("writable");
+    let mut arguments = vec!["train", "--out=run", "--config=run.toml"];
+    arguments.extend(tiny_run().into_iter().filter(|argument| !argument.starts_with("--plugin")));
+    arguments.extend(["--set=train.epochs=1", "--set=monitor.every=1"]);
+    let ran = host(folder.path(), &arguments);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let lines = metrics(&folder.path().join("run"));
+    let (rewards, monitor) = (&lines[1]["rewards"], &lines[1]["monitor"]);
+    let number = |value: &serde_json::Value| value.as_f64().expect("a number");
+    let sum = |of: &serde_json::Value| {
+        number(&of["kmeans_image"]) - 0.5 * number(&of["jpeg_size"]) + 2.0 * number(&of["clip_score"])
+    };
+    assert!((sum(rewards) - number(&lines[1]["reward_mean"])).abs() < 1e-9, "{rewards}");
+    assert!((sum(&monitor["plugin_rewards"]) - number(&monitor["reward_mean"])).abs() < 1e-9, "{monitor}");
+    // Smaller files are better, so the reward of a size is negative.
+    assert!(number(&rewards["jpeg_size"]) < 0.0 && number(&rewards["clip_score"]).abs() <= 1.0, "{rewards}");
+    // Badly compressible images have no best reward, so there is no upper bound.
+    assert!(!ran.stdout.contains("of the gap to"), "{}", ran.stdout);
+}
+
+/// Scorers alone have no entropy, and a bounded one has an upper bound.
+#[test]
+fn a_scorer_trains_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut arguments = vec!["train", "--out=run", "--plugin=clip_score"];
+    arguments.extend(tiny_run().into_iter().filter(|argument| !argument.starts_with("--plugin")));
+    arguments.extend(["--set=train.epochs=1", "--set=monitor.every=1", "--set=train.reward_normalization=zscore"]);
+    let ran = host(folder.path(), &arguments);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(metrics(&folder.path().join("run"))[1]["monitor"].get("entropy").is_none());
+    assert!(ran.stdout.contains("of the gap to 1.0000"), "{}", ran.stdout);
+    let page = fs::read_to_string(folder.path().join("run/report.html")).expect("a report");
+    assert!(!page.contains("entropy went from"), "a scorer has no entropy");
+}
+
+/// Options are refused before the run has a folder, by plugin, option and what there is.
+#[test]
+fn options_that_a_plugin_does_not_have_are_refused_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let refused = |config: &str| {
+        let config = format!("[[reward.plugin]]\nsource = 'jpeg_size'\nconfig = {config}\n");
+        fs::write(folder.path().join("run.toml"), config).expect("writable");
+        let ran = host(folder.path(), &["train", "--out=run", "--config=run.toml", "--preset=tiny-art"]);
+        assert!(ran.code == 1 && !folder.path().join("run").exists(), "{}", ran.stderr);
+        ran.stderr
+    };
+    assert_eq!(
+        refused("{ qualty = 80 }"),
+        "error: plugin `jpeg_size`: it has no option `qualty`: did you mean `quality`? (it has quality (integer, default \
+         95))\n"
+    );
+    assert_eq!(
+        refused("{ quality = 80.5 }"),
+        "error: plugin `jpeg_size`: its option `quality` is `80.5`, which is no integer: The quality of the JPEG file, 1 to \
+         100\n"
+    );
+    assert!(refused("{ quality = 101 }").contains("quality is 101, it must be a number from 1 to 100"));
+    assert!(refused("{ quality = [1] }").contains("a plugin's option is a text, a number or a boolean"));
+    let palette = host(folder.path(), &["plugin", "classify", "palette", "x.png", "--config", "sharpnes=3"]);
+    assert!(palette.stderr.contains("it has no option `sharpnes`: did you mean `sharpness`?"), "{}", palette.stderr);
+}

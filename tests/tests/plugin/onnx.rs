@@ -41,21 +41,25 @@ fn distributions_are_those_of_onnxruntime_in_python() {
         let mut plugin = load(Limits::default(), &file(&format!("{name}.onnx")), &[]).expect(name);
         let classified = plugin.classify(&mut images(), &mut means()).expect(name);
         let wanted = Vec::<f64>::try_from(reference.tensor(name).flatten(0, -1)).expect("f64");
-        let found: Vec<f64> = classified.distributions.rows.concat();
+        let found: Vec<f64> = classified.probabilities().concat();
         assert_eq!(found.len(), wanted.len(), "{name}");
         let worst = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(worst < 1e-6, "{name} is off by {worst}");
-        assert_eq!(classified.fuel, None);
         let again = plugin.classify(&mut images(), &mut means()).expect(name);
-        assert_eq!(again.distributions, classified.distributions, "{name} returns something else the second time");
-        assert!(
-            plugin
-                .classify(&mut Batch::new(vec![]), &mut means())
-                .expect("nothing to do")
-                .distributions
-                .rows
-                .is_empty()
-        );
+        assert_eq!(again, classified, "{name} returns something else the second time");
+        assert!(plugin.classify(&mut Batch::new(vec![]), &mut means()).expect("nothing to do").rows.is_empty());
+    }
+}
+
+/// The logarithms of probabilities far below the smallest f32, within 1e-6 relative.
+#[test]
+fn logits_have_logarithms_however_small_the_probability() {
+    let mut plugin = load(Limits::default(), &file("sharp.onnx"), &[]).expect("it loads");
+    let found = plugin.classify(&mut images(), &mut means()).expect("six images").rows.concat();
+    let wanted = Vec::<f64>::try_from(reference().tensor("sharp_log").flatten(0, -1)).expect("f64");
+    assert!(wanted.iter().any(|log_p| *log_p < -100.0), "{wanted:?}");
+    for (found, wanted) in found.iter().zip(&wanted) {
+        assert!((found - wanted).abs() <= 1e-6 * wanted.abs().max(1e-3), "{found} is not {wanted}");
     }
 }
 
@@ -271,7 +275,7 @@ fn a_network_that_was_written_is_a_plugin() {
     let classified = plugin.classify(&mut Batch::new(samples.collect()), &mut means()).expect("classified");
     let logits = discriminator.forward(&(bytes.to_kind(Kind::Float) / 127.5 - 1.0)).styles;
     let wanted = Vec::<f64>::try_from(logits.softmax(-1, Kind::Double).flatten(0, -1)).expect("f64");
-    let worst = classified.distributions.rows.concat().into_iter().zip(&wanted).map(|(a, b)| (a - b).abs());
+    let worst = classified.probabilities().concat().into_iter().zip(&wanted).map(|(a, b)| (a - b).abs());
     let worst = worst.fold(0.0, f64::max);
     assert!(worst <= 1e-5, "off by {worst:.2e}");
 }

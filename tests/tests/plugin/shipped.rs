@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use ambiguity_host::encoders::Encoders;
 use ambiguity_host::plugin::fit::bake_k_means;
-use ambiguity_host::plugin::{Artifact, Batch, Limits, Sample};
+use ambiguity_host::plugin::{Artifact, Batch, Limits, Medium, Sample};
 use ambiguity_models::clip::Clip;
 use procedural_art::{STYLES, SUBJECTS, paint};
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ fn kmeans_text_is_the_template_with_centers_of_style_names() {
     assert!(bake_k_means(&manifest, &centers).expect("it bakes") == bytes, "run `make shipped-plugins` and commit it");
     let names = fs::read_to_string(root().join("plugins/wikiart_styles.txt")).expect("the names ship");
     assert!(manifest.styles.iter().all(|style| names.lines().any(|name| name == style)), "{:?}", manifest.styles);
-    assert_eq!((centers.nrows(), manifest.styles.len(), manifest.media), (5, 5, vec!["image".to_owned()]));
+    assert_eq!((centers.nrows(), manifest.styles.len(), manifest.media), (5, 5, vec![Medium::Image]));
     let shipped = Clip::digest(&root().join("models/weights/tiny-art/clip")).expect("the weights ship");
     assert_eq!(manifest.encoder.map(|encoder| encoder.digest), Some(shipped), "run `make shipped-plugins`");
 }
@@ -98,11 +98,16 @@ fn committed_components_match_their_sources() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut build = Command::new("sh");
     build.arg(root().join("scripts/components.sh")).arg(folder.path());
-    let output = build.args(["kmeans", "clip-softmax", "melody", "palette", "words"]).output().expect("a shell starts");
+    let output = build
+        .args(["kmeans", "clip-softmax", "linear", "mixture", "melody", "palette", "words"])
+        .output()
+        .expect("a shell starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for (file, command) in [
         ("host/src/plugin/templates/kmeans.wasm", "make templates"),
         ("host/src/plugin/templates/clip_softmax.wasm", "make templates"),
+        ("host/src/plugin/templates/linear.wasm", "make templates"),
+        ("host/src/plugin/templates/mixture.wasm", "make templates"),
         ("plugins/melody.wasm", "make shipped-plugins"),
         ("plugins/palette.wasm", "make shipped-plugins"),
         ("plugins/words.wasm", "make shipped-plugins"),
@@ -202,16 +207,13 @@ fn a_plugin_for_another_medium_is_refused_with_both_named() {
         let argument = format!("--plugin={plugin}");
         let ran = host(folder.path(), &["train", "--preset=tiny-art", &argument, "--out=run"]);
         let wanted =
-            format!("plugin {plugin} classifies {medium}, but this run generates images: choose a plugin for images");
+            format!("plugin {plugin} takes {medium}, but this run generates images: choose a plugin for images");
         assert!(ran.code == 1 && ran.stderr.contains(&wanted), "{}", ran.stderr);
         assert!(!folder.path().join("run").exists(), "a run's folder was created");
     }
     fs::copy(root().join("plugins/melody/fixtures/rain.wav"), folder.path().join("rain.wav")).expect("a file");
     let ran = host(folder.path(), &["plugin", "classify", "words", "rain.wav"]);
-    assert_eq!(
-        (ran.code, ran.stderr.trim_end()),
-        (1, "error: rain.wav is a recording, but plugin `words` classifies text")
-    );
+    assert_eq!((ran.code, ran.stderr.trim_end()), (1, "error: rain.wav is a recording, but plugin `words` takes text"));
 }
 
 #[test]
@@ -272,7 +274,7 @@ fn classify_reads_folders_and_the_standard_input() {
     for (arguments, input, said) in [
         (&["palette", "-"][..], None, "the standard input is empty"),
         (&["palette", "-", "-"], Some(&*painting), "`-`, the standard input, is named twice"),
-        (&["words", "art"], None, "art has no files that this plugin classifies (text)"),
+        (&["words", "art"], None, "art has no files that this plugin takes (text)"),
         (&["palette", "-"], Some(&*broken), " is not a readable image: "),
     ] {
         let ran = classify(arguments, input);
@@ -337,7 +339,7 @@ fn the_trained_plugins_classify_new_paintings() {
         assert!(fs::metadata(&path).expect("it ships").len() < 8_000_000, "{name}");
         let mut plugin = load(Limits::default(), &path, &[]).expect("it loads");
         let styles = STYLES.map(|style| style.slug.to_owned());
-        assert_eq!(plugin.description().styles, styles);
+        assert_eq!(plugin.description().styles(), styles);
         assert_eq!((plugin.description().name.as_str(), plugin.inspect().license.as_str()), (name, "Apache-2.0"));
         let images = (0..STYLES.len()).flat_map(|style| (0..SUBJECTS.len()).map(move |subject| (style, subject)));
         let samples = images.clone().map(|(style, subject)| {
@@ -345,7 +347,7 @@ fn the_trained_plugins_classify_new_paintings() {
             Sample { image, ..Sample::default() }
         });
         let mut batch = Batch::new(samples.collect());
-        let rows = plugin.classify(&mut batch, &mut Encoders::new()).expect("images").distributions.rows;
+        let rows = plugin.classify(&mut batch, &mut Encoders::new()).expect("images").probabilities();
         let right = images.zip(&rows).filter(|((style, _), row)| row.iter().all(|p| *p <= row[*style])).count();
         let accuracy = right as f64 / rows.len() as f64;
         assert!(accuracy >= minimum, "{name}: the styles of {accuracy:.3} of {} paintings are predicted", rows.len());

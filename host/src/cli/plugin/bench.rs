@@ -1,24 +1,28 @@
 //! `host plugin bench`: measures the cost of a plugin.
 
+use std::f32::consts::TAU;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use image::imageops::crop_imm;
 use serde_json::{Value, json};
 
 use super::running::{RunningArgs, count, embedded, heading, mib};
 use crate::cli::completions::plugins;
 use crate::cli::numbers::within;
 use crate::context::Context;
+use crate::data::array::Array;
 use crate::data::audio::Audio;
+use crate::data::video::Video;
 use crate::encoders::Encoders;
-use crate::plugin::{Classifier, Limits, PluginHost, Sample};
+use crate::plugin::{Description, Limits, Medium, Plugin, PluginHost, Sample};
 use crate::text::{size, table, to_json};
 use procedural_art::{STYLES, SUBJECTS, paint};
 
-/// Measure a plugin's cost: loading, instantiating, and classifying a sample by batch size.
+/// Measure a plugin's cost: loading, instantiating, and running it by batch size.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin bench kmeans_image
@@ -55,6 +59,12 @@ const DISTINCT: usize = 27;
 /// Sample rate of a recording, which is one second long.
 const RATE: u32 = 16_000;
 
+/// Number of frames of a video, which is one second long.
+const FRAMES: u32 = 16;
+
+/// The shape of an array: that of a latent of Stable Diffusion at 512 pixels.
+const LATENT: [u32; 3] = [4, 64, 64];
+
 /// The cost of a batch size, per sample.
 struct Cost {
     batch: usize,
@@ -80,7 +90,7 @@ impl BenchArgs {
             false => None,
         };
         let mut encoders = self.running.encoders(context)?;
-        let samples = self.samples(&plugin.description().media)?;
+        let samples = self.samples(plugin.description())?;
         let mut costs = vec![];
         for &batch in &self.batches {
             costs.push(self.cost(context, batch as usize, &samples, &mut *plugin, &mut encoders)?);
@@ -95,7 +105,7 @@ impl BenchArgs {
     }
 
     /// Loads the plugin from scratch, with nothing but the cache folder's content from earlier loads.
-    fn load(&self, cache: Option<&Path>) -> Result<Box<dyn Classifier>> {
+    fn load(&self, cache: Option<&Path>) -> Result<Box<dyn Plugin>> {
         let host = PluginHost::new(Limits::default(), cache.map(Path::to_owned))?;
         self.running.load(&self.running.on_device(host)?, &self.plugin)
     }
@@ -113,30 +123,39 @@ impl BenchArgs {
         Ok(times[times.len() / 2])
     }
 
-    fn samples(&self, media: &[String]) -> Result<Vec<Sample>> {
-        let has = |medium: &str| media.iter().any(|known| known == medium);
-        if has("image") {
-            let image = |i: usize| Sample {
-                image: Some(Arc::new(paint(i % STYLES.len(), i % SUBJECTS.len(), 1, i as u64, self.size))),
-                ..Sample::default()
-            };
-            Ok((0..DISTINCT).map(image).collect())
-        } else if has("text") {
-            let line = |i: usize| {
-                let (style, subject) = (STYLES[i % STYLES.len()].spoken, SUBJECTS[i % SUBJECTS.len()].phrase);
-                format!("A painting of {subject} in the manner of {style}, seen at dusk by a traveler, number {i}.")
-            };
-            let text = |i: usize| Sample { text: Some(line(i)), ..Sample::default() };
-            Ok((0..DISTINCT).map(text).collect())
-        } else if has("audio") {
-            let tone =
-                |i: usize, n: usize| (i as f32 * (220 + 20 * n) as f32 * std::f32::consts::TAU / RATE as f32).sin();
-            let second = |n: usize| (0..RATE as usize).map(|i| 0.5 * tone(i, n)).collect();
-            let audio = |n: usize| Arc::new(Audio { sample_rate: RATE, channels: 1, pcm: second(n) });
-            Ok((0..DISTINCT).map(|n| Sample { audio: Some(audio(n)), ..Sample::default() }).collect())
-        } else {
-            bail!("there are no samples for the media of the plugin: {}", media.join(", "))
+    fn samples(&self, description: &Description) -> Result<Vec<Sample>> {
+        let has = |medium: Medium| description.takes(medium);
+        let image = |i: usize, side: u32| paint(i % STYLES.len(), i % SUBJECTS.len(), 1, i as u64, side);
+        // A plugin may ask for the prompts of images, too.
+        let line = |i: usize| {
+            let (style, subject) = (STYLES[i % STYLES.len()].spoken, SUBJECTS[i % SUBJECTS.len()].phrase);
+            format!("A painting of {subject} in the manner of {style}, seen at dusk by a traveler, number {i}.")
+        };
+        let sample = |i: usize| {
+            if has(Medium::Image) {
+                Sample { image: Some(Arc::new(image(i, self.size))), prompt: line(i), ..Sample::default() }
+            } else if has(Medium::Text) {
+                Sample { text: Some(line(i)), ..Sample::default() }
+            } else if has(Medium::Audio) {
+                let tone = |t: usize| (t as f32 * (220 + 20 * i) as f32 * TAU / RATE as f32).sin();
+                let pcm = (0..RATE as usize).map(|t| 0.5 * tone(t)).collect();
+                Sample { audio: Some(Arc::new(Audio { sample_rate: RATE, channels: 1, pcm })), ..Sample::default() }
+            } else if has(Medium::Video) {
+                let whole = image(i, self.size + FRAMES);
+                let frame = |t: u32| crop_imm(&whole, t, t, self.size, self.size).to_image();
+                let video = Video { frames: (0..FRAMES).map(frame).collect(), frame_rate: f64::from(FRAMES) };
+                Sample { video: Some(Arc::new(video)), ..Sample::default() }
+            } else {
+                let value = |n: u32| ((n * (i as u32 + 3)) as f32 / 40.0).sin();
+                let [channels, height, width] = LATENT;
+                let data = (0..channels * height * width).map(value).collect();
+                Sample { array: Some(Arc::new(Array { shape: LATENT.to_vec(), data })), ..Sample::default() }
+            }
+        };
+        if description.media.is_empty() {
+            bail!("the plugin names no medium");
         }
+        Ok((0..DISTINCT).map(sample).collect())
     }
 
     fn cost(
@@ -144,12 +163,12 @@ impl BenchArgs {
         context: &Context,
         n_samples: usize,
         samples: &[Sample],
-        plugin: &mut dyn Classifier,
+        plugin: &mut dyn Plugin,
         encoders: &mut Encoders,
     ) -> Result<Cost> {
         let batch: Vec<Sample> = samples.iter().cycle().take(n_samples).cloned().collect();
         // Loads the encoders and fills the plugin's caches.
-        plugin.classify(&mut embedded(batch.clone(), plugin, encoders)?, encoders)?;
+        plugin.run(&mut embedded(batch.clone(), plugin, encoders)?, encoders)?;
         let embed = match plugin.description().encoders.is_empty() {
             true => Duration::ZERO,
             false => self.median(context, || embedded(batch.clone(), plugin, encoders))?,
@@ -157,7 +176,7 @@ impl BenchArgs {
         let mut ready = embedded(batch, plugin, encoders)?;
         let mut fuel = None;
         let time = self.median(context, || {
-            fuel = plugin.classify(&mut ready, encoders)?.fuel;
+            fuel = plugin.run(&mut ready, encoders)?.fuel;
             Ok(())
         })?;
         let per_sample = |time: Duration| time.as_secs_f64() * 1e3 / n_samples as f64;
@@ -170,7 +189,7 @@ impl BenchArgs {
         })
     }
 
-    fn document(&self, plugin: &dyn Classifier, times: [f64; 2], instantiate: Option<f64>, costs: &[Cost]) -> Value {
+    fn document(&self, plugin: &dyn Plugin, times: [f64; 2], instantiate: Option<f64>, costs: &[Cost]) -> Value {
         let batches = costs.iter().map(|cost| {
             json!({
                 "batch": cost.batch,
@@ -191,13 +210,7 @@ impl BenchArgs {
         })
     }
 
-    fn layout(
-        &self,
-        plugin: &dyn Classifier,
-        times: [f64; 2],
-        instantiate: Option<f64>,
-        costs: &[Cost],
-    ) -> Result<String> {
+    fn layout(&self, plugin: &dyn Plugin, times: [f64; 2], instantiate: Option<f64>, costs: &[Cost]) -> Result<String> {
         let bytes = fs_err::metadata(&plugin.source().path)?.len() as usize;
         let mut text = format!("{}, {}\n\n", heading(plugin), size(bytes));
         let mut rows = vec![
@@ -219,11 +232,13 @@ impl BenchArgs {
             ]
         });
         let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
-        let has = |wanted: &str| plugin.description().media.iter().any(|medium| medium == wanted);
+        let has = |wanted: Medium| plugin.description().takes(wanted);
         let medium = match () {
-            () if has("image") => format!("images of {0} x {0}", self.size),
-            () if has("text") => "texts of some twenty words".to_owned(),
-            () => "recordings of one second".to_owned(),
+            () if has(Medium::Image) => format!("images of {0} x {0}", self.size),
+            () if has(Medium::Text) => "texts of some twenty words".to_owned(),
+            () if has(Medium::Audio) => "recordings of one second".to_owned(),
+            () if has(Medium::Video) => format!("videos of {FRAMES} frames of {0} x {0}", self.size),
+            () => format!("arrays of {LATENT:?}"),
         };
         let costs = table(&[false; 5], &rows);
         text += &format!("\n{costs}\n  times and fuel: per sample ({medium}); memory: of the instance\n");

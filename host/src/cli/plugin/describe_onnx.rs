@@ -47,11 +47,11 @@ impl DescribeArgs {
         write_atomic(&self.output, &file)?;
         if self.json {
             let (file, name, version) = (self.output.to_string_lossy(), &description.name, &description.version);
-            let document = json!({ "plugin": file, "name": name, "version": version, "styles": description.styles });
+            let document = json!({ "plugin": file, "name": name, "version": version, "styles": description.styles() });
             println!("{}", to_json(&document));
             return Ok(());
         }
-        let styles = counted(description.styles.len() as u64, "style");
+        let styles = counted(description.styles().len() as u64, "style");
         context.progress.println(format!(
             "{}: {} {}, {styles}",
             self.output.display(),

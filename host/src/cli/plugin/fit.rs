@@ -1,47 +1,54 @@
-//! `host plugin fit`: a k-means plugin from images, texts or embeddings, without a compiler.
+//! `host plugin fit`: a plugin from images, texts or embeddings, without a compiler: by k-means, a Gaussian mixture, or a
+//! linear probe on labeled images.
 
+mod classes;
+mod clusters;
+mod fitted;
+mod map;
 mod report;
 mod sheet;
 mod source;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use ambiguity_sdk::{EncoderPin, Manifest};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use ndarray::Array2;
+use ndarray::ArrayView2;
 use tch::Device;
 
-use self::report::{Written, note, table, table_document};
-use self::source::{Cluster, Items, KEPT, images, matrix, texts};
-use super::rename::read_names;
-use super::running::warn_of_unfamiliar;
+use self::fitted::Fitted;
+use self::report::Written;
+use self::source::Items;
 use super::{EncoderFolder, check_component_name, encoders};
 use crate::cli::numbers::within;
 use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::fs::write_atomic;
 use crate::plugin::check_manifest;
-use crate::plugin::fit::elbow::{ElbowRow, elbow, silhouette};
-use crate::plugin::fit::{Clustering, KMeansOptions, bake_k_means, k_means, k_means_from, normalize_rows};
-use crate::text::{counted, to_json};
 use crate::zoo::home::home;
 use crate::zoo::hub::is_id;
 
-/// Fit a k-means plugin: cluster the embeddings of images or texts, and bake the centers into a plugin.
+/// Fit a plugin to examples: clusters of images or texts, or a linear probe of labeled images.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin fit --images paintings -k 2..14                      # a table by number of clusters
   host plugin fit --images paintings -k 5 -o five.wasm             # five.wasm, and a contact sheet, five.png
   host plugin fit --texts styles.txt -k 5 --title 'Five kinds of style'
+  host plugin fit --labels wikiart -o styles.wasm                  # a folder of images per style: a linear probe
+  host plugin fit --mixture --images paintings -k 5                # a Gaussian mixture instead of k-means
   host plugin fit --images art --encoder clip-vit-large-patch14=models/clip -k 27
   host plugin fit --embeddings art.safetensors --encoder models/clip -k 27
 
 With a range, -k 2..14, each number of clusters is fitted and a table is printed: the inertia (the sum of squared
-distances to the centers), its decrease, and the simplified silhouette (1: clusters far apart, 0: overlapping). The
-elbow is where the inertia is farthest below the line from the first row to the last. No plugin is written, unless
--o names one: then it has the elbow's clusters.
+distances to the centers), its decrease, and the silhouette score (1: clusters far apart, 0: overlapping; of at most
+1000 embeddings). The elbow is where the inertia is farthest below the line from the first row to the last. With
+--mixture the table has the mean log-likelihood and the Bayesian information criterion (BIC, lower is better). No plugin
+is written, unless -o names one: then it has the elbow's clusters, or the mixture with the lowest BIC.
+
+--labels fits a linear probe (multinomial logistic regression) to images whose class is known: each subfolder of DIR is a
+class. A part of each class is held out to evaluate a probe of the rest, with the accuracy and the confusion matrix; the
+plugin's probe is then fitted to all images.
 
 Clusters of images get the names of their folders (DIR/STYLE/…) if they match them one to one, clusters of texts that
 of the text closest to the center; all others are named cluster-01, cluster-02 and so on. Names can be given after
@@ -53,20 +60,23 @@ pub struct FitArgs {
     #[command(flatten)]
     from: From,
     /// Number of clusters, which are the styles; or an inclusive range, for a table
-    #[arg(short, value_name = "N|A..B")]
-    k: Ks,
+    #[arg(short, value_name = "N|A..B", required_unless_present = "labels", conflicts_with = "labels")]
+    k: Option<Ks>,
+    /// Fit a Gaussian mixture: the styles are its components
+    #[arg(long, conflicts_with_all = ["labels", "init"])]
+    mixture: bool,
     /// The encoder: a shipped name (tiny-art), a CLIP folder, an id on the Hub, or NAME=DIR to set the name that the
     /// plugin asks for
     #[arg(long, value_name = "NAME|DIR", default_value = crate::encoders::SHIPPED)]
     encoder: String,
-    /// The plugin's file [default: kmeans_SOURCE.wasm]
+    /// The plugin's file [default: kmeans_SOURCE.wasm, mixture_SOURCE.wasm or linear_SOURCE.wasm]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The contact sheet of images: one row per cluster [default: the plugin's file as .png]
+    /// The contact sheet of images: one row per cluster or class, and a map [default: the plugin's file as .png]
     #[arg(long, value_name = "FILE.png", conflicts_with = "no_sheet")]
     sheet: Option<PathBuf>,
     /// A file with the names of the clusters, one per line in their order, as seen on the sheet of an earlier fit
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "labels")]
     names: Option<PathBuf>,
     /// Write no contact sheet
     #[arg(long)]
@@ -86,24 +96,43 @@ pub struct FitArgs {
     /// Temperature that divides the logits: higher is flatter
     #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = within(1e-6f32..=1e6))]
     temperature: f32,
-    /// Cluster the embeddings as they are, instead of scaled to length 1
+    /// Use the embeddings as they are, instead of scaled to length 1
     #[arg(long)]
     no_normalize: bool,
-    /// Number of k-means++ initializations, of which the best is kept
+    /// Number of initializations (by k-means++; of a mixture, by k-means), of which the best is kept
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(conflicts_with = "labels")]
     runs: u32,
-    /// Seed of the initializations
+    /// Seed of the initializations, or of the choice of held-out images
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Initialize once, from these centers (a safetensors file, key `centers`, k x dim)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "seed"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "seed", "labels"])]
     init: Option<PathBuf>,
-    /// Maximum number of iterations of each initialization
-    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
-    max_iterations: u32,
-    /// Iterations stop when the centers move by less than this fraction of the variance, as in scikit-learn
-    #[arg(long, value_name = "T", default_value_t = 1e-4, value_parser = within(0.0..=1.0))]
+    /// Maximum number of iterations of each initialization, or of the linear probe [default: 300; of a probe 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_iterations: Option<u32>,
+    /// Iterations stop when the centers move by less than this fraction of the variance, as in scikit-learn, or when a
+    /// mixture's mean log-likelihood changes by less
+    #[arg(long, value_name = "T", default_value_t = 1e-4, value_parser = within(0.0..=1.0), conflicts_with = "labels")]
     tolerance: f64,
+    /// Number of principal components of the embeddings in which a mixture is fitted [default: 8, or as many as the
+    /// number of images or texts allows]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(requires = "mixture", conflicts_with = "labels")]
+    dimensions: Option<u32>,
+    /// Share of the mean variance that is added to each variance of a mixture: higher is smoother
+    #[arg(long, value_name = "R", default_value_t = 1e-3, value_parser = within(1e-9..=1e3))]
+    #[arg(requires = "mixture", conflicts_with = "labels")]
+    ridge: f64,
+    /// L2 regularization of the linear probe, on embeddings scaled to variance 1 (1/C in scikit-learn): higher is smoother
+    #[arg(long, value_name = "A", default_value_t = 1.0, value_parser = within(1e-6..=1e9))]
+    #[arg(conflicts_with_all = ["images", "texts", "embeddings"])]
+    regularization: f64,
+    /// Fraction of each class that is held out to evaluate the linear probe; 0 for no evaluation
+    #[arg(long, value_name = "F", default_value_t = 0.2, value_parser = within(0.0..=0.9))]
+    #[arg(conflicts_with_all = ["images", "texts", "embeddings"])]
+    held_out: f64,
     /// cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -112,7 +141,7 @@ pub struct FitArgs {
     json: bool,
 }
 
-/// The data to cluster.
+/// The data to fit.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 struct From {
@@ -125,6 +154,9 @@ struct From {
     /// Embeddings by the encoder (a safetensors file, key `embeddings`, n x dim)
     #[arg(long, value_name = "FILE")]
     embeddings: Option<PathBuf>,
+    /// A folder with one subfolder of images per class, as `host can train` reads it: fits a linear probe
+    #[arg(long, value_name = "DIR")]
+    labels: Option<PathBuf>,
 }
 
 /// The medium that a plugin classifies.
@@ -163,67 +195,11 @@ impl std::str::FromStr for Ks {
 impl FitArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
-        if let (Some(file), false) = (&self.names, self.k.range) {
-            read_names(file, self.k.first)?;
+        match (&self.from.labels, self.k) {
+            (Some(root), _) => self.fit_classes(root, context),
+            (None, Some(ks)) => self.fit_clusters(ks, context),
+            (None, None) => bail!("name the number of clusters with -k"),
         }
-        let writes = !self.k.range || self.output.is_some();
-        ensure!(
-            self.sheet.is_none() || (writes && self.from.images.is_some()),
-            "--sheet shows the images of a plugin's clusters: it needs --images, and with a range of -k also -o"
-        );
-        let output = self.output()?;
-        let device = torch_ext::cuda::device(&self.device)?;
-        // A table for given embeddings needs no encoder.
-        let mut encoder = match writes || self.from.embeddings.is_none() {
-            true => Some(self.encoder(device, context)?),
-            false => None,
-        };
-        let (items, mut points) = self.read(encoder.as_mut(), context)?;
-        ensure!(
-            points.nrows() >= self.k.last,
-            "{} has {} {}, but {} clusters need at least as many",
-            self.from.path().display(),
-            points.nrows(),
-            items.unit(),
-            self.k.last
-        );
-        if let Some((name, encoders)) = &mut encoder {
-            if let Items::Texts(texts) = &items {
-                encoders.note_texts(name, texts)?;
-            }
-            warn_of_unfamiliar(encoders);
-        }
-        // The plugin's encoder is checked before the work.
-        let pin = match (&mut encoder, writes) {
-            (Some((name, encoders)), true) => Some(self.pin(name, encoders, points.ncols())?),
-            _ => None,
-        };
-        if !self.no_normalize {
-            normalize_rows(&mut points);
-        }
-        let (rows, mut found) = self.cluster(&points, context)?;
-        let chosen = match self.k.range {
-            true => elbow(&rows).unwrap_or(self.k.first) - self.k.first,
-            false => 0,
-        };
-        if self.k.range && !self.json {
-            print!("{}", table(&rows));
-        }
-        let written = match pin {
-            Some(pin) => {
-                Some(self.write(&output, &items, &points, found.swap_remove(chosen), pin, &rows[chosen], context)?)
-            }
-            None => None,
-        };
-        match (self.json, self.k.range) {
-            (true, true) => println!("{}", to_json(&table_document(&points, &rows, written))),
-            (true, false) => println!("{}", to_json(&written.unwrap_or_default())),
-            (false, true) if !writes => context
-                .progress
-                .println("no plugin was written: run it again with one -k, or with -o FILE for the elbow's"),
-            _ => {}
-        }
-        Ok(())
     }
 
     fn output(&self) -> Result<PathBuf> {
@@ -233,9 +209,15 @@ impl FitArgs {
         }
         let path = self.from.path();
         let path = path.canonicalize().with_context(|| format!("{}", path.display()))?;
-        let name = if self.from.images.is_some() { path.file_name() } else { path.file_stem() };
+        let is_folder = self.from.images.is_some() || self.from.labels.is_some();
+        let name = if is_folder { path.file_name() } else { path.file_stem() };
         let name = name.map_or_else(|| "images".into(), |name| name.to_string_lossy());
-        Ok(PathBuf::from(format!("kmeans_{}.wasm", name.replace(' ', "_"))))
+        let method = match (&self.from.labels, self.mixture) {
+            (Some(_), _) => "linear",
+            (None, true) => "mixture",
+            (None, false) => "kmeans",
+        };
+        Ok(PathBuf::from(format!("{method}_{}.wasm", name.replace(' ', "_"))))
     }
 
     /// Returns the name by which the plugin asks for the encoder, and the encoders.
@@ -270,15 +252,6 @@ impl FitArgs {
         Ok((name.clone(), encoders(&[EncoderFolder { name, folder }], device, context)?))
     }
 
-    /// Reads the data to cluster; there is an encoder unless the data is embeddings.
-    fn read(&self, encoder: Option<&mut (String, Encoders)>, context: &Context) -> Result<(Items, Array2<f32>)> {
-        match (&self.from, encoder) {
-            (From { images: Some(folder), .. }, Some((name, encoders))) => images(folder, name, encoders, context),
-            (From { texts: Some(file), .. }, Some((name, encoders))) => texts(file, name, encoders, context),
-            (from, _) => Ok((Items::Embeddings, matrix(from.path(), "embeddings")?)),
-        }
-    }
-
     fn pin(&self, name: &str, encoders: &mut Encoders, dim: usize) -> Result<EncoderPin> {
         let info = encoders.get(name)?.info();
         ensure!(
@@ -291,141 +264,71 @@ impl FitArgs {
         Ok(EncoderPin { name: name.to_owned(), digest: info.digest })
     }
 
-    /// Fits a clustering for each k.
-    fn cluster(&self, points: &Array2<f32>, context: &Context) -> Result<(Vec<ElbowRow>, Vec<Clustering>)> {
-        let init = self.init.as_deref().map(|file| matrix(file, "centers")).transpose()?;
-        if let (Some(file), Some(init)) = (&self.init, &init) {
-            let (first, last, k) = (self.k.first, self.k.last, init.nrows());
-            ensure!(first == last && last == k, "--init {} has {k} centers, but -k is another number", file.display());
-        }
-        let runs = if init.is_some() { 1 } else { self.runs };
-        let bar =
-            context.progress.bar("clustering", (self.k.last - self.k.first + 1) as u64 * u64::from(runs), "starts");
-        let (mut rows, mut all) = (vec![], vec![]);
-        for k in self.k.first..=self.k.last {
-            let options = KMeansOptions {
-                k,
-                runs: runs as usize,
-                max_iterations: self.max_iterations as usize,
-                tolerance: self.tolerance,
-                seed: self.seed,
-            };
-            let start = Instant::now();
-            let found = match &init {
-                Some(init) => k_means_from(points, init.clone(), options.max_iterations, options.tolerance),
-                None => k_means(points, &options, |_, inertia| {
-                    bar.message(format!("k {k}, inertia {inertia:.4}"));
-                    bar.inc(1);
-                    !context.interrupt.requested()
-                }),
-            };
-            let found = found.map_err(anyhow::Error::msg)?;
-            let seconds = start.elapsed().as_secs_f64();
-            context.interrupt.check(KEPT)?;
-            rows.push(ElbowRow {
-                k,
-                inertia: found.inertia,
-                silhouette: silhouette(points, &found),
-                iterations: found.iterations,
-                seconds,
-            });
-            all.push(found);
-        }
-        bar.finish();
-        Ok((rows, all))
-    }
-
-    /// Writes the plugin and its contact sheet, and prints a summary.
-    #[expect(clippy::too_many_arguments, reason = "the last step needs everything that was computed")]
+    /// Writes the plugin and its contact sheet, and prints a summary; returns it as JSON. The rows of `points` are the items'
+    /// embeddings.
     fn write(
         &self,
         output: &Path,
         items: &Items,
-        points: &Array2<f32>,
-        found: Clustering,
+        points: ArrayView2<'_, f32>,
+        fitted: &Fitted,
         pin: EncoderPin,
-        row: &ElbowRow,
         context: &Context,
     ) -> Result<serde_json::Value> {
-        let empty = found.sizes().iter().filter(|size| **size == 0).count();
-        ensure!(
-            empty == 0,
-            "{empty} of {} clusters are empty: the {} have too few distinct embeddings, use a smaller -k",
-            row.k,
-            items.unit()
-        );
-        let (found, mut clusters, mut named) = items.name(found, points);
-        if let Some(file) = &self.names {
-            let names = read_names(file, clusters.len())?;
-            clusters.iter_mut().zip(names).for_each(|(cluster, name)| cluster.name = name);
-            named = "named by --names";
-        }
-        let manifest = self.manifest(output, items, pin, &clusters);
+        let manifest = self.manifest(output, fitted.title(items, &pin.name), fitted.names(), pin);
         check_manifest(&manifest)?;
-        let plugin = bake_k_means(&manifest, &found.centers)?;
+        let plugin = fitted.bake(&manifest)?;
         write_atomic(output, &plugin)?;
-        let sheet = self.sheet(output, items, &clusters)?;
-        let written = Written {
-            plugin: output,
-            bytes: plugin.len(),
-            sheet: sheet.as_deref(),
-            found: &found,
-            clusters: &clusters,
-            named,
-            items,
-            seconds: row.seconds,
-        };
+        let sheet = self.sheet(output, items, points, fitted)?;
+        let written = Written { plugin: output, bytes: plugin.len(), sheet: sheet.as_deref(), fitted, items };
         if !self.json {
             written.lines().iter().for_each(|line| context.progress.println(line));
         }
         Ok(written.document())
     }
 
-    fn manifest(&self, output: &Path, items: &Items, encoder: EncoderPin, clusters: &[Cluster]) -> Manifest {
-        let of = match items {
-            Items::Images { .. } => "image embeddings",
-            Items::Texts(_) => "text embeddings",
-            Items::Embeddings => "embeddings",
-        };
-        let title = format!("Soft assignment to {} clusters of {of} by {}", clusters.len(), encoder.name);
+    fn manifest(&self, output: &Path, title: String, styles: Vec<String>, encoder: EncoderPin) -> Manifest {
         Manifest {
             name: output.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
             version: "1.0.0".to_owned(),
             title: self.title.clone().unwrap_or(title),
             authors: self.authors.clone(),
             license: self.license.clone(),
-            media: vec![if self.medium == Medium::Text { "text" } else { "image" }.to_owned()],
-            styles: clusters.iter().map(|cluster| cluster.name.clone()).collect(),
+            media: vec![match self.medium {
+                Medium::Text => ambiguity_sdk::Medium::Text,
+                Medium::Image => ambiguity_sdk::Medium::Image,
+            }],
+            k: self.from.labels.is_none().then_some(styles.len()),
+            styles,
             encoder: Some(encoder),
             temperature: Some(self.temperature),
             normalize: !self.no_normalize,
-            k: Some(clusters.len()),
             ..Manifest::default()
         }
     }
 
     /// Writes the contact sheet, if there are images and it is wanted.
-    fn sheet(&self, output: &Path, items: &Items, clusters: &[Cluster]) -> Result<Option<PathBuf>> {
+    fn sheet(
+        &self,
+        output: &Path,
+        items: &Items,
+        points: ArrayView2<'_, f32>,
+        fitted: &Fitted,
+    ) -> Result<Option<PathBuf>> {
         let Items::Images { files, loader, .. } = items else { return Ok(None) };
         if self.no_sheet {
             return Ok(None);
         }
         let path = self.sheet.clone().unwrap_or_else(|| output.with_extension("png"));
-        let row = |cluster: &Cluster| {
-            let mostly =
-                note(cluster).filter(|_| cluster.folder.as_ref().is_some_and(|(name, _)| *name != cluster.name));
-            let count = format!("{} image{}", cluster.members.len(), if cluster.members.len() == 1 { "" } else { "s" });
-            sheet::Row {
-                name: cluster.name.clone(),
-                notes: [Some(count), mostly].into_iter().flatten().map(|note| note.trim().to_owned()).collect(),
-                files: cluster.members.iter().map(|&i| files[i].clone()).collect(),
-            }
-        };
-        let rows: Vec<_> = clusters.iter().map(row).collect();
         let name = self.from.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let (images, n) = (counted(files.len() as u64, "image"), counted(clusters.len() as u64, "cluster"));
-        let title = format!("{name}: {images} in {n}");
-        sheet::write(&path, &title, &rows, loader)?;
+        let title = format!("{name}: {}", fitted.count(items));
+        let below = fitted.drawings(points);
+        let rows = fitted.rows(files);
+        sheet::write(
+            &path,
+            &sheet::Sheet { title: &title, order: fitted.order(), rows: &rows, below: &below },
+            loader,
+        )?;
         Ok(Some(path))
     }
 }
@@ -433,7 +336,7 @@ impl FitArgs {
 impl From {
     /// Returns the given path.
     fn path(&self) -> &Path {
-        let given = [&self.images, &self.texts, &self.embeddings].into_iter().flatten().next();
+        let given = [&self.images, &self.texts, &self.embeddings, &self.labels].into_iter().flatten().next();
         given.expect("clap requires one of them")
     }
 }

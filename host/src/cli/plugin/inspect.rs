@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cli::completions::plugins;
 use crate::context::Context;
-use crate::plugin::{Asset, Classifier, Limits, PluginHost};
+use crate::plugin::{Asset, Kind, Limits, OptionInfo, Plugin, PluginHost};
 use crate::text::{escaped, shown, size, to_json};
 
 /// Show a plugin's title, styles, encoders, assets and digest.
@@ -41,7 +41,7 @@ impl InspectArgs {
 }
 
 /// Returns all properties of a plugin as JSON.
-fn document(loaded: &dyn Classifier) -> Value {
+fn document(loaded: &dyn Plugin) -> Value {
     let (description, source, inspection) = (loaded.description(), loaded.source(), loaded.inspect());
     let pinned = inspection.encoder.as_ref().filter(|pin| !pin.digest.is_empty());
     let pin = |name: &String| pinned.filter(|pin| pin.name == *name).map(|pin| pin.digest.clone());
@@ -55,13 +55,22 @@ fn document(loaded: &dyn Classifier) -> Value {
         "title": source.title,
         "authors": inspection.authors,
         "license": inspection.license,
-        "styles": description.styles,
+        "kind": if description.scale().is_some() { "scorer" } else { "classifier" },
+        "styles": description.styles(),
+        "scale": description.scale().map(|scale| json!({
+            "higher_is_better": scale.higher_is_better, "minimum": scale.minimum, "maximum": scale.maximum,
+        })),
+        "options": description.options.iter().map(|OptionInfo { key, value_type, default, help }| json!({
+            "key": key, "type": value_type.name(), "default": default, "help": help,
+        })).collect::<Vec<_>>(),
+        "properties": description.properties.iter().cloned().collect::<BTreeMap<_, _>>(),
         "prompts": inspection.prompts,
         "temperature": inspection.temperature,
         "media": description.media,
         "encoders": encoders.collect::<Vec<_>>(),
         "interface": source.interface,
         "differentiable": inspection.differentiable,
+        "pixel_differentiable": inspection.pixel_differentiable,
         "takes": inspection.takes,
         "bytes": inspection.bytes,
         "sha256": source.sha256,
@@ -72,7 +81,7 @@ fn document(loaded: &dyn Classifier) -> Value {
 }
 
 /// Returns the properties of a plugin as text.
-fn layout(loaded: &dyn Classifier) -> String {
+fn layout(loaded: &dyn Plugin) -> String {
     let (description, source, inspection) = (loaded.description(), loaded.source(), loaded.inspect());
     let encoders = description.encoders.iter().map(|name| match &inspection.encoder {
         Some(pin) if pin.name == *name && !pin.digest.is_empty() => format!("{name} (sha256 {})", short(&pin.digest)),
@@ -82,11 +91,29 @@ fn layout(loaded: &dyn Classifier) -> String {
         Some((rows, columns)) => format!("{name} ({rows} x {columns}, {})", size(*bytes)),
         None => format!("{name} ({})", size(*bytes)),
     });
-    let styles = format!("{}: {}", description.styles.len(), description.styles.join(", "));
-    let prompts = description.styles.iter().zip(&inspection.prompts);
+    let (styles, scores) = match &description.kind {
+        Kind::Classifier { styles } => (vec![format!("{}: {}", styles.len(), styles.join(", "))], vec![]),
+        Kind::Scorer(scale) => {
+            let direction = if scale.higher_is_better { "higher is better" } else { "lower is better" };
+            let least = scale.minimum.map(|minimum| format!(", at least {minimum}")).unwrap_or_default();
+            let most = scale.maximum.map(|maximum| format!(", at most {maximum}")).unwrap_or_default();
+            (vec![], vec![format!("{direction}{least}{most}")])
+        }
+    };
+    let options = description.options.iter().map(|OptionInfo { key, value_type, default, help }| {
+        let default = default.as_ref().map(|default| format!(", default {default}")).unwrap_or_default();
+        format!("{key} ({}{default}): {help}", value_type.name())
+    });
+    let properties = description.properties.iter().map(|(key, value)| format!("{key}: {value}"));
+    let prompts = description.styles().iter().zip(&inspection.prompts);
     let prompts: Vec<_> =
         prompts.map(|(style, prompts)| format!("{style}: \"{}\"", escaped(&prompts.join("\", \"")))).collect();
-    let gradient = if inspection.differentiable { "yes" } else { "no" };
+    let gradient = match (inspection.differentiable, inspection.pixel_differentiable) {
+        (false, false) => "no",
+        (true, false) => "yes",
+        (false, true) => "yes, of pixels",
+        (true, true) => "yes, of embeddings and pixels",
+    };
     let one = |value: String| vec![if value.is_empty() { "none".to_owned() } else { value }];
     let takes = Some(inspection.takes.clone()).filter(|takes| !takes.is_empty());
     let temperature = match (inspection.temperature, &inspection.encoder, &takes) {
@@ -99,14 +126,17 @@ fn layout(loaded: &dyn Classifier) -> String {
         ("title", one(source.title.clone().unwrap_or_default())),
         ("authors", one(inspection.authors.join(", "))),
         ("license", one(inspection.license.clone())),
-        ("classifies", one(description.media.join(", "))),
-        ("styles", one(styles)),
+        ("takes", one(description.media_names(", "))),
+        ("styles", styles),
+        ("scores", scores),
+        ("options", options.collect()),
+        ("properties", properties.collect()),
         ("prompts", prompts),
         ("encoders", one(encoders.collect::<Vec<_>>().join(", "))),
         ("temperature", temperature.into_iter().collect()),
         ("gradient", one(gradient.to_owned())),
         ("interface", one(inspection.interface.clone())),
-        ("takes", takes.into_iter().collect()),
+        ("input", takes.into_iter().collect()),
         ("imports", one(inspection.imports.join(", "))),
         ("exports", one(inspection.exports.join(", "))),
         ("assets", one(assets.collect::<Vec<_>>().join(", "))),

@@ -69,7 +69,7 @@ impl InstallArgs {
         let sha256 = &plugin.source().sha256;
         if self.json {
             let description = plugin.description();
-            let (version, styles) = (&description.version, &description.styles);
+            let (version, styles) = (&description.version, description.styles());
             let path = target.to_string_lossy();
             let document =
                 json!({ "plugin": name, "path": path, "sha256": sha256, "version": version, "styles": styles });

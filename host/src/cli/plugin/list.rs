@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::plugin::store::{Origin, places, plugin_files, short_name};
-use crate::plugin::{Glance, Limits, PluginHost};
+use crate::plugin::{Description, Glance, Limits, PluginHost};
 use crate::text::{escaped, shown, size, table, to_json};
 
 /// List the plugins that can be used by name: those in the working folder, in ./plugins, shipped and installed ones.
@@ -86,7 +86,7 @@ impl Listed {
             "bytes": self.bytes,
             "sha256": glance.map(|glance| &glance.sha256),
             "version": description.map(|description| &description.version),
-            "styles": description.map(|description| &description.styles),
+            "styles": description.map(Description::styles),
             "media": description.map(|description| &description.media),
             "encoders": description.map(|description| &description.encoders),
             "hidden_by": self.hidden_by.as_ref().map(|path| path.to_string_lossy()),
@@ -102,7 +102,13 @@ fn layout(listed: &[Listed]) -> String {
         let (styles, media, sha256) = match &plugin.found {
             Ok(Glance { sha256, description }) => {
                 let (styles, media) = match description {
-                    Some(description) => (description.styles.len().to_string(), description.media.join(", ")),
+                    Some(description) => {
+                        let styles = match description.scale() {
+                            Some(_) => "score".to_owned(),
+                            None => description.styles().len().to_string(),
+                        };
+                        (styles, description.media_names(", "))
+                    }
                     None => {
                         uncompiled.push(format!("`{}`", escaped(&plugin.name)));
                         ("?".to_owned(), "?".to_owned())

@@ -6,12 +6,14 @@ mod check;
 mod classify;
 mod describe_onnx;
 mod fit;
+mod inputs;
 mod inspect;
 mod install;
 mod list;
 mod new;
 mod rename;
 mod running;
+mod score;
 mod serve;
 mod test;
 mod uninstall;
@@ -26,7 +28,7 @@ use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::plugin::limits::{NAME_LENGTH, is_name};
 
-/// Create, inspect and run style classifier plugins.
+/// Create, inspect and run plugins: style classifiers and scorers.
 #[derive(Args, Debug)]
 pub struct PluginArgs {
     #[command(subcommand)]
@@ -46,6 +48,7 @@ enum Command {
     List(list::ListArgs),
     New(new::NewArgs),
     Rename(rename::RenameArgs),
+    Score(score::ScoreArgs),
     #[command(hide = true)]
     Serve(serve::ServeArgs),
     Test(test::TestArgs),
@@ -67,6 +70,7 @@ impl PluginArgs {
             Command::List(args) => args.run(context),
             Command::New(args) => args.run(context),
             Command::Rename(args) => args.run(context),
+            Command::Score(args) => args.run(context),
             Command::Serve(args) => args.run(context),
             Command::Test(args) => args.run(context),
             Command::Uninstall(args) => args.run(context),

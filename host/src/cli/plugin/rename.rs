@@ -74,8 +74,9 @@ impl RenameArgs {
             Some(file) => read_names(file, before.len())?,
             None => renamed(&before, &self.renamed)?,
         };
-        // Without prompts, the styles' names are what CLIP embeds.
-        if manifest.k.is_none() && manifest.prompts.is_empty() {
+        // Without prompts and baked numbers, the styles' names are what CLIP embeds.
+        let has_numbers = artifact.assets().any(|(name, _)| name != Manifest::ASSET);
+        if !has_numbers && manifest.prompts.is_empty() {
             manifest.prompts = manifest.prompts().map_err(|error| anyhow::anyhow!("{error}"))?;
         }
         manifest.styles = styles.clone();
@@ -88,7 +89,7 @@ impl RenameArgs {
             PluginHost::of_command(Limits::default(), context)?.load(&trial.path().to_string_lossy(), BTreeMap::new());
         let plugin = plugin.map_err(|error| error.fault)?;
         ensure!(
-            plugin.description().styles == styles,
+            plugin.description().styles() == styles,
             "`{name}` does not take its styles from its manifest: they are in its code, and cannot be renamed"
         );
         write_atomic(&output, &bytes)?;

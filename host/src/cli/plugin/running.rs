@@ -7,7 +7,7 @@ use super::{EncoderFolder, encoders};
 use crate::config::PluginLimits;
 use crate::context::Context;
 use crate::encoders::Encoders;
-use crate::plugin::{Batch, Classifier, PluginHost, Sample};
+use crate::plugin::{Batch, Kind, Plugin, PluginHost, Sample};
 
 /// The arguments for running a plugin.
 #[derive(Args, Debug)]
@@ -15,7 +15,7 @@ pub(super) struct RunningArgs {
     /// Folder of an encoder that the plugin asks for; a single one is also used for `clip`
     #[arg(long = "encoder", value_name = "NAME=DIR")]
     encoders: Vec<EncoderFolder>,
-    /// One key of the plugin's configuration
+    /// One of the plugin's options, which `host plugin inspect` shows
     #[arg(long = "config", value_name = "KEY=VALUE", value_parser = key_value)]
     config: Vec<(String, String)>,
     /// cpu, cuda or cuda:N
@@ -25,7 +25,7 @@ pub(super) struct RunningArgs {
 
 impl RunningArgs {
     /// Loads a plugin with the default limits of a run, and opens the encoders.
-    pub(super) fn open(&self, reference: &str, context: &Context) -> Result<(Box<dyn Classifier>, Encoders)> {
+    pub(super) fn open(&self, reference: &str, context: &Context) -> Result<(Box<dyn Plugin>, Encoders)> {
         let encoders = self.encoders(context)?;
         let host = self.on_device(PluginHost::of_command(PluginLimits::preset(), context)?)?;
         Ok((self.load(&host, reference)?, encoders))
@@ -37,7 +37,7 @@ impl RunningArgs {
     }
 
     /// Loads a plugin into a given host.
-    pub(super) fn load(&self, host: &PluginHost, reference: &str) -> Result<Box<dyn Classifier>> {
+    pub(super) fn load(&self, host: &PluginHost, reference: &str) -> Result<Box<dyn Plugin>> {
         Ok(host.load(reference, self.config.iter().cloned().collect())?)
     }
 
@@ -48,7 +48,7 @@ impl RunningArgs {
 }
 
 /// Returns a batch with precomputed embeddings, so that the time of classifying it is the plugin's alone.
-pub(super) fn embedded(samples: Vec<Sample>, plugin: &dyn Classifier, encoders: &mut Encoders) -> Result<Batch> {
+pub(super) fn embedded(samples: Vec<Sample>, plugin: &dyn Plugin, encoders: &mut Encoders) -> Result<Batch> {
     let mut batch = Batch::new(samples);
     for encoder in &plugin.description().encoders {
         let name = &plugin.source().name;
@@ -65,7 +65,7 @@ pub(super) fn warn_of_unfamiliar(encoders: &Encoders) {
 }
 
 /// Logs which of a plugin's encoders know procedural paintings alone, as the images of `host plugin check` are.
-pub(super) fn note_narrow(plugin: &dyn Classifier, encoders: &mut Encoders) -> Result<()> {
+pub(super) fn note_narrow(plugin: &dyn Plugin, encoders: &mut Encoders) -> Result<()> {
     for encoder in &plugin.description().encoders {
         if encoders.get(encoder)?.familiar().is_some() {
             let name = encoders.resolve(encoder)?;
@@ -79,11 +79,15 @@ pub(super) fn note_narrow(plugin: &dyn Classifier, encoders: &mut Encoders) -> R
     Ok(())
 }
 
-/// Returns the heading of reports: a plugin's name, version, number of styles and media.
-pub(super) fn heading(plugin: &dyn Classifier) -> String {
+/// Returns the heading of reports: a plugin's name, version, kind and media.
+pub(super) fn heading(plugin: &dyn Plugin) -> String {
     let description = plugin.description();
-    let (name, version, styles) = (&description.name, &description.version, description.styles.len());
-    format!("{name} {version}: {styles} styles, {}", description.media.join(", "))
+    let (name, version) = (&description.name, &description.version);
+    let kind = match &description.kind {
+        Kind::Classifier { styles } => format!("{} styles", styles.len()),
+        Kind::Scorer(_) => "scorer".to_owned(),
+    };
+    format!("{name} {version}: {kind}, {}", description.media_names(", "))
 }
 
 /// Formats a large count with three or four digits: 950, 12.3 k, 1.23 M.

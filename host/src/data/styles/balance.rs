@@ -34,28 +34,44 @@ pub(super) fn split(styles: &[CachedStyle], test_share: f64, seed: u64) -> Resul
     let mut split = Split { training: Vec::with_capacity(styles.len()), held_out: Vec::new() };
     let mut first = 0;
     for (i, style) in styles.iter().enumerate() {
-        let n = style.files.len();
-        let n_held_out = (test_share * n as f64).round() as usize;
-        let n_held_out = if test_share > 0.0 { n_held_out.max(1) } else { 0 };
-        let broken = match style.n_broken {
-            0 => String::new(),
-            n => format!(" and {n} unreadable"),
-        };
-        ensure!(
-            n_held_out < n,
-            "the style {} has {n} {}{broken}: too few to hold {n_held_out} out and train on the rest",
-            style.name,
-            if n == 1 { "image" } else { "images" }
-        );
-        let mut images: Vec<u32> = (first..first + n).map(|image| image as u32).collect();
-        shuffle(&mut images, &mut generator(seed, Draw::Split, i as u64));
-        let training = images.split_off(n_held_out);
-        images.sort_unstable();
-        split.held_out.extend(images.into_iter().map(|image| image as usize));
-        split.training.push(training);
-        first += n;
+        let images: Vec<usize> = (first..first + style.files.len()).collect();
+        let (held_out, training) = hold_out(&style.name, i, images, style.n_broken, test_share, seed)?;
+        split.held_out.extend(held_out);
+        split.training.push(training.into_iter().map(|image| image as u32).collect());
+        first += style.files.len();
     }
     Ok(split)
+}
+
+/// Divides the images of the style with the number `style` into held-out ones, sorted, and those to train on, shuffled.
+/// `test_share` of them are held out, rounded, and at least one if it is above 0; the choice depends on `seed` and `style`.
+///
+/// # Errors
+/// If none are left to train on; the message names the style, and counts its `n_broken` unreadable images.
+pub fn hold_out(
+    name: &str,
+    style: usize,
+    mut images: Vec<usize>,
+    n_broken: usize,
+    test_share: f64,
+    seed: u64,
+) -> Result<(Vec<usize>, Vec<usize>)> {
+    let n = images.len();
+    let n_held_out = (test_share * n as f64).round() as usize;
+    let n_held_out = if test_share > 0.0 { n_held_out.max(1) } else { 0 };
+    let broken = match n_broken {
+        0 => String::new(),
+        n => format!(" and {n} unreadable"),
+    };
+    ensure!(
+        n_held_out < n,
+        "the style {name} has {n} {}{broken}: too few to hold {n_held_out} out and train on the rest",
+        if n == 1 { "image" } else { "images" }
+    );
+    shuffle(&mut images, &mut generator(seed, Draw::Split, style as u64));
+    let training = images.split_off(n_held_out);
+    images.sort_unstable();
+    Ok((images, training))
 }
 
 /// The stream of passes: each has `per_class` images of every style, shuffled together, and is a function of its

@@ -35,20 +35,20 @@ struct Row {
 }
 
 /// Returns the files' digests, in their order, none for a file that cannot be read; the cached digests are in
-/// `cache_folder`, one file per `root`.
+/// `cache_folder`, one file per `root`. A cache that cannot be written is a warning.
 pub(super) fn of_files(
     root: &Path,
     files: &[&Path],
-    cache_folder: &Path,
+    cache_folder: Option<&Path>,
     progress: &Progress,
     interrupt: &Interrupt,
 ) -> Result<Vec<Option<Sha>>> {
     let place = fs::canonicalize(root)?;
     let place = format!("{:x}", Sha256::digest(place.as_os_str().as_encoded_bytes()));
-    let index = cache_folder.join(format!("files-{}.json", &place[..16]));
+    let index = cache_folder.map(|folder| folder.join(format!("files-{}.json", &place[..16])));
     // An index that cannot be read counts as empty.
-    let known: BTreeMap<String, Row> =
-        std::fs::read(&index).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let known = index.as_ref().and_then(|index| std::fs::read(index).ok());
+    let known: BTreeMap<String, Row> = known.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
 
     let now = SystemTime::now();
     let bar = progress.bar("digests", files.len() as u64, "images");
@@ -71,9 +71,11 @@ pub(super) fn of_files(
         |(name, found): &(Option<&str>, Option<(Row, Sha)>)| Some(((*name)?.to_owned(), found.as_ref()?.0.clone()));
     let rows = found.iter().flatten().filter_map(row);
     let rows: BTreeMap<String, Row> = rows.filter(|(_, row)| row.changed < settled).collect();
-    if rows != known {
-        fs::create_dir_all(cache_folder)?;
-        write_atomic(&index, &serde_json::to_vec(&rows)?)?;
+    if let (Some(folder), Some(index)) = (cache_folder, index)
+        && rows != known
+        && let Err(error) = write(folder, &index, &rows)
+    {
+        tracing::warn!("the digests of images cannot be cached: {error:#}");
     }
     let digests: Option<Vec<Option<Sha>>> =
         found.into_iter().map(|found| found.map(|(_, found)| found.map(|(_, sha)| sha))).collect();
@@ -81,6 +83,12 @@ pub(super) fn of_files(
         Some(digests) => Ok(digests),
         None => bail!(Interrupted { kept: "the digests computed so far are kept".to_owned() }),
     }
+}
+
+fn write(folder: &Path, index: &Path, rows: &BTreeMap<String, Row>) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    write_atomic(index, &serde_json::to_vec(rows)?)?;
+    Ok(())
 }
 
 /// Returns a file's digest: the cached one if the file has not changed since.
@@ -135,7 +143,7 @@ mod tests {
         };
         let digests = || {
             let files = [path.as_path()];
-            let found = of_files(root.path(), &files, cache.path(), &Progress::new(true), &Interrupt::default());
+            let found = of_files(root.path(), &files, Some(cache.path()), &Progress::new(true), &Interrupt::default());
             found.unwrap()[0].unwrap()
         };
         let sha = |text: &str| -> Sha { Sha256::digest(text).into() };
@@ -164,7 +172,7 @@ mod tests {
         fs::write(&path, "one").unwrap();
         let interrupt = Interrupt::default();
         interrupt.request();
-        let error = of_files(root.path(), &[&path], root.path(), &Progress::new(true), &interrupt).unwrap_err();
+        let error = of_files(root.path(), &[&path], Some(root.path()), &Progress::new(true), &interrupt).unwrap_err();
         assert!(error.is::<Interrupted>(), "{error}");
         assert_eq!(parse("zz"), None);
         assert_eq!(parse(&"0g".repeat(32)), None);

@@ -60,7 +60,7 @@ impl Image {
 }
 
 impl Listing {
-    /// Lists the images below each direct subfolder of `root`; hidden subfolders and those without images are skipped.
+    /// Lists the images of [`StyleFiles`].
     pub(super) fn of_folder(
         root: &Path,
         options: &Options,
@@ -68,43 +68,19 @@ impl Listing {
         progress: &Progress,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let styles = style_folders(root)?;
-        ensure!(
-            styles.len() >= 2,
-            "{} has {} with images ({FORMATS}): name a folder that has one folder for each of two or more styles",
-            root.display(),
-            if styles.len() == 1 { "one folder" } else { "no folder" }
-        );
-        let files: Vec<(usize, &PathBuf)> = styles
-            .iter()
-            .enumerate()
-            .flat_map(|(style, (_, files))| files.iter().map(move |file| (style, file)))
-            .collect();
-        let paths: Vec<&Path> = files.iter().map(|(_, path)| path.as_path()).collect();
-        let digests = digests::of_files(root, &paths, cache_folder, progress, interrupt)?;
-
+        let StyleFiles { names, files } = StyleFiles::list(root, Some(cache_folder), progress, interrupt)?;
         let mut hash = new_key("folder", options.size);
         hash.update(options.fit.name());
-        let mut seen = HashSet::new();
         let mut images = Vec::with_capacity(files.len());
-        for ((style, path), digest) in files.iter().zip(digests) {
-            // Copies would let an image be in both splits. Files that cannot be read do not count as copies.
-            if digest.is_some_and(|digest| !seen.insert((*style, digest))) {
-                continue;
-            }
-            let name = path.strip_prefix(root).unwrap_or(path);
+        for StyleFile { style, path, digest } in files {
+            let name = path.strip_prefix(root).unwrap_or(&path);
             let bytes = name.as_os_str().as_encoded_bytes();
             hash.update((bytes.len() as u64).to_le_bytes());
             hash.update(bytes);
             hash.update(digest.unwrap_or_default());
             let name = name.display().to_string();
-            images.push(Image { style: *style, name, origin: Origin::File((*path).clone()) });
+            images.push(Image { style, name, origin: Origin::File(path) });
         }
-        let n_copies = files.len() - images.len();
-        if n_copies > 0 {
-            tracing::info!("left out: {}, copies of others of their style", counted(n_copies as u64, "image"));
-        }
-        let names = styles.into_iter().map(|(name, _)| name).collect();
         Ok(Self { names, images, key: format!("{:x}", hash.finalize()) })
     }
 
@@ -124,6 +100,66 @@ impl Listing {
             images: (0..STYLES.len() * per_class).map(painting).collect(),
             key: format!("{:x}", hash.finalize()),
         }
+    }
+}
+
+/// The image files below each direct subfolder of a folder, each content once per style. The subfolders' names are the
+/// styles.
+#[derive(Clone, Debug)]
+pub struct StyleFiles {
+    /// The styles' names, sorted.
+    pub names: Vec<String>,
+    /// The files, by style and then by name.
+    pub files: Vec<StyleFile>,
+}
+
+/// An image file of a style, which may turn out to be broken.
+#[derive(Clone, Debug)]
+pub struct StyleFile {
+    /// Index into the styles' names.
+    pub style: usize,
+    /// The file.
+    pub path: PathBuf,
+    /// The SHA-256 of its content, if it can be read.
+    pub digest: Option<[u8; 32]>,
+}
+
+impl StyleFiles {
+    /// Lists the images below each direct subfolder of `root`; hidden subfolders and those without images are skipped. The
+    /// files' digests are cached in `cache_folder`.
+    ///
+    /// # Errors
+    /// If there are fewer than two styles, or a folder cannot be read.
+    pub fn list(root: &Path, cache_folder: Option<&Path>, progress: &Progress, interrupt: &Interrupt) -> Result<Self> {
+        let styles = style_folders(root)?;
+        ensure!(
+            styles.len() >= 2,
+            "{} has {} with images ({FORMATS}): name a folder that has one folder for each of two or more styles",
+            root.display(),
+            if styles.len() == 1 { "one folder" } else { "no folder" }
+        );
+        let found: Vec<(usize, &PathBuf)> = styles
+            .iter()
+            .enumerate()
+            .flat_map(|(style, (_, files))| files.iter().map(move |file| (style, file)))
+            .collect();
+        let paths: Vec<&Path> = found.iter().map(|(_, path)| path.as_path()).collect();
+        let digests = digests::of_files(root, &paths, cache_folder, progress, interrupt)?;
+
+        let mut seen = HashSet::new();
+        let mut files = Vec::with_capacity(found.len());
+        for (&(style, path), digest) in found.iter().zip(digests) {
+            // Copies would let an image be in both splits. Files that cannot be read do not count as copies.
+            if digest.is_none_or(|digest| seen.insert((style, digest))) {
+                files.push(StyleFile { style, path: path.clone(), digest });
+            }
+        }
+        let n_copies = found.len() - files.len();
+        if n_copies > 0 {
+            tracing::info!("left out: {}, copies of others of their style", counted(n_copies as u64, "image"));
+        }
+        let names = styles.into_iter().map(|(name, _)| name).collect();
+        Ok(Self { names, files })
     }
 }
 

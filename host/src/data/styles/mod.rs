@@ -20,9 +20,11 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use tch::Tensor;
 
+pub use self::balance::hold_out;
 use self::balance::{Split, Stream};
 use self::cache::Images;
 use self::listing::Listing;
+pub use self::listing::{StyleFile, StyleFiles};
 pub use self::loader::Loader;
 use crate::config::gan::Fit;
 use crate::data::images::warn_of_unreadable;

@@ -1,6 +1,6 @@
 //! Square images of one size.
 
-use ambiguity_models::resize::resize_bicubic;
+use ambiguity_sdk::resize::resize_bicubic;
 use image::{RgbImage, imageops};
 
 use crate::config::gan::Fit;

@@ -1,13 +1,17 @@
-//! k-means: Lloyd's algorithm with the assignment as a matrix product, from the best of several k-means++ starts.
+//! k-means: Lloyd's algorithm with the assignment as a matrix product, from the best of several k-means++ starts. Like
+//! linfa's, it is fitted to a data set ([`Fit`]) and predicts the clusters of other points ([`PredictInplace`]).
 //!
 //! Products of points far from the origin cancel, so that all of it runs in a [`Frame`] around the points' mean, as
 //! scikit-learn's does. Distances that still cancel there, those of points much nearer to each other than to the mean,
 //! are computed from differences.
 
+use linfa::DatasetBase;
+use linfa::traits::{Fit, PredictInplace};
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, s};
+use ndarray::{Array1, Array2, ArrayBase, ArrayView1, ArrayView2, Axis, Data, Ix2, s};
 use rayon::prelude::*;
 
+use super::error::FitError;
 use super::frame::{Frame, ROUNDING, squared_distance, squared_lengths};
 use super::start::k_means_plus_plus;
 
@@ -20,10 +24,12 @@ const BLOCK: usize = 1024;
 const TILE: usize = 256;
 
 /// Options of k-means.
-#[derive(Clone, Copy, Debug)]
-pub struct KMeansOptions {
+#[derive(Clone, Copy)]
+pub struct KMeansOptions<'a> {
     /// Number of clusters.
     pub k: usize,
+    /// The centers to start from, k × dim: then there is one run.
+    pub start: Option<&'a Array2<f32>>,
     /// Number of runs, of which the best one is returned.
     pub runs: usize,
     /// Maximum number of iterations of a run.
@@ -33,6 +39,8 @@ pub struct KMeansOptions {
     pub tolerance: f64,
     /// Run r starts from k-means++ seeded with `seed + r`.
     pub seed: u64,
+    /// Receives the index and the inertia of each run, and returns whether to continue.
+    pub after_run: &'a dyn Fn(usize, f64) -> bool,
 }
 
 /// The clusters that k-means found.
@@ -57,8 +65,8 @@ impl Clustering {
     }
 
     /// Returns the points of each cluster, the nearest to its center first. `points` are those that were clustered.
-    pub fn nearest_first(&self, points: &Array2<f32>) -> Vec<Vec<usize>> {
-        let distances = own_distances(points.view(), &self.centers, &self.labels);
+    pub fn nearest_first(&self, points: ArrayView2<'_, f32>) -> Vec<Vec<usize>> {
+        let distances = own_distances(points, &self.centers, &self.labels);
         let mut members = vec![vec![]; self.centers.nrows()];
         self.labels.iter().enumerate().for_each(|(point, &label)| members[label].push(point));
         members.iter_mut().for_each(|members| members.sort_by(|&a, &b| distances[a].total_cmp(&distances[b])));
@@ -80,68 +88,70 @@ impl Clustering {
     }
 }
 
-/// Returns the best of several runs of k-means over the rows of `points`. `after_run` receives the index and the
-/// inertia of each run and returns whether to continue.
-///
-/// # Errors
-/// If there are fewer points than clusters or fewer than two clusters, or a point is not finite.
-pub fn k_means(
-    points: &Array2<f32>,
-    options: &KMeansOptions,
-    mut after_run: impl FnMut(usize, f64) -> bool,
-) -> Result<Clustering, String> {
-    check(points, options.k)?;
-    let frame = Frame::of(points.view());
-    let points = frame.enter(points.view());
-    let lengths = squared_lengths(points.view());
-    let tolerance = options.tolerance * mean_variance(points.view());
-    let mut best: Option<Clustering> = None;
-    for run in 0..options.runs.max(1) {
-        let start = k_means_plus_plus(points.view(), &lengths, options.k, options.seed.wrapping_add(run as u64));
-        let found = lloyd(points.view(), &lengths, start, options.max_iterations, tolerance).leave(&frame);
-        let proceed = after_run(run, found.inertia);
-        if best.as_ref().is_none_or(|best| found.inertia < best.inertia) {
-            best = Some(found);
+impl<D: Data<Elem = f32>, T> Fit<ArrayBase<D, Ix2>, T, FitError> for KMeansOptions<'_> {
+    type Object = Clustering;
+
+    /// Returns the best of several runs.
+    ///
+    /// # Errors
+    /// If there are fewer points than clusters or fewer than two clusters, or the points or the centers to start from are not
+    /// finite or have other dimensions than each other.
+    fn fit(&self, dataset: &DatasetBase<ArrayBase<D, Ix2>, T>) -> Result<Clustering, FitError> {
+        let points = dataset.records().view();
+        if self.k < 2 || self.k > points.nrows() {
+            return Err(FitError::Clusters { points: points.nrows(), k: self.k });
         }
-        if !proceed {
-            break;
+        if points.iter().any(|x| !x.is_finite()) {
+            return Err(FitError::NotFinite("points"));
         }
+        let frame = Frame::of(points);
+        let inside = frame.enter(points);
+        let lengths = squared_lengths(inside.view());
+        let tolerance = self.tolerance * mean_variance(inside.view());
+        if let Some(start) = self.start {
+            self.check(start, points.ncols())?;
+            let start = frame.enter(start.view());
+            let found = lloyd(inside.view(), &lengths, start, self.max_iterations, tolerance).leave(&frame);
+            (self.after_run)(0, found.inertia);
+            return Ok(found);
+        }
+        let mut best: Option<Clustering> = None;
+        for run in 0..self.runs.max(1) {
+            let start = k_means_plus_plus(inside.view(), &lengths, self.k, self.seed.wrapping_add(run as u64));
+            let found = lloyd(inside.view(), &lengths, start, self.max_iterations, tolerance).leave(&frame);
+            let proceed = (self.after_run)(run, found.inertia);
+            if best.as_ref().is_none_or(|best| found.inertia < best.inertia) {
+                best = Some(found);
+            }
+            if !proceed {
+                break;
+            }
+        }
+        Ok(best.expect("there is at least one run"))
     }
-    Ok(best.expect("there is at least one run"))
 }
 
-/// Runs k-means from given centers (k × dim); `max_iterations` and `tolerance` as in [`KMeansOptions`].
-///
-/// # Errors
-/// As for [`k_means`], or if the centers are not finite or have other dimensions than the points.
-pub fn k_means_from(
-    points: &Array2<f32>,
-    centers: Array2<f32>,
-    max_iterations: usize,
-    tolerance: f64,
-) -> Result<Clustering, String> {
-    check(points, centers.nrows())?;
-    if centers.ncols() != points.ncols() {
-        return Err(format!("the centers have {} dimensions, the points {}", centers.ncols(), points.ncols()));
+impl KMeansOptions<'_> {
+    fn check(&self, start: &Array2<f32>, dim: usize) -> Result<(), FitError> {
+        match start.dim() {
+            (k, _) if k != self.k => Err(FitError::Start { centers: k, k: self.k }),
+            (_, columns) if columns != dim => Err(FitError::Dimensions { centers: columns, points: dim }),
+            _ if start.iter().any(|x| !x.is_finite()) => Err(FitError::NotFinite("centers to start from")),
+            _ => Ok(()),
+        }
     }
-    if centers.iter().any(|x| !x.is_finite()) {
-        return Err("the centers to start from are not all finite".to_owned());
-    }
-    let frame = Frame::of(points.view());
-    let (points, centers) = (frame.enter(points.view()), frame.enter(centers.view()));
-    let tolerance = tolerance * mean_variance(points.view());
-    let lengths = squared_lengths(points.view());
-    Ok(lloyd(points.view(), &lengths, centers, max_iterations, tolerance).leave(&frame))
 }
 
-fn check(points: &Array2<f32>, k: usize) -> Result<(), String> {
-    let n = points.nrows();
-    if k < 2 || k > n {
-        return Err(format!("{n} points cannot form {k} clusters: k must be between 2 and the number of points"));
+impl<D: Data<Elem = f32>> PredictInplace<ArrayBase<D, Ix2>, Array1<usize>> for Clustering {
+    fn predict_inplace(&self, x: &ArrayBase<D, Ix2>, y: &mut Array1<usize>) {
+        let frame = Frame::of(x.view());
+        let (points, centers) = (frame.enter(x.view()), frame.enter(self.centers.view()));
+        let labels = assign(points.view(), &squared_lengths(points.view()), &centers).labels;
+        y.iter_mut().zip(labels).for_each(|(y, label)| *y = label);
     }
-    match points.iter().any(|x| !x.is_finite()) {
-        true => Err("the points are not all finite".to_owned()),
-        false => Ok(()),
+
+    fn default_target(&self, x: &ArrayBase<D, Ix2>) -> Array1<usize> {
+        Array1::zeros(x.nrows())
     }
 }
 
@@ -299,11 +309,35 @@ fn mean_variance(points: ArrayView2<'_, f32>) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use linfa::traits::Predict;
     use test_support::Reference;
 
+    use super::super::reference::{self, numbers};
     use super::*;
 
-    const OPTIONS: KMeansOptions = KMeansOptions { k: 3, runs: 4, max_iterations: 100, tolerance: 1e-4, seed: 0 };
+    const OPTIONS: KMeansOptions<'static> = KMeansOptions {
+        k: 3,
+        start: None,
+        runs: 4,
+        max_iterations: 100,
+        tolerance: 1e-4,
+        seed: 0,
+        after_run: &|_, _| true,
+    };
+
+    fn fit(points: &Array2<f32>, options: KMeansOptions<'_>) -> Result<Clustering, FitError> {
+        options.fit(&DatasetBase::from(points.view()))
+    }
+
+    fn fit_from(
+        points: &Array2<f32>,
+        start: &Array2<f32>,
+        max_iterations: usize,
+        tolerance: f64,
+    ) -> Result<Clustering, FitError> {
+        let options = KMeansOptions { k: start.nrows(), start: Some(start), max_iterations, tolerance, ..OPTIONS };
+        fit(points, options)
+    }
 
     /// Points on small circles around three distant corners.
     fn points() -> Array2<f32> {
@@ -317,7 +351,7 @@ mod tests {
     #[test]
     fn separate_clusters_are_found() {
         let points = points();
-        let found = k_means(&points, &OPTIONS, |_, _| true).expect("3 of 30");
+        let found = fit(&points, OPTIONS).expect("3 of 30");
         for i in 0..30 {
             assert_eq!(found.labels[i], found.labels[i % 3], "point {i}");
         }
@@ -328,20 +362,34 @@ mod tests {
             })
             .sum();
         assert!((found.inertia - by_hand).abs() < 1e-6 && found.inertia < 30.0 * 0.26, "{}", found.inertia);
+        // Other points are predicted to be in the cluster of the corner that they are near.
+        let predicted = found.predict(&DatasetBase::from(ndarray::arr2(&[[9.0f32, 1.0], [1.0, 8.0], [2.0, 2.0]])));
+        assert_eq!(predicted.to_vec(), [found.labels[1], found.labels[2], found.labels[0]]);
+    }
+
+    #[test]
+    fn a_run_can_be_the_last() {
+        let runs = std::cell::Cell::new(0);
+        let after_run = |run: usize, _: f64| {
+            runs.set(run + 1);
+            run < 1
+        };
+        fit(&points(), KMeansOptions { after_run: &after_run, ..OPTIONS }).expect("3 of 30");
+        assert_eq!(runs.get(), 2);
     }
 
     #[test]
     fn a_seed_returns_the_same_centers() {
-        let found = || k_means(&points(), &OPTIONS, |_, _| true).expect("3 of 30").centers;
+        let found = || fit(&points(), OPTIONS).expect("3 of 30").centers;
         assert_eq!(found(), found());
     }
 
     #[test]
     fn as_many_clusters_as_points_leaves_nothing_over() {
         let points = Array2::from_shape_fn((5, 3), |(i, j)| (i * i + j) as f32);
-        let found = k_means(&points, &KMeansOptions { k: 5, ..OPTIONS }, |_, _| true).expect("5 of 5");
+        let found = fit(&points, KMeansOptions { k: 5, ..OPTIONS }).expect("5 of 5");
         assert!(found.inertia < 1e-6, "{}", found.inertia);
-        assert!(k_means(&points, &KMeansOptions { k: 6, ..OPTIONS }, |_, _| true).is_err());
+        assert!(fit(&points, KMeansOptions { k: 6, ..OPTIONS }).is_err());
     }
 
     #[test]
@@ -349,9 +397,9 @@ mod tests {
         let points = ndarray::arr2(&[[0.0], [1.0], [2.0], [9.0]]);
         // Nothing is nearer to the third center than to the others.
         let centers = ndarray::arr2(&[[0.0], [1.0], [100.0]]);
-        let found = k_means_from(&points, centers, 100, 0.0).expect("it goes");
+        let found = fit_from(&points, &centers, 100, 0.0).expect("it goes");
         assert_eq!((found.sizes(), found.centers[[2, 0]]), (vec![2, 1, 1], 9.0));
-        let members = found.nearest_first(&points);
+        let members = found.nearest_first(points.view());
         assert_eq!(members, [vec![0, 1], vec![2], vec![3]]);
     }
 
@@ -360,7 +408,7 @@ mod tests {
         // More than two blocks, the last one not a whole tile; the two clusters alternate.
         let n = 2 * BLOCK + TILE + 37;
         let points = Array2::from_shape_fn((n, 3), |(i, j)| (i % 2 * 10 + j) as f32 + (i % 7) as f32 / 100.0);
-        let found = k_means(&points, &KMeansOptions { k: 2, ..OPTIONS }, |_, _| true).expect("2 of many");
+        let found = fit(&points, KMeansOptions { k: 2, ..OPTIONS }).expect("2 of many");
         assert_eq!(found.labels.len(), n);
         assert!((0..n).all(|i| found.labels[i] == found.labels[i % 2]));
         let mean = found.centers.row(found.labels[0])[0];
@@ -369,10 +417,14 @@ mod tests {
 
     #[test]
     fn starts_that_do_not_fit_are_refused() {
-        let refused = |centers: Array2<f32>| k_means_from(&points(), centers, 10, 0.0).expect_err("it does not fit");
+        let refused =
+            |centers: Array2<f32>| fit_from(&points(), &centers, 10, 0.0).expect_err("it does not fit").to_string();
         assert_eq!(refused(Array2::zeros((3, 5))), "the centers have 5 dimensions, the points 2");
         assert!(refused(Array2::zeros((1, 2))).starts_with("30 points cannot form 1 clusters"));
         assert_eq!(refused(Array2::from_elem((2, 2), f32::NAN)), "the centers to start from are not all finite");
+        let two = Array2::zeros((2, 2));
+        let options = KMeansOptions { start: Some(&two), ..OPTIONS };
+        assert_eq!(fit(&points(), options).expect_err("two of three").to_string(), "2 centers to start from are not 3");
     }
 
     /// linfa's Lloyd works row by row, about seven times slower, so it is the reference and not the implementation.
@@ -383,25 +435,18 @@ mod tests {
 
         let points =
             Array2::from_shape_fn((400, 6), |(i, j)| ((i * 37 + j * 101) % 97) as f32 / 9.7 + (i % 5 * j) as f32);
-        let found = k_means(&points, &KMeansOptions { k: 7, runs: 8, ..OPTIONS }, |_, _| true).expect("7 of 400");
+        let found = fit(&points, KMeansOptions { k: 7, runs: 8, ..OPTIONS }).expect("7 of 400");
         let rng = rand_xoshiro::Xoshiro256Plus::seed_from_u64(1);
         let model = linfa_clustering::KMeans::params_with(7, rng, linfa_nn::distance::L2Dist)
             .n_runs(8)
             .fit(&DatasetBase::from(points.view()))
             .expect("linfa clusters them");
-        let theirs = k_means_from(&points, model.centroids().clone(), 1, f64::INFINITY).expect("they fit").inertia;
+        let theirs = fit_from(&points, model.centroids(), 1, f64::INFINITY).expect("they fit").inertia;
         assert!(found.inertia <= 1.01 * theirs, "{} {theirs}", found.inertia);
     }
 
-    /// Numbers of a tensor that make_kmeans.py made with scikit-learn.
-    fn numbers(tensor: &tch::Tensor) -> Vec<f64> {
-        Vec::try_from(tensor.to_kind(tch::Kind::Double).flatten(0, -1)).expect("numbers")
-    }
-
     fn matrix(tensor: &tch::Tensor) -> Array2<f32> {
-        let (n, width) = tensor.size2().expect("a matrix");
-        let numbers = numbers(tensor).iter().map(|&x| x as f32).collect();
-        Array2::from_shape_vec((n as usize, width as usize), numbers).expect("as many as its shape says")
+        reference::matrix(tensor).mapv(|x| x as f32)
     }
 
     /// Five iterations from the same centers; relative error, where f32 sums differ in their order alone.
@@ -409,7 +454,7 @@ mod tests {
     fn lloyd_matches_scikit_learn() {
         let reference = Reference::read("kmeans.safetensors");
         let (points, start) = (matrix(reference.tensor("points")), matrix(reference.tensor("start")));
-        let found = k_means_from(&points, start, 5, 0.0).expect("12 of 600");
+        let found = fit_from(&points, &start, 5, 0.0).expect("12 of 600");
         let expected = matrix(reference.tensor("centers"));
         let norm = |x: &Array2<f32>| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         let error = norm(&(&found.centers - &expected)) / norm(&expected);
@@ -430,7 +475,7 @@ mod tests {
                 numbers(reference.tensor(&format!("sizes.{name}"))).iter().map(|&n| n as usize).collect();
             let inertia = numbers(reference.tensor(&format!("inertia.{name}")))[0];
             let options = KMeansOptions { k: sizes.len(), runs: 200, max_iterations: 300, tolerance: 0.0, ..OPTIONS };
-            let found = k_means(&points, &options, |_, _| true).expect("more points than clusters");
+            let found = fit(&points, options).expect("more points than clusters");
             let mut found_sizes = found.sizes();
             found_sizes.sort_unstable();
             assert_eq!(found_sizes, sizes, "{name}");
@@ -447,7 +492,7 @@ mod tests {
         let points = matrix(reference.tensor("points"));
         for (k, inertia) in (2..).zip(numbers(reference.tensor("inertia"))) {
             let options = KMeansOptions { k, runs: 100, max_iterations: 300, ..OPTIONS };
-            let found = k_means(&points, &options, |_, _| true).expect("few of 600");
+            let found = fit(&points, options).expect("few of 600");
             assert!((found.inertia / inertia - 1.0).abs() < 0.01, "k = {k}: {} is not {inertia}", found.inertia);
         }
     }

@@ -20,9 +20,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ambiguity_models::files::lfs_pointer;
-use ambiguity_models::resize::resize_bicubic;
 use ambiguity_models::safetensors::hex;
 use ambiguity_sdk::EncoderPin;
+use ambiguity_sdk::resize::resize_bicubic;
 use image::RgbImage;
 use prost::bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -42,7 +42,8 @@ use super::error::{Fault, PluginError};
 use super::inspection::{Asset, Inspection};
 use super::limits::{Limits, mib};
 use super::{
-    Classified, Classifier, Description, Glance, PluginSource, check_description, check_digest, check_encoders,
+    Description, Glance, Kind, Medium, Output, Plugin, PluginSource, Values, check_description, check_digest,
+    check_encoders, options,
 };
 use crate::encoders::Encoders;
 
@@ -175,11 +176,8 @@ impl OnnxPlugin {
         device: Device,
         launcher: Option<&Launcher>,
     ) -> Result<Self, Fault> {
-        if let Some(key) = config.keys().next() {
-            let message = format!("it is an ONNX model, which reads no configuration, but the run sets `{key}` for it");
-            return Err(Fault::Unusable(message));
-        }
         let File { bytes, graph, spec, description, source } = File::read(plugin, path, limits)?;
+        options::check(config, &description.options)?;
         check_digest(&source.sha256, sha256)?;
         let model = Runner::load(&bytes, &spec.input_name, &spec.output_name, device, launcher)?;
         let (bytes, timeout_ms) = (bytes.len(), limits.timeout_ms);
@@ -210,12 +208,13 @@ impl OnnxPlugin {
         }
     }
 
-    /// Returns one row of probabilities per sample: the model's output, or the softmax of its logits.
-    fn probabilities(
+    /// Returns one row of log-probabilities per sample: the logarithms of the model's output, or the log-softmax of its
+    /// logits.
+    fn log_probabilities(
         &mut self,
         batch: &mut Batch,
         encoders: &mut Encoders,
-    ) -> Result<Vec<f32>, (Option<usize>, Fault)> {
+    ) -> Result<Vec<f64>, (Option<usize>, Fault)> {
         let embeddings = match &self.spec.input {
             Input::Pixels(_) => None,
             Input::Embedding { encoder, dim, .. } => {
@@ -230,8 +229,8 @@ impl OnnxPlugin {
                 Some(embeddings)
             }
         };
-        let (n_samples, n_styles, at_once) = (batch.len(), self.description.styles.len(), self.spec.batch);
-        let mut probabilities = Vec::with_capacity(n_samples * n_styles);
+        let (n_samples, n_styles, at_once) = (batch.len(), self.spec.styles.len(), self.spec.batch);
+        let mut log_probabilities = Vec::with_capacity(n_samples * n_styles);
         let mut left = Duration::from_millis(self.timeout_ms);
         for start in (0..n_samples).step_by(at_once) {
             let n = at_once.min(n_samples - start);
@@ -253,18 +252,20 @@ impl OnnxPlugin {
                 let message = format!("its output has shape {shape:?} for {n_rows} samples x {n_styles} styles");
                 return Err((None, Fault::Output(message)));
             }
-            for row in values.chunks_exact(n_styles).take(n) {
+            for (row, i) in values.chunks_exact(n_styles).take(n).zip(start..) {
                 match self.spec.output {
-                    OutputKind::Probabilities => probabilities.extend_from_slice(row),
-                    OutputKind::Logits => probabilities.extend(softmax(row)),
+                    OutputKind::Probabilities => {
+                        log_probabilities.extend(logarithms(row).map_err(|fault| (Some(i), fault))?);
+                    }
+                    OutputKind::Logits => log_probabilities.extend(log_softmax(row)),
                 }
             }
         }
-        Ok(probabilities)
+        Ok(log_probabilities)
     }
 }
 
-impl Classifier for OnnxPlugin {
+impl Plugin for OnnxPlugin {
     fn description(&self) -> &Description {
         &self.description
     }
@@ -283,6 +284,7 @@ impl Classifier for OnnxPlugin {
             prompts: vec![],
             temperature: None,
             differentiable: false,
+            pixel_differentiable: false,
             interface: INTERFACE.to_owned(),
             takes: takes(&self.spec),
             bytes: self.bytes,
@@ -292,11 +294,10 @@ impl Classifier for OnnxPlugin {
         }
     }
 
-    fn classify(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Classified, PluginError> {
-        let n_styles = self.description.styles.len();
+    fn run(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Output, PluginError> {
         if batch.is_empty() {
-            let distributions = Distributions { styles: n_styles, rows: vec![] };
-            return Ok(Classified { distributions, fuel: None, milliseconds: 0.0 });
+            let values = Values::none(&self.description.kind);
+            return Ok(Output { values, fuel: None, milliseconds: 0.0 });
         }
         let plugin = self.source.name.clone();
         let at = |(sample, fault)| PluginError { plugin: plugin.clone(), sample, fault };
@@ -304,10 +305,11 @@ impl Classifier for OnnxPlugin {
         self.log_resizing(batch);
         let started = Instant::now();
         let n_samples = batch.len();
-        let probabilities = self.probabilities(batch, encoders).map_err(at)?;
-        let shape = (n_samples, n_styles);
-        let distributions = Distributions::check((n_samples, n_styles, &probabilities), shape).map_err(at)?;
-        Ok(Classified { distributions, fuel: None, milliseconds: started.elapsed().as_secs_f64() * 1e3 })
+        let log_probabilities = self.log_probabilities(batch, encoders).map_err(at)?;
+        let shape = (n_samples, self.spec.styles.len());
+        let distributions = Distributions::check((shape.0, shape.1, &log_probabilities[..]), shape).map_err(at)?;
+        let values = Values::Distributions(distributions);
+        Ok(Output { values, fuel: None, milliseconds: started.elapsed().as_secs_f64() * 1e3 })
     }
 }
 
@@ -319,9 +321,11 @@ fn description(spec: &Spec) -> Description {
     Description {
         name: spec.name.clone(),
         version: spec.version.clone(),
-        styles: spec.styles.clone(),
-        media: vec!["image".to_owned()],
+        kind: Kind::Classifier { styles: spec.styles.clone() },
+        media: vec![Medium::Image],
         encoders,
+        options: vec![],
+        properties: vec![],
     }
 }
 
@@ -411,10 +415,24 @@ fn luma(rgb: &[u8]) -> u8 {
     ((19595 * r + 38470 * g + 7471 * b + 0x8000) >> 16) as u8
 }
 
-/// Returns the softmax of logits, computed in f64.
-fn softmax(logits: &[f32]) -> Vec<f32> {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<f64> = logits.iter().map(|&logit| (f64::from(logit) - f64::from(top)).exp()).collect();
-    let sum: f64 = powers.iter().sum();
-    powers.into_iter().map(|power| (power / sum) as f32).collect()
+/// Returns the log-softmax of logits, computed in f64.
+fn log_softmax(logits: &[f32]) -> impl Iterator<Item = f64> {
+    let top = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let log_sum = logits.iter().map(|&logit| (f64::from(logit) - top).exp()).sum::<f64>().ln();
+    logits.iter().map(move |&logit| f64::from(logit) - top - log_sum)
+}
+
+/// Returns the logarithms of probabilities.
+fn logarithms(probabilities: &[f32]) -> Result<Vec<f64>, Fault> {
+    let logarithm = |(style, &p): (usize, &f32)| match p {
+        p if !(p.is_finite() && p >= 0.0) => {
+            Err(format!("the probability of style {style} is {p}: it must be finite and not negative"))
+        }
+        0.0 => Err(format!(
+            "the probability of style {style} is 0, so its logarithm, and the reward, would be -inf: export the model's \
+             logits, and name them with `output = \"logits\"`"
+        )),
+        p => Ok(f64::from(p).ln()),
+    };
+    probabilities.iter().enumerate().map(logarithm).collect::<Result<_, _>>().map_err(Fault::Output)
 }

@@ -11,7 +11,7 @@ use super::failure::first_line;
 use super::{Nans, engine};
 use crate::plugin::confined::{Launcher, limit_resources};
 use crate::plugin::error::Fault;
-use crate::plugin::limits::{COMPILE_MIB, LOAD_LIMIT, Limits};
+use crate::plugin::limits::{COMPILE_DEADLINE, COMPILE_MIB, LOAD_LIMIT, Limits};
 
 /// What the process does, for messages.
 const WORK: &str = "compiles it";
@@ -46,7 +46,7 @@ pub(super) fn compile(
         Nans::AsComputed => "compiler",
         Nans::Canonical => "canonical-compiler",
     };
-    let code = run(launcher, kind, component, LOAD_LIMIT)?;
+    let code = run(launcher, kind, component, COMPILE_DEADLINE)?;
     // SAFETY: the code is what `Engine::precompile_component` of this very program returned.
     unsafe { Component::deserialize(engine, code) }.map_err(refused)
 }
@@ -86,7 +86,7 @@ fn run(launcher: &Launcher, kind: &str, component: &[u8], deadline: Duration) ->
 /// # Errors
 /// If stdin cannot be read, or stdout not be written. A component that is refused is an answer.
 pub(in crate::plugin) fn serve(limits: &Limits, nans: Nans, threads: usize) -> std::io::Result<()> {
-    // The deadline is the other process's; these seconds hold if that one was killed.
+    // The deadline is the other process's; these are seconds of computing.
     limit_resources(threads, COMPILE_MIB, Some(LOAD_LIMIT.as_secs()))?;
     let mut component = vec![];
     std::io::stdin().lock().read_to_end(&mut component)?;

@@ -130,11 +130,11 @@ mod tests {
     #[test]
     fn machinery_is_separated_from_a_plugins_own_functions() {
         for name in
-            ["core::panicking::panic_fmt", "<core::fmt::Arguments>::new", "ambiguity:plugin/classifier@0.1.0#classify"]
+            ["core::panicking::panic_fmt", "<core::fmt::Arguments>::new", "ambiguity:plugin/classifier@0.2.0#classify"]
         {
             assert!(is_machinery(name), "{name}");
         }
-        for name in ["kmeans::baked", "<palette::Palette as ambiguity_sdk::classifier::Classifier>::classify"] {
+        for name in ["melody::spectrum", "<palette::Palette as ambiguity_sdk::plugin::Classifier>::classify"] {
             assert!(!is_machinery(name), "{name}");
         }
     }

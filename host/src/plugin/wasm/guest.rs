@@ -1,20 +1,23 @@
 //! The functions that a plugin can call: the imported interfaces of `wit/plugin.wit`, on a batch and the encoders.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ambiguity_models::resize::resize_bicubic;
+use ambiguity_sdk::TokenFeatures;
+use ambiguity_sdk::resize::resize_bicubic;
+use image::RgbImage;
 use ndarray::Array2;
 use wasmtime::component::Resource;
 
 use super::bindings::ambiguity::plugin::{assets, config, encoders, log, samples, types};
 use super::nan::InvalidFlag;
+use crate::data::video::Video;
 use crate::encoders::{EncoderError, Encoders, TEXTS_PER_CALL};
 use crate::plugin::artifact::Artifact;
 use crate::plugin::batch::{Batch, Sample};
 use crate::plugin::error::{Fault, quoted, quoted_name};
-use crate::plugin::limits::{HOST_DISCOUNT, LOG_KIB, LOG_LINES, Limits, mib};
+use crate::plugin::limits::{HOST_DISCOUNT, LOG_KIB, LOG_LINES, Limits, MAX_INSTANCES, mib};
 
 /// The guest's handle to the one batch of a call.
 pub enum BatchHandle {}
@@ -26,8 +29,27 @@ const MAX_SIDE: u32 = 8192;
 /// The data that is the same for all calls of a plugin.
 pub(super) struct Facts {
     pub(super) plugin: String,
-    pub(super) artifact: Artifact,
+    pub(super) artifact: Arc<Artifact>,
     pub(super) config: BTreeMap<String, String>,
+    /// The baked matrices that were requested so far, decoded.
+    tensors: Mutex<BTreeMap<String, Arc<types::Matrix>>>,
+}
+
+impl Facts {
+    pub(super) fn new(plugin: &str, artifact: Arc<Artifact>, config: BTreeMap<String, String>) -> Self {
+        Self { plugin: plugin.to_owned(), artifact, config, tensors: Mutex::default() }
+    }
+
+    /// Returns a baked matrix.
+    fn tensor(&self, name: &str) -> Result<Arc<types::Matrix>, String> {
+        let mut tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tensor) = tensors.get(name) {
+            return Ok(Arc::clone(tensor));
+        }
+        let tensor = Arc::new(matrix(&self.artifact.tensor(name)?));
+        tensors.insert(name.to_owned(), Arc::clone(&tensor));
+        Ok(tensor)
+    }
 }
 
 /// The state of one instance: the data that it may request, and the information for a message if it fails. The batch
@@ -225,6 +247,10 @@ impl samples::HostBatch for Guest {
         Ok(self.sample(i)?.prompt.clone())
     }
 
+    fn metadata_keys(&mut self, _: Resource<BatchHandle>, i: u32) -> wasmtime::Result<Vec<String>> {
+        Ok(self.sample(i)?.metadata.keys().cloned().collect())
+    }
+
     fn metadata(&mut self, _: Resource<BatchHandle>, i: u32, key: String) -> wasmtime::Result<Option<String>> {
         Ok(self.sample(i)?.metadata.get(&key).cloned())
     }
@@ -232,9 +258,7 @@ impl samples::HostBatch for Guest {
     fn image(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<types::Image> {
         Ok(match &self.sample(i)?.image {
             None => Err(format!("sample {i} is not an image")),
-            Some(image) => {
-                Ok(types::Image { width: image.width(), height: image.height(), rgb: image.as_raw().clone() })
-            }
+            Some(image) => Ok(self::image(image)),
         })
     }
 
@@ -242,6 +266,95 @@ impl samples::HostBatch for Guest {
         let Some(image) = self.sample(i)?.image.clone() else {
             return Ok(Err(format!("sample {i} is not an image")));
         };
+        self.resized(&image, width, height)
+    }
+
+    fn text(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<String> {
+        Ok(self.sample(i)?.text.clone().ok_or_else(|| format!("sample {i} is not a text")))
+    }
+
+    fn audio(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<types::Audio> {
+        let audio = self.sample(i)?.audio.as_deref().ok_or_else(|| format!("sample {i} is not a recording"));
+        Ok(audio.map(|audio| types::Audio {
+            sample_rate: audio.sample_rate,
+            channels: audio.channels.into(),
+            pcm: audio.pcm.clone(),
+        }))
+    }
+
+    fn video(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<types::Video> {
+        Ok(self.the_video(i)?.map(|video| types::Video {
+            width: video.frames[0].width(),
+            height: video.frames[0].height(),
+            frames: video.frames.len() as u32,
+            frame_rate: video.frame_rate,
+        }))
+    }
+
+    fn frame(&mut self, _: Resource<BatchHandle>, i: u32, frame: u32) -> Answer<types::Image> {
+        let video = self.the_video(i)?;
+        Ok(video.and_then(|video| Ok(image(frame_of(&video, i, frame)?))))
+    }
+
+    fn frame_resized(
+        &mut self,
+        _: Resource<BatchHandle>,
+        i: u32,
+        frame: u32,
+        width: u32,
+        height: u32,
+    ) -> Answer<types::Image> {
+        let video = match self.the_video(i)? {
+            Ok(video) => video,
+            Err(message) => return Ok(Err(message)),
+        };
+        match frame_of(&video, i, frame) {
+            Ok(frame) => self.resized(frame, width, height),
+            Err(message) => Ok(Err(message)),
+        }
+    }
+
+    fn tensor(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<types::Tensor> {
+        let array = self.sample(i)?.array.as_deref().ok_or_else(|| format!("sample {i} is not an array"));
+        Ok(array.map(|array| types::Tensor { shape: array.shape.clone(), data: array.data.clone() }))
+    }
+
+    fn embedding(&mut self, _: Resource<BatchHandle>, encoder: String) -> Answer<types::Matrix> {
+        let embeddings = self.with_encoder(&encoder, |guest| guest.batch.embedding(&encoder, &mut guest.encoders));
+        Ok(embeddings.map(|embeddings| matrix(&embeddings)))
+    }
+
+    fn prompt_embedding(&mut self, _: Resource<BatchHandle>, encoder: String) -> Answer<types::Matrix> {
+        let embeddings =
+            self.with_encoder(&encoder, |guest| guest.batch.prompt_embedding(&encoder, &mut guest.encoders));
+        Ok(embeddings.map(|embeddings| matrix(&embeddings)))
+    }
+
+    fn token_features(&mut self, _: Resource<BatchHandle>, encoder: String, i: u32) -> Answer<types::Matrix> {
+        self.sample(i)?;
+        // The plugin may ask for the samples in any order, so that each request may be a call of the encoder.
+        let features = self.on_chosen_time(|guest| {
+            guest.with_encoder(&encoder, |guest| {
+                Ok(matrix(guest.batch.token_features(&encoder, i as usize, &mut guest.encoders)?))
+            })
+        });
+        self.check_time()?;
+        Ok(features)
+    }
+
+    fn drop(&mut self, _: Resource<BatchHandle>) -> wasmtime::Result<()> {
+        Ok(())
+    }
+}
+
+impl Guest {
+    /// Returns the video of sample `i`.
+    fn the_video(&mut self, i: u32) -> Answer<Arc<Video>> {
+        Ok(self.sample(i)?.video.clone().ok_or_else(|| format!("sample {i} is not a video")))
+    }
+
+    /// Returns an image resized by the one filter.
+    fn resized(&mut self, image: &RgbImage, width: u32, height: u32) -> Answer<types::Image> {
         if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
             return Ok(Err(format!("cannot resize to {width} x {height}: sides must be between 1 and {MAX_SIDE}")));
         }
@@ -259,28 +372,17 @@ impl samples::HostBatch for Guest {
         self.check_time()?;
         Ok(Ok(types::Image { width, height, rgb }))
     }
+}
 
-    fn text(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<String> {
-        Ok(self.sample(i)?.text.clone().ok_or_else(|| format!("sample {i} is not a text")))
-    }
+/// Returns a frame of the video of sample `i`.
+fn frame_of(video: &Video, i: u32, frame: u32) -> Result<&RgbImage, String> {
+    let n_frames = video.frames.len();
+    let message = || format!("the video of sample {i} has no frame {frame}, but {n_frames} frames");
+    video.frames.get(frame as usize).ok_or_else(message)
+}
 
-    fn audio(&mut self, _: Resource<BatchHandle>, i: u32) -> Answer<types::Audio> {
-        let audio = self.sample(i)?.audio.as_deref().ok_or_else(|| format!("sample {i} is not a recording"));
-        Ok(audio.map(|audio| types::Audio {
-            sample_rate: audio.sample_rate,
-            channels: audio.channels.into(),
-            pcm: audio.pcm.clone(),
-        }))
-    }
-
-    fn embedding(&mut self, _: Resource<BatchHandle>, encoder: String) -> Answer<types::Matrix> {
-        let embeddings = self.with_encoder(&encoder, |guest| guest.batch.embedding(&encoder, &mut guest.encoders));
-        Ok(embeddings.map(|embeddings| matrix(&embeddings)))
-    }
-
-    fn drop(&mut self, _: Resource<BatchHandle>) -> wasmtime::Result<()> {
-        Ok(())
-    }
+fn image(image: &RgbImage) -> types::Image {
+    types::Image { width: image.width(), height: image.height(), rgb: image.as_raw().clone() }
 }
 
 impl samples::Host for Guest {}
@@ -290,11 +392,19 @@ impl types::Host for Guest {}
 impl encoders::Host for Guest {
     fn info(&mut self, encoder: String) -> Answer<encoders::EncoderInfo> {
         let info = self.with_encoder(&encoder, |guest| Ok(guest.encoders.get(&encoder)?.info()));
+        let features = |features: TokenFeatures| encoders::TokenFeatures {
+            medium: features.medium.name().to_owned(),
+            tokens: features.tokens as u32,
+            width: features.width as u32,
+        };
         Ok(info.map(|info| encoders::EncoderInfo {
+            media: info.media.iter().map(|medium| medium.name().to_owned()).collect(),
             dim: info.dim as u32,
             logit_scale: info.logit_scale,
-            image_size: info.image_size as u32,
+            image_size: info.image_size.map(|size| size as u32),
+            token_features: info.token_features.into_iter().map(features).collect(),
             digest: info.digest,
+            properties: info.properties,
         }))
     }
 
@@ -341,7 +451,7 @@ impl assets::Host for Guest {
     }
 
     fn tensor(&mut self, name: String) -> Answer<types::Matrix> {
-        Ok(self.facts.artifact.tensor(&name).map(|tensor| matrix(&tensor)))
+        Ok(self.facts.tensor(&name).map(|tensor| types::Matrix::clone(&tensor)))
     }
 }
 
@@ -406,15 +516,15 @@ impl wasmtime::ResourceLimiter for MemoryCap {
     }
 
     fn instances(&self) -> usize {
-        100
+        MAX_INSTANCES as usize
     }
 
     fn tables(&self) -> usize {
-        100
+        MAX_INSTANCES as usize
     }
 
     fn memories(&self) -> usize {
-        100
+        MAX_INSTANCES as usize
     }
 }
 

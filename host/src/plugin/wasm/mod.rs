@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use ambiguity_sdk::{Medium, OptionType};
 use ndarray::Array2;
 use wasmtime::component::{Component, HasSelf, Instance, InstancePre, Linker, Resource};
-use wasmtime::{Engine, Store, UpdateDeadline};
+use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline};
 
 use self::bindings::ambiguity::plugin::types;
-use self::bindings::exports::ambiguity::plugin::{classifier, gradient};
+use self::bindings::exports::ambiguity::plugin::{classifier, description, gradient, pixel_gradient, scorer};
 use self::cache::Cache;
 use self::compiler::Failure;
 pub(super) use self::compiler::serve;
@@ -26,23 +27,23 @@ use self::failure::{explain, not_compiled};
 use self::guest::{Facts, Guest};
 use self::nan::InvalidFlag;
 use self::ticker::Ticker;
-use super::artifact::Artifact;
+use super::artifact::{Artifact, supported_versions};
 use super::batch::Batch;
 use super::confined::Launcher;
 use super::distributions::Distributions;
-use super::error::{Fault, PluginError, quoted};
-use super::limits::{Limits, mib};
+use super::error::{Fault, PluginError, quoted, quoted_name};
+use super::limits::{Limits, MAX_INSTANCES, MAX_ITEMS, mib};
 use super::{
-    Classified, Classifier, Description, Glance, Inspection, PluginSource, check_description, check_digest,
-    check_encoders,
+    Description, Glance, Inspection, Kind, OptionInfo, Output, Plugin, PluginSource, Scale, Values, check_description,
+    check_digest, check_encoders, options,
 };
 use crate::encoders::Encoders;
 
-/// Bindings of the larger world. Exports are looked up per interface, because not every plugin exports `gradient`.
+/// Bindings of the world with all exports. They are looked up per interface, because no plugin has all of them.
 mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
-        world: "differentiable-plugin",
+        world: "every-export",
         imports: { default: trappable },
         with: { "ambiguity:plugin/samples.batch": super::guest::BatchHandle },
     });
@@ -79,9 +80,9 @@ pub(super) enum Nans {
 
 impl Runtime {
     fn start(limits: &Limits, nans: Nans) -> wasmtime::Result<Self> {
-        let engine = engine(limits, nans)?;
+        let engine = running_engine(limits, nans)?;
         let mut linker = Linker::new(&engine);
-        bindings::DifferentiablePlugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest)?;
+        bindings::EveryExport::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest)?;
         let ticker = Ticker::start(&engine)?;
         Ok(Self { nans, engine, linker, _ticker: ticker })
     }
@@ -149,7 +150,7 @@ impl Sandbox {
             return Ok(Glance { sha256: loaded.source.sha256, description: Some(loaded.description) });
         }
         let manifest = artifact.manifest.as_ref().filter(|manifest| !manifest.styles.is_empty());
-        let description = manifest.map(|manifest| manifest.description().into());
+        let description = manifest.map(Description::of_manifest);
         if let Some(description) = &description {
             check_description(description, &self.limits).map_err(at)?;
         }
@@ -174,9 +175,10 @@ impl Sandbox {
             interface: artifact.interface.clone(),
             title: artifact.title(),
         };
+        let facts = Facts::new(plugin, Arc::new(artifact), BTreeMap::new());
         let mut loaded = WasmPlugin {
             sandbox: Arc::clone(self),
-            facts: Arc::new(Facts { plugin: plugin.to_owned(), artifact, config }),
+            facts: Arc::new(facts),
             linked,
             canonical: OnceLock::new(),
             source,
@@ -184,44 +186,102 @@ impl Sandbox {
             declared: Arc::new([]),
             peak_memory: None,
         };
+        // Without any configuration at first, for the options that it may set.
         loaded.description = loaded.describe()?;
+        if !config.is_empty() {
+            options::check(&config, &loaded.description.options).map_err(|fault| PluginError::new(plugin, fault))?;
+            loaded.facts = Arc::new(Facts::new(plugin, Arc::clone(&loaded.facts.artifact), config));
+            loaded.description = loaded.describe()?;
+        }
         loaded.declared = loaded.description.encoders.clone().into();
         Ok(loaded)
     }
 }
 
-/// Returns an engine, the same for what compiles and for what runs.
+/// Returns an engine that compiles.
 fn engine(limits: &Limits, nans: Nans) -> wasmtime::Result<Engine> {
+    Engine::new(&configuration(limits, nans))
+}
+
+/// Returns an engine that runs what [`engine`] compiled. Instances are taken from a pool, whose memory stays mapped between
+/// calls: a call of a small plugin then takes two thirds of the time. Where the addresses for a pool are missing, as under
+/// `ulimit -v`, each instance maps its own memory.
+fn running_engine(limits: &Limits, nans: Nans) -> wasmtime::Result<Engine> {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(MAX_INSTANCES).total_core_instances(MAX_INSTANCES);
+    pool.total_memories(MAX_INSTANCES).max_memories_per_module(MAX_INSTANCES);
+    pool.total_tables(MAX_INSTANCES).max_tables_per_module(MAX_INSTANCES);
+    // The guest's own limits are lower; what exceeds these would be refused without their message.
+    pool.max_memory_size(1 << 32).table_elements(MAX_ITEMS as usize);
+    pool.max_component_instance_size(POOLED_MIB << 20).max_core_instance_size(POOLED_MIB << 20);
+    pool.linear_memory_keep_resident(RESIDENT_KIB << 10).table_keep_resident(RESIDENT_KIB << 10);
+    pool.pagemap_scan(Enabled::Auto);
+    let mut config = configuration(limits, nans);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&config).or_else(|_| engine(limits, nans))
+}
+
+/// Size in MiB up to which the pool takes the bookkeeping of an instance.
+const POOLED_MIB: usize = 64;
+
+/// Size in KiB of a memory that stays mapped between two instances.
+const RESIDENT_KIB: usize = 256;
+
+fn configuration(limits: &Limits, nans: Nans) -> wasmtime::Config {
     let mut config = wasmtime::Config::new();
     config.consume_fuel(true);
     config.epoch_interruption(true);
     config.max_wasm_stack(limits.stack_kib << 10);
     // The same bits on every machine.
-    config.relaxed_simd_deterministic(true);
+    config.wasm_relaxed_simd(false);
     config.cranelift_nan_canonicalization(nans == Nans::Canonical);
-    Engine::new(&config)
+    config
 }
 
 /// A plugin's compiled code, linked, with its exports.
 struct Linked {
     engine: Engine,
     pre: InstancePre<Guest>,
-    classifier: classifier::GuestIndices,
+    description: description::GuestIndices,
+    kind: KindIndices,
     gradient: Option<gradient::GuestIndices>,
+    pixel_gradient: Option<pixel_gradient::GuestIndices>,
+}
+
+/// The exports of a plugin's kind.
+enum KindIndices {
+    Classifier(classifier::GuestIndices),
+    Scorer(scorer::GuestIndices),
 }
 
 impl Linked {
     fn new(runtime: &Runtime, component: &Component, artifact: &Artifact) -> Result<Self, Fault> {
-        let link = |error: wasmtime::Error| Fault::Link {
-            interface: artifact.interface.clone(),
-            detail: error.root_cause().to_string(),
-        };
+        let link = |error: wasmtime::Error| not_linked(&error, &artifact.interface);
         let pre = runtime.linker.instantiate_pre(component).map_err(link)?;
-        let classifier = classifier::GuestIndices::new(&pre).map_err(link)?;
+        let description = description::GuestIndices::new(&pre).map_err(link)?;
+        let kind = match artifact.is_scorer() {
+            false => KindIndices::Classifier(classifier::GuestIndices::new(&pre).map_err(link)?),
+            true => KindIndices::Scorer(scorer::GuestIndices::new(&pre).map_err(link)?),
+        };
         let gradient = artifact.is_differentiable().then(|| gradient::GuestIndices::new(&pre));
         let gradient = gradient.transpose().map_err(link)?;
-        Ok(Self { engine: runtime.engine.clone(), pre, classifier, gradient })
+        let pixel_gradient = artifact.is_pixel_differentiable().then(|| pixel_gradient::GuestIndices::new(&pre));
+        let pixel_gradient = pixel_gradient.transpose().map_err(link)?;
+        Ok(Self { engine: runtime.engine.clone(), pre, description, kind, gradient, pixel_gradient })
     }
+}
+
+/// Returns why a plugin cannot be linked. What this host lacks in an interface that it has was added to it later.
+fn not_linked(error: &wasmtime::Error, interface: &str) -> Fault {
+    let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let name = |message: &str| message.split('`').nth(1).map(quoted_name);
+    if let [interface, item, missing] = &chain[..]
+        && missing.ends_with("implementation is missing")
+        && let (Some(interface), Some(item)) = (name(interface), name(item))
+    {
+        return Fault::Newer { import: format!("`{item}` of `{interface}`"), host: supported_versions() };
+    }
+    Fault::Link { interface: interface.to_owned(), detail: error.root_cause().to_string() }
 }
 
 /// The outcome of a call.
@@ -251,18 +311,28 @@ impl WasmPlugin {
     fn describe(&self) -> Result<Description, PluginError> {
         let at = |fault| PluginError::new(&self.facts.plugin, fault);
         let guest = Guest::new(Arc::clone(&self.facts), self.sandbox.limits);
-        let called = self.call(guest, 1, |linked, plugin, store| {
-            linked.classifier.load(&mut *store, plugin)?.call_describe(&mut *store)
+        let called = self.call(guest, 1, |linked, instance, store| {
+            let described = linked.description.load(&mut *store, instance)?.call_describe(&mut *store)?;
+            let kind = match &linked.kind {
+                KindIndices::Classifier(classifier) => {
+                    let styles = classifier.load(&mut *store, instance)?.call_styles(&mut *store)?;
+                    styles.map(|styles| Kind::Classifier { styles })
+                }
+                KindIndices::Scorer(scorer) => {
+                    let scale = scorer.load(&mut *store, instance)?.call_scale(&mut *store)?;
+                    let scale = scale.map(|scorer::ScoreScale { higher_is_better, minimum, maximum }| Scale {
+                        higher_is_better,
+                        minimum,
+                        maximum,
+                    });
+                    scale.map(Kind::Scorer)
+                }
+            };
+            Ok(described.and_then(|described| Ok((described, kind?))))
         });
-        let description =
+        let (described, kind) =
             called.result.map_err(|(_, fault)| at(fault))?.map_err(|message| at(Fault::Describe(quoted(&message))))?;
-        let description = Description {
-            name: description.name,
-            version: description.version,
-            styles: description.styles,
-            media: description.media,
-            encoders: description.encoders,
-        };
+        let description = converted(described, kind).map_err(at)?;
         check_description(&description, &self.sandbox.limits).map_err(at)?;
         Ok(description)
     }
@@ -333,14 +403,14 @@ impl WasmPlugin {
         Called { result, guest, fuel: used, made_nan }
     }
 
-    /// Runs `work`, a call of one of the plugin's functions on the batch, on a fresh instance. Returns its matrix and
+    /// Runs `work`, a call of one of the plugin's functions on the batch, on a fresh instance. Returns its result and
     /// the fuel used; the batch and the encoders are restored even after a fault.
-    fn call_on_batch(
+    fn call_on_batch<T>(
         &mut self,
         batch: &mut Batch,
         encoders: &mut Encoders,
-        work: impl Fn(&Linked, &Instance, &mut Store<Guest>) -> wasmtime::Result<Result<types::Matrix, String>>,
-    ) -> Result<(types::Matrix, u64), PluginError> {
+        work: impl Fn(&Linked, &Instance, &mut Store<Guest>) -> wasmtime::Result<Result<T, String>>,
+    ) -> Result<(T, u64), PluginError> {
         let pinned = self.facts.artifact.manifest.as_ref().and_then(|manifest| manifest.encoder.as_ref());
         check_encoders(&self.declared, pinned, encoders).map_err(|fault| self.error((None, fault)))?;
         let n_samples = batch.len();
@@ -352,12 +422,20 @@ impl WasmPlugin {
         self.peak_memory = Some(guest.memory.peak);
         *batch = std::mem::take(&mut guest.batch);
         *encoders = std::mem::take(&mut guest.encoders);
-        let matrix = result.map_err(|fault| self.error(fault))?.map_err(|message| {
+        let returned = result.map_err(|fault| self.error(fault))?.map_err(|message| {
             let fault = guest.fault.take().unwrap_or(Fault::Refused(quoted(&message)));
             let sample = if matches!(fault, Fault::Refused(_)) { guest.sample } else { None };
             self.error((sample, fault))
         })?;
-        Ok((matrix, fuel))
+        Ok((returned, fuel))
+    }
+
+    /// Returns the number of outputs per sample: one per style, or the score.
+    fn n_outputs(&self) -> usize {
+        match &self.description.kind {
+            Kind::Classifier { styles } => styles.len(),
+            Kind::Scorer(_) => 1,
+        }
     }
 
     /// Returns the error for a fault of this plugin, with the sample that it concerns.
@@ -366,7 +444,7 @@ impl WasmPlugin {
     }
 }
 
-impl Classifier for WasmPlugin {
+impl Plugin for WasmPlugin {
     fn peak_memory(&self) -> Option<usize> {
         self.peak_memory
     }
@@ -387,38 +465,50 @@ impl Classifier for WasmPlugin {
         self.facts.artifact.inspect()
     }
 
-    fn classify(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Classified, PluginError> {
-        let n_styles = self.description.styles.len();
+    fn run(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Output, PluginError> {
         if batch.is_empty() {
-            let distributions = Distributions { styles: n_styles, rows: vec![] };
-            return Ok(Classified { distributions, fuel: Some(0), milliseconds: 0.0 });
+            let values = Values::none(&self.description.kind);
+            return Ok(Output { values, fuel: Some(0), milliseconds: 0.0 });
         }
         let started = Instant::now();
-        let (matrix, fuel) = self.call_on_batch(batch, encoders, |linked, instance, store| {
-            linked.classifier.load(&mut *store, instance)?.call_classify(&mut *store, Resource::new_borrow(0))
+        let n_samples = batch.len();
+        let (returned, fuel) = self.call_on_batch(batch, encoders, |linked, instance, store| {
+            Ok(match &linked.kind {
+                KindIndices::Classifier(classifier) => {
+                    let classifier = classifier.load(&mut *store, instance)?;
+                    classifier.call_classify(&mut *store, Resource::new_borrow(0))?.map(Returned::Matrix)
+                }
+                KindIndices::Scorer(scorer) => {
+                    let scorer = scorer.load(&mut *store, instance)?;
+                    scorer.call_score(&mut *store, Resource::new_borrow(0))?.map(Returned::Scores)
+                }
+            })
         })?;
-        let shape = (matrix.rows as usize, matrix.cols as usize, &matrix.data[..]);
-        let distributions = Distributions::check(shape, (batch.len(), n_styles)).map_err(|fault| self.error(fault))?;
-        Ok(Classified { distributions, fuel: Some(fuel), milliseconds: started.elapsed().as_secs_f64() * 1e3 })
+        let values = match (returned, &self.description.kind) {
+            (Returned::Matrix(matrix), kind) => {
+                let n_styles = if let Kind::Classifier { styles } = kind { styles.len() } else { 0 };
+                let shape = (matrix.rows as usize, matrix.cols as usize, &matrix.data[..]);
+                Distributions::check(shape, (n_samples, n_styles)).map(Values::Distributions)
+            }
+            (Returned::Scores(scores), Kind::Scorer(scale)) => Values::of_scores(scores, *scale, n_samples),
+            (Returned::Scores(_), Kind::Classifier { .. }) => unreachable!("both are those of the plugin's exports"),
+        };
+        let values = values.map_err(|fault| self.error(fault))?;
+        Ok(Output { values, fuel: Some(fuel), milliseconds: started.elapsed().as_secs_f64() * 1e3 })
     }
 
     fn embedding_vjp(
         &mut self,
         batch: &mut Batch,
         encoders: &mut Encoders,
+        encoder: &str,
         upstream: &Array2<f32>,
     ) -> Result<Array2<f32>, PluginError> {
         if self.linked.gradient.is_none() {
             return Err(self.error((None, Fault::NoGradient)));
         }
-        let [encoder] = &self.declared[..] else {
-            let n_encoders = self.declared.len();
-            let message = format!("a gradient needs exactly one encoder, it names {n_encoders}");
-            return Err(self.error((None, Fault::Description(message))));
-        };
-        let encoder = encoder.clone();
-        assert_eq!(upstream.dim(), (batch.len(), self.description.styles.len()), "one number per sample and style");
-        let dim = encoders.get(&encoder).map_err(|error| self.error((None, Fault::Encoder(error))))?.info().dim;
+        assert_eq!(upstream.dim(), (batch.len(), self.n_outputs()), "one number per sample and output");
+        let dim = encoders.get(encoder).map_err(|error| self.error((None, Fault::Encoder(error))))?.info().dim;
         if batch.is_empty() {
             return Ok(Array2::zeros((0, dim)));
         }
@@ -426,9 +516,70 @@ impl Classifier for WasmPlugin {
         let (matrix, _) = self.call_on_batch(batch, encoders, |linked, instance, store| {
             let gradient = linked.gradient.as_ref().expect("the same plugin has the same exports");
             let gradient = gradient.load(&mut *store, instance)?;
-            gradient.call_embedding_vjp(&mut *store, Resource::new_borrow(0), &upstream)
+            gradient.call_embedding_vjp(&mut *store, Resource::new_borrow(0), encoder, &upstream)
         })?;
         let shape = (matrix.rows as usize, matrix.cols as usize, matrix.data);
         super::gradient::check(shape, (batch.len(), dim)).map_err(|fault| self.error(fault))
     }
+
+    fn pixel_vjp(
+        &mut self,
+        batch: &mut Batch,
+        encoders: &mut Encoders,
+        upstream: &Array2<f32>,
+    ) -> Result<Vec<Vec<f32>>, PluginError> {
+        if self.linked.pixel_gradient.is_none() {
+            return Err(self.error((None, Fault::NoGradient)));
+        }
+        assert_eq!(upstream.dim(), (batch.len(), self.n_outputs()), "one number per sample and output");
+        let mut gradients = Vec::with_capacity(batch.len());
+        for (i, upstream) in upstream.rows().into_iter().enumerate() {
+            let upstream = upstream.to_vec();
+            let (gradient, _) = self.call_on_batch(batch, encoders, |linked, instance, store| {
+                let gradient = linked.pixel_gradient.as_ref().expect("the same plugin has the same exports");
+                let gradient = gradient.load(&mut *store, instance)?;
+                gradient.call_pixel_vjp(&mut *store, Resource::new_borrow(0), i as u32, &upstream)
+            })?;
+            let n_values = batch.samples()[i].image.as_ref().map_or(0, |image| image.as_raw().len());
+            super::gradient::check_pixels(&gradient, n_values).map_err(|fault| self.error((Some(i), fault)))?;
+            gradients.push(gradient);
+        }
+        Ok(gradients)
+    }
+}
+
+/// What a plugin returned, unchecked.
+enum Returned {
+    Matrix(types::Matrix),
+    Scores(Vec<f64>),
+}
+
+/// Returns a plugin's description of itself in the host's types.
+fn converted(described: description::Description, kind: Kind) -> Result<Description, Fault> {
+    let description::Description { name, version, media, encoders, options, properties } = described;
+    let medium = |name: &String| {
+        let known = Medium::ALL.map(Medium::name).join(", ");
+        let message = || format!("it takes `{}`, which this host does not know (it knows {known})", quoted_name(name));
+        name.parse::<Medium>().map_err(|_| Fault::Description(message()))
+    };
+    let option = |option: description::PluginOption| OptionInfo {
+        key: option.key,
+        value_type: match option.value_type {
+            description::OptionType::Text => OptionType::Text,
+            description::OptionType::Integer => OptionType::Integer,
+            description::OptionType::Number => OptionType::Number,
+            description::OptionType::Boolean => OptionType::Boolean,
+        },
+        default: option.default,
+        help: option.help,
+    };
+    Ok(Description {
+        name,
+        version,
+        kind,
+        media: media.iter().map(medium).collect::<Result<_, _>>()?,
+        encoders,
+        options: options.into_iter().map(option).collect(),
+        properties,
+    })
 }

@@ -1,6 +1,7 @@
 //! An opaque canvas of pixels for shapes (tiny-skia), text (ab_glyph) and images, and what all sheets of images have in
 //! common.
 
+mod color;
 mod fonts;
 pub(crate) mod text;
 
@@ -10,6 +11,7 @@ use tiny_skia::{
     Color, FillRule, LineCap, LineJoin, Paint, Path, PathBuilder, Pixmap, Rect, Stroke, StrokeDash, Transform,
 };
 
+pub(crate) use self::color::{group_color, oklab};
 use self::text::Weight;
 
 /// The point of a line of text that is placed at its position.

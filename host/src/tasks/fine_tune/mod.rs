@@ -130,13 +130,12 @@ impl Task for FineTune {
             tracing::info!("ratio check: max |ratio - 1| = {:.1e} over the first update", update.ratio_error);
         }
 
-        let rewards = scores.plugins.iter().map(|plugin| (plugin.name.clone(), Summary::of(&plugin.rewards).mean));
         let record = FineTuneEpoch {
             reward_mean: reward.mean,
             reward_std: reward.std,
             reward_min: reward.min,
             reward_max: reward.max,
-            rewards: rewards.collect(),
+            rewards: means_by_plugin(&scores),
             skipped: scores.skipped as u64,
             update,
             images_per_second: n as f64 / (seconds.sample + seconds.reward + seconds.train),
@@ -156,6 +155,7 @@ impl Task for FineTune {
         }
         let rewards = scores.weighted_sum();
         let mean = |values: &[f64]| Summary::of(values).mean;
+        let mean_if_any = |values: &[f64]| (!values.is_empty()).then(|| mean(values));
         let cells = scores.kept.iter().zip(&rewards).take(SHEET_CELLS).map(|(&i, &reward)| Cell {
             image: RgbImage::clone(&images[i]),
             title: self.title(prompts[i]).to_owned(),
@@ -172,8 +172,9 @@ impl Task for FineTune {
             record: FineTuneMonitor {
                 reward_mean: mean(&rewards),
                 reward_sem: standard_error(&rewards),
-                entropy: mean(&scores.entropy),
-                max_probability: mean(&scores.max_probability),
+                plugin_rewards: means_by_plugin(&scores),
+                entropy: mean_if_any(&scores.entropy),
+                max_probability: mean_if_any(&scores.max_probability),
                 diversity,
                 rewards,
             },
@@ -264,9 +265,14 @@ impl Task for FineTune {
     }
 }
 
+/// Returns the mean reward of each plugin.
+fn means_by_plugin(scores: &Scores) -> BTreeMap<String, f64> {
+    scores.plugins.iter().map(|plugin| (plugin.name.clone(), Summary::of(&plugin.rewards).mean)).collect()
+}
+
 impl FineTune {
     /// Returns the upper bound of the reward.
-    pub fn upper_bound(&self) -> f64 {
+    pub fn upper_bound(&self) -> Option<f64> {
         self.scorer.upper_bound()
     }
 

@@ -250,17 +250,17 @@ impl Adversarial {
     fn classifier_styles(&self) -> &[String] {
         match &self.classifier {
             StyleClassifier::OwnHead => &self.styles,
-            StyleClassifier::Plugin(plugin) => &plugin.description().styles,
+            StyleClassifier::Plugin(plugin) => plugin.description().styles(),
         }
     }
 
-    /// Returns C's distribution for each image.
+    /// Returns C's distribution for each image, as log-probabilities.
     fn classify(&mut self, images: &Tensor) -> Result<Vec<Vec<f64>>> {
         match &mut self.classifier {
             StyleClassifier::Plugin(plugin) => Ok(plugin.classify(images).map_err(diverged)?.rows),
             StyleClassifier::OwnHead => {
                 let logits = no_grad(|| self.discriminator.network.forward(images).styles);
-                let rows = logits.to_kind(Kind::Double).softmax(-1, Kind::Double).to_device(Device::Cpu);
+                let rows = logits.to_kind(Kind::Double).log_softmax(-1, Kind::Double).to_device(Device::Cpu);
                 Ok(Vec::<Vec<f64>>::try_from(&rows)?)
             }
         }
@@ -325,7 +325,7 @@ impl Networks for Adversarial {
         let cells = rgb_images(&images_u8(&images.narrow(0, 0, (SHEET_CELLS as i64).min(images.size()[0]))))?;
         let cells = cells.into_iter().zip(&rows).map(|(image, row)| {
             let likeliest = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
-            let title = format!("{} {:.0}{NO_BREAK_SPACE}%", names[likeliest], 100.0 * row[likeliest]);
+            let title = format!("{} {:.0}{NO_BREAK_SPACE}%", names[likeliest], 100.0 * row[likeliest].exp());
             Cell { image: RgbImage::clone(&image), title, value: Some(-ambiguity(row)) }
         });
         let values = Values { name: "style ambiguity", mean: -mean(ambiguity), count: rows.len() };

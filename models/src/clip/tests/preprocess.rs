@@ -2,7 +2,7 @@ use tch::{Kind, Tensor};
 
 use super::{Reference, assert_close, device, shared, shipped_model};
 use crate::clip::{Clip, Preprocessor};
-use crate::resize::resize_bicubic;
+use ambiguity_sdk::resize::resize_bicubic;
 
 /// Returns an image of the reference script, [h, w, 3] u8, as bytes, width and height.
 fn image(tensor: &Tensor) -> (Vec<u8>, usize, usize) {

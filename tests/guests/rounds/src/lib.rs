@@ -4,31 +4,48 @@
 
 use std::hint::black_box;
 
-use ambiguity_sdk::heads::InverseDistances;
-use ambiguity_sdk::{Batch, Classifier, Description, Distributions, Error, Result, export, host};
+use ambiguity_sdk::heads::{Head, InverseDistances};
+use ambiguity_sdk::{
+    Batch, Classifier, Description, Distributions, Host, Medium, Plugin, PluginOption, Result, export,
+};
 
 /// The plugin.
-pub struct Rounds;
+pub struct Rounds {
+    rounds: i64,
+    work: String,
+    head: InverseDistances,
+}
 
-export!(Rounds);
+export!(Rounds: Classifier);
 
-impl Classifier for Rounds {
-    fn describe() -> Result<Description> {
-        let styles = (0..27).map(|i| format!("style-{i:02}"));
-        Ok(Description::new("rounds", env!("CARGO_PKG_VERSION")).styles(styles).medium("image").encoder("clip"))
+const ROUNDS: PluginOption<i64> = PluginOption::new("rounds", 1, "How often each batch is classified");
+const WORK: PluginOption<&str> = PluginOption::new("work", "all", "`copy` for the copies of the embeddings alone");
+
+impl Plugin for Rounds {
+    fn new(host: &Host) -> Result<Self> {
+        let head = InverseDistances { centers: host.asset_tensor("centers")?, temperature: 1.0, normalize: true };
+        Ok(Self { rounds: ROUNDS.get(host)?, work: WORK.get(host)?, head })
     }
 
-    fn classify(batch: &Batch) -> Result<Distributions> {
-        let rounds: usize = host::config("rounds").ok_or_else(|| Error::new("no rounds are configured"))?.parse()?;
-        let head = InverseDistances { centers: host::asset_tensor("centers")?, temperature: 1.0, normalize: true };
+    fn describe(&self) -> Description {
+        let description = Description::new("rounds", env!("CARGO_PKG_VERSION")).medium(Medium::Image);
+        description.encoder("clip").option(ROUNDS).option(WORK)
+    }
+}
+
+impl Classifier for Rounds {
+    fn styles(&self) -> Vec<String> {
+        (0..27).map(|i| format!("style-{i:02}")).collect()
+    }
+
+    fn classify(&self, batch: &Batch) -> Result<Distributions> {
         let embeddings = batch.embedding("clip")?;
-        let only_copy = host::config("work").is_some_and(|work| work == "copy");
-        for _ in 1..rounds {
+        for _ in 1..self.rounds {
             let copy = black_box(embeddings.clone());
-            if !only_copy {
-                black_box(head.distributions(copy)?);
+            if self.work != "copy" {
+                black_box(self.head.distributions(copy)?);
             }
         }
-        head.distributions(embeddings)
+        self.head.distributions(embeddings)
     }
 }

@@ -12,7 +12,8 @@ use super::running::{RunningArgs, embedded, note_narrow};
 use crate::cli::completions::plugins;
 use crate::context::Context;
 use crate::encoders::Encoders;
-use crate::plugin::{Classifier, Fault};
+use crate::plugin::{Fault, Plugin, Values};
+use crate::rl::reward::rewards;
 use crate::text::to_json;
 
 /// Run a plugin on built-in probes, and warn if its reward is easily hacked, or dead.
@@ -22,12 +23,14 @@ use crate::text::to_json;
   host plugin check .                 a plugin crate: the output of `cargo build-plugin`
   host plugin check ./mine.wasm --strict --json
 
-A probe's gap is the distance of its reward below the best one, -ln(number of styles). Warnings:
+A classifier's gap is the distance of a reward below the best one, -ln(number of styles). Warnings:
   hackable    a blank or a noisy probe has a smaller gap than every real one, and less than a quarter of
               their median: a generator that is trained on this reward may learn to generate such samples
   dead        all probes get the same distribution, or the same reward: there is no learning signal
-  saturated   more than half of the probes have a style above 99.99 %: nearly all rewards are at the floor
-  refused     the plugin returned an error for a probe")]
+  saturated   more than half of the probes have a style above 99.99 %: rewards say how unlikely the other styles are,
+              not how ambiguous a sample is
+  refused     the plugin returned an error for a probe
+A scorer has no gaps: it is hackable if a worthless probe has a better score than every real one.")]
 pub struct CheckArgs {
     /// A plugin: a path, a name, or a plugin crate's folder
     #[arg(add = plugins())]
@@ -47,19 +50,16 @@ impl CheckArgs {
     pub fn run(self, context: &Context) -> Result<()> {
         let (mut plugin, mut encoders) = self.running.open(&self.plugin, context)?;
         let media = plugin.description().media.clone();
-        let probes: Vec<Probe> = media.iter().flat_map(|medium| probes(medium)).collect();
-        if probes.is_empty() {
-            bail!("there are no probes for the media of plugin `{}`: {}", plugin.source().name, media.join(", "));
-        }
+        let probes: Vec<Probe> = media.iter().flat_map(|&medium| probes(medium)).collect();
         let mut rows = vec![];
         let bar = context.progress.bar("probing", probes.len() as u64, "probes");
         for (i, probe) in probes.into_iter().enumerate() {
             context.interrupt.check("nothing was written")?;
             if i == 0 {
                 // The first call embeds the styles' names and fills caches, so it costs more than later ones.
-                let _warm_up = classify(&probe, &mut *plugin, &mut encoders)?;
+                let _warm_up = run(&probe, &mut *plugin, &mut encoders)?;
             }
-            let answer = classify(&probe, &mut *plugin, &mut encoders)?;
+            let answer = run(&probe, &mut *plugin, &mut encoders)?;
             rows.push(Row { name: probe.name, kind: probe.kind, answer });
             bar.inc(1);
         }
@@ -81,16 +81,24 @@ fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 
-/// Classifies one probe. A plugin may refuse it with its own error; any other error ends the check.
-fn classify(probe: &Probe, plugin: &mut dyn Classifier, encoders: &mut Encoders) -> Result<Result<Answer, String>> {
+/// Runs the plugin on one probe. A plugin may refuse it with its own error; any other error ends the check.
+fn run(probe: &Probe, plugin: &mut dyn Plugin, encoders: &mut Encoders) -> Result<Result<Answer, String>> {
     let mut batch = embedded(vec![probe.sample.clone()], plugin, encoders)?;
-    match plugin.classify(&mut batch, encoders) {
-        Ok(mut classified) => Ok(Ok(Answer {
-            distribution: classified.distributions.rows.pop().unwrap_or_default(),
-            fuel: classified.fuel,
-            milliseconds: classified.milliseconds,
-            memory: plugin.peak_memory(),
-        })),
+    match plugin.run(&mut batch, encoders) {
+        Ok(output) => {
+            let reward = rewards(&output.values).first().copied().unwrap_or_default();
+            let log_distribution = match output.values {
+                Values::Distributions(mut distributions) => distributions.rows.pop(),
+                Values::Scores { .. } => None,
+            };
+            Ok(Ok(Answer {
+                reward,
+                log_distribution,
+                fuel: output.fuel,
+                milliseconds: output.milliseconds,
+                memory: plugin.peak_memory(),
+            }))
+        }
         Err(error) => match error.fault {
             Fault::Refused(message) => Ok(Err(message)),
             _ => Err(anyhow::Error::from(error).context(format!("probe `{}`", probe.name))),

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use image::imageops::{FilterType, resize};
+use image::imageops::{FilterType, crop_imm, resize};
 use image::{Rgb, RgbImage};
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
+use crate::data::array::Array;
 use crate::data::audio::Audio;
-use crate::plugin::Sample;
+use crate::data::video::Video;
+use crate::plugin::{Medium, Sample};
 use procedural_art::{STYLES, paint};
 
 /// Side of an image, in pixels.
@@ -20,6 +22,10 @@ const PAINTINGS: [(&str, usize); 6] =
 
 /// Sample rate of a recording.
 const RATE: u32 = 16_000;
+/// Number of frames of a video, which is one second long.
+const VIDEO_FRAMES: u32 = 12;
+/// The shape of an array.
+const LATENT: [u32; 3] = [4, 32, 32];
 /// Number of frames of a recording.
 const FRAMES: usize = 32_000;
 
@@ -40,14 +46,87 @@ pub(super) struct Probe {
     pub(super) sample: Sample,
 }
 
-/// Returns the probes of a medium; none if it is unknown.
-pub(super) fn probes(medium: &str) -> Vec<Probe> {
+/// Returns the probes of a medium.
+pub(super) fn probes(medium: Medium) -> Vec<Probe> {
     match medium {
-        "image" => images(),
-        "text" => texts(),
-        "audio" => recordings(),
-        _ => vec![],
+        Medium::Image => images(),
+        Medium::Text => texts(),
+        Medium::Audio => recordings(),
+        Medium::Video => videos(),
+        Medium::Tensor => arrays(),
     }
+}
+
+fn videos() -> Vec<Probe> {
+    let flat = |_: u32| RgbImage::from_pixel(SIDE, SIDE, Rgb([128; 3]));
+    let blink = |t: u32| RgbImage::from_pixel(SIDE, SIDE, Rgb([(255 * (t % 2)) as u8; 3]));
+    let noise = |t: u32| {
+        let mut rng = SplitMix64::seed_from_u64(u64::from(t));
+        RgbImage::from_fn(SIDE, SIDE, |_, _| Rgb([0; 3].map(|_: u8| (rng.next_u32() >> 24) as u8)))
+    };
+    let whole = |subject: usize| paint(subject, subject, 1, 0, 2 * SIDE);
+    let (first, second) = (whole(1), whole(2));
+    let pan = |t: u32| crop_imm(&first, 4 * t, 0, SIDE, SIDE).to_image();
+    let fall = |t: u32| crop_imm(&second, 0, SIDE - 4 * t, SIDE, SIDE).to_image();
+    let zoom = |t: u32| {
+        let side = SIDE + 6 * t;
+        resize(
+            &crop_imm(&first, SIDE - side / 2, SIDE - side / 2, side, side).to_image(),
+            SIDE,
+            SIDE,
+            FilterType::Triangle,
+        )
+    };
+    let cut = |t: u32| crop_imm(if t % 4 < 2 { &first } else { &second }, 0, 0, SIDE, SIDE).to_image();
+    let still = |_: u32| crop_imm(&first, 20, 30, SIDE, SIDE).to_image();
+    let probe = |kind: Kind, name: &str, frame: &dyn Fn(u32) -> RgbImage| {
+        let video = Video { frames: (0..VIDEO_FRAMES).map(frame).collect(), frame_rate: f64::from(VIDEO_FRAMES) };
+        let sample = Sample { video: Some(Arc::new(video)), ..Sample::default() };
+        Probe { name: name.to_owned(), kind, sample }
+    };
+    vec![
+        probe(Kind::Worthless, "gray", &flat),
+        probe(Kind::Worthless, "blinking", &blink),
+        probe(Kind::Worthless, "noise", &noise),
+        probe(Kind::Worthless, "one frame, repeated", &still),
+        probe(Kind::Real, "a pan", &pan),
+        probe(Kind::Real, "a fall", &fall),
+        probe(Kind::Real, "a zoom", &zoom),
+        probe(Kind::Real, "cuts", &cut),
+    ]
+}
+
+/// Arrays of the shape of a latent.
+fn arrays() -> Vec<Probe> {
+    let [channels, height, width] = LATENT;
+    let numbers = |seed: u64| {
+        let mut rng = SplitMix64::seed_from_u64(seed);
+        // The sum of twelve uniform numbers is nearly normal.
+        move || (0..12).map(|_| rng.next_u32() as f32 / u32::MAX as f32).sum::<f32>() - 6.0
+    };
+    let image = |subject: usize| {
+        let painted = paint(subject, subject, 1, 0, width);
+        let of = |c: u32, y: u32, x: u32| f32::from(painted.get_pixel(x, y).0[c as usize % 3]) / 127.5 - 1.0;
+        (0..channels * height * width).map(|i| of(i / (height * width), i / width % height, i % width)).collect()
+    };
+    let fill = |value: f32| vec![value; (channels * height * width) as usize];
+    let mut noise = numbers(1);
+    let ramp = (0..channels * height * width).map(|i| (i % width) as f32 / width as f32).collect();
+    let probe = |kind: Kind, name: &str, data: Vec<f32>| {
+        let sample = Sample { array: Some(Arc::new(Array { shape: LATENT.to_vec(), data })), ..Sample::default() };
+        Probe { name: name.to_owned(), kind, sample }
+    };
+    let noise = (0..channels * height * width).map(|_| noise()).collect();
+    vec![
+        probe(Kind::Worthless, "zeros", fill(0.0)),
+        probe(Kind::Worthless, "ones", fill(1.0)),
+        probe(Kind::Worthless, "noise", noise),
+        probe(Kind::Worthless, "ramp", ramp),
+        probe(Kind::Real, "painting, 1", image(1)),
+        probe(Kind::Real, "painting, 2", image(2)),
+        probe(Kind::Real, "painting, 3", image(3)),
+        probe(Kind::Real, "painting, 4", image(4)),
+    ]
 }
 
 fn images() -> Vec<Probe> {
@@ -71,7 +150,9 @@ fn images() -> Vec<Probe> {
         (format!("painting, {slug}"), paint(style, subject, 1, 0, SIDE))
     };
     let probe = |kind: Kind, name: String, image: RgbImage| {
-        let sample = Sample { image: Some(Arc::new(image)), ..Sample::default() };
+        // A plugin may compare an image with its prompt.
+        let prompt = "a painting".to_owned();
+        let sample = Sample { image: Some(Arc::new(image)), prompt, ..Sample::default() };
         Probe { name, kind, sample }
     };
     let worthless = worthless.into_iter().map(|(name, image)| probe(Kind::Worthless, name.to_owned(), image));
@@ -183,18 +264,17 @@ mod tests {
 
     #[test]
     fn every_medium_has_worthless_and_real_probes() {
-        for medium in ["image", "text", "audio"] {
+        for medium in Medium::ALL {
             let probes = probes(medium);
             for kind in [Kind::Worthless, Kind::Real] {
                 assert!(probes.iter().filter(|probe| probe.kind == kind).count() >= 4, "{medium}");
             }
         }
-        assert!(probes("smell").is_empty());
     }
 
     #[test]
     fn probes_are_the_same_each_time() {
-        let pixels = || probes("image").into_iter().map(|probe| probe.sample.image).collect::<Vec<_>>();
+        let pixels = || probes(Medium::Image).into_iter().map(|probe| probe.sample.image).collect::<Vec<_>>();
         assert!(pixels() == pixels());
     }
 }

@@ -4,14 +4,15 @@ use serde_json::{Value, json};
 
 use super::probes::Kind;
 use crate::cli::plugin::running::{count, heading, mib};
-use crate::plugin::{Classifier, Limits};
-use crate::rl::reward::{ambiguity, entropy, max_probability};
+use crate::plugin::distributions::probabilities;
+use crate::plugin::{Limits, Plugin};
+use crate::rl::reward::{entropy, max_probability};
 use crate::text::table;
 
 /// A worthless probe is close to the best reward if its gap is below this fraction of the real probes' median gap.
 const CLOSE: f64 = 0.25;
 
-/// A style above this probability leaves the reward at its floor.
+/// A style above this probability leaves nothing ambiguous.
 const SATURATED: f64 = 0.9999;
 
 /// Probabilities and rewards that differ by less count as equal.
@@ -20,7 +21,9 @@ const SAME: f64 = 1e-6;
 /// The result of a plugin for one probe.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
-    pub(super) distribution: Vec<f64>,
+    pub(super) reward: f64,
+    /// The log-probability of each style; none of a scorer.
+    pub(super) log_distribution: Option<Vec<f64>>,
     pub(super) fuel: Option<u64>,
     pub(super) milliseconds: f64,
     pub(super) memory: Option<usize>,
@@ -46,16 +49,20 @@ pub(super) struct Report {
 }
 
 impl Answer {
-    /// Returns the distance of the reward below the best one: the divergence from the uniform distribution.
+    /// Returns the distance of a classifier's reward below the best one, which is the divergence from the uniform
+    /// distribution; the negative reward of a scorer, which may have no best one.
     fn gap(&self) -> f64 {
-        -(self.distribution.len() as f64).ln() - ambiguity(&self.distribution)
+        match &self.log_distribution {
+            Some(row) => -(row.len() as f64).ln() - self.reward,
+            None => -self.reward,
+        }
     }
 }
 
 impl Report {
-    pub(super) fn new(plugin: &dyn Classifier, rows: Vec<Row>) -> Self {
+    pub(super) fn new(plugin: &dyn Plugin, rows: Vec<Row>) -> Self {
         let warnings = warnings(&rows);
-        let styles = plugin.description().styles.clone();
+        let styles = plugin.description().styles().to_vec();
         Self { plugin: plugin.source().name.clone(), heading: heading(plugin), styles, rows, warnings }
     }
 
@@ -73,32 +80,43 @@ impl Report {
             let worthless = row.kind == Kind::Worthless;
             match &row.answer {
                 Err(message) => json!({ "probe": row.name, "worthless": worthless, "refused": message }),
-                Ok(answer) => json!({
-                    "probe": row.name,
-                    "worthless": worthless,
-                    "distribution": answer.distribution,
-                    "entropy": entropy(&answer.distribution),
-                    "reward": ambiguity(&answer.distribution),
-                    "gap": answer.gap(),
-                    "fuel": answer.fuel,
-                    "milliseconds": answer.milliseconds,
-                }),
+                Ok(answer) => {
+                    let row_of = answer.log_distribution.as_deref();
+                    json!({
+                        "probe": row.name,
+                        "worthless": worthless,
+                        "distribution": row_of.map(probabilities),
+                        "entropy": row_of.map(entropy),
+                        "reward": answer.reward,
+                        "gap": row_of.map(|_| answer.gap()),
+                        "fuel": answer.fuel,
+                        "milliseconds": answer.milliseconds,
+                    })
+                }
             }
         });
         json!({
             "plugin": self.plugin,
             "styles": self.styles,
-            "best_reward": -(self.styles.len() as f64).ln(),
+            "best_reward": self.best_reward(),
             "probes": probes.collect::<Vec<_>>(),
             "peak_memory": self.peak_memory(),
             "warnings": self.warnings,
         })
     }
 
+    /// Returns the best reward of a classifier; a scorer may have none.
+    fn best_reward(&self) -> Option<f64> {
+        (!self.styles.is_empty()).then(|| -(self.styles.len() as f64).ln())
+    }
+
     /// Returns the report as text.
     pub(super) fn layout(&self) -> String {
-        let header = ["probe", "likeliest style", "top", "entropy", "reward", "gap", "fuel", "ms"];
-        let mut rows = vec![header.map(str::to_owned).to_vec()];
+        let header: &[&str] = match self.styles.is_empty() {
+            false => &["probe", "likeliest style", "top", "entropy", "reward", "gap", "fuel", "ms"],
+            true => &["probe", "reward", "fuel", "ms"],
+        };
+        let mut rows = vec![header.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()];
         for row in &self.rows {
             rows.push(match &row.answer {
                 Err(message) => {
@@ -107,27 +125,33 @@ impl Report {
                     cells
                 }
                 Ok(answer) => {
-                    let p = &answer.distribution;
-                    let top = (0..p.len()).max_by(|&a, &b| p[a].total_cmp(&p[b]).then(b.cmp(&a))).unwrap_or(0);
-                    vec![
-                        row.name.clone(),
-                        self.styles[top].clone(),
-                        format!("{:.2} %", p[top] * 100.0),
+                    let mut cells = vec![row.name.clone()];
+                    if let Some(row) = &answer.log_distribution {
+                        let top =
+                            (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a))).unwrap_or(0);
+                        cells.push(self.styles[top].clone());
+                        cells.push(format!("{:.2} %", row[top].exp() * 100.0));
                         // For a one-hot distribution it may be a negative zero.
-                        format!("{:.5}", entropy(p).abs()),
-                        format!("{:.5}", ambiguity(p)),
-                        format!("{:.5}", answer.gap().max(0.0)),
-                        answer.fuel.map_or_else(|| "-".to_owned(), count),
-                        format!("{:.2}", answer.milliseconds),
-                    ]
+                        cells.push(format!("{:.5}", entropy(row).abs()));
+                    }
+                    cells.push(format!("{:.5}", answer.reward));
+                    if answer.log_distribution.is_some() {
+                        cells.push(format!("{:.5}", answer.gap().max(0.0)));
+                    }
+                    cells.push(answer.fuel.map_or_else(|| "-".to_owned(), count));
+                    cells.push(format!("{:.2}", answer.milliseconds));
+                    cells
                 }
             });
         }
         let limits = Limits::default();
         let mut text = format!("{}\n\n", self.heading);
-        text += &table(&[true, true, false, false, false, false, false, false], &rows);
-        let best = -(self.styles.len() as f64).ln();
-        text += &format!("\n  best reward {best:.5} = -ln {}; gap: distance below it\n", self.styles.len());
+        let left: Vec<bool> = header.iter().map(|name| ["probe", "likeliest style"].contains(name)).collect();
+        text += &table(&left, &rows);
+        text += &match self.best_reward() {
+            Some(best) => format!("\n  best reward {best:.5} = -ln {}; gap: distance below it\n", self.styles.len()),
+            None => "\n  reward: the score, or its negative if lower scores are better\n".to_owned(),
+        };
         if let Some(peak) = self.peak_memory() {
             text += &format!("  memory {} of {} MiB at most", mib(peak), limits.memory_mib);
             if let Some(fuel) = self.answers().filter_map(|answer| answer.fuel).max() {
@@ -162,22 +186,31 @@ fn warnings(rows: &[Row]) -> Vec<String> {
     let Some(first) = all.first() else {
         return warnings;
     };
-    let differs =
-        |answer: &&Answer| answer.distribution.iter().zip(&first.distribution).any(|(a, b)| (a - b).abs() > SAME);
-    if !all.iter().any(differs) {
-        warnings.push("dead: all probes get the same distribution, so every reward is the same".to_owned());
-        return warnings;
+    let row = |answer: &Answer| answer.log_distribution.as_deref().map(probabilities);
+    if let Some(first) = row(first) {
+        let differs =
+            |answer: &&Answer| row(answer).is_some_and(|row| row.iter().zip(&first).any(|(a, b)| (a - b).abs() > SAME));
+        if !all.iter().any(differs) {
+            warnings.push("dead: all probes get the same distribution, so every reward is the same".to_owned());
+            return warnings;
+        }
     }
     if all.iter().all(|answer| (answer.gap() - first.gap()).abs() < SAME) {
-        warnings
-            .push("dead: all probes get the same reward, whatever their style; are probabilities rounded?".to_owned());
+        warnings.push(match first.log_distribution {
+            Some(_) => {
+                "dead: all probes get the same reward, whatever their style; are probabilities rounded?".to_owned()
+            }
+            None => "dead: all probes get the same score".to_owned(),
+        });
         return warnings;
     }
-    let saturated = all.iter().filter(|answer| max_probability(&answer.distribution) > SATURATED).count();
+    let is_saturated =
+        |answer: &&&Answer| answer.log_distribution.as_ref().is_some_and(|row| max_probability(row) > SATURATED);
+    let saturated = all.iter().filter(is_saturated).count();
     if saturated * 2 > all.len() {
         warnings.push(format!(
-            "saturated: {saturated} of {} probes have a style above 99.99 %, which leaves their rewards at the floor; \
-             divide the logits by a temperature",
+            "saturated: {saturated} of {} probes have a style above 99.99 %, so rewards say how unlikely the other styles \
+             are, not how ambiguous a sample is; divide the logits by a temperature",
             all.len()
         ));
     }
@@ -187,11 +220,21 @@ fn warnings(rows: &[Row]) -> Vec<String> {
         return warnings;
     };
     let median = gaps[gaps.len() / 2];
+    let is_scorer = first.log_distribution.is_none();
     let hacks: Vec<(&str, f64)> = answered(Some(Kind::Worthless))
         .map(|(name, answer)| (name, answer.gap()))
-        .filter(|&(_, gap)| gap < smallest && gap < CLOSE * median)
+        .filter(|&(_, gap)| gap < smallest && (is_scorer || gap < CLOSE * median))
         .collect();
-    if !hacks.is_empty() {
+    if is_scorer && !hacks.is_empty() {
+        let names: Vec<String> = hacks.iter().map(|(name, gap)| format!("`{name}` (reward {:.5})", -gap)).collect();
+        warnings.push(format!(
+            "hackable: {} score{} better than every real probe (best {:.5}): a generator can learn to generate that; add a \
+             second plugin to the run",
+            names.join(", "),
+            if hacks.len() == 1 { "s" } else { "" },
+            -smallest
+        ));
+    } else if !hacks.is_empty() {
         let names: Vec<String> =
             hacks.iter().map(|(name, gap)| format!("`{name}` (gap {:.5})", gap.max(0.0))).collect();
         warnings.push(format!(
@@ -209,7 +252,11 @@ mod tests {
     use super::*;
 
     fn row(name: &str, kind: Kind, p: f64) -> Row {
-        let answer = Answer { distribution: vec![p, 1.0 - p], fuel: Some(1), milliseconds: 0.0, memory: None };
+        // A logarithm of 0 is no log-probability.
+        let row = [p, 1.0 - p].map(|p| p.max(1e-30).ln()).to_vec();
+        let reward = 0.5 * (row[0] + row[1]);
+        let log_distribution = Some(row);
+        let answer = Answer { reward, log_distribution, fuel: Some(1), milliseconds: 0.0, memory: None };
         Row { name: name.to_owned(), kind, answer: Ok(answer) }
     }
 
@@ -231,6 +278,27 @@ mod tests {
         let refused = Row { name: "empty".into(), kind: Kind::Worthless, answer: Err("no words".into()) };
         let rows = [refused, row("a", Kind::Real, 0.3), row("b", Kind::Real, 0.4)];
         assert_eq!(warnings(&rows), ["refused: it returned an error for `empty` (no words); a run would stop there"]);
+    }
+
+    #[test]
+    fn scorers_are_hackable_where_worthless_probes_score_best() {
+        let row = |kind: Kind, reward: f64| {
+            let answer = Answer { reward, log_distribution: None, fuel: None, milliseconds: 0.0, memory: None };
+            Row { name: "probe".to_owned(), kind, answer: Ok(answer) }
+        };
+        let rows = |worthless: f64, real: [f64; 2]| {
+            let [a, b] = real.map(|reward| row(Kind::Real, reward));
+            warnings(&[row(Kind::Worthless, worthless), a, b])
+        };
+        assert_eq!(
+            rows(-1.5, [-3.0, -2.0]),
+            [
+                "hackable: `probe` (reward -1.50000) scores better than every real probe (best -2.00000): a generator can \
+              learn to generate that; add a second plugin to the run"
+            ]
+        );
+        assert_eq!(rows(-2.5, [-3.0, -2.0]), [""; 0]);
+        assert_eq!(rows(1.0, [1.0, 1.0]), ["dead: all probes get the same score"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The contact sheet of a clustering: one row of images per cluster.
+//! The contact sheet of a fit: one row of images per cluster or class, and what is drawn of all of them below.
 
 use std::path::{Path, PathBuf};
 
@@ -32,25 +32,58 @@ const SIZE: f32 = 13.0;
 /// Font size of notes.
 const NOTE_SIZE: f32 = 12.0;
 
-/// One cluster of a sheet.
+/// One cluster or class of a sheet.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
-    /// The cluster's name.
+    /// Its name.
     pub name: String,
-    /// Notes below the name, such as the cluster's size.
+    /// Notes below the name, such as its size.
     pub notes: Vec<String>,
-    /// The cluster's images, the closest to the center first.
+    /// Its images, in the sheet's order.
     pub files: Vec<PathBuf>,
 }
 
+/// The order of the images in a row: the words for the first ones and for the last ones.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order {
+    pub first: &'static str,
+    pub last: &'static str,
+    /// The plural noun of the rows.
+    pub rows: &'static str,
+}
+
+/// A contact sheet.
+pub(super) struct Sheet<'a> {
+    pub title: &'a str,
+    pub order: Order,
+    pub rows: &'a [Row],
+    /// Images below the rows.
+    pub below: &'a [RgbImage],
+}
+
 /// Draws the sheet and writes it as a PNG.
-pub(super) fn write(path: &Path, title: &str, rows: &[Row], loader: &ImageLoader) -> Result<()> {
-    let bytes = png::encode(&draw(title, rows, loader), &[png::software()]);
+pub(super) fn write(path: &Path, sheet: &Sheet<'_>, loader: &ImageLoader) -> Result<()> {
+    let Sheet { title, order, rows, below } = sheet;
+    let mut all = vec![draw(title, *order, rows, loader)];
+    all.extend(below.iter().cloned());
+    let bytes = png::encode(&stack(&all), &[png::software()]);
     write_atomic(path, &bytes.with_context(|| format!("encoding the contact sheet {}", path.display()))?)?;
     Ok(())
 }
 
-fn draw(title: &str, rows: &[Row], loader: &ImageLoader) -> RgbImage {
+/// Places images below each other.
+fn stack(images: &[RgbImage]) -> RgbImage {
+    let width = images.iter().map(RgbImage::width).max().unwrap_or(1);
+    let mut canvas = Canvas::new(width, images.iter().map(RgbImage::height).sum(), 1.0, GROUND);
+    let mut top = 0;
+    for image in images {
+        canvas.image(0, top, image, 1);
+        top += image.height();
+    }
+    canvas.into_rgb()
+}
+
+fn draw(title: &str, order: Order, rows: &[Row], loader: &ImageLoader) -> RgbImage {
     let left_out = rows.len().saturating_sub(MAX_ROWS);
     let rows = &rows[..rows.len() - left_out];
     let widest = rows.iter().map(|row| row.files.len()).max().unwrap_or(0);
@@ -60,9 +93,9 @@ fn draw(title: &str, rows: &[Row], loader: &ImageLoader) -> RgbImage {
     let width = (2 * MARGIN + LABELS + columns * (SIDE + GAP) + edge).clamp(900, MAX_WIDTH);
     let mut canvas = Canvas::new(width, HEADER + rows.len() as u32 * (SIDE + 2 * GAP) + MARGIN, 1.0, GROUND);
     let order = match (whole, left_out) {
-        (true, 0) => "closest to the center first".to_owned(),
-        (false, 0) => format!("closest to the center first, then the {FARTHEST} farthest"),
-        (_, n) => format!("the first {MAX_ROWS} clusters, {n} more are not shown"),
+        (true, 0) => format!("{} first", order.first),
+        (false, 0) => format!("{} first, then the {FARTHEST} {}", order.first, order.last),
+        (_, n) => format!("the first {MAX_ROWS} {}, {n} more are not shown", order.rows),
     };
     canvas.header(width, title, &order);
     for (i, row) in rows.iter().enumerate() {
@@ -110,6 +143,8 @@ mod tests {
 
     use super::*;
 
+    const ORDER: Order = Order { first: "closest to the center", last: "farthest", rows: "clusters" };
+
     fn row(folder: &Path, name: &str, count: u8) -> Row {
         let file = |i: u8| {
             let path = folder.join(format!("{name}-{i}.png"));
@@ -123,7 +158,7 @@ mod tests {
     fn a_row_has_the_nearest_and_the_farthest() {
         let folder = tempfile::tempdir().expect("a folder");
         let rows = [row(folder.path(), "many", 40), row(folder.path(), "one", 1)];
-        let sheet = draw("two clusters", &rows, &ImageLoader::default());
+        let sheet = draw("two clusters", ORDER, &rows, &ImageLoader::default());
         let area = |count: u8, i: u8| sheet.pixels().filter(|pixel| pixel.0 == [200, count, i]).count();
         let shown: Vec<u8> = (0..40).filter(|&i| area(40, i) > 0).collect();
         assert_eq!(shown, [0, 1, 2, 3, 4, 5, 6, 7, 37, 38, 39]);
@@ -138,7 +173,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let sheet = |name: &str| {
             let row = Row { name: name.to_owned(), ..row(folder.path(), "images", 1) };
-            draw("one cluster", &[row], &ImageLoader::default())
+            draw("one cluster", ORDER, &[row], &ImageLoader::default())
         };
         assert_ne!(sheet("水墨"), sheet("花鳥"));
         assert_ne!(sheet("🌊"), sheet("🌋"));
@@ -156,7 +191,16 @@ mod tests {
     #[test]
     fn no_rows_and_a_missing_file_still_make_an_image() {
         let missing = Row { name: "missing".into(), notes: vec![], files: vec!["nowhere.png".into()] };
-        let width = |rows: &[Row]| draw("none or one", rows, &ImageLoader::default()).width();
+        let width = |rows: &[Row]| draw("none or one", ORDER, rows, &ImageLoader::default()).width();
         assert!(width(&[]) > 0 && width(&[missing]) > 0);
+    }
+
+    #[test]
+    fn images_are_stacked() {
+        let both = stack(&[RgbImage::from_pixel(20, 10, Rgb([1, 2, 3])), RgbImage::from_pixel(30, 5, Rgb([4, 5, 6]))]);
+        assert_eq!(
+            (both.dimensions(), both.get_pixel(19, 9).0, both.get_pixel(29, 14).0),
+            ((30, 15), [1, 2, 3], [4, 5, 6])
+        );
     }
 }

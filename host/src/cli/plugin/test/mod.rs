@@ -10,16 +10,17 @@ use clap::Args;
 use serde_json::json;
 
 use self::snapshot::{Difference, Snapshot};
-use super::classify::read_sample;
+use super::inputs::{Prompts, read_sample};
 use super::running::RunningArgs;
 use crate::cli::numbers::within;
 use crate::context::Context;
 use crate::data::images::{ImageLoader, has_image_extension};
 use crate::fs::write_atomic;
-use crate::plugin::Batch;
+use crate::plugin::distributions::probabilities;
+use crate::plugin::{Batch, Sample, Values};
 use crate::text::{table, to_json};
 
-/// Compare a plugin's distributions for its fixtures with their snapshots.
+/// Compare a plugin's distributions, or scores, for its fixtures with their snapshots.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin test .                       compare with snapshots/*.snap; exits with 1 if anything differs
@@ -27,7 +28,8 @@ use crate::text::{table, to_json};
   host plugin test DIR --plugin kmeans_image --tolerance 1e-4
 
 DIR is a plugin crate (the output of `cargo build-plugin` is run) or a folder with one .wasm or .onnx file.
-Its fixtures are DIR/fixtures/*.png, .jpg, .txt and .wav; each one's snapshot is DIR/snapshots/FIXTURE.snap.")]
+Its fixtures are DIR/fixtures/*.png, .jpg, .txt, .wav, .gif, .webp and .safetensors; their prompts are those of
+DIR/fixtures/captions.jsonl, if there is one. Each one's snapshot is DIR/snapshots/FIXTURE.snap.")]
 pub struct TestArgs {
     /// A plugin crate's folder, or a folder with one plugin file
     #[arg(value_name = "DIR", default_value = ".")]
@@ -38,7 +40,7 @@ pub struct TestArgs {
     /// Write the current distributions, and remove snapshots without a fixture
     #[arg(long)]
     accept: bool,
-    /// Maximum difference between a probability and its snapshot. A plugin alone returns the same bits everywhere; an
+    /// Maximum difference between a probability and its snapshot; of a score, relative to it if it is above 1. A plugin alone returns the same bits everywhere; an
     /// encoder's last digits depend on the machine
     #[arg(long, value_name = "P", default_value_t = 1e-5, value_parser = within(0.0..=1.0))]
     tolerance: f64,
@@ -50,7 +52,7 @@ pub struct TestArgs {
 }
 
 /// Extensions of fixtures besides those of images, case-insensitive.
-const FIXTURES: [&str; 2] = ["txt", "wav"];
+const FIXTURES: [&str; 3] = ["txt", "wav", "safetensors"];
 
 /// The outcome of one fixture.
 #[derive(Debug)]
@@ -86,16 +88,22 @@ impl TestArgs {
         let reference = self.plugin.clone().unwrap_or_else(|| format!("{}/", self.folder.display()));
         let (mut plugin, mut encoders) = self.running.open(&reference, context)?;
         let snapshots = self.folder.join("snapshots");
-        let (mut outcomes, loader) = (vec![], ImageLoader::default());
+        let (mut outcomes, loader, mut prompts) = (vec![], ImageLoader::default(), Prompts::new(None));
         for fixture in &fixtures {
             context.interrupt.check("nothing more was written")?;
             // Each fixture is a batch of its own, so that other fixtures do not affect it.
-            let sample = read_sample(fixture, &*plugin, &loader)?;
-            let classified = plugin
-                .classify(&mut Batch::new(vec![sample]), &mut encoders)
+            let sample = read_sample(fixture, plugin.description(), &loader)?;
+            let sample = Sample { prompt: prompts.of(fixture)?, ..sample };
+            let output = plugin
+                .run(&mut Batch::new(vec![sample]), &mut encoders)
                 .with_context(|| fixture.display().to_string())?;
-            let row = classified.distributions.rows.into_iter().next().unwrap_or_default();
-            let found = Snapshot::new(&plugin.description().styles, &row);
+            let found = match output.values {
+                Values::Distributions(distributions) => {
+                    let row = distributions.rows.first().map(|row| probabilities(row)).unwrap_or_default();
+                    Snapshot::new(plugin.description().styles(), &row)
+                }
+                Values::Scores { scores, .. } => Snapshot::new(&["score".to_owned()], &scores),
+            };
             let outcome = self.compare(&snapshot_of(&snapshots, fixture), fixture, &found)?;
             outcomes.push((fixture.clone(), outcome));
         }
@@ -194,7 +202,7 @@ fn fixtures(folder: &Path) -> Result<Vec<PathBuf>> {
     let fixtures = folder.join("fixtures");
     ensure!(
         fixtures.is_dir(),
-        "there is no folder {}: put some samples there (.png, .jpg, .txt, .wav)",
+        "there is no folder {}: put some samples there (.png, .jpg, .txt, .wav, .gif, .webp, .safetensors)",
         fixtures.display()
     );
     let mut files = vec![];
@@ -206,7 +214,11 @@ fn fixtures(folder: &Path) -> Result<Vec<PathBuf>> {
             files.push(path);
         }
     }
-    ensure!(!files.is_empty(), "{} has no samples (.png, .jpg, .txt, .wav)", fixtures.display());
+    ensure!(
+        !files.is_empty(),
+        "{} has no samples (.png, .jpg, .txt, .wav, .gif, .webp, .safetensors)",
+        fixtures.display()
+    );
     files.sort();
     Ok(files)
 }

@@ -1,9 +1,9 @@
-//! A distribution as a small text file: one line per style.
+//! A distribution, or a score, as a small text file: one line per style, or one line.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-/// A distribution by style, in the plugin's order.
+/// A distribution by style, in the plugin's order; or a score.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Snapshot {
     probabilities: Vec<(String, f64)>,
@@ -52,8 +52,9 @@ impl Snapshot {
         let styles = self.probabilities.iter().chain(new).map(|(style, _)| style);
         let differences =
             styles.map(|style| Difference { style: style.clone(), was: of(self, style), is: of(now, style) });
-        // Probabilities in the file are rounded to nine digits.
-        differences.filter(|d| d.difference().is_none_or(|d| d.abs() > tolerance + 5e-10)).collect()
+        // Numbers in the file are rounded to nine digits. No probability is above 1, but a score may be.
+        let is_within = |d: &Difference, by: f64| by.abs() <= tolerance * d.was.unwrap_or(0.0).abs().max(1.0) + 5e-10;
+        differences.filter(|d| d.difference().is_none_or(|by| !is_within(d, by))).collect()
     }
 }
 
