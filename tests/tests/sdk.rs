@@ -33,7 +33,7 @@ fn the_package_is_complete_and_builds() {
     );
 }
 
-/// Returns what rustc says of a plugin with these kinds implemented and exported, from the error on; nothing if it compiles.
+/// Returns the first line of rustc's error about a plugin with these kinds implemented and exported, if there is one.
 fn compiled(folder: &Path, implemented: &[&str], exported: &str) -> String {
     let code = |kind: &&str| match *kind {
         "Classifier" => {
@@ -78,7 +78,7 @@ fn compiled(folder: &Path, implemented: &[&str], exported: &str) -> String {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let error = said.lines().find(|line| line.starts_with("error")).unwrap_or_default().to_owned();
     assert_eq!(output.status.success(), error.is_empty(), "{said}");
-    error
+    if error.is_empty() { "it compiles".to_owned() } else { error }
 }
 
 #[test]

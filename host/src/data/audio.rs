@@ -26,6 +26,16 @@ pub enum AudioError {
         /// The decoder's error.
         source: hound::Error,
     },
+    /// The header states no sampling.
+    #[error("{path} is not a readable recording: its header states {rate} frames per second and {channels} channels", path = .path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// Frames per second.
+        rate: u32,
+        /// Number of channels.
+        channels: u16,
+    },
     /// The file has a header but no samples.
     #[error("{path} is an empty recording", path = .path.display())]
     Empty {
@@ -49,6 +59,9 @@ pub fn read_wav(path: &Path) -> Result<Audio, AudioError> {
     let broken = |source| AudioError::Broken { path: path.to_owned(), source };
     let mut reader = WavReader::open(path).map_err(broken)?;
     let spec = reader.spec();
+    if spec.sample_rate == 0 || spec.channels == 0 {
+        return Err(AudioError::Header { path: path.to_owned(), rate: spec.sample_rate, channels: spec.channels });
+    }
     let pcm: Result<Vec<f32>, hound::Error> = match spec.sample_format {
         SampleFormat::Int => {
             let full_scale = 2f32.powi(i32::from(spec.bits_per_sample) - 1);
@@ -107,5 +120,18 @@ mod tests {
         assert_eq!(found, Err("a.wav: sample 1 is NaN, it must be a finite number".to_owned()));
         let message = read_wav("missing.wav".as_ref()).expect_err("no such file").to_string();
         assert!(message.starts_with("missing.wav is not a readable recording: "), "{message}");
+    }
+
+    /// A file that the fuzzer wrote: hound reads it.
+    #[test]
+    fn a_rate_of_zero_is_refused() {
+        let fmt = [&1u16.to_le_bytes()[..], &2u16.to_le_bytes(), &[0; 8], &2u16.to_le_bytes(), &8u16.to_le_bytes()];
+        let bytes = [b"RIFF\x26\0\0\0WAVEfmt \x10\0\0\0".to_vec(), fmt.concat(), b"data\x02\0\0\0ab".to_vec()];
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.wav");
+        std::fs::write(&path, bytes.concat()).expect("writable");
+        let message = read_wav(&path).expect_err("no rate").to_string();
+        let said = "is not a readable recording: its header states 0 frames per second and 2 channels";
+        assert!(message.ends_with(said), "{message}");
     }
 }
