@@ -26,7 +26,7 @@ use ndarray::{Array1, Array2, Axis};
 
 pub use self::error::FitError;
 pub use self::kmeans::{Clustering, KMeansOptions};
-pub use self::mixture::{DIMENSIONS, Mixture, MixtureOptions, max_dimensions};
+pub use self::mixture::{DIMENSIONS, Mixture, MixtureOptions, check_mixture, max_dimensions};
 pub use self::probe::{Evaluation, Labeled, LinearProbe, ProbeOptions, class_sizes, recall};
 pub use self::projection::{PrincipalComponents, Projection};
 use super::artifact::{Artifact, encode_tensor};

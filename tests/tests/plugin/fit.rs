@@ -481,14 +481,17 @@ fn labels_and_mixtures_that_cannot_be_fitted() {
     let refused = |code: i32, arguments: &[&str]| {
         let ran = host(folder.path(), &[&["plugin", "fit"], arguments].concat());
         assert_eq!((ran.code, ran.stdout.as_str()), (code, ""), "{}", ran.stderr);
-        let line = ran.stderr.lines().find(|line| line.starts_with("error:")).expect("an error");
+        let mut lines = ran.stderr.lines().skip_while(|line| !line.starts_with("error:"));
+        let error = lines.next().expect("an error").to_owned();
+        // What is missing is in the next line.
+        let line = if error.ends_with(':') { error + lines.next().unwrap_or_default() } else { error };
         assert!(
             !fs::read_dir(folder.path())
                 .expect("a folder")
                 .flatten()
                 .any(|entry| { entry.file_name().to_string_lossy().ends_with(".wasm") })
         );
-        line.to_owned()
+        line
     };
     fs::create_dir(folder.path().join("empty")).expect("a folder");
     let mut table = vec![refused(1, &["--labels", "nowhere"]), refused(1, &["--labels", "empty"])];
@@ -512,6 +515,7 @@ fn labels_and_mixtures_that_cannot_be_fitted() {
     table.push(refused(2, &["--images", "art", "-k", "2", "--regularization", "2"]));
     table.push(refused(2, &["--images", "art", "-k", "2", "--dimensions", "2"]));
     table.push(refused(2, &["--mixture", "--images", "art", "-k", "2", "--init", "x.safetensors"]));
+    table.push(refused(1, &["--labels", "same", "--held-out", "0"]));
     table.push(refused(1, &["--mixture", "--images", "same", "-k", "2"]));
     write_matrix(&folder.path().join("few.safetensors"), "embeddings", &groups());
     let mixture = ["--mixture", "--embeddings", "few.safetensors"];

@@ -61,22 +61,28 @@ pub fn max_dimensions(n_points: usize, k: usize, dim: usize) -> usize {
     (n_points / k.max(1)).saturating_sub(1).min(dim)
 }
 
+/// Checks that n points of dimension `dim` are enough for a mixture of k components in so many dimensions.
+///
+/// # Errors
+/// If they are too few.
+pub fn check_mixture(n: usize, dim: usize, k: usize, dimensions: usize) -> Result<(), FitError> {
+    if k < 2 || k > n {
+        return Err(FitError::Clusters { points: n, k });
+    }
+    match max_dimensions(n, k, dim) {
+        0 => Err(FitError::TooFewPoints { points: n, k }),
+        max if dimensions > max => Err(FitError::TooManyDimensions { points: n, k, max }),
+        _ => Ok(()),
+    }
+}
+
 impl<D: Data<Elem = f32>, T> Fit<ArrayBase<D, Ix2>, T, FitError> for MixtureOptions<'_> {
     type Object = Mixture;
 
     fn fit(&self, dataset: &DatasetBase<ArrayBase<D, Ix2>, T>) -> Result<Mixture, FitError> {
         let points = dataset.records().view();
         let n = points.nrows();
-        if self.k < 2 || self.k > n {
-            return Err(FitError::Clusters { points: n, k: self.k });
-        }
-        match max_dimensions(n, self.k, points.ncols()) {
-            0 => return Err(FitError::TooFewPoints { points: n, k: self.k }),
-            max if self.dimensions > max => {
-                return Err(FitError::TooManyDimensions { points: n, k: self.k, max });
-            }
-            _ => {}
-        }
+        check_mixture(n, points.ncols(), self.k, self.dimensions)?;
         let mut projection = PrincipalComponents { dimensions: self.dimensions }.fit(&DatasetBase::from(points))?;
         let projected = projection.project(points);
         let variance = projected.iter().map(|y| y * y).sum::<f64>() / projected.len() as f64;

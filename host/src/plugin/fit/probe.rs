@@ -75,6 +75,9 @@ impl<D: Data<Elem = f32>, T: AsSingleTargets<Elem = usize>> Fit<ArrayBase<D, Ix2
                 *scale = f64::INFINITY;
             }
         });
+        if scale.iter().all(|scale| scale.is_infinite()) {
+            return Err(FitError::NoVariance);
+        }
         points /= &scale;
 
         let solver = MultiLogisticRegression::<f64>::default()
@@ -285,5 +288,7 @@ mod tests {
         let mut set = corners(9);
         set.records[[4, 2]] = f32::INFINITY;
         assert_eq!(refused(&set), "the points are not all finite");
+        set.records.fill(0.3);
+        assert_eq!(refused(&set), "all embeddings are the same: there is nothing to fit");
     }
 }

@@ -15,7 +15,8 @@ use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::plugin::fit::elbow::{ElbowRow, MixtureRow, silhouette};
 use crate::plugin::fit::{
-    Clustering, DIMENSIONS, FitError, KMeansOptions, Mixture, MixtureOptions, max_dimensions, normalize_rows,
+    Clustering, DIMENSIONS, FitError, KMeansOptions, Mixture, MixtureOptions, check_mixture, max_dimensions,
+    normalize_rows,
 };
 use crate::text::to_json;
 
@@ -151,6 +152,8 @@ impl FitArgs {
         let (n, dim) = points.records().dim();
         let default = DIMENSIONS.min(max_dimensions(n, ks.last, dim));
         let dimensions = self.dimensions.map_or(default, |dimensions| dimensions as usize);
+        // The largest k needs the most points: it is checked before the work.
+        check_mixture(n, dim, ks.last, dimensions)?;
         let n_runs = (ks.last - ks.first + 1) as u64 * u64::from(self.runs);
         let bar = context.progress.bar("fitting mixtures", n_runs, "starts");
         let (mut rows, mut models) = (vec![], vec![]);
