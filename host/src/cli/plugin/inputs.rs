@@ -13,7 +13,7 @@ use super::running::warn_of_unfamiliar;
 use crate::context::Context;
 use crate::data::array::read_array;
 use crate::data::audio::read_wav;
-use crate::data::images::{ImageError, ImageLoader, batches, expect_file, find_images};
+use crate::data::images::{ImageError, ImageLoader, batches, expect_file, find_images, has_image_extension};
 use crate::data::video::read_video;
 use crate::encoders::Encoders;
 use crate::plugin::{Batch, Description, Medium, Output, Plugin, Sample};
@@ -124,6 +124,35 @@ fn collect(folder: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) -> Resu
         }
     }
     Ok(())
+}
+
+/// Extensions of fixtures besides those of images, case-insensitive.
+const FIXTURES: [&str; 3] = ["txt", "wav", "safetensors"];
+
+/// Returns the fixtures of a folder, sorted.
+pub(super) fn fixtures(folder: &Path) -> Result<Vec<PathBuf>> {
+    let fixtures = folder.join("fixtures");
+    ensure!(
+        fixtures.is_dir(),
+        "there is no folder {}: put some samples there (.png, .jpg, .txt, .wav, .gif, .webp, .safetensors)",
+        fixtures.display()
+    );
+    let mut files = vec![];
+    for entry in fs_err::read_dir(&fixtures)? {
+        let path = entry?.path();
+        let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+        let is_fixture = extension.is_some_and(|extension| FIXTURES.contains(&extension.as_str()));
+        if path.is_file() && (is_fixture || has_image_extension(&path)) {
+            files.push(path);
+        }
+    }
+    ensure!(
+        !files.is_empty(),
+        "{} has no samples (.png, .jpg, .txt, .wav, .gif, .webp, .safetensors)",
+        fixtures.display()
+    );
+    files.sort();
+    Ok(files)
 }
 
 /// Reads a file as a sample of a medium that the plugin takes: .txt is a text, .wav a recording, .safetensors an array; a .gif,

@@ -11,6 +11,7 @@ mod inspect;
 mod install;
 mod list;
 mod new;
+mod probes;
 mod rename;
 mod running;
 mod score;

@@ -1,13 +1,12 @@
 //! `host plugin check`: checks that a plugin loads and that its reward is suitable for training.
 
-mod probes;
 mod report;
 
 use anyhow::{Result, bail};
 use clap::Args;
 
-use self::probes::{Probe, probes};
 use self::report::{Answer, Report, Row};
+use super::probes::{Probe, probes};
 use super::running::{RunningArgs, embedded, note_narrow};
 use crate::cli::completions::plugins;
 use crate::context::Context;

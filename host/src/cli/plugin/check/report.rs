@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::probes::Kind;
+use crate::cli::plugin::probes::Kind;
 use crate::cli::plugin::running::{count, heading, mib};
 use crate::plugin::distributions::probabilities;
 use crate::plugin::{Limits, Plugin};

@@ -10,11 +10,11 @@ use clap::Args;
 use serde_json::json;
 
 use self::snapshot::{Difference, Snapshot};
-use super::inputs::{Prompts, read_sample};
+use super::inputs::{Prompts, fixtures, read_sample};
 use super::running::RunningArgs;
 use crate::cli::numbers::within;
 use crate::context::Context;
-use crate::data::images::{ImageLoader, has_image_extension};
+use crate::data::images::ImageLoader;
 use crate::fs::write_atomic;
 use crate::plugin::distributions::probabilities;
 use crate::plugin::{Batch, Sample, Values};
@@ -50,9 +50,6 @@ pub struct TestArgs {
     #[arg(long)]
     json: bool,
 }
-
-/// Extensions of fixtures besides those of images, case-insensitive.
-const FIXTURES: [&str; 3] = ["txt", "wav", "safetensors"];
 
 /// The outcome of one fixture.
 #[derive(Debug)]
@@ -195,32 +192,6 @@ impl TestArgs {
             self.folder.display()
         })
     }
-}
-
-/// Returns the fixtures of a folder, sorted.
-fn fixtures(folder: &Path) -> Result<Vec<PathBuf>> {
-    let fixtures = folder.join("fixtures");
-    ensure!(
-        fixtures.is_dir(),
-        "there is no folder {}: put some samples there (.png, .jpg, .txt, .wav, .gif, .webp, .safetensors)",
-        fixtures.display()
-    );
-    let mut files = vec![];
-    for entry in fs_err::read_dir(&fixtures)? {
-        let path = entry?.path();
-        let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-        let is_fixture = extension.is_some_and(|extension| FIXTURES.contains(&extension.as_str()));
-        if path.is_file() && (is_fixture || has_image_extension(&path)) {
-            files.push(path);
-        }
-    }
-    ensure!(
-        !files.is_empty(),
-        "{} has no samples (.png, .jpg, .txt, .wav, .gif, .webp, .safetensors)",
-        fixtures.display()
-    );
-    files.sort();
-    Ok(files)
 }
 
 fn snapshot_of(snapshots: &Path, fixture: &Path) -> PathBuf {
