@@ -17,7 +17,7 @@ DOCTEST_LIBRARIES = LD_LIBRARY_PATH="$(CURDIR)/.deps/libtorch/lib$${LD_LIBRARY_P
 HOME_COPY = $(DESTDIR)$(PREFIX)/lib/ambiguity
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda build plugins gpu-bundle python-plugin js-plugin c-plugin package-sdk templates shipped-plugins demo fuzz test kill-test parity lint docs install uninstall clean mutants python3
+.PHONY: registry-test help setup setup-cuda build plugins gpu-bundle python-plugin js-plugin c-plugin package-sdk templates shipped-plugins demo fuzz test kill-test parity lint docs install uninstall clean mutants python3
 
 help: ## print this list
 	@echo "make TARGET, where TARGET is"
@@ -95,6 +95,10 @@ parity: build $(PARITY_PYTHON) ## compare with diffusers, transformers, peft and
 
 kill-test: build ## kill a training run at 20 random moments and resume it: the same to the last bit
 	KILLS=20 cargo test --release --workspace kills_change_nothing -- --nocapture
+
+# Debian's docker-registry, skopeo and minisign are unpacked into .deps/registry, wkg is built into .deps/wkg.
+registry-test: build ## share plugins through a real registry on this machine, beside skopeo, minisign and wkg
+	scripts/registry.sh
 
 # A tool of its own, compiled once into .deps/. Its builds are kept apart from all others, in target/mutants, by one job: two
 # would build their changes into the same files.

@@ -6,6 +6,7 @@
 //!
 //! - Leaves: [`context`], [`failure`], [`fs`], [`text`], [`random`], [`interrupt`], [`progress`], [`memory`],
 //!   [`statistics`], [`optim`].
+//! - [`net`]: requests and downloads.
 //! - [`zoo`]: models and encoders by folder, shipped name or Hub id.
 //! - [`config`]: presets, files and flags become one checked configuration.
 //! - [`data`]: prompts, images, recordings, images by style.
@@ -27,6 +28,7 @@ pub mod fs;
 pub mod interrupt;
 pub mod memory;
 pub mod metrics;
+pub mod net;
 pub mod optim;
 pub mod plugin;
 pub mod policy;

@@ -13,6 +13,7 @@ mod plugin;
 mod report;
 mod sample;
 mod sdk;
+mod sharing;
 mod support;
 mod tidy;
 mod train;

@@ -33,7 +33,8 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(host_binary());
     command.current_dir(folder).args(["--threads", "1"]).args(arguments);
     command.env("AMBIGUITY_HOME", root()).env("XDG_DATA_HOME", folder).env("XDG_CACHE_HOME", folder.join("cache"));
-    command.env_remove("HOST_LOG").env("COLUMNS", "100").env("NO_COLOR", "1");
+    command.env("XDG_CONFIG_HOME", folder.join("config")).env("DOCKER_CONFIG", folder.join("docker"));
+    command.env_remove("HOST_LOG").env_remove("AMBIGUITY_TRUST").env("COLUMNS", "100").env("NO_COLOR", "1");
     command
 }
 

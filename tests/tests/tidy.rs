@@ -76,8 +76,9 @@ fn configuration_has_no_defaults_in_code() {
 }
 
 /// The modules of the host in the order in which they may import each other: a module imports those before it.
-const LAYERS: [&[&str]; 15] = [
+const LAYERS: [&[&str]; 16] = [
     &["context", "failure", "fs", "interrupt", "memory", "optim", "progress", "random", "statistics", "text"],
+    &["net"],
     &["zoo"],
     &["config"],
     &["data"],

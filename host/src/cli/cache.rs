@@ -1,4 +1,5 @@
-//! `host cache …`: what the program keeps outside of runs: compiled plugins, resized images, embeddings, downloaded models.
+//! `host cache …`: what the program keeps outside of runs: compiled plugins, plugins of registries, resized images,
+//! embeddings, downloaded models.
 
 use std::io::{BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use crate::plugin::user_cache;
 use crate::text::{counted, escaped, key_hint, size, table, to_json};
 use crate::zoo::hub::hub_cache;
 
-/// List or remove what is kept outside of runs: compiled plugins, resized images, embeddings, downloaded models.
+/// List or remove what is kept outside of runs: compiled plugins, plugins of registries, resized images, embeddings,
+/// downloaded models.
 #[derive(Args, Debug)]
 pub struct CacheArgs {
     #[command(subcommand)]
@@ -27,8 +29,8 @@ enum Command {
   host cache list
   host cache list --json
 
-Nothing of it is lost when it is removed: plugins are compiled, images are resized and embedded, and models are
-downloaded again. Downloaded models are in the cache of Hugging Face's own tools, which other programs use too. Runs (runs/) and
+Nothing of it is lost when it is removed: plugins are compiled and pulled, images are resized and embedded, and models
+are downloaded again. Downloaded models are in the cache of Hugging Face's own tools, which other programs use too. Runs (runs/) and
 installed plugins (`host plugin list`) are no cache.")]
     List {
         /// Print one JSON document
@@ -134,6 +136,7 @@ fn kept() -> Vec<Kept> {
             "plugins" => "compiled plugins",
             "images" => "resized images of trainings",
             "embeddings" => "embeddings of images",
+            "registry" => "plugins of registries",
             _ => "other",
         };
         Kept::of(name, what, path, false)

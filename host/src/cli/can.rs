@@ -105,6 +105,7 @@ impl TrainingArgs {
             }
             false => self.fresh(task, &layers)?,
         };
+        let start = self.run.locked(start)?;
         if self.run.dry_run {
             return describe(task, &config, self.run.json, context);
         }

@@ -13,7 +13,7 @@ use clap_complete::engine::{ArgValueCompleter, PathCompleter, ValueCompleter};
 use clap_complete::env::Shells;
 
 use super::Context;
-use crate::plugin::store::{installed_folder, places, plugin_files, short_name};
+use crate::plugin::store::{Project, installed_folder, places, plugin_files, short_name};
 use crate::zoo::home::home;
 
 /// The environment variable by which a script asks the program.
@@ -50,7 +50,8 @@ pub(super) fn plugins() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
         let files = places().into_iter().flat_map(|(_, folder)| plugin_files(&folder));
         let names = files.map(|file| short_name(&file.to_string_lossy()));
-        with_files(current, names.collect())
+        let project = Project::find().ok().flatten().map(|project| project.plugins).unwrap_or_default();
+        with_files(current, project.into_keys().chain(names).collect())
     })
 }
 

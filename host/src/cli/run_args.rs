@@ -8,7 +8,8 @@ use clap::Args;
 use toml::Value;
 
 use crate::config::{Layer, RunConfig};
-use crate::run::{RunInfo, default_folder, unix_seconds};
+use crate::plugin::store::{PROJECT_FILE, Project};
+use crate::run::{LOCK_FILE, PluginsLock, RunInfo, default_folder, unix_seconds};
 use crate::trainer::Start;
 
 /// The start of a run, and the layers over its preset.
@@ -35,6 +36,10 @@ pub(super) struct RunArgs {
     /// Resume a run although its data, a plugin or a key that matters has changed
     #[arg(long, requires = "resume")]
     force: bool,
+    /// Use the plugins of plugins.lock, and refuse the run if anything in it is otherwise [default: beside --config, or
+    /// beside ambiguity.toml]
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    locked: Option<Option<PathBuf>>,
     /// Print the resolved configuration and the estimated cost of the run, without training
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -55,6 +60,22 @@ impl RunArgs {
             Some(out) => Start::New(out.clone()),
             None => Start::NewNumbered(default_folder(Path::new("runs"), what, SystemTime::now())),
         }
+    }
+
+    /// Returns a start with the plugins of `--locked`.
+    pub(super) fn locked(&self, start: Start) -> Result<Start> {
+        let Some(named) = &self.locked else { return Ok(start) };
+        let path = match (named, &self.config) {
+            (Some(path), _) => path.clone(),
+            (None, Some(config)) => config.with_file_name(LOCK_FILE),
+            (None, None) => {
+                let project =
+                    Project::find()?.context("--locked needs a lock: name its file, or the --config beside it")?;
+                project.folder.join(LOCK_FILE)
+            }
+        };
+        let lock = PluginsLock::open(&path)?;
+        Ok(Start::Locked { start: Box::new(start), lock, path })
     }
 
     /// Returns the run of `command` to resume, with its own configuration overridden by `over`; keys that affect
@@ -80,7 +101,9 @@ impl RunArgs {
 
     /// Returns the layers over the preset: the file, then the flags, including the command's `own`, then `--set`.
     pub(super) fn layers(&self, own: Vec<Layer>) -> Result<Vec<Layer>> {
-        let mut layers = self.config.as_deref().map(file).into_iter().collect::<Result<Vec<_>>>()?;
+        // A resumed run has the encoders that it was started with.
+        let mut layers = if self.resumes() { vec![] } else { project_layers()? };
+        layers.extend(self.config.as_deref().map(file).transpose()?);
         if let Some(device) = &self.device {
             layers.push(flag("device", format!("run.device = {}", quoted(device))));
         }
@@ -106,6 +129,14 @@ pub(super) fn run_info(command: &str, preset: Option<String>, model: String, dev
         device: device.to_owned(),
         threads: usize::try_from(tch::get_num_threads())?,
     })
+}
+
+/// Returns the layer of the encoders that the project's file names, if the working folder is a project's.
+pub(super) fn project_layers() -> Result<Vec<Layer>> {
+    let Some(project) = Project::find()? else { return Ok(vec![]) };
+    let lines = project.encoders.iter().map(|(name, place)| format!("{} = {}\n", quoted(name), quoted(place)));
+    let text: String = ["[encoders]\n".to_owned()].into_iter().chain(lines).collect();
+    Ok(vec![Layer { origin: project.folder.join(PROJECT_FILE).display().to_string(), text }])
 }
 
 /// Returns the layers of `--encoder NAME=DIR`.

@@ -1,6 +1,6 @@
 //! `host train`: DDPO fine-tuning.
 
-use std::path::Path;
+use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -12,6 +12,9 @@ use crate::config::fine_tune::preset_names;
 use crate::config::{FineTuneConfig, Layer, RunConfig as _};
 use crate::context::Context;
 use crate::metrics::Scorer;
+use crate::plugin::Pin;
+use crate::plugin::store::plugin_name;
+use crate::plugin::store::reference::is_reference;
 use crate::statistics::Improvement;
 use crate::tasks::fine_tune::{COMMAND, FineTune, Plan, measure};
 use crate::text::{counted, gibibytes, shown, to_json};
@@ -56,8 +59,9 @@ impl TrainArgs {
             }
             false => self.fresh(context)?,
         };
+        let start = self.run.locked(start)?;
         if self.run.dry_run {
-            return describe(&config, context, self.run.json);
+            return describe(&config, start.pins()?, context, self.run.json);
         }
         let info = run_info(COMMAND, preset, config.model.path.clone(), &config.run.device)?;
         let (task, claim) = FineTune::open(config.clone(), start, context)?;
@@ -97,8 +101,7 @@ impl TrainArgs {
         let Some(first) = config.reward.plugin.first() else {
             bail!("no classifier: name one with --plugin, as in --plugin kmeans_image.wasm");
         };
-        let what = Path::new(&first.source).file_stem().unwrap_or_default().to_string_lossy();
-        let start = self.run.new_run(&what);
+        let start = self.run.new_run(&plugin_name(&first.source));
         Ok((config, start, Some(preset)))
     }
 
@@ -123,19 +126,21 @@ impl TrainArgs {
 /// Parses `P` or `P=WEIGHT`.
 fn plugin_and_weight(plugin: &str) -> (&str, f64) {
     match plugin.rsplit_once('=').map(|(source, weight)| (source, weight.parse())) {
+        // The end of a range of versions, such as `:>=1.2`, is no weight.
+        Some((source, _)) if is_reference(source) && source.ends_with([':', '<', '>', ' ', ',']) => (plugin, 1.0),
         Some((source, Ok(weight))) => (source, weight),
         _ => (plugin, 1.0),
     }
 }
 
 /// Prints the resolved configuration, the work of an epoch, and the measured cost of one call of each part.
-fn describe(config: &FineTuneConfig, context: &Context, json: bool) -> Result<()> {
+fn describe(config: &FineTuneConfig, pins: BTreeMap<String, Pin>, context: &Context, json: bool) -> Result<()> {
     let folder = model_folder(&config.model.path, context)?;
     let plan = Plan::new(config, &folder)?;
     let device = torch_ext::cuda::device(&config.run.device)?;
     plan.check_fits(device)?;
     // Loading checks that the plugins fit the run.
-    drop(Scorer::load(config, device, context)?);
+    drop(Scorer::load(config, device, &pins, context)?);
     let measured = measure(config, &folder, &context.interrupt)?;
     if json {
         let document = json!({ "config": config, "plan": plan, "measured": measured });

@@ -1,5 +1,7 @@
 //! Rewards of images: every plugin of the run scores the same batches; each encoder runs once per batch.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, bail};
 use ndarray::{Axis, concatenate};
 use tch::Device;
@@ -9,7 +11,7 @@ use crate::config::{FineTuneConfig, OnError, RewardNormalization, RewardPlugin};
 use crate::context::Context;
 use crate::encoders::{Encoders, SHIPPED};
 use crate::interrupt::Interrupt;
-use crate::plugin::{Batch, Medium, Plugin, PluginHost, Sample, Values};
+use crate::plugin::{Batch, Medium, Pin, Plugin, PluginHost, Sample, Values};
 use crate::rl::reward::{PluginRewards, combine, entropy, max_probability, rewards};
 use crate::run::{LockedEncoder, LockedPlugin, PluginsLock};
 use crate::text::counted;
@@ -47,10 +49,15 @@ impl Scores {
 }
 
 impl Scorer {
-    /// Loads every plugin of the run; a plugin for another medium than images is refused.
-    pub fn load(config: &FineTuneConfig, device: Device, context: &Context) -> Result<Self> {
+    /// Loads every plugin of the run, those of registries as `pins` say; a plugin for another medium than images is refused.
+    pub fn load(
+        config: &FineTuneConfig,
+        device: Device,
+        pins: &BTreeMap<String, Pin>,
+        context: &Context,
+    ) -> Result<Self> {
         let encoders = Encoders::open(&config.encoders, device, context)?;
-        let host = PluginHost::of_command(config.plugin.limits, context)?.on(device);
+        let host = PluginHost::of_command(config.plugin.limits, context)?.on(device).pinned(pins.clone());
         let mut plugins = Vec::new();
         for configured in &config.reward.plugin {
             let options = configured.options();

@@ -282,6 +282,9 @@ pub enum Fault {
     /// The returned values are not distributions, not scores, or not a gradient.
     #[error("{0}")]
     Output(String),
+    /// A registry has no such plugin or cannot be reached, or what it has must not be used.
+    #[error("{0}")]
+    Registry(String),
     /// The user interrupted the loading of the plugin.
     #[error("interrupted while it was loaded")]
     Interrupted,

@@ -1,6 +1,6 @@
 //! Style classifiers and scorers as plugins: lookup, validation, a sandbox that runs them, and checks of what they return.
 //!
-//! [`PluginHost::load`] turns a plugin's path or name into a [`Plugin`]; no module above this one knows which kind
+//! [`PluginHost::load`] turns a plugin's path, name or reference into a [`Plugin`]; no module above this one knows which kind
 //! of file is behind it, and no module outside it names wasmtime or ort. [`fit`] and [`build`] create plugins without a
 //! compiler.
 //!
@@ -8,7 +8,7 @@
 //!
 //! - [`batch`]: the samples. [`distributions`]: the output of a classifier. `gradient`: the gradients with respect to the
 //!   embeddings and the pixels. `options`: the options that a run sets.
-//! - [`store`]: resolves names, paths and folders to files.
+//! - [`store`]: finds files by paths, names, folders and references to registries; signatures and trust.
 //! - [`artifact`]: a component's file, parsed without running it, and the data baked into it. `budget`: what compiling it
 //!   would take.
 //! - `confined`: processes that compile components and run models within limits of memory and time.
@@ -51,10 +51,11 @@ pub use self::error::{Fault, PluginError};
 pub use self::inspection::{Asset, Inspection};
 pub use self::limits::Limits;
 use self::onnx::OnnxPlugin;
+pub use self::store::{Found, Pin, Published, Store};
 use self::wasm::{Nans, Sandbox};
 use crate::context::Context;
 use crate::encoders::Encoders;
-use crate::text::{in_one_line, is_control, sha256_digits};
+use crate::text::{in_one_line, is_control, sentence, sha256_digits};
 
 /// A loaded plugin.
 pub trait Plugin {
@@ -237,6 +238,8 @@ pub struct PluginSource {
     pub interface: String,
     /// One-line title, if it has one.
     pub title: Option<String>,
+    /// Where it was published, if it is from a registry.
+    pub published: Option<Published>,
 }
 
 /// The result of running a plugin on a batch.
@@ -306,25 +309,33 @@ pub struct PluginHost {
     limits: Limits,
     device: Device,
     launcher: Option<Launcher>,
+    store: Store,
 }
 
 impl PluginHost {
-    /// Returns a host that compiles components and runs models in this process, and caches compiled code in
+    /// Returns a host of plugins in files, which compiles components and runs models in this process, and caches compiled code in
     /// `cache_folder`, if given.
     pub fn new(limits: impl Into<Limits>, cache_folder: Option<PathBuf>) -> Result<Self, PluginError> {
-        Self::create(limits.into(), cache_folder, None)
+        Self::create(limits.into(), cache_folder, None, Store::local())
     }
 
     /// Returns the host of a command: components are compiled, and models run on the CPU, in processes whose memory and
-    /// time are limited and which Ctrl-C ends; compiled code is cached in the user's [`cache_folder`].
+    /// time are limited and which Ctrl-C ends; compiled code is cached in the user's [`cache_folder`]. Registries are reached.
     pub fn of_command(limits: impl Into<Limits>, context: &Context) -> Result<Self, PluginError> {
-        Self::create(limits.into(), cache_folder(), Launcher::of(context))
+        let store = Store::of_command(context);
+        let store = store.map_err(|error| PluginError::new("any", Fault::Registry(sentence(&error))))?;
+        Self::create(limits.into(), cache_folder(), Launcher::of(context), store)
     }
 
-    fn create(limits: Limits, cache_folder: Option<PathBuf>, launcher: Option<Launcher>) -> Result<Self, PluginError> {
+    fn create(
+        limits: Limits,
+        cache_folder: Option<PathBuf>,
+        launcher: Option<Launcher>,
+        store: Store,
+    ) -> Result<Self, PluginError> {
         let sandbox = Sandbox::new(limits, cache_folder, launcher.clone())
             .map_err(|error| PluginError::new("any", Fault::Sandbox(error.root_cause().to_string())))?;
-        Ok(Self { sandbox: Arc::new(sandbox), limits, device: Device::Cpu, launcher })
+        Ok(Self { sandbox: Arc::new(sandbox), limits, device: Device::Cpu, launcher, store })
     }
 
     /// Runs plugins that support it on `device`; by default all plugins run on the CPU.
@@ -332,7 +343,22 @@ impl PluginHost {
         Self { device, ..self }
     }
 
-    /// Loads a plugin by its path or name (see [`store::resolve`]), with the values of its configuration.
+    /// Lets references to registries mean what a lock says.
+    pub fn pinned(self, pins: BTreeMap<String, Pin>) -> Self {
+        Self { store: self.store.pinned(pins), ..self }
+    }
+
+    /// Accepts other signatures than the user's files say.
+    pub fn trusting(self, trust: store::trust::Trust) -> Self {
+        Self { store: self.store.trusting(trust), ..self }
+    }
+
+    /// Returns what finds the plugins.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Loads a plugin by its path, name or reference (see [`Store::find`]), with the values of its configuration.
     pub fn load(&self, reference: &str, config: BTreeMap<String, String>) -> Result<Box<dyn Plugin>, PluginError> {
         self.load_pinned(reference, config, None)
     }
@@ -345,17 +371,28 @@ impl PluginHost {
         config: BTreeMap<String, String>,
         sha256: Option<&str>,
     ) -> Result<Box<dyn Plugin>, PluginError> {
-        let path = store::resolve(reference)?;
-        let name = store::short_name(&path.to_string_lossy());
-        let plugin: Box<dyn Plugin> = match is_onnx(&path) {
+        self.load_found(&self.store.find(reference)?, config, sha256)
+    }
+
+    /// Loads a plugin whose file was found.
+    ///
+    /// # Errors
+    /// As for [`PluginHost::load_pinned`].
+    pub fn load_found(
+        &self,
+        found: &Found,
+        config: BTreeMap<String, String>,
+        sha256: Option<&str>,
+    ) -> Result<Box<dyn Plugin>, PluginError> {
+        let plugin: Box<dyn Plugin> = match is_onnx(&found.path) {
             true => {
                 let launcher = self.launcher.as_ref();
-                Box::new(OnnxPlugin::load(&name, &path, &config, sha256, &self.limits, self.device, launcher)?)
+                Box::new(OnnxPlugin::load(found, &config, sha256, &self.limits, self.device, launcher)?)
             }
-            false => Box::new(self.sandbox.load(&name, &path, config, sha256)?),
+            false => Box::new(self.sandbox.load(found, config, sha256)?),
         };
         check_texts(plugin.description(), plugin.source().title.as_ref(), &plugin.inspect())
-            .map_err(|fault| PluginError::new(name, fault))?;
+            .map_err(|fault| PluginError::new(&found.name, fault))?;
         Ok(plugin)
     }
 
@@ -364,13 +401,14 @@ impl PluginHost {
     /// # Errors
     /// As for [`PluginHost::load`], except that what only compiling finds is not found.
     pub fn glance(&self, path: &Path) -> Result<Glance, PluginError> {
-        let name = store::short_name(&path.to_string_lossy());
+        let found = Found { name: store::short_name(&path.to_string_lossy()), path: path.to_owned(), published: None };
         let glance = match is_onnx(path) {
-            true => OnnxPlugin::glance(&name, path, &self.limits)?,
-            false => self.sandbox.glance(&name, path)?,
+            true => OnnxPlugin::glance(&found, &self.limits)?,
+            false => self.sandbox.glance(&found)?,
         };
         if let Some(description) = &glance.description {
-            check_texts(description, None, &Inspection::default()).map_err(|fault| PluginError::new(name, fault))?;
+            check_texts(description, None, &Inspection::default())
+                .map_err(|fault| PluginError::new(found.name, fault))?;
         }
         Ok(glance)
     }
@@ -391,12 +429,12 @@ fn is_onnx(path: &Path) -> bool {
 
 /// Returns the folder of the cache of compiled plugins: `XDG_CACHE_HOME`, else `~/.cache`, then `ambiguity/plugins`.
 pub fn cache_folder() -> Option<PathBuf> {
-    store::user_folder("XDG_CACHE_HOME", ".cache")
+    user_cache().map(|folder| folder.join("plugins"))
 }
 
 /// Returns the folder of all caches, in which that of compiled plugins is one.
 pub fn user_cache() -> Option<PathBuf> {
-    cache_folder().and_then(|plugins| Some(plugins.parent()?.to_owned()))
+    store::user_folder("XDG_CACHE_HOME", ".cache")
 }
 
 /// What a process does that [`PluginHost::of_command`] starts.

@@ -1,11 +1,15 @@
 //! `plugins.lock`: the plugins, encoders and prompts of a run by digest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
+use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
 
 use crate::encoders::{EncoderError, Encoders};
-use crate::plugin::Plugin;
+use crate::fs::read_text;
+use crate::plugin::store::trust::Signer;
+use crate::plugin::{Pin, Plugin, Published};
 
 /// What a run's rewards depend on besides its configuration and its model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -35,12 +39,27 @@ pub struct LockedEncoder {
 pub struct LockedPlugin {
     /// The plugin's name in the metrics.
     pub name: String,
-    /// The path or registry reference that it was loaded from.
+    /// The path, name or reference that the configuration has.
     pub source: String,
+    /// The reference to its version, for a plugin of a registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The version that it had in the registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The SHA-256 of its manifest in the registry, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
+    /// Who signed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<Signer>,
     /// The SHA-256 of its bytes, in hexadecimal.
     pub sha256: String,
     /// The least interface version that it needs, such as `0.2.0`.
     pub interface: String,
+    /// The encoders that it asks for, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub encoders: Vec<String>,
     /// Number of styles of a classifier; the upper bound of its reward is −ln of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub styles: Option<u32>,
@@ -61,9 +80,15 @@ impl LockedPlugin {
             Some(_) => description.reward_range(),
             None => [None, None],
         };
+        let published = file.published.as_ref();
         Self {
             name: description.name.clone(),
             source: source.to_owned(),
+            reference: published.map(Published::reference),
+            version: published.and_then(|published| published.version.clone()),
+            manifest: published.map(|published| published.manifest.clone()),
+            signer: published.and_then(|published| published.signer.clone()),
+            encoders: description.encoders.clone(),
             sha256: file.sha256.clone(),
             interface: file.interface.clone(),
             styles: (n_styles > 0).then_some(n_styles),
@@ -107,6 +132,51 @@ impl PluginsLock {
         toml::from_str(text)
     }
 
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let text = read_text(path).context("a lock is written by `host plugin lock`")?;
+        Self::from_toml(&text).map_err(|error| anyhow!("{}: {}", path.display(), error.message()))
+    }
+
+    /// Returns what the sources of its plugins of registries mean.
+    ///
+    /// # Errors
+    /// If a reference is none.
+    pub fn pins(&self) -> anyhow::Result<BTreeMap<String, Pin>> {
+        let mut pins = BTreeMap::new();
+        for plugin in &self.plugins {
+            let (Some(reference), Some(manifest)) = (&plugin.reference, &plugin.manifest) else { continue };
+            let reference = reference.parse().map_err(|error: String| anyhow!("plugins.lock: {error}"))?;
+            let (version, manifest, signer) = (plugin.version.clone(), manifest.clone(), plugin.signer.clone());
+            pins.insert(plugin.source.clone(), Pin { reference, version, manifest, signer });
+        }
+        Ok(pins)
+    }
+
+    /// Returns why a run with the lock `other` is not one that this lock allows, in one clause; `None` if it is. What the run
+    /// does not use does not matter.
+    pub fn forbids(&self, other: &Self) -> Option<String> {
+        let listed = |plugin: &&LockedPlugin| other.plugins.iter().any(|used| used.source == plugin.source);
+        let used = |encoder: &&LockedEncoder| other.encoders.iter().any(|used| used.name == encoder.name);
+        let mut part = Self {
+            prompts: self.prompts.clone().or_else(|| other.prompts.clone()),
+            plugins: self.plugins.iter().filter(listed).cloned().collect(),
+            encoders: self.encoders.iter().filter(used).cloned().collect(),
+        };
+        let place = |source: &str| other.plugins.iter().position(|used| used.source == source);
+        part.plugins.sort_by_key(|plugin| place(&plugin.source));
+        // What a monitor alone uses is no plugin's.
+        let of_plugins: BTreeSet<&String> = other.plugins.iter().flat_map(|plugin| &plugin.encoders).collect();
+        let mut asked = other.clone();
+        asked.encoders.retain(|encoder| {
+            part.encoders.iter().any(|locked| locked.name == encoder.name) || of_plugins.contains(&encoder.name)
+        });
+        part.conflict(&asked)
+    }
+
     /// Returns why a run with this lock must not resume with `other`, in one clause; `None` if it may.
     ///
     /// Names, order and digests must be equal; a plugin may have moved.
@@ -126,6 +196,17 @@ impl PluginsLock {
                 )
             })
         };
+        let signer = || {
+            let mut pairs = self.plugins.iter().zip(&other.plugins);
+            let differ = |(was, is): &(&LockedPlugin, &LockedPlugin)| {
+                let signers = was.signer.as_ref().zip(is.signer.as_ref());
+                signers
+                    .filter(|(was, is)| was.id != is.id)
+                    .map(|(was, now)| (is.name.clone(), was.clone(), now.clone()))
+            };
+            let (name, was, is) = pairs.find_map(|pair| differ(&pair))?;
+            Some(format!("{is} signed plugin {name}, which {was} had signed"))
+        };
         let encoder = || {
             let mut pairs = self.encoders.iter().zip(&other.encoders);
             pairs.find(|(was, is)| was.digest != is.digest).map(|(was, is)| {
@@ -139,6 +220,7 @@ impl PluginsLock {
         };
         differ("plugins", |lock| lock.plugins.iter().map(|plugin| &*plugin.name).collect())
             .or_else(plugin)
+            .or_else(signer)
             .or_else(|| differ("encoders", |lock| lock.encoders.iter().map(|encoder| &*encoder.name).collect()))
             .or_else(encoder)
             .or_else(prompts)

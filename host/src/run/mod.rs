@@ -64,7 +64,7 @@ use crate::text::escaped_json;
 /// File of the resolved configuration, with every default.
 const CONFIG: &str = "config.toml";
 /// File of the plugins by digest.
-const LOCK: &str = "plugins.lock";
+pub const LOCK_FILE: &str = "plugins.lock";
 /// File of the records: one JSON object per line, one line per epoch.
 const METRICS: &str = "metrics.jsonl";
 /// Folder of the contact sheets by epoch.
@@ -153,7 +153,7 @@ impl RunDir {
             let is_left_over = match &*entry.file_name().to_string_lossy() {
                 // Fails unless it is an empty folder.
                 SAMPLES | CHECKPOINTS => fs::read_dir(entry.path()).is_ok_and(|mut entries| entries.next().is_none()),
-                name => [LOCK, info::FILE].contains(&name) || is_temporary(name),
+                name => [LOCK_FILE, info::FILE].contains(&name) || is_temporary(name),
             };
             if !is_left_over {
                 return Err(RunError::NotEmpty(path.to_owned()));
@@ -217,7 +217,7 @@ impl RunDir {
 
     /// Replaces `plugins.lock`, for a run that is resumed with other plugins.
     pub fn write_plugins_lock(&self, lock: &PluginsLock) -> Result<()> {
-        Ok(write_atomic(&self.path.join(LOCK), lock.to_toml().as_bytes())?)
+        Ok(write_atomic(&self.path.join(LOCK_FILE), lock.to_toml().as_bytes())?)
     }
 
     /// The plugins that the run was started with.
@@ -406,8 +406,8 @@ pub fn config(run: &Path) -> Result<String> {
 
 /// Reads the plugins that a run is trained with.
 pub fn plugins_lock(run: &Path) -> Result<PluginsLock> {
-    PluginsLock::from_toml(&read(run, LOCK)?)
-        .map_err(|error| RunError::Damaged { path: run.join(LOCK), message: error.message().to_owned() })
+    PluginsLock::from_toml(&read(run, LOCK_FILE)?)
+        .map_err(|error| RunError::Damaged { path: run.join(LOCK_FILE), message: error.message().to_owned() })
 }
 
 /// Returns an error if a file of a checkpoint is not as it was written.

@@ -171,7 +171,7 @@ fn what_a_killed_start_left_is_in_nobodys_way() {
     fs::rename(path.join(CONFIG), path.join(".config.toml.4711.tmp")).unwrap();
     RunDir::check_vacant(&path).unwrap();
     drop(RunDir::create(&path, "seed = 2\n", &PluginsLock::default(), &RunInfo::default()).unwrap());
-    assert_eq!(names(&path), [CHECKPOINTS, CONFIG, LOCK, info::FILE, SAMPLES]);
+    assert_eq!(names(&path), [CHECKPOINTS, CONFIG, LOCK_FILE, info::FILE, SAMPLES]);
     fs::remove_file(path.join(CONFIG)).unwrap();
     for mine in [format!("{SAMPLES}/mine.png"), "mine.txt".to_owned()] {
         fs::write(path.join(&mine), "mine").unwrap();
@@ -326,12 +326,12 @@ fn no_link_out_of_a_run_is_followed() {
     symlink(&secret, path.join(BEFORE_AFTER)).unwrap();
     assert_eq!(sheets(&path).unwrap(), [(1, path.join(SAMPLES).join("epoch-0001.png"))]);
     assert_eq!((image(&path, CONFUSION), image(&path, BEFORE_AFTER)), (Some(path.join(CONFUSION)), None));
-    for name in [METRICS, LOCK, CONFIG] {
+    for name in [METRICS, LOCK_FILE, CONFIG] {
         fs::remove_file(path.join(name)).unwrap();
         symlink(&secret, path.join(name)).unwrap();
     }
     let errors = [parsed(&path).unwrap_err(), plugins_lock(&path).unwrap_err(), config(&path).unwrap_err()];
-    for (error, name) in errors.into_iter().zip([METRICS, LOCK, CONFIG]) {
+    for (error, name) in errors.into_iter().zip([METRICS, LOCK_FILE, CONFIG]) {
         assert!(error.to_string().ends_with(&format!("{name} is damaged: it is not a regular file")), "{error}");
     }
     fs::rename(path.join(SAMPLES), folder.path().join("elsewhere")).unwrap();

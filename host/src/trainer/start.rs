@@ -1,5 +1,6 @@
 //! How a run starts, resumes and stops.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
@@ -7,11 +8,12 @@ use anyhow::{Context as _, Error, Result, anyhow, bail};
 use crate::config::RunConfig;
 use crate::interrupt::Interrupted;
 use crate::optim::Diverged;
+use crate::plugin::Pin;
 use crate::run::{self, PluginsLock, RunDir, RunInfo};
 use crate::text::{counted, sentence};
 
 /// The start of a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Start {
     /// In a new folder.
     New(PathBuf),
@@ -25,6 +27,15 @@ pub enum Start {
         epoch: Option<u64>,
         /// Whether a changed model, plugin or key is a warning instead of an error.
         force: bool,
+    },
+    /// As another start, with the plugins that a lock names and no others.
+    Locked {
+        /// The start.
+        start: Box<Start>,
+        /// The lock.
+        lock: PluginsLock,
+        /// The lock's file.
+        path: PathBuf,
     },
 }
 
@@ -50,10 +61,29 @@ impl Start {
         Ok(Self::Resume { folder, epoch, force })
     }
 
+    /// Returns what references to registries mean: what the lock says, or that of the resumed run.
+    ///
+    /// # Errors
+    /// If the lock of the resumed run cannot be read.
+    pub fn pins(&self) -> Result<BTreeMap<String, Pin>> {
+        match self {
+            Self::New(_) | Self::NewNumbered(_) => Ok(BTreeMap::new()),
+            Self::Resume { folder, .. } => run::plugins_lock(folder)?.pins(),
+            Self::Locked { lock, .. } => lock.pins(),
+        }
+    }
+
     /// Checks, before long work starts, that a new run's folder is free, or that no other process writes to the resumed
     /// run and its plugins are those of `lock`; finds the checkpoint to resume from.
     pub fn claim(self, lock: PluginsLock) -> Result<Claim> {
         let resumed = match &self {
+            Self::Locked { lock: locked, path, .. } => {
+                if let Some(conflict) = locked.forbids(&lock) {
+                    bail!("{} forbids this: {conflict}; `host plugin lock` writes it anew", path.display());
+                }
+                let Self::Locked { start, .. } = self else { unreachable!("it is one") };
+                return start.claim(lock);
+            }
             Self::New(folder) => {
                 RunDir::check_vacant(folder)?;
                 None
@@ -75,6 +105,7 @@ impl Start {
     fn folder(&self) -> &Path {
         match self {
             Self::New(folder) | Self::NewNumbered(folder) | Self::Resume { folder, .. } => folder,
+            Self::Locked { start, .. } => start.folder(),
         }
     }
 

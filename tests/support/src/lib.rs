@@ -1,6 +1,7 @@
 //! Shared by the tests of all crates: the device that they run on, the reference tensors of `tests/reference` and the
 //! relative error by which numbers are compared. Its functions panic where something is missing, as a test does.
 
+pub mod registry;
 pub mod server;
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,7 +1,7 @@
 //! A server on a port of this machine that answers requests as a test says, and one that is a model Hub.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -17,12 +17,14 @@ pub struct Server {
 /// A request as it arrived.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// `GET` or `HEAD`.
+    /// `GET`, `PUT` and so on.
     pub method: String,
     /// The path with its query.
     pub path: String,
     /// Headers by their names in lower case.
     pub headers: BTreeMap<String, String>,
+    /// The body, if its length was announced.
+    pub body: Vec<u8>,
 }
 
 impl Server {
@@ -54,17 +56,22 @@ impl Server {
 
 impl Request {
     fn read(stream: &TcpStream) -> io::Result<Self> {
-        let mut lines = BufReader::new(stream).lines();
-        let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
+        let mut reader = BufReader::new(stream);
+        let mut line = || {
+            let mut line = String::new();
+            reader.read_line(&mut line).map(|_| line.trim_end().to_owned())
+        };
+        let first = line()?;
         let mut words = first.split(' ').map(str::to_owned);
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let mut headers = BTreeMap::new();
-        for line in lines {
-            let line = line?;
-            let Some((name, value)) = line.split_once(':') else { break };
+        while let Some((name, value)) = line()?.split_once(':') {
             headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         }
-        Ok(Self { method, path, headers })
+        let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        Ok(Self { method, path, headers, body })
     }
 }
 

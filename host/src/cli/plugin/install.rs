@@ -10,8 +10,9 @@ use serde_json::json;
 use crate::cli::completions::plugins;
 use crate::context::Context;
 use crate::fs::write_atomic;
-use crate::plugin::store::{Origin, installed_folder, places, plugin_files, resolve, short_name};
-use crate::plugin::{Limits, PluginHost};
+use crate::plugin::store::installed::{Installed, note};
+use crate::plugin::store::{Origin, installed_folder, places, plugin_files, short_name};
+use crate::plugin::{Found, Limits, Plugin, PluginHost, Published};
 use crate::text::{sha256_digits, to_json};
 
 /// Install a plugin into the user's data folder, so that it can be used by name from any folder.
@@ -19,11 +20,12 @@ use crate::text::{sha256_digits, to_json};
 #[command(after_help = "Examples:
   host plugin install ./mine.wasm
   host plugin install . --name sea_and_sky       a plugin crate: the output of `cargo build-plugin`
+  host plugin install oci://registry.example.com/team/sea:^1.2     `host plugin update` keeps it up to date
   host plugin install ./mine.wasm --force        replace the plugin of that name
   host plugin install ./theirs.wasm --sha256 9c56cc51b374c3ba189210d5b6d4bf57790d351c96c47c02190ecf1e430635ab")]
 pub struct InstallArgs {
-    /// A plugin: a path, or a plugin crate's folder
-    #[arg(value_name = "FILE", add = plugins())]
+    /// A plugin: a path, a plugin crate's folder, or a reference to a registry
+    #[arg(value_name = "FILE|REF", add = plugins())]
     plugin: String,
     /// The name to install it under [default: the file's]
     #[arg(long)]
@@ -42,30 +44,18 @@ pub struct InstallArgs {
 impl InstallArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
-        let folder = installed_folder()
-            .context("there is no data folder to install into: HOME and XDG_DATA_HOME are both unset")?;
-        let path = resolve(&self.plugin)?;
-        let name = self.name.clone().unwrap_or_else(|| short_name(&path.to_string_lossy()));
-        check_name(&name)?;
-        // A file that is not a plugin is refused with its error before anything is installed.
+        let folder = data_folder()?;
         let host = PluginHost::of_command(Limits::default(), context)?;
-        let plugin = host.load_pinned(&path.to_string_lossy(), BTreeMap::new(), self.sha256.as_deref())?;
-        let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned()).unwrap_or_default();
-        let target = folder.join(format!("{name}.{extension}"));
-        let bytes = fs_err::read(&path)?;
-        // The .toml beside a model has the metadata that the model itself lacks.
-        let side = Some(path.with_extension("toml")).filter(|side| extension != "wasm" && side.is_file());
-        let side = side.map(fs_err::read).transpose()?;
-        self.check_free(&folder, &target, &name, &bytes, side.as_deref())?;
-        fs_err::create_dir_all(&folder)?;
-        let target_side = target.with_extension("toml");
-        match side {
-            Some(side) => write_atomic(&target_side, &side)?,
-            // That of the plugin that is replaced would describe this one.
-            None if target_side.is_file() => fs_err::remove_file(&target_side)?,
-            None => {}
-        }
-        write_atomic(&target, &bytes)?;
+        let found = host.store().find(&self.plugin)?;
+        let name = self.name.clone().unwrap_or_else(|| found.name.clone());
+        check_name(&name)?;
+        let (plugin, target) = Installation { folder: &folder, name: &name, replaces: self.force }.run(
+            &host,
+            &found,
+            self.sha256.as_deref(),
+        )?;
+        let reference = host.store().meaning(&self.plugin).to_owned();
+        note(&folder, &name, found.published.map(|published| origin(reference, published, &*plugin)))?;
         let sha256 = &plugin.source().sha256;
         if self.json {
             let description = plugin.description();
@@ -84,9 +74,60 @@ impl InstallArgs {
         }
         Ok(())
     }
+}
 
-    /// Checks that the name is free, or that the user forces a replacement.
-    fn check_free(&self, folder: &Path, target: &Path, name: &str, bytes: &[u8], side: Option<&[u8]>) -> Result<()> {
+/// Returns the folder of installed plugins.
+pub(super) fn data_folder() -> Result<PathBuf> {
+    installed_folder().context("there is no data folder to install into: HOME and XDG_DATA_HOME are both unset")
+}
+
+/// Returns where a plugin that is installed came from.
+pub(super) fn origin(reference: String, published: Published, plugin: &dyn Plugin) -> Installed {
+    let Published { version, manifest, signer, .. } = published;
+    Installed { reference, version, sha256: plugin.source().sha256.clone(), manifest, signer }
+}
+
+/// A plugin's way into the folder of installed plugins.
+pub(super) struct Installation<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) name: &'a str,
+    /// Whether another installed plugin of that name is replaced.
+    pub(super) replaces: bool,
+}
+
+impl Installation<'_> {
+    /// Checks a plugin, and copies it; returns it and its new file. A file that is not a plugin is refused with its error
+    /// before anything is installed.
+    pub(super) fn run(
+        &self,
+        host: &PluginHost,
+        found: &Found,
+        sha256: Option<&str>,
+    ) -> Result<(Box<dyn Plugin>, PathBuf)> {
+        let plugin = host.load_found(found, BTreeMap::new(), sha256)?;
+        let path = &found.path;
+        let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned()).unwrap_or_default();
+        let target = self.folder.join(format!("{}.{extension}", self.name));
+        let bytes = fs_err::read(path)?;
+        // The .toml beside a model has the metadata that the model itself lacks.
+        let side = Some(path.with_extension("toml")).filter(|side| extension != "wasm" && side.is_file());
+        let side = side.map(fs_err::read).transpose()?;
+        self.check_free(&target, &bytes, side.as_deref())?;
+        fs_err::create_dir_all(self.folder)?;
+        let target_side = target.with_extension("toml");
+        match side {
+            Some(side) => write_atomic(&target_side, &side)?,
+            // That of the plugin that is replaced would describe this one.
+            None if target_side.is_file() => fs_err::remove_file(&target_side)?,
+            None => {}
+        }
+        write_atomic(&target, &bytes)?;
+        Ok((plugin, target))
+    }
+
+    /// Checks that the name is free, or that the user wants a replacement.
+    fn check_free(&self, target: &Path, bytes: &[u8], side: Option<&[u8]>) -> Result<()> {
+        let Self { folder, name, replaces } = self;
         let shipped = places().into_iter().find(|(origin, _)| *origin == Origin::Shipped);
         if let Some(file) = shipped.and_then(|(_, folder)| named(&folder, name)) {
             bail!("`{name}` is a shipped plugin ({}), which would hide it; use another --name", file.display());
@@ -94,7 +135,7 @@ impl InstallArgs {
         match named(folder, name) {
             None => Ok(()),
             Some(file) if file == target && fs_err::read(&file)? == bytes && is_same(&file, side)? => Ok(()),
-            Some(file) if !self.force => {
+            Some(file) if !replaces => {
                 bail!("`{name}` is installed already as another file, {}; --force replaces it", file.display())
             }
             Some(file) if file == target => Ok(()),

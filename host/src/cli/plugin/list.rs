@@ -8,18 +8,18 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::context::Context;
-use crate::plugin::store::{Origin, places, plugin_files, short_name};
+use crate::plugin::store::{Origin, PROJECT_FILE, places, plugin_files, short_name};
 use crate::plugin::{Description, Glance, Limits, PluginHost};
 use crate::text::{escaped, shown, size, table, to_json};
 
-/// List the plugins that can be used by name: those in the working folder, in ./plugins, shipped and installed ones.
-/// None is compiled.
+/// List the plugins that can be used by name: those of ambiguity.toml, those in the working folder, in ./plugins, shipped
+/// and installed ones. None is compiled or pulled.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   host plugin list
   host plugin list --json
 
-A name means the first plugin of that name in this order: working folder, ./plugins, shipped, installed.")]
+A name means the first plugin of that name in this order: ambiguity.toml, working folder, ./plugins, shipped, installed.")]
 pub struct ListArgs {
     /// Print one JSON document
     #[arg(long)]
@@ -44,6 +44,10 @@ impl ListArgs {
         let host = PluginHost::of_command(Limits::default(), context)?;
         let mut seen: BTreeMap<String, PathBuf> = BTreeMap::new();
         let mut listed = vec![];
+        let projects = host.store().project().map(|project| project.plugins.clone()).unwrap_or_default();
+        for (name, meaning) in &projects {
+            seen.insert(name.clone(), meaning.into());
+        }
         for (origin, folder) in places() {
             for path in plugin_files(&folder) {
                 let name = short_name(&path.to_string_lossy());
@@ -56,12 +60,13 @@ impl ListArgs {
         }
         match self.json {
             true => {
-                println!("{}", to_json(&json!({ "plugins": listed.iter().map(Listed::document).collect::<Vec<_>>() })))
+                let plugins: Vec<Value> = listed.iter().map(Listed::document).collect();
+                println!("{}", to_json(&json!({ "plugins": plugins, "project": projects })));
             }
-            false if listed.is_empty() => {
+            false if listed.is_empty() && projects.is_empty() => {
                 println!("no plugins; create one with `host plugin fit` or `host plugin new`")
             }
-            false => print!("{}", layout(&listed)),
+            false => print!("{}{}", project_layout(&projects), layout(&listed)),
         }
         Ok(())
     }
@@ -93,6 +98,16 @@ impl Listed {
             "error": error,
         })
     }
+}
+
+/// Returns what the names of the project's file mean.
+fn project_layout(projects: &BTreeMap<String, String>) -> String {
+    if projects.is_empty() {
+        return String::new();
+    }
+    let rows = projects.iter().map(|(name, meaning)| vec![name.clone(), escaped(meaning).into_owned()]);
+    let header = ["name".to_owned(), PROJECT_FILE.to_owned()].to_vec();
+    format!("{}\n", table(&[true, true], &std::iter::once(header).chain(rows).collect::<Vec<_>>()))
 }
 
 fn layout(listed: &[Listed]) -> String {

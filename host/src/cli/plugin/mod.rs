@@ -16,6 +16,7 @@ mod rename;
 mod running;
 mod score;
 mod serve;
+mod sharing;
 mod test;
 mod uninstall;
 
@@ -28,6 +29,7 @@ use tch::Device;
 use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::plugin::limits::{NAME_LENGTH, is_name};
+use crate::plugin::store::Project;
 
 /// Create, inspect and run plugins: style classifiers and scorers.
 #[derive(Args, Debug)]
@@ -46,14 +48,25 @@ enum Command {
     Fit(Box<fit::FitArgs>),
     Inspect(inspect::InspectArgs),
     Install(install::InstallArgs),
+    Keygen(sharing::keygen::KeygenArgs),
     List(list::ListArgs),
+    Lock(sharing::lock::LockArgs),
     New(new::NewArgs),
+    Outdated(sharing::outdated::OutdatedArgs),
+    Pull(sharing::pull::PullArgs),
+    Push(sharing::push::PushArgs),
     Rename(rename::RenameArgs),
     Score(score::ScoreArgs),
+    Search(sharing::search::SearchArgs),
     #[command(hide = true)]
     Serve(serve::ServeArgs),
+    Sign(sharing::sign::SignArgs),
     Test(test::TestArgs),
+    Trust(sharing::trust::TrustArgs),
     Uninstall(uninstall::UninstallArgs),
+    Update(sharing::update::UpdateArgs),
+    Verify(sharing::verify::VerifyArgs),
+    Versions(sharing::versions::VersionsArgs),
 }
 
 impl PluginArgs {
@@ -68,13 +81,24 @@ impl PluginArgs {
             Command::Fit(args) => args.run(context),
             Command::Inspect(args) => args.run(context),
             Command::Install(args) => args.run(context),
+            Command::Keygen(args) => args.run(context),
             Command::List(args) => args.run(context),
+            Command::Lock(args) => args.run(context),
             Command::New(args) => args.run(context),
+            Command::Outdated(args) => args.run(context),
+            Command::Pull(args) => args.run(context),
+            Command::Push(args) => args.run(context),
             Command::Rename(args) => args.run(context),
             Command::Score(args) => args.run(context),
+            Command::Search(args) => args.run(context),
             Command::Serve(args) => args.run(context),
+            Command::Sign(args) => args.run(context),
             Command::Test(args) => args.run(context),
+            Command::Trust(args) => args.run(context),
             Command::Uninstall(args) => args.run(context),
+            Command::Update(args) => args.run(context),
+            Command::Verify(args) => args.run(context),
+            Command::Versions(args) => args.run(context),
         }
     }
 }
@@ -99,10 +123,11 @@ impl std::str::FromStr for EncoderFolder {
     }
 }
 
-/// Returns the shipped encoders and the named ones.
+/// Returns the shipped encoders, those of the project's file, and the named ones.
 fn encoders(named: &[EncoderFolder], device: Device, context: &Context) -> Result<Encoders> {
-    let named = named.iter().map(|named| (named.name.clone(), named.folder.to_string_lossy().into_owned()));
-    Encoders::open(&named.collect(), device, context)
+    let mut all = Project::find()?.map(|project| project.encoders).unwrap_or_default();
+    all.extend(named.iter().map(|named| (named.name.clone(), named.folder.to_string_lossy().into_owned())));
+    Encoders::open(&all, device, context)
 }
 
 /// Checks the name of a component's output file.

@@ -12,7 +12,7 @@ use super::check_component_name;
 use crate::cli::completions::plugins;
 use crate::context::Context;
 use crate::fs::write_atomic;
-use crate::plugin::store::{resolve, short_name};
+use crate::plugin::store::{Store, short_name};
 use crate::plugin::{Artifact, Limits, PluginHost};
 use crate::text::{counted, key_hint, text_lines, to_json};
 
@@ -45,7 +45,7 @@ pub struct RenameArgs {
 impl RenameArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
-        let path = resolve(&self.plugin)?;
+        let path = Store::of_command(context)?.find(&self.plugin)?.path;
         let output = match &self.output {
             Some(output) => output.clone(),
             None => {

@@ -8,6 +8,7 @@ use super::install::named;
 use crate::cli::completions::installed_plugins;
 use crate::context::Context;
 use crate::fs::remove_file;
+use crate::plugin::store::installed::note;
 use crate::plugin::store::{Origin, installed_folder, places, plugin_files, short_name};
 use crate::text::{key_hint, to_json};
 
@@ -51,6 +52,7 @@ impl UninstallArgs {
         let side = file.with_extension("toml");
         remove_file(&file)?;
         remove_file(&side)?;
+        note(&folder, &self.name, None)?;
         if self.json {
             println!("{}", to_json(&json!({ "plugin": self.name, "removed": file.to_string_lossy() })));
         } else {

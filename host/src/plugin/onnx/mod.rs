@@ -41,6 +41,7 @@ use super::distributions::Distributions;
 use super::error::{Fault, PluginError};
 use super::inspection::{Asset, Inspection};
 use super::limits::{Limits, mib};
+use super::store::Found;
 use super::{
     Description, Glance, Kind, Medium, Output, Plugin, PluginSource, Values, check_description, check_digest,
     check_encoders, options,
@@ -76,7 +77,8 @@ struct File {
 }
 
 impl File {
-    fn read(plugin: &str, path: &Path, limits: &Limits) -> Result<Self, Fault> {
+    fn read(found: &Found, limits: &Limits) -> Result<Self, Fault> {
+        let path = &*found.path;
         let bytes = Bytes::from(read(path, limits)?);
         if let Some(what) = lfs_pointer(&bytes) {
             return Err(Fault::Damaged { path: path.to_owned(), detail: what.to_owned() });
@@ -95,11 +97,12 @@ impl File {
         let description = description(&spec);
         check_description(&description, limits)?;
         let source = PluginSource {
-            name: plugin.to_owned(),
+            name: found.name.clone(),
             path: path.to_owned(),
             sha256: hex(&digest.finalize()),
             interface: INTERFACE.to_owned(),
             title: spec.title.clone(),
+            published: found.published.clone(),
         };
         Ok(Self { bytes, graph, spec, description, source })
     }
@@ -146,37 +149,35 @@ pub(super) fn described(
 impl OnnxPlugin {
     /// Reads a model's file and the `.toml` beside it, checks both, and loads the model.
     pub(super) fn load(
-        plugin: &str,
-        path: &Path,
+        found: &Found,
         config: &BTreeMap<String, String>,
         sha256: Option<&str>,
         limits: &Limits,
         device: Device,
         launcher: Option<&Launcher>,
     ) -> Result<Self, PluginError> {
-        Self::load_file(plugin, path, config, sha256, limits, device, launcher)
-            .map_err(|fault| PluginError::new(plugin, fault))
+        Self::load_file(found, config, sha256, limits, device, launcher)
+            .map_err(|fault| PluginError::new(&found.name, fault))
     }
 
     /// Reads a model's file and the `.toml` beside it, and checks both; the model is not loaded.
     ///
     /// # Errors
     /// As for [`OnnxPlugin::load`].
-    pub(super) fn glance(plugin: &str, path: &Path, limits: &Limits) -> Result<Glance, PluginError> {
-        let file = File::read(plugin, path, limits).map_err(|fault| PluginError::new(plugin, fault))?;
+    pub(super) fn glance(found: &Found, limits: &Limits) -> Result<Glance, PluginError> {
+        let file = File::read(found, limits).map_err(|fault| PluginError::new(&found.name, fault))?;
         Ok(Glance { sha256: file.source.sha256, description: Some(file.description) })
     }
 
     fn load_file(
-        plugin: &str,
-        path: &Path,
+        found: &Found,
         config: &BTreeMap<String, String>,
         sha256: Option<&str>,
         limits: &Limits,
         device: Device,
         launcher: Option<&Launcher>,
     ) -> Result<Self, Fault> {
-        let File { bytes, graph, spec, description, source } = File::read(plugin, path, limits)?;
+        let File { bytes, graph, spec, description, source } = File::read(found, limits)?;
         options::check(config, &description.options)?;
         check_digest(&source.sha256, sha256)?;
         let model = Runner::load(&bytes, &spec.input_name, &spec.output_name, device, launcher)?;

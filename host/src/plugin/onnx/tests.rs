@@ -149,8 +149,9 @@ fn as_a_plugin_it_takes_images_of_any_size() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("dcgan.onnx");
     std::fs::write(&file, writer::discriminator(&network, &metadata()).expect("written")).expect("writable");
+    let found = Found { name: "dcgan".to_owned(), path: file, published: None };
     let mut plugin =
-        OnnxPlugin::load("dcgan", &file, &BTreeMap::new(), None, &Limits::default(), Device::Cpu, None).expect("loads");
+        OnnxPlugin::load(&found, &BTreeMap::new(), None, &Limits::default(), Device::Cpu, None).expect("loads");
     assert_eq!(plugin.description().styles(), STYLES);
 
     let image = |side: u32, seed: u32| {

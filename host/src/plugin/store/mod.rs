@@ -1,18 +1,40 @@
-//! Resolves a plugin's path or name to its file.
+//! From what a user calls a plugin to its file: a path, a name, or a reference to a registry.
 //!
 //! # Layout
 //!
-//! - this file: resolves names
-//! - `crate_folder`: resolves folders
+//! - this file: [`Store`], and names
+//! - `crate_folder`: folders · `project`: a team's folder, `ambiguity.toml`
+//! - [`reference`](mod@reference): references to registries · [`registry`]: requests to them · `published`: from a reference to verified files
+//! - [`signature`]: minisign · [`trust`]: whose signatures are accepted
+//! - [`installed`]: where installed plugins came from
 
 mod crate_folder;
+pub mod installed;
+mod project;
+mod published;
+pub mod reference;
+pub mod registry;
+pub mod signature;
+pub mod trust;
 
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
 
 use self::crate_folder::EXTENSIONS;
 pub use self::crate_folder::{is_plugin_folder, plugin_files};
+pub use self::project::{FILE as PROJECT_FILE, Project};
+use self::published::Finder;
+pub use self::published::Published;
+use self::reference::{Reference, is_reference};
+use self::registry::{Cache, Network};
+use self::trust::{Signer, Trust};
 use super::error::{Fault, PluginError};
-use crate::text::nearest;
+use crate::context::Context;
+use crate::interrupt::Interrupted;
+use crate::text::{nearest, sentence};
 use crate::zoo::home::home;
 
 /// The places in which plugins are looked up by name, in this order: an earlier one hides a later one.
@@ -55,20 +77,158 @@ pub fn places() -> Vec<(Origin, PathBuf)> {
 
 /// Returns the folder of installed plugins: `XDG_DATA_HOME`, else `~/.local/share`, then `ambiguity/plugins`.
 pub fn installed_folder() -> Option<PathBuf> {
-    user_folder("XDG_DATA_HOME", ".local/share")
+    user_folder("XDG_DATA_HOME", ".local/share").map(|folder| folder.join("plugins"))
 }
 
-/// Returns `ambiguity/plugins` in the folder that an environment variable names, else in a folder below `HOME`.
+/// Returns `ambiguity` in the folder that an environment variable names, else in a folder below `HOME`.
 pub(super) fn user_folder(variable: &str, below_home: &str) -> Option<PathBuf> {
     let folder = |variable| std::env::var_os(variable).filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let folder = folder(variable).or_else(|| Some(folder("HOME")?.join(below_home)))?;
-    Some(folder.join("ambiguity/plugins"))
+    Some(folder.join("ambiguity"))
 }
 
-/// Returns the file of a plugin. A path is used as it is; the path of a plugin crate's folder stands for the component
+/// The file that a plugin was found in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The plugin's name in messages: its file's without extension.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Where it was published, if it is from a registry.
+    pub published: Option<Published>,
+}
+
+/// What a lock says of a plugin of a registry: which files are meant, whatever its reference means today.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The place in a registry.
+    pub reference: Reference,
+    /// The version that it had.
+    pub version: Option<String>,
+    /// The sha256 of its manifest, in hexadecimal.
+    pub manifest: String,
+    /// Who had signed it.
+    pub signer: Option<Signer>,
+}
+
+/// Finds plugins.
+#[derive(Debug)]
+pub struct Store {
+    /// What registries need; nothing in a program that only uses files.
+    network: Option<Network>,
+    project: Option<Project>,
+    pins: BTreeMap<String, Pin>,
+    trust: OnceCell<Trust>,
+}
+
+impl Store {
+    /// Returns a store of files alone.
+    pub fn local() -> Self {
+        Self { network: None, project: None, pins: BTreeMap::new(), trust: OnceCell::new() }
+    }
+
+    /// Returns the store of a command: registries are reached, and the names of the project's file are known.
+    ///
+    /// # Errors
+    /// If the project's file cannot be read.
+    pub fn of_command(context: &Context) -> anyhow::Result<Self> {
+        Ok(Self { network: Some(Network::of(context)), project: Project::find()?, ..Self::local() })
+    }
+
+    /// Returns the store, for which these references mean what a lock says.
+    pub fn pinned(self, pins: BTreeMap<String, Pin>) -> Self {
+        Self { pins, ..self }
+    }
+
+    /// Returns the store, which accepts other signatures than the user's files say.
+    pub fn trusting(self, trust: Trust) -> Self {
+        Self { trust: OnceCell::from(trust), ..self }
+    }
+
+    /// Returns the project, if the working folder is one's.
+    pub fn project(&self) -> Option<&Project> {
+        self.project.as_ref()
+    }
+
+    /// Returns what requests to registries need.
+    ///
+    /// # Errors
+    /// If this program uses files alone.
+    pub fn network(&self) -> anyhow::Result<&Network> {
+        self.network.as_ref().context("this program uses no registries")
+    }
+
+    /// Returns whose signatures are accepted.
+    ///
+    /// # Errors
+    /// If a file about it cannot be read.
+    pub fn trust(&self) -> anyhow::Result<&Trust> {
+        if self.trust.get().is_none() {
+            let trust = Trust::open(self.project.as_ref().map(|project| &project.trust))?;
+            return Ok(self.trust.get_or_init(|| trust));
+        }
+        self.trust.get().context("it was set")
+    }
+
+    /// Returns the cache of registries.
+    ///
+    /// # Errors
+    /// If there is no place for one.
+    pub fn cache(&self) -> anyhow::Result<Cache> {
+        let folder = user_folder("XDG_CACHE_HOME", ".cache");
+        let folder = folder.context("there is no folder for what is pulled: HOME and XDG_CACHE_HOME are both unset")?;
+        Ok(Cache::new(folder.join("registry")))
+    }
+
+    /// Returns what a name of the project's file means, or the text itself.
+    pub fn meaning<'a>(&'a self, reference: &'a str) -> &'a str {
+        let project = self.project.as_ref().and_then(|project| project.plugins.get(reference));
+        project.map_or(reference, |value| value.as_str())
+    }
+
+    /// Returns the file of a plugin. A reference to a registry is pulled, unless the cache has it; a name of the project's
+    /// file means what is said there; the others are paths and names on this machine.
+    ///
+    /// # Errors
+    /// If there is no such plugin, or it must not be used.
+    pub fn find(&self, reference: &str) -> Result<Found, PluginError> {
+        let meaning = self.meaning(reference);
+        let pin = self.pins.get(reference);
+        if !is_reference(meaning) && pin.is_none() {
+            let path = resolve(meaning)?;
+            return Ok(Found { name: short_name(&path.to_string_lossy()), path, published: None });
+        }
+        self.published(meaning, pin).map_err(|error| {
+            let fault = match error.is::<Interrupted>() {
+                true => Fault::Interrupted,
+                false => Fault::Registry(sentence(&error)),
+            };
+            PluginError::new(plugin_name(reference), fault)
+        })
+    }
+
+    fn published(&self, reference: &str, pin: Option<&Pin>) -> anyhow::Result<Found> {
+        let reference = match pin {
+            Some(pin) => pin.reference.clone(),
+            None => reference.parse::<Reference>().map_err(anyhow::Error::msg)?,
+        };
+        let (network, cache, trust) = (self.network()?, self.cache()?, self.trust()?);
+        Finder { network, cache: &cache, trust }.find(&reference, pin)
+    }
+}
+
+/// Returns the name of a plugin by what a user calls it: a path, a name, or a reference to a registry.
+pub fn plugin_name(reference: &str) -> String {
+    match reference.parse::<Reference>() {
+        Ok(reference) => reference.repository.name().to_owned(),
+        Err(_) => short_name(reference),
+    }
+}
+
+/// Returns the file of a plugin that is on this machine. A path is used as it is; the path of a plugin crate's folder stands for the component
 /// that was built there. A name without a separator is looked up in the working folder, ./plugins, the shipped plugins
 /// and the installed ones; its extension is optional.
-pub fn resolve(reference: &str) -> Result<PathBuf, PluginError> {
+fn resolve(reference: &str) -> Result<PathBuf, PluginError> {
     let folders: Vec<PathBuf> = places().into_iter().map(|(_, folder)| folder).collect();
     resolve_in(reference, &folders)
 }

@@ -33,6 +33,7 @@ use super::confined::Launcher;
 use super::distributions::Distributions;
 use super::error::{Fault, PluginError, quoted, quoted_name};
 use super::limits::{Limits, MAX_INSTANCES, MAX_ITEMS, mib};
+use super::store::Found;
 use super::{
     Description, Glance, Inspection, Kind, OptionInfo, Output, Plugin, PluginSource, Scale, Values, check_description,
     check_digest, check_encoders, options,
@@ -124,16 +125,15 @@ impl Sandbox {
     /// Compiles a plugin, checks that it fits the interface, and asks it to describe itself.
     pub(super) fn load(
         self: &Arc<Self>,
-        plugin: &str,
-        path: &Path,
+        found: &Found,
         config: BTreeMap<String, String>,
         sha256: Option<&str>,
     ) -> Result<WasmPlugin, PluginError> {
-        let at = |fault| PluginError::new(plugin, fault);
-        let artifact = Artifact::read(path, &self.limits).map_err(at)?;
+        let at = |fault| PluginError::new(&found.name, fault);
+        let artifact = Artifact::read(&found.path, &self.limits).map_err(at)?;
         check_digest(&artifact.sha256, sha256).map_err(at)?;
-        let component = self.compiled(&self.runtime, path, &artifact).map_err(at)?;
-        self.link(plugin, path, artifact, &component, config)
+        let component = self.compiled(&self.runtime, &found.path, &artifact).map_err(at)?;
+        self.link(found, artifact, &component, config)
     }
 
     /// Reads a plugin's file without compiling it. It describes itself if it is in the cache of compiled code; otherwise
@@ -141,12 +141,12 @@ impl Sandbox {
     ///
     /// # Errors
     /// As for [`Sandbox::load`].
-    pub(super) fn glance(self: &Arc<Self>, plugin: &str, path: &Path) -> Result<Glance, PluginError> {
-        let at = |fault| PluginError::new(plugin, fault);
-        let artifact = Artifact::read(path, &self.limits).map_err(at)?;
+    pub(super) fn glance(self: &Arc<Self>, found: &Found) -> Result<Glance, PluginError> {
+        let at = |fault| PluginError::new(&found.name, fault);
+        let artifact = Artifact::read(&found.path, &self.limits).map_err(at)?;
         let compiled = self.cache.as_ref().and_then(|cache| cache.find(&self.runtime.engine, &artifact.sha256));
         if let Some(component) = compiled {
-            let loaded = self.link(plugin, path, artifact, &component, BTreeMap::new())?;
+            let loaded = self.link(found, artifact, &component, BTreeMap::new())?;
             return Ok(Glance { sha256: loaded.source.sha256, description: Some(loaded.description) });
         }
         let manifest = artifact.manifest.as_ref().filter(|manifest| !manifest.styles.is_empty());
@@ -160,20 +160,21 @@ impl Sandbox {
     /// Checks that a compiled plugin fits the interface, and asks it to describe itself.
     fn link(
         self: &Arc<Self>,
-        plugin: &str,
-        path: &Path,
+        found: &Found,
         artifact: Artifact,
         component: &Component,
         config: BTreeMap<String, String>,
     ) -> Result<WasmPlugin, PluginError> {
+        let plugin = &*found.name;
         let linked =
             Linked::new(&self.runtime, component, &artifact).map_err(|fault| PluginError::new(plugin, fault))?;
         let source = PluginSource {
             name: plugin.to_owned(),
-            path: path.to_owned(),
+            path: found.path.clone(),
             sha256: artifact.sha256.clone(),
             interface: artifact.interface.clone(),
             title: artifact.title(),
+            published: found.published.clone(),
         };
         let facts = Facts::new(plugin, Arc::new(artifact), BTreeMap::new());
         let mut loaded = WasmPlugin {

@@ -26,7 +26,7 @@ impl FineTune {
     pub fn open(config: FineTuneConfig, start: Start, context: &Context) -> Result<(Self, Claim)> {
         let device = torch_ext::cuda::device(&config.run.device)?;
         let prompts = PromptSet::new(&config.prompts)?;
-        let mut scorer = Scorer::load(&config, device, context)?;
+        let mut scorer = Scorer::load(&config, device, &start.pins()?, context)?;
         let claim = start.claim(PluginsLock { prompts: Some(prompts.digest()), ..scorer.lock()? })?;
         let folder = model_folder(&config.model.path, context)?;
         Plan::new(&config, &folder)?.check_fits(device)?;

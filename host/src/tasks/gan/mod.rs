@@ -34,7 +34,7 @@ use crate::encoders::Encoders;
 use crate::interrupt::Interrupt;
 use crate::metrics::diversity::mean_pixel_distance;
 use crate::optim::Diverged;
-use crate::plugin::PluginHost;
+use crate::plugin::{Pin, PluginHost};
 use crate::random::{Purpose, derive_seed};
 use crate::report::grid::{self, Cell, Values};
 use crate::rl::reward::{ambiguity, entropy, max_probability};
@@ -58,7 +58,7 @@ const BALANCED_GRADIENT_NORM_RATIO: std::ops::RangeInclusive<f64> = 0.02..=50.0;
 /// Loads the plugin, claims the run's folder, opens the images and builds the networks, with the quickest checks first.
 pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(ImageTraining<Adversarial>, Claim)> {
     let device = torch_ext::cuda::device(&config.run.device)?;
-    let (classifier, lock) = style_classifier(&config, device, context)?;
+    let (classifier, lock) = style_classifier(&config, device, start.pins()?, context)?;
     let claim = start.claim(lock)?;
     let data = open_data(&config, context)?;
     Plan::new(GanTask::Can, &config, &data)?.check_fits(device)?;
@@ -70,7 +70,7 @@ pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(Image
 /// and some steps are run.
 pub fn try_out(config: &GanConfig, context: &Context) -> Result<(StyleImages, Plan, Measured)> {
     let device = torch_ext::cuda::device(&config.run.device)?;
-    let (classifier, _) = style_classifier(config, device, context)?;
+    let (classifier, _) = style_classifier(config, device, BTreeMap::new(), context)?;
     let data = open_data(config, context)?;
     let plan = Plan::new(GanTask::Can, config, &data)?;
     plan.check_fits(device)?;
@@ -81,11 +81,16 @@ pub fn try_out(config: &GanConfig, context: &Context) -> Result<(StyleImages, Pl
 }
 
 /// Loads C of the style ambiguity, with its lock entry.
-fn style_classifier(config: &GanConfig, device: Device, context: &Context) -> Result<(StyleClassifier, PluginsLock)> {
+fn style_classifier(
+    config: &GanConfig,
+    device: Device,
+    pins: BTreeMap<String, Pin>,
+    context: &Context,
+) -> Result<(StyleClassifier, PluginsLock)> {
     if config.own_head() {
         return Ok((StyleClassifier::OwnHead, PluginsLock::default()));
     }
-    let host = PluginHost::of_command(config.plugin, context)?.on(device);
+    let host = PluginHost::of_command(config.plugin, context)?.on(device).pinned(pins);
     let classifier = host.load(&config.can.classifier, BTreeMap::new())?;
     let plugins = vec![LockedPlugin::of(&config.can.classifier, &*classifier)];
     let encoders = Encoders::open(&config.encoders, device, context)?;

@@ -9,19 +9,15 @@
 //!
 //! The names of a commit, an ETag and a file come from a server. Each is a plain path component, or is refused here.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use ambiguity_models::files::temporary;
 use anyhow::{Result, ensure};
 
 use super::Id;
 use crate::fs::{FileError, write_atomic};
-use crate::interrupt::Interrupt;
-use crate::progress::Progress;
 use crate::text::escaped;
 
 /// Maximum length of a path component.
@@ -30,8 +26,6 @@ const MAX_NAME: usize = 200;
 const MAX_DEPTH: usize = 8;
 /// Number of hexadecimal digits of a commit.
 const COMMIT_DIGITS: usize = 40;
-/// Time between two attempts to lock a blob.
-const POLL: Duration = Duration::from_millis(100);
 
 /// The folder of all cached models.
 #[derive(Clone, Debug)]
@@ -133,25 +127,9 @@ impl Repository {
         create_parent(self.folder.join("blobs").join(etag))
     }
 
-    /// Locks a blob against other processes, those of Hugging Face's tools included, until the file is dropped.
-    pub fn lock(&self, etag: &str, progress: &Progress, interrupt: &Interrupt) -> Result<File> {
-        let path = create_parent(self.locks.join(format!("{etag}.lock")))?;
-        let failed = |source| FileError::write(&path, source);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-        let mut said = false;
-        loop {
-            interrupt.check("")?;
-            match file.try_lock() {
-                Err(TryLockError::WouldBlock) => {}
-                // A file system without locks.
-                Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
-            }
-            if !said {
-                progress.println(format!("waiting for another process, which holds {}", path.display()));
-            }
-            said = true;
-            thread::sleep(POLL);
-        }
+    /// The file that a process locks while it downloads a blob, those of Hugging Face's tools included.
+    pub fn lock(&self, etag: &str) -> Result<PathBuf> {
+        create_parent(self.locks.join(format!("{etag}.lock")))
     }
 
     /// Makes a file of a snapshot a link to its blob.

@@ -9,10 +9,9 @@
 //! # Layout
 //!
 //! - this file: ids, the files of a model, and failures as sentences
-//! - `client`: requests, redirects and the token · `cache`: the places of files · `download`: lengths and digests
+//! - `cache`: the places of files · `download`: lengths and digests
 
 mod cache;
-mod client;
 mod download;
 #[cfg(test)]
 mod tests;
@@ -22,14 +21,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ambiguity_models::weights::{DIFFUSERS_STEM, TRANSFORMERS_STEM, weight_files};
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 pub use self::cache::hub_cache;
 use self::cache::{Cache, hf_home, is_component};
-use self::client::{Client, Failure, Patience};
-use self::download::{Downloads, Listing, Remote};
+use self::download::{Listing, ModelFile, download};
 use crate::context::Context;
 use crate::interrupt::{Interrupt, keeping};
+use crate::net::{Client, Downloads, Failure, Headers, Patience};
 use crate::progress::Progress;
 use crate::text::escaped;
 
@@ -170,7 +169,15 @@ impl Hub {
                 cache.path().display()
             );
         }
-        let client = Client::new(endpoint, token.clone(), *patience, self.interrupt.clone())?;
+        let address = Client::address_of(endpoint)
+            .with_context(|| format!("HF_ENDPOINT: {endpoint} is not an address, https://HOST"))?;
+        let is_plain = |token: &String| token.bytes().all(|byte| byte.is_ascii_graphic());
+        ensure!(
+            token.as_ref().is_none_or(is_plain),
+            "the token for the Hub contains characters that no token has: set HF_TOKEN, or log in with `hf auth login` again"
+        );
+        let bearer = token.as_ref().map(|token| format!("Bearer {token}"));
+        let client = Client::new(address, bearer, *patience, self.interrupt.clone())?;
         self.download(&id, &client, wanted).map_err(|failure| explained(&id, &client, failure))
     }
 
@@ -181,11 +188,11 @@ impl Hub {
         let first = wanted.first_file();
         let is_wanted = files.contains(&first);
         is_wanted.then_some(()).ok_or_else(|| anyhow!("{id} has no {first}: it is not a {}", wanted.what()))?;
-        let files: Vec<Remote> =
-            files.iter().map(|name| Remote::request(client, id, commit, name)).collect::<Result<_, _>>()?;
+        let files: Vec<ModelFile> =
+            files.iter().map(|name| ModelFile::request(client, id, commit, name)).collect::<Result<_, _>>()?;
         let repository = self.settings.cache.repository(id);
         let (progress, interrupt) = (&self.progress, &self.interrupt);
-        Downloads { client, repository: &repository, progress, interrupt }.files(id, commit, &files)?;
+        download(Downloads { client, progress, interrupt }, &repository, id, commit, &files)?;
         let folder = repository.snapshot_of(commit);
         if !wanted.is_complete(&folder) {
             let names: Vec<_> = names.iter().take(MAX_NAMED).map(|name| escaped(name)).collect();
@@ -295,14 +302,14 @@ fn explained(id: &Id, client: &Client, failure: Failure) -> anyhow::Error {
         failure => failure,
     };
     let hint = match &failure {
-        Failure::Status { status: 401 | 403 | 404, code, .. } if code == "RevisionNotFound" => {
+        Failure::Status { status: 401 | 403 | 404, headers, .. } if code(headers) == Some("RevisionNotFound") => {
             format!("the model has no revision {}", id.revision)
         }
-        Failure::Status { status: 401 | 403, code, .. } if code == "GatedRepo" => format!(
+        Failure::Status { status: 401 | 403, headers, .. } if code(headers) == Some("GatedRepo") => format!(
             "the model is gated: accept its conditions at {endpoint}{}/{}, and set HF_TOKEN, or log in with `hf auth login`",
             id.owner, id.name
         ),
-        Failure::Status { status: 401 | 403, .. } if client.has_token() => {
+        Failure::Status { status: 401 | 403, .. } if client.has_credentials() => {
             "the model does not exist, or the token (HF_TOKEN, or that of `hf auth login`) does not allow reading it"
                 .to_owned()
         }
@@ -320,4 +327,9 @@ fn explained(id: &Id, client: &Client, failure: Failure) -> anyhow::Error {
         Failure::Wrong { .. } | Failure::Interrupted(_) | Failure::Local(_) => return anyhow!("{id}: {failure}"),
     };
     anyhow!("{id}: {failure}; {hint}")
+}
+
+/// Returns the Hub's own name of an error.
+fn code(headers: &Headers) -> Option<&str> {
+    headers.get("X-Error-Code")
 }
