@@ -1,5 +1,7 @@
 //! How a registry knows who asks: credentials as docker keeps them, its helpers included, and the tokens that they buy.
 
+use std::path::PathBuf;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
@@ -160,16 +162,23 @@ fn is_related(registry: Option<&str>, realm: Option<&str>) -> bool {
 /// If the configuration or a helper fails.
 fn credentials(registry: &str) -> Result<Option<DockerCredential>, Failure> {
     let key = if is_docker(registry) { DOCKER_KEY } else { registry };
-    match docker_credential::get_credential(key) {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = variable("DOCKER_CONFIG").or_else(|| Some(variable("HOME")?.join(".docker")));
+    let Some(file) = folder.map(|folder| folder.join("config.json")).filter(|file| file.is_file()) else {
+        return Ok(None);
+    };
+    let text = fs_err::read(&file).map_err(anyhow::Error::from)?;
+    match docker_credential::get_credential_from_reader(&*text, key) {
         Ok(found) => Ok(Some(found)),
-        Err(CredentialRetrievalError::NoCredentialConfigured | CredentialRetrievalError::ConfigNotFound) => Ok(None),
+        Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
         // What helpers print where they have none.
         Err(CredentialRetrievalError::HelperFailure { stdout, .. }) if stdout.contains("credentials not found") => {
             Ok(None)
         }
         Err(error) => {
             let error = escaped(error.to_string().trim()).into_owned();
-            Err(Failure::Local(anyhow::anyhow!("docker's credentials for {registry} cannot be read: {error}")))
+            let file = file.display();
+            Err(Failure::Local(anyhow::anyhow!("docker's credentials for {registry} cannot be read: {error} ({file})")))
         }
     }
 }
