@@ -52,8 +52,8 @@ pub(in crate::cli::plugin) struct Comparison {
     pub(super) tolerance: f64,
     /// The samples in their order.
     pub(super) rows: Vec<Row>,
-    /// The standard deviation of the old plugin's rewards, without worthless probes; none if they are all the same.
-    pub(super) reward_unit: Option<f64>,
+    /// The rewards of the old plugin and of the new one, without worthless probes.
+    pub(super) rewards: [Summary; 2],
     /// The root mean square of the norms of the old plugin's gradients; none if they are all 0.
     pub(super) gradient_unit: Option<f64>,
     /// Everything that changed, what asks for the most first.
@@ -203,14 +203,14 @@ impl Comparison {
     pub(super) fn new(old: Described, new: Described, rows: Vec<Row>, tolerance: f64) -> Self {
         let styles = Styles::matched(old.description.styles(), new.description.styles());
         let movements = || rows.iter().filter_map(|row| Some((row, row.outcome.movement()?)));
-        let real = movements().filter(|(row, _)| !row.is_worthless);
-        let old_rewards: Vec<f64> = real.map(|(_, movement)| movement.rewards[0]).collect();
-        let reward_unit = Some(Summary::of(&old_rewards).std).filter(|unit| *unit > SAME);
+        let real = || movements().filter(|(row, _)| !row.is_worthless);
+        let rewards = [0, 1].map(|i| real().map(|(_, movement)| movement.rewards[i]).collect::<Vec<_>>());
+        let rewards = rewards.map(|rewards| Summary::of(&rewards));
         let norms = movements().filter_map(|(_, movement)| Some(movement.gradient?.norm.powi(2)));
         let norms: Vec<f64> = norms.collect();
         let gradient_unit = Some(Summary::of(&norms).mean.sqrt()).filter(|unit| *unit > SAME);
         let mut reasons = changes(&old, &new, &styles);
-        let mut comparison = Self { old, new, styles, tolerance, rows, reward_unit, gradient_unit, reasons: vec![] };
+        let mut comparison = Self { old, new, styles, tolerance, rows, rewards, gradient_unit, reasons: vec![] };
         reasons.extend(comparison.failures());
         reasons.extend(comparison.movements());
         reasons.sort_by_key(|reason| std::cmp::Reverse(reason.bump));
@@ -261,9 +261,20 @@ impl Comparison {
         self.rows.iter().filter_map(|row| Some((row, row.outcome.movement()?)))
     }
 
+    /// Returns the standard deviation of the old plugin's rewards; none if they are all the same.
+    pub(super) fn reward_unit(&self) -> Option<f64> {
+        Some(self.rewards[0].std).filter(|unit| *unit > SAME)
+    }
+
     /// Returns the change of a reward in standard deviations of the old rewards; infinite if those are all the same.
     pub(super) fn relative_reward(&self, movement: &Movement) -> f64 {
-        relative(movement.reward().abs(), self.reward_unit)
+        relative(movement.reward().abs(), self.reward_unit())
+    }
+
+    /// Returns the change of a reward after each plugin's rewards have been standardized, as training does to make advantages
+    /// of them: what only shifts or scales all rewards changes nothing.
+    pub(super) fn advantage(&self, movement: &Movement) -> f64 {
+        self.rewards[1].z_score(movement.rewards[1]) - self.rewards[0].z_score(movement.rewards[0])
     }
 
     /// Returns the change of a gradient relative to the norms of the old ones.
@@ -339,14 +350,14 @@ impl Comparison {
         let variation = largest(&|movement| Some(movement.distribution.as_ref()?.total_variation));
         let reward = largest(&|movement| Some(self.relative_reward(movement)));
         let gradient = largest(&|movement| self.relative_gradient(movement));
-        let of_rewards = match self.reward_unit {
-            Some(_) => "of the standard deviation of OLD's rewards",
-            None => "times the standard deviation of OLD's rewards, which are all the same",
+        let rewards = match self.reward_unit() {
+            Some(_) => "standard deviations of OLD's rewards",
+            None => "standard deviations of OLD's rewards, which are all the same",
         };
         let parts = [
             ("distributions", "in total variation", variation),
-            ("rewards", of_rewards, reward),
-            ("gradients", "of the norm of OLD's gradients", gradient),
+            ("rewards", rewards, reward),
+            ("gradients", "times the norm of OLD's gradients", gradient),
         ];
         let mut reasons = vec![];
         let mut within = vec![];

@@ -164,14 +164,16 @@ fn scale(was: &Scale, is: &Scale) -> Vec<Reason> {
         reasons.push(Reason::new(Bump::Major, format!("the direction of its scores is reversed: {better} is better")));
     }
     let range = |scale: &Scale| {
-        let bound = |bound: Option<f64>| bound.map_or_else(|| "any".to_owned(), |bound| bound.to_string());
-        format!("{} to {}", bound(scale.minimum), bound(scale.maximum))
+        let bound = |which: &str, bound: Option<f64>| bound.map(|bound| format!("{which} {bound}"));
+        let bounds = [bound("at least", scale.minimum), bound("at most", scale.maximum)];
+        let bounds: Vec<String> = bounds.into_iter().flatten().collect();
+        if bounds.is_empty() { "unbounded".to_owned() } else { bounds.join(" and ") }
     };
     if range(was) != range(is) {
         let is_above = was.minimum.is_none_or(|was| is.minimum.is_some_and(|is| is >= was));
         let is_below = was.maximum.is_none_or(|was| is.maximum.is_some_and(|is| is <= was));
         let bump = if is_above && is_below { Bump::Minor } else { Bump::Major };
-        reasons.push(Reason::new(bump, format!("the range of its scores was {}, and is {}", range(was), range(is))));
+        reasons.push(Reason::new(bump, format!("its scores were {}, and are {}", range(was), range(is))));
     }
     reasons
 }

@@ -107,13 +107,13 @@ impl DiffArgs {
         let comparison = compare(&mut pair, &mut samples, self.tolerance, context)?;
         let moved = comparison.most_moved();
         let shown = &moved[..moved.len().min(self.top)];
-        match self.json {
-            true => println!("{}", to_json(&report::document(&comparison))),
-            false => print!("{}", report::layout(&comparison, shown)),
-        }
         if let Some(path) = &self.sheet {
             sheet::write(path, &comparison, shown, &mut samples)?;
             context.progress.println(format!("{}: {} drawn", path.display(), shown.len()));
+        }
+        match self.json {
+            true => println!("{}", to_json(&report::document(&comparison))),
+            false => print!("{}", report::layout(&comparison, shown)),
         }
         match comparison.is_enough() {
             Ok(false) if self.strict => bail!("{}", report::verdict(&comparison)),

@@ -23,7 +23,7 @@ pub(super) fn layout(comparison: &Comparison, moved: &[&Row]) -> String {
         text += &format!("\n{}", changes(comparison, n));
     }
     if !moved.is_empty() {
-        text += &format!("\n{}", table(&[true, false, false, false, false, true], &most_moved(moved)));
+        text += &format!("\n{}", most_moved(moved));
     }
     let reasons = comparison.reasons().iter().map(|reason| vec![reason.bump.name().to_owned(), reason.text.clone()]);
     let reasons: Vec<_> = reasons.collect();
@@ -40,8 +40,9 @@ fn changes(comparison: &Comparison, n: usize) -> String {
     let rows = rows.map(|(name, change)| vec![name.to_owned(), amount(change.mean), amount(change.max)]);
     let head = vec![format!("change, of {}", counted(n as u64, "sample")), "mean".to_owned(), "largest".to_owned()];
     let mut text = table(&[true, false, false], &std::iter::once(head).chain(rows).collect::<Vec<_>>());
-    let ranks = comparison.rank_correlation().map(|ranks| format!("rank correlation of the rewards {ranks:.5}"));
-    let spread = comparison.reward_unit.map(|unit| format!("standard deviation of OLD's {}", amount(unit)));
+    let ranks =
+        comparison.rank_correlation().map(|ranks| format!("rank correlation of the rewards {}", number(ranks, 5)));
+    let spread = comparison.reward_unit().map(|unit| format!("standard deviation of OLD's {}", amount(unit)));
     let notes: Vec<String> = ranks.into_iter().chain(spread).collect();
     if !notes.is_empty() {
         text += &format!("  {}\n", notes.join(", "));
@@ -50,7 +51,7 @@ fn changes(comparison: &Comparison, n: usize) -> String {
 }
 
 /// Returns what is measured, by its key in JSON and its name in the text.
-fn measured(comparison: &Comparison) -> [(&'static str, &'static str, Option<Change>); 6] {
+fn measured(comparison: &Comparison) -> [(&'static str, &'static str, Option<Change>); 7] {
     let distribution = |of: fn(&Movement) -> Option<f64>| comparison.change(of);
     [
         (
@@ -71,6 +72,11 @@ fn measured(comparison: &Comparison) -> [(&'static str, &'static str, Option<Cha
             comparison.change(|movement| Some(comparison.relative_reward(movement))),
         ),
         (
+            "standardized_reward",
+            "reward, each plugin's standardized",
+            comparison.change(|movement| Some(comparison.advantage(movement))),
+        ),
+        (
             "gradient",
             "gradient, relative to OLD's",
             comparison.change(|movement| comparison.relative_gradient(movement)),
@@ -78,27 +84,30 @@ fn measured(comparison: &Comparison) -> [(&'static str, &'static str, Option<Cha
     ]
 }
 
-fn most_moved(moved: &[&Row]) -> Vec<Vec<String>> {
-    let header = ["moved most", "OLD", "NEW", "reward", "variation", "probabilities"];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
+/// Returns the table of the samples that moved most.
+fn most_moved(moved: &[&Row]) -> String {
+    let mut rows =
+        vec![["moved most", "OLD", "NEW", "reward", "variation", "probabilities"].map(str::to_owned).to_vec()];
     for row in moved {
-        rows.push(match &row.outcome {
-            Outcome::Failed { .. } => {
-                let message = failure(&row.outcome).unwrap_or_default();
-                vec![row.name.clone(), String::new(), String::new(), String::new(), String::new(), message]
-            }
-            Outcome::Both(movement) => {
-                let places = decimals(movement.reward());
-                let [old, new] = movement.rewards.map(|reward| number(reward, places));
-                let variation = movement.distribution.as_ref().map(|change| amount(change.total_variation));
-                let styles = movement.distribution.iter().flat_map(|change| change.styles.iter().take(NAMED));
-                let styles: Vec<String> = styles.map(percentages).collect();
-                let reward = signed(movement.reward(), places);
-                vec![row.name.clone(), old, new, reward, variation.unwrap_or_default(), styles.join(", ")]
-            }
-        });
+        let Some(movement) = row.outcome.movement() else {
+            let message = failure(&row.outcome).unwrap_or_default();
+            rows.push([row.name.clone(), "-".into(), "-".into(), "-".into(), "-".into(), message].to_vec());
+            continue;
+        };
+        let places = decimals(movement.reward());
+        let [old, new] = movement.rewards.map(|reward| number(reward, places));
+        let distribution = movement.distribution.as_ref();
+        let variation = distribution.map_or_else(String::new, |change| amount(change.total_variation));
+        let styles = distribution.iter().flat_map(|change| change.styles.iter().take(NAMED));
+        let styles: Vec<String> = styles.map(percentages).collect();
+        rows.push(vec![row.name.clone(), old, new, signed(movement.reward(), places), variation, styles.join(", ")]);
     }
-    rows
+    let is_filled = |column: usize| rows[1..].iter().any(|row| !["", "-"].contains(&row[column].as_str()));
+    let filled: Vec<usize> = (0..rows[0].len()).filter(|&column| is_filled(column)).collect();
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| filled.iter().map(|&column| row[column].clone()).collect()).collect();
+    let left: Vec<bool> = filled.iter().map(|column| [0, 5].contains(column)).collect();
+    table(&left, &rows)
 }
 
 /// Returns the probability of a style before and after: `fog 3.10 → 4.20 %`.
@@ -127,7 +136,7 @@ pub(super) fn verdict(comparison: &Comparison) -> String {
     let (old, new) = (&comparison.old.description.version, &comparison.new.description.version);
     let bump = comparison.bump();
     let asks = match bump {
-        Bump::None => "nothing changed: the files are the same".to_owned(),
+        Bump::None => "nothing changed, the files are the same".to_owned(),
         _ => format!("this is a {} change", bump.name()),
     };
     match (comparison.versions(), comparison.is_enough()) {
@@ -178,7 +187,7 @@ pub(super) fn document(comparison: &Comparison) -> Value {
         },
         "changes": changes.collect::<serde_json::Map<_, _>>(),
         "rank_correlation": comparison.rank_correlation(),
-        "reward_standard_deviation": comparison.reward_unit,
+        "reward_standard_deviation": comparison.reward_unit(),
         "samples": comparison.rows.iter().map(|row| sample(comparison, row)).collect::<Vec<_>>(),
     })
 }

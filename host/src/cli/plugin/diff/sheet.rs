@@ -23,7 +23,7 @@ const SIDE: u32 = 144;
 const GAP: u32 = 10;
 /// Left end and width of the names and numbers.
 const NUMBERS: u32 = MARGIN + SIDE + 20;
-const NUMBERS_WIDTH: u32 = 300;
+const NUMBERS_WIDTH: u32 = 280;
 /// Left end and width of the styles' names, and the largest width of the bars to the right of them.
 const STYLES: u32 = NUMBERS + NUMBERS_WIDTH + 20;
 const STYLES_WIDTH: u32 = 170;
@@ -37,7 +37,12 @@ const BAR: f32 = 9.0;
 /// Font sizes of names and of numbers, and the distance of lines.
 const SIZE: f32 = 14.0;
 const NOTE_SIZE: f32 = 12.0;
+const SMALL: f32 = 10.0;
 const LINE: f32 = 19.0;
+/// The baseline of the colors' names.
+const LEGEND: f32 = 61.0;
+/// Background of a text.
+const PAPER: Rgba = [255, 255, 255, 255];
 /// Color of what the new plugin returns; the old one's is [`MUTED`].
 const NEW: Rgba = [0x2a, 0x5b, 0xd7, 255];
 
@@ -45,7 +50,7 @@ const NEW: Rgba = [0x2a, 0x5b, 0xd7, 255];
 pub(super) fn write(path: &Path, comparison: &Comparison, rows: &[&Row], samples: &mut Samples) -> Result<()> {
     let mut images = vec![];
     for row in rows {
-        images.push(samples.read(row.index)?.as_ref().and_then(thumbnail));
+        images.push(samples.read(row.index)?.as_ref().and_then(|sample| thumbnail(sample).or_else(|| page(sample))));
     }
     let bytes = png::encode(&draw(comparison, rows, &images), &[png::software()]);
     write_atomic(path, &bytes.with_context(|| format!("encoding {}", path.display()))?)?;
@@ -63,8 +68,20 @@ fn thumbnail(sample: &Sample) -> Option<RgbImage> {
     Some(imageops::resize(image, scaled(image.width()), scaled(image.height()), filter))
 }
 
+/// Returns the beginning of a text as an image.
+fn page(sample: &Sample) -> Option<RgbImage> {
+    const MARGIN: f32 = 10.0;
+    let words = sample.text.as_deref()?;
+    let mut canvas = Canvas::new(SIDE, SIDE, 1.0, PAPER);
+    for (i, line) in text::wrap(words, NOTE_SIZE, Weight::Regular, SIDE as f32 - 2.0 * MARGIN, 8).iter().enumerate() {
+        let at = (MARGIN, 2.0 * MARGIN + i as f32 * 16.0);
+        canvas.text(at, Anchor::Start, NOTE_SIZE, Weight::Regular, MUTED, line);
+    }
+    Some(canvas.into_rgb())
+}
+
 fn draw(comparison: &Comparison, rows: &[&Row], images: &[Option<RgbImage>]) -> RgbImage {
-    let height = HEADER + rows.len().max(1) as u32 * (SIDE + 2 * GAP) + 2 * LINE as u32 + MARGIN;
+    let height = HEADER + rows.len().max(1) as u32 * (SIDE + 2 * GAP) + 3 * LINE as u32 + MARGIN;
     let mut canvas = Canvas::new(WIDTH, height, 1.0, GROUND);
     let title = |described: &super::description::Described| {
         format!("{} {}", described.description.name, described.description.version)
@@ -75,17 +92,22 @@ fn draw(comparison: &Comparison, rows: &[&Row], images: &[Option<RgbImage>]) -> 
     let note =
         if shown == 0 { "no sample moved".to_owned() } else { format!("the {shown} of {n} samples that moved most") };
     canvas.header(WIDTH, &title.concat(), &note);
+    if comparison.compared().any(|(_, movement)| movement.distribution.is_some()) {
+        let mut left = BARS as f32;
+        for (name, ink) in [("OLD", MUTED), ("NEW", NEW)] {
+            canvas.rect(left, LEGEND - BAR, BAR, BAR, ink);
+            canvas.text((left + 14.0, LEGEND), Anchor::Start, SMALL, Weight::Regular, ink, name);
+            left += 60.0;
+        }
+    }
     for (i, (row, image)) in rows.iter().zip(images).enumerate() {
-        let top = HEADER + GAP + i as u32 * (SIDE + 2 * GAP);
+        let top = HEADER + 2 * GAP + i as u32 * (SIDE + 2 * GAP);
         if i > 0 {
             canvas.rect(MARGIN as f32, (top - GAP) as f32, (WIDTH - 2 * MARGIN) as f32, 1.0, RULE);
         }
-        match image {
-            Some(image) => {
-                let (left, over) = ((SIDE - image.width()) / 2, (SIDE - image.height()) / 2);
-                canvas.image(MARGIN + left, top + over, image, 1);
-            }
-            None => canvas.rect(MARGIN as f32, top as f32, SIDE as f32, SIDE as f32, RULE),
+        if let Some(image) = image {
+            let (left, over) = ((SIDE - image.width()) / 2, (SIDE - image.height()) / 2);
+            canvas.image(MARGIN + left, top + over, image, 1);
         }
         let mut baseline = top as f32 + 16.0;
         for line in text::wrap(&row.name, SIZE, Weight::Bold, NUMBERS_WIDTH as f32, 2) {
@@ -115,13 +137,13 @@ fn lines(comparison: &Comparison, row: &Row) -> Vec<(String, Rgba)> {
         Outcome::Both(movement) => movement,
     };
     let mut lines = vec![(changed("reward", movement.rewards), INK)];
-    if movement.reward() != 0.0 && comparison.reward_unit.is_some() {
+    if movement.reward() != 0.0 && comparison.reward_unit().is_some() {
         let relative = amount(comparison.relative_reward(movement));
         lines.push((format!("{relative} standard deviations of OLD's rewards"), MUTED));
     }
     lines.extend(details(movement).into_iter().map(|line| (line, MUTED)));
     if let Some(gradient) = comparison.relative_gradient(movement).filter(|gradient| *gradient > 0.0) {
-        lines.push((format!("gradient moved by {} of its norm", amount(gradient)), MUTED));
+        lines.push((format!("gradient moved by {} of OLD's norm", amount(gradient)), MUTED));
     }
     lines
 }
@@ -156,7 +178,7 @@ fn bars(canvas: &mut Canvas, top: u32, styles: &[StyleChange]) {
             canvas.rect(BARS as f32, top + over, width, BAR, ink);
             let percent = probability.map_or_else(|| "none".to_owned(), |p| format!("{} %", number(p * 100.0, places)));
             let at = (BARS as f32 + width + 8.0, top + over + 9.0);
-            canvas.text(at, Anchor::Start, 10.0, Weight::Regular, ink, &percent);
+            canvas.text(at, Anchor::Start, SMALL, Weight::Regular, ink, &percent);
         }
     }
 }
