@@ -239,3 +239,138 @@ pub(super) fn listed(names: &[String]) -> String {
         n => format!("{shown}, … ({n} more)"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ambiguity_sdk::OptionType;
+
+    use super::*;
+
+    fn styles(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    fn option(key: &str, value_type: OptionType, default: Option<&str>) -> OptionInfo {
+        OptionInfo { key: key.to_owned(), value_type, default: default.map(str::to_owned), help: String::new() }
+    }
+
+    fn pin(digest: &str) -> Option<EncoderPin> {
+        Some(EncoderPin { name: "clip".to_owned(), digest: digest.to_owned() })
+    }
+
+    fn classifier() -> Described {
+        let description = Description {
+            name: "weather".to_owned(),
+            version: "1.2.0".to_owned(),
+            kind: Kind::Classifier { styles: styles(&["sun", "rain", "fog"]) },
+            media: vec![Medium::Image, Medium::Text],
+            encoders: vec!["clip".to_owned()],
+            options: vec![option("temperature", OptionType::Number, Some("1"))],
+            ..Description::default()
+        };
+        let interface = "0.2.0".to_owned();
+        Described { description, interface, pin: pin("abc"), differentiable: true, ..Described::default() }
+    }
+
+    fn scorer(scale: Scale) -> Described {
+        let mut described = classifier();
+        described.description.kind = Kind::Scorer(scale);
+        described
+    }
+
+    /// The reasons of a change, one per line.
+    fn said(old: &Described, new: &Described) -> String {
+        let styles = Styles::matched(old.description.styles(), new.description.styles());
+        let reasons = changes(old, new, &styles).into_iter();
+        reasons.map(|reason| format!("{}: {}", reason.bump.name(), reason.text)).collect::<Vec<_>>().join("\n")
+    }
+
+    fn changed(change: impl Fn(&mut Described)) -> String {
+        let mut new = classifier();
+        change(&mut new);
+        said(&classifier(), &new)
+    }
+
+    fn with_styles(names: &[&str]) -> String {
+        changed(|new| new.description.kind = Kind::Classifier { styles: styles(names) })
+    }
+
+    #[test]
+    fn what_did_not_change_asks_for_nothing() {
+        assert_eq!(changed(|new| new.description.version = "9.0.0".to_owned()), "");
+    }
+
+    #[test]
+    fn styles_are_matched_by_name_then_by_place() {
+        assert_eq!(with_styles(&["sun", "snow", "fog"]), "major: 1 style renamed: `rain` to `snow`");
+        assert_eq!(with_styles(&["sun", "fog"]), "major: 1 style removed: `rain`");
+        assert_eq!(with_styles(&["sun", "rain", "hail", "fog"]), "major: 1 style added: `hail`");
+        assert_eq!(with_styles(&["fog", "rain", "sun"]), "major: the styles come in another order");
+        assert_eq!(
+            with_styles(&["rain", "snow"]),
+            "major: 2 styles removed: `sun`, `fog`\nmajor: 1 style added: `snow`"
+        );
+        // `fog` moved to the place of `rain`, which is gone: `snow` is not its new name.
+        assert_eq!(
+            with_styles(&["sun", "fog", "snow"]),
+            "major: 1 style removed: `rain`\nmajor: 1 style added: `snow`"
+        );
+        let many = ["a", "b", "c", "d", "e", "f", "sun", "rain", "fog"];
+        assert_eq!(with_styles(&many), "major: 6 styles added: `a`, `b`, `c`, `d`, `e`, … (1 more)");
+    }
+
+    #[test]
+    fn every_part_of_a_description_asks_for_its_bump() {
+        let cases: [(&str, &dyn Fn(&mut Described)); 16] = [
+            ("major: it no longer takes the medium text", &|new| new.description.media = vec![Medium::Image]),
+            ("minor: it also takes the medium audio", &|new| new.description.media.push(Medium::Audio)),
+            ("major: it asks for the encoder `dino`", &|new| new.description.encoders.push("dino".to_owned())),
+            ("major: it no longer asks for the encoder `clip`", &|new| new.description.encoders.clear()),
+            ("major: it requires other weights of the encoder `clip`: sha256 abc… became abd…", &|new| {
+                new.pin = pin("abd");
+            }),
+            ("minor: it runs with any weights of the encoder `clip`", &|new| new.pin = None),
+            ("major: the option `temperature` is gone", &|new| new.description.options.clear()),
+            ("major: the option `temperature` was of the type number, and is of the type integer", &|new| {
+                new.description.options[0].value_type = OptionType::Integer;
+            }),
+            ("minor: the default of `temperature` was 1, and is none", &|new| {
+                new.description.options[0].default = None
+            }),
+            ("minor: the option `k` is new", &|new| new.description.options.push(option("k", OptionType::Text, None))),
+            ("minor: its own temperature was none, and is 2", &|new| new.temperature = Some(2.0)),
+            ("major: it lost its gradient of embeddings", &|new| new.differentiable = false),
+            ("minor: it has a gradient of pixels", &|new| new.pixel_differentiable = true),
+            ("minor: its interface was `0.2.0`, and is `0.3.0`", &|new| new.interface = "0.3.0".to_owned()),
+            ("patch: its name was `weather`, and is `sky`", &|new| new.description.name = "sky".to_owned()),
+            ("patch: its properties changed", &|new| new.description.properties.push(("unit".into(), "kB".into()))),
+        ];
+        for (expected, change) in cases {
+            assert_eq!(changed(change), expected);
+        }
+        let mut any = classifier();
+        any.pin = None;
+        let required = "major: it requires certain weights of the encoder `clip`: sha256 abc…";
+        assert_eq!(said(&any, &classifier()), required);
+        let help = changed(|new| new.description.options[0].help = "better words".to_owned());
+        assert_eq!(help, "");
+    }
+
+    #[test]
+    fn a_scale_may_only_become_narrower() {
+        let unit = Scale::higher_is_better().at_least(0.0).at_most(1.0);
+        let from_unit = |scale| said(&scorer(unit), &scorer(scale));
+        assert_eq!(from_unit(unit), "");
+        let reversed = Scale::lower_is_better().at_least(0.0).at_most(1.0);
+        assert_eq!(from_unit(reversed), "major: the direction of its scores is reversed: lower is better");
+        let scores = "its scores were at least 0 and at most 1, and are";
+        assert_eq!(from_unit(Scale::higher_is_better().at_least(0.0)), format!("major: {scores} at least 0"));
+        assert_eq!(from_unit(Scale::higher_is_better()), format!("major: {scores} unbounded"));
+        let half = Scale::higher_is_better().at_least(0.25).at_most(0.75);
+        assert_eq!(from_unit(half), format!("minor: {scores} at least 0.25 and at most 0.75"));
+        let shifted = Scale::higher_is_better().at_least(0.25).at_most(1.25);
+        assert!(from_unit(shifted).starts_with("major"));
+        assert_eq!(said(&classifier(), &scorer(unit)), "major: it was a classifier, and is a scorer");
+        assert_eq!(said(&scorer(unit), &classifier()), "major: it was a scorer, and is a classifier");
+    }
+}

@@ -5,15 +5,18 @@ mod compare;
 mod description;
 mod outputs;
 mod report;
+mod run;
 mod samples;
 mod sheet;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail, ensure};
 use clap::Args;
 
-pub(super) use self::compare::{Pair, compare};
+pub(super) use self::run::{Pair, compare};
 pub(super) use self::samples::Samples;
 use super::running::RunningArgs;
 use super::{EncoderFolder, encoders};

@@ -80,7 +80,7 @@ fn page(sample: &Sample) -> Option<RgbImage> {
     Some(canvas.into_rgb())
 }
 
-fn draw(comparison: &Comparison, rows: &[&Row], images: &[Option<RgbImage>]) -> RgbImage {
+pub(super) fn draw(comparison: &Comparison, rows: &[&Row], images: &[Option<RgbImage>]) -> RgbImage {
     let height = HEADER + rows.len().max(1) as u32 * (SIDE + 2 * GAP) + 3 * LINE as u32 + MARGIN;
     let mut canvas = Canvas::new(WIDTH, height, 1.0, GROUND);
     let title = |described: &super::description::Described| {
