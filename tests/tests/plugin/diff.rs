@@ -9,7 +9,7 @@ use crate::support::{copy_folder, host, host_ok, root};
 
 /// Writes the images of `host art` and a plugin of `host plugin fit` for them, `five.wasm`.
 fn fitted(folder: &Path) {
-    host_ok(folder, &["art", "--out", "art", "--per-class", "1", "--seed", "3"]);
+    host_ok(folder, &["art", "--out", "art", "--per-class", "2", "--seed", "3"]);
     fit(folder, "five.wasm", &["-k", "5"]);
 }
 
@@ -39,7 +39,7 @@ macro_rules! assert_report {
     ($name:expr, $text:expr) => {
         insta::with_settings!({ filters => [
             (r"/\S*/plugins/", "[HOME]/plugins/"),
-            (r"[−+]?\b\d+\.\d+(e-\d+)?( →| %|$| |,|\))", "[N]$2"),
+            (r"(?m)([ (−+])\d+\.\d+(e-\d+)?([ ,)]|$)", "$1[N]$3"),
             (r"[−+]\[N\]", "[N]"),
             (r"(\S)  +", "$1  "),
         ] }, { insta::assert_snapshot!($name, $text) })
@@ -73,12 +73,12 @@ fn another_file_with_equal_bits_is_a_patch() {
     fit(folder.path(), "next/five.wasm", &["-k", "5", "--title", "Five"]);
     let document = json(folder.path(), &["./five.wasm", "next/five.wasm", "art"]);
     assert_eq!((&document["bump"], &document["least_version"]), (&"patch".into(), &"1.0.1".into()), "{document}");
-    assert_eq!(reasons(&document), ["all outputs are equal to the last bit, for 40 samples"]);
-    // 13 probes, and an image of each of 27 styles.
+    assert_eq!(reasons(&document), ["all outputs are equal to the last bit, for 67 samples"]);
+    // 13 probes, and two images of each of 27 styles.
     let from = |place: &str| {
         document["samples"].as_array().expect("a list").iter().filter(|sample| sample["from"] == place).count()
     };
-    assert_eq!([from("probe"), from("file"), from("fixture")], [13, 27, 0]);
+    assert_eq!([from("probe"), from("file"), from("fixture")], [13, 54, 0]);
 }
 
 #[test]

@@ -208,7 +208,13 @@ fn a_verdict_names_the_least_version_or_what_is_no_version() {
         verdict("0.2.3", "0.2.4", moved()),
         verdict("0.2.3", "0.3.0", moved()),
         verdict("0.2.3", "1.0", moved()),
-    ].join("\n"), @"");
+    ].join("\n"), @"
+    this is a patch change: version 1.2.3 to 1.2.4 is enough
+    this is a patch change: version 1.2.3 to 1.2.3 is not enough, NEW must be at least 1.2.4
+    this is a major change: version 0.2.3 to 0.2.4 is not enough, NEW must be at least 0.3.0
+    this is a major change: version 0.2.3 to 0.3.0 is enough
+    this is a major change: the version `1.0` of NEW is no semantic version, such as 1.2.3: unexpected end of input while parsing minor version number
+    ");
 }
 
 #[test]
