@@ -30,7 +30,7 @@ fn refused(folder: &Path, arguments: &[&str]) -> String {
     assert_eq!(ran.code, 1, "{}\n{}", ran.stdout, ran.stderr);
     let errors: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(errors.len(), 1, "{}", ran.stderr);
-    errors[0].replace(&root().display().to_string(), "[HOME]")
+    errors[0].replace(&folder.display().to_string(), "[DIR]").replace(&root().display().to_string(), "[HOME]")
 }
 
 /// A snapshot without the numbers, whose last digits depend on the machine where an encoder has a part in them, and without
@@ -128,7 +128,10 @@ fn strict_holds_the_version_to_the_behavior() {
     write("major.wasm", "2.0.0", "'rain', 'fog', 'snow'");
     write("word.wasm", "two", "'rain', 'fog', 'snow'");
     let ran = |new: &str| refused(folder.path(), &["./old.wasm", new, "--strict"]);
-    insta::assert_snapshot!([ran("./minor.wasm"), ran("./word.wasm")].join("\n"), @"");
+    insta::assert_snapshot!([ran("./minor.wasm"), ran("./word.wasm")].join("\n"), @"
+    error: this is a major change: version 1.0.0 to 1.1.0 is not enough, NEW must be at least 2.0.0
+    error: the version `two` of NEW is no semantic version, such as 1.2.3: unexpected character 't' while parsing major version number
+    ");
     assert!(diff(folder.path(), &["./old.wasm", "./major.wasm", "--strict"]).ends_with("1.0.0 to 2.0.0 is enough\n"));
     // Without --strict it is a report.
     assert_eq!(json(folder.path(), &["./old.wasm", "./minor.wasm"])["version_is_enough"], false);
@@ -209,7 +212,16 @@ fn bad_input_is_one_sentence() {
         refused(&["palette", "palette", "--config", "sharp=2"]),
         refused(&["kmeans_image", "kmeans_image", "--encoder", "tiny-art=nowhere"]),
     ];
-    insta::assert_snapshot!(messages.join("\n"), @"");
+    insta::assert_snapshot!(messages.join("\n"), @"
+    error: plugin `palete`: not found in ., plugins, [HOME]/plugins, [DIR]/ambiguity/plugins; did you mean `palette`? Available: clip_score, clip_softmax, dcgan, jpeg_size, kmeans_image, kmeans_text, melody, motion, palette, roughness, simple, words
+    error: poem.txt is a text, but plugin `palette` takes image
+    error: broken.png is not a readable image: Format error decoding Png: Invalid PNG signature.
+    error: missing.png: No such file or directory (os error 2)
+    error: --sheet moved.jpg must end in .png
+    error: --sheet no/moved.png: there is no such folder
+    error: plugin `palette`: it has no option `sharp`: did you mean `sharpness`? (it has sharpness (number, default 3))
+    error: encoder tiny-art: nowhere is neither a folder nor an id on the Hub (OWNER/NAME)
+    ");
     assert_eq!(host(folder.path(), &["plugin", "diff", "palette"]).code, 2);
     assert_eq!(
         fs::read_dir(folder.path())
