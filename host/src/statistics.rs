@@ -43,6 +43,29 @@ pub fn standard_error(values: &[f64]) -> Option<f64> {
     (n > 1.0).then(|| Summary::of(values).std / (n - 1.0).sqrt())
 }
 
+/// Returns Spearman's rank correlation of two lists of the same length, from -1 to 1; equal values share the mean of their
+/// ranks. None for fewer than two values, or where all values of a list are equal.
+pub fn rank_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
+    let (a, b) = (ranks(a), ranks(b));
+    let (of_a, of_b) = (Summary::of(&a), Summary::of(&b));
+    let spread = of_a.std * of_b.std * a.len() as f64;
+    let covariance = a.iter().zip(&b).map(|(a, b)| (a - of_a.mean) * (b - of_b.mean)).sum::<f64>();
+    (spread > 0.0).then(|| (covariance / spread).clamp(-1.0, 1.0))
+}
+
+/// Returns the rank of each value, from 0; equal values have the mean of their ranks.
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&i, &j| values[i].total_cmp(&values[j]));
+    let (mut ranks, mut first) = (vec![0.0; values.len()], 0);
+    for equal in order.chunk_by(|&i, &j| values[i] == values[j]) {
+        let rank = first as f64 + (equal.len() - 1) as f64 / 2.0;
+        equal.iter().for_each(|&i| ranks[i] = rank);
+        first += equal.len();
+    }
+    ranks
+}
+
 /// The change of a mean between two measurements of the same samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Improvement {
@@ -93,6 +116,18 @@ mod tests {
     fn equal_changes_have_a_standard_error_of_0() {
         let improvement = Improvement::paired(&[1.0, 2.0], &[2.0, 3.0]);
         assert_eq!((improvement.sem, improvement.standard_errors()), (Some(0.0), None));
+    }
+
+    #[test]
+    fn ranks_are_correlated_whatever_the_distances() {
+        let a = [1.0, 2.0, 3.0, 4.0];
+        assert_eq!(rank_correlation(&a, &[-9.0, 0.0, 0.1, 1e9]), Some(1.0));
+        assert_eq!(rank_correlation(&a, &[4.0, 3.0, 2.0, 1.0]), Some(-1.0));
+        // 1 - 6 (0 + 1 + 1 + 0) / (4 (16 - 1)).
+        let swapped = rank_correlation(&a, &[1.0, 3.0, 2.0, 4.0]).expect("they differ");
+        assert!((swapped - 0.8).abs() < 1e-12, "{swapped}");
+        assert_eq!(ranks(&[5.0, 1.0, 5.0, 0.0]), [2.5, 1.0, 2.5, 0.0]);
+        assert_eq!([rank_correlation(&a, &[7.0; 4]), rank_correlation(&[1.0], &[2.0])], [None, None]);
     }
 
     #[test]

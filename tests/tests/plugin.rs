@@ -3,6 +3,7 @@
 mod author;
 mod build;
 mod confined;
+mod diff;
 mod faults;
 mod fit;
 mod frozen;

@@ -212,7 +212,7 @@ impl BenchArgs {
 
     fn layout(&self, plugin: &dyn Plugin, times: [f64; 2], instantiate: Option<f64>, costs: &[Cost]) -> Result<String> {
         let bytes = fs_err::metadata(&plugin.source().path)?.len() as usize;
-        let mut text = format!("{}, {}\n\n", heading(plugin), size(bytes));
+        let mut text = format!("{}, {}\n\n", heading(plugin.description()), size(bytes));
         let mut rows = vec![
             vec!["load, compiling".to_owned(), format!("{:.2} ms", times[0])],
             vec!["load, from the cache".to_owned(), format!("{:.2} ms", times[1])],

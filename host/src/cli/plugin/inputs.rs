@@ -1,4 +1,4 @@
-//! The files that `classify`, `score` and `test` run a plugin on.
+//! The files that `classify`, `score`, `test` and `diff` run a plugin on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -62,9 +62,21 @@ impl Inputs {
     }
 
     /// Returns the file as the user named it.
-    fn shown(&self, file: &Path) -> PathBuf {
+    pub(super) fn shown(&self, file: &Path) -> PathBuf {
         let is_stdin = self.stdin.as_ref().is_some_and(|stdin| stdin.path() == file);
         if is_stdin { STDIN.into() } else { file.to_owned() }
+    }
+
+    /// Reads one of the files as [`read_sample`] does; none if it was found in a folder and cannot be read, which is logged.
+    pub(super) fn read(&self, file: &Path, description: &Description, loader: &ImageLoader) -> Result<Option<Sample>> {
+        match read_sample(file, description, loader) {
+            Ok(sample) => Ok(Some(sample)),
+            Err(error) if self.are_optional.contains(file) => {
+                tracing::warn!("left out: {}", sentence(&error));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -258,13 +270,9 @@ pub(super) fn run_on_files(
         context.interrupt.check("nothing was written")?;
         let (mut files, mut samples) = (vec![], vec![]);
         for file in batch {
-            match read_sample(file, plugin.description(), &loader) {
-                Ok(sample) => {
-                    files.push(inputs.shown(file));
-                    samples.push(Sample { prompt: prompts.of(file)?, ..sample });
-                }
-                Err(error) if inputs.are_optional.contains(file) => tracing::warn!("left out: {}", sentence(&error)),
-                Err(error) => return Err(error),
+            if let Some(sample) = inputs.read(file, plugin.description(), &loader)? {
+                files.push(inputs.shown(file));
+                samples.push(Sample { prompt: prompts.of(file)?, ..sample });
             }
         }
         bar.inc(batch.len() as u64);

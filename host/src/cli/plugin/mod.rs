@@ -5,6 +5,7 @@ mod build;
 mod check;
 mod classify;
 mod describe_onnx;
+mod diff;
 mod fit;
 mod inputs;
 mod inspect;
@@ -45,6 +46,7 @@ enum Command {
     Check(check::CheckArgs),
     Classify(classify::ClassifyArgs),
     DescribeOnnx(describe_onnx::DescribeArgs),
+    Diff(Box<diff::DiffArgs>),
     Fit(Box<fit::FitArgs>),
     Inspect(inspect::InspectArgs),
     Install(install::InstallArgs),
@@ -78,6 +80,7 @@ impl PluginArgs {
             Command::Check(args) => args.run(context),
             Command::Classify(args) => args.run(context),
             Command::DescribeOnnx(args) => args.run(context),
+            Command::Diff(args) => args.run(context),
             Command::Fit(args) => args.run(context),
             Command::Inspect(args) => args.run(context),
             Command::Install(args) => args.run(context),

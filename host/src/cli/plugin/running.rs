@@ -2,12 +2,13 @@
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use tch::Device;
 
 use super::{EncoderFolder, encoders};
 use crate::config::PluginLimits;
 use crate::context::Context;
 use crate::encoders::Encoders;
-use crate::plugin::{Batch, Kind, Plugin, PluginHost, Sample};
+use crate::plugin::{Batch, Description, Kind, Plugin, PluginHost, Sample};
 
 /// The arguments for running a plugin.
 #[derive(Args, Debug)]
@@ -33,7 +34,7 @@ impl RunningArgs {
 
     /// Sets a host's device to `--device`.
     pub(super) fn on_device(&self, host: PluginHost) -> Result<PluginHost> {
-        Ok(host.on(torch_ext::cuda::device(&self.device)?))
+        Ok(host.on(self.device()?))
     }
 
     /// Loads a plugin into a given host.
@@ -43,7 +44,12 @@ impl RunningArgs {
 
     /// Opens the shipped encoders and the given ones.
     pub(super) fn encoders(&self, context: &Context) -> Result<Encoders> {
-        encoders(&self.encoders, torch_ext::cuda::device(&self.device)?, context)
+        encoders(&self.encoders, self.device()?, context)
+    }
+
+    /// Returns the device of `--device`.
+    pub(super) fn device(&self) -> Result<Device> {
+        Ok(torch_ext::cuda::device(&self.device)?)
     }
 }
 
@@ -80,8 +86,7 @@ pub(super) fn note_narrow(plugin: &dyn Plugin, encoders: &mut Encoders) -> Resul
 }
 
 /// Returns the heading of reports: a plugin's name, version, kind and media.
-pub(super) fn heading(plugin: &dyn Plugin) -> String {
-    let description = plugin.description();
+pub(super) fn heading(description: &Description) -> String {
     let (name, version) = (&description.name, &description.version);
     let kind = match &description.kind {
         Kind::Classifier { styles } => format!("{} styles", styles.len()),

@@ -63,7 +63,7 @@ impl Report {
     pub(super) fn new(plugin: &dyn Plugin, rows: Vec<Row>) -> Self {
         let warnings = warnings(&rows);
         let styles = plugin.description().styles().to_vec();
-        Self { plugin: plugin.source().name.clone(), heading: heading(plugin), styles, rows, warnings }
+        Self { plugin: plugin.source().name.clone(), heading: heading(plugin.description()), styles, rows, warnings }
     }
 
     fn answers(&self) -> impl Iterator<Item = &Answer> {
