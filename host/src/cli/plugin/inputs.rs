@@ -61,8 +61,13 @@ impl Inputs {
         Ok(inputs)
     }
 
+    /// Returns whether a file was found in a folder, so that the others are used where it cannot be read.
+    pub(super) fn is_optional(&self, file: &Path) -> bool {
+        self.are_optional.contains(file)
+    }
+
     /// Returns the file as the user named it.
-    fn shown(&self, file: &Path) -> PathBuf {
+    pub(super) fn shown(&self, file: &Path) -> PathBuf {
         let is_stdin = self.stdin.as_ref().is_some_and(|stdin| stdin.path() == file);
         if is_stdin { STDIN.into() } else { file.to_owned() }
     }
@@ -263,7 +268,7 @@ pub(super) fn run_on_files(
                     files.push(inputs.shown(file));
                     samples.push(Sample { prompt: prompts.of(file)?, ..sample });
                 }
-                Err(error) if inputs.are_optional.contains(file) => tracing::warn!("left out: {}", sentence(&error)),
+                Err(error) if inputs.is_optional(file) => tracing::warn!("left out: {}", sentence(&error)),
                 Err(error) => return Err(error),
             }
         }

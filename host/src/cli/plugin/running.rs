@@ -31,6 +31,11 @@ impl RunningArgs {
         Ok((self.load(&host, reference)?, encoders))
     }
 
+    /// Returns the options of the plugin that `--config` sets.
+    pub(super) fn config(&self) -> &[(String, String)] {
+        &self.config
+    }
+
     /// Sets a host's device to `--device`.
     pub(super) fn on_device(&self, host: PluginHost) -> Result<PluginHost> {
         Ok(host.on(torch_ext::cuda::device(&self.device)?))
