@@ -161,7 +161,7 @@ pub fn markdown(text: &str) -> String {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let begins_list = |i: usize, character: char| match character {
         '-' | '+' | '=' => i == 0,
-        '.' | ')' => i == digits && digits > 0,
+        '.' | ')' => i == digits && digits > 0 && !text[i + 1..].starts_with(|c: char| !c.is_whitespace()),
         _ => false,
     };
     for (i, character) in text.char_indices() {
@@ -305,7 +305,8 @@ mod tests {
             ("a\n# b", r"a\\n\# b"),
             ("  - item", r"\- item"),
             ("12. item", r"12\. item"),
-            ("1.5 and 2)", r"1\.5 and 2)"),
+            ("1.5 and 2)", "1.5 and 2)"),
+            ("2)", r"2\)"),
         ] {
             assert_eq!(markdown(text), wanted);
         }

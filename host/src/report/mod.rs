@@ -288,7 +288,7 @@ impl Page {
     }
 
     fn render(&self, run: &Path) -> Result<String> {
-        let mut templates = page::templates()?;
+        let mut templates = page::templates();
         templates.add_template("report.html", include_str!("report.html"))?;
         let sheets = run::sheets(run)?;
         let image = |name: &str| run::image(run, name).map(|path| Sheet::read(0, &path)).transpose();

@@ -2,16 +2,16 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use minijinja::{AutoEscape, Environment, Error, escape_formatter};
+use minijinja::{AutoEscape, Environment, Value, escape_formatter};
 
 use crate::text::{escaped_lines, markdown};
 
 /// The name of the escaping of Markdown.
 const MARKDOWN: &str = "markdown";
 
-/// Returns an environment for templates that contains the pages' `style.css`. In a template whose name ends in `.html` or
+/// Returns an environment for templates, in which `style` is the pages' style sheet. In a template whose name ends in `.html` or
 /// `.md`, every text is escaped unless it is marked as safe.
-pub(crate) fn templates() -> Result<Environment<'static>, Error> {
+pub(crate) fn templates() -> Environment<'static> {
     let mut templates = Environment::new();
     templates.set_auto_escape_callback(|name| match name.rsplit('.').next() {
         Some("html") => AutoEscape::Html,
@@ -25,8 +25,8 @@ pub(crate) fn templates() -> Result<Environment<'static>, Error> {
         (_, Some(text)) => escape_formatter(out, state, &escaped_lines(text).into()),
         (_, None) => escape_formatter(out, state, value),
     });
-    templates.add_template("style.css", include_str!("style.css"))?;
-    Ok(templates)
+    templates.add_global("style", Value::from_safe_string(include_str!("style.css").to_owned()));
+    templates
 }
 
 /// Returns a PNG file as the address of an image that lies in the page itself.

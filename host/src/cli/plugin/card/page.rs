@@ -81,7 +81,7 @@ impl Card {
 
     /// Returns the card as Markdown, without images.
     pub(in crate::cli::plugin) fn markdown(&self) -> Result<String> {
-        let mut templates = templates()?;
+        let mut templates = templates();
         templates.set_trim_blocks(true);
         templates.add_template("card.md", include_str!("card.md"))?;
         self.render(templates.get_template("card.md")?, false)
@@ -89,7 +89,7 @@ impl Card {
 
     /// Returns the card as a page in one file.
     pub(in crate::cli::plugin) fn html(&self) -> Result<String> {
-        let mut templates = templates()?;
+        let mut templates = templates();
         templates.add_template("card.html", include_str!("card.html"))?;
         self.render(templates.get_template("card.html")?, true)
     }
@@ -139,8 +139,8 @@ impl Card {
     }
 
     fn subtitle(&self) -> String {
-        let (kind, media) = (self.kind_in_words(), self.media.join(", "));
-        let mut parts = vec![format!("version {}", self.version), format!("{kind} of {media}")];
+        let takes = format!("takes {}", self.media.join(", "));
+        let mut parts = vec![format!("version {}", self.version), self.kind_in_words(), takes];
         parts.extend((!self.license.is_empty()).then(|| self.license.clone()));
         parts.join(" · ")
     }
@@ -182,12 +182,12 @@ impl Card {
             }
         }];
         if let Some([_, most]) = self.fuel_per_sample {
-            let limit = self.limits.fuel.map(|limit| format!("of {}", count(limit))).unwrap_or_default();
-            tiles.push(tile("Fuel per sample, at most", no_break(&count(most)), limit));
+            let limit = self.limits.fuel.map(|limit| format!(" of {}", count(limit))).unwrap_or_default();
+            tiles.push(tile("Fuel per sample", no_break(&count(most)), format!("at most{limit}")));
         }
         if let Some(peak) = self.peak_memory {
-            let limit = self.limits.memory.map(|limit| format!("of {}", whole_mib(limit))).unwrap_or_default();
-            tiles.push(tile("Memory, at most", no_break(&mib(peak)), limit));
+            let limit = self.limits.memory.map(|limit| format!(" of {}", whole_mib(limit))).unwrap_or_default();
+            tiles.push(tile("Memory", no_break(&mib(peak)), format!("at most{limit}")));
         }
         tiles.push(tile("File", no_break(&size(self.file.bytes)), self.file.interface.clone()));
         let (value, tone) = match self.warnings.len() {
