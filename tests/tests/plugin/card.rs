@@ -145,7 +145,12 @@ fn what_cannot_be_shown_is_refused_before_anything_is_written() {
         refused(&["palette", "none.png"]),
         refused(&["./empty"]),
     ];
-    insta::assert_snapshot!(messages.join("\n"), @"");
+    insta::assert_snapshot!(messages.join("\n"), @r"
+    error: there is no folder none
+    error: a.txt is a text, but plugin `palette` takes image
+    error: none.png: No such file or directory (os error 2)
+    error: ./empty/fixtures has no samples (.png, .jpg, .txt, .wav, .gif, .webp, .safetensors)
+    ");
     let mut left: Vec<_> =
         fs::read_dir(folder.path()).expect("readable").map(|entry| entry.expect("one").file_name()).collect();
     left.retain(|name| name != "cache");

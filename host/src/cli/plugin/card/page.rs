@@ -83,6 +83,7 @@ impl Card {
     pub(in crate::cli::plugin) fn markdown(&self) -> Result<String> {
         let mut templates = templates();
         templates.set_trim_blocks(true);
+        templates.set_keep_trailing_newline(true);
         templates.add_template("card.md", include_str!("card.md"))?;
         self.render(templates.get_template("card.md")?, false)
     }
@@ -90,6 +91,7 @@ impl Card {
     /// Returns the card as a page in one file.
     pub(in crate::cli::plugin) fn html(&self) -> Result<String> {
         let mut templates = templates();
+        templates.set_keep_trailing_newline(true);
         templates.add_template("card.html", include_str!("card.html"))?;
         self.render(templates.get_template("card.html")?, true)
     }
@@ -182,11 +184,11 @@ impl Card {
             }
         }];
         if let Some([_, most]) = self.fuel_per_sample {
-            let limit = self.limits.fuel.map(|limit| format!(" of {}", count(limit))).unwrap_or_default();
+            let limit = self.limits.fuel.map(|limit| format!("; limit {}", count(limit))).unwrap_or_default();
             tiles.push(tile("Fuel per sample", no_break(&count(most)), format!("at most{limit}")));
         }
         if let Some(peak) = self.peak_memory {
-            let limit = self.limits.memory.map(|limit| format!(" of {}", whole_mib(limit))).unwrap_or_default();
+            let limit = self.limits.memory.map(|limit| format!("; limit {}", whole_mib(limit))).unwrap_or_default();
             tiles.push(tile("Memory", no_break(&mib(peak)), format!("at most{limit}")));
         }
         tiles.push(tile("File", no_break(&size(self.file.bytes)), self.file.interface.clone()));
@@ -250,11 +252,15 @@ impl Card {
 
     fn cost(&self) -> Vec<Fact> {
         let mut facts = Facts::default();
-        match self.fuel_per_sample {
-            Some([least, most]) if least == most => facts.add("Fuel per sample", &count(least)),
-            Some([least, most]) => facts.add("Fuel per sample", &format!("{} to {}", count(least), count(most))),
-            None => facts.add("Fuel per sample", "not counted for a plugin of this kind"),
-        }
+        let fuel = self.fuel_per_sample.map(|fuel| fuel.map(count));
+        facts.add(
+            "Fuel per sample",
+            &match fuel {
+                Some([least, most]) if least == most => least,
+                Some([least, most]) => format!("{least} to {most}"),
+                None => "not counted for a plugin of this kind".to_owned(),
+            },
+        );
         if let Some(peak) = self.peak_memory {
             facts.add("Peak memory", &format!("{}, with one sample at a time", mib(peak)));
         }
