@@ -152,6 +152,27 @@ fn escaped_but(text: &str, kept: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// Returns a text [`escaped`] for a line of Markdown, of a table's cell too: it is shown as it is, without emphasis, code,
+/// links, images, HTML, mathematics or a list.
+pub fn markdown(text: &str) -> String {
+    let text = escaped(text.trim());
+    let mut shown = String::with_capacity(text.len());
+    // A line that begins so is an item of a list, or underlines the line before it.
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let begins_list = |i: usize, character: char| match character {
+        '-' | '+' | '=' => i == 0,
+        '.' | ')' => i == digits && digits > 0 && !text[i + 1..].starts_with(|c: char| !c.is_whitespace()),
+        _ => false,
+    };
+    for (i, character) in text.char_indices() {
+        if "\\`*_[]<>#|~&$!@".contains(character) || begins_list(i, character) {
+            shown.push('\\');
+        }
+        shown.push(character);
+    }
+    shown
+}
+
 /// Returns a path [`escaped`], for the output of commands; what is no UTF-8 is shown as U+FFFD.
 pub fn shown(path: &Path) -> String {
     escaped(&path.to_string_lossy()).into_owned()
@@ -273,6 +294,22 @@ mod tests {
     fn what_others_wrote_is_one_line() {
         assert_eq!(escaped("caf\u{e9} \u{1f600}"), "caf\u{e9} \u{1f600}");
         assert_eq!(escaped("a\nb\tc\u{7}\u{9b}\u{2066}"), "a\\nb\\tc\\u{7}\\u{9b}\\u{2066}");
+    }
+
+    #[test]
+    fn markdown_shows_a_text_as_it_is() {
+        for (text, wanted) in [
+            ("27 clusters, by k-means", "27 clusters, by k-means"),
+            ("a_b *c* `d` <script> |", r"a\_b \*c\* \`d\` \<script\> \|"),
+            ("![x](y) & $z$ ~~w~~ @you #1 \\", r"\!\[x\](y) \& \$z\$ \~\~w\~\~ \@you \#1 \\"),
+            ("a\n# b", r"a\\n\# b"),
+            ("  - item", r"\- item"),
+            ("12. item", r"12\. item"),
+            ("1.5 and 2)", "1.5 and 2)"),
+            ("2)", r"2\)"),
+        ] {
+            assert_eq!(markdown(text), wanted);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod author;
 mod build;
+mod card;
 mod confined;
 mod diff;
 mod faults;

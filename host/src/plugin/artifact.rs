@@ -215,6 +215,7 @@ impl Artifact {
             bytes: self.bytes.len(),
             assets: self.assets().map(asset).collect(),
             imports: self.imports.clone(),
+            needs: self.imports.iter().filter_map(|import| need(import)).map(str::to_owned).collect(),
             exports: self.exports.clone(),
         }
     }
@@ -339,6 +340,19 @@ impl Artifact {
             return Err(Fault::Import { import: import.clone(), remedy });
         }
         Ok(())
+    }
+}
+
+/// Returns in words what an import of [`IMPORTABLE`] is for; none of the types, which are for the others.
+fn need(import: &str) -> Option<&'static str> {
+    let (interface, _) = import.strip_prefix(PACKAGE)?.split_once('@')?;
+    match interface {
+        "samples" => Some("the samples of a batch, with their prompts, metadata and embeddings"),
+        "encoders" => Some("the host's encoders, for texts of its own"),
+        "assets" => Some("the data in its file"),
+        "config" => Some("the options that a run sets"),
+        "log" => Some("the host's log, for messages"),
+        _ => None,
     }
 }
 

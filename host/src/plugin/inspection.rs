@@ -1,6 +1,7 @@
 //! The contents of a plugin's file for display, whatever its kind.
 
 use ambiguity_sdk::EncoderPin;
+use serde::Serialize;
 
 /// The contents of a plugin's file, as `host plugin inspect` shows them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,8 +30,21 @@ pub struct Inspection {
     pub assets: Vec<Asset>,
     /// The interfaces that it imports; of a model, its operator sets.
     pub imports: Vec<String>,
+    /// What it imports, in words.
+    pub needs: Vec<String>,
     /// The interfaces that it exports; of a model, its outputs.
     pub exports: Vec<String>,
+}
+
+/// What a plugin may use at most, whatever its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Bounds {
+    /// Units of fuel for each sample of a batch, where the sandbox counts them.
+    pub fuel: Option<u64>,
+    /// Milliseconds for one batch.
+    pub milliseconds: u64,
+    /// Memory in bytes, where it is limited.
+    pub memory: Option<usize>,
 }
 
 /// Data inside a plugin's file.

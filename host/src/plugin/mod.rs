@@ -48,7 +48,7 @@ use self::confined::Launcher;
 pub use self::distributions::Distributions;
 use self::error::quoted_name;
 pub use self::error::{Fault, PluginError};
-pub use self::inspection::{Asset, Inspection};
+pub use self::inspection::{Asset, Bounds, Inspection};
 pub use self::limits::Limits;
 use self::onnx::OnnxPlugin;
 pub use self::store::{Found, Pin, Published, Store};
@@ -65,6 +65,8 @@ pub trait Plugin {
     fn source(&self) -> &PluginSource;
     /// Returns the contents of the file, for display.
     fn inspect(&self) -> Inspection;
+    /// Returns what it may use at most.
+    fn bounds(&self) -> Bounds;
     /// Returns one distribution over the styles, or one score, per sample. The batch keeps the embeddings that were
     /// computed for it, and encoders are loaded when they are first needed.
     fn run(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Output, PluginError>;

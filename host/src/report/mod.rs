@@ -3,6 +3,7 @@
 //! # Layout
 //!
 //! - this file: the page, one file that opens offline, generated from the run's folder alone
+//! - `page`: what all pages share, this one and those of other commands: their look, and how foreign text is escaped
 //! - `fine_tune`, `learning`: the curves, tiles and sentences of each kind of run · `curve`: the reward curve
 //! - [`grid`]: contact sheets and before/after · [`confusion`]: confusion matrices
 //! - `drawing`: charts as SVG or pixels · `canvas`: shapes, text and images in pixels
@@ -14,15 +15,14 @@ mod drawing;
 mod fine_tune;
 pub mod grid;
 mod learning;
+pub(crate) mod page;
 
 use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use image::RgbImage;
-use minijinja::{Environment, context, escape_formatter};
+use minijinja::context;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ use crate::run::record::{
     ClassifierRecord, ClipMonitor, FineTuneRecord, GanRecord, Pace, PretrainRecord, Record, UNetMonitor, VaeMonitor,
 };
 use crate::run::{self, BEFORE_AFTER, CONFUSION, PluginsLock, RunError, RunInfo};
-use crate::text::{counted, escaped_lines, number};
+use crate::text::{counted, number};
 
 /// The page's file in the run's folder.
 pub const FILE: &str = "report.html";
@@ -288,12 +288,7 @@ impl Page {
     }
 
     fn render(&self, run: &Path) -> Result<String> {
-        let mut templates = Environment::new();
-        // What others wrote must not change the order in which the page is read.
-        templates.set_formatter(|out, state, value| match value.as_str().filter(|_| !value.is_safe()) {
-            Some(text) => escape_formatter(out, state, &escaped_lines(text).into()),
-            None => escape_formatter(out, state, value),
-        });
+        let mut templates = page::templates();
         templates.add_template("report.html", include_str!("report.html"))?;
         let sheets = run::sheets(run)?;
         let image = |name: &str| run::image(run, name).map(|path| Sheet::read(0, &path)).transpose();
@@ -502,7 +497,7 @@ impl Sheet {
             png::text(&bytes, LAYOUT).and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
         let size = png::dimensions(&bytes).unwrap_or_default();
         let thumbs: Option<Vec<Thumb>> = layout.cells.iter().map(|placed| Thumb::of(placed, size)).collect();
-        let uri = format!("data:image/png;base64,{}", STANDARD.encode(&bytes));
+        let uri = page::data_uri(&bytes);
         Ok(Self { epoch, uri, note: layout.note, thumbs: thumbs.unwrap_or_default() })
     }
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod card;
 mod check;
 mod classify;
 mod describe_onnx;
@@ -43,6 +44,7 @@ pub struct PluginArgs {
 enum Command {
     Bench(bench::BenchArgs),
     Build(build::BuildArgs),
+    Card(card::CardArgs),
     Check(check::CheckArgs),
     Classify(classify::ClassifyArgs),
     DescribeOnnx(describe_onnx::DescribeArgs),
@@ -77,6 +79,7 @@ impl PluginArgs {
         match self.command {
             Command::Bench(args) => args.run(context),
             Command::Build(args) => args.run(context),
+            Command::Card(args) => args.run(context),
             Command::Check(args) => args.run(context),
             Command::Classify(args) => args.run(context),
             Command::DescribeOnnx(args) => args.run(context),

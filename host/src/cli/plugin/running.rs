@@ -32,6 +32,11 @@ impl RunningArgs {
         Ok((self.load(&host, reference)?, encoders))
     }
 
+    /// Returns the options of the plugin that `--config` sets.
+    pub(super) fn config(&self) -> &[(String, String)] {
+        &self.config
+    }
+
     /// Sets a host's device to `--device`.
     pub(super) fn on_device(&self, host: PluginHost) -> Result<PluginHost> {
         Ok(host.on(self.device()?))
@@ -70,19 +75,21 @@ pub(super) fn warn_of_unfamiliar(encoders: &Encoders) {
     }
 }
 
-/// Logs which of a plugin's encoders know procedural paintings alone, as the images of `host plugin check` are.
-pub(super) fn note_narrow(plugin: &dyn Plugin, encoders: &mut Encoders) -> Result<()> {
+/// Returns which of a plugin's encoders know procedural paintings alone, as the images of `host plugin check` are, a sentence
+/// for each.
+pub(super) fn narrow(plugin: &dyn Plugin, encoders: &mut Encoders) -> Result<Vec<String>> {
+    let mut notes = vec![];
     for encoder in &plugin.description().encoders {
         if encoders.get(encoder)?.familiar().is_some() {
             let name = encoders.resolve(encoder)?;
-            tracing::info!(
+            notes.push(format!(
                 "the encoder `{name}` was trained on procedural paintings alone, and so are the paintings here: on other \
                  images its embeddings say little, and a CLIP of the world is needed (`host plugin fit --encoder \
                  openai/clip-vit-large-patch14`)"
-            );
+            ));
         }
     }
-    Ok(())
+    Ok(notes)
 }
 
 /// Returns the heading of reports: a plugin's name, version, kind and media.

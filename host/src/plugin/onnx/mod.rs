@@ -39,7 +39,7 @@ use super::batch::Batch;
 use super::confined::Launcher;
 use super::distributions::Distributions;
 use super::error::{Fault, PluginError};
-use super::inspection::{Asset, Inspection};
+use super::inspection::{Asset, Bounds, Inspection};
 use super::limits::{Limits, mib};
 use super::store::Found;
 use super::{
@@ -290,9 +290,14 @@ impl Plugin for OnnxPlugin {
             takes: takes(&self.spec),
             bytes: self.bytes,
             assets: vec![Asset { name: "weights".to_owned(), bytes: self.graph.weight_bytes, shape: None }],
+            needs: opsets.iter().map(|opset| format!("the operators of {opset}")).collect(),
             imports: opsets,
             exports: self.graph.outputs.iter().map(ToString::to_string).collect(),
         }
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds { fuel: None, milliseconds: self.timeout_ms, memory: self.model.memory() }
     }
 
     fn run(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Output, PluginError> {

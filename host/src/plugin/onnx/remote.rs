@@ -14,7 +14,7 @@ use tch::Device;
 use super::runtime::{Model, Numbers};
 use crate::plugin::confined::{Launcher, Worker, is_out_of_memory, limit_resources};
 use crate::plugin::error::Fault;
-use crate::plugin::limits::{LOAD_LIMIT, ONNX_MEMORY_MIB};
+use crate::plugin::limits::{LOAD_LIMIT, ONNX_MEMORY_MIB, mib};
 
 /// What the process does, for messages.
 const WORK: &str = "runs it";
@@ -64,6 +64,14 @@ impl Runner {
         match self {
             Self::Here(model) => model.run(numbers, shape, left, limit_ms),
             Self::Remote(remote) => remote.run(&numbers, shape, left, limit_ms),
+        }
+    }
+
+    /// Returns the memory in bytes that it may use, if it is limited.
+    pub(super) fn memory(&self) -> Option<usize> {
+        match self {
+            Self::Here(_) => None,
+            Self::Remote(remote) => Some(mib(remote.opening.memory_mib)),
         }
     }
 }

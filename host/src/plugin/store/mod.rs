@@ -233,11 +233,32 @@ fn resolve(reference: &str) -> Result<PathBuf, PluginError> {
     resolve_in(reference, &folders)
 }
 
+/// Returns the folder that a reference to a plugin names, if [`resolve`] looks for the plugin in it.
+pub fn named_folder(reference: &str) -> Option<&Path> {
+    let folders: Vec<PathBuf> = places().into_iter().map(|(_, folder)| folder).collect();
+    let is_hidden = is_name(reference) && named_file(reference, &folders).is_some();
+    Some(Path::new(reference)).filter(|path| path.is_dir() && !is_hidden)
+}
+
+/// Returns whether a reference to a plugin is a name, and no path.
+fn is_name(reference: &str) -> bool {
+    let mut parts = Path::new(reference).components();
+    parts.all(|part| matches!(part, std::path::Component::Normal(_))) && !reference.contains(std::path::is_separator)
+}
+
+/// Returns the first file in some folders that has this name, whose extension is optional.
+fn named_file(name: &str, folders: &[PathBuf]) -> Option<PathBuf> {
+    let names: Vec<String> = match Path::new(name).extension() {
+        Some(extension) if EXTENSIONS.iter().any(|known| extension == *known) => vec![name.to_owned()],
+        _ => EXTENSIONS.iter().map(|extension| format!("{name}.{extension}")).collect(),
+    };
+    let mut candidates = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+    candidates.find(|candidate| candidate.is_file())
+}
+
 fn resolve_in(reference: &str, folders: &[PathBuf]) -> Result<PathBuf, PluginError> {
     let path = Path::new(reference);
-    let is_name = path.components().all(|part| matches!(part, std::path::Component::Normal(_)))
-        && !reference.contains(std::path::is_separator);
-    if !is_name {
+    if !is_name(reference) {
         if path.is_dir() {
             return crate_folder::built(path).map_err(|fault| PluginError::new(reference, fault));
         }
@@ -246,12 +267,7 @@ fn resolve_in(reference: &str, folders: &[PathBuf]) -> Result<PathBuf, PluginErr
             false => Err(not_found(reference, vec![], &neighbors(path), vec![])),
         };
     }
-    let names: Vec<String> = match path.extension() {
-        Some(extension) if EXTENSIONS.iter().any(|known| extension == *known) => vec![reference.to_owned()],
-        _ => EXTENSIONS.iter().map(|extension| format!("{reference}.{extension}")).collect(),
-    };
-    let mut candidates = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
-    if let Some(file) = candidates.find(|candidate| candidate.is_file()) {
+    if let Some(file) = named_file(reference, folders) {
         return Ok(file);
     }
     if is_plugin_folder(path) {

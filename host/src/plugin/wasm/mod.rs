@@ -32,6 +32,7 @@ use super::batch::Batch;
 use super::confined::Launcher;
 use super::distributions::Distributions;
 use super::error::{Fault, PluginError, quoted, quoted_name};
+use super::inspection::Bounds;
 use super::limits::{Limits, MAX_INSTANCES, MAX_ITEMS, mib};
 use super::store::Found;
 use super::{
@@ -464,6 +465,11 @@ impl Plugin for WasmPlugin {
 
     fn inspect(&self) -> Inspection {
         self.facts.artifact.inspect()
+    }
+
+    fn bounds(&self) -> Bounds {
+        let Limits { fuel, timeout_ms, memory_mib, .. } = self.sandbox.limits;
+        Bounds { fuel: Some(fuel), milliseconds: timeout_ms, memory: Some(mib(memory_mib)) }
     }
 
     fn run(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Output, PluginError> {

@@ -5,13 +5,13 @@ mod report;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use self::report::{Answer, Report, Row};
+pub(super) use self::report::{Answer, Report, Row};
 use super::probes::{Probe, probes};
-use super::running::{RunningArgs, embedded, note_narrow};
+use super::running::{RunningArgs, embedded, narrow};
 use crate::cli::completions::plugins;
 use crate::context::Context;
 use crate::encoders::Encoders;
-use crate::plugin::{Fault, Plugin, Values};
+use crate::plugin::{Fault, Plugin, Sample, Values};
 use crate::rl::reward::rewards;
 use crate::text::to_json;
 
@@ -48,23 +48,10 @@ impl CheckArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         let (mut plugin, mut encoders) = self.running.open(&self.plugin, context)?;
-        let media = plugin.description().media.clone();
-        let probes: Vec<Probe> = media.iter().flat_map(|&medium| probes(medium)).collect();
-        let mut rows = vec![];
-        let bar = context.progress.bar("probing", probes.len() as u64, "probes");
-        for (i, probe) in probes.into_iter().enumerate() {
-            context.interrupt.check("nothing was written")?;
-            if i == 0 {
-                // The first call embeds the styles' names and fills caches, so it costs more than later ones.
-                let _warm_up = run(&probe, &mut *plugin, &mut encoders)?;
-            }
-            let answer = run(&probe, &mut *plugin, &mut encoders)?;
-            rows.push(Row { name: probe.name, kind: probe.kind, answer });
-            bar.inc(1);
+        let report = probe(&mut *plugin, &mut encoders, context)?;
+        for note in narrow(&*plugin, &mut encoders)? {
+            tracing::info!("{note}");
         }
-        bar.finish();
-        note_narrow(&*plugin, &mut encoders)?;
-        let report = Report::new(&*plugin, rows);
         match self.json {
             true => println!("{}", to_json(&report.document())),
             false => print!("{}", report.layout()),
@@ -80,9 +67,36 @@ fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 
-/// Runs the plugin on one probe. A plugin may refuse it with its own error; any other error ends the check.
-fn run(probe: &Probe, plugin: &mut dyn Plugin, encoders: &mut Encoders) -> Result<Result<Answer, String>> {
-    let mut batch = embedded(vec![probe.sample.clone()], plugin, encoders)?;
+/// Runs the plugin on all probes of its media.
+pub(super) fn probe(plugin: &mut dyn Plugin, encoders: &mut Encoders, context: &Context) -> Result<Report> {
+    let media = plugin.description().media.clone();
+    let probes: Vec<Probe> = media.iter().flat_map(|&medium| probes(medium)).collect();
+    let mut rows = vec![];
+    let bar = context.progress.bar("probing", probes.len() as u64, "probes");
+    for (i, probe) in probes.into_iter().enumerate() {
+        context.interrupt.check("nothing was written")?;
+        let mut ask = || answer(&format!("probe `{}`", probe.name), &probe.sample, plugin, encoders);
+        if i == 0 {
+            // The first call embeds the styles' names and fills caches, so it costs more than later ones.
+            let _warm_up = ask()?;
+        }
+        let answer = ask()?;
+        rows.push(Row { probe, answer });
+        bar.inc(1);
+    }
+    bar.finish();
+    Ok(Report::new(plugin, rows))
+}
+
+/// Runs the plugin on one sample alone. A plugin may refuse it with its own error; any other error, which names the sample,
+/// ends the command.
+pub(super) fn answer(
+    name: &str,
+    sample: &Sample,
+    plugin: &mut dyn Plugin,
+    encoders: &mut Encoders,
+) -> Result<Result<Answer, String>> {
+    let mut batch = embedded(vec![sample.clone()], plugin, encoders)?;
     match plugin.run(&mut batch, encoders) {
         Ok(output) => {
             let reward = rewards(&output.values).first().copied().unwrap_or_default();
@@ -100,7 +114,7 @@ fn run(probe: &Probe, plugin: &mut dyn Plugin, encoders: &mut Encoders) -> Resul
         }
         Err(error) => match error.fault {
             Fault::Refused(message) => Ok(Err(message)),
-            _ => Err(anyhow::Error::from(error).context(format!("probe `{}`", probe.name))),
+            _ => Err(anyhow::Error::from(error).context(name.to_owned())),
         },
     }
 }

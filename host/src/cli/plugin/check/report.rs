@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cli::plugin::probes::Kind;
+use crate::cli::plugin::probes::{Kind, Probe};
 use crate::cli::plugin::running::{count, heading, mib};
 use crate::plugin::distributions::probabilities;
 use crate::plugin::{Limits, Plugin};
@@ -20,38 +20,37 @@ const SAME: f64 = 1e-6;
 
 /// The result of a plugin for one probe.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
-    pub(super) reward: f64,
+pub(in crate::cli::plugin) struct Answer {
+    pub(in crate::cli::plugin) reward: f64,
     /// The log-probability of each style; none of a scorer.
-    pub(super) log_distribution: Option<Vec<f64>>,
-    pub(super) fuel: Option<u64>,
+    pub(in crate::cli::plugin) log_distribution: Option<Vec<f64>>,
+    pub(in crate::cli::plugin) fuel: Option<u64>,
     pub(super) milliseconds: f64,
-    pub(super) memory: Option<usize>,
+    pub(in crate::cli::plugin) memory: Option<usize>,
 }
 
 /// One probe and its result, or the plugin's error.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
-    pub(super) name: String,
-    pub(super) kind: Kind,
-    pub(super) answer: Result<Answer, String>,
+pub(in crate::cli::plugin) struct Row {
+    pub(in crate::cli::plugin) probe: Probe,
+    pub(in crate::cli::plugin) answer: Result<Answer, String>,
 }
 
 /// The report of all probes.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(in crate::cli::plugin) struct Report {
     plugin: String,
     heading: String,
     styles: Vec<String>,
-    rows: Vec<Row>,
+    pub(in crate::cli::plugin) rows: Vec<Row>,
     /// The warnings, one sentence each.
-    pub(super) warnings: Vec<String>,
+    pub(in crate::cli::plugin) warnings: Vec<String>,
 }
 
 impl Answer {
     /// Returns the distance of a classifier's reward below the best one, which is the divergence from the uniform
     /// distribution; the negative reward of a scorer, which may have no best one.
-    fn gap(&self) -> f64 {
+    pub(in crate::cli::plugin) fn gap(&self) -> f64 {
         match &self.log_distribution {
             Some(row) => -(row.len() as f64).ln() - self.reward,
             None => -self.reward,
@@ -77,13 +76,13 @@ impl Report {
     /// Returns the report as JSON.
     pub(super) fn document(&self) -> Value {
         let probes = self.rows.iter().map(|row| {
-            let worthless = row.kind == Kind::Worthless;
+            let (name, worthless) = (&row.probe.name, row.probe.kind == Kind::Worthless);
             match &row.answer {
-                Err(message) => json!({ "probe": row.name, "worthless": worthless, "refused": message }),
+                Err(message) => json!({ "probe": name, "worthless": worthless, "refused": message }),
                 Ok(answer) => {
                     let row_of = answer.log_distribution.as_deref();
                     json!({
-                        "probe": row.name,
+                        "probe": name,
                         "worthless": worthless,
                         "distribution": row_of.map(probabilities),
                         "entropy": row_of.map(entropy),
@@ -121,11 +120,11 @@ impl Report {
             rows.push(match &row.answer {
                 Err(message) => {
                     let mut cells = vec![String::new(); header.len()];
-                    (cells[0], cells[1]) = (row.name.clone(), format!("refused: {message}"));
+                    (cells[0], cells[1]) = (row.probe.name.clone(), format!("refused: {message}"));
                     cells
                 }
                 Ok(answer) => {
-                    let mut cells = vec![row.name.clone()];
+                    let mut cells = vec![row.probe.name.clone()];
                     if let Some(row) = &answer.log_distribution {
                         let top =
                             (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a))).unwrap_or(0);
@@ -174,13 +173,13 @@ fn warnings(rows: &[Row]) -> Vec<String> {
     let mut warnings: Vec<String> = vec![];
     for row in rows {
         if let Err(message) = &row.answer {
-            warnings
-                .push(format!("refused: it returned an error for `{}` ({message}); a run would stop there", row.name));
+            let name = &row.probe.name;
+            warnings.push(format!("refused: it returned an error for `{name}` ({message}); a run would stop there"));
         }
     }
     let answered = |kind: Option<Kind>| {
-        let rows = rows.iter().filter(move |row| kind.is_none_or(|kind| row.kind == kind));
-        rows.filter_map(|row| row.answer.as_ref().ok().map(|answer| (row.name.as_str(), answer)))
+        let rows = rows.iter().filter(move |row| kind.is_none_or(|kind| row.probe.kind == kind));
+        rows.filter_map(|row| row.answer.as_ref().ok().map(|answer| (row.probe.name.as_str(), answer)))
     };
     let all: Vec<&Answer> = answered(None).map(|(_, answer)| answer).collect();
     let Some(first) = all.first() else {
@@ -250,6 +249,11 @@ fn warnings(rows: &[Row]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::Sample;
+
+    fn probe(name: &str, kind: Kind) -> Probe {
+        Probe { name: name.to_owned(), kind, sample: Sample::default() }
+    }
 
     fn row(name: &str, kind: Kind, p: f64) -> Row {
         // A logarithm of 0 is no log-probability.
@@ -257,7 +261,7 @@ mod tests {
         let reward = 0.5 * (row[0] + row[1]);
         let log_distribution = Some(row);
         let answer = Answer { reward, log_distribution, fuel: Some(1), milliseconds: 0.0, memory: None };
-        Row { name: name.to_owned(), kind, answer: Ok(answer) }
+        Row { probe: probe(name, kind), answer: Ok(answer) }
     }
 
     /// The first word of each warning about these worthless and real probes.
@@ -275,7 +279,7 @@ mod tests {
         assert_eq!(kinds(&[0.5, 0.5], &[0.5, 0.5]), ["dead"]);
         assert_eq!(kinds(&[0.2, 0.8], &[0.2, 0.8]), ["dead"], "two distributions, one reward");
         assert_eq!(kinds(&[1.0, 0.0], &[1.0, 0.0, 0.3]), ["saturated"]);
-        let refused = Row { name: "empty".into(), kind: Kind::Worthless, answer: Err("no words".into()) };
+        let refused = Row { probe: probe("empty", Kind::Worthless), answer: Err("no words".into()) };
         let rows = [refused, row("a", Kind::Real, 0.3), row("b", Kind::Real, 0.4)];
         assert_eq!(warnings(&rows), ["refused: it returned an error for `empty` (no words); a run would stop there"]);
     }
@@ -284,7 +288,7 @@ mod tests {
     fn scorers_are_hackable_where_worthless_probes_score_best() {
         let row = |kind: Kind, reward: f64| {
             let answer = Answer { reward, log_distribution: None, fuel: None, milliseconds: 0.0, memory: None };
-            Row { name: "probe".to_owned(), kind, answer: Ok(answer) }
+            Row { probe: probe("probe", kind), answer: Ok(answer) }
         };
         let rows = |worthless: f64, real: [f64; 2]| {
             let [a, b] = real.map(|reward| row(Kind::Real, reward));

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow, bail, ensure};
 use clap::Args;
 
+pub(super) use self::compare::Comparison;
 pub(super) use self::run::{Pair, compare};
 pub(super) use self::samples::Samples;
 use super::running::RunningArgs;
