@@ -246,6 +246,9 @@ mod tests {
 
     use super::*;
 
+    /// A change of a description.
+    type Edit<'a> = &'a dyn Fn(&mut Described);
+
     fn styles(names: &[&str]) -> Vec<String> {
         names.iter().map(|&name| name.to_owned()).collect()
     }
@@ -321,7 +324,7 @@ mod tests {
 
     #[test]
     fn every_part_of_a_description_asks_for_its_bump() {
-        let cases: [(&str, &dyn Fn(&mut Described)); 16] = [
+        let cases: [(&str, Edit<'_>); 16] = [
             ("major: it no longer takes the medium text", &|new| new.description.media = vec![Medium::Image]),
             ("minor: it also takes the medium audio", &|new| new.description.media.push(Medium::Audio)),
             ("major: it asks for the encoder `dino`", &|new| new.description.encoders.push("dino".to_owned())),
