@@ -9,7 +9,7 @@ use image::imageops::{FilterType, resize};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::plugin::check::{Answer, answer, probe};
+use crate::cli::plugin::check::{Answer, Row, answer, probe};
 use crate::cli::plugin::inputs::{Inputs, Prompts, fixtures, read_sample};
 use crate::cli::plugin::probes::Kind;
 use crate::cli::plugin::running::narrow;
@@ -175,7 +175,7 @@ pub(in crate::cli::plugin) fn collect(
     let mut notes = encoders.unfamiliar();
     let report = probe(plugin, encoders, context)?;
     notes.extend(narrow(plugin, encoders)?);
-    let probe = |row: &crate::cli::plugin::check::Row| {
+    let probe = |row: &Row| {
         let entry = Entry::new(row.probe.name.clone(), &row.probe.sample, row.answer.clone());
         Entry { worthless: Some(row.probe.kind == Kind::Worthless), ..entry }
     };
