@@ -9,7 +9,7 @@ use serde_json::Value;
 use test_support::registry::Registry;
 use test_support::server::Server;
 
-use crate::support::{Ran, command, host, host_ok, ran, root, tiny_run};
+use crate::support::{Ran, command, copy_folder, host, host_binary, host_ok, ran, root, tiny_run};
 
 /// A registry, and a folder in which a team works with it.
 struct Team {
@@ -492,4 +492,59 @@ fn minisign_verifies_ours_and_ours_verifies_minisigns() {
     }
     team.ok(&["plugin", "sign", "./sea.wasm", "--key", "its.key"]);
     run(&["-Vm", "sea.wasm", "-p", "its.pub"]);
+}
+
+/// Returns the blocks of commands of docs/sharing.md, each with the team whose folder it runs in.
+fn story() -> Vec<(String, String)> {
+    let text = fs::read_to_string(root().join("docs/sharing.md")).expect("the document");
+    let mut blocks = vec![];
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(team) = line.strip_prefix("<!-- team: ").and_then(|rest| rest.strip_suffix(" -->")) else { continue };
+        assert_eq!(lines.next(), Some("```sh"), "a team's block of commands");
+        let commands: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+        blocks.push((team.to_owned(), commands.join("\n")));
+    }
+    blocks
+}
+
+#[test]
+fn the_story_of_two_teams_runs_as_written() {
+    let team = Team::with(Registry::default().with_referrers());
+    let tools = team.path().join("tools");
+    fs::create_dir(&tools).expect("a new folder");
+    std::os::unix::fs::symlink(host_binary(), tools.join("host")).expect("a link");
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default());
+    let blocks = story();
+    assert!(blocks.len() > 8, "{} blocks", blocks.len());
+    for (who, commands) in blocks {
+        let folder = team.path().join(&who);
+        fs::create_dir_all(&folder).expect("a folder");
+        // What the makers hand over: the public key; and to their CI, what is in their repository.
+        let makers = team.path().join("makers");
+        match &*who {
+            "trainers" => drop(fs::copy(makers.join("makers.pub"), folder.join("makers.pub")).expect("handed over")),
+            "ci" => copy_folder(&makers, &folder),
+            _ => {}
+        }
+        let commands = commands.replace("registry.example.com", team.host_address());
+        // One thread, as for all tests, and each team with folders of its own.
+        let mut shell = Command::new("sh");
+        shell.current_dir(&folder).args(["-euc", &commands]).env("PATH", &path).env("AMBIGUITY_HOME", root());
+        for (variable, name) in
+            [("XDG_DATA_HOME", "data"), ("XDG_CACHE_HOME", "cache"), ("XDG_CONFIG_HOME", "config"), ("DOCKER_CONFIG", "docker")]
+        {
+            shell.env(variable, folder.join(".home").join(name));
+        }
+        shell.env("OMP_NUM_THREADS", "1").env_remove("HOST_LOG").env_remove("AMBIGUITY_TRUST").env("NO_COLOR", "1");
+        let output = shell.output().expect("a shell");
+        let ran = ran(&output);
+        assert_eq!(ran.code, 0, "{who}: {commands}\n{}\n{}", ran.stdout, ran.stderr);
+    }
+    let trained = team.path().join("trainers/runs/first");
+    assert_eq!(metrics(&trained).iter().filter(|line| line["epoch"].as_u64() > Some(0)).count(), 2);
+    let lock = fs::read_to_string(trained.join("plugins.lock")).expect("a lock");
+    assert!(lock.contains("version = \"1.0.0\"") && lock.contains("name = \"makers\""), "{lock}");
+    let tags = team.registry.manifest("makers/sea", "2.0.0").is_some() && team.registry.manifest("makers/sea", "1.1.0").is_none();
+    assert!(tags, "the version that its behavior asks for, and no lower one");
 }

@@ -35,8 +35,8 @@ use crate::text::{sentence, size, to_json};
   host plugin push . oci://registry.example.com/team/sea       a plugin crate, under its own version
   host plugin push ./sea.wasm oci://127.0.0.1:5000/team/sea:1.2.0 --dry-run
 
-What the version before it judges otherwise asks for a version, as `host plugin diff` says; a lower one is refused unless
---allow is given.
+By how much its behavior differs from the version before asks for a version, as `host plugin diff` says; a lower one is
+refused, unless --allow is given.
 
 The registry is any that keeps container images. It gets the plugin in the layout of `wkg`, and what refers to it: the
 signature of --key or of FILE.minisig, and the card. The login is docker's: `docker login REGISTRY`.")]

@@ -19,7 +19,7 @@ use crate::text::{key_hint, to_json};
   host plugin update               all that were installed from registries
   host plugin update sea --json
 
-`host plugin diff OLD NEW` shows how a new version judges. A new version that somebody else signed is refused.")]
+`host plugin diff OLD NEW` shows how the behavior of a new version differs. A new version that somebody else signed is refused.")]
 pub struct UpdateArgs {
     /// Names of installed plugins [default: all of registries]
     #[arg(value_name = "NAME", add = installed_plugins())]
