@@ -531,9 +531,12 @@ fn the_story_of_two_teams_runs_as_written() {
         // One thread, as for all tests, and each team with folders of its own.
         let mut shell = Command::new("sh");
         shell.current_dir(&folder).args(["-euc", &commands]).env("PATH", &path).env("AMBIGUITY_HOME", root());
-        for (variable, name) in
-            [("XDG_DATA_HOME", "data"), ("XDG_CACHE_HOME", "cache"), ("XDG_CONFIG_HOME", "config"), ("DOCKER_CONFIG", "docker")]
-        {
+        for (variable, name) in [
+            ("XDG_DATA_HOME", "data"),
+            ("XDG_CACHE_HOME", "cache"),
+            ("XDG_CONFIG_HOME", "config"),
+            ("DOCKER_CONFIG", "docker"),
+        ] {
             shell.env(variable, folder.join(".home").join(name));
         }
         shell.env("OMP_NUM_THREADS", "1").env_remove("HOST_LOG").env_remove("AMBIGUITY_TRUST").env("NO_COLOR", "1");
@@ -545,6 +548,7 @@ fn the_story_of_two_teams_runs_as_written() {
     assert_eq!(metrics(&trained).iter().filter(|line| line["epoch"].as_u64() > Some(0)).count(), 2);
     let lock = fs::read_to_string(trained.join("plugins.lock")).expect("a lock");
     assert!(lock.contains("version = \"1.0.0\"") && lock.contains("name = \"makers\""), "{lock}");
-    let tags = team.registry.manifest("makers/sea", "2.0.0").is_some() && team.registry.manifest("makers/sea", "1.1.0").is_none();
+    let tags = team.registry.manifest("makers/sea", "2.0.0").is_some()
+        && team.registry.manifest("makers/sea", "1.1.0").is_none();
     assert!(tags, "the version that its behavior asks for, and no lower one");
 }

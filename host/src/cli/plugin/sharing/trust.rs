@@ -14,9 +14,16 @@ use crate::text::{key_hint, table, to_json};
 
 /// Choose whose signatures of plugins are accepted, by namespace, and what happens with the others.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  host plugin trust add team-a team-a.pub --namespace registry.example.com/team-a
+  host plugin trust list
+  host plugin trust policy require")]
 pub struct TrustArgs {
     #[command(subcommand)]
     command: Command,
+    /// Print one JSON document about the trusted keys and the policy
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -40,18 +47,21 @@ A plugin of that namespace that this key did not sign is then refused, unless an
         expires: Option<String>,
     },
     /// List the trusted keys and the policy
-    List {
-        /// Print one JSON document
-        #[arg(long)]
-        json: bool,
-    },
+    #[command(after_help = "Example:
+  host plugin trust list")]
+    List,
     /// Trust a key no more
+    #[command(after_help = "Example:
+  host plugin trust remove team-a")]
     Remove {
         /// The key's name
         name: String,
     },
     /// Set what happens with a plugin of a registry that nobody trusted has signed
-    #[command(after_help = "require   it is refused
+    #[command(after_help = "Example:
+  host plugin trust policy require
+
+require   it is refused
 warn      it is used, with a warning (default)
 off       signatures are not looked for
 
@@ -69,7 +79,7 @@ impl TrustArgs {
             trust_file().context("there is no folder for trust.toml: HOME and XDG_CONFIG_HOME are both unset")?;
         let mut file = TrustFile::open(&path)?;
         let said = match self.command {
-            Command::List { json } => return list(&path, &file, json),
+            Command::List => return list(&path, &file, self.json),
             Command::Add { name, key, namespace, expires } => {
                 let key = if Path::new(&key).is_file() { Key::open(Path::new(&key)) } else { Key::read(&key) }?;
                 let namespace = namespace.trim_end_matches('/').to_owned();
@@ -97,7 +107,7 @@ impl TrustArgs {
         };
         file.write(&path)?;
         context.progress.println(said);
-        Ok(())
+        if self.json { list(&path, &file, true) } else { Ok(()) }
     }
 }
 
