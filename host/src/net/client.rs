@@ -315,7 +315,7 @@ impl Client {
         let start = Instant::now();
         let mut reply = self.follow(request, true)?;
         let mut bytes = Vec::new();
-        while let Some(chunk) = reply.next()? {
+        while let Some(chunk) = reply.chunk()? {
             bytes.extend(chunk);
             if bytes.len() > limit {
                 return Err(Failure::wrong(&url, format!("sends a document of more than {limit} bytes")));
@@ -481,7 +481,7 @@ pub struct Reply {
 
 impl Reply {
     /// Returns the next bytes, or nothing at the end.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+    pub fn chunk(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         match self.event()? {
             Event::Chunk(chunk) => Ok(Some(chunk)),
             Event::End => Ok(None),
@@ -509,7 +509,7 @@ impl Reply {
         }
         let mut body = vec![];
         // What a server says with a failure is not worth a failure of its own.
-        while let Ok(Some(chunk)) = self.next() {
+        while let Ok(Some(chunk)) = self.chunk() {
             body.extend(chunk);
             if body.len() >= MAX_MESSAGE {
                 body.truncate(MAX_MESSAGE);

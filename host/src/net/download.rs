@@ -187,7 +187,7 @@ impl Downloads<'_> {
                 length.saturating_add(partial.length)
             ));
         }
-        while let Some(chunk) = reply.next()? {
+        while let Some(chunk) = reply.chunk()? {
             if chunk.len() as u64 > file.size - partial.length {
                 return Err(Failure::wrong(
                     &reply.url,

@@ -233,7 +233,7 @@ fn resolve(reference: &str) -> Result<PathBuf, PluginError> {
     resolve_in(reference, &folders)
 }
 
-/// Returns the folder that a reference to a plugin names, if [`resolve`] looks for the plugin in it.
+/// Returns the folder that a reference to a plugin names, if the plugin is looked for in it.
 pub fn named_folder(reference: &str) -> Option<&Path> {
     let folders: Vec<PathBuf> = places().into_iter().map(|(_, folder)| folder).collect();
     let is_hidden = is_name(reference) && named_file(reference, &folders).is_some();

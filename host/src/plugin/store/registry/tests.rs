@@ -24,6 +24,9 @@ fn component() -> Vec<u8> {
     (0..400_000u32).map(|i| (i % 251) as u8).collect()
 }
 
+/// What a registry does instead of answering: whether it did.
+type Lie = Box<dyn Fn(&Request, &mut TcpStream) -> io::Result<bool> + Send + Sync>;
+
 /// A folder for the cache, and the interrupt.
 struct Place {
     folder: tempfile::TempDir,
@@ -163,7 +166,7 @@ fn what_is_not_of_its_digest_or_length_is_not_kept() {
             stream.write_all(&[7; 65536])?;
         }
     };
-    let cases: [(&str, Box<dyn Fn(&Request, &mut TcpStream) -> io::Result<bool> + Send + Sync>, &str); 4] = [
+    let cases: [(&str, Lie, &str); 4] = [
         (
             "other bytes",
             Box::new(move |request, stream| {
@@ -304,7 +307,7 @@ fn what_passes_is_tried_again_and_silence_ends() {
         if counted.fetch_add(1, Ordering::SeqCst) % 3 == 2 {
             return Ok(false);
         }
-        let status = if counted.load(Ordering::SeqCst) % 2 == 0 { 429 } else { 503 };
+        let status = if counted.load(Ordering::SeqCst).is_multiple_of(2) { 429 } else { 503 };
         respond(request, stream, status, &[("Retry-After", "0".to_owned())], b"later").map(|()| true)
     });
     Place::new().find(&server, ":1.2.0").expect("it passes");
