@@ -10,6 +10,7 @@
 //! - `folders`: model folders with odd values in their configurations
 //! - `media`: images and recordings
 //! - `runs`: a run's metrics and the report drawn from them
+//! - `sharing`: what a registry sends: manifests, references, signatures
 
 mod allocator;
 mod folders;
@@ -17,6 +18,7 @@ mod media;
 mod models;
 mod plugins;
 mod runs;
+mod sharing;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -37,7 +39,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     Target { name: "adapter_config", seeds: models::adapter_configs, run: models::adapter_config },
     Target { name: "audio", seeds: media::recordings, run: media::audio },
     Target { name: "component", seeds: plugins::components, run: plugins::component },
@@ -49,6 +51,7 @@ pub const TARGETS: [Target; 14] = [
     Target { name: "model", seeds: folders::changes, run: folders::model },
     Target { name: "onnx", seeds: plugins::models, run: plugins::onnx },
     Target { name: "output", seeds: plugins::outputs, run: plugins::output },
+    Target { name: "registry", seeds: sharing::documents, run: sharing::document },
     Target { name: "report", seeds: runs::metrics_files, run: runs::report },
     Target { name: "safetensors", seeds: models::weights, run: models::safetensors },
     Target { name: "tokenizer", seeds: models::tokenizers, run: models::tokenizer },

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use test_support::registry::Registry;
-use test_support::server::Server;
+use test_support::server::{Server, respond};
 
 use crate::support::{Ran, command, copy_folder, host, host_binary, host_ok, ran, root, tiny_run};
 
@@ -210,7 +210,13 @@ fn signatures_are_made_found_and_demanded() {
     let theirs = team.other();
     let pull = ["plugin", "pull", &team.reference(":1.0.0"), "--force"];
     let warned = host_ok(theirs.path(), &pull);
-    assert!(warned.stderr.contains(&format!("key {ours} signed it, so who made it is not known")), "{}", warned.stderr);
+    assert!(
+        warned
+            .stderr
+            .contains(&format!("its signature names key {ours}, which is not trusted, so who made it is not known")),
+        "{}",
+        warned.stderr
+    );
     let demanding = |arguments: &[&str]| {
         let mut command = command(theirs.path(), arguments);
         ran(&command.env("AMBIGUITY_TRUST", "require").output().expect("it starts"))
@@ -237,7 +243,8 @@ fn signatures_are_made_found_and_demanded() {
     let other = keys(team.path(), "other");
     team.ok(&["plugin", "push", &palette, &team.reference(":1.1.0"), "--key", "other.key"]);
     let message = team.refused(theirs.path(), &["plugin", "pull", &team.reference(":^1")]);
-    let both = format!("key {other} signed it, but our team (key {ours}) signed it before");
+    let both =
+        format!("its signature names key {other}, which is not trusted, but our team (key {ours}) signed it before");
     assert!(message.contains(&both), "{message}");
     team.ok(&["plugin", "push", &palette, &team.reference(":1.2.0")]);
     let message = team.refused(theirs.path(), &["plugin", "pull", &team.reference(":1.2.0")]);
@@ -270,7 +277,13 @@ fn a_file_is_signed_beside_it() {
     // The signature travels with the file.
     team.ok(&["plugin", "push", "./sea.wasm", &team.reference(":1.0.0")]);
     team.ok(&["plugin", "trust", "add", "ours", "ours.pub", "--namespace", "*"]);
+    let pulled = team.ok(&["plugin", "pull", &team.reference(""), "-o", "again.wasm"]);
+    let warning = "ours signed the file, not what it is published as, so that it could be another version's";
+    assert!(pulled.stderr.contains(warning), "{}", pulled.stderr);
     team.ok(&["plugin", "trust", "policy", "require"]);
+    let message = team.refused(team.path(), &["plugin", "pull", &team.reference(""), "-o", "again.wasm"]);
+    assert!(message.contains("host plugin sign oci://HOST/team/sea:VERSION --key"), "{message}");
+    team.ok(&["plugin", "sign", &team.reference(":1.0.0"), "--key", "ours.key"]);
     team.ok(&["plugin", "pull", &team.reference(""), "-o", "again.wasm"]);
     let listed = json(&team.ok(&["plugin", "trust", "list", "--json"]));
     assert_eq!((listed["policy"].as_str(), listed["keys"][0]["id"].as_str()), (Some("require"), Some(&*id)));
@@ -551,4 +564,53 @@ fn the_story_of_two_teams_runs_as_written() {
     let tags = team.registry.manifest("makers/sea", "2.0.0").is_some()
         && team.registry.manifest("makers/sea", "1.1.0").is_none();
     assert!(tags, "the version that its behavior asks for, and no lower one");
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_half_written() {
+    let team = Team::new();
+    team.ok(&["plugin", "push", &shipped("kmeans_image.wasm"), &team.reference(":1.0.0"), "--no-card"]);
+    let theirs = team.other();
+    let inner = command(theirs.path(), &["plugin", "pull", &team.reference("")]);
+    // As a full disk, files above 51 kB cannot be written.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\""]);
+    limited.arg(inner.get_program()).args(inner.get_args()).current_dir(theirs.path());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    let pulled = ran(&limited.output().expect("a shell"));
+    assert_eq!(pulled.code, 1, "{}", pulled.stderr);
+    assert!(pulled.stderr.to_lowercase().contains("file too large"), "{}", pulled.stderr);
+    assert!(!theirs.path().join("sea.wasm").exists());
+    host_ok(theirs.path(), &["plugin", "pull", &team.reference("")]);
+}
+
+#[test]
+fn a_registry_gets_no_other_registrys_token() {
+    // The other registry sells a token to its login.
+    let other = Team::with(Registry::default().demanding("me:secret", true));
+    let port = other.host_address().rsplit(':').next().expect("a port").to_owned();
+    let realm = format!(
+        "Bearer realm=\"http://localhost:{port}/token\",service=\"other\",scope=\"repository:private:pull,push\""
+    );
+    let lying = Server::start(move |request, stream| {
+        respond(request, stream, 401, &[("WWW-Authenticate", realm.clone())], b"")
+    });
+    let folder = other.path();
+    fs::create_dir(folder.join("docker")).expect("a new folder");
+    let login = format!("{{\"auths\":{{\"localhost:{port}\":{{\"auth\":\"bWU6c2VjcmV0\"}}}}}}");
+    fs::write(folder.join("docker/config.json"), login).expect("written");
+    let reference = format!("oci://{}/team/sea:1.0.0", lying.address.trim_start_matches("http://"));
+    let ran = host(folder, &["plugin", "inspect", &reference]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    let asked = other.server.requests();
+    assert!(
+        !asked.is_empty() && asked.iter().all(|request| !request.headers.contains_key("authorization")),
+        "{asked:?}"
+    );
+    assert!(lying.requests().iter().all(|request| !request.headers.contains_key("authorization")));
 }

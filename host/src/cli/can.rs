@@ -1,5 +1,6 @@
 //! `host can`: trains and samples the creative adversarial network.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
@@ -16,6 +17,7 @@ use crate::config::{GanConfig, Layer, RunConfig as _};
 use crate::context::Context;
 use crate::data::images::rgb_images;
 use crate::fs::new_folder;
+use crate::plugin::Pin;
 use crate::run::record::{ClassifierMonitor, GanMonitor};
 use crate::tasks::networks::{DCGAN_PLUGIN, SIMPLE_PLUGIN, load_generator};
 use crate::tasks::{classifier, gan};
@@ -107,7 +109,7 @@ impl TrainingArgs {
         };
         let start = self.run.locked(start)?;
         if self.run.dry_run {
-            return describe(task, &config, self.run.json, context);
+            return describe(task, &config, start.pins()?, self.run.json, context);
         }
         let model = match task {
             GanTask::Can => format!("CAN of {} px", config.can.size),
@@ -193,9 +195,15 @@ impl TrainingArgs {
 }
 
 /// Prints the resolved configuration, the number of images, and the measured cost of some steps.
-fn describe(task: GanTask, config: &GanConfig, json: bool, context: &Context) -> Result<()> {
+fn describe(
+    task: GanTask,
+    config: &GanConfig,
+    pins: BTreeMap<String, Pin>,
+    json: bool,
+    context: &Context,
+) -> Result<()> {
     let (data, plan, measured) = match task {
-        GanTask::Can => gan::try_out(config, context)?,
+        GanTask::Can => gan::try_out(config, pins, context)?,
         GanTask::Classifier => classifier::try_out(config, context)?,
     };
     if json {

@@ -1,7 +1,5 @@
 //! `host train`: DDPO fine-tuning.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
@@ -11,10 +9,11 @@ use super::run_args::{RunArgs, encoder_layers, flag, quoted, run_info};
 use crate::config::fine_tune::preset_names;
 use crate::config::{FineTuneConfig, Layer, RunConfig as _};
 use crate::context::Context;
+use crate::data::prompts::PromptSet;
 use crate::metrics::Scorer;
-use crate::plugin::Pin;
 use crate::plugin::store::plugin_name;
 use crate::plugin::store::reference::is_reference;
+use crate::run::PluginsLock;
 use crate::statistics::Improvement;
 use crate::tasks::fine_tune::{COMMAND, FineTune, Plan, measure};
 use crate::text::{counted, gibibytes, shown, to_json};
@@ -61,7 +60,7 @@ impl TrainArgs {
         };
         let start = self.run.locked(start)?;
         if self.run.dry_run {
-            return describe(&config, start.pins()?, context, self.run.json);
+            return describe(&config, &start, context, self.run.json);
         }
         let info = run_info(COMMAND, preset, config.model.path.clone(), &config.run.device)?;
         let (task, claim) = FineTune::open(config.clone(), start, context)?;
@@ -134,13 +133,16 @@ fn plugin_and_weight(plugin: &str) -> (&str, f64) {
 }
 
 /// Prints the resolved configuration, the work of an epoch, and the measured cost of one call of each part.
-fn describe(config: &FineTuneConfig, pins: BTreeMap<String, Pin>, context: &Context, json: bool) -> Result<()> {
+fn describe(config: &FineTuneConfig, start: &Start, context: &Context, json: bool) -> Result<()> {
     let folder = model_folder(&config.model.path, context)?;
     let plan = Plan::new(config, &folder)?;
     let device = torch_ext::cuda::device(&config.run.device)?;
     plan.check_fits(device)?;
     // Loading checks that the plugins fit the run.
-    drop(Scorer::load(config, device, &pins, context)?);
+    let mut scorer = Scorer::load(config, device, &start.pins()?, context)?;
+    let prompts = PromptSet::new(&config.prompts)?.digest();
+    start.check_locked(&PluginsLock { prompts: Some(prompts), ..scorer.lock()? })?;
+    drop(scorer);
     let measured = measure(config, &folder, &context.interrupt)?;
     if json {
         let document = json!({ "config": config, "plan": plan, "measured": measured });

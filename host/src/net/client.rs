@@ -244,7 +244,7 @@ impl<'a> Request<'a> {
 }
 
 impl Client {
-    /// Returns a client of the server at `endpoint`, which [`Self::endpoint`] read, with the value of `Authorization`, if
+    /// Returns a client of the server at `endpoint`, which [`Self::address_of`] read, with the value of `Authorization`, if
     /// there is one.
     ///
     /// # Errors
@@ -354,6 +354,9 @@ impl Client {
                 return reply.successful();
             }
             let url = &request.url;
+            if request.body.is_some() {
+                return Err(Failure::wrong(url, "redirects a request that has a body"));
+            }
             let location = reply.headers.get("Location").and_then(|location| url.join(location).ok());
             let Some(next) = location.filter(is_web) else {
                 return Err(Failure::wrong(url, "redirects to what is no address"));
@@ -507,11 +510,11 @@ impl Reply {
         if (200..300).contains(&self.status) {
             return Ok(self);
         }
-        let mut body = vec![];
+        let (mut body, start) = (vec![], Instant::now());
         // What a server says with a failure is not worth a failure of its own.
         while let Ok(Some(chunk)) = self.chunk() {
             body.extend(chunk);
-            if body.len() >= MAX_MESSAGE {
+            if body.len() >= MAX_MESSAGE || start.elapsed() > self.silence {
                 body.truncate(MAX_MESSAGE);
                 break;
             }

@@ -27,5 +27,5 @@ pub fn proxy(endpoint: &Url) -> Result<Option<Proxy>> {
     }
     Proxy::new(&address)
         .map(Some)
-        .map_err(|_| anyhow::anyhow!("{own} or ALL_PROXY: {address} is not a proxy's address"))
+        .map_err(|_| anyhow::anyhow!("{own} or ALL_PROXY is not the address of a proxy, such as http://HOST:PORT"))
 }

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::encoders::{EncoderError, Encoders};
 use crate::fs::read_text;
+use crate::plugin::store::reference::Reference;
 use crate::plugin::store::trust::Signer;
 use crate::plugin::{Pin, Plugin, Published};
+use crate::text::sha256_digits;
 
 /// What a run's rewards depend on besides its configuration and its model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -141,17 +143,28 @@ impl PluginsLock {
         Self::from_toml(&text).map_err(|error| anyhow!("{}: {}", path.display(), error.message()))
     }
 
-    /// Returns what the sources of its plugins of registries mean.
+    /// Returns what the sources of its plugins of registries mean; `is_own`: it is the lock of a run, whose plugins were
+    /// accepted when the run was started.
     ///
     /// # Errors
-    /// If a reference is none.
-    pub fn pins(&self) -> anyhow::Result<BTreeMap<String, Pin>> {
+    /// If a reference or a digest is none, or is of another place than the source.
+    pub fn pins(&self, is_own: bool) -> anyhow::Result<BTreeMap<String, Pin>> {
         let mut pins = BTreeMap::new();
         for plugin in &self.plugins {
             let (Some(reference), Some(manifest)) = (&plugin.reference, &plugin.manifest) else { continue };
-            let reference = reference.parse().map_err(|error: String| anyhow!("plugins.lock: {error}"))?;
-            let (version, manifest, signer) = (plugin.version.clone(), manifest.clone(), plugin.signer.clone());
-            pins.insert(plugin.source.clone(), Pin { reference, version, manifest, signer });
+            let wrong = |error: String| anyhow!("plugins.lock: {error}");
+            let reference: Reference = reference.parse().map_err(wrong)?;
+            let manifest = sha256_digits(manifest).map_err(wrong)?;
+            if let Ok(source) = plugin.source.parse::<Reference>() {
+                ensure!(
+                    source.repository == reference.repository,
+                    "plugins.lock: {} is of another place than {}",
+                    reference.repository,
+                    source.repository
+                );
+            }
+            let (version, signer) = (plugin.version.clone(), plugin.signer.clone());
+            pins.insert(plugin.source.clone(), Pin { reference, version, manifest, signer, is_own });
         }
         Ok(pins)
     }
@@ -170,9 +183,13 @@ impl PluginsLock {
         part.plugins.sort_by_key(|plugin| place(&plugin.source));
         // What a monitor alone uses is no plugin's.
         let of_plugins: BTreeSet<&String> = other.plugins.iter().flat_map(|plugin| &plugin.encoders).collect();
+        // An alias may mean any of the run's encoders.
+        let has_alias = of_plugins.iter().any(|name| !other.encoders.iter().any(|encoder| encoder.name == **name));
         let mut asked = other.clone();
         asked.encoders.retain(|encoder| {
-            part.encoders.iter().any(|locked| locked.name == encoder.name) || of_plugins.contains(&encoder.name)
+            has_alias
+                || part.encoders.iter().any(|locked| locked.name == encoder.name)
+                || of_plugins.contains(&encoder.name)
         });
         part.conflict(&asked)
     }
@@ -276,5 +293,50 @@ mod tests {
         assert_eq!(conflict(lock("tiny-art", "02", "aa")), digests);
         assert!(conflict(lock("tiny-art", "01", "bb")).starts_with("the run was started with other prompts"));
         assert_eq!(conflict(plugin("ab12")), "the encoders of the run are tiny-art, not none");
+    }
+
+    #[test]
+    fn a_pin_is_of_the_place_that_its_source_names() {
+        let (digest, source) = ("0f".repeat(32), "oci://r.example/makers/sea:^1");
+        let lock = |reference: &str, manifest: &str| {
+            let mut lock = plugin("ab12");
+            lock.plugins[0].source = source.into();
+            lock.plugins[0].reference = Some(reference.into());
+            lock.plugins[0].manifest = Some(manifest.into());
+            lock
+        };
+        let pins = lock("oci://r.example/makers/sea:1.0.0", &digest).pins(false).unwrap();
+        assert_eq!((pins[source].manifest.as_str(), pins[source].is_own), (&*digest, false));
+        let message = lock("oci://evil.example/x/y:1.0.0", &digest).pins(false).unwrap_err().to_string();
+        assert_eq!(message, "plugins.lock: evil.example/x/y is of another place than r.example/makers/sea");
+        assert!(lock("oci://r.example/makers/sea:1.0.0", "/dev/zero").pins(false).is_err());
+    }
+
+    #[test]
+    fn a_lock_forbids_what_it_does_not_name() {
+        let run = |sha256: &str, asked: &str, encoder: &str, digest: &str| {
+            let mut lock = plugin(sha256);
+            lock.plugins[0].encoders = vec![asked.into()];
+            lock.encoders = vec![LockedEncoder { name: encoder.into(), digest: digest.into() }];
+            lock
+        };
+        let locked = run("ab12", "clip", "tiny-art", "01");
+        assert_eq!(locked.forbids(&run("ab12", "clip", "tiny-art", "01")), None);
+        assert!(locked.forbids(&run("cd34", "clip", "tiny-art", "01")).is_some());
+        assert!(locked.forbids(&run("ab12", "clip", "tiny-art", "02")).is_some());
+        // The alias means another encoder than the locked one.
+        assert!(locked.forbids(&run("ab12", "clip", "big", "01")).is_some());
+        assert!(locked.forbids(&run("ab12", "big", "big", "01")).is_some());
+        let without = PluginsLock { encoders: vec![], ..locked.clone() };
+        assert!(without.forbids(&locked).is_some());
+        // What a monitor alone uses is no plugin's, and what the run does not use does not matter.
+        let mut more = run("ab12", "tiny-art", "tiny-art", "01");
+        let locked = more.clone();
+        more.encoders.push(LockedEncoder { name: "watching".into(), digest: "03".into() });
+        assert_eq!(locked.forbids(&more), None);
+        let mut two = locked.clone();
+        two.plugins.push(LockedPlugin { source: "other.wasm".into(), ..LockedPlugin::default() });
+        assert_eq!(two.forbids(&locked), None);
+        assert!(locked.forbids(&two).is_some());
     }
 }

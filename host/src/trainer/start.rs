@@ -68,8 +68,20 @@ impl Start {
     pub fn pins(&self) -> Result<BTreeMap<String, Pin>> {
         match self {
             Self::New(_) | Self::NewNumbered(_) => Ok(BTreeMap::new()),
-            Self::Resume { folder, .. } => run::plugins_lock(folder)?.pins(),
-            Self::Locked { lock, .. } => lock.pins(),
+            Self::Resume { folder, .. } => run::plugins_lock(folder)?.pins(true),
+            Self::Locked { lock, .. } => lock.pins(false),
+        }
+    }
+
+    /// Checks that a lock allows a run with these plugins, if the start has one.
+    ///
+    /// # Errors
+    /// What is otherwise.
+    pub fn check_locked(&self, lock: &PluginsLock) -> Result<()> {
+        let Self::Locked { lock: locked, path, .. } = self else { return Ok(()) };
+        match locked.forbids(lock) {
+            Some(conflict) => bail!("{} forbids this: {conflict}; `host plugin lock` writes it anew", path.display()),
+            None => Ok(()),
         }
     }
 
@@ -77,10 +89,8 @@ impl Start {
     /// run and its plugins are those of `lock`; finds the checkpoint to resume from.
     pub fn claim(self, lock: PluginsLock) -> Result<Claim> {
         let resumed = match &self {
-            Self::Locked { lock: locked, path, .. } => {
-                if let Some(conflict) = locked.forbids(&lock) {
-                    bail!("{} forbids this: {conflict}; `host plugin lock` writes it anew", path.display());
-                }
+            Self::Locked { .. } => {
+                self.check_locked(&lock)?;
                 let Self::Locked { start, .. } = self else { unreachable!("it is one") };
                 return start.claim(lock);
             }

@@ -164,7 +164,7 @@ fn check_name(name: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     ensure!(
         !name.is_empty() && name.chars().all(good),
-        "`{name}` is not a valid plugin name: use letters, digits, `_` and `-`"
+        "`{name}` is not a valid plugin name: use letters, digits, `_` and `-` (--name names another)"
     );
     Ok(())
 }

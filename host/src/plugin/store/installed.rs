@@ -44,6 +44,10 @@ pub fn installed(folder: &Path) -> Result<BTreeMap<String, Installed>> {
 /// # Errors
 /// If the file cannot be written.
 pub fn note(folder: &Path, name: &str, from: Option<Installed>) -> Result<()> {
+    fs_err::create_dir_all(folder)?;
+    let held = fs_err::File::create(folder.join(".registry.lock"))?;
+    // A file system without locks has none.
+    held.file().lock().ok();
     let mut all = installed(folder)?;
     let before = all.clone();
     match from {

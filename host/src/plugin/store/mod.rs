@@ -109,6 +109,8 @@ pub struct Pin {
     pub manifest: String,
     /// Who had signed it.
     pub signer: Option<Signer>,
+    /// Whether it is of a run's own lock: its plugin was accepted when the run was started.
+    pub is_own: bool,
 }
 
 /// Finds plugins.

@@ -10,10 +10,10 @@ use super::registry::{
     Access, Cache, Contents, Descriptor, Document, Manifest, Network, Registry, SIGNATURE, VERSION, explained, sha256,
 };
 use super::signature::MAX_FILE;
-use super::trust::{Signer, Trust};
+use super::trust::{Policy, Signer, Trust};
 use super::{Found, Pin};
 use crate::fs::remove_file;
-use crate::net::{Failure, Meter, check_space, missing};
+use crate::net::{Failure, Meter, check_space, lock, missing};
 use crate::plugin::limits::{Limits, mib};
 use crate::text::{gibibytes, size};
 
@@ -22,7 +22,7 @@ use crate::text::{gibibytes, size};
 pub struct Published {
     /// The place, `REGISTRY/NAMESPACE/NAME`.
     pub place: Repository,
-    /// The tag that the reference meant; nothing if it named a digest.
+    /// The tag, in most cases a version, that the reference meant; nothing if it named a digest.
     pub version: Option<String>,
     /// The sha256 of the manifest, in hexadecimal, which pins all files.
     pub manifest: String,
@@ -71,34 +71,30 @@ impl Finder<'_> {
         let Chosen { version, manifest: document, registry } = chosen;
         let manifest = Manifest::read(&document.bytes).map_err(|what| anyhow!("{place}: the registry {what}"))?;
         let contents = manifest.contents().map_err(|what| anyhow!("{place}: the registry {what}"))?;
-        // A version that is named by its digest alone is what its manifest says.
-        let version = version.or_else(|| manifest.annotations.get(VERSION).cloned());
         check_sizes(place, &contents)?;
+        let is_said = version.is_some() && registry.is_some() && pin.is_none();
         let registry = self.complete(place, &contents, registry)?;
         let signatures = self.signatures(place, &document.sha256, registry.as_ref())?;
         let files = contents.files().into_iter().map(|(_, file)| self.verified(place, file));
         let files = files.collect::<Result<Vec<_>>>()?;
-        let signer = match pin.and_then(|pin| pin.signer.as_ref()) {
-            // What is locked was accepted then: only its signer must be the same.
-            Some(before) if self.trust.is_on() => {
-                let now = self.trust.signer_of(place, &files, &signatures);
-                Trust::same(place, before, now.as_ref())?;
-                now
-            }
-            Some(_) => None,
-            None if pin.is_some() => None,
-            None => {
-                // A tag such as `latest` is no version that a signature could be for.
-                let signed = version.as_deref().filter(|version| Version::parse(version).is_ok());
-                self.trust.check(place, signed, &files, &signatures)?
-            }
-        };
+        // A signature is for a version: the tag, if it is one, or what the manifest states.
+        let stated = version.iter().chain(manifest.annotations.get(VERSION)).find(|text| Version::parse(text).is_ok());
+        let signer = self.accepted(place, stated.map(String::as_str), pin, &files, &signatures)?;
         let held = self.cache.hold(place, self.network)?;
         self.cache.keep(&document.bytes)?;
+        let mut digests = vec![];
+        for signature in &signatures {
+            signature.iter().try_for_each(|text| self.cache.keep(text.as_bytes()))?;
+            digests.push(signature.iter().map(|text| sha256(text.as_bytes())).collect::<Vec<_>>());
+        }
         self.cache.update(&held, place, |index| {
-            if let Some(version) = &version {
+            // Only what the registry says a version is.
+            if let Some(version) = version.as_ref().filter(|_| is_said) {
                 index.versions.insert(version.clone(), document.sha256.clone());
             }
+            let known = index.signatures.entry(document.sha256.clone()).or_default();
+            digests.retain(|signature| !known.contains(signature));
+            known.extend(digests);
         })?;
         let mut path = PathBuf::new();
         for (i, (extension, file)) in contents.files().into_iter().enumerate() {
@@ -108,8 +104,36 @@ impl Finder<'_> {
                 path = named;
             }
         }
+        if matches!(&contents, Contents::Onnx { metadata: None, .. }) {
+            // Nothing beside the model belongs to it.
+            remove_file(&path.with_extension("toml"))?;
+        }
         let published = Published { place: place.clone(), version, manifest: document.sha256, signer };
         Ok(Found { name: place.name().to_owned(), path, published: Some(published) })
+    }
+
+    /// Decides whether the files may be used; returns who signed them.
+    fn accepted(
+        &self,
+        place: &Repository,
+        version: Option<&str>,
+        pin: Option<&Pin>,
+        files: &[Vec<u8>],
+        signatures: &[Vec<String>],
+    ) -> Result<Option<Signer>> {
+        let before = pin.and_then(|pin| pin.signer.clone());
+        if !self.trust.is_on() {
+            return Ok(before);
+        }
+        if let Some(before) = &before {
+            self.trust.check_same(place, before, files, signatures)?;
+        }
+        match (pin, before) {
+            // What a run has used was accepted when it was started, unless signatures were not looked for then.
+            (Some(pin), Some(before)) if pin.is_own => Ok(Some(before)),
+            (Some(pin), None) if pin.is_own && self.trust.policy != Policy::Require => Ok(None),
+            _ => self.trust.check(place, version, files, signatures),
+        }
     }
 
     /// Chooses the version that a reference means: as the registry says, or, where it is not reached, as the cache knows.
@@ -208,7 +232,11 @@ impl Finder<'_> {
                         "{changed}; remove it, and run this once with the network, which pulls it again"
                     );
                     tracing::warn!("{changed}; pulling it again");
-                    remove_file(&blob)?;
+                    let _lock = lock(&self.cache.lock(&digest)?, &self.network.progress, &self.network.interrupt)?;
+                    // Another process may have done so in between.
+                    if self.cache.digest(&digest)?.as_deref() != Some(&*digest) {
+                        remove_file(&blob)?;
+                    }
                 }
                 None => ensure!(
                     !self.network.offline,
@@ -236,7 +264,7 @@ impl Finder<'_> {
             let (blob, lock) = (self.cache.blob(digest)?, self.cache.lock(digest)?);
             files.push((registry.remote(place.name(), file)?, blob, lock));
         }
-        let total: u64 = files.iter().map(|(file, ..)| file.size).sum();
+        let total: u64 = files.iter().map(|(file, ..)| file.size).fold(0, u64::saturating_add);
         let lacking: u64 = files.iter().map(|(file, blob, _)| missing(file, blob)).sum();
         check_space(self.cache.path(), lacking, "set XDG_CACHE_HOME to a folder on another disk")?;
         self.network.progress.println(format!("{place}: pulling {}", size(total as usize)));
@@ -252,24 +280,25 @@ impl Finder<'_> {
         if !self.trust.is_on() {
             return Ok(vec![]);
         }
-        let Some(registry) = registry else {
-            let digests = self.cache.index(place).signatures.remove(manifest).unwrap_or_default();
-            let text = |digest: &String| self.cache.bytes(digest).and_then(|bytes| String::from_utf8(bytes).ok());
-            return Ok(digests.iter().filter_map(|files| files.iter().map(text).collect()).collect());
-        };
-        let found = signatures_of(registry, manifest).map_err(|failure| explained(place, failure))?;
-        let held = self.cache.hold(place, self.network)?;
-        let mut digests = vec![];
-        for signature in &found {
-            for text in signature {
-                self.cache.keep(text.as_bytes())?;
+        let digests = self.cache.index(place).signatures.remove(manifest).unwrap_or_default();
+        let text = |digest: &String| self.cache.bytes(digest).and_then(|bytes| String::from_utf8(bytes).ok());
+        let cached: Vec<Vec<String>> = digests.iter().filter_map(|files| files.iter().map(text).collect()).collect();
+        let asked = match registry {
+            Some(registry) => signatures_of(registry, manifest),
+            // The plugin may have been signed since it was pulled.
+            None if cached.is_empty() && !self.network.offline => {
+                signatures_of(&Registry::open(place, Access::Pull, self.network)?, manifest)
             }
-            digests.push(signature.iter().map(|text| sha256(text.as_bytes())).collect());
+            None => return Ok(cached),
+        };
+        match asked {
+            Ok(mut found) => {
+                found.extend(cached.into_iter().filter(|signature| !found.contains(signature)).collect::<Vec<_>>());
+                Ok(found)
+            }
+            Err(Failure::Unreachable { .. } | Failure::Silent { .. }) if registry.is_none() => Ok(cached),
+            Err(failure) => Err(explained(place, failure)),
         }
-        self.cache.update(&held, place, |index| {
-            index.signatures.insert(manifest.to_owned(), digests);
-        })?;
-        Ok(found)
     }
 
     /// Returns a file's bytes from the cache, which are those of its digest.
@@ -299,6 +328,10 @@ impl From<Failure> for Asked {
 pub(super) fn signatures_of(registry: &Registry, manifest: &str) -> Result<Vec<Vec<String>>, Failure> {
     let mut found = vec![];
     for signature in registry.referrers(manifest, SIGNATURE)? {
+        // A plugin has two files at most.
+        if signature.layers.len() > 2 {
+            continue;
+        }
         let mut texts = vec![];
         for layer in &signature.layers {
             let bytes = registry.small(layer, MAX_FILE)?;

@@ -53,7 +53,7 @@ impl Repository {
     /// Returns the place of a registry; nothing if there can be no such place.
     pub fn new(registry: &str, path: &str) -> Option<Self> {
         let valid = is_registry(registry) && is_path(path);
-        valid.then(|| Self { registry: registry.to_owned(), path: path.to_owned() })
+        valid.then(|| Self { registry: canonical(registry), path: path.to_owned() })
     }
 
     /// Returns the plugin's name: the last component.
@@ -79,7 +79,9 @@ impl Repository {
     pub fn is_in(&self, namespace: &str) -> bool {
         let whole = format!("{}/{}", self.registry, self.path);
         let namespace = namespace.trim_end_matches('/');
-        namespace == "*" || whole.strip_prefix(namespace).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        let (registry, path) = namespace.split_at(namespace.find('/').unwrap_or(namespace.len()));
+        let namespace = format!("{}{path}", canonical(registry));
+        namespace == "*" || whole.strip_prefix(&*namespace).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -144,8 +146,17 @@ impl FromStr for Reference {
                 return Err(wrong("its tag has letters, digits, `_`, `.` and `-`, or is a range such as ^1.2"));
             }
         };
-        Ok(Self { repository: Repository { registry: registry.to_owned(), path: path.to_owned() }, selector })
+        Ok(Self { repository: Repository { registry: canonical(registry), path: path.to_owned() }, selector })
     }
+}
+
+/// Returns the one spelling of a registry: in lower case, without the port that it has anyway, docker's own by its shortest
+/// name.
+fn canonical(registry: &str) -> String {
+    let lower = registry.to_ascii_lowercase();
+    let short = lower.strip_suffix(":443").unwrap_or(&lower);
+    let is_docker = ["index.docker.io", "registry-1.docker.io"].contains(&short);
+    if is_docker { "docker.io".to_owned() } else { short.to_owned() }
 }
 
 /// Whether a text is `HOST` or `HOST:PORT`.
@@ -232,6 +243,16 @@ mod tests {
     }
 
     #[test]
+    fn a_registry_has_one_spelling() {
+        for (text, printed) in [
+            ("oci://Registry.Example.com:443/team/sea:1.0.0", "oci://registry.example.com/team/sea:1.0.0"),
+            ("oci://registry-1.docker.io/team/sea", "oci://docker.io/team/sea"),
+        ] {
+            assert_eq!(text.parse::<Reference>().expect(text).to_string(), printed);
+        }
+    }
+
+    #[test]
     fn what_is_no_reference_is_refused() {
         for text in [
             "oci://",
@@ -284,6 +305,7 @@ mod tests {
             ("r.example:5000", true),
             ("r.example:5000/team", true),
             ("r.example:5000/team/sea", true),
+            ("R.Example:5000/team", true),
             ("r.example:5000/te", false),
             ("r.example", false),
             ("r.example:5000/team/sea/x", false),

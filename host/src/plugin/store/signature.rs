@@ -1,7 +1,7 @@
 //! Signatures of plugins by minisign: beside a file as `FILE.minisig`, or in a registry.
 //!
-//! The trusted comment of a signature that `host plugin push` makes says what the file is published as:
-//! `timestamp:… file:sea.wasm name:sea version:1.2.0`. A
+//! The trusted comment of a signature that `host plugin push` makes says what the file is published as, separated by tabs:
+//! `timestamp:… file:sea.wasm files:1 name:team/sea version:1.2.0`. A
 //! registry that passes an old version off as a new one, or one plugin as another, does not have a signature for it.
 
 use std::io::Cursor;
@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use minisign::{KeyPair, PublicKey, PublicKeyBox, SecretKey, SecretKeyBox, SignatureBox};
 
 use crate::text::{escaped, in_one_line};
@@ -18,6 +20,9 @@ pub const EXTENSION: &str = "minisig";
 
 /// Number of bytes of a signature's or key's file, above which it is none.
 pub const MAX_FILE: usize = 16 << 10;
+
+/// Number of bytes of an ed25519 signature.
+const SIGNATURE_BYTES: usize = 64;
 
 /// Returns the file of a signature beside a file: `sea.wasm.minisig`.
 pub fn signature_file(file: &Path) -> PathBuf {
@@ -42,6 +47,8 @@ pub struct Verified {
     pub name: Option<String>,
     /// The version that it was signed as.
     pub version: Option<String>,
+    /// Number of files that the plugin had.
+    pub files: Option<usize>,
 }
 
 impl PartialEq for Key {
@@ -99,7 +106,11 @@ fn id(keynum: &[u8]) -> String {
 
 fn read(signature: &str) -> Result<SignatureBox> {
     ensure!(signature.len() <= MAX_FILE, "it is too long for a signature");
-    SignatureBox::from_string(signature).map_err(|_| anyhow!("it is no signature of minisign"))
+    let none = || anyhow!("it is no signature of minisign");
+    // minisign takes the length of the comment's signature for granted.
+    let comments = signature.lines().nth(3).and_then(|line| STANDARD.decode(line.trim()).ok());
+    ensure!(comments.is_none_or(|comments| comments.len() == SIGNATURE_BYTES), none());
+    SignatureBox::from_string(signature).map_err(|_| none())
 }
 
 /// Verifies a signature of bytes.
@@ -119,13 +130,14 @@ pub fn verify(bytes: &[u8], signature: &str, key: &Key) -> Result<Verified> {
     };
     let timestamp = value("timestamp").and_then(|seconds| seconds.parse().ok());
     let (name, version) = (value("name"), value("version"));
-    Ok(Verified { comment: in_one_line(&comment), timestamp, name, version })
+    let files = value("files").and_then(|files| files.parse().ok());
+    Ok(Verified { comment: escaped(&in_one_line(&comment)).into_owned(), timestamp, name, version, files })
 }
 
 /// What a file is published as.
 #[derive(Clone, Copy, Debug)]
 pub struct SignedAs<'a> {
-    /// The plugin's name in the registry.
+    /// The plugin's path in the registry: `team/sea`.
     pub name: &'a str,
     /// The version.
     pub version: &'a str,
@@ -164,15 +176,16 @@ impl Signer {
         Key(self.public.clone())
     }
 
-    /// Signs bytes of a file, and what they are published as, if that is known.
+    /// Signs bytes of one of `n_files` files of a plugin, and what they are published as, if that is known.
     ///
     /// # Errors
     /// If there is no randomness.
-    pub fn sign(&self, bytes: &[u8], file: &str, published: Option<SignedAs<'_>>) -> Result<String> {
+    pub fn sign(&self, bytes: &[u8], file: &str, n_files: usize, published: Option<SignedAs<'_>>) -> Result<String> {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let published = published.map(|SignedAs { name, version }| format!("\tname:{name}\tversion:{version}"));
         let file = escaped(file);
-        let trusted = format!("timestamp:{seconds}\tfile:{file}{}\thashed", published.unwrap_or_default());
+        let trusted =
+            format!("timestamp:{seconds}\tfile:{file}\tfiles:{n_files}{}\thashed", published.unwrap_or_default());
         let untrusted = format!("signature from key {}", self.key().id());
         let signature =
             minisign::sign(Some(&self.public), &self.secret, Cursor::new(bytes), Some(&trusted), Some(&untrusted));
@@ -236,9 +249,9 @@ mod tests {
         let signer = Signer::open(&file, no_password).expect("no password");
         assert_eq!(signer.key(), key);
         let signature =
-            signer.sign(b"bytes", "sea.wasm", Some(SignedAs { name: "sea", version: "1.2.0" })).expect("signed");
+            signer.sign(b"bytes", "sea.wasm", 1, Some(SignedAs { name: "a/sea", version: "1.2.0" })).expect("signed");
         let verified = verify(b"bytes", &signature, &key).expect("it fits");
-        assert_eq!((verified.name.as_deref(), verified.version.as_deref()), (Some("sea"), Some("1.2.0")));
+        assert_eq!((verified.name.as_deref(), verified.version.as_deref()), (Some("a/sea"), Some("1.2.0")));
         assert!(verified.timestamp.is_some_and(|seconds| seconds > 1_700_000_000));
         assert_eq!(signer_id(&signature).expect("a signature"), key.id());
 
@@ -249,7 +262,10 @@ mod tests {
         let (_other_folder, _, other) = keys(None);
         let message = verify(b"bytes", &signature, &other).expect_err("another key").to_string();
         assert_eq!(message, format!("it was made with key {}, not {}", key.id(), other.id()));
-        for text in ["", "hello", &signature[..40], &"x".repeat(MAX_FILE + 1)] {
+        // minisign itself would panic at this.
+        let lines: Vec<&str> = signature.lines().collect();
+        let short = [&lines[..3], &["AAAA"]].concat().join("\n");
+        for text in ["", "hello", &signature[..40], &"x".repeat(MAX_FILE + 1), &short] {
             assert!(verify(b"bytes", text, &key).is_err());
         }
     }

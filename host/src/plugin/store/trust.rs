@@ -73,7 +73,7 @@ impl Display for Signer {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match &self.name {
             Some(name) => write!(f, "{name} (key {})", self.id),
-            None => write!(f, "key {}", self.id),
+            None => write!(f, "key {} (not trusted)", self.id),
         }
     }
 }
@@ -83,7 +83,10 @@ impl Display for Signer {
 pub struct Trust {
     /// The policy.
     pub policy: Policy,
+    /// The user's own keys, and then the project's.
     keys: Vec<(TrustedKey, Key)>,
+    /// Number of the user's own keys.
+    n_own: usize,
     /// The folder in which signers are remembered; none without a data folder.
     remembered: Option<PathBuf>,
 }
@@ -178,21 +181,22 @@ impl Trust {
         let policy = named.transpose()?.or(strictest).unwrap_or(Policy::Warn);
         let keys = own.keys.iter().chain(project.iter().flat_map(|project| &project.keys));
         let remembered = user_folder("XDG_DATA_HOME", ".local/share").map(|folder| folder.join("signers"));
-        Self::new(policy, keys, remembered)
+        Self::new(policy, keys, own.keys.len(), remembered)
     }
 
     fn new<'a>(
         policy: Policy,
         keys: impl Iterator<Item = &'a TrustedKey>,
+        n_own: usize,
         remembered: Option<PathBuf>,
     ) -> Result<Self> {
         let keys = keys.map(|key| Ok((key.clone(), key.read()?))).collect::<Result<_>>()?;
-        Ok(Self { policy, keys, remembered })
+        Ok(Self { policy, keys, n_own, remembered })
     }
 
     /// Returns the trust of a policy without keys. Nobody is remembered.
     pub fn of_policy(policy: Policy) -> Self {
-        Self { policy, keys: vec![], remembered: None }
+        Self { policy, keys: vec![], n_own: 0, remembered: None }
     }
 
     /// Returns the trust that demands a signature: by this key alone, or by one of the trusted ones. Nobody is remembered.
@@ -201,7 +205,7 @@ impl Trust {
     /// If a file about it cannot be read.
     pub fn demanding(key: Option<TrustedKey>, project: Option<&TrustFile>) -> Result<Self> {
         match key {
-            Some(key) => Self::new(Policy::Require, [&key].into_iter(), None),
+            Some(key) => Self::new(Policy::Require, [&key].into_iter(), 1, None),
             None => Ok(Self { policy: Policy::Require, remembered: None, ..Self::open(project)? }),
         }
     }
@@ -227,25 +231,51 @@ impl Trust {
         self.policy != Policy::Off
     }
 
-    /// Returns who signed files, if a signature can be verified, or, for a key that is not known, says who signed.
-    pub fn signer_of(&self, place: &Repository, files: &[Vec<u8>], signatures: &[Vec<String>]) -> Option<Signer> {
-        let signer = |signature: &Vec<String>| {
-            let id = signer_id(signature.first()?).ok()?;
-            let known = self.keys_of(place).find(|(_, key)| key.id() == id);
-            let fits = |key: &Key| files.iter().zip(signature).all(|(bytes, text)| verify(bytes, text, key).is_ok());
-            match known {
-                Some((trusted, key)) => fits(key).then(|| Signer { name: Some(trusted.name.clone()), id }),
-                None => Some(Signer { name: None, id }),
-            }
-        };
-        let mut signers: Vec<Signer> = signatures.iter().filter_map(signer).collect();
-        signers.sort_by_key(|signer| signer.name.is_none());
-        signers.into_iter().next()
+    /// Returns an error if a signature is of a trusted key, of any namespace, but not of these bytes.
+    ///
+    /// # Errors
+    /// That one.
+    pub fn check_fit(&self, bytes: &[u8], signature: &str) -> Result<()> {
+        let id = signer_id(signature)?;
+        let known = self.keys.iter().find(|(_, key)| key.id() == id);
+        known.map_or(Ok(()), |(_, key)| verify(bytes, signature, key).map(drop))
     }
 
-    /// Returns the trusted keys of a place.
+    /// Checks that a locked plugin still has the signature that it had.
+    ///
+    /// # Errors
+    /// If it has none, or another one.
+    pub fn check_same(
+        &self,
+        place: &Repository,
+        before: &Signer,
+        files: &[Vec<u8>],
+        signatures: &[Vec<String>],
+    ) -> Result<()> {
+        let known = self.keys_of(place).find(|(_, key)| key.id() == before.id);
+        let fits = |signature: &Vec<String>| {
+            let is_theirs = signature.first().and_then(|text| signer_id(text).ok()).is_some_and(|id| id == before.id);
+            let fits = |(_, key): &(TrustedKey, Key)| {
+                files.iter().zip(signature).all(|(bytes, text)| verify(bytes, text, key).is_ok())
+            };
+            is_theirs && signature.len() == files.len() && known.is_none_or(fits)
+        };
+        if signatures.iter().any(fits) {
+            return Ok(());
+        }
+        let others: Vec<String> =
+            signatures.iter().filter_map(|signature| signer_id(signature.first()?).ok()).collect();
+        match others.first() {
+            Some(other) => bail!("key {other} signed {place}, but {before} did when it was locked"),
+            None => bail!("{place} is not signed, but {before} had signed it when it was locked"),
+        }
+    }
+
+    /// Returns the trusted keys of a place: the user's own, or those of the project if the user has none for it.
     fn keys_of<'a>(&'a self, place: &'a Repository) -> impl Iterator<Item = &'a (TrustedKey, Key)> {
-        self.keys.iter().filter(|(trusted, _)| place.is_in(&trusted.namespace))
+        let (own, projects) = self.keys.split_at(self.n_own);
+        let is_for = move |(trusted, _): &&'a (TrustedKey, Key)| place.is_in(&trusted.namespace);
+        if own.iter().any(|key| is_for(&key)) { own } else { projects }.iter().filter(is_for)
     }
 
     /// Returns the name of a key for a place, if it is trusted there.
@@ -269,23 +299,30 @@ impl Trust {
         if !self.is_on() {
             return Ok(None);
         }
-        let mut strangers = vec![];
+        let (mut strangers, mut refused) = (vec![], None);
         for signature in signatures {
             let Some(id) = signature.first().and_then(|text| signer_id(text).ok()) else { continue };
             let Some((trusted, key)) = self.keys_of(place).find(|(_, key)| key.id() == id) else {
                 strangers.push(id);
                 continue;
             };
-            self.check_signature(place, version, files, signature, trusted, key)?;
+            // Another signature may be right: after a key's last day, that of the next one.
+            if let Err(error) = self.check_signature(place, version, files, signature, trusted, key) {
+                refused = refused.or(Some(error));
+                continue;
+            }
             let signer = Signer { name: Some(trusted.name.clone()), id };
             self.remember(place, &signer)?;
             return Ok(Some(signer));
+        }
+        if let Some(error) = refused {
+            return Err(error);
         }
         let expected: Vec<&str> = self.keys_of(place).map(|(trusted, _)| trusted.name.as_str()).collect();
         let before = self.remembered(place)?;
         let found = match strangers.first() {
             None => "it is not signed".to_owned(),
-            Some(id) => format!("key {id} signed it"),
+            Some(id) => format!("its signature names key {id}, which is not trusted"),
         };
         let trust = strangers.first().map_or_else(String::new, |id| {
             format!("; if that key is right, `host plugin trust add NAME KEY --namespace {place}` with the public key of {id}")
@@ -303,7 +340,7 @@ impl Trust {
             bail!("{found}, and a signature by a trusted key is required{trust}");
         }
         tracing::warn!("{place}: {found}, so who made it is not known{trust}");
-        // A signature whose key nobody knows proves nothing but that the key is the same the next time.
+        // A signature whose key nobody knows cannot be verified: its key's id only shows that nothing else is claimed.
         let Some(id) = strangers.into_iter().next() else { return Ok(None) };
         let signer = Signer { name: None, id };
         self.remember(place, &signer)?;
@@ -328,8 +365,20 @@ impl Trust {
         );
         for (bytes, text) in files.iter().zip(signature) {
             let verified = verify(bytes, text, key).with_context(|| format!("the signature of {by} is wrong"))?;
-            if let Some(name) = verified.name.filter(|name| name != place.name()) {
-                bail!("{by} signed it as {}, not as {}", escaped(&name), place.name());
+            if verified.files.is_some_and(|n| n != files.len()) {
+                bail!("{by} signed {} files, but there are {}", verified.files.unwrap_or_default(), files.len());
+            }
+            if verified.name.is_none() || verified.version.is_none() {
+                let what =
+                    format!("{by} signed the file, not what it is published as, so that it could be another version's");
+                ensure!(
+                    self.policy != Policy::Require,
+                    "{what}: sign it in the registry, `host plugin sign oci://{place}:VERSION --key …`"
+                );
+                tracing::warn!("{place}: {what}");
+            }
+            if let Some(name) = verified.name.filter(|name| *name != place.path) {
+                bail!("{by} signed it as {}, not as {}", escaped(&name), place.path);
             }
             if let (Some(signed), Some(version)) = (verified.version, version) {
                 ensure!(signed == version, "{by} signed it as version {}, not {version}", escaped(&signed));
@@ -338,22 +387,11 @@ impl Trust {
         check_expiry(trusted)
     }
 
-    /// Checks that the signer of a locked plugin is still the one that is found.
-    ///
-    /// # Errors
-    /// If it is another one.
-    pub fn same(place: &Repository, before: &Signer, now: Option<&Signer>) -> Result<()> {
-        match now {
-            Some(now) if now.id == before.id => Ok(()),
-            Some(now) => bail!("{now} signed {place}, but {before} did when it was locked"),
-            None => bail!("{place} is not signed, but {before} had signed it when it was locked"),
-        }
-    }
-
     /// Returns the file in which the signer of a place is remembered: one each, so that processes do not meet.
     fn memory(&self, place: &Repository) -> Option<PathBuf> {
         let registry = place.registry.replace(':', "_");
-        Some(self.remembered.as_ref()?.join(registry).join(format!("{}.toml", place.path)))
+        // No place is named so.
+        Some(self.remembered.as_ref()?.join(registry).join(&place.path).join("_signer.toml"))
     }
 
     fn remembered(&self, place: &Repository) -> Result<Option<Signer>> {
@@ -407,7 +445,7 @@ mod tests {
         }
 
         fn signed(&self, name: &str, version: &str) -> Vec<String> {
-            vec![self.secret.sign(b"bytes", "sea.wasm", Some(SignedAs { name, version })).expect("signed")]
+            vec![self.secret.sign(b"bytes", "sea.wasm", 1, Some(SignedAs { name, version })).expect("signed")]
         }
     }
 
@@ -422,7 +460,7 @@ mod tests {
         memory: Option<&Path>,
         signatures: &[Vec<String>],
     ) -> Result<Option<Signer>> {
-        let trust = Trust::new(policy, keys.iter(), memory.map(Path::to_owned)).expect("keys");
+        let trust = Trust::new(policy, keys.iter(), keys.len(), memory.map(Path::to_owned)).expect("keys");
         trust.check(&place(), Some("1.0.0"), &[b"bytes".to_vec()], signatures)
     }
 
@@ -433,7 +471,7 @@ mod tests {
     #[test]
     fn a_trusted_key_signs_for_its_namespace() {
         let (ours, theirs) = (team(), team());
-        let signed = [theirs.signed("sea", "1.0.0"), ours.signed("sea", "1.0.0")];
+        let signed = [theirs.signed("sea/sea", "1.0.0"), ours.signed("sea/sea", "1.0.0")];
         let keys = [ours.trusted("ours", "r.example/sea"), theirs.trusted("theirs", "r.example/land")];
         for policy in [Policy::Warn, Policy::Require] {
             let signer = check(policy, &keys, None, &signed).expect("allowed").expect("signed");
@@ -450,15 +488,19 @@ mod tests {
     fn a_signature_is_of_these_bytes_this_name_and_this_version() {
         let ours = team();
         let keys = [ours.trusted("ours", "*")];
-        let message = refused(Policy::Warn, &keys, None, &[ours.signed("sea", "0.9.0")]);
+        let message = refused(Policy::Warn, &keys, None, &[ours.signed("sea/sea", "0.9.0")]);
         assert_eq!(message, "ours signed it as version 0.9.0, not 1.0.0");
         let message = refused(Policy::Warn, &keys, None, &[ours.signed("land", "1.0.0")]);
-        assert_eq!(message, "ours signed it as land, not as sea");
-        let other = vec![ours.secret.sign(b"other", "sea.wasm", None).expect("signed")];
+        assert_eq!(message, "ours signed it as land, not as sea/sea");
+        let other = vec![ours.secret.sign(b"other", "sea.wasm", 1, None).expect("signed")];
         let message = refused(Policy::Warn, &keys, None, &[other]);
         assert!(message.starts_with("the signature of ours is wrong: "), "{message}");
-        let message =
-            refused(Policy::Warn, &keys, None, &[[ours.signed("sea", "1.0.0"), ours.signed("sea", "1.0.0")].concat()]);
+        let message = refused(
+            Policy::Warn,
+            &keys,
+            None,
+            &[[ours.signed("sea/sea", "1.0.0"), ours.signed("sea/sea", "1.0.0")].concat()],
+        );
         assert_eq!(message, "the signature of ours is of 2 files, it has 1");
     }
 
@@ -466,7 +508,7 @@ mod tests {
     fn keys_expire() {
         let ours = team();
         let key = |expires: &str| [TrustedKey { expires: Some(expires.to_owned()), ..ours.trusted("ours", "*") }];
-        let signed = [ours.signed("sea", "1.0.0")];
+        let signed = [ours.signed("sea/sea", "1.0.0")];
         assert!(check(Policy::Require, &key("2999-12-31"), None, &signed).expect("in time").is_some());
         let message = refused(Policy::Warn, &key("2020-01-31"), None, &signed);
         assert!(message.starts_with("the key ours that signed it expired on 2020-01-31"), "{message}");
@@ -480,17 +522,21 @@ mod tests {
         let (ours, theirs, stranger) = (team(), team(), team());
         let id = |team: &Team| Key::read(&team.public).expect("a key").id();
         let [signed, by_theirs, by_stranger] =
-            [&ours, &theirs, &stranger].map(|team| vec![team.signed("sea", "1.0.0")]);
+            [&ours, &theirs, &stranger].map(|team| vec![team.signed("sea/sea", "1.0.0")]);
 
         // Nobody is known yet: the first signer is remembered.
         let first = check(Policy::Warn, &[], memory, &by_stranger).expect("allowed").expect("signed");
         assert_eq!(first, Signer { name: None, id: id(&stranger) });
         assert!(check(Policy::Warn, &[], memory, &by_stranger).is_ok(), "the same as before");
         let message = refused(Policy::Warn, &[], memory, &by_theirs);
-        let both = format!("key {} signed it, but key {} signed it before", id(&theirs), id(&stranger));
+        let both = format!(
+            "its signature names key {}, which is not trusted, but key {} (not trusted) signed it before",
+            id(&theirs),
+            id(&stranger)
+        );
         assert!(message.starts_with(&both), "{message}");
         let message = refused(Policy::Warn, &[], memory, &[]);
-        assert_eq!(message, format!("it is not signed, but key {} signed it before", id(&stranger)));
+        assert_eq!(message, format!("it is not signed, but key {} (not trusted) signed it before", id(&stranger)));
 
         // Who trusts the new key has decided.
         let keys = [ours.trusted("ours", "r.example/sea")];
@@ -500,11 +546,46 @@ mod tests {
     }
 
     #[test]
+    fn one_right_signature_is_enough() {
+        let (ours, theirs) = (team(), team());
+        let old = TrustedKey { expires: Some("2020-01-31".to_owned()), ..ours.trusted("old", "*") };
+        let keys = [old, theirs.trusted("new", "*")];
+        let signed = [ours.signed("sea/sea", "1.0.0"), theirs.signed("sea/sea", "1.0.0")];
+        let signer = check(Policy::Require, &keys, None, &signed).expect("the new one").expect("signed");
+        assert_eq!(signer.name.as_deref(), Some("new"));
+        assert!(refused(Policy::Require, &keys, None, &signed[..1]).contains("expired on 2020-01-31"));
+    }
+
+    #[test]
+    fn a_signature_of_a_file_alone_is_of_no_version() {
+        let ours = team();
+        let keys = [ours.trusted("ours", "*")];
+        let signed = [vec![ours.secret.sign(b"bytes", "sea.wasm", 1, None).expect("signed")]];
+        assert!(check(Policy::Warn, &keys, None, &signed).expect("with a warning").is_some());
+        let message = refused(Policy::Require, &keys, None, &signed);
+        assert!(message.starts_with("ours signed the file, not what it is published as"), "{message}");
+        let of_two = [vec![ours.secret.sign(b"bytes", "sea.onnx", 2, None).expect("signed")]];
+        assert_eq!(refused(Policy::Warn, &keys, None, &of_two), "ours signed 2 files, but there are 1");
+    }
+
+    #[test]
+    fn a_projects_keys_do_not_replace_the_users() {
+        let (ours, projects) = (team(), team());
+        let keys = [ours.trusted("ours", "r.example/sea"), projects.trusted("projects", "*")];
+        let trust = Trust::new(Policy::Require, keys.iter(), 1, None).expect("keys");
+        let signed = [projects.signed("sea/sea", "1.0.0")];
+        assert!(trust.check(&place(), Some("1.0.0"), &[b"bytes".to_vec()], &signed).is_err());
+        let land = "oci://r.example/land/sea".parse::<Reference>().expect("a reference").repository;
+        let signed = [projects.signed("land/sea", "1.0.0")];
+        assert!(trust.check(&land, Some("1.0.0"), &[b"bytes".to_vec()], &signed).expect("allowed").is_some());
+    }
+
+    #[test]
     fn a_signature_can_be_required() {
         let stranger = team();
         let message = refused(Policy::Require, &[], None, &[]);
         assert_eq!(message, "it is not signed, and a signature by a trusted key is required");
-        let message = refused(Policy::Require, &[], None, &[stranger.signed("sea", "1.0.0")]);
+        let message = refused(Policy::Require, &[], None, &[stranger.signed("sea/sea", "1.0.0")]);
         assert!(message.contains("host plugin trust add NAME KEY --namespace r.example/sea/sea"), "{message}");
     }
 }

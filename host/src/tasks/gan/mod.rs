@@ -68,9 +68,13 @@ pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(Image
 
 /// Returns the plan of a run of this configuration and its measured cost: its plugin is loaded, its images are opened
 /// and some steps are run.
-pub fn try_out(config: &GanConfig, context: &Context) -> Result<(StyleImages, Plan, Measured)> {
+pub fn try_out(
+    config: &GanConfig,
+    pins: BTreeMap<String, Pin>,
+    context: &Context,
+) -> Result<(StyleImages, Plan, Measured)> {
     let device = torch_ext::cuda::device(&config.run.device)?;
-    let (classifier, _) = style_classifier(config, device, BTreeMap::new(), context)?;
+    let (classifier, _) = style_classifier(config, device, pins, context)?;
     let data = open_data(config, context)?;
     let plan = Plan::new(GanTask::Can, config, &data)?;
     plan.check_fits(device)?;

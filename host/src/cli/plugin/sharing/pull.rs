@@ -77,8 +77,10 @@ impl PullArgs {
             });
             println!("{}", to_json(&document));
         } else {
-            let signer =
-                published.signer.as_ref().map_or("not signed".to_owned(), |signer| format!("signed by {signer}"));
+            let signer = published.signer.as_ref().map_or("not signed".to_owned(), |signer| match &signer.name {
+                Some(_) => format!("signed by {signer}"),
+                None => format!("with a signature of {signer}"),
+            });
             let (reference, digest) = (published.reference(), &sha256[..12]);
             context.progress.println(format!("{reference} (sha256 {digest}…, {signer}) as {}", target.display()));
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::Args;
@@ -93,8 +94,10 @@ impl PushArgs {
         let mut plugin = host.load_found(&found, self.running.config().iter().cloned().collect(), None)?;
         let version = self.version(&*plugin)?;
         let files = files_of(&found.path);
-        let signature = self.signature(&files, place)?;
+        let signature = self.signature(&files, place, host.store().trust()?)?;
         let package = package(&*plugin, &files, place, &version)?;
+        let is_loaded = package.component.is_none() || sha256(&package.bytes) == plugin.source().sha256;
+        ensure!(is_loaded, "{} changed while it was read: push it again", found.path.display());
 
         let registry = Registry::open(place, Access::Push, host.store().network()?)?;
         let failed = |failure| explained(place, failure);
@@ -129,9 +132,9 @@ impl PushArgs {
             None => registry.push(&package).map_err(failed)?,
         };
         if let Some(signature) = &signature {
-            let published = SignedAs { name: place.name(), version: &package.version };
+            let published = SignedAs { name: &place.path, version: &package.version };
             match signature {
-                Signature::Key(signer) => push_signature(&registry, &document, &files, signer, published)?,
+                Signature::Key(signer) => push_signature(&registry, &document, &titled(&package), signer, published)?,
                 Signature::Beside(texts) => push_texts(&registry, &document, texts.clone())?,
             }
         }
@@ -239,7 +242,7 @@ impl PushArgs {
     }
 
     /// Returns the signature: that of `--key`, else the one beside the files.
-    fn signature(&self, files: &[PathBuf], place: &Repository) -> Result<Option<Signature>> {
+    fn signature(&self, files: &[PathBuf], place: &Repository, trust: &Trust) -> Result<Option<Signature>> {
         if let Some(key) = &self.key {
             return Ok(Some(Signature::Key(Box::new(secret_key(key)?))));
         }
@@ -255,7 +258,8 @@ impl PushArgs {
                 beside.display()
             );
             let text = fs_err::read_to_string(&beside)?;
-            signer_id(&text).with_context(|| beside.display().to_string())?;
+            // A signature that cannot be right would make the version unusable.
+            trust.check_fit(&fs_err::read(file)?, &text).with_context(|| beside.display().to_string())?;
             let extension = file.extension().unwrap_or_default().to_string_lossy();
             texts.push((format!("{}.{extension}.{EXTENSION}", place.name()), text));
         }
@@ -304,6 +308,11 @@ fn package(plugin: &dyn Plugin, files: &[PathBuf], place: &Repository, version: 
         bytes: read(path)?,
         metadata: side.first().map(|side| read(side)).transpose()?,
     })
+}
+
+/// Returns the files of a package by their titles.
+fn titled(package: &Package) -> Vec<(String, Arc<[u8]>)> {
+    package.files().into_iter().map(|file| (file.title, file.bytes)).collect()
 }
 
 /// Whether a manifest is that of a plugin's files.

@@ -2,12 +2,13 @@
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
+use semver::VersionReq;
 use serde_json::json;
 
 use crate::context::Context;
 use crate::net::Failure;
 use crate::plugin::store::Store;
-use crate::plugin::store::reference::{Repository, SCHEME, versions_of};
+use crate::plugin::store::reference::{Repository, SCHEME, highest, versions_of};
 use crate::plugin::store::registry::{Access, Contents, DESCRIPTION, Manifest, Network, Registry, explained};
 use crate::text::{escaped, table, to_json};
 
@@ -102,7 +103,7 @@ impl SearchArgs {
 fn newest(place: &Repository, network: &Network) -> Result<Option<Hit>> {
     let registry = Registry::open(place, Access::Pull, network)?;
     let found = registry.tags().and_then(|tags| {
-        let Some(version) = versions_of(&tags).into_iter().next() else { return Ok(None) };
+        let Some(version) = highest(&versions_of(&tags), &VersionReq::STAR) else { return Ok(None) };
         Ok(Some((registry.manifest(&version.to_string())?, version)))
     });
     let (document, version) = match found {

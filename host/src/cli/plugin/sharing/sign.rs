@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
@@ -73,7 +74,7 @@ fn sign_files(path: &Path, signer: &Signer) -> Result<String> {
     let mut texts = vec![];
     for file in &files {
         let name = file.file_name().context("a plugin's file has a name")?.to_string_lossy();
-        texts.push((signature_file(file), signer.sign(&fs_err::read(file)?, &name, None)?));
+        texts.push((signature_file(file), signer.sign(&fs_err::read(file)?, &name, files.len(), None)?));
     }
     for (path, text) in &texts {
         write_atomic(path, text.as_bytes())?;
@@ -88,7 +89,7 @@ fn sign_published(reference: &str, host: PluginHost, signer: &Signer) -> Result<
     let cache = host.store().cache()?;
     let host = host.trusting(off);
     let found = host.store().find(reference)?;
-    host.load_found(&found, BTreeMap::new(), None)?;
+    let plugin = host.load_found(&found, BTreeMap::new(), None)?;
     let Found { path, published, .. } = found;
     let published = published.context("it is from a registry")?;
     let Some(version) = &published.version else { bail!("{reference}: name a version, since a signature is for one") };
@@ -96,25 +97,28 @@ fn sign_published(reference: &str, host: PluginHost, signer: &Signer) -> Result<
     let bytes = cache.bytes(&published.manifest).context("the manifest disappeared from the cache")?;
     let manifest = Document { sha256: published.manifest.clone(), bytes };
     let registry = Registry::open(&published.place, Access::Push, &network)?;
-    let signed_as = SignedAs { name: published.place.name(), version };
-    push_signature(&registry, &manifest, &files_of(&path), signer, signed_as)?;
-    Ok(published.reference())
+    let signed_as = SignedAs { name: &published.place.path, version };
+    let files = files_of(&path).into_iter().map(|file| {
+        let extension = file.extension().unwrap_or_default().to_string_lossy();
+        Ok((format!("{}.{extension}", published.place.name()), fs_err::read(&file)?.into()))
+    });
+    push_signature(&registry, &manifest, &files.collect::<Result<Vec<_>>>()?, signer, signed_as)?;
+    let digest = &plugin.source().sha256[..12];
+    Ok(format!("{} (sha256 {digest}…)", published.reference()))
 }
 
-/// Signs files of a manifest, and publishes the signature.
+/// Signs files of a manifest, by their titles, and publishes the signature.
 pub(super) fn push_signature(
     registry: &Registry,
     manifest: &Document,
-    files: &[PathBuf],
+    files: &[(String, Arc<[u8]>)],
     signer: &Signer,
     published: SignedAs<'_>,
 ) -> Result<()> {
     let mut signatures = vec![];
-    for file in files {
-        let extension = file.extension().unwrap_or_default().to_string_lossy();
-        let name = format!("{}.{extension}", published.name);
-        let text = signer.sign(&fs_err::read(file)?, &name, Some(published))?;
-        signatures.push((format!("{name}.{EXTENSION}"), text));
+    for (title, bytes) in files {
+        let text = signer.sign(bytes, title, files.len(), Some(published))?;
+        signatures.push((format!("{title}.{EXTENSION}"), text));
     }
     push_texts(registry, manifest, signatures)
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use semver::Version;
 use serde_json::json;
 
 use crate::cli::completions::installed_plugins;
@@ -42,6 +43,14 @@ impl UpdateArgs {
             let found = host.store().find(&before.reference)?;
             let manifest = found.published.as_ref().map(|published| published.manifest.clone());
             if manifest.as_ref() == Some(&before.manifest) {
+                continue;
+            }
+            let version = |text: Option<&String>| text.and_then(|text| Version::parse(text).ok());
+            let is = version(found.published.as_ref().and_then(|published| published.version.as_ref()));
+            if let (Some(was), Some(is)) = (version(before.version.as_ref()), is)
+                && is <= was
+            {
+                tracing::warn!("{name}: {was} is installed, and the registry has {is} today; it stays as it is");
                 continue;
             }
             let (plugin, _) = Installation { folder: &folder, name, replaces: true }.run(&host, &found, None)?;

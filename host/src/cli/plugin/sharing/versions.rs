@@ -5,6 +5,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::reference;
+use crate::cli::numbers::within;
 use crate::context::Context;
 use crate::plugin::store::Store;
 use crate::plugin::store::reference::{Reference, Selector, versions_of};
@@ -24,7 +25,7 @@ pub struct VersionsArgs {
     #[arg(value_name = "REF", value_parser = reference)]
     reference: Reference,
     /// Number of versions
-    #[arg(long, value_name = "N", default_value_t = SHOWN)]
+    #[arg(long, value_name = "N", default_value_t = SHOWN, value_parser = within(1usize..=10_000))]
     count: usize,
     /// Print one JSON document
     #[arg(long)]
@@ -55,7 +56,8 @@ impl VersionsArgs {
             let document = registry.manifest(&version.to_string()).map_err(failed)?;
             let manifest = Manifest::read(&document.bytes);
             let contents = manifest.and_then(|manifest| manifest.contents());
-            let bytes = contents.map(|contents| contents.files().iter().map(|(_, file)| file.size).sum::<u64>());
+            let bytes = contents
+                .map(|contents| contents.files().iter().map(|(_, file)| file.size).fold(0, u64::saturating_add));
             rows.push((version.to_string(), document.sha256, bytes));
         }
         if self.json {

@@ -36,7 +36,11 @@ pub struct Credentials {
 #[derive(Debug, PartialEq, Eq)]
 enum Challenge {
     Basic,
-    Bearer { realm: String, service: Option<String>, scope: Option<String> },
+    /// The scope is what this program needs, whatever the registry says.
+    Bearer {
+        realm: String,
+        service: Option<String>,
+    },
 }
 
 impl Challenge {
@@ -64,7 +68,7 @@ impl Challenge {
             }
             None
         };
-        Some(Self::Bearer { realm: value("realm")?, service: value("service"), scope: value("scope") })
+        Some(Self::Bearer { realm: value("realm")?, service: value("service") })
     }
 }
 
@@ -77,7 +81,7 @@ impl Authorize for Credentials {
                 DockerCredential::UsernamePassword(user, password) => Some(basic(&user, &password)),
                 DockerCredential::IdentityToken(_) => None,
             })),
-            Some(Challenge::Bearer { realm, service, scope }) => {
+            Some(Challenge::Bearer { realm, service }) => {
                 let address = Url::parse(&realm).ok().filter(|realm| realm.has_host());
                 let address =
                     address.ok_or_else(|| wrong(format!("names no address for tokens: {}", escaped(&realm))))?;
@@ -85,8 +89,7 @@ impl Authorize for Credentials {
                     let host = host_of(&address);
                     return Err(wrong(format!("names {host} for tokens, which is not encrypted")));
                 }
-                let scope = scope.unwrap_or_else(|| self.scope.clone());
-                self.token(&address, service.as_deref(), &scope).map(Some)
+                self.token(&address, service.as_deref()).map(Some)
             }
         }
     }
@@ -94,7 +97,7 @@ impl Authorize for Credentials {
 
 impl Credentials {
     /// Requests a token; with credentials if there are any that may be sent there.
-    fn token(&self, realm: &Url, service: Option<&str>, scope: &str) -> Result<String, Failure> {
+    fn token(&self, realm: &Url, service: Option<&str>) -> Result<String, Failure> {
         #[derive(Deserialize)]
         struct Token {
             token: Option<String>,
@@ -102,15 +105,15 @@ impl Credentials {
         }
         let found = match is_related(self.endpoint.host_str(), realm.host_str()) {
             true => credentials(&self.registry)?,
-            // A registry does not decide that another host learns its password.
-            false => credentials(&host_of(realm))?,
+            // A registry decides neither that another host learns its password, nor that it gets another registry's token.
+            false => None,
         };
         let authorization = match &found {
             Some(DockerCredential::UsernamePassword(user, password)) => Some(basic(user, password)),
             _ => None,
         };
         let client = Client::new(realm.clone(), authorization, self.patience, self.interrupt.clone())?;
-        let parameters = [("service", service), ("scope", Some(scope))];
+        let parameters = [("service", service), ("scope", Some(&*self.scope))];
         let parameters = parameters.into_iter().filter_map(|(key, value)| Some((key, value?)));
         let request = match found {
             Some(DockerCredential::IdentityToken(refresh)) => {
@@ -176,7 +179,14 @@ fn credentials(registry: &str) -> Result<Option<DockerCredential>, Failure> {
             Ok(None)
         }
         Err(error) => {
-            let error = escaped(error.to_string().trim()).into_owned();
+            // What a helper prints on stdout may be a secret.
+            let error = match error {
+                CredentialRetrievalError::HelperFailure { helper, stderr, .. } => {
+                    format!("{helper} failed: {}", stderr.trim())
+                }
+                error => error.to_string(),
+            };
+            let error = escaped(error.trim()).into_owned();
             let file = file.display();
             Err(Failure::Local(anyhow::anyhow!("docker's credentials for {registry} cannot be read: {error} ({file})")))
         }
@@ -188,9 +198,9 @@ pub fn has_credentials(registry: &str) -> bool {
     credentials(registry).is_ok_and(|found| found.is_some())
 }
 
-/// Whether a registry is docker's own, which has several names.
+/// Whether a registry is docker's own, whose address and whose name in docker's files are others.
 pub fn is_docker(registry: &str) -> bool {
-    ["docker.io", "index.docker.io", "registry-1.docker.io"].contains(&registry)
+    registry == "docker.io"
 }
 
 #[cfg(test)]
@@ -199,16 +209,15 @@ mod tests {
 
     #[test]
     fn challenges_are_read() {
-        let bearer = |realm: &str, service: Option<&str>, scope: Option<&str>| {
-            let [service, scope] = [service, scope].map(|text| text.map(str::to_owned));
-            Some(Challenge::Bearer { realm: realm.to_owned(), service, scope })
+        let bearer = |realm: &str, service: Option<&str>| {
+            Some(Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
         };
         assert_eq!(Challenge::read("Basic realm=\"Registry\""), Some(Challenge::Basic));
         assert_eq!(
-            Challenge::read("Bearer realm=\"https://a.b/token\",service=\"reg\", scope=\"repository:a/b:pull,push\""),
-            bearer("https://a.b/token", Some("reg"), Some("repository:a/b:pull,push"))
+            Challenge::read("Bearer realm=\"https://a.b/token\",scope=\"repository:a/b:pull,push\", service=\"reg\""),
+            bearer("https://a.b/token", Some("reg"))
         );
-        assert_eq!(Challenge::read("bearer realm=https://a.b/t"), bearer("https://a.b/t", None, None));
+        assert_eq!(Challenge::read("bearer realm=https://a.b/t"), bearer("https://a.b/t", None));
         for text in ["Negotiate", "Bearer", "Bearer realm=\"open", ""] {
             assert_eq!(Challenge::read(text), None, "{text}");
         }

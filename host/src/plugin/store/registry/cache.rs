@@ -5,7 +5,7 @@
 //! blobs/sha256/HEX                     manifests and files; HEX.incomplete is a part of one
 //! locks/HEX.lock                       locked while a process writes the blob or list of that name
 //! plugins/MANIFEST/NAME.wasm           a link to its blob, under the name that the plugin has
-//! versions/REGISTRY/PATH/NAME.json     the versions that were pulled, and the signatures of each
+//! versions/REGISTRY/PATH/_index.json   the versions that were pulled, and the signatures of each
 //! ```
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Network, hex, sha256};
-use crate::fs::{FileError, read_optional, write_atomic};
+use crate::fs::{FileError, read_optional, remove_file, write_atomic};
 use crate::net::lock;
 use crate::plugin::store::reference::Repository;
 
@@ -118,6 +118,8 @@ impl Cache {
             return Ok(path);
         }
         let fresh = temporary(&path);
+        // A killed process of the same number may have left one.
+        remove_file(&fresh)?;
         let linked = symlink(target, &fresh).and_then(|()| fs::rename(&fresh, &path));
         linked.map_err(|source| FileError::write(&path, source))?;
         Ok(path)
@@ -126,7 +128,7 @@ impl Cache {
     fn index_file(&self, repository: &Repository) -> PathBuf {
         // A colon, as before a port, is not in file names everywhere; an underscore is in no host's name.
         let registry = repository.registry.replace(':', "_");
-        self.folder.join("versions").join(registry).join(format!("{}.json", repository.path))
+        self.folder.join("versions").join(registry).join(&repository.path).join("_index.json")
     }
 
     /// Returns the versions of a place that were pulled; none if its list is missing or damaged.

@@ -47,6 +47,20 @@ pub const AUTHORS: &str = "org.opencontainers.image.authors";
 /// The time of creation.
 pub const CREATED: &str = "org.opencontainers.image.created";
 
+/// Number of characters of a registry's text in a message.
+const SHOWN: usize = 100;
+
+/// Returns the beginning of a registry's text, as messages show it.
+pub fn named(text: &str) -> String {
+    let start: String = text.chars().take(SHOWN).collect();
+    format!("{}{}", escaped(&start), if start.len() < text.len() { "…" } else { "" })
+}
+
+/// Returns the beginning of an error that may quote a registry.
+pub fn brief(error: &serde_json::Error) -> String {
+    named(&error.to_string())
+}
+
 /// What a descriptor points to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -182,7 +196,7 @@ impl Descriptor {
     /// If it is of another kind, or is none.
     pub fn sha256(&self) -> Result<String, String> {
         let digits = self.digest.strip_prefix("sha256:").and_then(|digits| sha256_digits(digits).ok());
-        digits.ok_or_else(|| format!("names a file by `{}`, which is no sha256", escaped(&self.digest)))
+        digits.ok_or_else(|| format!("names a file by `{}`, which is no sha256", named(&self.digest)))
     }
 }
 
@@ -213,14 +227,14 @@ impl Manifest {
             manifests: Option<serde_json::Value>,
         }
         let kind: Kind =
-            serde_json::from_slice(bytes).map_err(|error| format!("sends what is no manifest ({error})"))?;
+            serde_json::from_slice(bytes).map_err(|error| format!("sends what is no manifest ({})", brief(&error)))?;
         if kind.manifests.is_some() {
             return Err("has a list of images there, as for several platforms, and no plugin".to_owned());
         }
         if !["", MANIFEST, "application/vnd.docker.distribution.manifest.v2+json"].contains(&&*kind.media_type) {
-            return Err(format!("has `{}` there, which is no manifest", escaped(&kind.media_type)));
+            return Err(format!("has `{}` there, which is no manifest", named(&kind.media_type)));
         }
-        serde_json::from_slice(bytes).map_err(|error| format!("sends what is no manifest ({error})"))
+        serde_json::from_slice(bytes).map_err(|error| format!("sends what is no manifest ({})", brief(&error)))
     }
 
     /// Returns the files of a plugin.
@@ -241,8 +255,8 @@ impl Manifest {
             }
             _ => {
                 let found = types.first().map_or("no files", |found| found);
-                let config = escaped(&self.config.media_type);
-                return Err(format!("has another thing there than a plugin ({}, of {config})", escaped(found)));
+                let config = named(&self.config.media_type);
+                return Err(format!("has another thing there than a plugin ({}, of {config})", named(found)));
             }
         };
         for (_, file) in contents.files() {

@@ -27,7 +27,7 @@ use url::Url;
 
 use self::auth::{Credentials, has_credentials, is_docker};
 pub use self::cache::Cache;
-use self::manifest::{ACCEPTED, INDEX, Index};
+use self::manifest::{ACCEPTED, INDEX, Index, brief, named};
 pub use self::manifest::{CARD, Contents, DESCRIPTION, Descriptor, Manifest, SIGNATURE, VERSION};
 pub use self::push::{Package, PackageFile};
 use super::reference::{Repository, is_tag};
@@ -41,6 +41,8 @@ use crate::text::{escaped, in_one_line};
 const MAX_MANIFEST: usize = 4 << 20;
 /// Number of pages of tags that are read.
 const MAX_PAGES: usize = 100;
+/// Number of tags, or of places, above which a list is refused or cut.
+const MAX_NAMES: usize = 10_000;
 /// Number of manifests that refer to a plugin which are examined.
 const MAX_REFERRERS: usize = 64;
 /// Number of characters of a registry's own message that are shown.
@@ -164,8 +166,11 @@ impl Registry {
         for _ in 0..MAX_PAGES {
             let (reply, bytes) = self.document("versions", &Request::new("GET", url.clone()))?;
             let page: Tags = serde_json::from_slice(&bytes)
-                .map_err(|error| Failure::wrong(&url, format!("does not list versions: {error}")))?;
+                .map_err(|error| Failure::wrong(&url, format!("does not list versions: {}", brief(&error))))?;
             tags.extend(page.tags.unwrap_or_default().into_iter().filter(|tag| is_tag(tag)));
+            if tags.len() > MAX_NAMES {
+                return Err(Failure::wrong(&url, format!("lists more than {MAX_NAMES} versions")));
+            }
             match next_page(&reply) {
                 // A page elsewhere would be another registry's.
                 Some(next) if self.client.is_own(&next) => url = next,
@@ -191,11 +196,12 @@ impl Registry {
         for _ in 0..MAX_PAGES {
             let (reply, bytes) = self.document("catalog", &Request::new("GET", url.clone()))?;
             let page: Catalog = serde_json::from_slice(&bytes)
-                .map_err(|error| Failure::wrong(&url, format!("does not list what it has: {error}")))?;
+                .map_err(|error| Failure::wrong(&url, format!("does not list what it has: {}", brief(&error))))?;
             let paths = page.repositories.unwrap_or_default().into_iter();
             let places = paths.filter_map(|path| Repository::new(&self.repository.registry, &path));
             found.extend(places.filter(|place| prefix.is_empty() || place.is_in(prefix)));
             match next_page(&reply) {
+                _ if found.len() > MAX_NAMES => return Ok((found.into_iter().collect(), true)),
                 Some(next) if self.client.is_own(&next) => url = next,
                 _ => return Ok((found.into_iter().collect(), false)),
             }
@@ -222,7 +228,7 @@ impl Registry {
         }
     }
 
-    /// Returns the digest of a tag's manifest; nothing if there is no such tag.
+    /// Returns a tag's manifest; nothing if there is no such tag.
     ///
     /// # Errors
     /// If the registry cannot be reached, or lies.
@@ -243,7 +249,11 @@ impl Registry {
         let wrong = |what: &str| Failure::wrong(&url, what);
         let wanted = file.sha256().map_err(|what| wrong(&what))?;
         if file.size > limit as u64 {
-            return Err(wrong(&format!("has {} bytes of {}, where at most {limit} are", file.size, file.media_type)));
+            return Err(wrong(&format!(
+                "has {} bytes of {}, where at most {limit} are",
+                file.size,
+                named(&file.media_type)
+            )));
         }
         let mut attempts = self.client.attempts();
         let bytes = loop {
@@ -300,7 +310,10 @@ impl Registry {
     /// Returns the list of what refers to a manifest, and whether the registry keeps it itself.
     fn referrer_index(&self, sha256: &str) -> Result<(Index, bool), Failure> {
         let read = |url: &Url, bytes: &[u8]| {
-            let wrong = |error| Failure::wrong(url, format!("sends no list of what refers to a plugin: {error}"));
+            let wrong = |error| {
+                let error = brief(&error);
+                Failure::wrong(url, format!("sends no list of what refers to a plugin: {error}"))
+            };
             serde_json::from_slice::<Index>(bytes).map_err(wrong)
         };
         let url = self.address(&["referrers", &format!("sha256:{sha256}")]);

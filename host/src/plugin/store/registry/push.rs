@@ -42,7 +42,7 @@ pub struct Package {
     pub license: String,
     /// The imports and exports of a component; nothing for a model.
     pub component: Option<(Vec<String>, Vec<String>)>,
-    /// The file, and for a model the .toml beside it.
+    /// The file.
     pub bytes: Arc<[u8]>,
     /// The .toml beside a model.
     pub metadata: Option<Arc<[u8]>>,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use test_support::registry::{Registry as Stub, digest};
-use test_support::server::{Request, Server, respond};
+use test_support::server::{Request as Asked, Server, respond};
 
 use super::*;
 use crate::plugin::store::published::Finder;
@@ -25,7 +25,7 @@ fn component() -> Vec<u8> {
 }
 
 /// What a registry does instead of answering: whether it did.
-type Lie = Box<dyn Fn(&Request, &mut TcpStream) -> io::Result<bool> + Send + Sync>;
+type Lie = Box<dyn Fn(&Asked, &mut TcpStream) -> io::Result<bool> + Send + Sync>;
 
 /// A folder for the cache, and the interrupt.
 struct Place {
@@ -107,13 +107,13 @@ fn address(server: &Server) -> String {
 }
 
 /// A registry with version 1.2.0, which answers some requests otherwise: `lie` returns whether it did.
-fn lying(lie: impl Fn(&Request, &mut TcpStream) -> io::Result<bool> + Send + Sync + 'static) -> Server {
+fn lying(lie: impl Fn(&Asked, &mut TcpStream) -> io::Result<bool> + Send + Sync + 'static) -> Server {
     let stub = Stub::default();
     stub.add_component(PATH, "1.2.0", &component());
     serving(stub, lie)
 }
 
-fn serving(stub: Stub, lie: impl Fn(&Request, &mut TcpStream) -> io::Result<bool> + Send + Sync + 'static) -> Server {
+fn serving(stub: Stub, lie: impl Fn(&Asked, &mut TcpStream) -> io::Result<bool> + Send + Sync + 'static) -> Server {
     Server::start(move |request, stream| if lie(request, stream)? { Ok(()) } else { stub.answer(request, stream) })
 }
 
@@ -121,11 +121,11 @@ fn honest() -> Server {
     lying(|_, _| Ok(false))
 }
 
-fn is_blob(request: &Request) -> bool {
+fn is_blob(request: &Asked) -> bool {
     request.method == "GET" && request.path.ends_with(&digest(&component()))
 }
 
-fn is_manifest(request: &Request) -> bool {
+fn is_manifest(request: &Asked) -> bool {
     request.method == "GET" && request.path.contains("/manifests/")
 }
 
@@ -292,6 +292,15 @@ fn credentials_stay_with_their_host() {
     let registry = Registry { repository, client: client.expect("a client"), network: place.network.clone() };
     let file = Descriptor::of("application/wasm", &component());
     assert_eq!(registry.small(&file, 1 << 20).expect("the data"), component());
+    // What a request sends is for the host that it was sent to.
+    let away = format!("{}/away", elsewhere.address);
+    let moving =
+        Server::start(move |request, stream| respond(request, stream, 307, &[("Location", away.clone())], b""));
+    let endpoint = Client::address_of(&moving.address).expect("an address");
+    let client = Client::new(endpoint.clone(), None, place.network.patience, Interrupt::default()).expect("a client");
+    let secret = Request::new("POST", endpoint).body("text/plain", b"refresh_token=secret".to_vec(), None);
+    let message = client.document(secret, 100).expect_err("a redirect").to_string();
+    assert!(message.ends_with("redirects a request that has a body"), "{message}");
     let tokens = |server: &Server| -> Vec<Option<String>> {
         server.requests().iter().map(|request| request.headers.get("authorization").cloned()).collect()
     };
@@ -409,7 +418,7 @@ fn a_pin_means_its_manifest_whatever_the_tag_says() {
     let Published { place: repository, version, manifest, signer } =
         place.find(&server, ":^1").expect("pulled").published.expect("published");
     let reference = repository.tagged("1.2.0");
-    let pin = Pin { reference, version, manifest: manifest.clone(), signer };
+    let pin = Pin { reference, version, manifest: manifest.clone(), signer, is_own: false };
     stub.add_component(PATH, "1.3.0", b"another");
     stub.add_component(PATH, "1.2.0", b"replaced");
     assert_eq!(
