@@ -104,6 +104,15 @@ fn what_one_team_pushes_another_pulls() {
     assert_eq!(config["layerDigests"][0], manifest["layers"][0]["digest"]);
     assert!(config["component"]["exports"].as_array().expect("exports").len() > 1);
 
+    // The card refers to it, by the tag that stands for a list where the registry keeps none.
+    let digest = pushed["manifest"].as_str().expect("a digest");
+    let referrers = team.registry.manifest("team/sea", &format!("sha256-{digest}")).expect("a list");
+    assert_eq!(referrers["manifests"][0]["artifactType"], "application/vnd.ambiguity.card.v1");
+    let card = team.registry.manifest("team/sea", referrers["manifests"][0]["digest"].as_str().expect("a digest"));
+    let card = card.expect("a card");
+    let page = team.registry.blob(card["layers"][1]["digest"].as_str().expect("a digest")).expect("a page");
+    assert!(String::from_utf8(page).expect("text").contains("<html"), "the second layer is the page");
+
     let theirs = team.other();
     let pulled = json(&host_ok(theirs.path(), &["plugin", "pull", &team.reference(":^1"), "--json"]));
     assert_eq!((pulled["version"].as_str(), pulled["path"].as_str()), (Some("1.2.0"), Some("sea.wasm")));

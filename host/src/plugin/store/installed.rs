@@ -44,6 +44,9 @@ pub fn installed(folder: &Path) -> Result<BTreeMap<String, Installed>> {
 /// # Errors
 /// If the file cannot be written.
 pub fn note(folder: &Path, name: &str, from: Option<Installed>) -> Result<()> {
+    if from.is_none() && !folder.join(FILE).is_file() {
+        return Ok(());
+    }
     fs_err::create_dir_all(folder)?;
     let held = fs_err::File::create(folder.join(".registry.lock"))?;
     // A file system without locks has none.
