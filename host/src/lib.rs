@@ -13,8 +13,9 @@
 //! - [`encoders`]: embeddings of images and texts.
 //! - [`plugin`]: style classifiers in a sandbox.
 //! - [`policy`]: a diffusion model as an RL policy. [`rl`]: rollouts, rewards, advantages, the update.
+//! - [`generator`]: a model that generates images, with or without a LoRA.
 //! - [`run`]: a run's folder and its typed records. [`report`]: the page and images that show it.
-//! - [`metrics`]: metrics of images.
+//! - [`metrics`]: metrics of images. [`evaluation`]: images to evaluate, generated or given, and what was measured of them.
 //! - [`trainer`]: the one training loop. [`tasks`]: what is specific to each task.
 //! - [`cli`]: the commands.
 
@@ -23,8 +24,10 @@ pub mod config;
 pub mod context;
 pub mod data;
 pub mod encoders;
+pub mod evaluation;
 pub mod failure;
 pub mod fs;
+pub mod generator;
 pub mod interrupt;
 pub mod memory;
 pub mod metrics;

@@ -20,6 +20,8 @@ pub enum Purpose {
     Monitor = 5,
     /// The choice of training data (a batch of paintings, an augmentation).
     Data = 6,
+    /// The noise of an evaluation, which no training and no monitor has.
+    Evaluation = 7,
 }
 
 /// Returns the seed of a generator from (run seed, epoch, sample or step index, purpose).

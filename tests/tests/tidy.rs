@@ -76,7 +76,7 @@ fn configuration_has_no_defaults_in_code() {
 }
 
 /// The modules of the host in the order in which they may import each other: a module imports those before it.
-const LAYERS: [&[&str]; 16] = [
+const LAYERS: [&[&str]; 18] = [
     &["context", "failure", "fs", "interrupt", "memory", "optim", "progress", "random", "statistics", "text"],
     &["net"],
     &["zoo"],
@@ -86,9 +86,11 @@ const LAYERS: [&[&str]; 16] = [
     &["plugin"],
     &["policy"],
     &["rl"],
+    &["generator"],
     &["run"],
     &["report"],
     &["metrics"],
+    &["evaluation"],
     &["trainer"],
     &["tasks"],
     &["cli"],

@@ -7,12 +7,14 @@ pub mod classifier;
 pub mod completions;
 pub mod doctor;
 pub mod embed;
+pub mod eval;
 pub mod lora;
 pub mod models;
 mod numbers;
 pub mod plugin;
 pub mod pretrain;
 pub mod report;
+pub mod rescore;
 mod run_args;
 pub mod sample;
 mod samples;
@@ -88,6 +90,8 @@ pub enum Command {
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Embed(embed::EmbedArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Eval(Box<eval::EvalArgs>),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Lora(lora::LoraArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Models(models::ModelsArgs),
@@ -97,6 +101,8 @@ pub enum Command {
     Pretrain(pretrain::PretrainArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Report(report::ReportArgs),
+    #[expect(missing_docs, reason = "the arguments' own line is the help")]
+    Rescore(rescore::RescoreArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
     Sample(sample::SampleArgs),
     #[expect(missing_docs, reason = "the arguments' own line is the help")]
@@ -114,11 +120,13 @@ impl Command {
             Self::Completions(args) => args.run(context),
             Self::Doctor(args) => args.run(context),
             Self::Embed(args) => args.run(context),
+            Self::Eval(args) => args.run(context),
             Self::Lora(args) => args.run(context),
             Self::Models(args) => args.run(context),
             Self::Plugin(args) => args.run(context),
             Self::Pretrain(args) => args.run(context),
             Self::Report(args) => args.run(context),
+            Self::Rescore(args) => args.run(context),
             Self::Sample(args) => args.run(context),
             Self::Train(args) => args.run(context),
         }

@@ -4,32 +4,28 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ambiguity_models::lora::Lora;
 use ambiguity_models::params::{MemoryFormat, NamedTensors};
-use ambiguity_models::pipeline::{Pipeline, images_u8};
+use ambiguity_models::pipeline::images_u8;
 use ambiguity_models::safetensors::{read_safetensors, write_safetensors};
-use ambiguity_models::scheduler::{Ddim, LastStep};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use image::RgbImage;
 use serde_json::json;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Kind, Tensor};
 
 use super::completions::models;
 use super::numbers::within;
-use super::samples::{Sample, SheetArgs, is_shown, parameters, write_image, write_sheet};
+use super::samples::{Sample, SheetArgs, is_shown, write_image, write_sheet};
 use crate::context::Context;
 use crate::data::images::rgb_images;
+use crate::data::png::parameters;
 use crate::fs::new_folder;
+use crate::generator::{Generator, Settings};
 use crate::interrupt::keeping;
-use crate::policy::{Policy, PromptEmbeddings};
-use crate::rl::rollout::{NoiseSource, SeededNoise, rollout};
+use crate::rl::rollout::{NoiseSource, SeededNoise};
 use crate::run::plugins_lock;
 use crate::text::{counted, shown, to_json};
-use crate::zoo::{load_pipeline, model_folder, native_size};
-
-/// Number of latents that are decoded per call.
-const DECODE_SLICE: i64 = 8;
+use crate::zoo::{model_folder, native_size};
 
 /// Generate images with DDIM, with or without a trained LoRA.
 #[derive(Args, Debug)]
@@ -105,37 +101,35 @@ impl SampleArgs {
         let folder = model_folder(&self.model, context)?;
         let size = native_size(&folder)?;
         let (width, height) = (self.width.unwrap_or(size), self.height.unwrap_or(size));
-        let pipeline = load_pipeline(&folder, device, Kind::Float, MemoryFormat::Contiguous)?;
-        let [h, w] = pipeline.latent_size(i64::from(width), i64::from(height)).context("--width and --height")?;
-        let shape = [pipeline.unet.config().in_channels, h, w];
-        let ddim = Ddim::new(&pipeline.scheduler, self.steps).context("--steps")?;
-        let mut table = vec![self.negative_prompt.clone()];
-        table.extend(self.prompts.iter().cloned());
-        let prompts = PromptEmbeddings::encode(&pipeline, &table)?;
-        let Pipeline { mut unet, vae, .. } = pipeline;
-        if let Some(lora) = &self.lora {
-            Lora::load(&mut unet, lora)?.set_scale(&mut unet, self.lora_scale);
-        }
+        let mut prompts = vec![self.negative_prompt.clone()];
+        prompts.extend(self.prompts.iter().cloned());
+        let generator = Generator::open(&Settings {
+            model: folder,
+            lora: self.lora.clone(),
+            lora_scale: self.lora_scale,
+            dtype: Kind::Float,
+            memory_format: MemoryFormat::Contiguous,
+            device,
+            prompts,
+            steps: self.steps,
+            eta: self.eta,
+            guidance: self.guidance,
+            width,
+            height,
+            micro_batch: self.micro_batch,
+        })?;
         let n = self.prompts.len() * self.count;
-        let mut noise = self.noise_source(shape, n)?;
+        let mut noise = self.noise_source(generator.latent_shape(), n)?;
         let sheet = self.sheet.path(&self.out, n)?;
         new_folder(&self.out)?;
 
-        let policy = Policy {
-            unet,
-            prompts,
-            ddim,
-            guidance_scale: self.guidance,
-            eta: self.eta,
-            last_step: LastStep::FinalAlpha,
-        };
         let indices: Vec<usize> = (0..n).map(|i| 1 + i / self.count).collect();
         let bar = context.progress.bar("sampling", (n * self.steps) as u64, "steps");
         let mut done = |rows| bar.inc(rows as u64);
-        let sampled = rollout(&policy, &indices, &mut noise, self.micro_batch, &context.interrupt, &mut done);
+        let sampled = generator.sample(&indices, &mut noise, &context.interrupt, &mut done);
         let trajectories = sampled.map_err(|error| keeping(error, "no image was written"))?;
         bar.finish();
-        let images = no_grad(|| vae.decode_latents(&trajectories.last(), DECODE_SLICE));
+        let images = generator.decode(&trajectories.last());
         let plugins = self.lora.as_deref().map(trained_with).unwrap_or_default();
         let mut samples = vec![];
         for (i, image) in rgb_images(&images_u8(&images))?.into_iter().enumerate() {

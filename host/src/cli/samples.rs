@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use image::RgbImage;
 
-use crate::data::png::{self, PARAMETERS, software};
+use crate::data::png::{self, software};
 use crate::fs::write_atomic;
 use crate::report::grid::{Cell, titled_sheet};
 use crate::text::counted;
@@ -76,14 +76,6 @@ pub(super) fn write_sheet(path: &Path, title: &str, samples: &[Sample], n: usize
 /// Whether a sample is among those that a sheet shows.
 pub(super) fn is_shown(i: usize) -> bool {
     i < MAX_CELLS
-}
-
-/// Returns the settings of an image in the form in which AUTOMATIC1111's tools write them: the prompt, the negative prompt,
-/// and a line of names and values.
-pub(super) fn parameters(prompt: &str, negative: &str, settings: &[(&str, String)]) -> (String, String) {
-    let negative = if negative.is_empty() { String::new() } else { format!("Negative prompt: {negative}\n") };
-    let settings: Vec<String> = settings.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-    (PARAMETERS.to_owned(), format!("{prompt}\n{negative}{}", settings.join(", ")))
 }
 
 #[cfg(test)]

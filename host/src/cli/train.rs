@@ -10,7 +10,7 @@ use crate::config::fine_tune::preset_names;
 use crate::config::{FineTuneConfig, Layer, RunConfig as _};
 use crate::context::Context;
 use crate::data::prompts::PromptSet;
-use crate::metrics::Scorer;
+use crate::metrics::Evaluator;
 use crate::plugin::store::plugin_name;
 use crate::plugin::store::reference::is_reference;
 use crate::run::PluginsLock;
@@ -139,10 +139,10 @@ fn describe(config: &FineTuneConfig, start: &Start, context: &Context, json: boo
     let device = torch_ext::cuda::device(&config.run.device)?;
     plan.check_fits(device)?;
     // Loading checks that the plugins fit the run.
-    let mut scorer = Scorer::load(config, device, &start.pins()?, context)?;
+    let mut evaluator = Evaluator::of_run(config, device, &start.pins()?, context)?;
     let prompts = PromptSet::new(&config.prompts)?.digest();
-    start.check_locked(&PluginsLock { prompts: Some(prompts), ..scorer.lock()? })?;
-    drop(scorer);
+    start.check_locked(&PluginsLock { prompts: Some(prompts), ..evaluator.lock()? })?;
+    drop(evaluator);
     let measured = measure(config, &folder, &context.interrupt)?;
     if json {
         let document = json!({ "config": config, "plan": plan, "measured": measured });

@@ -9,16 +9,14 @@ use anyhow::{Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Layer, Presets};
-use super::{
-    Checkpoint, MAX_BATCH, MAX_PIXELS, MAX_STEPS, Monitor, PluginLimits, Run, RunConfig, counted, positive, within,
-};
+use super::{Checkpoint, MAX_BATCH, MAX_PIXELS, MAX_STEPS, PluginLimits, RunConfig, counted, positive, within};
 use crate::text::sha256_digits;
 
 /// The configuration of a fine-tuning run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FineTuneConfig {
-    /// Seed and device.
+    /// Seed, device and kept images.
     pub run: Run,
     /// The fine-tuned model.
     pub model: Model,
@@ -40,6 +38,30 @@ pub struct FineTuneConfig {
     pub monitor: Monitor,
     /// Limits of plugins, and the reaction to their errors.
     pub plugin: Plugin,
+}
+
+/// The table `[run]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Seed of the run; each random generator's seed is a hash of it, the epoch, the sample and the purpose.
+    pub seed: u64,
+    /// Device: `cpu`, `cuda` or `cuda:N`.
+    pub device: String,
+    /// Whether the sampled images are kept, and in which format.
+    pub keep_images: KeepImages,
+}
+
+/// Whether the images that a run samples are kept, and in which format; both formats are lossless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeepImages {
+    /// No image is kept.
+    None,
+    /// PNG files.
+    Png,
+    /// WebP files, which are smaller.
+    Webp,
 }
 
 /// The table `[model]`.
@@ -128,6 +150,11 @@ impl Display for OptionValue {
 }
 
 impl RewardPlugin {
+    /// Returns a plugin by its path, name or reference, with weight 1.
+    pub fn of_source(source: &str) -> Self {
+        Self { source: source.to_owned(), weight: one(), sha256: None, config: BTreeMap::new() }
+    }
+
     /// Returns the values of the plugin's options as texts.
     pub fn options(&self) -> BTreeMap<String, String> {
         self.config.iter().map(|(key, value)| (key.clone(), value.to_string())).collect()
@@ -187,6 +214,9 @@ pub struct Train {
     pub clip_range: f64,
     /// Maximum absolute value of an advantage, to which advantages are clamped.
     pub advantage_clip: f64,
+    /// Weight of diversity in positive advantages: 0: none; 1: an advantage is multiplied by the image's distance to its
+    /// nearest neighbor, divided by the mean of these distances.
+    pub diversity_weight: f64,
     /// Number of passes over the samples of an epoch.
     pub inner_epochs: usize,
     /// Maximum gradient norm.
@@ -283,6 +313,37 @@ pub struct Prompts {
     pub file: String,
 }
 
+/// The table `[monitor]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Monitor {
+    /// Number of epochs between two evaluations.
+    pub every: u64,
+    /// Number of fixed samples.
+    pub count: usize,
+    /// Minimum diversity as a share of that of the untrained model; below it the model has collapsed.
+    pub min_diversity: f64,
+    /// The reaction to a collapse.
+    pub on_collapse: OnCollapse,
+    /// Plugins that take no part in the reward, by path, name or reference. If their rewards fall while the trained one
+    /// rises, the model exploits what its own classifier gets wrong.
+    pub held_out: Vec<String>,
+}
+
+/// The reaction to a collapse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnCollapse {
+    /// Write a warning to the log and the metrics.
+    Warn,
+    /// Stop the run after a checkpoint.
+    Stop,
+    /// Halve the learning rate, each time that the monitor finds a collapse.
+    LowerLearningRate,
+    /// Double the weight of the KL divergence, from 0 to 1, each time that the monitor finds a collapse.
+    RaiseKl,
+}
+
 /// The table `[plugin]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plugin {
@@ -309,6 +370,7 @@ impl RunConfig for FineTuneConfig {
     const OF: &'static str = "a run";
     const FREE_KEYS: &'static [&'static str] = &[
         "run.device",
+        "run.keep_images",
         "model.path",
         "encoders",
         "train.epochs",
@@ -360,6 +422,7 @@ impl RunConfig for FineTuneConfig {
         within("train.epsilon", train.epsilon, 1e-30, 1.0)?;
         within("train.clip_range", train.clip_range, 1e-12, 1.0)?;
         within("train.advantage_clip", train.advantage_clip, 1e-6, 1e6)?;
+        within("train.diversity_weight", train.diversity_weight, 0.0, 1.0)?;
         within("train.max_grad_norm", train.max_grad_norm, 1e-12, 1e6)?;
         within("train.timestep_fraction", train.timestep_fraction, 1e-6, 1.0)?;
         within("train.kl", train.kl, 0.0, 1e6)?;
@@ -397,6 +460,12 @@ impl RunConfig for FineTuneConfig {
             let twice =
                 self.reward.plugin[..i].iter().any(|other| other.source == *source && other.config == plugin.config);
             ensure!(!twice, "plugin {source} is named twice with the same config: add the weights instead");
+        }
+        for (i, source) in monitor.held_out.iter().enumerate() {
+            let in_reward =
+                self.reward.plugin.iter().any(|plugin| plugin.source == *source && plugin.config.is_empty());
+            ensure!(!in_reward, "monitor.held_out names {source}, which is a plugin of the reward: name others");
+            ensure!(!monitor.held_out[..i].contains(source), "monitor.held_out names {source} twice");
         }
         Ok(())
     }
@@ -496,7 +565,7 @@ mod tests {
                 true
             }
             ("train.learning_rate" | "train.beta1" | "train.beta2" | "train.weight_decay", "0") => true,
-            ("train.kl" | "train.ema", "0") => true,
+            ("train.kl" | "train.ema" | "train.diversity_weight", "0") => true,
             _ => false,
         };
         let n_keys = refuses_odd_numbers(|layers| FineTuneConfig::resolve("tiny-art", layers), accepted);

@@ -31,6 +31,14 @@ pub fn software() -> (String, String) {
     (SOFTWARE.to_owned(), format!("host {}", env!("CARGO_PKG_VERSION")))
 }
 
+/// Returns the settings of an image in the form in which AUTOMATIC1111's tools write them: the prompt, the negative prompt,
+/// and a line of names and values.
+pub fn parameters(prompt: &str, negative: &str, settings: &[(&str, String)]) -> (String, String) {
+    let negative = if negative.is_empty() { String::new() } else { format!("Negative prompt: {negative}\n") };
+    let settings: Vec<String> = settings.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    (PARAMETERS.to_owned(), format!("{prompt}\n{negative}{}", settings.join(", ")))
+}
+
 /// Encodes an image as PNG with texts by name, as tEXt chunks where they are ASCII, else as iTXt. The same image and texts
 /// produce the same bytes.
 pub fn encode(image: &RgbImage, texts: &[(String, String)]) -> Result<Vec<u8>, EncodingError> {

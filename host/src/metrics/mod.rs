@@ -1,11 +1,21 @@
-//! Metrics of images: rewards under plugins, diversity.
+//! Metrics of images. The training's monitor and `host eval` are two callers of one [`Evaluator`].
 //!
 //! # Layout
 //!
-//! - [`scorer`]: scores of images by the plugins of a run.
-//! - [`diversity`]: diversity of images.
+//! - [`evaluator`]: the plugins, encoders and networks; what they say of each image
+//! - [`measured`]: the result, column by column
+//! - [`agreement`]: whether plugins reward the same images
+//! - [`catalog`]: the metrics by name, and what each needs
+//! - [`summary`]: from columns to values with uncertainty
+//! - [`diversity`]: diversity of images · [`reference`](mod@reference): images compared with reference images
 
+pub mod agreement;
+pub mod catalog;
 pub mod diversity;
-pub mod scorer;
+pub mod evaluator;
+pub mod measured;
+pub mod reference;
+pub mod summary;
 
-pub use self::scorer::{Scorer, Scores};
+pub use self::evaluator::{Evaluator, Network, Scores};
+pub use self::measured::{Column, Measured};

@@ -1,6 +1,8 @@
 //! The curves, tiles and sentences of a training that is measured by losses and accuracies: a CAN, a classifier, a
 //! pretraining.
 
+use std::borrow::Cow;
+
 use image::RgbImage;
 
 use super::Tile;
@@ -36,8 +38,8 @@ pub(super) struct Learning {
 }
 
 /// Series on a common axis.
-struct Panel {
-    title: &'static str,
+pub(crate) struct Panel {
+    title: Cow<'static, str>,
     series: Vec<Series>,
     /// A horizontal line with its label.
     level: Option<(f64, String, Ink)>,
@@ -46,8 +48,8 @@ struct Panel {
 }
 
 /// A quantity by epoch.
-struct Series {
-    name: &'static str,
+pub(crate) struct Series {
+    name: Cow<'static, str>,
     ink: Ink,
     points: Vec<(u64, f64)>,
 }
@@ -59,11 +61,15 @@ fn series<T, M>(
     records: &[Record<T, M>],
     of: impl Fn(&Record<T, M>) -> Option<f64>,
 ) -> Series {
-    Series { name, ink, points: records.iter().filter_map(|record| Some((record.epoch, of(record)?))).collect() }
+    Series {
+        name: name.into(),
+        ink,
+        points: records.iter().filter_map(|record| Some((record.epoch, of(record)?))).collect(),
+    }
 }
 
-fn panel(title: &'static str, series: Vec<Series>) -> Panel {
-    Panel { title, series, level: None, percent: false }
+fn panel(title: impl Into<Cow<'static, str>>, series: Vec<Series>) -> Panel {
+    Panel { title: title.into(), series, level: None, percent: false }
 }
 
 fn percent_panel(title: &'static str, series: Vec<Series>) -> Panel {
@@ -97,6 +103,17 @@ fn accuracy(label: &'static str, what: &str, from: f64, to: f64) -> (Tile, Strin
     (tile, sentence)
 }
 
+/// Draws the rewards of two plugins by epoch, one panel above the other, for an image file: `rewards` has the panel's title, the
+/// rewards of training samples, and those of the monitor.
+pub(crate) fn draw_rewards(title: &str, rewards: [(String, Vec<(u64, f64)>, Vec<(u64, f64)>); 2]) -> RgbImage {
+    let of = |(title, training, monitor)| {
+        let training = Series { name: "training".into(), ink: Ink::Training, points: training };
+        let monitor = Series { name: "fixed prompts and noise".into(), ink: Ink::Reward, points: monitor };
+        panel(title, vec![training, monitor])
+    };
+    Learning::new::<(), ()>(title, &[], rewards.map(of).into()).to_rgb()
+}
+
 impl Learning {
     fn new<T, M>(title: &str, records: &[Record<T, M>], panels: Vec<Panel>) -> Self {
         let mut panels = panels;
@@ -104,7 +121,9 @@ impl Learning {
             panel.series.retain(|series| !series.points.is_empty());
         }
         panels.retain(|panel| !panel.series.is_empty());
-        let last_epoch = records.iter().map(|record| record.epoch).max().unwrap_or(0).max(1);
+        let points = panels.iter().flat_map(|panel| &panel.series).flat_map(|series| &series.points);
+        let epochs = points.map(|(epoch, _)| *epoch).chain(records.iter().map(|record| record.epoch));
+        let last_epoch = epochs.max().unwrap_or(0).max(1);
         Self { title: title.to_owned(), last_epoch, panels, tiles: Vec::new(), result: Vec::new() }
     }
 
@@ -300,7 +319,7 @@ impl Learning {
             panel.draw(&mut plot, top, bottom);
         }
         plot.epoch_axis(bottom);
-        let titles: Vec<_> = self.panels.iter().map(|panel| panel.title).collect();
+        let titles: Vec<_> = self.panels.iter().map(|panel| panel.title.as_ref()).collect();
         Drawing {
             width: width as u32,
             height: (bottom + 58.0) as u32,
@@ -347,7 +366,7 @@ fn ambiguity(classifier: &str, records: &[GanRecord], first: &GanMonitor, last: 
 impl Panel {
     /// The width of the names of the series, each with its dot before it.
     fn names_width(&self) -> f32 {
-        let widths = self.series.iter().map(|series| text::width(series.name, 12.5, Weight::Regular) + NAME_GAP);
+        let widths = self.series.iter().map(|series| text::width(&series.name, 12.5, Weight::Regular) + NAME_GAP);
         widths.sum::<f32>() - NAME_GAP / 2.0
     }
 
@@ -371,8 +390,8 @@ impl Panel {
             plot.text((LEFT + 8.0, y(*level) + 15.0), Anchor::Start, 12.5, Weight::Regular, *ink, words.clone());
         }
         for series in self.series.iter().rev() {
-            let width = text::width(series.name, 12.5, Weight::Regular);
-            plot.text((x, top - 12.0), Anchor::End, 12.5, Weight::Regular, series.ink, series.name.to_owned());
+            let width = text::width(&series.name, 12.5, Weight::Regular);
+            plot.text((x, top - 12.0), Anchor::End, 12.5, Weight::Regular, series.ink, series.name.to_string());
             plot.dot((x - width - 9.0, top - 16.5), 4.0, series.ink, None);
             x -= width + NAME_GAP;
         }
@@ -431,7 +450,8 @@ mod tests {
 
     #[test]
     fn a_gan_has_its_panels_and_a_classifier_its_own() {
-        let titles = |learning: &Learning| learning.panels.iter().map(|panel| panel.title).collect::<Vec<_>>();
+        let titles =
+            |learning: &Learning| learning.panels.iter().map(|panel| panel.title.to_string()).collect::<Vec<_>>();
         assert_eq!(titles(&Learning::of_gan("CAN", &config(OWN_HEAD), &gan_records())).len(), 5);
         let monitor = Some(ClassifierMonitor { accuracy: 0.1, loss: 3.0 });
         let records = [

@@ -14,7 +14,7 @@ mod curve;
 mod drawing;
 mod fine_tune;
 pub mod grid;
-mod learning;
+pub(crate) mod learning;
 pub(crate) mod page;
 
 use std::fmt::Display;

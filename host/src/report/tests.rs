@@ -38,6 +38,7 @@ fn run_with(folder: &Path, points: &[(u64, f64, f64)]) -> RunDir {
             max_probability: Some(0.4),
             diversity,
             rewards,
+            ..FineTuneMonitor::default()
         };
         let seconds = FineTuneSeconds { sample: 2.0, reward: 1.0, train: 5.0 };
         let trained = (epoch > 0).then(|| FineTuneEpoch { seconds, ..FineTuneEpoch::default() });

@@ -12,6 +12,18 @@ pub fn advantages(rewards: &[f64], clip: f64) -> Vec<f64> {
     rewards.iter().map(|&reward| summary.z_score(reward).clamp(-clip, clip)).collect()
 }
 
+/// Weights positive advantages by diversity, so that an image is pushed up less if it resembles another one of its group: an
+/// advantage is multiplied by 1 + `weight` · (d / mean d − 1), where d is the distance of the image to its nearest neighbor
+/// (GARDO, arXiv 2512.24138, multiplies by d itself; the division keeps the scale of the advantages).
+pub fn weight_by_diversity(advantages: &mut [f64], nearest: &[f64], weight: f64) {
+    let mean = Summary::of(nearest).mean;
+    if mean > 0.0 {
+        for (advantage, distance) in advantages.iter_mut().zip(nearest).filter(|(advantage, _)| **advantage > 0.0) {
+            *advantage *= 1.0 + weight * (distance / mean - 1.0);
+        }
+    }
+}
+
 /// The last rewards of every prompt, for per-prompt advantages (Black et al., appendix D).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PromptStatistics {
@@ -57,6 +69,23 @@ mod tests {
         let mut spike = vec![0.0; 100];
         spike[0] = 1.0;
         assert_eq!(advantages(&spike, 5.0)[0], 5.0);
+    }
+
+    #[test]
+    fn a_near_duplicate_is_pushed_up_less() {
+        let weighted = |weight| {
+            let mut advantages = [2.0, 2.0, -2.0, -2.0];
+            weight_by_diversity(&mut advantages, &[0.1, 0.3, 0.1, 0.3], weight);
+            advantages
+        };
+        assert_eq!(weighted(0.0), [2.0, 2.0, -2.0, -2.0]);
+        let found = weighted(1.0);
+        assert!((found[0] - 1.0).abs() < 1e-12 && (found[1] - 3.0).abs() < 1e-12, "{found:?}");
+        assert_eq!(found[2..], [-2.0, -2.0]);
+        assert!((weighted(0.5)[0] - 1.5).abs() < 1e-12);
+        let mut same = [1.0, -1.0];
+        weight_by_diversity(&mut same, &[0.0, 0.0], 1.0);
+        assert_eq!(same, [1.0, -1.0]);
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::plugin::store::trust::Signer;
 use crate::plugin::{Pin, Plugin, Published};
 use crate::text::sha256_digits;
 
+/// The largest number of styles whose names a lock has, and whose confusion a monitor records.
+pub const MAX_NAMED_STYLES: u32 = 64;
+
 /// What a run's rewards depend on besides its configuration and its model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PluginsLock {
@@ -59,12 +62,18 @@ pub struct LockedPlugin {
     pub sha256: String,
     /// The least interface version that it needs, such as `0.2.0`.
     pub interface: String,
+    /// Whether it took no part in the reward: the monitor alone used it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held_out: bool,
     /// The encoders that it asks for, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub encoders: Vec<String>,
     /// Number of styles of a classifier; the upper bound of its reward is −ln of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub styles: Option<u32>,
+    /// Their names, for a classifier of at most 64 styles.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub style_names: Vec<String>,
     /// The least possible reward of a scorer, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub least_reward: Option<f64>,
@@ -90,10 +99,12 @@ impl LockedPlugin {
             version: published.and_then(|published| published.version.clone()),
             manifest: published.map(|published| published.manifest.clone()),
             signer: published.and_then(|published| published.signer.clone()),
+            held_out: false,
             encoders: description.encoders.clone(),
             sha256: file.sha256.clone(),
             interface: file.interface.clone(),
             styles: (n_styles > 0).then_some(n_styles),
+            style_names: if n_styles > MAX_NAMED_STYLES { vec![] } else { description.styles().to_vec() },
             least_reward,
             largest_reward,
         }
@@ -117,9 +128,14 @@ impl LockedEncoder {
 }
 
 impl PluginsLock {
-    /// Returns the plugins in words: names and digests; an empty text if there are none.
+    /// Returns the plugins of the reward, without those held out.
+    pub fn of_reward(&self) -> impl Iterator<Item = &LockedPlugin> {
+        self.plugins.iter().filter(|plugin| !plugin.held_out)
+    }
+
+    /// Returns the plugins of the reward in words: names and digests; an empty text if there are none.
     pub fn in_words(&self) -> String {
-        let words = self.plugins.iter().map(|plugin| format!("{} (sha256 {})", plugin.name, plugin.sha256));
+        let words = self.of_reward().map(|plugin| format!("{} (sha256 {})", plugin.name, plugin.sha256));
         words.collect::<Vec<_>>().join(", ")
     }
 

@@ -3,8 +3,9 @@
 //! # Layout
 //!
 //! - this file: [`RunDir`], which creates, resumes, rewinds and fills the folder, and the functions that read one
-//! - [`record`]: the lines of `metrics.jsonl`
+//! - [`record`]: the lines of `metrics.jsonl` · [`evaluation`]: `eval.json`
 //! - `info`: [`RunInfo`], command, device and time of the start · `lock`: [`PluginsLock`], the plugins
+//! - [`images`]: the images that a run keeps
 //! - `events`: TensorBoard's files · `time`: dates · `error`: [`RunError`]
 //!
 //! ```
@@ -33,7 +34,9 @@
 //! ```
 
 mod error;
+pub mod evaluation;
 mod events;
+pub mod images;
 mod info;
 mod lock;
 pub mod record;
@@ -51,8 +54,9 @@ use sha2::{Digest as _, Sha256};
 
 pub use self::error::{Result, RunError};
 use self::events::EventWriter;
+use self::images::{IMAGES, Sampled, kept_images};
 pub use self::info::RunInfo;
-pub use self::lock::{LockedEncoder, LockedPlugin, PluginsLock};
+pub use self::lock::{LockedEncoder, LockedPlugin, MAX_NAMED_STYLES, PluginsLock};
 use self::record::{Record, first_null};
 pub use self::time::{default_folder, in_words, unix_seconds};
 use crate::data::png::{self, Sheet};
@@ -173,6 +177,9 @@ impl RunDir {
         for folder in [path.to_owned(), path.join(SAMPLES), path.join(CHECKPOINTS), path.join(BEST)] {
             sweep(&folder)?;
         }
+        for sampled in Sampled::ALL {
+            sweep(&path.join(IMAGES).join(sampled.as_str()))?;
+        }
         // An incomplete last line would corrupt the line that is appended to it.
         let text = read(path, METRICS)?;
         let whole = whole_lines(&text);
@@ -225,7 +232,7 @@ impl RunDir {
         plugins_lock(&self.path)
     }
 
-    /// Takes away the checkpoints, contact sheets and metrics that were written after `epoch`, or all of them if it is
+    /// Takes away the checkpoints, contact sheets, kept images and metrics that were written after `epoch`, or all of them if it is
     /// none; TensorBoard hides its later events.
     ///
     /// If there are later checkpoints, all of that is moved into a new folder under `rewound/`, which is returned;
@@ -235,13 +242,19 @@ impl RunDir {
         let is_later = |(at, _): &(u64, PathBuf)| Some(*at) > epoch;
         let checkpoints: Vec<_> = self.checkpoints()?.into_iter().filter(is_later).collect();
         let sheets = sheets(&self.path)?.into_iter().filter(is_later);
+        let mut kept = Vec::new();
+        for sampled in Sampled::ALL {
+            kept.extend(
+                kept_images(&self.path, sampled)?.into_iter().filter(is_later).map(|(at, path)| (sampled, at, path)),
+            );
+        }
         let path = self.path.join(METRICS);
         let text = read(&self.path, METRICS)?;
         // Lines are kept verbatim: a number that is read and written again may change in its last digit.
-        let (mut kept, mut later) = (String::new(), String::new());
+        let (mut earlier, mut later) = (String::new(), String::new());
         for (i, line) in whole_lines(&text).split_inclusive('\n').enumerate() {
             let value = serde_json::from_str(line).map_err(|error| damaged_line(&path, i, &error))?;
-            if Some(record_epoch(&value)?) <= epoch { &mut kept } else { &mut later }.push_str(line);
+            if Some(record_epoch(&value)?) <= epoch { &mut earlier } else { &mut later }.push_str(line);
         }
         let rewound = match &checkpoints[..] {
             [] => None,
@@ -261,8 +274,18 @@ impl RunDir {
                 None => remove_file(&sheet)?,
             }
         }
-        if kept != text {
-            write_atomic(&path, kept.as_bytes())?;
+        for (sampled, at, images) in kept {
+            match &rewound {
+                Some(rewound) => {
+                    let folder = rewound.join(IMAGES).join(sampled.as_str());
+                    fs::create_dir_all(&folder).map_err(|e| FileError::write(&folder, e))?;
+                    renamed(&images, folder.join(epoch_name(at)))?;
+                }
+                None => remove_folder(&images)?,
+            }
+        }
+        if earlier != text {
+            write_atomic(&path, earlier.as_bytes())?;
         }
         self.events.purge_from(epoch.map_or(0, |epoch| epoch + 1));
         Ok(rewound)

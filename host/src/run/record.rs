@@ -115,8 +115,35 @@ pub struct FineTuneMonitor {
     pub max_probability: Option<f64>,
     /// Mean pairwise 1 − cos of the images' embeddings.
     pub diversity: f64,
+    /// The Vendi score of the same embeddings: the effective number of different images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vendi: Option<f64>,
+    /// The mean reward of each held-out plugin.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held_out: BTreeMap<String, f64>,
     /// The reward of each sample, for paired comparison.
     pub rewards: Vec<f64>,
+    /// The same of each held-out plugin.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held_out_rewards: BTreeMap<String, Vec<f64>>,
+    /// The distributions of the first classifier of the reward; none if all plugins are scorers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub styles: Option<StylesMonitor>,
+}
+
+/// What a classifier says of the monitor's images; probabilities have four decimals.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StylesMonitor {
+    /// The plugin's name in the metrics.
+    pub plugin: String,
+    /// Entropy in nats of the mean distribution over all images.
+    pub coverage: f64,
+    /// The distributions of the first images, one per image of the before/after comparison.
+    pub first: Vec<Vec<f64>>,
+    /// Row i: the mean distribution of the images whose most probable style is i; empty for a style that no image has, and
+    /// for classifiers of more than 64 styles as a whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub confusion: Vec<Vec<f64>>,
 }
 
 /// The record of `host can train`.

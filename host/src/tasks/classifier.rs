@@ -104,6 +104,7 @@ impl Networks for Classifier {
             diversity: None,
             sheet: None,
             images: confusion.image(epoch, data.styles()).into_iter().collect(),
+            kept: None,
         })
     }
 

@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor, no_grad};
 use torch_ext::Generator as Randomness;
 
-use crate::config::GanConfig;
 use crate::config::gan::GanTask;
+use crate::config::{GanConfig, OnCollapse};
 use crate::context::Context;
 use crate::data::png::Sheet;
 use crate::data::styles::{Loader, Options, Source, StyleBatch, StyleImages};
@@ -181,7 +181,7 @@ impl<N: Networks> Task for ImageTraining<N> {
             epochs: can.epochs,
             checkpoint: checkpoint.clone(),
             monitor_every: monitor.every,
-            collapse: Some((monitor.min_diversity, monitor.on_collapse)),
+            collapse: Some((monitor.min_diversity, monitor.on_collapse == OnCollapse::Stop)),
             progress: (images, "images"),
         }
     }
@@ -203,7 +203,7 @@ impl<N: Networks> Task for ImageTraining<N> {
             seconds: PaceSeconds { data: waited, train: seconds - waited },
         };
         let message = N::summary(&means);
-        Ok(Trained { record: N::record(means, pace), message, warnings: Vec::new() })
+        Ok(Trained { record: N::record(means, pace), message, warnings: Vec::new(), kept: None })
     }
 
     fn monitor(&mut self, epoch: u64) -> Result<Option<Monitored<N::Monitor>>> {

@@ -22,12 +22,13 @@ use serde::{Deserialize, Serialize};
 
 use self::start::stopped;
 pub use self::start::{Claim, Start};
-use crate::config::{Checkpoint, OnCollapse, RunConfig};
+use crate::config::{Checkpoint, RunConfig};
 use crate::context::Context;
 use crate::data::png::Sheet;
 use crate::failure::caught;
 use crate::progress::{Bar, Progress as ProgressBars};
 use crate::report;
+use crate::run::images::{KeptImages, Sampled};
 use crate::run::record::Record;
 use crate::run::{self, RunDir, RunInfo};
 
@@ -74,6 +75,12 @@ pub trait Task {
         best_diversity: f64,
     ) -> Vec<String>;
 
+    /// Reacts to a monitor that found the model collapsed, unless the run stops then; returns a warning that says what
+    /// changes.
+    fn counteract(&mut self) -> Option<String> {
+        None
+    }
+
     /// Returns the task's part of a checkpoint.
     fn state(&self) -> Result<State>;
 
@@ -99,8 +106,8 @@ pub struct Schedule {
     pub checkpoint: Checkpoint,
     /// Number of epochs between two monitors; the last epoch always has one.
     pub monitor_every: u64,
-    /// The fraction of the reference's diversity below which the model has collapsed, and the action then.
-    pub collapse: Option<(f64, OnCollapse)>,
+    /// The fraction of the reference's diversity below which the model has collapsed, and whether the run then stops.
+    pub collapse: Option<(f64, bool)>,
     /// The progress of an epoch: its total and its unit (plural).
     pub progress: (u64, &'static str),
 }
@@ -114,6 +121,8 @@ pub struct Trained<T> {
     pub message: String,
     /// Warnings about the epoch.
     pub warnings: Vec<String>,
+    /// The epoch's images, if they are kept.
+    pub kept: Option<KeptImages>,
 }
 
 /// The result of a monitor.
@@ -130,6 +139,8 @@ pub struct Monitored<M> {
     pub sheet: Option<Sheet>,
     /// Other images for the run's folder, by name.
     pub images: Vec<(&'static str, Sheet)>,
+    /// The monitor's images, if they are kept.
+    pub kept: Option<KeptImages>,
 }
 
 /// A task's part of a checkpoint; the trainer adds its counters.
@@ -284,7 +295,7 @@ impl<T: Task> Trainer<T> {
             match caught(|| self.epoch(&bar)) {
                 Ok((monitor, has_collapsed)) => {
                     ends.last = monitor.unwrap_or(ends.last);
-                    collapsed = has_collapsed && matches!(self.schedule.collapse, Some((_, OnCollapse::Stop)));
+                    collapsed = has_collapsed && matches!(self.schedule.collapse, Some((_, true)));
                 }
                 Err(error) => return Err(self.stop(error)),
             }
@@ -336,7 +347,7 @@ impl<T: Task> Trainer<T> {
     /// Runs one epoch: train, monitor, check, record. Returns the monitor and whether the model has collapsed.
     fn epoch(&mut self, bar: &Bar) -> Result<(Option<T::Monitor>, bool)> {
         let epoch = self.progress.epoch + 1;
-        let Trained { record, message, mut warnings } = self.task.train_epoch(epoch, bar)?;
+        let Trained { record, message, mut warnings, kept } = self.task.train_epoch(epoch, bar)?;
         bar.message(format!("epoch {epoch}/{} {message}", self.schedule.epochs));
         let mut next = Progress { epoch, ..self.progress.clone() };
         let is_last = epoch == self.schedule.epochs;
@@ -353,14 +364,20 @@ impl<T: Task> Trainer<T> {
         }
         let monitor = monitored.as_ref().map(|monitored| &monitored.record);
         warnings.extend(self.task.warnings(epoch, &record, monitor, next.best_diversity));
-        if let (Some(monitored), Some((minimum, _))) = (&monitored, self.schedule.collapse) {
+        if let (Some(monitored), Some((minimum, stops))) = (&monitored, self.schedule.collapse) {
             collapsed = next.collapsed(monitored.diversity, minimum);
+            if collapsed && !stops {
+                warnings.extend(self.task.counteract());
+            }
         }
         for warning in &warnings {
             tracing::warn!("epoch {epoch}: {warning}");
         }
         // In this order (best, metrics, checkpoint, products), a run killed between two of them replays the epoch.
         let products = self.task.products()?;
+        if let Some(kept) = &kept {
+            self.run.keep_images(Sampled::Training, epoch, kept)?;
+        }
         if let Some(monitored) = &monitored {
             self.save_images(epoch, monitored)?;
             let score = monitored.score.filter(|score| !collapsed && next.best_score.is_none_or(|best| *score > best));
@@ -387,6 +404,9 @@ impl<T: Task> Trainer<T> {
         }
         for (name, image) in &monitored.images {
             self.run.save_image(name, image)?;
+        }
+        if let Some(kept) = &monitored.kept {
+            self.run.keep_images(Sampled::Monitor, epoch, kept)?;
         }
         Ok(())
     }

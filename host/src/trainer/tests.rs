@@ -42,7 +42,7 @@ struct Sum {
     /// Scores by epoch, from 0 on.
     scores: &'static [Option<f64>],
     diversities: &'static [Option<f64>],
-    collapse: Option<(f64, OnCollapse)>,
+    collapse: Option<(f64, bool)>,
     stop: Option<(u64, Stop)>,
     /// An epoch whose monitor fails.
     blind: Option<u64>,
@@ -102,7 +102,7 @@ impl Task for Sum {
         self.weight += epoch as f64 - 0.5;
         let mut record = ClassifierEpoch::default();
         record.means.loss = self.weight;
-        Ok(Trained { record, message: String::new(), warnings: vec![format!("trained {epoch}")] })
+        Ok(Trained { record, message: String::new(), warnings: vec![format!("trained {epoch}")], kept: None })
     }
 
     fn monitor(&mut self, epoch: u64) -> Result<Option<Monitored<ClassifierMonitor>>> {
@@ -116,6 +116,7 @@ impl Task for Sum {
             diversity: of(self.diversities),
             sheet: Some(self.image().into()),
             images: vec![("newest.png", self.image().into())],
+            kept: None,
         }))
     }
 
@@ -245,8 +246,7 @@ fn a_whole_run_has_its_records_products_sheets_and_checkpoints() {
 fn a_resumed_run_equals_an_uninterrupted_one() {
     const SCORES: &[Option<f64>] = &[Some(1.0), None, Some(3.0), None, Some(2.0), Some(2.5)];
     const DIVERSITIES: &[Option<f64>] = &[Some(0.5), None, Some(0.9), None, Some(0.8), Some(0.7)];
-    let task =
-        || Sum { scores: SCORES, diversities: DIVERSITIES, collapse: Some((0.1, OnCollapse::Stop)), ..Sum::of(5) };
+    let task = || Sum { scores: SCORES, diversities: DIVERSITIES, collapse: Some((0.1, true)), ..Sum::of(5) };
     let whole = Runs::new();
     whole.start(task()).expect("it trains");
     for at in 1..=5 {
@@ -335,13 +335,13 @@ fn a_collapse_ends_a_run_or_is_warned_of() {
         ..Sum::of(4)
     };
     let runs = Runs::new();
-    let outcome = runs.start(task(OnCollapse::Stop)).expect("it ends without an error");
+    let outcome = runs.start(task(true)).expect("it ends without an error");
     assert_eq!((outcome.epochs, outcome.collapsed, outcome.task.weight), (2, true, 3.0));
     assert_eq!(runs.names("checkpoints"), ["epoch-0002"]);
     assert_eq!(runs.text("best/sum.txt").as_deref(), Some("weight 1"));
     assert_eq!(runs.records()[2].warnings[1], "epoch 2 monitored true most diverse 1");
     let runs = Runs::new();
-    let outcome = runs.start(task(OnCollapse::Warn)).expect("it continues");
+    let outcome = runs.start(task(false)).expect("it continues");
     assert_eq!((outcome.epochs, outcome.collapsed, outcome.task.weight), (4, false, 10.0));
     assert_eq!(runs.text("best/sum.txt").as_deref(), Some("weight 1"), "a collapsed model is never the best");
 }

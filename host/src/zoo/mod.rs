@@ -4,9 +4,11 @@
 //!
 //! - [`mod@home`]: the folders of shipped models and plugins.
 //! - [`hub`]: models by their ids, from the Hub's cache or downloaded into it.
+//! - [`weights`]: the weights of evaluation metrics.
 
 pub mod home;
 pub mod hub;
+pub mod weights;
 
 use std::path::{Path, PathBuf};
 

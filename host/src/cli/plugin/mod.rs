@@ -1,5 +1,6 @@
 //! `host plugin …`: creates, inspects and runs plugins.
 
+mod agree;
 mod bench;
 mod build;
 mod card;
@@ -42,6 +43,7 @@ pub struct PluginArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Agree(agree::AgreeArgs),
     Bench(bench::BenchArgs),
     Build(build::BuildArgs),
     Card(card::CardArgs),
@@ -77,6 +79,7 @@ impl PluginArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         match self.command {
+            Command::Agree(args) => args.run(context),
             Command::Bench(args) => args.run(context),
             Command::Build(args) => args.run(context),
             Command::Card(args) => args.run(context),

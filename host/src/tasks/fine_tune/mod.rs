@@ -23,29 +23,34 @@ use ambiguity_models::safetensors::read_safetensors;
 use ambiguity_models::vae::Vae;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
 use tch::no_grad;
 use torch_ext::AdamW;
 
 use self::meter::Meter;
 pub use self::plan::{Measured, Plan, measure};
-use crate::config::{FineTuneConfig, Shuffle};
+use crate::config::fine_tune::{KeepImages, OnCollapse};
+use crate::config::{FineTuneConfig, Shuffle, Train};
 use crate::data::images::rgb_images;
 use crate::data::png::Sheet;
 use crate::data::prompts::PromptSet;
 use crate::interrupt::Interrupt;
-use crate::metrics::{Scorer, Scores};
+use crate::metrics::agreement::Agreement;
+use crate::metrics::diversity::{nearest_in_group, vendi_and_mean_distance};
+use crate::metrics::{Column, Evaluator, Scores};
 use crate::optim::{Ema, StepGuard, add_under, under};
 use crate::plugin::Sample;
 use crate::policy::Policy;
 use crate::progress::Bar;
 use crate::report::grid::{self, Cell, Values};
-use crate::rl::advantage::{PromptStatistics, advantages};
+use crate::rl::advantage::{PromptStatistics, advantages, weight_by_diversity};
 use crate::rl::objective::{Ddpo, Hooks, UpdateStatistics};
-use crate::rl::reward::combine;
+use crate::rl::reward::{combine, entropy, max_probability};
 use crate::rl::rollout::{SeededNoise, Trajectories, rollout};
-use crate::run::BEFORE_AFTER;
-use crate::run::record::{FineTuneEpoch, FineTuneMonitor, FineTuneSeconds};
-use crate::statistics::{Summary, standard_error};
+use crate::run::images::{ImageFormat, KeptImage, KeptImages};
+use crate::run::record::{FineTuneEpoch, FineTuneMonitor, FineTuneSeconds, StylesMonitor};
+use crate::run::{BEFORE_AFTER, MAX_NAMED_STYLES};
+use crate::statistics::{Improvement, Summary, standard_error};
 use crate::text::counted;
 use crate::trainer::{Claim, Ends, Monitored, Saved, Schedule, State, Task, Trained};
 
@@ -55,6 +60,8 @@ pub const COMMAND: &str = "host train";
 const LEARNING_RATE: &str = "train.learning_rate";
 /// Maximum |ratio − 1| of a first update that f32 rounding explains.
 const MAX_RATIO_ERROR: f64 = 1e-5;
+/// Number of standard errors from which on a change is more than uncertainty.
+const MIN_STANDARD_ERRORS: f64 = 3.0;
 /// Rewards whose standard deviation is below this count as equal.
 const MIN_REWARD_STD: f64 = 1e-9;
 /// Number of latents that are decoded per call.
@@ -64,7 +71,7 @@ const SHEET_CELLS: usize = 32;
 /// Number of images in the before/after comparison.
 const COMPARED: usize = 16;
 
-/// A model, its LoRA, and the scorer of its images.
+/// A model, its LoRA, and the evaluator of its images.
 pub struct FineTune {
     config: FineTuneConfig,
     policy: Policy,
@@ -74,13 +81,17 @@ pub struct FineTune {
     guard: StepGuard,
     ema: Option<Ema>,
     prompts: PromptSet,
-    scorer: Scorer,
+    evaluator: Evaluator,
+    /// The encoder by which diversity is measured.
+    diversity_encoder: String,
     latent_shape: [i64; 3],
     /// The digest of the model's weights.
     model_digest: String,
     prompt_statistics: PromptStatistics,
-    /// Diversity of the untrained model's fixed samples.
-    first_diversity: Option<f64>,
+    /// The monitor of the untrained model.
+    first: Option<First>,
+    /// Number of monitors that found a collapse which the run counteracted.
+    counteracted: u32,
     interrupt: Interrupt,
 }
 
@@ -98,7 +109,7 @@ impl Task for FineTune {
             epochs: train.epochs,
             checkpoint: checkpoint.clone(),
             monitor_every: monitor.every,
-            collapse: Some((monitor.min_diversity, monitor.on_collapse)),
+            collapse: Some((monitor.min_diversity, monitor.on_collapse == OnCollapse::Stop)),
             progress: (sample.per_epoch() as u64, "images"),
         }
     }
@@ -116,7 +127,8 @@ impl Task for FineTune {
         meter.phase("scoring");
         let images = self.decode(&trajectories)?;
         let samples = self.samples(&trajectories.prompts, &images, epoch);
-        let scores = self.scorer.score(samples)?;
+        let more = (self.config.train.diversity_weight > 0.0).then(|| self.embedding_column());
+        let scores = self.evaluator.score(samples, more.as_slice())?;
         let reward = Summary::of(&scores.weighted_sum());
         seconds.reward = lap(&mut clock);
         let warnings = self.check_rewards(&scores, n, reward)?;
@@ -141,7 +153,8 @@ impl Task for FineTune {
             images_per_second: n as f64 / (seconds.sample + seconds.reward + seconds.train),
             seconds,
         };
-        Ok(Trained { message: format!("reward {:.4}", record.reward_mean), record, warnings })
+        let kept = self.kept_images(&trajectories.prompts, &images, &scores);
+        Ok(Trained { message: format!("reward {:.4}", record.reward_mean), record, warnings, kept })
     }
 
     /// Samples and scores the fixed prompts and noise, with the EMA of the LoRA if there is one. None if a plugin
@@ -149,13 +162,25 @@ impl Task for FineTune {
     fn monitor(&mut self, epoch: u64) -> Result<Option<Monitored<FineTuneMonitor>>> {
         let (prompts, images) = self.monitor_images(self.config.monitor.count)?;
         let samples = self.samples(&prompts, &images, epoch);
-        let (scores, diversity) = self.scorer.score_and_diversity(samples)?;
+        let held_out: Vec<String> = self.held_out().map(str::to_owned).collect();
+        let mut more: Vec<Column> = held_out.iter().cloned().map(Column::Plugin).collect();
+        more.push(self.embedding_column());
+        let scores = self.evaluator.score(samples, &more)?;
         if scores.skipped > 0 {
             return Ok(None);
         }
         let rewards = scores.weighted_sum();
         let mean = |values: &[f64]| Summary::of(values).mean;
-        let mean_if_any = |values: &[f64]| (!values.is_empty()).then(|| mean(values));
+        let embeddings = scores.measured.rows(&self.embedding_column()).mapv(|value| value as f32);
+        let (vendi, diversity) = vendi_and_mean_distance(embeddings.view());
+        let rows = self.classifier().map(|name| {
+            let rows = scores.measured.rows(&Column::Plugin(name));
+            rows.rows().into_iter().map(|row| row.to_vec()).collect::<Vec<_>>()
+        });
+        let mean_of =
+            |f: fn(&[f64]) -> f64| rows.as_ref().map(|rows| mean(&rows.iter().map(|row| f(row)).collect::<Vec<_>>()));
+        let held_out_rewards: BTreeMap<String, Vec<f64>> =
+            held_out.into_iter().map(|name| (name.clone(), scores.measured.means(&Column::Plugin(name)))).collect();
         let cells = scores.kept.iter().zip(&rewards).take(SHEET_CELLS).map(|(&i, &reward)| Cell {
             image: RgbImage::clone(&images[i]),
             title: self.title(prompts[i]).to_owned(),
@@ -163,20 +188,29 @@ impl Task for FineTune {
         });
         let values = Values { name: "reward", mean: mean(&rewards), count: rewards.len() };
         let sheet = grid::contact_sheet(epoch, &cells.collect::<Vec<_>>(), values);
-        let first_diversity = *self.first_diversity.get_or_insert(diversity);
+        if self.first.is_none() {
+            self.warn_of_opposition(&scores);
+        }
+        let of_now = || First { diversity, rewards: rewards.clone(), held_out: held_out_rewards.clone() };
+        let first_diversity = self.first.get_or_insert_with(of_now).diversity;
         Ok(Some(Monitored {
             score: Some(mean(&rewards)),
             diversity: Some(diversity / first_diversity),
             sheet: Some(sheet),
             images: Vec::new(),
+            kept: self.kept_images(&prompts, &images, &scores),
             record: FineTuneMonitor {
                 reward_mean: mean(&rewards),
                 reward_sem: standard_error(&rewards),
                 plugin_rewards: means_by_plugin(&scores),
-                entropy: mean_if_any(&scores.entropy),
-                max_probability: mean_if_any(&scores.max_probability),
+                entropy: mean_of(entropy),
+                max_probability: mean_of(max_probability),
                 diversity,
+                vendi: Some(vendi),
+                held_out: held_out_rewards.iter().map(|(name, rewards)| (name.clone(), mean(rewards))).collect(),
                 rewards,
+                held_out_rewards,
+                styles: self.classifier().zip(rows.as_deref()).map(|(plugin, rows)| styles_monitor(plugin, rows)),
             },
         }))
     }
@@ -189,7 +223,7 @@ impl Task for FineTune {
         _best_diversity: f64,
     ) -> Vec<String> {
         let mut warnings = self.warnings_of_update(&trained.update);
-        let share = monitor.zip(self.first_diversity).map(|(monitor, first)| monitor.diversity / first);
+        let share = monitor.zip(self.first.as_ref()).map(|(monitor, first)| monitor.diversity / first.diversity);
         let minimum = self.config.monitor.min_diversity;
         warnings.extend(share.filter(|share| *share < minimum).map(|share| {
             format!(
@@ -199,7 +233,14 @@ impl Task for FineTune {
                 100.0 * minimum
             )
         }));
+        warnings.extend(monitor.zip(self.first.as_ref()).and_then(|(monitor, first)| first.hacking(monitor)));
         warnings
+    }
+
+    /// Changes the learning rate or the weight of the KL divergence, as the configuration says.
+    fn counteract(&mut self) -> Option<String> {
+        self.counteracted += 1;
+        self.apply_counteracting()
     }
 
     fn state(&self) -> Result<State> {
@@ -212,7 +253,8 @@ impl Task for FineTune {
         state.metadata = vec![
             ("model", self.model_digest.clone()),
             ("prompt_statistics", serde_json::to_string(&self.prompt_statistics)?),
-            ("first_diversity", serde_json::to_string(&self.first_diversity)?),
+            ("first", serde_json::to_string(&self.first)?),
+            ("counteracted", self.counteracted.to_string()),
             ("dropped_in_a_row", self.guard.dropped_in_a_row.to_string()),
         ];
         Ok(state)
@@ -239,7 +281,9 @@ impl Task for FineTune {
             }
         }
         self.prompt_statistics = saved.json("prompt_statistics")?;
-        self.first_diversity = saved.json("first_diversity")?;
+        self.first = saved.json("first")?;
+        self.counteracted = saved.json("counteracted")?;
+        self.apply_counteracting();
         self.guard.dropped_in_a_row = saved.json("dropped_in_a_row")?;
         Ok(())
     }
@@ -265,6 +309,78 @@ impl Task for FineTune {
     }
 }
 
+/// The monitor of the untrained model, with which later ones are compared.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct First {
+    diversity: f64,
+    rewards: Vec<f64>,
+    held_out: BTreeMap<String, Vec<f64>>,
+}
+
+impl First {
+    /// Returns the warning of reward hacking: the trained reward has risen, and a held-out one has fallen, both by more than
+    /// their uncertainty.
+    fn hacking(&self, monitor: &FineTuneMonitor) -> Option<String> {
+        let trained = Improvement::paired(&self.rewards, &monitor.rewards);
+        trained.standard_errors().filter(|errors| *errors >= MIN_STANDARD_ERRORS)?;
+        let change = |(name, before): (&String, &Vec<f64>)| {
+            let after = monitor.held_out_rewards.get(name)?;
+            Some((name.clone(), Improvement::paired(before, after)))
+        };
+        let fallen = self
+            .held_out
+            .iter()
+            .filter_map(change)
+            .filter(|(_, change)| change.standard_errors().is_some_and(|errors| errors <= -MIN_STANDARD_ERRORS));
+        let words = fallen.map(|(name, change)| {
+            let errors = change.standard_errors().unwrap_or_default();
+            format!("that of {name} has fallen by {:.4} ({:.1} standard errors)", -change.mean, -errors)
+        });
+        let words: Vec<String> = words.collect();
+        (!words.is_empty()).then(|| {
+            format!(
+                "reward hacking: the trained reward has risen by {:.4}, but {}: the model exploits what its classifier gets \
+                 wrong; train with these plugins together, or with a larger train.kl",
+                trained.mean,
+                words.join(", and ")
+            )
+        })
+    }
+}
+
+/// Returns what a classifier says of the monitor's images.
+fn styles_monitor(plugin: String, rows: &[Vec<f64>]) -> StylesMonitor {
+    let rounded = |p: f64| (p * 1e4).round() / 1e4;
+    let n_styles = rows.first().map_or(0, Vec::len);
+    let probabilities: Vec<Vec<f64>> = rows.iter().map(|row| row.iter().map(|log_p| log_p.exp()).collect()).collect();
+    let mean_of = |rows: &[&Vec<f64>]| -> Vec<f64> {
+        (0..n_styles).map(|style| rows.iter().map(|row| row[style]).sum::<f64>() / rows.len() as f64).collect()
+    };
+    let mean = mean_of(&probabilities.iter().collect::<Vec<_>>());
+    let coverage = -mean.iter().filter(|p| **p > 0.0).map(|p| p * p.ln()).sum::<f64>();
+    let of_style = |style: usize| {
+        let is_top = |row: &&Vec<f64>| (0..n_styles).max_by(|&a, &b| row[a].total_cmp(&row[b])) == Some(style);
+        let own: Vec<&Vec<f64>> = probabilities.iter().filter(is_top).collect();
+        if own.is_empty() { vec![] } else { mean_of(&own).into_iter().map(rounded).collect() }
+    };
+    let is_small = n_styles <= MAX_NAMED_STYLES as usize;
+    StylesMonitor {
+        plugin,
+        coverage,
+        first: probabilities.iter().take(COMPARED).map(|row| row.iter().copied().map(rounded).collect()).collect(),
+        confusion: if is_small { (0..n_styles).map(of_style).collect() } else { vec![] },
+    }
+}
+
+/// Returns the weight of the KL divergence after some monitors found a collapse.
+fn counteracting_kl(config: &FineTuneConfig, counteracted: u32) -> f64 {
+    match (config.monitor.on_collapse, config.train.kl) {
+        (OnCollapse::RaiseKl, 0.0) if counteracted > 0 => 2f64.powi(counteracted as i32 - 1),
+        (OnCollapse::RaiseKl, kl) => kl * 2f64.powi(counteracted as i32),
+        (_, kl) => kl,
+    }
+}
+
 /// Returns the mean reward of each plugin.
 fn means_by_plugin(scores: &Scores) -> BTreeMap<String, f64> {
     scores.plugins.iter().map(|plugin| (plugin.name.clone(), Summary::of(&plugin.rewards).mean)).collect()
@@ -273,7 +389,71 @@ fn means_by_plugin(scores: &Scores) -> BTreeMap<String, f64> {
 impl FineTune {
     /// Returns the upper bound of the reward.
     pub fn upper_bound(&self) -> Option<f64> {
-        self.scorer.upper_bound()
+        self.evaluator.upper_bound()
+    }
+
+    /// The column of the embeddings by which diversity is measured.
+    fn embedding_column(&self) -> Column {
+        Column::Embedding(self.diversity_encoder.clone())
+    }
+
+    /// The names of the held-out plugins.
+    fn held_out(&self) -> impl Iterator<Item = &str> {
+        self.evaluator.plugins().filter(|plugin| plugin.weight.is_none()).map(|plugin| plugin.name)
+    }
+
+    /// The name of the first classifier of the reward.
+    fn classifier(&self) -> Option<String> {
+        let mut plugins = self.evaluator.plugins();
+        plugins.find(|plugin| plugin.weight.is_some() && !plugin.styles.is_empty()).map(|plugin| plugin.name.to_owned())
+    }
+
+    /// Warns of plugins that oppose the reward on the untrained model's images: those of the reward itself, and those held out.
+    fn warn_of_opposition(&self, scores: &Scores) {
+        let of_plugin = |name: &str| scores.measured.means(&Column::Plugin(name.to_owned()));
+        let names: Vec<(String, bool)> =
+            self.evaluator.plugins().map(|plugin| (plugin.name.to_owned(), plugin.weight.is_none())).collect();
+        let plugins: Vec<(String, Vec<f64>)> = names.iter().map(|(name, _)| (name.clone(), of_plugin(name))).collect();
+        let is_held_out = |name: &str| names.iter().any(|(other, held_out)| other == name && *held_out);
+        for agreement in Agreement::of_all(&plugins) {
+            let concerns_reward = !(is_held_out(&agreement.a) && is_held_out(&agreement.b));
+            if let Some(warning) = agreement.warning().filter(|_| concerns_reward) {
+                tracing::warn!("{warning}");
+            }
+        }
+    }
+
+    /// Applies what the run does against a collapse, of which it has found `counteracted`; returns what that is.
+    fn apply_counteracting(&mut self) -> Option<String> {
+        match self.config.monitor.on_collapse {
+            OnCollapse::LowerLearningRate => {
+                let learning_rate = self.config.train.learning_rate * 0.5f64.powi(self.counteracted as i32);
+                self.optimizer.set_learning_rate(learning_rate);
+                Some(format!("the learning rate is halved to {learning_rate:e} against the collapse"))
+            }
+            OnCollapse::RaiseKl => {
+                let kl = counteracting_kl(&self.config, self.counteracted);
+                Some(format!("the weight of the KL divergence is raised to {kl} against the collapse"))
+            }
+            OnCollapse::Warn | OnCollapse::Stop => None,
+        }
+    }
+
+    /// Returns the images on which every plugin ran, if they are to be kept.
+    fn kept_images(&self, prompts: &[usize], images: &[Arc<RgbImage>], scores: &Scores) -> Option<KeptImages> {
+        let format = match self.config.run.keep_images {
+            KeepImages::None => return None,
+            KeepImages::Png => ImageFormat::Png,
+            KeepImages::Webp => ImageFormat::Webp,
+        };
+        let rewards = scores.weighted_sum();
+        let kept = scores.kept.iter().enumerate().map(|(row, &i)| KeptImage {
+            image: Arc::clone(&images[i]),
+            prompt: self.prompts.all()[prompts[i]].clone(),
+            reward: rewards[row],
+            rewards: scores.plugins.iter().map(|plugin| (plugin.name.clone(), plugin.rewards[row])).collect(),
+        });
+        Some(KeptImages { format, images: kept.collect() })
     }
 
     fn rollout(&self, prompts: &[usize], noise: &mut SeededNoise, done: &mut dyn FnMut(usize)) -> Result<Trajectories> {
@@ -335,10 +515,14 @@ impl FineTune {
         let train = &self.config.train;
         let rewards = combine(&scores.plugins, train.reward_normalization);
         let kept_prompts: Vec<usize> = scores.kept.iter().map(|&i| prompts[i]).collect();
-        let values = match train.per_prompt_statistics {
+        let mut values = match train.per_prompt_statistics {
             true => self.prompt_statistics.advantages(&kept_prompts, &rewards, train.advantage_clip),
             false => advantages(&rewards, train.advantage_clip),
         };
+        if train.diversity_weight > 0.0 {
+            let nearest = nearest_in_group(scores.measured.rows(&self.embedding_column()).view(), &kept_prompts);
+            weight_by_diversity(&mut values, &nearest, train.diversity_weight);
+        }
         let mut all = vec![None; n];
         for (&i, value) in scores.kept.iter().zip(values) {
             all[i] = Some(value);
@@ -353,7 +537,7 @@ impl FineTune {
         advantages: &[Option<f64>],
         meter: &mut Meter<'_>,
     ) -> Result<UpdateStatistics> {
-        let Self { config, policy, lora, optimizer, guard, ema, interrupt, .. } = self;
+        let Self { config, policy, lora, optimizer, guard, ema, interrupt, counteracted, .. } = self;
         let mut after_step = |optimizer: &AdamW| {
             if let Some(ema) = ema {
                 ema.update(optimizer.parameters());
@@ -361,7 +545,8 @@ impl FineTune {
         };
         let mut done = |rows| meter.trained(rows);
         let mut hooks = Hooks { interrupt, done: &mut done, after_step: &mut after_step };
-        let mut ddpo = Ddpo { policy, lora, config: &config.train, n_timesteps: config.n_train_timesteps() };
+        let train = Train { kl: counteracting_kl(config, *counteracted), ..config.train.clone() };
+        let mut ddpo = Ddpo { policy, lora, config: &train, n_timesteps: config.n_train_timesteps() };
         ddpo.train_epoch(optimizer, guard, trajectories, advantages, (config.run.seed, epoch), &mut hooks)
     }
 

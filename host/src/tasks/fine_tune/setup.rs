@@ -12,7 +12,7 @@ use super::{FineTune, LEARNING_RATE, Plan};
 use crate::config::{FineTuneConfig, Train};
 use crate::context::Context;
 use crate::data::prompts::PromptSet;
-use crate::metrics::Scorer;
+use crate::metrics::Evaluator;
 use crate::optim::{Ema, StepGuard};
 use crate::policy::{Policy, PromptEmbeddings};
 use crate::random::{Purpose, derive_seed};
@@ -26,8 +26,8 @@ impl FineTune {
     pub fn open(config: FineTuneConfig, start: Start, context: &Context) -> Result<(Self, Claim)> {
         let device = torch_ext::cuda::device(&config.run.device)?;
         let prompts = PromptSet::new(&config.prompts)?;
-        let mut scorer = Scorer::load(&config, device, &start.pins()?, context)?;
-        let claim = start.claim(PluginsLock { prompts: Some(prompts.digest()), ..scorer.lock()? })?;
+        let mut evaluator = Evaluator::of_run(&config, device, &start.pins()?, context)?;
+        let claim = start.claim(PluginsLock { prompts: Some(prompts.digest()), ..evaluator.lock()? })?;
         let folder = model_folder(&config.model.path, context)?;
         Plan::new(&config, &folder)?.check_fits(device)?;
         let pipeline = load_pipeline(&folder, device, config.model.dtype.kind(), config.model.memory_format)?;
@@ -76,10 +76,12 @@ impl FineTune {
             guard: StepGuard::new(LEARNING_RATE),
             ema,
             prompts,
-            scorer,
+            diversity_encoder: evaluator.diversity_encoder()?,
+            evaluator,
             latent_shape,
             prompt_statistics: PromptStatistics::default(),
-            first_diversity: None,
+            first: None,
+            counteracted: 0,
             interrupt: context.interrupt.clone(),
             config,
         };

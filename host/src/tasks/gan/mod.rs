@@ -354,7 +354,7 @@ impl Networks for Adversarial {
             record.style_accuracy = Some(confusion.accuracy());
             images.extend(confusion.image(epoch, data.styles()));
         }
-        Ok(Monitored { record, score: None, diversity: Some(diversity), sheet: Some(sheet), images })
+        Ok(Monitored { record, score: None, diversity: Some(diversity), sheet: Some(sheet), images, kept: None })
     }
 
     fn warnings(&self, epoch: &GanEpoch, monitor: Option<&GanMonitor>, stage: Stage) -> Vec<String> {

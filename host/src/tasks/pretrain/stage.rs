@@ -218,12 +218,19 @@ impl<M: Model> Task for Pretraining<M> {
             dropped_steps,
             train_seconds: began.elapsed().as_secs_f64(),
         };
-        Ok(Trained { message: format!("loss {:.4}", record.loss), record, warnings: Vec::new() })
+        Ok(Trained { message: format!("loss {:.4}", record.loss), record, warnings: Vec::new(), kept: None })
     }
 
     fn monitor(&mut self, epoch: u64) -> Result<Option<Monitored<M::Monitor>>> {
         let (record, sheet) = self.model.evaluate(epoch == self.steps.epochs())?;
-        Ok(Some(Monitored { record, score: None, diversity: None, sheet: sheet.map(Sheet::from), images: Vec::new() }))
+        Ok(Some(Monitored {
+            record,
+            score: None,
+            diversity: None,
+            sheet: sheet.map(Sheet::from),
+            images: Vec::new(),
+            kept: None,
+        }))
     }
 
     fn warnings(&self, _: u64, trained: &PretrainEpoch, _: Option<&M::Monitor>, _: f64) -> Vec<String> {

@@ -76,6 +76,8 @@ pub enum Wanted {
     Pipeline,
     /// A `CLIPModel` with tokenizer and preprocessor.
     Clip,
+    /// Files: of each list the first that exists.
+    Files(&'static [&'static [&'static str]]),
 }
 
 /// The parts of a pipeline with weights, and the stems of their weight files.
@@ -153,6 +155,13 @@ impl Hub {
         Self { offline: *offline, progress: progress.clone(), interrupt: interrupt.clone(), settings }
     }
 
+    /// Returns the folder of a repository's files in the cache, if it is complete there.
+    pub fn cached(&self, id: &str, wanted: Wanted) -> Result<Option<PathBuf>> {
+        let id = Id::parse(id)?;
+        let folder = self.settings.cache.repository(&id).snapshot(&id.revision);
+        Ok(folder.filter(|folder| wanted.is_complete(folder)))
+    }
+
     /// Returns the folder of a repository's files; missing files are downloaded if the network may be used.
     pub fn folder(&self, id: &str, wanted: Wanted) -> Result<PathBuf> {
         let id = Id::parse(id)?;
@@ -186,8 +195,10 @@ impl Hub {
         let (names, commit) = (listing.names(), &*listing.sha);
         let files = wanted.choose(&names);
         let first = wanted.first_file();
-        let is_wanted = files.contains(&first);
-        is_wanted.then_some(()).ok_or_else(|| anyhow!("{id} has no {first}: it is not a {}", wanted.what()))?;
+        let is_wanted = files.iter().any(|file| first.contains(file));
+        is_wanted
+            .then_some(())
+            .ok_or_else(|| anyhow!("{id} has no {}: it is not a {}", first.join(" or "), wanted.what()))?;
         let files: Vec<ModelFile> =
             files.iter().map(|name| ModelFile::request(client, id, commit, name)).collect::<Result<_, _>>()?;
         let repository = self.settings.cache.repository(id);
@@ -205,11 +216,12 @@ impl Hub {
 }
 
 impl Wanted {
-    /// The file in the repository's root that identifies its kind.
-    fn first_file(self) -> &'static str {
+    /// The file in the repository's root that identifies its kind, by any of its names.
+    fn first_file(self) -> &'static [&'static str] {
         match self {
-            Self::Pipeline => "model_index.json",
-            Self::Clip => "config.json",
+            Self::Pipeline => &["model_index.json"],
+            Self::Clip => &["config.json"],
+            Self::Files(files) => files[0],
         }
     }
 
@@ -217,6 +229,7 @@ impl Wanted {
         match self {
             Self::Pipeline => "diffusers pipeline with safetensors weights",
             Self::Clip => "CLIP model with safetensors weights",
+            Self::Files(_) => "repository of these weights",
         }
     }
 
@@ -232,12 +245,18 @@ impl Wanted {
                         || file == "config.json" && PARTS.iter().any(|(part, _)| *part == folder)
                 }
                 Self::Clip => folder.is_empty() && data && !file.contains(".index."),
+                Self::Files(_) => false,
             }
         };
         let mut files: Vec<&str> = names.iter().copied().filter(|name| small(name)).collect();
         match self {
             Self::Pipeline => PARTS.iter().for_each(|(part, stem)| files.extend(weights(names, part, stem))),
             Self::Clip => files.extend(weights(names, "", TRANSFORMERS_STEM)),
+            Self::Files(wanted) => {
+                let first = |of: &&[&str]| of.iter().find_map(|name| names.iter().copied().find(|other| other == name));
+                files.extend(wanted.iter().filter_map(first));
+                files.dedup();
+            }
         }
         files
     }
@@ -259,6 +278,7 @@ impl Wanted {
                     && tokenizer("tokenizer/")
                     && PARTS.iter().all(|(part, stem)| weights(&format!("{part}/"), stem))
             }
+            Self::Files(wanted) => wanted.iter().all(|names| names.iter().any(|name| has(name))),
             Self::Clip => has("preprocessor_config.json") && tokenizer("") && weights("", TRANSFORMERS_STEM),
         }
     }

@@ -6,12 +6,15 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 pub(super) use self::report::{Answer, Report, Row};
+use super::agree;
 use super::probes::{Probe, probes};
 use super::running::{RunningArgs, embedded, narrow};
 use crate::cli::completions::plugins;
+use crate::config::fine_tune::OptionValue;
+use crate::config::{PluginLimits, RewardPlugin};
 use crate::context::Context;
 use crate::encoders::Encoders;
-use crate::plugin::{Fault, Plugin, Sample, Values};
+use crate::plugin::{Fault, Plugin, PluginHost, Sample, Values};
 use crate::rl::reward::rewards;
 use crate::text::to_json;
 
@@ -21,6 +24,7 @@ use crate::text::to_json;
   host plugin check kmeans_image
   host plugin check .                 a plugin crate: the output of `cargo build-plugin`
   host plugin check ./mine.wasm --strict --json
+  host plugin check ./mine.wasm --with simple --with clip_softmax
 
 A classifier's gap is the distance of a reward below the best one, -ln(number of styles). Warnings:
   hackable    a blank or a noisy probe has a smaller gap than every real one, and less than a quarter of
@@ -29,11 +33,15 @@ A classifier's gap is the distance of a reward below the best one, -ln(number of
   saturated   more than half of the probes have a style above 99.99 %: rewards say how unlikely the other styles are,
               not how ambiguous a sample is
   refused     the plugin returned an error for a probe
+  opposing    on images of the shipped model, its reward opposes that of a plugin of --with, as `host plugin agree` measures it
 A scorer has no gaps: it is hackable if a worthless probe has a better score than every real one.")]
 pub struct CheckArgs {
     /// A plugin: a path, a name, or a plugin crate's folder
     #[arg(add = plugins())]
     plugin: String,
+    /// Another plugin for images, with which it is to agree; may be repeated
+    #[arg(long, value_name = "P", add = plugins())]
+    with: Vec<String>,
     #[command(flatten)]
     running: RunningArgs,
     /// Exit with 1 if there are warnings
@@ -48,7 +56,19 @@ impl CheckArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         let (mut plugin, mut encoders) = self.running.open(&self.plugin, context)?;
-        let report = probe(&mut *plugin, &mut encoders, context)?;
+        let mut report = probe(&mut *plugin, &mut encoders, context)?;
+        if !self.with.is_empty() {
+            let mut configured = RewardPlugin::of_source(&self.plugin);
+            let options = self.running.config().iter().cloned();
+            configured.config = options.map(|(key, value)| (key, OptionValue::Text(value))).collect();
+            let others = self.with.iter().map(|source| RewardPlugin::of_source(source));
+            let host = self.running.on_device(PluginHost::of_command(PluginLimits::preset(), context)?)?;
+            let plugins: Vec<RewardPlugin> = [configured].into_iter().chain(others).collect();
+            let agreements = agree::on_shipped_model(&plugins, encoders, &host, context)?;
+            let own = agreements.iter().take(self.with.len());
+            report.warnings.extend(own.filter_map(|agreement| Some(format!("opposing: {}", agreement.warning()?))));
+            encoders = self.running.encoders(context)?;
+        }
         for note in narrow(&*plugin, &mut encoders)? {
             tracing::info!("{note}");
         }

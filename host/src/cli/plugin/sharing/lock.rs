@@ -13,7 +13,7 @@ use crate::config::{FineTuneConfig, PluginLimits, RunConfig as _};
 use crate::context::Context;
 use crate::data::prompts::PromptSet;
 use crate::fs::write_atomic;
-use crate::metrics::Scorer;
+use crate::metrics::Evaluator;
 use crate::plugin::PluginHost;
 use crate::plugin::store::Project;
 use crate::run::{LOCK_FILE, LockedEncoder, LockedPlugin, PluginsLock};
@@ -82,8 +82,8 @@ fn of_run(path: &Path, preset: &str, context: &Context) -> Result<PluginsLock> {
     config.check()?;
     ensure!(!config.reward.plugin.is_empty(), "{} has no [[reward.plugin]]", path.display());
     let prompts = PromptSet::new(&config.prompts)?;
-    let mut scorer = Scorer::load(&config, Device::Cpu, &BTreeMap::new(), context)?;
-    Ok(PluginsLock { prompts: Some(prompts.digest()), ..scorer.lock()? })
+    let mut evaluator = Evaluator::of_run(&config, Device::Cpu, &BTreeMap::new(), context)?;
+    Ok(PluginsLock { prompts: Some(prompts.digest()), ..evaluator.lock()? })
 }
 
 /// Returns the lock of a project's plugins, and the project's folder.

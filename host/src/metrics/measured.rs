@@ -1,0 +1,91 @@
+//! What plugins, encoders and networks say of each image of a set, column by column.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use ndarray::{Array2, Axis, concatenate};
+
+/// A column: one row of numbers per image.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Column {
+    /// What the plugin of this name returns: log-probabilities, n × styles, or the rewards of a scorer, n × 1. The reward of an
+    /// image is the mean of its row.
+    Plugin(String),
+    /// Raw embeddings of the images by the encoder of this name, n × dim.
+    Embedding(String),
+    /// Cosines of the embeddings of image and prompt by the encoder of this name, n × 1.
+    PromptSimilarity(String),
+    /// The scores of the network of this name, n × 1.
+    Network(&'static str),
+}
+
+/// Columns of the same images.
+#[derive(Clone, Debug, Default)]
+pub struct Measured(BTreeMap<Column, Array2<f64>>);
+
+impl Measured {
+    /// Adds a column, or replaces it.
+    pub fn insert(&mut self, column: Column, rows: Array2<f64>) {
+        self.0.insert(column, rows);
+    }
+
+    /// Returns whether there is such a column.
+    pub fn has(&self, column: &Column) -> bool {
+        self.0.contains_key(column)
+    }
+
+    /// Returns the columns with their rows.
+    pub fn iter(&self) -> impl Iterator<Item = (&Column, &Array2<f64>)> {
+        self.0.iter()
+    }
+
+    /// Returns a column's rows.
+    ///
+    /// # Panics
+    /// If the column was not measured.
+    pub fn rows(&self, column: &Column) -> &Array2<f64> {
+        self.0.get(column).unwrap_or_else(|| panic!("{column:?} was not measured"))
+    }
+
+    /// Returns the mean of each row of a column: the number itself, or the reward of a distribution's log-probabilities.
+    ///
+    /// # Panics
+    /// If the column was not measured.
+    pub fn means(&self, column: &Column) -> Vec<f64> {
+        self.rows(column).mean_axis(Axis(1)).expect("a column has a width").to_vec()
+    }
+
+    /// Returns the images of several parts as one.
+    ///
+    /// # Errors
+    /// If the parts have different columns, or a column has different widths.
+    pub fn concatenated(parts: &[Self]) -> Result<Self> {
+        let Some(first) = parts.first() else { return Ok(Self::default()) };
+        let mut whole = Self::default();
+        for column in first.0.keys() {
+            ensure!(parts.iter().all(|part| part.has(column)), "some images lack the column {column:?}");
+            let views: Vec<_> = parts.iter().map(|part| part.rows(column).view()).collect();
+            whole.insert(column.clone(), concatenate(Axis(0), &views)?);
+        }
+        Ok(whole)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn parts_are_concatenated_in_order() {
+        let part = |value: f64| {
+            let mut part = Measured::default();
+            part.insert(Column::Plugin("p".to_owned()), array![[value, value + 2.0]]);
+            part
+        };
+        let whole = Measured::concatenated(&[part(1.0), part(5.0)]).expect("the same columns");
+        assert_eq!(whole.means(&Column::Plugin("p".to_owned())), [2.0, 6.0]);
+        assert!(Measured::concatenated(&[part(1.0), Measured::default()]).is_err());
+    }
+}
