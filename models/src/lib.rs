@@ -1,9 +1,11 @@
 //! Networks on libtorch: functions of tensors, which know nothing about files but the tensor names of a checkpoint.
 
+pub mod aesthetic;
 pub mod can;
 pub mod clip;
 pub mod count;
 mod diffusers;
+pub mod dino;
 pub mod error;
 pub mod files;
 mod json;
@@ -12,9 +14,11 @@ pub mod lora;
 pub mod onnx;
 pub mod params;
 pub mod pipeline;
+pub mod preprocess;
 pub mod published;
 pub mod safetensors;
 pub mod scheduler;
+pub mod torch_file;
 pub mod unet;
 pub mod vae;
 pub mod weights;

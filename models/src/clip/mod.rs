@@ -5,11 +5,10 @@
 //! - [`config`] reads config.json
 //! - [`text`] and [`vision`] are the two towers
 //! - [`tokenizer`] converts texts to token ids
-//! - [`preprocess`] converts images to normalized pixels
+//! - [`crate::preprocess`] converts images to normalized pixels
 
 pub mod config;
 mod encoder;
-pub mod preprocess;
 #[cfg(test)]
 mod tests;
 pub mod text;
@@ -21,10 +20,11 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 pub use config::{Activation, ClipConfig, TextConfig, VisionConfig};
-pub use preprocess::Preprocessor;
 pub use text::{ProjectedText, TextTransformer};
 pub use tokenizer::{PadRule, Tokenizer};
 pub use vision::{ProjectedVision, VisionTransformer};
+
+pub use crate::preprocess::Preprocessor;
 
 use crate::error::Result;
 use crate::layers::Linear;

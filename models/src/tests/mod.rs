@@ -1,10 +1,12 @@
 //! Parity with diffusers, peft and TRL on small random networks. `tests/reference/make_diffusion.py` computes the
 //! reference tensors; the networks' weights are drawn here by the same rule.
 
+mod aesthetic;
 mod can;
 mod lora;
 mod onnx;
 mod pipeline;
+mod preprocess;
 mod scheduler;
 mod unet;
 mod vae;
@@ -30,7 +32,7 @@ fn drawn_unet_in(reference: &Reference, name: &str, seed: u64, kind: Kind, forma
 }
 
 /// The script's `draw`: tensors in the order of their names, from one generator, scaled by kind.
-fn drawn(seed: u64, kind: Kind, build: impl Fn(&Params) -> crate::Result<()>) -> Params {
+pub(crate) fn drawn(seed: u64, kind: Kind, build: impl Fn(&Params) -> crate::Result<()>) -> Params {
     let shapes = Params::shapes();
     build(&shapes).unwrap();
     let mut generator = Generator::cpu(seed).unwrap();
