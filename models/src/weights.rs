@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 
 use crate::error::{Error, Result};
-use crate::json::JsonObject;
+use crate::json::{JsonObject, MAX_LAYERS, MAX_SIZE};
 use crate::params::{NamedTensors, Params};
 use crate::safetensors::{digest_shards, read_safetensors};
 use crate::torch_file::{is_torch_file, read_state_dict};
@@ -99,6 +99,22 @@ fn read_one(path: &Path) -> Result<NamedTensors> {
     } else {
         read_safetensors(path)
     }
+}
+/// Length of an axis of a tensor of `path`, for networks whose sizes are told by the shapes in their files.
+pub(crate) fn axis_length(path: &Path, tensors: &NamedTensors, name: &str, axis: usize) -> Result<i64> {
+    let source_name = path.display().to_string();
+    let Some(tensor) = tensors.get(name) else {
+        return Err(Error::MissingTensor { name: name.to_owned(), source_name });
+    };
+    match tensor.size().get(axis) {
+        Some(&length) if (1..=MAX_SIZE).contains(&length) => Ok(length),
+        _ => Err(Error::Input(format!("tensor `{name}` in {source_name} has shape {:?}", tensor.size()))),
+    }
+}
+
+/// Number of consecutive layers PREFIX.0, PREFIX.1, … that have a tensor `name`.
+pub(crate) fn number_of_layers(tensors: &NamedTensors, prefix: &str, name: &str) -> i64 {
+    (0..MAX_LAYERS).take_while(|i| tensors.contains_key(&format!("{prefix}.{i}.{name}"))).count() as i64
 }
 
 enum Files {
