@@ -61,6 +61,14 @@ pub enum Error {
         /// The reader's message.
         message: String,
     },
+    /// A file of PyTorch is damaged or contains more than tensors and plain values.
+    #[error("{path}: not a readable PyTorch file: {message}", path = .path.display())]
+    TorchFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
     /// The input does not fit the network.
     #[error("{0}")]
     Input(String),

@@ -187,3 +187,15 @@ impl Embedding {
         &self.weight
     }
 }
+
+/// Attention of several heads (Vaswani et al., Attention Is All You Need, arXiv 1706.03762): queries [n, len, hidden] and
+/// keys and values [n, m, hidden] to [n, len, hidden]. `mask` is added to the scores before the softmax; its shape expands
+/// to [n, heads, len, m].
+pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: i64, mask: Option<&Tensor>) -> Tensor {
+    let split = |t: &Tensor| {
+        let (n, len, hidden) = t.size3().expect("hidden states have three axes");
+        t.reshape([n, len, heads, hidden / heads]).transpose(1, 2)
+    };
+    let y = Tensor::scaled_dot_product_attention(&split(q), &split(k), &split(v), mask, 0.0, false, None, false);
+    y.transpose(1, 2).flatten(2, 3)
+}

@@ -35,14 +35,19 @@ pub fn read_safetensors_with_metadata(path: &Path) -> Result<(NamedTensors, Hash
     Ok((named, metadata))
 }
 
-/// Maps a file into memory.
+/// Maps a safetensors file into memory.
 fn map(path: &Path) -> Result<Mmap> {
+    map_file(path, |message| Error::Safetensors { path: path.to_owned(), message })
+}
+
+/// Maps a file into memory; `bad` makes the error of a file that is a Git LFS pointer.
+pub(crate) fn map_file(path: &Path, bad: impl FnOnce(String) -> Error) -> Result<Mmap> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let file = File::open(path).map_err(io)?;
     // SAFETY: that another process truncates the file meanwhile is the risk of every memory map.
     let map = unsafe { Mmap::map(&file) }.map_err(io)?;
     match lfs_pointer(&map) {
-        Some(what) => Err(Error::Safetensors { path: path.to_owned(), message: what.to_owned() }),
+        Some(what) => Err(bad(what.to_owned())),
         None => Ok(map),
     }
 }

@@ -1,14 +1,18 @@
-//! The weight files of a Hugging Face model folder: one file, an fp16 variant, or shards with an index.
+//! The weight files of a Hugging Face model folder: one file, an fp16 variant, or shards with an index; and weights in
+//! PyTorch's own files, as which the networks of evaluation metrics are published.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind};
 
 use crate::error::{Error, Result};
-use crate::json::JsonObject;
+use crate::json::{JsonObject, MAX_LAYERS, MAX_SIZE};
 use crate::params::{NamedTensors, Params};
 use crate::safetensors::{digest_shards, read_safetensors};
+use crate::torch_file::{is_torch_file, read_state_dict};
 
 /// File stem of the weights in folders that diffusers writes.
 pub const DIFFUSERS_STEM: &str = "diffusion_pytorch_model";
@@ -38,6 +42,79 @@ pub fn weight_files(dir: &Path, stem: &str) -> Result<Vec<PathBuf>> {
 /// The digest that identifies the weights of a model folder, the same for one file as for shards: [`digest_shards`].
 pub fn digest_folder(dir: &Path, stem: &str) -> Result<String> {
     digest_shards(&weight_files(dir, stem)?)
+}
+
+/// File name of pickled weights in folders that transformers writes.
+const PICKLED: &str = "pytorch_model.bin";
+
+/// Loads the parameters of a published network, converted to `kind` on `device`; see [`read_weights`].
+pub fn load_weights(path: &Path, device: Device, kind: Kind) -> Result<Params> {
+    Ok(Params::from_tensors(read_weights(path)?, &path.display().to_string(), device, kind))
+}
+
+/// Reads the tensors of a published network, on the CPU, in their own types, from a safetensors file, from the state
+/// dict in a file of PyTorch (.pth, .pt, .bin), whatever their names, or from a folder that contains one of these:
+/// `model.safetensors` and its variants, or else `pytorch_model.bin`. A folder without these is read if a single file in it
+/// has one of these endings.
+///
+/// # Errors
+/// If there is no such file, or the file cannot be read; see [`read_state_dict`].
+pub fn read_weights(path: &Path) -> Result<NamedTensors> {
+    if !path.is_dir() {
+        return read_one(path);
+    }
+    if files(path, TRANSFORMERS_STEM).is_ok() {
+        return read_folder(path, TRANSFORMERS_STEM);
+    }
+    let pickled = path.join(PICKLED);
+    if pickled.is_file() { read_one(&pickled) } else { read_one(&only_file(path)?) }
+}
+
+/// The one file in a folder that has the ending of weights.
+fn only_file(dir: &Path) -> Result<PathBuf> {
+    let io = |source| Error::Io { path: dir.to_owned(), source };
+    let paths = std::fs::read_dir(dir).map_err(io)?.map(|entry| Ok(entry.map_err(io)?.path()));
+    let mut paths: Vec<PathBuf> = paths.collect::<Result<_>>()?;
+    let endings = ["safetensors", "pth", "pt", "bin"];
+    paths.retain(|path| path.is_file() && endings.iter().any(|ending| path.extension().is_some_and(|e| e == *ending)));
+    match &paths[..] {
+        [path] => Ok(path.clone()),
+        _ => {
+            let (dir, n) = (dir.display(), paths.len());
+            Err(Error::Input(format!(
+                "{dir} must contain model.safetensors, {PICKLED} or one other file of weights, found {n}"
+            )))
+        }
+    }
+}
+
+/// Reads a file by what it begins with.
+fn read_one(path: &Path) -> Result<NamedTensors> {
+    let mut beginning = Vec::new();
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    File::open(path).and_then(|file| file.take(16).read_to_end(&mut beginning)).map_err(io)?;
+    let named = |endings: &[&str]| endings.iter().any(|ending| path.extension().is_some_and(|e| e == *ending));
+    if is_torch_file(&beginning) || named(&["pth", "pt", "bin"]) {
+        read_state_dict(path)
+    } else {
+        read_safetensors(path)
+    }
+}
+/// Length of an axis of a tensor of `path`, for networks whose sizes are told by the shapes in their files.
+pub(crate) fn axis_length(path: &Path, tensors: &NamedTensors, name: &str, axis: usize) -> Result<i64> {
+    let source_name = path.display().to_string();
+    let Some(tensor) = tensors.get(name) else {
+        return Err(Error::MissingTensor { name: name.to_owned(), source_name });
+    };
+    match tensor.size().get(axis) {
+        Some(&length) if (1..=MAX_SIZE).contains(&length) => Ok(length),
+        _ => Err(Error::Input(format!("tensor `{name}` in {source_name} has shape {:?}", tensor.size()))),
+    }
+}
+
+/// Number of consecutive layers PREFIX.0, PREFIX.1, … that have a tensor `name`.
+pub(crate) fn number_of_layers(tensors: &NamedTensors, prefix: &str, name: &str) -> i64 {
+    (0..MAX_LAYERS).take_while(|i| tensors.contains_key(&format!("{prefix}.{i}.{name}"))).count() as i64
 }
 
 enum Files {

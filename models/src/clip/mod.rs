@@ -2,14 +2,14 @@
 //! from the folders that transformers and diffusers write.
 //!
 //! # Layout
-//! - [`config`] reads config.json
+//! - [`config`] reads config.json, `open_clip` the names of OpenAI's repository
 //! - [`text`] and [`vision`] are the two towers
 //! - [`tokenizer`] converts texts to token ids
-//! - [`preprocess`] converts images to normalized pixels
+//! - [`crate::preprocess`] converts images to normalized pixels
 
 pub mod config;
 mod encoder;
-pub mod preprocess;
+pub(crate) mod open_clip;
 #[cfg(test)]
 mod tests;
 pub mod text;
@@ -21,15 +21,16 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 pub use config::{Activation, ClipConfig, TextConfig, VisionConfig};
-pub use preprocess::Preprocessor;
 pub use text::{ProjectedText, TextTransformer};
 pub use tokenizer::{PadRule, Tokenizer};
 pub use vision::{ProjectedVision, VisionTransformer};
 
+pub use crate::preprocess::Preprocessor;
+
 use crate::error::Result;
 use crate::layers::Linear;
 use crate::params::{Init, Params};
-use crate::weights::{TRANSFORMERS_STEM, digest_folder, load_folder};
+use crate::weights::{TRANSFORMERS_STEM, digest_folder, load_folder, read_weights};
 use text::projection;
 
 /// Both towers and their projections into the joint embedding space (`CLIPModel`).
@@ -70,6 +71,22 @@ impl Clip {
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self> {
         let config = ClipConfig::read(&dir.join("config.json"))?;
         let p = load_folder(dir, TRANSFORMERS_STEM, device, kind)?;
+        let clip = Self::new(&p, &config)?;
+        p.finish()?;
+        Ok(clip)
+    }
+
+    /// Loads a network in the naming of OpenAI's repository and open_clip (`visual.conv1.weight`), from a safetensors file,
+    /// the state dict in a file of PyTorch, or a folder with one of these. The file does not tell the activation:
+    /// OpenAI's networks have `QuickGelu`, most others `Gelu`.
+    ///
+    /// # Errors
+    /// If a tensor is missing, unknown or of another shape than the others imply; the message names it and the file.
+    pub fn load_open_clip(path: &Path, activation: Activation, device: Device, kind: Kind) -> Result<Self> {
+        let tensors = open_clip::without_prefix(read_weights(path)?, "module.");
+        let config = open_clip::config(path, &tensors, activation)?;
+        let tensors = open_clip::to_transformers(tensors)?;
+        let p = Params::from_tensors(tensors, &path.display().to_string(), device, kind);
         let clip = Self::new(&p, &config)?;
         p.finish()?;
         Ok(clip)

@@ -1,13 +1,18 @@
 //! Parity with diffusers, peft and TRL on small random networks. `tests/reference/make_diffusion.py` computes the
 //! reference tensors; the networks' weights are drawn here by the same rule.
 
+mod aesthetic;
 mod can;
 mod lora;
 mod onnx;
 mod pipeline;
+mod preference;
+mod preprocess;
 mod scheduler;
 mod unet;
 mod vae;
+
+use std::collections::BTreeMap;
 
 use tch::{Kind, Tensor};
 use test_support::{Reference, assert_close, device, reference_path, relative_error, shipped_model};
@@ -30,21 +35,27 @@ fn drawn_unet_in(reference: &Reference, name: &str, seed: u64, kind: Kind, forma
 }
 
 /// The script's `draw`: tensors in the order of their names, from one generator, scaled by kind.
-fn drawn(seed: u64, kind: Kind, build: impl Fn(&Params) -> crate::Result<()>) -> Params {
+pub(crate) fn drawn(seed: u64, kind: Kind, build: impl Fn(&Params) -> crate::Result<()>) -> Params {
     let shapes = Params::shapes();
     build(&shapes).unwrap();
+    let shapes = shapes.finish().unwrap().into_iter().map(|(name, tensor)| (name, tensor.size())).collect();
+    Params::from_tensors(drawn_tensors(seed, &shapes), "drawn weights", device(), kind)
+}
+
+/// The same for tensors whose names and shapes are known.
+pub(crate) fn drawn_tensors(seed: u64, shapes: &BTreeMap<String, Vec<i64>>) -> NamedTensors {
     let mut generator = Generator::cpu(seed).unwrap();
-    let mut tensors = shapes.finish().unwrap();
-    for (name, tensor) in &mut tensors {
-        let shape = tensor.size();
-        let normal = generator.normal(&shape).unwrap();
-        *tensor = if shape.len() > 1 {
-            normal / (3.0 * tensor.numel() as f64 / shape[0] as f64).sqrt()
+    let draw = |(name, shape): (&String, &Vec<i64>)| {
+        let normal = generator.normal(shape).unwrap();
+        let tensor = if shape.len() > 1 {
+            let n = normal.numel() as f64;
+            normal / (3.0 * n / shape[0] as f64).sqrt()
         } else if name.ends_with("weight") {
             normal * 0.1 + 1.0
         } else {
             normal * 0.1
         };
-    }
-    Params::from_tensors(tensors, "drawn weights", device(), kind)
+        (name.clone(), tensor)
+    };
+    shapes.iter().map(draw).collect()
 }

@@ -1,7 +1,6 @@
 //! Parity with transformers and Pillow: the reference tensors that `tests/reference/make_clip.py` computed.
 
 mod errors;
-mod preprocess;
 mod tokenizer;
 mod towers;
 

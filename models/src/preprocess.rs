@@ -1,4 +1,5 @@
-//! Preprocessing of images for CLIP, as transformers' `CLIPImageProcessor` on Pillow does it.
+//! Preprocessing of images for CLIP, DINO and DINOv2, as transformers' `CLIPImageProcessor`, `ViTImageProcessor` and
+//! `BitImageProcessor` on Pillow do it.
 
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::json::{JsonObject, MAX_SIDE, write_json};
-use ambiguity_sdk::resize::resize_bicubic;
+use ambiguity_sdk::resize::{Filter, resize};
 
 /// CLIP's mean of red, green and blue on [0, 1].
 pub const CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
@@ -17,8 +18,10 @@ pub const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 
 /// The largest number of pixels of a resized image; a long and thin image has more of them then than before.
 const MAX_RESIZED: usize = 1 << 26;
-/// Pillow's number for the bicubic filter.
-const PIL_BICUBIC: i64 = 3;
+/// The filters by Pillow's numbers.
+const PIL_FILTERS: [(i64, Filter); 2] = [(2, Filter::Bilinear), (3, Filter::Bicubic)];
+/// transformers' mean and standard deviation of each color for a `ViTImageProcessor` that states none.
+const VIT_MEAN_AND_STD: [f64; 3] = [0.5; 3];
 
 /// The size that an image is resized to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +37,13 @@ pub enum Resize {
     },
 }
 
-/// Bicubic resize, center crop, rescaling to [0, 1], and normalization by mean and standard deviation.
+/// Resize, center crop, rescaling to [0, 1], and normalization by mean and standard deviation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocessor {
     /// The resize, unless switched off.
     pub resize: Option<Resize>,
+    /// The filter of the resize.
+    pub filter: Filter,
     /// Height and width of the center crop, unless switched off.
     pub crop: Option<(usize, usize)>,
     /// Factor that a value of 0…255 is multiplied by.
@@ -54,6 +59,7 @@ impl Preprocessor {
     pub fn clip(size: usize) -> Self {
         Self {
             resize: Some(Resize::ShortestEdge(size)),
+            filter: Filter::Bicubic,
             crop: Some((size, size)),
             rescale_factor: 1.0 / 255.0,
             mean: CLIP_MEAN,
@@ -64,14 +70,25 @@ impl Preprocessor {
     /// Reads preprocessor_config.json (or transformers 5's processor_config.json); without either, CLIP's constants
     /// with `image_size`, which is the vision configuration's.
     pub fn load(dir: &Path, image_size: i64) -> Result<Self> {
+        Ok(Self::read_if_present(dir)?.unwrap_or_else(|| Self::clip(image_size as usize)))
+    }
+
+    /// Reads preprocessor_config.json, or transformers 5's processor_config.json.
+    ///
+    /// # Errors
+    /// If the folder has neither, or a value is not supported; the message names the file and the key.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let missing = || Error::Input(format!("{} has no preprocessor_config.json", dir.display()));
+        Self::read_if_present(dir)?.ok_or_else(missing)
+    }
+
+    fn read_if_present(dir: &Path) -> Result<Option<Self>> {
         if let Some(object) = JsonObject::read_if_present(&dir.join("preprocessor_config.json"))? {
-            return Self::from_object(&object);
+            return Self::from_object(&object).map(Some);
         }
         let whole = JsonObject::read_if_present(&dir.join("processor_config.json"))?;
-        match whole.map(|whole| whole.object("image_processor")).transpose()?.flatten() {
-            Some(object) => Self::from_object(&object),
-            None => Ok(Self::clip(image_size as usize)),
-        }
+        let object = whole.map(|whole| whole.object("image_processor")).transpose()?.flatten();
+        object.map(|object| Self::from_object(&object)).transpose()
     }
 
     /// Refuses a folder's preprocessing whose images never fit a model that takes `side` × `side` pixels.
@@ -113,10 +130,19 @@ impl Preprocessor {
     }
 
     fn from_object(object: &JsonObject) -> Result<Self> {
-        if let Some(other) = object.int("resample", 0..=5)?.filter(|&filter| filter != PIL_BICUBIC) {
-            return Err(object.error("resample", format!("is {other}, only {PIL_BICUBIC} (bicubic) is supported")));
-        }
+        let vit = is_vit(object)?;
+        let filter = match object.int("resample", 0..=5)? {
+            None if vit => Filter::Bilinear,
+            None => Filter::Bicubic,
+            Some(number) => {
+                PIL_FILTERS.iter().find(|(known, _)| *known == number).map(|&(_, filter)| filter).ok_or_else(|| {
+                    object.error("resample", format!("is {number}, only 2 (bilinear) or 3 (bicubic) is supported"))
+                })?
+            }
+        };
+        let square = |side| Resize::Exact { height: side, width: side };
         let resize = match object.value("size") {
+            None if vit => square(224),
             None => Resize::ShortestEdge(224),
             Some(Value::Object(_)) => {
                 let size = object.object("size")?.unwrap_or_else(|| object.empty("size"));
@@ -130,6 +156,7 @@ impl Preprocessor {
                     Resize::Exact { height, width }
                 }
             }
+            Some(_) if vit => square(side(object, "size", 224)?),
             Some(_) => Resize::ShortestEdge(side(object, "size", 224)?),
         };
         let crop = match object.value("crop_size") {
@@ -143,12 +170,13 @@ impl Preprocessor {
         };
         let rescale = object.flag("do_rescale", true)?;
         let normalize = object.flag("do_normalize", true)?;
-        let std = object.rgb("image_std", 1e-6..=1e6)?.unwrap_or(CLIP_STD);
-        let mean = object.rgb("image_mean", -1e6..=1e6)?.unwrap_or(CLIP_MEAN);
+        let std = object.rgb("image_std", 1e-6..=1e6)?.unwrap_or(if vit { VIT_MEAN_AND_STD } else { CLIP_STD });
+        let mean = object.rgb("image_mean", -1e6..=1e6)?.unwrap_or(if vit { VIT_MEAN_AND_STD } else { CLIP_MEAN });
         let factor = object.number("rescale_factor", 1e-6..=1e6)?.unwrap_or(1.0 / 255.0);
         Ok(Self {
             resize: object.flag("do_resize", true)?.then_some(resize),
-            crop: object.flag("do_center_crop", true)?.then_some(crop),
+            filter,
+            crop: object.flag("do_center_crop", !vit)?.then_some(crop),
             rescale_factor: if rescale { factor } else { 1.0 },
             mean: if normalize { mean } else { [0.0; 3] },
             std: if normalize { std } else { [1.0; 3] },
@@ -165,7 +193,7 @@ impl Preprocessor {
             "do_center_crop": self.crop.is_some(),
             "do_rescale": true,
             "do_normalize": true,
-            "resample": PIL_BICUBIC,
+            "resample": PIL_FILTERS.iter().find(|(_, filter)| *filter == self.filter).map(|(number, _)| number),
             "rescale_factor": self.rescale_factor,
             "image_mean": self.mean,
             "image_std": self.std,
@@ -225,7 +253,7 @@ impl Preprocessor {
     }
 
     /// The same for images that gradients flow through: [n, 3, h, w] on [0, 1] to normalized pixels, resized by
-    /// bicubic with antialiasing in floating point, without rounding to integers.
+    /// the same filter with antialiasing in floating point, without rounding to integers.
     ///
     /// # Errors
     /// If the images are smaller than the crop, or the tensor has another shape.
@@ -237,7 +265,7 @@ impl Preprocessor {
             return Err(Error::Input(format!("images must have 3 channels, found {channels}")));
         }
         let (new_width, new_height) = self.resized_size(width as usize, height as usize);
-        let resized = resize_bicubic_tensor(images, new_width, new_height)?;
+        let resized = resize_tensor(images, new_width, new_height, self.filter)?;
         let cropped = match self.crop {
             None => resized,
             Some((crop_height, crop_width)) if crop_height <= new_height && crop_width <= new_width => {
@@ -277,7 +305,7 @@ impl Preprocessor {
 
     fn resized_and_cropped(&self, (rgb, width, height): (&[u8], usize, usize)) -> Vec<u8> {
         let (new_width, new_height) = self.resized_size(width, height);
-        let resized = resize_bicubic(rgb, width, height, new_width, new_height);
+        let resized = resize(rgb, width, height, new_width, new_height, self.filter);
         let Some((crop_height, crop_width)) = self.crop else { return resized };
         if (crop_height, crop_width) == (new_height, new_width) {
             return resized;
@@ -308,16 +336,30 @@ impl Preprocessor {
     }
 }
 
-/// f32 or f64 images [n, c, h, w] to [n, c, new_height, new_width]: the filter of [`resize_bicubic`] without rounding,
+/// f32 or f64 images [n, c, h, w] to [n, c, new_height, new_width]: the filter of [`resize`] without rounding,
 /// differentiable. 16-bit images are resized in f32.
-pub fn resize_bicubic_tensor(images: &Tensor, new_width: usize, new_height: usize) -> Result<Tensor> {
+pub fn resize_tensor(images: &Tensor, new_width: usize, new_height: usize, filter: Filter) -> Result<Tensor> {
     let kind = images.kind();
     if images.size().ends_with(&[new_height as i64, new_width as i64]) {
         return Ok(images.shallow_clone());
     }
     let wide = if kind == Kind::Double { images.shallow_clone() } else { images.f_to_kind(Kind::Float)? };
     let size = [new_height as i64, new_width as i64];
-    Ok(wide.f_internal_upsample_bicubic2d_aa(size, false, None::<f64>, None::<f64>)?.f_to_kind(kind)?)
+    let resized = match filter {
+        Filter::Bilinear => wide.f_internal_upsample_bilinear2d_aa(size, false, None::<f64>, None::<f64>)?,
+        Filter::Bicubic => wide.f_internal_upsample_bicubic2d_aa(size, false, None::<f64>, None::<f64>)?,
+    };
+    Ok(resized.f_to_kind(kind)?)
+}
+
+/// Whether a file is that of a `ViTImageProcessor`, whose defaults are its own; other files have those of
+/// `CLIPImageProcessor`, which are also `BitImageProcessor`'s.
+fn is_vit(object: &JsonObject) -> Result<bool> {
+    let kind = match object.text("image_processor_type")? {
+        Some(kind) => Some(kind),
+        None => object.text("feature_extractor_type")?,
+    };
+    Ok(kind.is_some_and(|kind| kind.starts_with("ViTImageProcessor") || kind.starts_with("ViTFeatureExtractor")))
 }
 
 /// `int(edge * long / short)` upstream.

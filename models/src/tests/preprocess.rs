@@ -1,8 +1,11 @@
 use tch::{Kind, Tensor};
 
-use super::{Reference, assert_close, device, shared, shipped_model};
-use crate::clip::{Clip, Preprocessor};
-use ambiguity_sdk::resize::resize_bicubic;
+use test_support::shared;
+
+use super::{Reference, assert_close, device, shipped_model};
+use crate::clip::Clip;
+use crate::preprocess::Preprocessor;
+use ambiguity_sdk::resize::{Filter, resize, resize_bicubic};
 
 /// Returns an image of the reference script, [h, w, 3] u8, as bytes, width and height.
 fn image(tensor: &Tensor) -> (Vec<u8>, usize, usize) {
@@ -25,12 +28,30 @@ fn resize_is_pillows_byte_for_byte() {
 }
 
 #[test]
-fn pixels_match_the_image_processor() {
-    let reference = Reference::read("clip_preprocess.safetensors");
+fn bilinear_resize_is_pillows_byte_for_byte() {
+    let reference = Reference::read("metric_preprocess.safetensors");
+    let results = reference.part("bilinear.");
+    assert_eq!(results.len(), 10);
+    for (name, wanted) in &results {
+        let source = name.split_once('.').unwrap().0;
+        let (rgb, width, height) = image(reference.tensor(&format!("source.{source}")));
+        let (wanted, new_width, new_height) = image(wanted);
+        assert_eq!(resize(&rgb, width, height, new_width, new_height, Filter::Bilinear), wanted, "{name}");
+    }
+}
+
+#[test]
+fn pixels_match_the_image_processors() {
+    check_processors("clip_preprocess.safetensors", &["clip", "numbers", "padded", "stretched", "plain"]);
+    check_processors("metric_preprocess.safetensors", &["dino", "dinov2", "vit", "bit"]);
+}
+
+fn check_processors(file: &str, names: &[&str]) {
+    let reference = Reference::read(file);
     let order: Vec<String> = serde_json::from_str(&reference.metadata["order"]).unwrap();
     let images: Vec<_> = order.iter().map(|name| image(reference.tensor(&format!("source.{name}")))).collect();
     let images: Vec<_> = images.iter().map(|(rgb, w, h)| (rgb.as_slice(), *w, *h)).collect();
-    for name in ["clip", "numbers", "padded", "stretched", "plain"] {
+    for &name in names {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("preprocessor_config.json"), &reference.metadata[name]).unwrap();
         let preprocessor = Preprocessor::load(folder.path(), 224).unwrap();
@@ -51,8 +72,8 @@ fn without_a_file_the_constants_are_clips() {
 #[test]
 fn differentiable_path_is_near_the_rounded_one() {
     let reference = Reference::read("clip_preprocess.safetensors");
-    let preprocessor = Preprocessor::clip(32);
-    for name in ["wide", "square"] {
+    for (name, filter) in [("wide", Filter::Bicubic), ("square", Filter::Bicubic), ("wide", Filter::Bilinear)] {
+        let preprocessor = Preprocessor { filter, ..Preprocessor::clip(32) };
         let source = reference.tensor(&format!("source.{name}"));
         let (rgb, width, height) = image(source);
         let rounded = preprocessor.pixels(&[(&rgb, width, height)]).unwrap().to_device(device());
@@ -124,7 +145,7 @@ fn bad_images_and_files_are_named() {
         std::fs::write(folder.path().join("preprocessor_config.json"), text).unwrap();
         Preprocessor::load(folder.path(), 224).unwrap_err().to_string()
     };
-    assert!(message(r#"{"resample": 2}"#).contains("preprocessor_config.json: key `resample` is 2"));
+    assert!(message(r#"{"resample": 1}"#).contains("preprocessor_config.json: key `resample` is 1"));
     assert!(message(r#"{"size": {"height": 3}}"#).contains("key `size.width` is missing"));
     assert!(
         message(r#"{"size": {"shortest_edge": 0}}"#)
@@ -137,6 +158,9 @@ fn bad_images_and_files_are_named() {
     assert!(message(r#"{"crop_size": 1000000000}"#).contains("key `crop_size` must be from 1 to 2048"));
     assert!(message(r#"{"rescale_factor": 1e300}"#).contains("key `rescale_factor` must be"));
     assert!(message("{").contains("not valid JSON"));
+    let empty = tempfile::tempdir().unwrap();
+    let missing = Preprocessor::read(empty.path()).unwrap_err().to_string();
+    assert!(missing.ends_with(" has no preprocessor_config.json"), "{missing}");
     let preprocessor = Preprocessor::clip(8);
     let short = preprocessor.pixels(&[(&[0; 10], 2, 2)]).unwrap_err().to_string();
     assert_eq!(short, "image 0 of 2x2 pixels has 10 bytes of RGB");
