@@ -6,12 +6,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
 use tch::{Device, Kind};
 
 use crate::error::{Error, Result};
 use crate::json::{JsonObject, MAX_LAYERS, MAX_SIZE};
 use crate::params::{NamedTensors, Params};
-use crate::safetensors::{digest_shards, read_safetensors};
+use crate::safetensors::{digest_shards, hex, read_safetensors};
 use crate::torch_file::{is_torch_file, read_state_dict};
 
 /// File stem of the weights in folders that diffusers writes.
@@ -68,6 +69,27 @@ pub fn read_weights(path: &Path) -> Result<NamedTensors> {
     }
     let pickled = path.join(PICKLED);
     if pickled.is_file() { read_one(&pickled) } else { read_one(&only_file(path)?) }
+}
+
+/// The digest that identifies the weights of [`read_weights`]: [`digest_folder`] of a folder with safetensors, or else the
+/// sha256 of the one file, in hex.
+///
+/// # Errors
+/// If there is no such file, or it cannot be read.
+pub fn digest_weights(path: &Path) -> Result<String> {
+    if path.is_dir() && files(path, TRANSFORMERS_STEM).is_ok() {
+        return digest_folder(path, TRANSFORMERS_STEM);
+    }
+    let pickled = path.join(PICKLED);
+    let file = match path.is_dir() {
+        true if pickled.is_file() => pickled,
+        true => only_file(path)?,
+        false => path.to_owned(),
+    };
+    let mut hash = Sha256::new();
+    let copied = File::open(&file).and_then(|mut file| std::io::copy(&mut file, &mut hash));
+    copied.map_err(|source| Error::Io { path: file, source })?;
+    Ok(hex(&hash.finalize()))
 }
 
 /// The one file in a folder that has the ending of weights.

@@ -163,6 +163,12 @@ impl Encoders {
         encoders
     }
 
+    /// Adds a CLIP folder for metrics, which is loaded at its first use; no plugin's `clip` means it.
+    pub fn add_clip_of_metrics(&mut self, name: &str, folder: &Path, device: Device) {
+        let loader: Loader = Arc::new(move |folder| Ok(Box::new(ClipEncoder::load(folder, device)?)));
+        self.add_of_metrics(name, folder, loader);
+    }
+
     /// Adds a CLIP folder, which is loaded at its first use.
     pub fn add_clip(&mut self, name: &str, folder: &Path, device: Device) {
         let loader: Loader = Arc::new(move |folder| Ok(Box::new(ClipEncoder::load(folder, device)?)));

@@ -3,8 +3,9 @@
 mod clip;
 pub mod familiar;
 mod files;
+mod vision;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::{self, Debug, Formatter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ pub use ambiguity_sdk::EncoderInfo;
 pub use self::clip::ClipEncoder;
 use self::familiar::Familiar;
 pub use self::files::{Embedded, embed_files};
+pub use self::vision::VisionEncoder;
 use crate::text::counted;
 
 /// The name of the shipped small CLIP.
@@ -112,6 +114,9 @@ pub enum EncoderError {
     /// The encoder is not differentiable.
     #[error("this encoder is not differentiable, which training through it needs; use a CLIP folder instead")]
     NoGradient,
+    /// The encoder embeds images alone.
+    #[error("this encoder embeds images, no texts: use a CLIP folder instead")]
+    NoTexts,
     /// The encoder has no features of tokens.
     #[error("this encoder has no token features")]
     NoTokens,
@@ -140,6 +145,8 @@ enum Entry {
 #[derive(Default)]
 pub struct Encoders {
     entries: BTreeMap<String, Entry>,
+    /// The names of those that metrics alone use: no alias means them.
+    of_metrics: BTreeSet<String>,
     texts: HashMap<(String, String), Vec<f32>>,
     /// What was embedded with each encoder that has statistics of its training.
     seen: BTreeMap<String, Seen>,
@@ -201,6 +208,12 @@ impl Encoders {
         self.entries.insert(name.to_owned(), Entry::Folder(folder.to_owned(), loader));
     }
 
+    /// Adds an encoder that metrics alone use, which `loader` loads from a folder: no alias means it.
+    pub fn add_of_metrics(&mut self, name: &str, folder: &Path, loader: Loader) {
+        self.add_folder(name, folder, loader);
+        self.of_metrics.insert(name.to_owned());
+    }
+
     /// Adds an encoder; an encoder of the same name is replaced.
     pub fn add(&mut self, name: &str, encoder: Box<dyn Encoder>) {
         self.forget(name);
@@ -217,7 +230,8 @@ impl Encoders {
         if self.entries.contains_key(name) {
             return Ok(name.to_owned());
         }
-        let named: Vec<&str> = self.names().into_iter().filter(|named| *named != SHIPPED).collect();
+        let is_named = |name: &&str| *name != SHIPPED && !self.of_metrics.contains(*name);
+        let named: Vec<&str> = self.names().into_iter().filter(is_named).collect();
         match &named[..] {
             [only] if name == ALIAS => Ok((*only).to_owned()),
             [] if name == ALIAS && self.entries.contains_key(SHIPPED) => Ok(SHIPPED.to_owned()),

@@ -138,6 +138,24 @@ pub struct Available {
     pub pairs: bool,
 }
 
+impl Available {
+    /// Adds an encoder of images, unless it is there.
+    pub fn add_encoder(&mut self, name: &str) {
+        add(&mut self.encoders, name);
+    }
+
+    /// Adds an encoder of images and texts to those of texts, unless it is there.
+    pub fn add_text_encoder(&mut self, name: &str) {
+        add(&mut self.text_encoders, name);
+    }
+}
+
+fn add(names: &mut Vec<String>, name: &str) {
+    if !names.iter().any(|other| other == name) {
+        names.push(name.to_owned());
+    }
+}
+
 /// A metric under one encoder or plugin, to be measured.
 #[derive(Clone, Debug)]
 pub struct Planned {

@@ -6,6 +6,7 @@
 //! - [`measured`]: the result, column by column
 //! - [`agreement`]: whether plugins reward the same images
 //! - [`catalog`]: the metrics by name, and what each needs
+//! - [`networks`]: the networks of the paper's metrics
 //! - [`summary`]: from columns to values with uncertainty
 //! - [`diversity`]: diversity of images · [`reference`](mod@reference): images compared with reference images
 
@@ -14,6 +15,7 @@ pub mod catalog;
 pub mod diversity;
 pub mod evaluator;
 pub mod measured;
+pub mod networks;
 pub mod reference;
 pub mod summary;
 

@@ -23,6 +23,7 @@ use crate::metrics::Evaluator;
 use crate::metrics::catalog::{Available, Name, PAIRS};
 use crate::plugin::PluginHost;
 use crate::text::{shown, to_json};
+use crate::zoo::encoder_folder;
 
 /// Number of images of a plugin's call.
 const BATCH: usize = 16;
@@ -171,7 +172,10 @@ impl EvalArgs {
 
     /// Returns the plugins of the run and the held-out ones, the encoders and networks that are at hand, and what is missing.
     fn evaluator(&self, evaluated: &Evaluated, device: Device, context: &Context) -> Result<(Evaluator, Available)> {
-        let encoders = Encoders::open(&evaluated.encoders, device, context)?;
+        let mut encoders = Encoders::open(&evaluated.encoders, device, context)?;
+        for (name, place) in &evaluated.more_encoders {
+            encoders.add_clip_of_metrics(name, &encoder_folder(name, place, context)?, device);
+        }
         let mut evaluator = Evaluator::new(encoders, BATCH, &context.interrupt);
         let limits = evaluated.limits.unwrap_or_else(PluginLimits::preset);
         let host = PluginHost::of_command(limits, context)?.on(device).pinned(evaluated.pins.clone());

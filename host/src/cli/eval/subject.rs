@@ -33,6 +33,8 @@ pub(super) struct Evaluated {
     /// The plugins of the run, and whether each was held out.
     pub(super) plugins: Vec<(RewardPlugin, bool)>,
     pub(super) encoders: BTreeMap<String, String>,
+    /// Encoders that the run does not have: what its plugins call `clip` stays what it was.
+    pub(super) more_encoders: BTreeMap<String, String>,
     pub(super) limits: Option<PluginLimits>,
     pub(super) pins: BTreeMap<String, Pin>,
     lock: PluginsLock,
@@ -109,6 +111,7 @@ impl EvalArgs {
             kind: Kind::Given(set),
             plugins: vec![],
             encoders: config.encoders,
+            more_encoders: BTreeMap::new(),
             limits: None,
             pins: BTreeMap::new(),
             lock: PluginsLock::default(),
@@ -127,8 +130,10 @@ impl EvalArgs {
                 .with_context(|| format!("{}: only fine-tuning runs are evaluated", run.display()))?,
             None => self.defaults(context)?,
         };
+        let mut more_encoders = BTreeMap::new();
         for (name, place) in encoder_places(&self.encoders)? {
-            config.encoders.insert(name, place);
+            let is_of_run = trained.run.is_none() || config.encoders.contains_key(&name);
+            if is_of_run { &mut config.encoders } else { &mut more_encoders }.insert(name, place);
         }
         if let Some(model) = &self.model {
             config.model.path = model.clone();
@@ -169,6 +174,7 @@ impl EvalArgs {
             kind: Kind::Model(Box::new(Model::new(&config.model.path, settings, self.seed)?)),
             plugins,
             encoders: config.encoders,
+            more_encoders,
             limits: Some(config.plugin.limits),
             pins: lock.pins(true)?,
             lock,

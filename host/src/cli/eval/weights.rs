@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use ambiguity_models::safetensors::read_safetensors;
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use ndarray::Array2;
 use tch::Device;
 
 use crate::context::Context;
 use crate::encoders::{Encoders, array};
 use crate::metrics::catalog::{self, Available, Images, Name, plan};
+use crate::metrics::networks::{Aesthetic, HpsNetwork, ImageRewardNetwork, PickScoreNetwork};
 use crate::metrics::{Column, Evaluator, Measured};
 use crate::run::evaluation::{Evaluation, Protocol};
 use crate::zoo::weights::{AESTHETIC, CLIP_L, CSD, DINO, HPS, IMAGE_REWARD, Located, MetricWeights, PICK_SCORE};
@@ -69,12 +71,95 @@ pub(super) fn add_weights(
     device: Device,
     context: &Context,
 ) -> Result<()> {
-    let _ = (evaluator, device, names);
-    for weights in [AESTHETIC, CLIP_L, IMAGE_REWARD, DINO, PICK_SCORE, HPS, CSD] {
-        let _: Option<Located> = args.locate(&weights, context)?;
-        available.missing.push((weights.name, weights.missing()));
+    let wants = |wanted: &[Name]| wanted.iter().any(|name| names.contains(name));
+    let is_of_pairs = |name: &Name| matches!(name, Name::StyleSimilarity(_));
+    let of_embeddings =
+        wants(&[Name::Vendi, Name::PairwiseDistance, Name::NearDuplicates, Name::Coverage, Name::Novelty]);
+    if of_embeddings || wants(&[Name::Ava, Name::PromptSimilarity]) {
+        let named = evaluator.encoders().names().contains(&CLIP_L.name);
+        let located = if named { None } else { args.locate(&CLIP_L, context)? };
+        if let Some(located) = &located {
+            evaluator.encoders().add_clip_of_metrics(CLIP_L.name, located.folder(), device);
+        }
+        match named || located.is_some() {
+            true => {
+                available.add_encoder(CLIP_L.name);
+                available.add_text_encoder(CLIP_L.name);
+            }
+            false => available.missing.push((AVA, CLIP_L.missing())),
+        }
+    }
+    if of_embeddings || names.iter().any(is_of_pairs) {
+        match args.locate(&DINO, context)? {
+            Some(located) => {
+                evaluator.encoders().add_dino(DINO.name, located.folder(), device);
+                available.add_encoder(DINO.name);
+            }
+            None => available.missing.push((DINO.name, DINO.missing())),
+        }
+    }
+    if of_embeddings && let Some(located) = args.locate(&CSD, context)? {
+        let path = located.file(&["model.safetensors", "pytorch_model.bin"]);
+        let path = path.unwrap_or_else(|| located.folder().to_owned());
+        evaluator.encoders().add_csd(CSD.name, &path, device);
+        available.add_encoder(CSD.name);
+    }
+    if names.contains(&Name::Ava) {
+        match args.locate(&AESTHETIC, context)? {
+            Some(located) => {
+                let predictor = Aesthetic::new(&aesthetic_file(&located), CLIP_L.name, device);
+                evaluator.add_network(AVA, Box::new(predictor));
+            }
+            None => available.missing.insert(0, (AVA, AESTHETIC.missing())),
+        }
+    }
+    if names.contains(&Name::ImageReward) {
+        let located = args.locate(&IMAGE_REWARD, context)?;
+        let files = located.as_ref().and_then(|located| {
+            let weights = located.file(&["ImageReward.safetensors", "ImageReward.pt", "model.safetensors"])?;
+            Some((weights, located.file(&["vocab.txt"])?))
+        });
+        match files {
+            Some((weights, vocabulary)) => {
+                let network = ImageRewardNetwork::new(&weights, &vocabulary, device);
+                evaluator.add_network(IMAGE_REWARD.name, Box::new(network));
+            }
+            None => available.missing.push((IMAGE_REWARD.name, IMAGE_REWARD.missing())),
+        }
+    }
+    if names.contains(&Name::PickScore) {
+        match args.locate(&PICK_SCORE, context)? {
+            Some(located) => {
+                let network = PickScoreNetwork::new(located.folder(), device);
+                evaluator.add_network(PICK_SCORE.name, Box::new(network));
+            }
+            None => available.missing.push((PICK_SCORE.name, PICK_SCORE.missing())),
+        }
+    }
+    if names.contains(&Name::Hps) {
+        let located = args.locate(&HPS, context)?;
+        let files = located.as_ref().and_then(|located| {
+            let weights = located.file(&["HPS_v2.1_compressed.pt", "model.safetensors"])?;
+            Some((weights, located.file(&["vocab.json"])?))
+        });
+        match files {
+            Some((weights, vocabulary)) => {
+                let folder = vocabulary.parent().unwrap_or(Path::new("."));
+                evaluator.add_network(HPS.name, Box::new(HpsNetwork::new(&weights, folder, device)));
+            }
+            None => available.missing.push((HPS.name, HPS.missing())),
+        }
     }
     Ok(())
+}
+
+/// The name of the aesthetic predictor's metric.
+const AVA: &str = "ava";
+
+/// Returns the file of the aesthetic predictor, or its folder.
+fn aesthetic_file(located: &Located) -> PathBuf {
+    let names = ["aesthetic-model.pth", "sac+logos+ava1-l14-linearMSE.pth", "model.safetensors"];
+    located.file(&names).unwrap_or_else(|| located.folder().to_owned())
 }
 
 /// Evaluates given embeddings: metrics that read nothing else.
@@ -88,16 +173,26 @@ pub(super) fn of_embeddings(
     device: Device,
     context: &Context,
 ) -> Result<Evaluation> {
-    let _ = args;
     let mut tensors = read_safetensors(path)?;
     let embeddings = tensors.remove("embeddings");
     let embeddings = embeddings.with_context(|| format!("{} has no tensor `embeddings`", path.display()))?;
     let rows = array(&embeddings).with_context(|| format!("`embeddings` of {} is no matrix", path.display()))?;
     ensure!(rows.iter().all(|value| value.is_finite()), "{} has numbers that are not finite", path.display());
     const GIVEN: &str = "given";
-    let evaluator = Evaluator::new(Encoders::shipped(device), 1, &context.interrupt);
-    let available = Available { encoders: vec![GIVEN.to_owned()], ..Available::default() };
+    let mut evaluator = Evaluator::new(Encoders::shipped(device), 1, &context.interrupt);
+    let mut available = Available { encoders: vec![GIVEN.to_owned()], ..Available::default() };
     let mut measured = Measured::default();
+    if names.contains(&Name::Ava) {
+        match args.locate(&AESTHETIC, context)? {
+            Some(located) => {
+                let mut predictor = Aesthetic::new(&aesthetic_file(&located), GIVEN, device);
+                let scores = predictor.of_embeddings(rows.view()).with_context(|| path.display().to_string())?;
+                measured.insert(Column::Network(AVA), Array2::from_shape_vec((scores.len(), 1), scores)?);
+                evaluator.add_network(AVA, Box::new(predictor));
+            }
+            None => available.missing.push((AVA, AESTHETIC.missing())),
+        }
+    }
     measured.insert(Column::Embedding(GIVEN.to_owned()), rows.mapv(f64::from));
     let prompts = vec![String::new(); rows.nrows()];
     let images = Images { prompts: &prompts, of: &measured, baseline: None, reference: None, pairs: None };
