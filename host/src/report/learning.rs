@@ -8,8 +8,8 @@ use image::RgbImage;
 use super::Tile;
 use super::canvas::Anchor;
 use super::canvas::text::{self, Weight};
-use super::curve::{LEFT, LEGEND_LINE, Plot, Range, TITLE_LIFT, WIDTH};
 use super::drawing::{Drawing, Ink};
+use super::plot::{LEFT, LEGEND_LINE, Plot, Range, TITLE_LIFT, WIDTH};
 use crate::config::GanConfig;
 use crate::config::gan::OWN_HEAD;
 use crate::run::record::{
