@@ -30,7 +30,8 @@ struct Memory {
 }
 
 impl Gpu {
-    /// Returns the GPU that CUDA calls by this index; none without NVIDIA's driver.
+    /// Returns the GPU that CUDA calls by this index; none without NVIDIA's driver. Among different GPUs, the numbers of CUDA and
+    /// NVML agree with `CUDA_DEVICE_ORDER=PCI_BUS_ID`.
     pub fn of_cuda(index: usize) -> Option<Self> {
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
         let name = physical(index, visible.as_deref())?;

@@ -47,11 +47,14 @@ pub(crate) struct Panel {
     percent: bool,
 }
 
+/// Values by epoch.
+type Points = Vec<(u64, f64)>;
+
 /// A quantity by epoch.
 pub(crate) struct Series {
     name: Cow<'static, str>,
     ink: Ink,
-    points: Vec<(u64, f64)>,
+    points: Points,
 }
 
 /// Reads a series from records.
@@ -105,7 +108,7 @@ fn accuracy(label: &'static str, what: &str, from: f64, to: f64) -> (Tile, Strin
 
 /// Draws the rewards of two plugins by epoch, one panel above the other, for an image file: `rewards` has the panel's title, the
 /// rewards of training samples, and those of the monitor.
-pub(crate) fn draw_rewards(title: &str, rewards: [(String, Vec<(u64, f64)>, Vec<(u64, f64)>); 2]) -> RgbImage {
+pub(crate) fn draw_rewards(title: &str, rewards: [(String, Points, Points); 2]) -> RgbImage {
     let of = |(title, training, monitor)| {
         let training = Series { name: "training".into(), ink: Ink::Training, points: training };
         let monitor = Series { name: "fixed prompts and noise".into(), ink: Ink::Reward, points: monitor };

@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn images_are_packed_at_their_own_size() {
-        let checks = |x: u32, y: u32| Rgb([if (x / 2 + y / 2) % 2 == 0 { 250 } else { 5 }, 9, 9]);
+        let checks = |x: u32, y: u32| Rgb([if (x / 2 + y / 2).is_multiple_of(2) { 250 } else { 5 }, 9, 9]);
         let sheet = RgbImage::from_fn(40, 20, checks);
         let cells = [placed([0, 0, 20, 20]), placed([20, 0, 20, 20])];
         assert!(is_scaled(&sheet, &cells[0], 2) && !is_scaled(&sheet, &cells[0], 4));

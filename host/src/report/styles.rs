@@ -9,6 +9,8 @@ use crate::text::{NO_BREAK_SPACE, number};
 
 /// Number of styles that are shown of an image.
 const SHOWN: usize = 4;
+/// Probability below which a style is not shown, unless it is the most probable one.
+const VISIBLE: f64 = 0.005;
 /// Number of steps of the color of a probability.
 const STEPS: f64 = 10.0;
 
@@ -65,7 +67,9 @@ pub(super) fn likely(styles: &StylesMonitor, names: &[String], full: f64) -> Vec
             let width = if full > 0.0 { (percent / full).min(100.0) } else { 0.0 };
             Likely { name: style_name(names, style), percent: shown, width: (10.0 * width).round() / 10.0 }
         };
-        order.into_iter().take(SHOWN).map(one).collect()
+        let (first, rest) = order.split_at(order.len().min(1));
+        let visible = rest.iter().filter(|&&style| distribution[style] >= VISIBLE);
+        first.iter().chain(visible).take(SHOWN).map(|&style| one(style)).collect()
     };
     styles.first.iter().map(of_image).collect()
 }

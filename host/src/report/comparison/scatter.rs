@@ -33,6 +33,9 @@ struct Way {
     points: Vec<(f64, f64)>,
 }
 
+/// A number of each monitor of a run; none if one is missing.
+type Measure = fn(&Subject) -> Option<Vec<f64>>;
+
 /// The values of a run's monitors in percent of the first; none if one is missing.
 fn percent(values: Option<Vec<f64>>) -> Option<Vec<f64>> {
     let values = values?;
@@ -60,11 +63,11 @@ impl Scatter {
     /// runs have them. None if no run has two monitors.
     pub(super) fn of(groups: &[Group]) -> Option<Self> {
         let runs = || groups.iter().flat_map(|group| &group.runs).filter(|run| run.ends.is_some());
-        let x: (&str, fn(&Subject) -> Option<Vec<f64>>) = match runs().all(|run| vendi(run).is_some()) {
+        let x: (&str, Measure) = match runs().all(|run| vendi(run).is_some()) {
             true => ("Vendi score, % of the start", vendi),
             false => ("diversity, % of the start", distance),
         };
-        let y: (&str, fn(&Subject) -> Option<Vec<f64>>) = match runs().all(|run| run.gaps.is_some()) {
+        let y: (&str, Measure) = match runs().all(|run| run.gaps.is_some()) {
             true => ("gap to the upper bound closed, %", |run| run.gaps.clone()),
             false => ("improvement of the reward, standard errors", errors),
         };

@@ -72,6 +72,12 @@ struct Column {
     encoder: Option<String>,
 }
 
+/// A value of a run with its uncertainty, or why there is none.
+type Found = Result<(f64, Option<f64>), String>;
+
+/// What a column shows of a run.
+type Of<'a> = &'a dyn Fn(&Subject) -> Found;
+
 impl Cell {
     fn missing(note: String) -> Self {
         Self { note, ..Self::default() }
@@ -100,7 +106,7 @@ impl Cell {
 
     /// Returns the cell of the values of a group's runs: one value with its own uncertainty, of several the mean with the
     /// standard deviation (ddof 1).
-    fn of_runs(values: &[Result<(f64, Option<f64>), String>]) -> Self {
+    fn of_runs(values: &[Found]) -> Self {
         let found: Vec<f64> = values.iter().flatten().map(|(value, _)| *value).collect();
         match (values, &found[..]) {
             ([Ok((value, half))], _) => Self::of(*value, *half),
@@ -239,14 +245,9 @@ fn evaluated(groups: &[Group]) -> String {
 }
 
 /// Returns the table of one number of each run.
-fn of_runs(
-    groups: &[Group],
-    title: &'static str,
-    caption: &str,
-    columns: &[(&str, &dyn Fn(&Subject) -> Result<(f64, Option<f64>), String>)],
-) -> Table {
+fn of_runs(groups: &[Group], title: &'static str, caption: &str, columns: &[(&str, Of<'_>)]) -> Table {
     let row = |group: &Group| {
-        let cell = |(_, of): &(&str, &dyn Fn(&Subject) -> Result<(f64, Option<f64>), String>)| {
+        let cell = |(_, of): &(&str, Of<'_>)| {
             let missing = |run: &Subject| of(run).map_err(|why| format!("{}: {why}", run.name));
             Cell::of_runs(&group.runs.iter().map(missing).collect::<Vec<_>>())
         };

@@ -58,7 +58,7 @@ fn evaluate(run: &Path, shift: f64) {
     };
     let metrics = vec![
         metric("ava", None, ok(4.18 + shift, 0.104, Some(4.0))),
-        metric("ImageReward", None, Outcome::NotRun { reason: "needs its weights: name them".to_owned() }),
+        metric("image-reward", None, Outcome::NotRun { reason: "needs its weights: name them".to_owned() }),
         metric("prompt-similarity", Some("clip"), ok(0.241 + shift, 0.0123, Some(0.25))),
         metric("style-similarity-30", Some("dino"), ok(0.29 + shift, 0.02, None)),
         metric("vendi", Some("clip"), ok(12.5 + shift, 1.5, Some(15.0))),
