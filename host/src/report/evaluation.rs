@@ -1,7 +1,12 @@
 //! The tables of `eval.json`: values with their intervals, those of the untrained model, differences and conditions.
 
-use serde::Serialize;
+use std::path::Path;
 
+use ambiguity_models::lora::LORA_FILE;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::run;
 use crate::run::evaluation::{Estimate, Evaluation, Outcome, Protocol};
 use crate::text::{counted, decimals, number, signed};
 
@@ -12,6 +17,8 @@ pub(super) struct Table {
     rows: Vec<Row>,
     /// Whether the untrained model was evaluated too.
     has_untrained: bool,
+    /// Whether another LoRA than the run has now was evaluated.
+    is_outdated: bool,
     /// The metrics that were not measured, with the reason.
     not_run: Vec<(String, String)>,
 }
@@ -79,6 +86,13 @@ pub(super) fn conditions(protocol: &Protocol) -> String {
     words.join(", ")
 }
 
+/// Whether another LoRA than the run has now was evaluated: the run was trained further, or it was one of its checkpoints.
+pub(super) fn is_outdated(run: &Path, evaluation: &Evaluation) -> bool {
+    let now = run::file(run, LORA_FILE).and_then(|path| std::fs::read(path).ok());
+    let now = now.map(|bytes| format!("{:x}", Sha256::digest(bytes)));
+    now.zip(evaluation.protocol.lora_sha256.as_ref()).is_some_and(|(now, evaluated)| now != *evaluated)
+}
+
 /// Returns half the width of an interval.
 pub(super) fn half_width(estimate: &Estimate) -> Option<f64> {
     estimate.ci95.map(|[low, high]| (high - low) / 2.0)
@@ -86,11 +100,12 @@ pub(super) fn half_width(estimate: &Estimate) -> Option<f64> {
 
 impl Table {
     /// Returns the table of an evaluation.
-    pub(super) fn of(evaluation: &Evaluation) -> Self {
+    pub(super) fn of(evaluation: &Evaluation, is_outdated: bool) -> Self {
         let mut table = Self {
             conditions: conditions(&evaluation.protocol),
             rows: Vec::new(),
             has_untrained: false,
+            is_outdated,
             not_run: Vec::new(),
         };
         for metric in &evaluation.metrics {

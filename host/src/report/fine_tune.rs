@@ -168,8 +168,8 @@ impl<'a> FineTune<'a> {
         tiles
     }
 
-    /// The tables of the page, with those of `eval.json` if there is one.
-    pub(super) fn details(&self, evaluation: Option<&Evaluation>) -> Details {
+    /// The tables of the page, with those of `eval.json` if there is one; `is_outdated`: it is of another LoRA.
+    pub(super) fn details(&self, evaluation: Option<&Evaluation>, is_outdated: bool) -> Details {
         let mut transfer = Vec::new();
         if let Some((first, _, last)) = self.ends() {
             let source = match last.rewards.len() {
@@ -197,7 +197,7 @@ impl<'a> FineTune<'a> {
             classifier: styles.map_or_else(String::new, |(_, last)| last.plugin.clone()),
             likely: pairs.map_or_else(Vec::new, |pairs| pairs.map(|(before, after)| [before, after]).collect()),
             styles: matrices.unwrap_or_default(),
-            evaluation: evaluation.map(Table::of),
+            evaluation: evaluation.map(|evaluation| Table::of(evaluation, is_outdated)),
             transfer: transfer.into_iter().map(cells).collect(),
         }
     }

@@ -87,6 +87,8 @@ struct Page {
     config_text: String,
     training: Training,
     evaluation: Option<Evaluation>,
+    /// Whether the evaluation is of another LoRA than the run has now.
+    is_outdated: bool,
 }
 
 /// The curves, tiles and sentences of a run.
@@ -127,13 +129,19 @@ impl Page {
     fn read(run: &Path) -> anyhow::Result<Self> {
         let config_text = run::config(run)?;
         let info = run::info(run);
+        // A training ends with a report, whatever lies beside it.
+        let evaluation = Evaluation::read(run).unwrap_or_else(|error| {
+            tracing::warn!("left out: {error}");
+            None
+        });
         Ok(Self {
             name: run_name(run),
             lock: run::plugins_lock(run)?,
             training: Training::read(run, &config_text, &info.command)?,
             info,
             config_text,
-            evaluation: Evaluation::read(run)?,
+            is_outdated: evaluation.as_ref().is_some_and(|evaluation| evaluation::is_outdated(run, evaluation)),
+            evaluation,
         })
     }
 
@@ -169,7 +177,7 @@ impl Page {
                     curve_title: "Reward by epoch",
                     curves: [WIDTH, NARROW].map(|width| curve.to_svg(width)),
                     held_out: multiples::held_out(view.records),
-                    fine_tune: Some(view.details(self.evaluation.as_ref())),
+                    fine_tune: Some(view.details(self.evaluation.as_ref(), self.is_outdated)),
                 }
             }
             View::Learning(view) => Parts {
@@ -187,7 +195,7 @@ impl Page {
         let mut templates = page::templates();
         templates.add_template("report.html", include_str!("report.html"))?;
         let sheets = run::sheets(run)?;
-        let image = |name: &str| run::image(run, name).map(|path| Sheet::read(0, &path, usize::MAX)).transpose();
+        let image = |name: &str| run::file(run, name).map(|path| Sheet::read(0, &path, usize::MAX)).transpose();
         let weight = |i: usize| match self.view() {
             View::FineTune(view) => view.weight(i),
             View::Learning(_) => 1.0,

@@ -221,7 +221,12 @@ fn hostile_run(folder: &Path) -> RunDir {
         metric("reward", Outcome::Ok(Box::new(values))),
         metric("entropy", Outcome::NotRun { reason: HOSTILE.to_owned() }),
     ];
-    let protocol = Protocol { count: 24, model: Some(HOSTILE.to_owned()), ..Protocol::default() };
+    let protocol = Protocol {
+        count: 24,
+        model: Some(HOSTILE.to_owned()),
+        lora_sha256: Some("c0ffee".to_owned()),
+        ..Protocol::default()
+    };
     Evaluation { protocol, metrics }.write(run.path()).unwrap();
     run
 }
@@ -263,9 +268,14 @@ fn what_others_wrote_does_not_run() {
 #[test]
 fn the_page_shows_what_the_run_did_to_other_plugins_and_styles() {
     let folder = tempfile::tempdir().unwrap();
-    let run = hostile_run(folder.path());
+    let mut run = hostile_run(folder.path());
+    let page = || fs::read_to_string(write(run.path()).unwrap().report).unwrap();
+    let outdated = "Another LoRA than the run has now was evaluated";
+    assert!(!page().contains(outdated));
+    run.publish("pytorch_lora_weights.safetensors", b"another").unwrap();
     let page = fs::read_to_string(write(run.path()).unwrap().report).unwrap();
     for part in [
+        outdated,
         "The reward of plugins that took no part in the training fell for",
         "while the trained reward rose: the model may exploit what its classifier gets wrong",
         "<span>cubism</span><span>50\u{a0}%</span><i style=\"width:100.0%\"></i>",
@@ -279,6 +289,10 @@ fn the_page_shows_what_the_run_did_to_other_plugins_and_styles() {
     ] {
         assert!(page.contains(part), "{part} is missing");
     }
+    // A damaged file beside the run is no reason to end a training without a report.
+    fs::write(run.path().join("eval.json"), "{").unwrap();
+    let page = fs::read_to_string(write(run.path()).unwrap().report).unwrap();
+    assert!(page.contains("There is no eval.json yet"));
 }
 
 /// An image that compresses badly.

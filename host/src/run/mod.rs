@@ -479,8 +479,8 @@ pub fn sheets(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(sheets)
 }
 
-/// Returns the path of an image of a run by its name, such as [`CONFUSION`], if there is one.
-pub fn image(run: &Path, name: &str) -> Option<PathBuf> {
+/// Returns the path of a file of a run by its name, such as [`CONFUSION`], if there is one.
+pub fn file(run: &Path, name: &str) -> Option<PathBuf> {
     Some(run.join(name)).filter(|path| is_regular(path))
 }
 

@@ -325,7 +325,7 @@ fn no_link_out_of_a_run_is_followed() {
     symlink(&secret, path.join(SAMPLES).join("epoch-0002.png")).unwrap();
     symlink(&secret, path.join(BEFORE_AFTER)).unwrap();
     assert_eq!(sheets(&path).unwrap(), [(1, path.join(SAMPLES).join("epoch-0001.png"))]);
-    assert_eq!((image(&path, CONFUSION), image(&path, BEFORE_AFTER)), (Some(path.join(CONFUSION)), None));
+    assert_eq!((file(&path, CONFUSION), file(&path, BEFORE_AFTER)), (Some(path.join(CONFUSION)), None));
     for name in [METRICS, LOCK_FILE, CONFIG] {
         fs::remove_file(path.join(name)).unwrap();
         symlink(&secret, path.join(name)).unwrap();

@@ -160,7 +160,7 @@ impl Shown {
                 conditions: run.evaluation.as_ref().map(|evaluation| conditions(&evaluation.protocol)),
             }
         };
-        let images = group.runs.iter().find_map(|run| run::image(&run.path, BEFORE_AFTER));
+        let images = group.runs.iter().find_map(|run| run::file(&run.path, BEFORE_AFTER));
         let before_after = images.map(|path| Sheet::read(0, &path, COMPARED)).transpose()?;
         Ok(Self {
             label: group.label.clone(),

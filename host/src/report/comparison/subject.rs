@@ -33,6 +33,8 @@ pub(super) struct Subject {
     pub(super) changes: Vec<Change>,
     pub(super) cost: Cost,
     pub(super) evaluation: Option<Evaluation>,
+    /// Whether the evaluation is of another LoRA than the run has now.
+    pub(super) is_outdated: bool,
 }
 
 /// Runs that differ by their seed alone.
@@ -66,7 +68,7 @@ impl Subject {
         let key = format!("{}\n{}", digests.join(" "), unseeded.to_toml()?);
         let (epochs, _) = page.training.epochs();
         let monitors = view.monitors().map(|(_, monitor)| monitor.clone()).collect();
-        let Page { name, training, evaluation, .. } = page;
+        let Page { name, training, evaluation, is_outdated, .. } = page;
         let Training::FineTune(config, records) = training else { unreachable!("its view is one of a fine-tuning") };
         let cost = Cost::of(&records as &[FineTuneRecord]);
         Ok(Self {
@@ -82,6 +84,7 @@ impl Subject {
             changes,
             cost,
             evaluation,
+            is_outdated,
         })
     }
 

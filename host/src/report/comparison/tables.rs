@@ -237,11 +237,17 @@ fn caption(groups: &[Group]) -> String {
 fn evaluated(groups: &[Group]) -> String {
     let evaluations = groups.iter().flat_map(|group| &group.runs).filter_map(|run| run.evaluation.as_ref());
     let all: BTreeSet<String> = evaluations.map(|evaluation| conditions(&evaluation.protocol)).collect();
-    match (all.len(), all.first()) {
+    let mut words = match (all.len(), all.first()) {
         (1, Some(conditions)) => format!(" Evaluated: {conditions}."),
         (0, _) => String::new(),
         _ => " The runs were evaluated under different conditions, which are named with the runs.".to_owned(),
+    };
+    let outdated = groups.iter().flat_map(|group| &group.runs).filter(|run| run.is_outdated);
+    let outdated: Vec<&str> = outdated.map(|run| run.name.as_str()).collect();
+    if !outdated.is_empty() {
+        words += &format!(" Another LoRA than the run has now was evaluated of: {}.", outdated.join(", "));
     }
+    words
 }
 
 /// Returns the table of one number of each run.
