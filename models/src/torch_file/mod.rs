@@ -115,7 +115,7 @@ impl<'a> Archive<'a> {
             return Err(message.to_owned());
         }
         if !bytes.starts_with(b"PK\x03\x04") {
-            return Err("it is no zip archive, as which `torch.save` writes".to_owned());
+            return Err("it is no zip archive, which is what `torch.save` writes".to_owned());
         }
         let damaged = |error: zip::result::ZipError| format!("its zip archive is damaged or incomplete: {error}");
         let mut zip = ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
