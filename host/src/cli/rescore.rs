@@ -21,7 +21,7 @@ use crate::metrics::{Column, Evaluator};
 use crate::plugin::PluginHost;
 use crate::plugin::store::plugin_name;
 use crate::report::grid::{Cell, titled_sheet};
-use crate::report::learning::draw_rewards;
+use crate::report::learning::{Rewards, draw_rewards};
 use crate::run::images::{Caption, Sampled, captions, kept_images};
 use crate::run::{RunDir, plugins_lock};
 use crate::statistics::{Improvement, Summary, rank_correlation, standard_error};
@@ -152,8 +152,10 @@ impl RescoreArgs {
             let of_kind = epochs.iter().filter(|epoch| epoch.sampled == sampled);
             of_kind.map(|epoch| (epoch.epoch, Summary::of(of(epoch)).mean)).collect()
         };
-        let panel = |title: String, of: fn(&Epoch) -> &[f64]| {
-            (title, points(Sampled::Training, of), points(Sampled::Monitor, of))
+        let panel = |title: String, of: fn(&Epoch) -> &[f64]| Rewards {
+            title,
+            training: points(Sampled::Training, of),
+            monitor: points(Sampled::Monitor, of),
         };
         let trained = plugins_lock(run)?.of_reward().map(|plugin| plugin.name.clone()).collect::<Vec<_>>().join(" + ");
         let panels = [
@@ -165,7 +167,12 @@ impl RescoreArgs {
             Ok(write_atomic(&out.join(file), &png::encode(image, &texts).context(file.to_owned())?)?)
         };
         write("curve.png", &draw_rewards(&format!("{}: {name}", shown(run)), panels), vec![])?;
-        let changed = changed(epochs);
+        // The monitor has the same samples each time: the last of it is shown.
+        let last = epochs.iter().filter(|epoch| epoch.sampled == Sampled::Monitor).map(|epoch| epoch.epoch).max();
+        let is_shown =
+            |changed: &Changed<'_>| changed.epoch.sampled == Sampled::Training || Some(changed.epoch.epoch) == last;
+        let mut changed = changed(epochs);
+        changed.retain(is_shown);
         let loader = ImageLoader::default();
         let cell = |changed: &Changed<'_>| -> Result<Cell> {
             let Changed { epoch, i, before, after } = changed;
@@ -179,7 +186,7 @@ impl RescoreArgs {
         let cells = changed.iter().take(CELLS).map(cell).collect::<Result<Vec<_>>>()?;
         if !cells.is_empty() {
             let title = format!("{trained} → {name}");
-            let note = format!("{} that change sides, in standard deviations", cells.len());
+            let note = format!("{} of {} that change sides, in standard deviations", cells.len(), changed.len());
             let sheet = titled_sheet(&title, &note, &cells);
             write("sides.png", &sheet.image, sheet.texts)?;
         }

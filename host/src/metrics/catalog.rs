@@ -11,7 +11,7 @@ use super::diversity::{Cosines, unit_rows};
 use super::evaluator::Evaluator;
 use super::measured::{Column, Measured};
 use super::reference::{NEIGHBORS, Reference};
-use super::summary::{of_images, of_set};
+use super::summary::{FurtherOfSet, of_images, of_set};
 use crate::rl::reward::entropy;
 use crate::run::evaluation::{Metric, Outcome, Values};
 use crate::text::key_hint;
@@ -372,8 +372,8 @@ fn of_column(planned: &Planned, column: &Column, images: Images<'_>) -> Result<V
             let of = Cosines::of(images.of.rows(column).view());
             let baseline = images.baseline.map(|of| Cosines::of(of.rows(column).view()));
             let least = |images: &[usize]| of.select(images).least_distance();
-            let minimum: Option<&dyn Fn(&[usize]) -> Option<f64>> =
-                (planned.name == Name::PairwiseDistance).then_some(&least);
+            let is_distance = planned.name == Name::PairwiseDistance;
+            let minimum: Option<FurtherOfSet<'_>> = if is_distance { Some(&least) } else { None };
             let of_baseline = baseline.as_ref().map(|baseline| move |images: &[usize]| value(baseline, images));
             Ok(of_set(&prompts, &|images| value(&of, images), of_baseline.as_ref().map(|of| of as _), minimum))
         }

@@ -48,6 +48,8 @@ pub fn of_images(values: &[f64], baseline: Option<&[f64]>, prompts: &[&str]) -> 
 
 /// A metric of several images together: its value for the images of these indices, which may repeat.
 pub type OfSet<'a> = &'a dyn Fn(&[usize]) -> f64;
+/// A further value of the images of these indices, if there are enough.
+pub type FurtherOfSet<'a> = &'a dyn Fn(&[usize]) -> Option<f64>;
 
 /// Returns the values of a metric of several images together. The images of the baseline have the same prompts and noise, so
 /// that a resample draws both by the same indices. `minimum` is a further value of a prompt's images.
@@ -55,7 +57,7 @@ pub fn of_set(
     prompts: &[&str],
     value: OfSet<'_>,
     baseline: Option<OfSet<'_>>,
-    minimum: Option<&dyn Fn(&[usize]) -> Option<f64>>,
+    minimum: Option<FurtherOfSet<'_>>,
 ) -> Values {
     let n = prompts.len();
     let all: Vec<usize> = (0..n).collect();
