@@ -18,7 +18,7 @@ one() {
         [ "$other" = "$1" ] || held_out="$held_out --held-out $other"
     done
     settings=
-    for setting in ${COMPARE_SET:-}; do settings="$settings --set $setting"; done
+    for setting in ${COMPARE_SET:-monitor.count=192}; do settings="$settings --set $setting"; done
     if [ -f "$run/config.toml" ]; then
         $host --threads 1 --quiet train --resume "$run"
     else

@@ -259,8 +259,8 @@ fn kills_of_an_evaluation_and_of_a_rescoring_lose_nothing() {
     }
     // What is there is taken: an image that was generated is not generated again.
     let image = |run: &Path| {
-        let set = std::fs::read_dir(run.join("eval")).expect("there").map(|entry| entry.expect("there").path());
-        set.filter(|path| path.to_string_lossy().contains("trained-4-steps")).next().expect("a set").join("0000.png")
+        let mut sets = std::fs::read_dir(run.join("eval")).expect("there").map(|entry| entry.expect("there").path());
+        sets.find(|path| path.to_string_lossy().contains("trained-4-steps")).expect("a set").join("0000.png")
     };
     let path = image(&killed.1);
     let modified = |path: &Path| std::fs::metadata(path).expect("there").modified().expect("a time");

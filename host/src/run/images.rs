@@ -138,8 +138,8 @@ fn encode(path: &Path, image: &RgbImage, format: ImageFormat) -> Result<Vec<u8>>
 /// Returns the folders of a run's kept images by epoch, the newest last.
 pub fn kept_images(run: &Path, sampled: Sampled) -> Result<Vec<(u64, PathBuf)>> {
     let folder = run.join(IMAGES).join(sampled.as_str());
-    if [run.join(IMAGES), folder.clone()].iter().any(|folder| folder.is_symlink()) {
-        return Ok(Vec::new());
+    if let Some(link) = [run.join(IMAGES), folder.clone()].into_iter().find(|folder| folder.is_symlink()) {
+        return Err(RunError::Damaged { path: link, message: "it is a link, not a folder of the run".to_owned() });
     }
     let mut found = numbered(&folder, "")?;
     found.retain(|(_, path)| !path.is_symlink() && path.is_dir());
