@@ -106,6 +106,17 @@ fn a_run_is_evaluated_beside_the_untrained_model_and_under_held_out_plugins() {
     assert!(novelty.mean > 0.0 && novelty.mean < 1.0, "{novelty:?}");
     // The monitor has four images: too few for a radius.
     assert!(find(&found, "coverage", "tiny-art").values().is_none());
+    // The images of the pairs are of different models or numbers of steps.
+    let first_of = |set: &str| {
+        let sets = std::fs::read_dir(run.join("eval")).expect("there").map(|entry| entry.expect("there").path());
+        let mut sets = sets.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(set)));
+        let set = sets.next().unwrap_or_else(|| panic!("no set {set}"));
+        image::open(set.join("0000.png")).expect("an image").into_rgb8()
+    };
+    let pairs = ["trained-30", "baseline-30", "baseline-15", "baseline-10"].map(first_of);
+    for (i, image) in pairs.iter().enumerate() {
+        assert!(pairs[..i].iter().all(|other| other != image), "pair image {i} is one of the others");
+    }
     for steps in [30, 15, 10] {
         let similarity = values(&found, &format!("style-similarity-{steps}"), "dino").value;
         assert!(similarity.n == 2 && similarity.mean <= 1.0 + 1e-6, "{similarity:?}");
@@ -122,7 +133,7 @@ fn a_run_is_evaluated_beside_the_untrained_model_and_under_held_out_plugins() {
         printed.stdout
     );
 
-    // Everything is there already: the model is not loaded again, and another metric is added.
+    // Everything is there already: nothing is generated again, not even without the model.
     let images = |folder: &Path| -> Vec<PathBuf> {
         let mut all: Vec<PathBuf> =
             std::fs::read_dir(folder.join("eval")).expect("there").map(|entry| entry.expect("there").path()).collect();
@@ -137,6 +148,18 @@ fn a_run_is_evaluated_beside_the_untrained_model_and_under_held_out_plugins() {
     let metrics = document["metrics"].as_array().expect("a list");
     assert_eq!(metrics.iter().find(named).expect("there")["mean"], json!(reward));
     assert_eq!(images(&run), before);
+    // Another encoder of the same name has other numbers, and the run's plugins keep their own `clip`.
+    let clip = test_support::shipped_model().join("clip");
+    let place = |name: &str| format!("--encoder={name}={}", clip.display());
+    let ran = host(folder.path(), &[&EVAL[..], &[&place("clip")]].concat());
+    assert!(ran.code == 1 && ran.stderr.contains("would change what the run's plugins call clip"), "{}", ran.stderr);
+    // An edited configuration of an encoder is another encoder.
+    let file = folder.path().join("dino/preprocessor_config.json");
+    let text = std::fs::read_to_string(&file).expect("there");
+    std::fs::write(&file, text.replace("0.485", "0.1")).expect("writable");
+    host_ok(folder.path(), &[&EVAL[..], &["--metrics=vendi"]].concat());
+    let vendi = values(&found, "vendi", "dino").value.mean;
+    assert_ne!(values(&evaluation(&run), "vendi", "dino").value.mean, vendi);
 }
 
 #[test]
@@ -224,7 +247,9 @@ fn kill_until_it_ends(folder: &Path, arguments: &[&str], whole: Duration) -> u64
     loop {
         let mut child =
             command(folder, arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
-        let share = f64::from(derive_seed(kills, 0, 0, Purpose::Data) as u32 % 1000) / 1000.0;
+        // The first one is early enough to come before the end on any machine.
+        let random = f64::from(derive_seed(kills, 0, 0, Purpose::Data) as u32 % 1000) / 1000.0;
+        let share = if kills == 0 { 0.3 } else { random };
         let (clock, moment) = (Instant::now(), whole.mul_f64(share));
         while clock.elapsed() < moment && child.try_wait().expect("it is ours").is_none() {
             std::thread::sleep(Duration::from_millis(1));
@@ -254,6 +279,7 @@ fn kills_of_an_evaluation_and_of_a_rescoring_lose_nothing() {
         let kills = kill_until_it_ends(killed.0.path(), arguments, clock.elapsed());
         host_ok(killed.0.path(), arguments);
         let read = |run: &Path| std::fs::read_to_string(run.join(file)).expect("written");
+        assert!(kills > 0, "it was never killed");
         assert_eq!(read(&whole.1), read(&killed.1), "after {kills} kills");
         eprintln!("{file}: {kills} kills");
     }
@@ -311,6 +337,11 @@ fn what_cannot_be_evaluated_is_one_sentence() {
         message(&["eval", "run", "--plugin=kmeans_image"])
             .contains("is a plugin of the run, which is evaluated anyway")
     );
+    std::fs::create_dir(folder.path().join("images")).expect("a folder");
+    std::fs::copy(folder.path().join("run/before-after.png"), folder.path().join("images/a.png")).expect("copied");
+    let refused = message(&["eval", "images", "--count=3", "--steps=2"]);
+    assert!(refused.contains("--count, --steps is for generated images, but these are given"), "{refused}");
+    assert!(message(&["eval", "images/a.png"]).contains("is neither a folder nor a LoRA"));
     let ran = host(folder.path(), &["eval", "run", "--metrics=vendy"]);
     assert!(ran.code == 2 && ran.stderr.contains("did you mean `vendi`?"), "{}", ran.stderr);
 }

@@ -357,7 +357,7 @@ impl Evaluator {
             Column::Network(name) => {
                 let image = Some(Arc::new(probe()));
                 let sample = Sample { prompt: PROBE_TEXT.to_owned(), image, ..Sample::default() };
-                let score = self.measure(&mut Batch::new(vec![sample]), &[column.clone()])?.means(column);
+                let score = self.measure(&mut Batch::new(vec![sample]), std::slice::from_ref(column))?.means(column);
                 ((*name).to_owned(), score.iter().map(|score| format!("{:x}", score.to_bits())).collect())
             }
         };
