@@ -1,4 +1,4 @@
-//! `host report`: a page written from a run's folder alone.
+//! `host report`: a page written from a run's folder alone, and one that compares runs.
 
 use std::fs;
 use std::path::Path;
@@ -43,6 +43,39 @@ fn a_report_is_written_from_the_folder_and_its_path_is_printed() {
     let ran = host_ok(folder.path(), &["report", "runs/one", "--json"]);
     let paths: Value = serde_json::from_str(&ran.stdout).expect("JSON");
     assert_eq!(paths, json!({"report": "runs/one/report.html", "curve": "runs/one/reward-curve.png"}));
+}
+
+#[test]
+fn runs_are_compared_on_a_page_and_in_tables() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fake_run(&folder.path().join("runs/one"));
+    fake_run(&folder.path().join("runs/two"));
+    let both = ["report", "runs/one", "runs/two"];
+    assert_eq!(host_ok(folder.path(), &both).stdout, "report-comparison.html\n");
+    let page = fs::read_to_string(folder.path().join("report-comparison.html")).expect("the page");
+    assert!(page.contains("2 runs compared") && page.contains("`host eval runs&#x2f;one` measures it"), "{page}");
+    assert!(folder.path().join("report-comparison.png").is_file());
+
+    let ran = host_ok(folder.path(), &[&both[..], &["--out", "c.html", "--json"]].concat());
+    let data: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!((&data["report"], &data["chart"]), (&json!("c.html"), &json!("c.png")));
+    assert_eq!((&data["runs"][0]["improvement"], &data["tables"][3]["title"]), (&json!(0.5), &json!("Reward")));
+
+    let csv = host_ok(folder.path(), &["report", "runs/one", "--csv"]).stdout;
+    let lines: Vec<&str> = csv.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("Reward,Runs,AVA score,AVA score ±,"), "{csv}");
+    assert!(lines[1].starts_with("kmeans_image,one,") && lines[1].contains(",-4,,-3.5,,0.5,"), "{csv}");
+    let latex = host_ok(folder.path(), &[&both[..], &["--latex"]].concat()).stdout;
+    assert!(latex.contains("kmeans\\_image & $-4.00$ & $-3.50$ & $0.500"), "{latex}");
+
+    let ran = host(folder.path(), &["report", "runs/one", "--out", "c.html"]);
+    assert!(
+        ran.code == 1 && ran.stderr.contains("--out is the page that compares runs: name several"),
+        "{}",
+        ran.stderr
+    );
+    let ran = host(folder.path(), &["report", "runs/one", "nowhere"]);
+    assert!(ran.code == 1 && ran.stderr.contains("nowhere is not a run's folder"), "{}", ran.stderr);
 }
 
 #[test]

@@ -339,7 +339,7 @@ fn metrics(run: &Path) -> Vec<Value> {
     let line = |line: &str| {
         let mut value: Value = serde_json::from_str(line).expect("JSON");
         let object = value.as_object_mut().expect("an object");
-        object.retain(|key, _| key != "images_per_second" && key != "seconds");
+        object.retain(|key, _| !["images_per_second", "seconds", "energy"].contains(&key.as_str()));
         value
     };
     text.lines().map(line).collect()

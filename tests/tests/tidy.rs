@@ -77,7 +77,21 @@ fn configuration_has_no_defaults_in_code() {
 
 /// The modules of the host in the order in which they may import each other: a module imports those before it.
 const LAYERS: [&[&str]; 18] = [
-    &["context", "failure", "fs", "interrupt", "memory", "optim", "progress", "random", "statistics", "text"],
+    &[
+        "context",
+        "energy",
+        "failure",
+        "fs",
+        "hardware",
+        "interrupt",
+        "memory",
+        "nvml",
+        "optim",
+        "progress",
+        "random",
+        "statistics",
+        "text",
+    ],
     &["net"],
     &["zoo"],
     &["config"],

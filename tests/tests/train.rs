@@ -21,6 +21,7 @@ pub fn timeless(run: &Path) -> Vec<Value> {
         let line = line.as_object_mut().expect("an object");
         line.remove("seconds");
         line.remove("images_per_second");
+        line.remove("energy");
     }
     lines
 }
@@ -65,6 +66,8 @@ fn a_run_resumed_is_a_run_never_stopped() {
         let error = line["ratio_error"].as_f64().expect("a number");
         assert!(error < 1e-5, "the sampler and the update disagree by {error}");
         assert!(line["seconds"]["sample"].is_f64() && line["images_per_second"].as_f64() > Some(0.0));
+        let energy = &line["energy"];
+        assert!(energy["joules"].as_f64() > Some(0.0) && energy["source"].is_string(), "{energy}");
     }
     for file in [
         "config.toml",
@@ -83,7 +86,8 @@ fn a_run_resumed_is_a_run_never_stopped() {
     half.extend(tiny_run());
     half.push("--set=train.epochs=1");
     host_ok(folder.path(), &half);
-    host_ok(folder.path(), &["train", "--resume=parts", "--set=train.epochs=2"]);
+    let ran = host_ok(folder.path(), &["train", "--resume=parts", "--set=train.epochs=2"]);
+    assert!(ran.stdout.contains("\ncost: ") && ran.stdout.contains(" kg CO2 (at 0.48 kg per kWh)\n"), "{}", ran.stdout);
     assert_same_run(&whole, &folder.path().join("parts"));
 
     // And from an earlier checkpoint: what came after it is replayed, and what had come after it is kept.

@@ -8,6 +8,7 @@ use clap::Args;
 use toml::Value;
 
 use crate::config::{Layer, RunConfig};
+use crate::hardware;
 use crate::plugin::store::{PROJECT_FILE, Project};
 use crate::run::{LOCK_FILE, PluginsLock, RunInfo, default_folder, unix_seconds};
 use crate::trainer::Start;
@@ -120,6 +121,7 @@ impl RunArgs {
 
 /// Returns the notes of a run of `command` that starts now.
 pub(super) fn run_info(command: &str, preset: Option<String>, model: String, device: &str) -> Result<RunInfo> {
+    let processor = torch_ext::cuda::device(device)?;
     Ok(RunInfo {
         command: command.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -127,6 +129,8 @@ pub(super) fn run_info(command: &str, preset: Option<String>, model: String, dev
         preset,
         model,
         device: device.to_owned(),
+        hardware: hardware::name(processor).unwrap_or_default(),
+        memory: hardware::memory(processor).unwrap_or_default(),
         threads: usize::try_from(tch::get_num_threads())?,
     })
 }

@@ -13,7 +13,9 @@ use crate::data::prompts::PromptSet;
 use crate::metrics::Evaluator;
 use crate::plugin::store::plugin_name;
 use crate::plugin::store::reference::is_reference;
-use crate::run::PluginsLock;
+use crate::report::cost::Cost;
+use crate::run::record::{FineTuneEpoch, FineTuneMonitor};
+use crate::run::{self, PluginsLock};
 use crate::statistics::Improvement;
 use crate::tasks::fine_tune::{COMMAND, FineTune, Plan, measure};
 use crate::text::{counted, gibibytes, shown, to_json};
@@ -218,6 +220,8 @@ fn summary(outcome: &Outcome<FineTune>) -> String {
     if outcome.collapsed {
         text.push_str("the run was stopped because the model collapsed: best/ contains the last good LoRA\n");
     }
+    let records = run::records::<FineTuneEpoch, FineTuneMonitor>(&outcome.folder).unwrap_or_default();
+    text.push_str(&format!("cost: {}\n", Cost::of(&records).in_words()));
     let folder = shown(&outcome.folder);
     text.push_str(&format!("LoRA:         {folder}/pytorch_lora_weights.safetensors\n"));
     text.push_str(&format!("before/after: {folder}/before-after.png\n"));

@@ -31,6 +31,12 @@ pub(super) enum Ink {
     Diversity,
     /// The area under the diversity.
     DiversityArea,
+    /// The Vendi score.
+    Vendi,
+    /// The reward of a plugin that is held out.
+    HeldOut,
+    /// The uncertainty of the same.
+    HeldOutBand,
     /// The minimum of the diversity.
     Limit,
     /// The background, for halos.
@@ -51,6 +57,9 @@ impl Ink {
             Self::UpperBound => "upper-bound",
             Self::Diversity => "diversity",
             Self::DiversityArea => "diversity-area",
+            Self::Vendi => "vendi",
+            Self::HeldOut => "held-out",
+            Self::HeldOutBand => "held-out-band",
             Self::Limit => "limit",
             Self::Ground => "ground",
         }
@@ -65,10 +74,13 @@ impl Ink {
             Self::Axis => [0xb9, 0xc0, 0xca, 255],
             Self::Reward => [0x2a, 0x5b, 0xd7, 255],
             Self::RewardBand => [0x2a, 0x5b, 0xd7, 40],
-            Self::Training => [0x8a, 0x94, 0xa6, 150],
-            Self::UpperBound => [0xb2, 0x5a, 0x00, 255],
-            Self::Diversity => [0x0b, 0x80, 0x71, 255],
-            Self::DiversityArea => [0x0b, 0x80, 0x71, 26],
+            Self::Training => [0x66, 0x70, 0x7f, 255],
+            Self::UpperBound => [0xad, 0x57, 0x00, 255],
+            Self::Diversity => [0x0b, 0x7d, 0x6e, 255],
+            Self::DiversityArea => [0x0b, 0x7d, 0x6e, 26],
+            Self::Vendi => [0x7a, 0x4b, 0xc2, 255],
+            Self::HeldOut => [0xa8, 0x2f, 0x7c, 255],
+            Self::HeldOutBand => [0xa8, 0x2f, 0x7c, 40],
             Self::Limit => [0xc0, 0x2f, 0x3c, 255],
             Self::Ground => [255, 255, 255, 255],
         }

@@ -1,16 +1,19 @@
-//! The curve, tiles and sentences of a fine-tuning run: the improvement of the reward on the fixed samples, and their
-//! remaining diversity.
+//! The curve, tiles, sentences and tables of a fine-tuning run: the improvement of the reward on the fixed samples, their
+//! remaining diversity, and what other plugins and metrics say.
+
+use serde::Serialize;
 
 use super::Tile;
 use super::curve::{Curve, UpperBound};
+use super::evaluation::Table;
+use super::styles::{Confusion, Likely, confusion, largest, likely, style_names};
+use super::transfer::{CLEAR, Cell, Change, improvement, of_evaluation, of_monitors, reward_name};
 use crate::config::FineTuneConfig;
-use crate::run::record::{FineTuneMonitor, FineTuneRecord};
+use crate::run::evaluation::Evaluation;
+use crate::run::record::{FineTuneMonitor, FineTuneRecord, StylesMonitor};
 use crate::run::{LockedPlugin, PluginsLock};
 use crate::statistics::Improvement;
 use crate::text::{counted, decimals, number, signed};
-
-/// An improvement below this number of standard errors may be chance.
-const CLEAR_IMPROVEMENT: f64 = 3.0;
 
 /// A run's configuration and its measurements.
 pub(super) struct FineTune<'a> {
@@ -21,8 +24,23 @@ pub(super) struct FineTune<'a> {
     pub(super) config: &'a FineTuneConfig,
 }
 
+/// What only the page of a fine-tuning has.
+#[derive(Serialize)]
+pub(super) struct Details {
+    /// The classifier whose distributions these are.
+    classifier: String,
+    /// The most probable styles of each of the first images, before and after training.
+    likely: Vec<[Vec<Likely>; 2]>,
+    /// The mean distributions by predicted style: after training, and before.
+    styles: Vec<(&'static str, Confusion)>,
+    /// The table of `eval.json`.
+    evaluation: Option<Table>,
+    /// The changes under all plugins, by where they are from.
+    transfer: Vec<(String, Vec<Cell>)>,
+}
+
 impl<'a> FineTune<'a> {
-    /// The weight of a plugin by its index in the configuration, which is its index in the lock.
+    /// The weight of a plugin by its index in the configuration, which is its index among the lock's plugins of the reward.
     pub(super) fn weight(&self, index: usize) -> f64 {
         self.config.reward.plugin.get(index).map_or(1.0, |plugin| plugin.weight)
     }
@@ -30,7 +48,7 @@ impl<'a> FineTune<'a> {
     /// The upper bound of each plugin's reward, weighted and summed: −ln N of a classifier, the best score of a scorer; none
     /// if a plugin has none.
     pub(super) fn upper_bound(&self) -> Option<UpperBound> {
-        let plugins = self.lock.plugins.iter().enumerate();
+        let plugins = self.lock.of_reward().enumerate();
         let terms: Option<Vec<_>> = plugins.map(|(i, plugin)| term(self.weight(i), plugin)).collect();
         let terms = terms.filter(|terms| !terms.is_empty())?;
         let reward = terms.iter().map(|(bound, _)| bound).sum();
@@ -44,9 +62,8 @@ impl<'a> FineTune<'a> {
 
     /// The reward curve.
     pub(super) fn curve(&self) -> Curve<'a> {
-        let plugins: Vec<_> = self.lock.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
-        let title =
-            if plugins.is_empty() { self.name.to_owned() } else { format!("Reward of {}", plugins.join(" + ")) };
+        let reward = reward_name(self.lock);
+        let title = if reward.is_empty() { self.name.to_owned() } else { format!("Reward of {reward}") };
         let min_diversity = Some(self.min_diversity());
         Curve { title, records: self.records, upper_bound: self.upper_bound(), min_diversity }
     }
@@ -55,12 +72,13 @@ impl<'a> FineTune<'a> {
         self.config.monitor.min_diversity
     }
 
-    fn monitors(&self) -> impl DoubleEndedIterator<Item = (u64, &'a FineTuneMonitor)> {
+    /// The monitors by epoch.
+    pub(super) fn monitors(&self) -> impl DoubleEndedIterator<Item = (u64, &'a FineTuneMonitor)> {
         self.records.iter().filter_map(|record| Some((record.epoch, record.monitor.as_ref()?)))
     }
 
     /// The first monitor, and the last one with its epoch.
-    fn ends(&self) -> Option<(&'a FineTuneMonitor, u64, &'a FineTuneMonitor)> {
+    pub(super) fn ends(&self) -> Option<(&'a FineTuneMonitor, u64, &'a FineTuneMonitor)> {
         let ((first_epoch, first), (epoch, last)) = (self.monitors().next()?, self.monitors().next_back()?);
         (first_epoch < epoch).then_some((first, epoch, last))
     }
@@ -74,9 +92,14 @@ impl<'a> FineTune<'a> {
 
     /// The share of the way to the upper bound, in percent.
     fn gap_closed(&self) -> Option<f64> {
-        let ((first, _, last), bound) = (self.ends()?, self.upper_bound()?);
+        self.ends().and_then(|(_, _, last)| self.share_of_gap(last))
+    }
+
+    /// The share of the way from the first monitor to the upper bound at which another is, in percent.
+    pub(super) fn share_of_gap(&self, monitor: &FineTuneMonitor) -> Option<f64> {
+        let ((_, first), bound) = (self.monitors().next()?, self.upper_bound()?);
         let gap = bound.reward - first.reward_mean;
-        (gap > 1e-9).then(|| 100.0 * (last.reward_mean - first.reward_mean) / gap)
+        (gap > 1e-9).then(|| 100.0 * (monitor.reward_mean - first.reward_mean) / gap)
     }
 
     /// The tiles at the top of the page.
@@ -103,8 +126,8 @@ impl<'a> FineTune<'a> {
                 tone: match errors {
                     // A change that is shown as zero is none, however surely it is measured.
                     _ if !value.starts_with(['+', '−']) => "",
-                    errors if errors >= CLEAR_IMPROVEMENT => "good",
-                    errors if errors <= -CLEAR_IMPROVEMENT => "bad",
+                    errors if errors >= CLEAR => "good",
+                    errors if errors <= -CLEAR => "bad",
                     _ => "",
                 },
             });
@@ -126,6 +149,14 @@ impl<'a> FineTune<'a> {
                 tone: if share < limit { "bad" } else { "good" },
             });
         }
+        if let (Some(first), Some(last)) = (first.vendi, last.vendi) {
+            tiles.push(Tile {
+                label: "Vendi score",
+                value: number(last, 1),
+                note: format!("different images; from {}", number(first, 1)),
+                tone: "",
+            });
+        }
         if let (Some(first), Some(last)) = (first.max_probability, last.max_probability) {
             tiles.push(Tile {
                 label: "Max probability",
@@ -135,6 +166,46 @@ impl<'a> FineTune<'a> {
             });
         }
         tiles
+    }
+
+    /// The tables of the page, with those of `eval.json` if there is one.
+    pub(super) fn details(&self, evaluation: Option<&Evaluation>) -> Details {
+        let mut transfer = Vec::new();
+        if let Some((first, _, last)) = self.ends() {
+            let source = match last.rewards.len() {
+                0 => "Monitor".to_owned(),
+                n => format!("Monitor, {}", counted(n as u64, "fixed sample")),
+            };
+            transfer.push((source, of_monitors(self.lock, first, last)));
+        }
+        if let Some(evaluation) = evaluation {
+            let source = format!("host eval, {}", counted(evaluation.protocol.count as u64, "image"));
+            transfer.push((source, of_evaluation(evaluation)));
+        }
+        transfer.retain(|(_, changes)| !changes.is_empty());
+        let cells = |(source, changes): (String, Vec<Change>)| (source, changes.iter().map(Cell::of).collect());
+        let styles = self.styles();
+        let names = styles.map_or(&[][..], |(_, last)| style_names(self.lock, last));
+        let full = styles.map_or(1.0, |(first, last)| largest([first, last], |styles| &styles.first));
+        let pairs = styles.map(|(first, last)| likely(first, names, full).into_iter().zip(likely(last, names, full)));
+        let matrices = styles.map(|(first, last)| {
+            let full = largest([first, last], |styles| &styles.confusion);
+            let of = |what, styles| Some((what, confusion(styles, names, full)?));
+            [of("trained", last), of("untrained", first)].into_iter().flatten().collect()
+        });
+        Details {
+            classifier: styles.map_or_else(String::new, |(_, last)| last.plugin.clone()),
+            likely: pairs.map_or_else(Vec::new, |pairs| pairs.map(|(before, after)| [before, after]).collect()),
+            styles: matrices.unwrap_or_default(),
+            evaluation: evaluation.map(Table::of),
+            transfer: transfer.into_iter().map(cells).collect(),
+        }
+    }
+
+    /// What the classifier says of the first and of the last monitor's images.
+    fn styles(&self) -> Option<(&'a StylesMonitor, &'a StylesMonitor)> {
+        let (first, _, last) = self.ends()?;
+        first.styles.as_ref().zip(last.styles.as_ref())
     }
 
     /// The result in sentences.
@@ -148,7 +219,7 @@ impl<'a> FineTune<'a> {
         let samples = if n > 0 { format!("{n} fixed samples") } else { "the fixed samples".to_owned() };
         let errors = improvement.standard_errors();
         let verb = match errors {
-            Some(errors) if errors.abs() < CLEAR_IMPROVEMENT => "went",
+            Some(errors) if errors.abs() < CLEAR => "went",
             _ if improvement.mean >= 0.0 => "rose",
             _ => "fell",
         };
@@ -166,7 +237,7 @@ impl<'a> FineTune<'a> {
                 number(sem, decimals),
                 number(errors, 1)
             );
-            if errors.abs() < CLEAR_IMPROVEMENT {
+            if errors.abs() < CLEAR {
                 sentence += " and may be chance";
             }
         }
@@ -177,13 +248,14 @@ impl<'a> FineTune<'a> {
                 number(closed, 0),
                 bound.formula,
                 number(bound.reward, decimals),
-                match self.lock.plugins.iter().all(|plugin| plugin.styles.is_some()) {
+                match self.lock.of_reward().all(|plugin| plugin.styles.is_some()) {
                     true => ", which a classifier without any preference would have",
                     false => "",
                 }
             ));
         }
-        let maximum = match &self.lock.plugins[..] {
+        let plugins: Vec<&LockedPlugin> = self.lock.of_reward().collect();
+        let maximum = match plugins[..] {
             [plugin] => plugin.styles.map(|styles| format!(" of at most {}", number(f64::from(styles).ln(), 2))),
             _ => None,
         };
@@ -198,7 +270,7 @@ impl<'a> FineTune<'a> {
                 number(probability.1, 2)
             ));
         }
-        if self.lock.plugins.len() > 1 {
+        if plugins.len() > 1 {
             let changes = first.plugin_rewards.iter().filter_map(|(name, before)| {
                 let after = last.plugin_rewards.get(name)?;
                 let decimals = crate::text::decimals((after - before).abs());
@@ -209,6 +281,8 @@ impl<'a> FineTune<'a> {
                 sentences.push(format!("By plugin, the mean reward without its weight: {changes}."));
             }
         }
+        let changes = of_monitors(self.lock, first, last);
+        sentences.extend(held_out_sentence(&changes));
         if let Some(share) = diversity_share(first, last) {
             let limit = 100.0 * self.min_diversity();
             let held = match share < limit {
@@ -225,6 +299,32 @@ impl<'a> FineTune<'a> {
         }
         sentences
     }
+}
+
+/// What became of the rewards that took no part in the training, in a sentence; none if there are none.
+fn held_out_sentence(changes: &[Change]) -> Option<String> {
+    let errors = |change: &Change| change.improvement.standard_errors().unwrap_or(0.0);
+    let trained = changes.iter().find(|change| !change.held_out).map_or(0.0, errors);
+    let of = |wanted: fn(f64) -> bool| -> Vec<String> {
+        let found = changes.iter().filter(|change| change.held_out && wanted(errors(change)));
+        found.map(|change| format!("{} ({} standard errors)", change.plugin, signed(errors(change), 1))).collect()
+    };
+    let [fallen, risen, open] =
+        [of(|errors| errors <= -CLEAR), of(|errors| errors >= CLEAR), of(|errors| errors.abs() < CLEAR)];
+    let mut parts = Vec::new();
+    for (names, what) in [(&fallen, "fell"), (&risen, "rose"), (&open, "did not clearly change")] {
+        if !names.is_empty() {
+            parts.push(format!("{what} for {}", names.join(", ")));
+        }
+    }
+    if parts.is_empty() {
+        return None;
+    }
+    let hacking = match !fallen.is_empty() && trained >= CLEAR {
+        true => ", while the trained reward rose: the model may exploit what its classifier gets wrong",
+        false => "",
+    };
+    Some(format!("The reward of plugins that took no part in the training {}{hacking}.", parts.join("; it ")))
 }
 
 /// The upper bound of one plugin's weighted reward, and its formula.
@@ -245,15 +345,6 @@ fn term(weight: f64, plugin: &LockedPlugin) -> Option<(f64, String)> {
 fn signless(bound: f64) -> String {
     let text = format!("{}", bound.abs());
     if bound < 0.0 { format!("−{text}") } else { text }
-}
-
-/// The change of the mean reward between two monitors.
-fn improvement(first: &FineTuneMonitor, last: &FineTuneMonitor) -> Improvement {
-    if first.rewards.len() == last.rewards.len() && first.rewards.len() > 1 {
-        return Improvement::paired(&first.rewards, &last.rewards);
-    }
-    let sem = first.reward_sem.zip(last.reward_sem).map(|(first, last)| first.hypot(last));
-    Improvement { mean: last.reward_mean - first.reward_mean, sem, paired: false }
 }
 
 /// The number of decimals of rewards: those of the change, but no more than its standard error has.

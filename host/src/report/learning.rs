@@ -8,8 +8,8 @@ use image::RgbImage;
 use super::Tile;
 use super::canvas::Anchor;
 use super::canvas::text::{self, Weight};
-use super::curve::{LEFT, LEGEND_LINE, Plot, Range, TITLE_LIFT, WIDTH};
 use super::drawing::{Drawing, Ink};
+use super::plot::{LEFT, LEGEND_LINE, Plot, Range, TITLE_LIFT, WIDTH};
 use crate::config::GanConfig;
 use crate::config::gan::OWN_HEAD;
 use crate::run::record::{
@@ -47,11 +47,14 @@ pub(crate) struct Panel {
     percent: bool,
 }
 
+/// Values by epoch.
+type Points = Vec<(u64, f64)>;
+
 /// A quantity by epoch.
 pub(crate) struct Series {
     name: Cow<'static, str>,
     ink: Ink,
-    points: Vec<(u64, f64)>,
+    points: Points,
 }
 
 /// Reads a series from records.

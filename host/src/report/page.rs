@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use minijinja::{AutoEscape, Environment, Value, escape_formatter};
+use sha2::{Digest as _, Sha256};
 
 use crate::text::{escaped_lines, markdown};
 
@@ -27,6 +28,17 @@ pub(crate) fn templates() -> Environment<'static> {
     });
     templates.add_global("style", Value::from_safe_string(include_str!("style.css").to_owned()));
     templates
+}
+
+/// Returns the source of a page's only script as the page's content security policy names it: no other script runs, whatever
+/// the page contains.
+pub(super) fn script_source(script: &str) -> String {
+    format!("sha256-{}", STANDARD.encode(Sha256::digest(script)))
+}
+
+/// Returns a JPEG file as the address of an image that lies in the page itself.
+pub(super) fn jpeg_uri(jpeg: &[u8]) -> String {
+    format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg))
 }
 
 /// Returns a PNG file as the address of an image that lies in the page itself.

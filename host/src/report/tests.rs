@@ -1,11 +1,15 @@
 //! Tests of the page, from runs that are written here.
 
+use std::collections::BTreeMap;
+
 use image::Rgb;
 
 use super::grid::{Cell, Values, compare, contact_sheet};
 use super::*;
-use crate::config::{Layer, RunConfig as _};
-use crate::run::record::{FineTuneEpoch, FineTuneMonitor, FineTuneSeconds};
+use crate::config::{FineTuneConfig, Layer, RunConfig as _};
+use crate::energy::{Energy, Source};
+use crate::run::evaluation::{Estimate, Metric, Outcome, Protocol};
+use crate::run::record::{FineTuneEpoch, FineTuneMonitor, FineTuneRecord, FineTuneSeconds, StylesMonitor};
 use crate::run::{LockedPlugin, RunDir};
 
 fn config(plugins: &str) -> FineTuneConfig {
@@ -110,16 +114,6 @@ fn sheets_are_shown_as_images_with_captions_and_name_where_they_are_from() {
 }
 
 #[test]
-fn a_layout_that_is_not_its_sheets_is_left_out() {
-    let placed = |at| Placed { at, title: String::new(), value: String::new(), change: String::new() };
-    for at in [[0, 0, 0, 5], [6, 0, 5, 5], [0, 6, 5, 5], [u32::MAX, 0, 5, 5]] {
-        assert!(Thumb::of(&placed(at), (10, 10)).is_none(), "{at:?}");
-    }
-    let style = Thumb::of(&placed([5, 0, 5, 10]), (10, 10)).unwrap().style;
-    assert_eq!(style, "aspect-ratio:5/10;background-size:200.0000% auto;background-position:100.0000% 0.0000%");
-}
-
-#[test]
 fn a_run_that_has_nothing_yet_has_a_page_too() {
     let folder = tempfile::tempdir().unwrap();
     let run = run_with(folder.path(), &[]);
@@ -136,15 +130,6 @@ fn collapse_and_chance_are_called_so() {
     let folder = tempfile::tempdir().unwrap();
     let chance = result(&run_with(folder.path(), &[(0, -4.0, 0.5), (1, -4.013, 0.5)]));
     assert!(chance.contains("may be chance") && chance.contains("in 1 epoch,"), "{chance}");
-}
-
-#[test]
-fn sheets_are_chosen_from_the_first_to_the_last() {
-    let all: Vec<u64> = (0..100).collect();
-    let some: Vec<_> = chosen(&all).copied().collect();
-    assert_eq!((some.len(), some[0], some[11]), (12, 0, 99));
-    assert_eq!(chosen(&[7]).count(), 1);
-    assert_eq!(chosen::<u64>(&[]).count(), 0);
 }
 
 #[test]
@@ -168,4 +153,202 @@ fn several_plugins_have_a_weighted_upper_bound() {
     page.lock.plugins[1].largest_reward = None;
     let View::FineTune(view) = page.view() else { panic!("it is a fine-tuning") };
     assert!(view.upper_bound().is_none());
+}
+
+/// What a plugin's author may write.
+const HOSTILE: &str = "<script>alert(1)</script>\"'</style><b>\u{202e}&amp;";
+
+/// A run whose names are hostile: of a held-out plugin, of styles, of prompts, and of what was evaluated. The held-out reward
+/// falls.
+fn hostile_run(folder: &Path) -> RunDir {
+    let plugin = |name: &str, held_out| LockedPlugin {
+        name: name.to_owned(),
+        source: HOSTILE.to_owned(),
+        sha256: "c0ffee".to_owned(),
+        interface: "0.2.0".to_owned(),
+        styles: Some(3),
+        style_names: vec![HOSTILE.to_owned(), "cubism".to_owned(), "=1".to_owned()],
+        held_out,
+        ..LockedPlugin::default()
+    };
+    let config = config(&format!("[[reward.plugin]]\nsource = {:?}\n", "<k>")).to_toml().unwrap();
+    let lock = PluginsLock { plugins: vec![plugin("held", true), plugin(HOSTILE, false)], ..PluginsLock::default() };
+    let info = RunInfo { hardware: HOSTILE.to_owned(), memory: 1 << 34, ..RunInfo::default() };
+    let mut run = RunDir::create(&folder.join("hostile"), &config, &lock, &info).unwrap();
+    for epoch in [0, 2] {
+        let after = f64::from(epoch as u32) / 10.0;
+        let rewards =
+            |sign: f64| (0..16).map(|i| -2.0 + sign * after + f64::from(i) / 100.0 * after).collect::<Vec<_>>();
+        let distribution = vec![0.5 - after, 0.3 + after, 0.2];
+        let styles = StylesMonitor {
+            plugin: HOSTILE.to_owned(),
+            coverage: 1.0,
+            first: vec![distribution.clone(); 2],
+            confusion: vec![distribution, vec![], vec![0.1, 0.1, 0.8]],
+        };
+        let monitor = FineTuneMonitor {
+            reward_mean: rewards(1.0)[0],
+            diversity: 0.5 - after / 10.0,
+            vendi: Some(10.0 - after),
+            rewards: rewards(1.0),
+            held_out: BTreeMap::from([(HOSTILE.to_owned(), 1.0)]),
+            held_out_rewards: BTreeMap::from([(HOSTILE.to_owned(), rewards(-1.0))]),
+            styles: Some(styles),
+            ..FineTuneMonitor::default()
+        };
+        let energy = Some(Energy { joules: 7.2e6, source: Source::Rapl });
+        let trained = (epoch > 0).then(|| FineTuneEpoch { energy, ..FineTuneEpoch::default() });
+        run.append_metrics(&FineTuneRecord { epoch, trained, monitor: Some(monitor), warnings: vec![] }).unwrap();
+    }
+    let image = || RgbImage::from_pixel(16, 16, Rgb([1, 2, 3]));
+    let sheet = compare(&[image(), image()], &[image(), image()], &[HOSTILE; 2], &[(-4.0, -3.5); 2]);
+    run.save_image(BEFORE_AFTER, &sheet).unwrap();
+    let estimate = |mean| Estimate { mean, std: 1.0, ci95: Some([mean - 0.1, mean + 0.1]), n: 24 };
+    let values = run::evaluation::Values {
+        value: estimate(-2.0),
+        baseline: Some(estimate(-2.5)),
+        difference: Some(estimate(0.5)),
+        ..Default::default()
+    };
+    let metric = |name: &str, outcome| Metric {
+        name: name.to_owned(),
+        encoder: None,
+        plugin: Some(HOSTILE.to_owned()),
+        held_out: true,
+        outcome,
+    };
+    let metrics = vec![
+        metric("reward", Outcome::Ok(Box::new(values))),
+        metric("entropy", Outcome::NotRun { reason: HOSTILE.to_owned() }),
+    ];
+    let protocol = Protocol { count: 24, model: Some(HOSTILE.to_owned()), ..Protocol::default() };
+    Evaluation { protocol, metrics }.write(run.path()).unwrap();
+    run
+}
+
+/// Whether a page has nothing of [`HOSTILE`] but as text, and no other script than its own.
+fn assert_harmless(page: &str, scripts: usize) {
+    assert_eq!(page.matches("<script").count(), scripts);
+    assert!(page.contains("&lt;script&gt;alert(1)"), "it is shown");
+    for wrong in ["<script>alert", "</style><b>", "<b>\u{202e}", "\u{202e}"] {
+        assert!(!page.contains(wrong), "{wrong} is in the page");
+    }
+    let page = page.replace("&#x2f;", "/");
+    for style in page.split(" style=\"").skip(1) {
+        let style = style.split('"').next().unwrap();
+        assert!(style.chars().all(|c| c.is_ascii_alphanumeric() || " :;/%.,-".contains(c)), "{style}");
+    }
+}
+
+#[test]
+fn what_others_wrote_does_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = hostile_run(folder.path());
+    let page = fs::read_to_string(write(run.path()).unwrap().report).unwrap();
+    assert_harmless(&page, 1);
+    // The policy allows the page's own script by its digest, and no other.
+    let script = page.split_once("<script>").unwrap().1.split_once("</script>").unwrap().0;
+    let policy = format!(
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src '{}'\"",
+        page::script_source(script)
+    );
+    assert!(page.replace("&#x2f;", "/").contains(&policy), "{}", &page[..600]);
+
+    let comparison = comparison::Comparison::read(&[run.path().to_owned()]).unwrap();
+    let (page, chart) = comparison.write(&folder.path().join("page.html")).unwrap();
+    assert_harmless(&fs::read_to_string(page).unwrap(), 0);
+    assert!(chart.unwrap().is_file());
+}
+
+#[test]
+fn the_page_shows_what_the_run_did_to_other_plugins_and_styles() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = hostile_run(folder.path());
+    let page = fs::read_to_string(write(run.path()).unwrap().report).unwrap();
+    for part in [
+        "The reward of plugins that took no part in the training fell for",
+        "while the trained reward rose: the model may exploit what its classifier gets wrong",
+        "<span>cubism</span><span>50\u{a0}%</span><i style=\"width:100.0%\"></i>",
+        "class=\"heat-10\"",
+        "Monitor, 16 fixed samples",
+        "host eval, 24 images",
+        "class=\"number good\">+9.8<",
+        "2.0 kWh (measured by RAPL, the CPU",
+        "0.96 kg CO2 (at 0.48 kg per kWh)",
+        "16.00 GiB",
+    ] {
+        assert!(page.contains(part), "{part} is missing");
+    }
+}
+
+/// An image that compresses badly.
+fn noise(seed: u64) -> RgbImage {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    RgbImage::from_fn(64, 64, |_, _| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let bytes = state.to_be_bytes();
+        Rgb([bytes[0], bytes[1], bytes[2]])
+    })
+}
+
+#[test]
+fn the_page_of_a_long_run_is_small() {
+    let folder = tempfile::tempdir().unwrap();
+    let points: Vec<(u64, f64, f64)> = (0..=50).map(|epoch| (epoch, -4.0 + epoch as f64 / 100.0, 0.5)).collect();
+    let mut run = run_with(folder.path(), &points);
+    let cells: Vec<Cell> = (0..32)
+        .map(|i| Cell { image: noise(i), title: format!("a painting of a man, number {i}"), value: Some(-3.5) })
+        .collect();
+    let images: Vec<RgbImage> = (0..16).map(noise).collect();
+    let values = Values { name: "reward", mean: -3.5, count: 64 };
+    for epoch in 0..=50 {
+        run.save_sheet(epoch, &contact_sheet(epoch, &cells, values)).unwrap();
+    }
+    run.save_image(BEFORE_AFTER, &compare(&images, &images, &["a man"; 16], &[(-4.0, -3.5); 16])).unwrap();
+    let page = fs::read_to_string(write(run.path()).unwrap().report).unwrap();
+    assert!(page.len() < 5_000_000, "{} bytes", page.len());
+    let sheets = page.matches("<figure").count();
+    assert!(sheets >= 8 && page.contains("<figcaption>Epoch 0<") && page.contains("<figcaption>Epoch 50<"), "{sheets}");
+}
+
+#[test]
+fn colors_have_contrast_in_both_schemes() {
+    /// Relative luminance (WCAG 2.2).
+    fn luminance(color: [f64; 3]) -> f64 {
+        let linear = |value: f64| match value / 255.0 {
+            value if value <= 0.040_45 => value / 12.92,
+            value => ((value + 0.055) / 1.055).powf(2.4),
+        };
+        let [red, green, blue] = color.map(linear);
+        0.2126 * red + 0.7152 * green + 0.0722 * blue
+    }
+    let css = include_str!("style.css");
+    for scheme in css.split(":root {").skip(1).map(|text| text.split('}').next().unwrap()) {
+        let color = |name: &str| -> [f64; 3] {
+            let hex = scheme.split_once(&format!("--{name}: #")).unwrap_or_else(|| panic!("no {name}")).1;
+            [0, 2, 4].map(|i| f64::from(u8::from_str_radix(&hex[i..i + 2], 16).unwrap()))
+        };
+        let assert_contrast = |what: &str, ink: [f64; 3], ground: [f64; 3]| {
+            let (a, b) = (luminance(ink) + 0.05, luminance(ground) + 0.05);
+            assert!(a.max(b) / a.min(b) >= 4.5, "{what}: {}", a.max(b) / a.min(b));
+        };
+        for ground in ["card", "ground", "warn-ground", "code"] {
+            assert_contrast(ground, color("text"), color(ground));
+        }
+        // The colors of charts are also those of their words.
+        let inks =
+            ["muted", "reward", "training", "upper-bound", "diversity", "vendi", "held-out", "limit", "good", "bad"];
+        for ink in inks {
+            assert_contrast(ink, color(ink), color("card"));
+        }
+        assert_contrast("muted", color("muted"), color("ground"));
+        for step in 0..=10 {
+            let line = css.lines().find(|line| line.starts_with(&format!(".heat-{step} "))).unwrap();
+            assert!(line.contains(&format!("var(--heat) {}%, var(--card)", 10 * step)));
+            let ink = line.split_once("color: var(--").unwrap().1.split_once(')').unwrap().0;
+            let (heat, card, share) = (color("heat"), color("card"), f64::from(step) / 10.0);
+            let ground = [0, 1, 2].map(|i| heat[i] * share + card[i] * (1.0 - share));
+            assert_contrast(&format!("heat-{step}"), color(ink), ground);
+        }
+    }
 }

@@ -20,10 +20,20 @@ pub struct RunInfo {
     pub preset: Option<String>,
     /// Description of the model: its folder or registry name, possibly its size.
     pub model: String,
-    /// Device, `cpu` or `cuda:0`, possibly with the GPU's name.
+    /// Device, `cpu` or `cuda:0`.
     pub device: String,
+    /// Name of the device's processor; empty where the system does not report it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hardware: String,
+    /// Bytes of the device's memory; 0 where the system does not report them.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub memory: u64,
     /// Number of compute threads.
     pub threads: usize,
+}
+
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 impl RunInfo {

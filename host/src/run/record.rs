@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::energy::Energy;
 use crate::rl::objective::UpdateStatistics;
 
 /// A line of `metrics.jsonl`: an epoch, the metrics of its training, and the metrics of the monitor after it.
@@ -83,6 +84,9 @@ pub struct FineTuneEpoch {
     pub images_per_second: f64,
     /// Wall-clock seconds by part.
     pub seconds: FineTuneSeconds,
+    /// The energy of all parts; none where it is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
 }
 
 /// Wall-clock seconds of the parts of an epoch of fine-tuning.
@@ -94,6 +98,13 @@ pub struct FineTuneSeconds {
     pub reward: f64,
     /// Updates.
     pub train: f64,
+}
+
+impl FineTuneSeconds {
+    /// Returns the seconds of all parts.
+    pub fn total(&self) -> f64 {
+        self.sample + self.reward + self.train
+    }
 }
 
 /// The monitor of a fine-tuning: the same prompts and noise each time.

@@ -36,6 +36,7 @@ use crate::config::{FineTuneConfig, Train};
 use crate::data::images::rgb_images;
 use crate::data::png::Sheet;
 use crate::data::prompts::PromptSet;
+use crate::energy::{self, Running};
 use crate::interrupt::Interrupt;
 use crate::metrics::agreement::Agreement;
 use crate::metrics::diversity::{nearest_in_group, vendi_and_mean_distance};
@@ -90,6 +91,8 @@ pub struct FineTune {
     first: Option<First>,
     /// Number of monitors that found a collapse which the run counteracted.
     counteracted: u32,
+    /// The meter of the device's energy.
+    energy: Option<energy::Meter>,
     interrupt: Interrupt,
 }
 
@@ -116,6 +119,7 @@ impl Task for FineTune {
         let (n, seed) = (self.config.sample.per_epoch(), self.config.run.seed);
         let mut meter = Meter::new(bar, &self.config, epoch);
         let mut clock = Instant::now();
+        let energy = self.energy.as_ref().map(energy::Meter::start);
         let prompts: Vec<usize> = (0..n as u64).map(|i| self.prompts.draw(seed, epoch, i)).collect();
         let mut noise = SeededNoise::of_epoch(self.latent_shape, seed, epoch, n);
         meter.phase("sampling");
@@ -148,8 +152,9 @@ impl Task for FineTune {
             rewards: means_by_plugin(&scores),
             skipped: scores.skipped as u64,
             update,
-            images_per_second: n as f64 / (seconds.sample + seconds.reward + seconds.train),
+            images_per_second: n as f64 / seconds.total(),
             seconds,
+            energy: energy.and_then(Running::stop),
         };
         let kept = self.kept_images(&trajectories.prompts, &images, &scores);
         Ok(Trained { message: format!("reward {:.4}", record.reward_mean), record, warnings, kept })

@@ -12,6 +12,7 @@ use super::{FineTune, LEARNING_RATE, Plan};
 use crate::config::{FineTuneConfig, Train};
 use crate::context::Context;
 use crate::data::prompts::PromptSet;
+use crate::energy::Meter;
 use crate::metrics::Evaluator;
 use crate::optim::{Ema, StepGuard};
 use crate::policy::{Policy, PromptEmbeddings};
@@ -82,6 +83,7 @@ impl FineTune {
             prompt_statistics: PromptStatistics::default(),
             first: None,
             counteracted: 0,
+            energy: Meter::new(device, context.threads),
             interrupt: context.interrupt.clone(),
             config,
         };

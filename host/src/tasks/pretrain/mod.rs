@@ -34,11 +34,13 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tch::Device;
 
 use self::stage::{Model, Pretraining, Stage};
 use crate::config::pretrain::PretrainFile;
 use crate::config::{PretrainConfig, RunConfig as _};
 use crate::context::Context;
+use crate::hardware;
 use crate::run::record::{ClipMonitor, PretrainEpoch, PretrainRecord, UNetMonitor, VaeMonitor};
 use crate::run::{self, PluginsLock, RunInfo, unix_seconds};
 use crate::trainer::{Start, Trainer};
@@ -137,6 +139,8 @@ impl Session<'_> {
             preset: None,
             model: format!("{} of {} px", stage.title(), self.pretrain().data.size),
             device: "cpu".to_owned(),
+            hardware: hardware::name(Device::Cpu).unwrap_or_default(),
+            memory: hardware::memory(Device::Cpu).unwrap_or_default(),
             threads: self.context.threads,
         })
     }
