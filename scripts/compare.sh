@@ -38,6 +38,6 @@ for seed in $seeds; do
 done | xargs -P "$(nproc)" -L 1 scripts/compare.sh
 # shellcheck disable=SC2046 # the names of runs have no spaces
 set -- $(for seed in $seeds; do for plugin in $plugins; do echo "$out/$plugin-$seed"; done; done)
-$host report "$@" --out "$out"
+$host report "$@" --out "$out/comparison.html"
 $host report "$@" --csv > "$out/comparison.csv"
-echo "$out/comparison.csv"
+echo "$out/comparison.html $out/comparison.csv"
