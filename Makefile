@@ -17,7 +17,7 @@ DOCTEST_LIBRARIES = LD_LIBRARY_PATH="$(CURDIR)/.deps/libtorch/lib$${LD_LIBRARY_P
 HOME_COPY = $(DESTDIR)$(PREFIX)/lib/ambiguity
 
 .DEFAULT_GOAL := help
-.PHONY: registry-test help setup setup-cuda build plugins gpu-bundle python-plugin js-plugin c-plugin package-sdk templates shipped-plugins demo fuzz test kill-test parity lint docs install uninstall clean mutants python3
+.PHONY: registry-test help setup setup-cuda build plugins gpu-bundle python-plugin js-plugin c-plugin package-sdk templates shipped-plugins demo compare fuzz test kill-test parity lint docs install uninstall clean mutants python3
 
 help: ## print this list
 	@echo "make TARGET, where TARGET is"
@@ -77,6 +77,10 @@ shipped-plugins: build ## rebuild plugins/*.wasm and *.onnx, and the shipped CLI
 
 demo: build ## train the small model on this machine; writes images before and after and the reward curve
 	scripts/demo.sh
+
+# Each of 15 runs is a demo of its own: 25 minutes on two cores. COMPARE_SEEDS="0" makes one of each plugin.
+compare: build ## train the small model under each of five plugins with three seeds, evaluate all by all, lay them side by side
+	scripts/compare.sh
 
 test: lint build ## check formatting, lints, all tests, documentation
 	python3 -m unittest discover -s scripts -p 'test_*.py'

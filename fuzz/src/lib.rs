@@ -7,6 +7,7 @@
 //! # Layout
 //! - `plugins`: components, manifests, ONNX files, the output of plugins
 //! - `models`: weights, configurations, adapters, tokenizers
+//! - `torch_files`: weights in PyTorch's files
 //! - `folders`: model folders with odd values in their configurations
 //! - `media`: images and recordings
 //! - `runs`: a run's metrics and the report drawn from them
@@ -19,6 +20,7 @@ mod models;
 mod plugins;
 mod runs;
 mod sharing;
+mod torch_files;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -39,7 +41,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     Target { name: "adapter_config", seeds: models::adapter_configs, run: models::adapter_config },
     Target { name: "audio", seeds: media::recordings, run: media::audio },
     Target { name: "component", seeds: plugins::components, run: plugins::component },
@@ -55,6 +57,7 @@ pub const TARGETS: [Target; 15] = [
     Target { name: "report", seeds: runs::metrics_files, run: runs::report },
     Target { name: "safetensors", seeds: models::weights, run: models::safetensors },
     Target { name: "tokenizer", seeds: models::tokenizers, run: models::tokenizer },
+    Target { name: "torch_file", seeds: torch_files::archives, run: torch_files::archive },
 ];
 
 static STARTED: OnceLock<(&'static Target, TempDir)> = OnceLock::new();

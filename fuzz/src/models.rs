@@ -5,6 +5,7 @@ use std::path::Path;
 use ambiguity_models::clip::{
     Clip, ClipConfig, PadRule, Preprocessor, TextConfig, TextTransformer, Tokenizer, VisionConfig, VisionTransformer,
 };
+use ambiguity_models::dino::{Dino, DinoConfig};
 use ambiguity_models::lora::LoraFile;
 use ambiguity_models::params::{NamedTensors, Params};
 use ambiguity_models::published::{PUBLISHED, Published};
@@ -57,7 +58,7 @@ pub fn safetensors(folder: &Path, bytes: &[u8]) -> bool {
 type ConfigReader = (&'static str, fn(&Path, &Path) -> Option<()>);
 
 /// The readers of configurations by the first byte of an input.
-const CONFIG_READERS: [ConfigReader; 7] = [
+const CONFIG_READERS: [ConfigReader; 8] = [
     ("config.json", unet),
     ("config.json", vae),
     ("config.json", clip),
@@ -65,6 +66,7 @@ const CONFIG_READERS: [ConfigReader; 7] = [
     ("config.json", image_tower),
     ("scheduler_config.json", scheduler),
     ("preprocessor_config.json", preprocessor),
+    ("config.json", dino),
 ];
 
 /// Returns the configurations that ship, and those of the published models, each after the number of its reader.
@@ -80,6 +82,13 @@ pub fn configs(root: &Path) -> Result<Vec<Vec<u8>>> {
         (4, clip),
         (5, read("diffusion/scheduler/scheduler_config.json")?),
         (6, read("clip/preprocessor_config.json")?),
+        (6, br#"{"image_processor_type": "ViTImageProcessor", "resample": 2, "size": 32}"#.to_vec()),
+        (
+            7,
+            br#"{"model_type": "vit", "hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}"#
+                .to_vec(),
+        ),
+        (7, br#"{"model_type": "dinov2", "image_size": 518, "mlp_ratio": 4, "use_swiglu_ffn": true}"#.to_vec()),
     ];
     for (_, published) in PUBLISHED {
         match published {
@@ -135,6 +144,12 @@ fn text_tower(_: &Path, file: &Path) -> Option<()> {
 fn image_tower(_: &Path, file: &Path) -> Option<()> {
     let config = VisionConfig::read(file).ok()?;
     VisionTransformer::new(&Params::shapes(), &config).expect("a network can be built from every valid configuration");
+    Some(())
+}
+
+fn dino(_: &Path, file: &Path) -> Option<()> {
+    let config = DinoConfig::read(file).ok()?;
+    Dino::new(&Params::shapes(), &config).expect("a network can be built from every valid configuration");
     Some(())
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::layers::Linear;
+use crate::layers::{Linear, normalized};
 use crate::params::Params;
 use crate::weights::load_weights;
 
@@ -82,10 +82,4 @@ impl AestheticPredictor {
         let x = embeddings.to_device(self.device).to_kind(Kind::Float);
         Ok(self.mlp.forward(&normalized(&x)))
     }
-}
-
-/// Divides each row by its Euclidean length; a row of zeros stays.
-pub(crate) fn normalized(x: &Tensor) -> Tensor {
-    let length = x.norm_scalaropt_dim(2.0, [-1i64].as_slice(), true);
-    x / length.clamp_min(1e-12)
 }

@@ -8,10 +8,10 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::aesthetic::normalized;
 use crate::clip::open_clip::{to_transformers, vision_config, without_prefix};
 use crate::clip::{Activation, VisionConfig, VisionTransformer};
 use crate::error::{Error, Result};
+use crate::layers::normalized;
 use crate::params::{Init, NamedTensors, Params};
 use crate::preprocess::Preprocessor;
 use crate::weights::{axis_length, read_weights};

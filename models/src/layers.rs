@@ -199,3 +199,9 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: i64, mask: Op
     let y = Tensor::scaled_dot_product_attention(&split(q), &split(k), &split(v), mask, 0.0, false, None, false);
     y.transpose(1, 2).flatten(2, 3)
 }
+
+/// Divides each row by its Euclidean length; a row of zeros stays.
+pub(crate) fn normalized(x: &Tensor) -> Tensor {
+    let length = x.norm_scalaropt_dim(2.0, [-1i64].as_slice(), true);
+    x / length.clamp_min(1e-12)
+}

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::aesthetic::normalized;
-use crate::clip::{Activation, Clip};
+use crate::clip::{Activation, Clip, ClipConfig};
 use crate::error::{Error, Result};
+use crate::layers::normalized;
 use crate::preprocess::{CLIP_MEAN, CLIP_STD, Preprocessor, resize_tensor};
+use crate::weights::load_weights;
 use ambiguity_sdk::resize::Filter;
 
 /// PickScore (Kirstain et al., Pick-a-Pic: An Open Dataset of User Preferences for Text-to-Image Generation, arXiv
@@ -20,9 +21,16 @@ pub struct PickScore {
 }
 
 impl PickScore {
-    /// Loads a folder's config.json and weights; see [`Clip::load`].
+    /// Loads a folder's config.json and weights: safetensors, or pytorch_model.bin.
+    ///
+    /// # Errors
+    /// If a key or tensor is missing, unknown or of another shape; the message names it and the file.
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self> {
-        Ok(Self { clip: Clip::load(dir, device, kind)? })
+        let config = ClipConfig::read(&dir.join("config.json"))?;
+        let p = load_weights(dir, device, kind)?;
+        let clip = Clip::new(&p, &config)?;
+        p.finish()?;
+        Ok(Self { clip })
     }
 
     /// The preprocessing of images: CLIP's, to the network's size.

@@ -1,5 +1,5 @@
 //! Classifiers over one embedding, with exact gradients: [`InverseDistances`] (soft k-means), [`Cosine`] (CLIP softmax),
-//! [`Linear`] (a linear probe) and [`GaussianMixture`].
+//! [`Linear`] (a linear probe) and [`GaussianMixture`]; [`Disregarding`] is one of them on a part of the embedding.
 //!
 //! A head computes one logit per style; [`Head::distributions`] is their softmax, and [`Head::vjp`] its gradient. A head of
 //! your own implements the logits and their gradient, and has the rest.
@@ -312,6 +312,80 @@ impl Head for GaussianMixture {
     }
 }
 
+/// A head that disregards some directions of the embedding, orthonormal ones: it classifies e − Σ v (v·e), which is scaled
+/// to length 1 if the head scales embeddings.
+#[derive(Clone, Debug)]
+pub struct Disregarding<H> {
+    head: H,
+    directions: Matrix,
+}
+
+impl<H: Head> Disregarding<H> {
+    /// Returns `head` without the directions, n × dim.
+    ///
+    /// # Errors
+    /// If the directions have another dimension than the head, or are not orthonormal.
+    pub fn new(head: H, directions: Matrix) -> Result<Self> {
+        let (theirs, ours) = (directions.n_cols(), head.dim());
+        if theirs != ours {
+            return Err(Error::new(format!("directions of {theirs} dimensions do not fit embeddings of {ours}")));
+        }
+        for (i, a) in directions.rows().enumerate() {
+            for (j, b) in directions.rows().enumerate().take(i + 1) {
+                let error = (math::dot(a, b) - if i == j { 1.0 } else { 0.0 }).abs();
+                if error.is_nan() || error > 1e-3 {
+                    return Err(Error::new(format!("the directions {j} and {i} to disregard are not orthonormal")));
+                }
+            }
+        }
+        Ok(Self { head, directions })
+    }
+
+    /// Removes the directions from a vector.
+    fn remove(&self, vector: &mut [f32]) {
+        for direction in self.directions.rows() {
+            math::add_scaled(vector, -math::dot(direction, vector), direction);
+        }
+    }
+
+    /// Returns what is left of an embedding, scaled to length 1 if the head scales embeddings, and the length before.
+    fn rest(&self, embedding: &[f32]) -> (Vec<f32>, f32) {
+        let mut rest = embedding.to_vec();
+        self.remove(&mut rest);
+        let length = if self.head.normalizes() { math::normalize(&mut rest) } else { 1.0 };
+        (rest, length)
+    }
+}
+
+impl<H: Head> Head for Disregarding<H> {
+    fn n_styles(&self) -> usize {
+        self.head.n_styles()
+    }
+
+    fn dim(&self) -> usize {
+        self.head.dim()
+    }
+
+    fn normalizes(&self) -> bool {
+        self.head.normalizes()
+    }
+
+    fn logits(&self, embedding: &[f32], logits: &mut [f32]) {
+        self.head.logits(&self.rest(embedding).0, logits);
+    }
+
+    fn add_gradient(&self, embedding: &[f32], d_logits: &[f32], gradient: &mut [f32]) {
+        let (rest, length) = self.rest(embedding);
+        let mut d_rest = vec![0.0; rest.len()];
+        self.head.add_gradient(&rest, d_logits, &mut d_rest);
+        if self.head.normalizes() {
+            normalize_vjp(&mut d_rest, &rest, length);
+        }
+        self.remove(&mut d_rest);
+        math::add_scaled(gradient, 1.0, &d_rest);
+    }
+}
+
 /// Returns dL/dz of ln softmax(z): u − p Σu.
 fn log_softmax_vjp(logits: &[f32], upstream: &[f32]) -> Vec<f32> {
     let mut p = logits.to_vec();
@@ -389,6 +463,14 @@ mod tests {
         .expect("the parts fit")
     }
 
+    /// Returns two orthonormal directions in twelve dimensions.
+    fn directions() -> Matrix {
+        let mut directions = Matrix::zeros(2, 12);
+        directions.row_mut(0)[..2].copy_from_slice(&[0.6, 0.8]);
+        directions.row_mut(1)[..3].copy_from_slice(&[-0.48, 0.36, 0.8]);
+        directions
+    }
+
     #[test]
     fn soft_k_means_by_hand() {
         let centers = Matrix::from_rows(&[[1.0, 0.0], [0.0, 2.0]]).expect("two rows of two");
@@ -431,6 +513,47 @@ mod tests {
     }
 
     #[test]
+    fn disregarded_directions_make_no_difference() {
+        for normalize in [false, true] {
+            let head = Disregarding::new(k_means(normalize), directions()).expect("orthonormal");
+            let mut x = numbers(2, 3, 12);
+            let before = head.distributions(x.clone()).expect("twelve dimensions").into_matrix();
+            for i in 0..3 {
+                math::add_scaled(x.row_mut(i), 5.0 - 3.0 * i as f32, directions().row(i % 2));
+            }
+            let after = head.distributions(x.clone()).expect("twelve dimensions").into_matrix();
+            let same = before.as_slice().iter().zip(after.as_slice()).all(|(a, b)| (a - b).abs() < 1e-5);
+            assert!(same, "{before:?} {after:?}");
+            // Nor do they have a gradient.
+            let gradient = head.vjp(x, &numbers(3, 3, 5)).expect("shapes fit");
+            let along = |row: &[f32]| directions().rows().map(|v| math::dot(v, row).abs()).fold(0.0, f32::max);
+            assert!(gradient.rows().all(|row| along(row) < 1e-5 && math::norm(row) > 1e-3), "{gradient:?}");
+        }
+    }
+
+    #[test]
+    fn a_rest_by_hand() {
+        let centers = Matrix::from_rows(&[[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]]).expect("two rows of three");
+        let head = InverseDistances { centers, temperature: 1.0, normalize: true };
+        let head = Disregarding::new(head, Matrix::from_rows(&[[1.0, 0.0, 0.0]]).expect("a row")).expect("a unit");
+        let p = head.distributions(Matrix::from_rows(&[[7.0, 0.0, 5.0]]).expect("a row")).expect("three dimensions");
+        // What is left is (0, 0, 1): distances √2 and 1.
+        let expected = -(1.0 + (1.0 - std::f32::consts::FRAC_1_SQRT_2).exp()).ln();
+        assert!((p.row(0)[0] - expected).abs() < 1e-6, "{:?}", p.row(0));
+    }
+
+    #[test]
+    fn directions_that_do_not_fit_are_refused() {
+        let refused =
+            |directions: Matrix| Disregarding::new(k_means(true), directions).expect_err("it does not fit").to_string();
+        assert_eq!(refused(Matrix::zeros(1, 7)), "directions of 7 dimensions do not fit embeddings of 12");
+        assert_eq!(refused(Matrix::zeros(1, 12)), "the directions 0 and 0 to disregard are not orthonormal");
+        let mut twice = Matrix::zeros(2, 12);
+        (0..2).for_each(|i| twice.row_mut(i)[4] = 1.0);
+        assert_eq!(refused(twice), "the directions 0 and 1 to disregard are not orthonormal");
+    }
+
+    #[test]
     fn gradients_agree_with_differences() {
         let (x, u) = (numbers(2, 3, 12), numbers(3, 3, 5));
         let mut heads: Vec<(String, Box<dyn Head>)> =
@@ -441,6 +564,8 @@ mod tests {
             let linear = Linear::new(numbers(4, 5, 12), bias, 0.5, normalize).expect("five biases");
             heads.push((format!("linear, normalize {normalize}"), Box::new(linear)));
             heads.push((format!("mixture, normalize {normalize}"), Box::new(mixture(normalize))));
+            let disregarding = Disregarding::new(k_means(normalize), directions()).expect("orthonormal");
+            heads.push((format!("disregarding, normalize {normalize}"), Box::new(disregarding)));
         }
         for (name, head) in heads {
             let function = |x| Ok(head.distributions(x)?.into_matrix());

@@ -55,7 +55,7 @@ fn main() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let centers = array(&numbers(1, STYLES, DIM));
     let kmeans = folder.path().join("kmeans.wasm");
-    std::fs::write(&kmeans, bake_k_means(&manifest(), &centers)?)?;
+    std::fs::write(&kmeans, bake_k_means(&manifest(), &centers, None)?)?;
     let rounds = folder.path().join("rounds.wasm");
     let assets = [("centers", encode_tensor("centers", &centers))];
     std::fs::write(&rounds, Artifact::bake(&std::fs::read(built(root, "rounds")?)?, &assets)?)?;

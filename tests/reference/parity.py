@@ -55,7 +55,7 @@ def reference_tensors(folder):
     # Its embeddings are input, which the script takes from the committed file.
     shutil.copy(HERE / "linear.safetensors", folder)
     scripts = ("make_torch_ext.py", "make_diffusion.py", "make_ppo.py", "make_clip.py", "make_can.py", "make_kmeans.py",
-               "make_linear.py", "make_mixture.py", "make_torch_file.py", "make_metrics.py")
+               "make_linear.py", "make_mixture.py", "make_disregard.py", "make_torch_file.py", "make_metrics.py")
     for script in scripts:
         shutil.copy(HERE / script, folder)
         subprocess.run([sys.executable, "-W", "ignore", folder / script, *extra.get(script, [])], check=True,

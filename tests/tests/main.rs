@@ -5,6 +5,7 @@ mod can;
 mod cases;
 mod cli;
 mod doctor;
+mod evaluate;
 mod images;
 mod kill;
 mod limits;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::completions::plugins;
 use super::run_args::encoder_layers;
+use crate::config::fine_tune::OptionValue;
 use crate::config::{FineTuneConfig, RewardPlugin, RunConfig as _};
 use crate::context::Context;
 use crate::data::images::ImageLoader;
@@ -21,7 +22,7 @@ use crate::metrics::{Column, Evaluator};
 use crate::plugin::PluginHost;
 use crate::plugin::store::plugin_name;
 use crate::report::grid::{Cell, titled_sheet};
-use crate::report::learning::draw_rewards;
+use crate::report::learning::{Rewards, draw_rewards};
 use crate::run::images::{Caption, Sampled, captions, kept_images};
 use crate::run::{RunDir, plugins_lock};
 use crate::statistics::{Improvement, Summary, rank_correlation, standard_error};
@@ -29,6 +30,8 @@ use crate::text::{counted, decimals, number, shown, signed, table, to_json};
 
 /// Number of images of a plugin's call.
 const BATCH: usize = 16;
+/// Distance from the mean in standard deviations below which an image is on neither side.
+const NO_SIDE: f64 = 1e-6;
 /// Number of images on the sheet.
 const CELLS: usize = 32;
 
@@ -40,7 +43,7 @@ const CELLS: usize = 32;
   host rescore --plugin clip_softmax --json
 
 A run keeps its images if `run.keep_images` is `png` or `webp`, as in preset tiny-art. An image changes sides if its reward is
-above its epoch's mean under one plugin and below it under the other: then its advantage has the other sign.")]
+above its epoch's mean under one plugin and below it under the other: then its advantage over the epoch has the other sign.")]
 pub struct RescoreArgs {
     /// The run's folder [default: the newest run under runs/ of host train]
     run: Option<PathBuf>,
@@ -50,6 +53,9 @@ pub struct RescoreArgs {
     /// The folder of an encoder that the plugin asks for by name; may be repeated
     #[arg(long = "encoder", value_name = "NAME=DIR")]
     encoders: Vec<String>,
+    /// One of the plugin's options; may be repeated [default: those of the run, if the plugin is one of its own]
+    #[arg(long = "config", value_name = "KEY=VALUE")]
+    config: Vec<String>,
     /// cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: String,
@@ -103,6 +109,17 @@ impl RescoreArgs {
         Ok(())
     }
 
+    /// Returns the plugin with its options.
+    fn configured(&self, run: &FineTuneConfig) -> Result<RewardPlugin> {
+        let of_run = run.reward.plugin.iter().find(|plugin| plugin.source == self.plugin);
+        let mut plugin = of_run.cloned().unwrap_or_else(|| RewardPlugin::of_source(&self.plugin));
+        for option in &self.config {
+            let (key, value) = option.split_once('=').with_context(|| format!("--config {option}: write KEY=VALUE"))?;
+            plugin.config.insert(key.to_owned(), OptionValue::Text(value.to_owned()));
+        }
+        Ok(plugin)
+    }
+
     fn scored(&self, run: &Path, out: &Path, context: &Context) -> Result<Vec<Epoch>> {
         let mut config = FineTuneConfig::read(&run.join("config.toml"))
             .with_context(|| format!("{}: only fine-tuning runs keep images", run.display()))?;
@@ -112,7 +129,7 @@ impl RescoreArgs {
         let host = PluginHost::of_command(config.plugin.limits, context)?.on(device);
         let host = host.pinned(plugins_lock(run)?.pins(true)?);
         let mut evaluator = Evaluator::new(encoders, BATCH, &context.interrupt);
-        evaluator.add_plugin(RewardPlugin::of_source(&self.plugin), true, &host)?;
+        evaluator.add_plugin(self.configured(&config)?, false, &host)?;
         let column = {
             let plugin = evaluator.plugins().next().context("the plugin was added")?;
             Column::Plugin(plugin.name.to_owned())
@@ -122,6 +139,8 @@ impl RescoreArgs {
             for (epoch, folder) in kept_images(run, sampled)? {
                 let values = out.join("values").join(format!("{}-{epoch:04}", sampled.as_str()));
                 let set = ImageSet::of_folder(&folder, &values)?;
+                let link = set.files.iter().find(|file| file.is_symlink());
+                ensure!(link.is_none(), "{} has links instead of images", folder.display());
                 let captions = captions(&folder)?.unwrap_or_default();
                 let reward = |caption: &Caption| caption.reward;
                 let before: Option<Vec<f64>> = captions.iter().map(reward).collect();
@@ -152,8 +171,10 @@ impl RescoreArgs {
             let of_kind = epochs.iter().filter(|epoch| epoch.sampled == sampled);
             of_kind.map(|epoch| (epoch.epoch, Summary::of(of(epoch)).mean)).collect()
         };
-        let panel = |title: String, of: fn(&Epoch) -> &[f64]| {
-            (title, points(Sampled::Training, of), points(Sampled::Monitor, of))
+        let panel = |title: String, of: fn(&Epoch) -> &[f64]| Rewards {
+            title,
+            training: points(Sampled::Training, of),
+            monitor: points(Sampled::Monitor, of),
         };
         let trained = plugins_lock(run)?.of_reward().map(|plugin| plugin.name.clone()).collect::<Vec<_>>().join(" + ");
         let panels = [
@@ -165,7 +186,12 @@ impl RescoreArgs {
             Ok(write_atomic(&out.join(file), &png::encode(image, &texts).context(file.to_owned())?)?)
         };
         write("curve.png", &draw_rewards(&format!("{}: {name}", shown(run)), panels), vec![])?;
-        let changed = changed(epochs);
+        // The monitor has the same samples each time: the last of it is shown.
+        let last = epochs.iter().filter(|epoch| epoch.sampled == Sampled::Monitor).map(|epoch| epoch.epoch).max();
+        let is_shown =
+            |changed: &Changed<'_>| changed.epoch.sampled == Sampled::Training || Some(changed.epoch.epoch) == last;
+        let mut changed = changed(epochs);
+        changed.retain(is_shown);
         let loader = ImageLoader::default();
         let cell = |changed: &Changed<'_>| -> Result<Cell> {
             let Changed { epoch, i, before, after } = changed;
@@ -179,7 +205,7 @@ impl RescoreArgs {
         let cells = changed.iter().take(CELLS).map(cell).collect::<Result<Vec<_>>>()?;
         if !cells.is_empty() {
             let title = format!("{trained} → {name}");
-            let note = format!("{} that change sides, in standard deviations", cells.len());
+            let note = format!("{} of {} that change sides, in standard deviations", cells.len(), changed.len());
             let sheet = titled_sheet(&title, &note, &cells);
             write("sides.png", &sheet.image, sheet.texts)?;
         }
@@ -194,7 +220,7 @@ fn changed(epochs: &[Epoch]) -> Vec<Changed<'_>> {
         let (before, after) = (Summary::of(&epoch.before), Summary::of(&epoch.after));
         for (i, (&was, &is)) in epoch.before.iter().zip(&epoch.after).enumerate() {
             let (was, is) = (before.z_score(was), after.z_score(is));
-            if was * is < 0.0 {
+            if was * is < 0.0 && was.abs().min(is.abs()) > NO_SIDE {
                 all.push(Changed { epoch, i, before: was, after: is });
             }
         }

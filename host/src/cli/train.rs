@@ -30,12 +30,16 @@ const SMALL_MODEL_PIXELS: u32 = 64;
 #[command(after_help = "Examples:
   host train --plugin kmeans_image.wasm
   host train --plugin kmeans_image --plugin palette=0.5 --preset tiny-art --set train.epochs=4 --out runs/two
+  host train --plugin simple --held-out clip_softmax --held-out dcgan
   host train --plugin clip_softmax --model stable-diffusion-2-base --preset paper-512 --device cuda
   host train --resume runs/two")]
 pub struct TrainArgs {
     /// A plugin, a classifier or a scorer: a path or a name, with its weight if it is not 1; may be repeated
     #[arg(long = "plugin", value_name = "P[=WEIGHT]", add = plugins())]
     plugins: Vec<String>,
+    /// A plugin that takes no part in the reward: the monitor shows whether an improvement is one under it too; may be repeated
+    #[arg(long = "held-out", value_name = "P", add = plugins())]
+    held_out: Vec<String>,
     /// The base preset: paper-512, paper-256, paper-128, paper-64 or tiny-art
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(preset_names()))]
     preset: Option<String>,
@@ -119,6 +123,10 @@ impl TrainArgs {
                 format!("[[reward.plugin]]\nsource = {}\nweight = {weight:?}\n", quoted(source))
             });
             own.push(flag("plugin", tables.collect()));
+        }
+        if !self.held_out.is_empty() {
+            let sources: Vec<toml::Value> = self.held_out.iter().map(|source| quoted(source)).collect();
+            own.push(flag("held-out", format!("monitor.held_out = {}", toml::Value::Array(sources))));
         }
         self.run.layers(own)
     }

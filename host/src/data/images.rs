@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use tch::{Device, Tensor};
 
@@ -323,6 +324,19 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ImageError> {
         return Err(ImageError::TooLarge { path: path.to_owned(), size, limit });
     }
     std::fs::read(path).map_err(|source| ImageError::Io { path: path.to_owned(), source })
+}
+
+/// Returns the width and height that an image has once it is turned upright; none for a file that is not an image.
+pub fn upright_size(path: &Path) -> Option<(u32, u32)> {
+    expect_file(path).ok()?;
+    let reader = ImageReader::open(path).ok()?.with_guessed_format().ok()?;
+    let mut decoder = reader.into_decoder().ok()?;
+    let (width, height) = decoder.dimensions();
+    let turned = matches!(
+        decoder.orientation().ok()?,
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
+    );
+    Some(if turned { (height, width) } else { (width, height) })
 }
 
 /// Returns the number of pixels that an image's header states; 0 for a file that is not an image.

@@ -75,9 +75,36 @@ pub fn text(bytes: &[u8], name: &str) -> Option<String> {
     text.or_else(|| info.utf8_text.iter().find(|chunk| chunk.keyword == name)?.get_text().ok())
 }
 
+/// Returns the prompt in a PNG: the text `prompt`, unless it is a graph in JSON, else the beginning of [`PARAMETERS`].
+pub fn prompt(bytes: &[u8]) -> Option<String> {
+    let is_graph = |text: &String| text.trim_start().starts_with(['{', '[']);
+    let plain = text(bytes, "prompt").filter(|text| !is_graph(text));
+    plain.or_else(|| {
+        let parameters = text(bytes, PARAMETERS)?;
+        let ends = ["\nNegative prompt:", "\nSteps:"];
+        let end = ends.iter().filter_map(|end| parameters.find(end)).min().unwrap_or(parameters.len());
+        Some(parameters[..end].trim().to_owned())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prompt_is_read_from_either_text() {
+        let image = RgbImage::new(1, 1);
+        let found = |texts: &[(&str, &str)]| {
+            let texts: Vec<_> = texts.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+            prompt(&encode(&image, &texts).expect("it encodes"))
+        };
+        assert_eq!(found(&[("prompt", "a cat")]).as_deref(), Some("a cat"));
+        let (name, settings) = parameters("a cat,\nsleeping", "dogs", &[("Steps", "4".to_owned())]);
+        assert_eq!(found(&[(&name, &settings)]).as_deref(), Some("a cat,\nsleeping"));
+        let (_, settings) = parameters("a cat", "", &[("Steps", "4".to_owned())]);
+        assert_eq!(found(&[("prompt", "{\"3\": {}}"), (&name, &settings)]).as_deref(), Some("a cat"));
+        assert_eq!(found(&[("prompt", "[1]")]), None);
+    }
 
     #[test]
     fn texts_are_kept_in_any_script() {

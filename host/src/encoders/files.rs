@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
-use image::{Rgb, RgbImage};
+use image::RgbImage;
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::Encoders;
+use super::{Encoders, probe};
 use crate::context::Context;
 use crate::data::images::{ImageError, ImageLoader, batches};
 use crate::interrupt::Interrupted;
@@ -35,8 +35,6 @@ const SETTLED: Duration = Duration::from_secs(2);
 const HEADER: usize = 32 + 3 * 4;
 /// Number of bytes of a record's checksum.
 const CHECKSUM: usize = 32;
-/// Side of the image whose embedding identifies an encoder with its preprocessing and its device.
-const PROBE: u32 = 48;
 
 type Key = [u8; 32];
 
@@ -147,9 +145,8 @@ fn read(
 /// Returns what decides an embedding besides the image: weights, preprocessing and device show in the embedding of one
 /// fixed image.
 fn identity(name: &str, encoders: &mut Encoders) -> Result<String> {
-    let probe = RgbImage::from_fn(PROBE, PROBE, |x, y| Rgb([(5 * x) as u8, (5 * y) as u8, (x * y) as u8]));
     let encoder = encoders.get(name)?;
-    let row = encoder.embed_images(&[Arc::new(probe)])?;
+    let row = encoder.embed_images(&[Arc::new(probe())])?;
     let mut hash = Sha256::new();
     hash.update(FORMAT);
     hash.update(encoder.info().digest);
@@ -281,6 +278,8 @@ impl Cache {
 mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
+
+    use image::Rgb;
 
     use super::*;
     use crate::encoders::{Encoder, EncoderError, EncoderInfo};

@@ -10,8 +10,9 @@ use std::fmt::{self, Debug, Formatter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::RgbImage;
+use image::{Rgb, RgbImage};
 use ndarray::{Array2, ArrayView2, Axis};
+use sha2::{Digest as _, Sha256};
 use tch::{Device, Kind, Tensor};
 
 pub use ambiguity_sdk::EncoderInfo;
@@ -35,6 +36,15 @@ const CACHED_TEXTS: usize = 16_384;
 
 /// Number of images in one call of an encoder: this bounds the memory, and larger calls are not faster.
 pub const IMAGES_PER_CALL: usize = 32;
+
+/// The text that, with [`probe`], identifies what a network computes.
+pub const PROBE_TEXT: &str = "a painting of two cats, 3 o'clock";
+
+/// Returns the image that identifies what a network computes.
+pub fn probe() -> RgbImage {
+    const SIDE: u32 = 48;
+    RgbImage::from_fn(SIDE, SIDE, |x, y| Rgb([(5 * x) as u8, (5 * y) as u8, (x * y) as u8]))
+}
 
 /// Number of texts that are embedded in one call of an encoder.
 pub const TEXTS_PER_CALL: usize = 256;
@@ -227,7 +237,7 @@ impl Encoders {
 
     /// Resolves a name or alias to an encoder's name.
     pub fn resolve(&self, name: &str) -> Result<String, EncoderError> {
-        if self.entries.contains_key(name) {
+        if self.entries.contains_key(name) && !(name == ALIAS && self.of_metrics.contains(name)) {
             return Ok(name.to_owned());
         }
         let is_named = |name: &&str| *name != SHIPPED && !self.of_metrics.contains(*name);
@@ -255,6 +265,25 @@ impl Encoders {
             Entry::Loaded(encoder) => Ok(&**encoder),
             Entry::Folder(..) => unreachable!("it was loaded just now"),
         }
+    }
+
+    /// Returns what identifies the embeddings of an encoder: a hash of those of an image and of a text, with which its
+    /// preprocessing, its tokenizer and its device count as much as its weights.
+    ///
+    /// # Errors
+    /// If the encoder is unknown, or cannot be loaded or run.
+    pub fn identity(&mut self, name: &str) -> Result<String, EncoderError> {
+        let encoder = self.get(name)?;
+        let mut hash = Sha256::new();
+        hash.update(encoder.info().digest);
+        let mut add = |rows: Array2<f32>| rows.iter().for_each(|value| hash.update(value.to_le_bytes()));
+        add(encoder.embed_images(&[Arc::new(probe())])?);
+        match encoder.embed_texts(&[PROBE_TEXT.to_owned()]) {
+            Ok(rows) => add(rows),
+            Err(EncoderError::NoTexts) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(format!("{:x}", hash.finalize()))
     }
 
     /// Returns raw embeddings of images, n × dim.

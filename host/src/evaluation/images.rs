@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use sha2::{Digest as _, Sha256};
 
 use crate::context::Context;
-use crate::data::images::find_images;
+use crate::data::images::{find_images, upright_size};
 use crate::data::png::{self, parameters, software};
 use crate::fs::write_atomic;
 use crate::generator::{Generator, Settings};
@@ -28,8 +28,8 @@ pub struct ImageSet {
 }
 
 impl ImageSet {
-    /// Returns the images of a folder: those of its `captions.jsonl` with their captions, else all below it with the prompts that
-    /// generators write into PNG files. `values` is the folder for their numbers.
+    /// Returns the images of a folder: those of its `captions.jsonl` with their captions, else all below it with the prompts in
+    /// PNG files, as [`png::prompt`] reads them. `values` is the folder for their numbers.
     ///
     /// # Errors
     /// If there are no images, or a file that is named is missing.
@@ -45,7 +45,7 @@ impl ImageSet {
                 let prompt = |file: &PathBuf| -> Result<String> {
                     let is_png = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
                     let bytes = if is_png { fs_err::read(file)? } else { vec![] };
-                    Ok(png::text(&bytes, "prompt").unwrap_or_default())
+                    Ok(png::prompt(&bytes).unwrap_or_default())
                 };
                 let prompts = files.iter().map(prompt).collect::<Result<_>>()?;
                 (files, prompts)
@@ -70,19 +70,9 @@ impl ImageSet {
     }
 
     /// Returns the width and height of all images, if they are the same.
-    ///
-    /// # Errors
-    /// If a file cannot be read.
-    pub fn size(&self) -> Result<Option<(u32, u32)>> {
-        let mut sizes =
-            self.files.iter().map(|file| image::image_dimensions(file).with_context(|| file.display().to_string()));
-        let Some(first) = sizes.next().transpose()? else { return Ok(None) };
-        for size in sizes {
-            if size? != first {
-                return Ok(None);
-            }
-        }
-        Ok(Some(first))
+    pub fn size(&self) -> Option<(u32, u32)> {
+        let first = upright_size(self.files.first()?)?;
+        self.files.iter().all(|file| upright_size(file) == Some(first)).then_some(first)
     }
 }
 
@@ -97,6 +87,8 @@ pub struct Model {
     pub seed: u64,
     /// The digest of the LoRA's file.
     pub lora_sha256: Option<String>,
+    /// A digest of what the LoRA's file and the configuration beside it mean: layers with their scales.
+    lora_meaning: String,
 }
 
 impl Model {
@@ -105,13 +97,44 @@ impl Model {
     /// # Errors
     /// If the LoRA cannot be read.
     pub fn new(name: &str, settings: Settings, seed: u64) -> Result<Self> {
-        let digest = |lora: &PathBuf| -> Result<String> {
-            let file = LoraFile::read(lora)?.path;
-            Ok(format!("{:x}", Sha256::digest(fs_err::read(file)?)))
-        };
-        let lora_sha256 = settings.lora.as_ref().map(digest).transpose()?;
-        Ok(Self { name: name.to_owned(), settings, seed, lora_sha256 })
+        let digest = settings.lora.as_deref().map(lora_digest).transpose()?;
+        let (lora_sha256, lora_meaning) = digest.map(|(sha256, meaning)| (Some(sha256), meaning)).unwrap_or_default();
+        Ok(Self { name: name.to_owned(), settings, seed, lora_sha256, lora_meaning })
     }
+}
+
+/// Returns the digest of a LoRA's file, and of that with the scale of each layer, which may be in peft's configuration beside it.
+fn lora_digest(lora: &Path) -> Result<(String, String)> {
+    let file = LoraFile::read(lora)?;
+    let sha256 = format!("{:x}", Sha256::digest(fs_err::read(&file.path)?));
+    let mut hash = Sha256::new();
+    hash.update(&sha256);
+    for layer in &file.layers {
+        hash.update(format!("{} {}\n", layer.module, layer.scaling));
+    }
+    Ok((sha256, format!("{:x}", hash.finalize())))
+}
+
+/// Returns a digest of the configurations below a model's folder: schedulers, tokenizers and networks.
+fn configurations(folder: &Path) -> Result<String> {
+    let mut files = vec![];
+    for entry in fs_err::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(fs_err::read_dir(&path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?);
+        } else {
+            files.push(path);
+        }
+    }
+    let is_text = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json" || extension == "txt");
+    files.retain(|path| path.is_file() && is_text(path));
+    files.sort();
+    let mut hash = Sha256::new();
+    for file in files {
+        hash.update(file.strip_prefix(folder).unwrap_or(&file).as_os_str().as_encoded_bytes());
+        hash.update(Sha256::digest(fs_err::read(&file)?));
+    }
+    Ok(format!("{:x}", hash.finalize()))
 }
 
 /// The images of a model in a working folder. The model is loaded when the first image is missing.
@@ -157,10 +180,19 @@ impl<'a> Generation<'a> {
         prompts: &[usize],
         context: &Context,
     ) -> Result<()> {
-        let Model { settings, seed, .. } = self.model;
+        let Model { settings, seed, lora_sha256, .. } = self.model;
         let generator = match &mut self.generator {
             Some(generator) => generator,
-            none => none.insert(Generator::open(settings)?),
+            none => {
+                let opened = none.insert(Generator::open(settings)?);
+                let now = settings.lora.as_deref().map(lora_digest).transpose()?.map(|(sha256, _)| sha256);
+                ensure!(
+                    now == *lora_sha256,
+                    "the LoRA has changed since this command started: is its training still running? Run the command again, or \
+                     name one of the run's checkpoints"
+                );
+                opened
+            }
         };
         generator.use_lora(lora);
         generator.set_steps(steps, eta)?;
@@ -178,7 +210,9 @@ impl<'a> Generation<'a> {
             let mut noise = SeededNoise::of_seeds(generator.latent_shape(), seeds.clone());
             let mut done = |n: usize| bar.inc(n as u64);
             let images = generator.generate(&prompts[range.clone()], &mut noise, &context.interrupt, &mut done)?;
-            for ((i, image), seed) in range.zip(images).zip(seeds) {
+            // An image that is there has numbers already: in a call with others its last bits may differ.
+            let missing = range.zip(images).zip(seeds).filter(|((i, _), _)| !files[*i].is_file());
+            for ((i, image), seed) in missing {
                 let prompt = &settings.prompts[prompts[i]];
                 let mut texts = vec![
                     ("Steps", steps.to_string()),
@@ -203,15 +237,18 @@ impl<'a> Generation<'a> {
 
     /// Returns the folder's name of images: what they are, and a digest of everything that they depend on.
     fn name(&mut self, lora: bool, steps: usize, eta: f64) -> Result<String> {
-        let Model { settings, seed, lora_sha256, .. } = self.model;
+        let Model { settings, seed, lora_meaning, .. } = self.model;
         let digest = match &self.digest {
             Some(digest) => digest.clone(),
-            None => self.digest.insert(Pipeline::digest(&settings.model)?).clone(),
+            None => {
+                let model = format!("{} {}", Pipeline::digest(&settings.model)?, configurations(&settings.model)?);
+                self.digest.insert(model).clone()
+            }
         };
         let mut parts = vec![digest];
-        parts.extend(lora_sha256.clone().filter(|_| lora).map(|sha256| format!("{sha256} {}", settings.lora_scale)));
-        let Settings { guidance, width, height, dtype, .. } = settings;
-        parts.push(format!("{steps} {eta} {guidance} {width} {height} {dtype:?} {seed}"));
+        parts.extend(lora.then(|| format!("{lora_meaning} {}", settings.lora_scale)));
+        let Settings { guidance, width, height, dtype, device, .. } = settings;
+        parts.push(format!("{steps} {eta} {guidance} {width} {height} {dtype:?} {device:?} {seed}"));
         parts.extend(settings.prompts.iter().cloned());
         let mut hash = Sha256::new();
         for part in &parts {

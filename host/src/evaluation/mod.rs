@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use sha2::{Digest as _, Sha256};
 
 use self::images::{Generation, ImageSet, Model};
 use self::values::measure;
@@ -91,7 +92,7 @@ fn evaluate_all(
     let mut work = Work { evaluator, columns: columns.into_iter().collect(), context };
     let reference = match &request.reference {
         Some(folder) if planned.iter().any(catalog::Planned::needs_reference) => {
-            let set = ImageSet::of_folder(folder, &request.work.join("reference"))?;
+            let set = ImageSet::of_folder(folder, &request.work.join(format!("reference-{}", name_of(folder)?)))?;
             let is_embedding = |column: &&Column| matches!(column, Column::Embedding(_));
             let columns: Vec<Column> = work.columns.iter().filter(is_embedding).cloned().collect();
             Some(work.measured(&set, &columns, "measuring the reference")?)
@@ -140,9 +141,15 @@ fn evaluate_all(
         reference: reference.as_ref(),
         pairs: pairs.as_ref().map(|(prompts, of, untrained)| Pairs { prompts, of, untrained }),
     };
-    let metrics = catalog::values(&planned, images)?;
+    let metrics = catalog::values(&planned, images, &context.interrupt)?;
     let n_pairs = pairs.as_ref().map(|(prompts, ..)| prompts.len());
-    Ok(Evaluation { protocol: protocol(request, prompts, n_pairs)?, metrics })
+    Ok(Evaluation { protocol: protocol(request, prompts, n_pairs), metrics })
+}
+
+/// Returns a name for the numbers of a folder's images: a digest of its place.
+fn name_of(folder: &Path) -> Result<String> {
+    let place = fs_err::canonicalize(folder)?;
+    Ok(format!("{:.12}", format!("{:x}", Sha256::digest(place.as_os_str().as_encoded_bytes()))))
 }
 
 /// What the parts of an evaluation share.
@@ -162,7 +169,7 @@ impl Work<'_> {
 }
 
 /// Returns the conditions of the images.
-fn protocol(request: &Request, prompts: &[String], pairs: Option<usize>) -> Result<Protocol> {
+fn protocol(request: &Request, prompts: &[String], pairs: Option<usize>) -> Protocol {
     let mut distinct: Vec<String> = vec![];
     for prompt in prompts {
         if !prompt.is_empty() && !distinct.contains(prompt) {
@@ -171,9 +178,9 @@ fn protocol(request: &Request, prompts: &[String], pairs: Option<usize>) -> Resu
     }
     let reference = request.reference.as_deref().map(|folder: &Path| folder.display().to_string());
     let common = Protocol { count: prompts.len(), prompts: distinct, pairs, reference, ..Protocol::default() };
-    Ok(match &request.subject {
+    match &request.subject {
         Subject::Given { set, folder } => {
-            let size = set.size()?;
+            let size = set.size();
             Protocol {
                 images: Some(folder.display().to_string()),
                 width: size.map(|(width, _)| width),
@@ -196,5 +203,5 @@ fn protocol(request: &Request, prompts: &[String], pairs: Option<usize>) -> Resu
                 ..common
             }
         }
-    })
+    }
 }

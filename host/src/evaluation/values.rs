@@ -1,4 +1,4 @@
-//! The numbers of a set of images, in files by parts of the set: `0000.safetensors` has those of the first images, one tensor per
+//! The numbers of a set of images, in files by parts of the set: `0000-0016.safetensors` has those of the first 16, one tensor per
 //! column, named by what computed it. A part is written as soon as it is complete.
 
 use std::path::Path;
@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::safetensors::{encode_safetensors, read_safetensors_with_metadata};
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result};
 use ndarray::Array2;
 use sha2::{Digest as _, Sha256};
 use tch::{Kind, Tensor};
 
 use super::images::ImageSet;
-use crate::data::images::ImageLoader;
+use crate::data::images::{ImageLoader, expect_file};
 use crate::fs::write_atomic;
 use crate::interrupt::Interrupt;
 use crate::metrics::{Column, Evaluator, Measured};
@@ -43,7 +43,7 @@ pub fn measure(
         interrupt.check("")?;
         let range = first..(first + PART).min(set.len());
         let (files, prompts) = (&set.files[range.clone()], &set.prompts[range.clone()]);
-        let path = set.values.join(format!("{first:04}.safetensors"));
+        let path = set.values.join(format!("{first:04}-{:04}.safetensors", range.end));
         let digest = digest(files, prompts)?;
         let mut stored = read(&path, &digest, range.len());
         let is_missing = |i: &usize| !stored.contains_key(&identities[*i]);
@@ -71,13 +71,15 @@ pub fn measure(
         }
         parts.push(part);
     }
-    Measured::concatenated(&parts)
+    let whole = Measured::concatenated(&parts, columns);
+    whole.with_context(|| format!("{} has numbers of different plugins: remove that folder", set.values.display()))
 }
 
 /// Returns the digest of images and their prompts.
 fn digest(files: &[std::path::PathBuf], prompts: &[String]) -> Result<String> {
     let mut hash = Sha256::new();
     for (file, prompt) in files.iter().zip(prompts) {
+        expect_file(file)?;
         hash.update(Sha256::digest(fs_err::read(file)?));
         hash.update((prompt.len() as u64).to_le_bytes());
         hash.update(prompt);
@@ -91,7 +93,11 @@ fn read(path: &Path, digest: &str, n: usize) -> NamedTensors {
     if metadata.get(IMAGES).map(String::as_str) != Some(digest) {
         return NamedTensors::new();
     }
-    tensors.retain(|_, tensor| tensor.kind() == Kind::Double && tensor.dim() == 2 && tensor.size()[0] == n as i64);
+    tensors.retain(|_, tensor| {
+        let is_matrix = tensor.kind() == Kind::Double && tensor.dim() == 2;
+        let fits = is_matrix && tensor.size()[0] == n as i64 && tensor.size()[1] > 0;
+        fits && tensor.isfinite().all().int64_value(&[]) == 1
+    });
     tensors
 }
 
@@ -103,16 +109,27 @@ fn tensor(rows: &Array2<f64>) -> Tensor {
 fn array(tensor: &Tensor) -> Result<Array2<f64>> {
     let (rows, columns) = tensor.size2()?;
     let values = Vec::<f64>::try_from(&tensor.contiguous().view([-1]))?;
-    ensure!(
-        values.iter().all(|value| value.is_finite()),
-        "a stored number is not finite: remove the folder of numbers"
-    );
     Ok(Array2::from_shape_vec((rows as usize, columns as usize), values)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_that_are_none_are_computed_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("0000-0002.safetensors");
+        let tensors = NamedTensors::from([
+            ("empty".to_owned(), Tensor::zeros([2, 0], (Kind::Double, tch::Device::Cpu))),
+            ("infinite".to_owned(), tensor(&ndarray::array![[1.0], [f64::INFINITY]])),
+            ("single".to_owned(), Tensor::zeros([2, 1], (Kind::Float, tch::Device::Cpu))),
+            ("good".to_owned(), tensor(&ndarray::array![[1.0], [2.0]])),
+        ]);
+        let bytes = encode_safetensors(&path, &tensors, &[(IMAGES, "d")]).expect("it encodes");
+        std::fs::write(&path, bytes).expect("writable");
+        assert_eq!(read(&path, "d", 2).keys().collect::<Vec<_>>(), ["good"]);
+    }
 
     #[test]
     fn numbers_are_those_of_the_same_images_and_prompts() {

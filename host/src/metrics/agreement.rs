@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use crate::statistics::{bootstrap, centered_interval, rank_correlation};
 
+/// Number of images below which an interval of a rank correlation says nothing.
+const MIN_IMAGES: usize = 20;
 /// Number of resamples of a bootstrap.
 const DRAWS: usize = 500;
 
@@ -19,7 +21,7 @@ pub struct Agreement {
     pub b: String,
     /// Spearman's rank correlation of their rewards, from -1 to 1; none if all rewards of one are equal.
     pub rank_correlation: Option<f64>,
-    /// Its 95 % interval, by the centered bootstrap over images.
+    /// Its 95 % interval, by the centered bootstrap over images; none for fewer than 20 images.
     pub ci95: Option<[f64; 2]>,
 }
 
@@ -27,11 +29,13 @@ impl Agreement {
     /// Compares the rewards of the same images.
     pub fn of((a, of_a): (&str, &[f64]), (b, of_b): (&str, &[f64])) -> Self {
         let rank = rank_correlation(of_a, of_b);
-        let interval = rank.and_then(|rank| {
-            let draws = bootstrap(of_a.len(), DRAWS, 0, |images| {
+        let interval = rank.filter(|_| of_a.len() >= MIN_IMAGES).and_then(|rank| {
+            let mut draws = bootstrap(of_a.len(), DRAWS, 0, |images| {
                 let select = |of: &[f64]| -> Vec<f64> { images.iter().map(|&i| of[i]).collect() };
-                rank_correlation(&select(of_a), &select(of_b)).unwrap_or(0.0)
+                rank_correlation(&select(of_a), &select(of_b)).unwrap_or(f64::NAN)
             });
+            // A resample whose images all have the same reward has no ranks.
+            draws.retain(|draw| !draw.is_nan());
             centered_interval(rank, &draws).map(|interval| interval.map(|end| end.clamp(-1.0, 1.0)))
         });
         Self { a: a.to_owned(), b: b.to_owned(), rank_correlation: rank, ci95: interval }
@@ -84,6 +88,8 @@ mod tests {
         let warning = all[0].warning().expect("they oppose");
         assert!(warning.starts_with("up and down oppose each other: the rank correlation"), "{warning}");
         assert_eq!(all[1].warning(), None);
+        let few = Agreement::of(("a", &[1.0, 2.0]), ("b", &[2.0, 1.0]));
+        assert_eq!((few.rank_correlation, few.ci95, few.opposes()), (Some(-1.0), None, false));
         let same = Agreement::of(("a", &[1.0, 1.0]), ("b", &[1.0, 2.0]));
         assert_eq!((same.rank_correlation, same.ci95, same.warning()), (None, None, None));
     }

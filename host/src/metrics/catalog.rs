@@ -1,17 +1,18 @@
 //! The metrics by name, what each needs, and their values from what was measured.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
 use anyhow::{Result, ensure};
 use ndarray::{ArrayView2, Axis};
 
-use super::diversity::{Cosines, unit_rows};
+use super::diversity::{Directions, unit_rows};
 use super::evaluator::Evaluator;
 use super::measured::{Column, Measured};
 use super::reference::{NEIGHBORS, Reference};
-use super::summary::{of_images, of_set};
+use super::summary::{FurtherOfSet, of_images, of_set};
+use crate::interrupt::Interrupt;
 use crate::rl::reward::entropy;
 use crate::run::evaluation::{Metric, Outcome, Values};
 use crate::text::key_hint;
@@ -303,24 +304,31 @@ pub struct Pairs<'a> {
 /// Returns the values of planned metrics.
 ///
 /// # Errors
-/// If there are no images.
-pub fn values(planned: &[Planned], images: Images<'_>) -> Result<Vec<Metric>> {
+/// If there are no images; [`Interrupted`](crate::interrupt::Interrupted) if the user asked to stop.
+pub fn values(planned: &[Planned], images: Images<'_>, interrupt: &Interrupt) -> Result<Vec<Metric>> {
     ensure!(!images.prompts.is_empty(), "there are no images to evaluate");
+    let mut references = BTreeMap::new();
     let one = |planned: &Planned| {
+        interrupt.check("")?;
         let outcome = match &planned.needs {
             Err(reason) => Outcome::NotRun { reason: reason.clone() },
-            Ok(column) => match of_column(planned, column, images) {
+            Ok(column) => match of_column(planned, column, images, &mut references) {
                 Ok(values) => Outcome::Ok(Box::new(values)),
                 Err(reason) => Outcome::NotRun { reason },
             },
         };
-        planned.metric(outcome)
+        Ok(planned.metric(outcome))
     };
-    Ok(planned.iter().map(one).collect())
+    planned.iter().map(one).collect()
 }
 
 /// Returns the values of a metric from its column, or why there are none.
-fn of_column(planned: &Planned, column: &Column, images: Images<'_>) -> Result<Values, String> {
+fn of_column(
+    planned: &Planned,
+    column: &Column,
+    images: Images<'_>,
+    references: &mut BTreeMap<Column, Reference>,
+) -> Result<Values, String> {
     let prompts: Vec<&str> = images.prompts.iter().map(String::as_str).collect();
     let means = |of: &Measured| of.means(column);
     match planned.name {
@@ -361,26 +369,32 @@ fn of_column(planned: &Planned, column: &Column, images: Images<'_>) -> Result<V
                 move |images: &[usize]| entropy_of_mean(probabilities.view(), images)
             };
             let (value, baseline) = (coverage(images.of), images.baseline.map(coverage));
-            Ok(of_set(&prompts, &value, baseline.as_ref().map(|of| of as _), None))
+            let bounds = [0.0, (images.of.rows(column).ncols() as f64).ln()];
+            Ok(of_set(&prompts, bounds, &value, baseline.as_ref().map(|of| of as _), None))
         }
         Name::Vendi | Name::PairwiseDistance | Name::NearDuplicates => {
-            let value: fn(&Cosines, &[usize]) -> f64 = match planned.name {
-                Name::Vendi => |cosines, images| cosines.select(images).vendi(),
-                Name::PairwiseDistance => Cosines::mean_distance_of,
-                _ => Cosines::near_duplicates_of,
+            let n = prompts.len() as f64;
+            let (value, bounds): (fn(&Directions, &[usize]) -> f64, _) = match planned.name {
+                Name::Vendi => (Directions::vendi, [1.0, n]),
+                Name::PairwiseDistance => (Directions::mean_distance, [0.0, 2.0]),
+                _ => (Directions::near_duplicates, [0.0, 1.0]),
             };
-            let of = Cosines::of(images.of.rows(column).view());
-            let baseline = images.baseline.map(|of| Cosines::of(of.rows(column).view()));
-            let least = |images: &[usize]| of.select(images).least_distance();
-            let minimum: Option<&dyn Fn(&[usize]) -> Option<f64>> =
-                (planned.name == Name::PairwiseDistance).then_some(&least);
+            let of = Directions::of(images.of.rows(column).view());
+            let baseline = images.baseline.map(|of| Directions::of(of.rows(column).view()));
+            let least = |images: &[usize]| of.least_distance(images);
+            let is_distance = planned.name == Name::PairwiseDistance;
+            let minimum: Option<FurtherOfSet<'_>> = if is_distance { Some(&least) } else { None };
             let of_baseline = baseline.as_ref().map(|baseline| move |images: &[usize]| value(baseline, images));
-            Ok(of_set(&prompts, &|images| value(&of, images), of_baseline.as_ref().map(|of| of as _), minimum))
+            let of_baseline = of_baseline.as_ref().map(|of| of as _);
+            Ok(of_set(&prompts, bounds, &|images| value(&of, images), of_baseline, minimum))
         }
         Name::Coverage | Name::Novelty => {
-            let reference = images.reference.ok_or("needs reference images")?.rows(column);
-            let too_few = || format!("needs more than {NEIGHBORS} reference images");
-            let reference = Reference::new(reference.view()).ok_or_else(too_few)?;
+            if !references.contains_key(column) {
+                let rows = images.reference.ok_or("needs reference images")?.rows(column);
+                let too_few = || format!("needs more than {NEIGHBORS} reference images");
+                references.insert(column.clone(), Reference::new(rows.view()).ok_or_else(too_few)?);
+            }
+            let reference = &references[column];
             let compare = |of: &Measured| reference.compare(of.rows(column).view());
             let (of, baseline) = (compare(images.of), images.baseline.map(compare));
             if planned.name == Name::Novelty {
@@ -388,7 +402,8 @@ fn of_column(planned: &Planned, column: &Column, images: Images<'_>) -> Result<V
                 return Ok(of_images(&of.novelty, baseline.as_deref(), &prompts));
             }
             let of_baseline = baseline.as_ref().map(|baseline| move |images: &[usize]| baseline.coverage(images));
-            Ok(of_set(&prompts, &|images| of.coverage(images), of_baseline.as_ref().map(|of| of as _), None))
+            let of_baseline = of_baseline.as_ref().map(|of| of as _);
+            Ok(of_set(&prompts, [0.0, 1.0], &|images| of.coverage(images), of_baseline, None))
         }
     }
 }
@@ -434,7 +449,7 @@ mod tests {
         let images = Images { prompts: &prompts, of: &of, baseline: Some(&baseline), reference: None, pairs: None };
         let names = [Name::Reward, Name::Entropy, Name::StyleCoverage];
         let plans: Vec<Planned> = names.map(|name| planned(name, column.clone())).into();
-        let found = values(&plans, images).expect("there are images");
+        let found = values(&plans, images, &Interrupt::default()).expect("there are images");
         let value = |i: usize| found[i].values().expect("measured");
         let rewards = [0.5f64.ln(), 0.5 * (0.09f64).ln()];
         assert!((value(0).value.mean - (rewards[0] + rewards[1]) / 2.0).abs() < 1e-12);
@@ -452,7 +467,8 @@ mod tests {
         let of = measured(&column, array![[0.2], [0.9], [0.4]]);
         let prompts = ["a cat".to_owned(), String::new(), "a dog".to_owned()];
         let images = Images { prompts: &prompts, of: &of, baseline: None, reference: None, pairs: None };
-        let found = values(&[planned(Name::PromptSimilarity, column)], images).expect("there are images");
+        let found = values(&[planned(Name::PromptSimilarity, column)], images, &Interrupt::default())
+            .expect("there are images");
         let value = found[0].values().expect("measured").value;
         assert!((value.mean - 0.3).abs() < 1e-12 && value.n == 2);
     }
@@ -465,10 +481,12 @@ mod tests {
         let prompts = ["a".to_owned(), "b".to_owned()];
         let pairs = Some(Pairs { prompts: &prompts, of: &of, untrained: &untrained });
         let images = Images { prompts: &prompts, of: &of, baseline: None, reference: None, pairs };
-        let found = values(&[planned(Name::StyleSimilarity(15), column.clone())], images).expect("there are images");
+        let found = values(&[planned(Name::StyleSimilarity(15), column.clone())], images, &Interrupt::default())
+            .expect("there are images");
         let value = found[0].values().expect("measured").value;
         assert!((value.mean - (1.0 + 0.5f64.sqrt()) / 2.0).abs() < 1e-12);
-        let none = values(&[planned(Name::StyleSimilarity(30), column)], images).expect("there are images");
+        let none = values(&[planned(Name::StyleSimilarity(30), column)], images, &Interrupt::default())
+            .expect("there are images");
         assert!(none[0].values().is_none());
     }
 }

@@ -20,60 +20,66 @@ pub fn unit_rows<T: Copy + Into<f64>>(rows: ArrayView2<'_, T>) -> Array2<f64> {
     unit
 }
 
-/// The cosines of all pairs of images.
+/// Images by the directions of their embeddings. Every measure is one of some of the images, which may be listed repeatedly, as
+/// a resample does; an image makes no pair with itself.
 #[derive(Clone, Debug)]
-pub struct Cosines(Array2<f64>);
+pub struct Directions {
+    unit: Array2<f64>,
+    /// The near-duplicates of each image.
+    near: Vec<Vec<usize>>,
+}
 
-impl Cosines {
-    /// Computes the cosines of embeddings.
+/// Number of images whose cosines with all others are computed at a time.
+const BLOCK: usize = 256;
+
+impl Directions {
+    /// Normalizes embeddings, and finds near-duplicates.
     pub fn of<T: Copy + Into<f64>>(embeddings: ArrayView2<'_, T>) -> Self {
         let unit = unit_rows(embeddings);
-        Self(unit.dot(&unit.t()))
+        let mut near = Vec::with_capacity(unit.nrows());
+        for block in unit.axis_chunks_iter(Axis(0), BLOCK) {
+            for row in block.dot(&unit.t()).rows() {
+                let own = near.len();
+                let is_near = |(j, cosine): (usize, &f64)| (j != own && *cosine >= NEAR_DUPLICATE).then_some(j);
+                near.push(row.iter().enumerate().filter_map(is_near).collect());
+            }
+        }
+        Self { unit, near }
     }
 
-    /// Returns the cosines of some images, of which one may be listed repeatedly.
-    pub fn select(&self, images: &[usize]) -> Self {
-        Self(self.0.select(Axis(0), images).select(Axis(1), images))
+    /// Returns the Vendi score of these images: the effective number of different ones, from 1 to their number. It is the
+    /// exponential of the entropy of the eigenvalues of their cosines divided by their number.
+    pub fn vendi(&self, images: &[usize]) -> f64 {
+        vendi_of(&self.unit.select(Axis(0), images))
     }
 
-    /// Returns the number of images.
-    pub fn len(&self) -> usize {
-        self.0.nrows()
+    /// Returns the mean distance, 1 − cos, of two of these images; 0 for fewer than two.
+    pub fn mean_distance(&self, images: &[usize]) -> f64 {
+        let mut times = vec![0.0; self.unit.nrows()];
+        images.iter().for_each(|&i| times[i] += 1.0);
+        let times = ndarray::Array1::from(times);
+        let squares = (&self.unit * &self.unit).sum_axis(Axis(1));
+        // Σ_{i≠j} nᵢ nⱼ cos = ‖Σ nᵢ eᵢ‖² − Σ nᵢ² ‖eᵢ‖².
+        let sum = times.dot(&self.unit);
+        let own = (&times * &times).dot(&squares);
+        let n_pairs = times.sum().powi(2) - times.dot(&times);
+        if n_pairs > 0.0 { 1.0 - (sum.dot(&sum) - own) / n_pairs } else { 0.0 }
     }
 
-    /// Returns whether there are no images.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Returns the Vendi score: the effective number of different images, from 1 to their number. It is the exponential of
-    /// the entropy of the eigenvalues of the cosines divided by the number of images.
-    pub fn vendi(&self) -> f64 {
-        vendi_of(&self.0)
-    }
-
-    /// Returns the distances, 1 − cos, of all pairs of these images; an image that is listed repeatedly makes no pair with
-    /// itself.
-    fn distances_of<'a>(&'a self, images: &'a [usize]) -> impl Iterator<Item = f64> + 'a {
-        let others = move |at: usize| images[at + 1..].iter().filter(move |&&j| j != images[at]);
-        (0..images.len()).flat_map(move |at| others(at).map(move |&j| 1.0 - self.0[[images[at], j]]))
-    }
-
-    /// Returns the mean distance of two of these images; 0 for fewer than two.
-    pub fn mean_distance_of(&self, images: &[usize]) -> f64 {
-        let (sum, n) = self.distances_of(images).fold((0.0, 0u64), |(sum, n), distance| (sum + distance, n + 1));
-        sum / n.max(1) as f64
-    }
-
-    /// Returns the least distance of two images; none for fewer than two.
-    pub fn least_distance(&self) -> Option<f64> {
-        let all: Vec<usize> = (0..self.len()).collect();
-        self.distances_of(&all).min_by(f64::total_cmp)
+    /// Returns the least distance of two of these images; none for fewer than two.
+    pub fn least_distance(&self, images: &[usize]) -> Option<f64> {
+        let rows = self.unit.select(Axis(0), images);
+        let cosines = rows.dot(&rows.t());
+        let n = images.len();
+        let pairs = (0..n).flat_map(|a| (a + 1..n).map(move |b| (a, b))).filter(|&(a, b)| images[a] != images[b]);
+        pairs.map(|(a, b)| 1.0 - cosines[[a, b]]).min_by(f64::total_cmp)
     }
 
     /// Returns the share of these images that have a near-duplicate among the others.
-    pub fn near_duplicates_of(&self, images: &[usize]) -> f64 {
-        let has_twin = |i: &&usize| images.iter().any(|j| j != *i && self.0[[**i, *j]] >= NEAR_DUPLICATE);
+    pub fn near_duplicates(&self, images: &[usize]) -> f64 {
+        let mut is_listed = vec![false; self.near.len()];
+        images.iter().for_each(|&i| is_listed[i] = true);
+        let has_twin = |i: &&usize| self.near[**i].iter().any(|&j| is_listed[j]);
         images.iter().filter(has_twin).count() as f64 / images.len().max(1) as f64
     }
 }
@@ -81,7 +87,8 @@ impl Cosines {
 /// Returns the distance of each image to its nearest neighbor of the same group, or of all images where it is alone in its
 /// group; `groups` has the group of each row.
 pub fn nearest_in_group(embeddings: ArrayView2<'_, f64>, groups: &[usize]) -> Vec<f64> {
-    let Cosines(cosines) = Cosines::of(embeddings);
+    let unit = unit_rows(embeddings);
+    let cosines = unit.dot(&unit.t());
     let nearest = |i: usize, is_other: &dyn Fn(usize) -> bool| {
         (0..groups.len()).filter(|&j| j != i && is_other(j)).map(|j| 1.0 - cosines[[i, j]]).min_by(f64::total_cmp)
     };
@@ -92,11 +99,7 @@ pub fn nearest_in_group(embeddings: ArrayView2<'_, f64>, groups: &[usize]) -> Ve
 /// Returns the Vendi score and the mean distance of embeddings, without all their cosines at once.
 pub fn vendi_and_mean_distance(embeddings: ArrayView2<'_, f32>) -> (f64, f64) {
     let unit = unit_rows(embeddings);
-    // The matrices XXᵀ and XᵀX have the same eigenvalues but for zeros.
-    let vendi = match unit.nrows() > unit.ncols() {
-        true => entropy_of(&(unit.t().dot(&unit) / unit.nrows() as f64)),
-        false => entropy_of(&(unit.dot(&unit.t()) / unit.nrows().max(1) as f64)),
-    };
+    let vendi = vendi_of(&unit);
     // Σ_{i≠j} cos = ‖Σ e‖² − Σ ‖e‖².
     let sum = unit.sum_axis(Axis(0));
     let n = unit.nrows() as f64;
@@ -105,8 +108,12 @@ pub fn vendi_and_mean_distance(embeddings: ArrayView2<'_, f32>) -> (f64, f64) {
     (vendi, distance)
 }
 
-fn vendi_of(cosines: &Array2<f64>) -> f64 {
-    entropy_of(&(cosines / cosines.nrows().max(1) as f64))
+/// Returns the Vendi score of rows of length 1.
+fn vendi_of(unit: &Array2<f64>) -> f64 {
+    // The matrices XXᵀ and XᵀX have the same eigenvalues but for zeros.
+    let n = unit.nrows().max(1) as f64;
+    let smaller = if unit.nrows() > unit.ncols() { unit.t().dot(unit) } else { unit.dot(&unit.t()) };
+    entropy_of(&(smaller / n))
 }
 
 /// Returns the exponential of the entropy of a symmetric matrix's eigenvalues.
@@ -155,21 +162,20 @@ mod tests {
         let embeddings = array![[2.0f32, 0.0], [0.0, 3.0], [1.0, 1.0]];
         let half = 0.5f64.sqrt();
         let wanted = (1.0 + (1.0 - half) + (1.0 - half)) / 3.0;
-        let cosines = Cosines::of(embeddings.view());
-        assert!((cosines.mean_distance_of(&[0, 1, 2]) - wanted).abs() < 1e-7);
-        assert!((cosines.least_distance().expect("pairs") - (1.0 - half)).abs() < 1e-7);
+        let directions = Directions::of(embeddings.view());
+        assert!((directions.mean_distance(&[0, 1, 2]) - wanted).abs() < 1e-7);
+        assert!((directions.least_distance(&[0, 1, 2]).expect("pairs") - (1.0 - half)).abs() < 1e-7);
+        // A resample lists an image twice, which is no pair of two images.
+        assert!((directions.mean_distance(&[0, 0, 2]) - (1.0 - half)).abs() < 1e-7);
+        assert!((directions.least_distance(&[0, 0, 2]).expect("pairs") - (1.0 - half)).abs() < 1e-7);
+        assert_eq!((directions.mean_distance(&[1]), directions.least_distance(&[1, 1])), (0.0, None));
         let nearest = |groups: &[usize]| nearest_in_group(embeddings.mapv(f64::from).view(), groups);
         assert!(nearest(&[0, 0, 0]).iter().all(|distance| (distance - (1.0 - half)).abs() < 1e-7));
         // The third image is alone in its group.
         let grouped = nearest(&[0, 0, 1]);
         assert!((grouped[0] - 1.0).abs() < 1e-7 && (grouped[2] - (1.0 - half)).abs() < 1e-7, "{grouped:?}");
         let (vendi, distance) = vendi_and_mean_distance(embeddings.view());
-        assert!((distance - wanted).abs() < 1e-7 && (vendi - cosines.vendi()).abs() < 1e-9);
-        let one = Cosines::of(array![[1.0f32, 2.0]].view());
-        assert_eq!((one.mean_distance_of(&[0]), one.least_distance()), (0.0, None));
-        // A resample lists an image twice, which is no pair of two images.
-        assert!((cosines.mean_distance_of(&[0, 0, 2]) - (1.0 - half)).abs() < 1e-7);
-        assert_eq!(cosines.near_duplicates_of(&[0, 0, 2]), 0.0);
+        assert!((distance - wanted).abs() < 1e-7 && (vendi - directions.vendi(&[0, 1, 2])).abs() < 1e-9);
         assert_eq!(vendi_and_mean_distance(array![[1.0f32, 2.0]].view()), (1.0, 0.0));
     }
 
@@ -178,13 +184,26 @@ mod tests {
         // Three directions, the first of them twice.
         let embeddings = array![[1.0f32, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 5.0], [3.0, 0.0, 0.0]];
         let entropy = -(0.5 * 0.5f64.ln() + 2.0 * 0.25 * 0.25f64.ln());
-        assert!((Cosines::of(embeddings.view()).vendi() - entropy.exp()).abs() < 1e-9);
+        let directions = Directions::of(embeddings.view());
+        assert!((directions.vendi(&[0, 1, 2, 3]) - entropy.exp()).abs() < 1e-9);
         assert!((vendi_and_mean_distance(embeddings.view()).0 - entropy.exp()).abs() < 1e-9);
-        assert!((Cosines::of(embeddings.slice(ndarray::s![..3, ..])).vendi() - 3.0).abs() < 1e-9);
-        assert_eq!(Cosines::of(embeddings.view()).near_duplicates_of(&[0, 1, 2, 3]), 0.5);
+        assert!((directions.vendi(&[0, 1, 2]) - 3.0).abs() < 1e-9);
+        assert_eq!(directions.near_duplicates(&[0, 1, 2, 3]), 0.5);
+        assert_eq!(directions.near_duplicates(&[0, 0, 2]), 0.0);
         // The eigenvalues of [[1, 1/2], [1/2, 1]] / 2 are 3/4 and 1/4.
-        let pair = Cosines::of(array![[1.0f64, 0.0], [0.5, 0.75f64.sqrt()]].view());
+        let pair = Directions::of(array![[1.0f64, 0.0], [0.5, 0.75f64.sqrt()]].view());
         let entropy = -(0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln());
-        assert!((pair.vendi() - entropy.exp()).abs() < 1e-12);
+        assert!((pair.vendi(&[0, 1]) - entropy.exp()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn near_duplicates_are_found_across_blocks() {
+        let n = 2 * BLOCK + 3;
+        // Every image has its own axis, but for the last one, which repeats the first.
+        let axis = |i: usize| if i == n - 1 { 0 } else { i };
+        let embeddings = Array2::from_shape_fn((n, n), |(i, j)| if axis(i) == j { 1.0f32 } else { 0.0 });
+        let directions = Directions::of(embeddings.view());
+        let all: Vec<usize> = (0..n).collect();
+        assert!((directions.near_duplicates(&all) - 2.0 / n as f64).abs() < 1e-12);
     }
 }

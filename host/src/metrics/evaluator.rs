@@ -2,6 +2,7 @@
 //! encoder runs once per batch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ndarray::Array2;
@@ -12,7 +13,7 @@ use super::diversity::unit_rows;
 use super::measured::{Column, Measured};
 use crate::config::{FineTuneConfig, OnError, RewardNormalization, RewardPlugin};
 use crate::context::Context;
-use crate::encoders::{Encoders, SHIPPED};
+use crate::encoders::{Encoders, PROBE_TEXT, SHIPPED, probe};
 use crate::interrupt::Interrupt;
 use crate::plugin::{Batch, Medium, Pin, Plugin, PluginError, PluginHost, Sample, Values};
 use crate::rl::reward::{PluginRewards, combine, rewards};
@@ -21,11 +22,6 @@ use crate::text::counted;
 
 /// A network that scores images, beside plugins: higher is better.
 pub trait Network {
-    /// Returns the digest of its weights.
-    ///
-    /// # Errors
-    /// If the weights cannot be read.
-    fn digest(&mut self) -> Result<String>;
     /// Returns one score per image of a batch.
     ///
     /// # Errors
@@ -132,19 +128,24 @@ impl Evaluator {
         let description = plugin.description();
         if !description.takes(Medium::Image) {
             bail!(
-                "plugin {} takes {}, but this run generates images: choose a plugin for images",
+                "plugin {} takes {}, but these are images: choose a plugin for images",
                 configured.source,
                 description.media_names(" and ")
             );
         }
         let name = &description.name;
-        let is_same = |other: &&Loaded| other.name == *name || other.name.starts_with(&format!("{name}#"));
-        let name = match self.plugins.iter().filter(is_same).count() {
-            0 => name.clone(),
-            n => format!("{name}#{}", n + 1),
-        };
+        let numbered = (2..).map(|number| format!("{name}#{number}"));
+        let is_free = |name: &String| self.plugins.iter().all(|other| other.name != *name);
+        let name = [name.clone()].into_iter().chain(numbered).find(is_free).context("the numbers do not end")?;
         self.plugins.push(Loaded { name, configured, held_out, plugin });
         Ok(())
+    }
+
+    /// Whether the plugin that was added last is one of the others: the same bytes with the same options.
+    pub fn repeats_last(&self) -> bool {
+        let Some((last, others)) = self.plugins.split_last() else { return false };
+        let of = |loaded: &Loaded| (loaded.plugin.source().sha256.clone(), loaded.configured.options());
+        others.iter().any(|other| of(other) == of(last))
     }
 
     /// Adds a network by the name of its metric.
@@ -181,7 +182,8 @@ impl Evaluator {
     /// # Errors
     /// If the encoder is not known.
     pub fn diversity_encoder(&self) -> Result<String> {
-        let asked = self.plugins.iter().flat_map(|loaded| &loaded.plugin.description().encoders).next();
+        let of_reward = self.plugins.iter().filter(|loaded| !loaded.held_out);
+        let asked = of_reward.flat_map(|loaded| &loaded.plugin.description().encoders).next();
         let encoder = asked.map_or(SHIPPED, String::as_str);
         self.encoders.resolve(encoder).with_context(|| format!("diversity is measured with encoder {encoder}"))
     }
@@ -211,7 +213,8 @@ impl Evaluator {
         self.plugins.iter().filter(|loaded| !loaded.held_out).map(of).sum()
     }
 
-    /// Scores images batch by batch with the plugins of the reward, and measures further columns of them.
+    /// Scores images batch by batch with the plugins of the reward, and measures further columns of them. A held-out plugin among
+    /// these that fails is left out, with a warning.
     ///
     /// # Errors
     /// [`Interrupted`](crate::interrupt::Interrupted) if the user asked to stop.
@@ -220,21 +223,36 @@ impl Evaluator {
         let (names, weights): (Vec<String>, Vec<f64>) =
             of_reward.map(|loaded| (loaded.name.clone(), loaded.configured.weight)).unzip();
         let mut columns: Vec<Column> = names.iter().cloned().map(Column::Plugin).collect();
-        columns.extend(more.iter().cloned());
+        let is_plugin = |column: &&Column| matches!(column, Column::Plugin(_));
+        let mut held_out: Vec<&Column> = more.iter().filter(is_plugin).collect();
+        columns.extend(more.iter().filter(|column| !is_plugin(column)).cloned());
         let (mut kept, mut skipped, mut parts, mut start) = (Vec::new(), 0, Vec::new(), 0);
         for mut batch in batches(samples, self.batch_size) {
             self.interrupt.check("")?;
             let n = batch.len();
             match self.measure_or_skip(&mut batch, &columns)? {
-                Some(measured) => {
+                Some(mut measured) => {
                     kept.extend(start..start + n);
+                    held_out.retain(|column| match self.measure(&mut batch, &[(*column).clone()]) {
+                        Ok(more) => {
+                            measured.insert((*column).clone(), more.rows(column).clone());
+                            true
+                        }
+                        Err(error) => {
+                            tracing::warn!("{error:#}; this held-out plugin is left out of the monitor");
+                            false
+                        }
+                    });
                     parts.push(measured);
                 }
                 None => skipped += n,
             }
             start += n;
         }
-        let measured = Measured::concatenated(&parts)?;
+        // A held-out plugin that failed has only the first batches.
+        let is_whole = |column: &&Column| parts.iter().all(|part| part.has(column));
+        let whole: Vec<Column> = columns.iter().chain(held_out.iter().copied()).filter(is_whole).cloned().collect();
+        let measured = Measured::concatenated(&parts, &whole)?;
         let rewards = |column: &Column| if parts.is_empty() { vec![] } else { measured.means(column) };
         let plugins = names.into_iter().zip(weights).zip(&columns);
         let plugins = plugins.map(|((name, weight), column)| PluginRewards { name, weight, rewards: rewards(column) });
@@ -252,7 +270,7 @@ impl Evaluator {
             let Some(measured) = self.measure_or_skip(&mut batch, columns)? else { return Ok(None) };
             parts.push(measured);
         }
-        Measured::concatenated(&parts).map(Some)
+        Measured::concatenated(&parts, columns).map(Some)
     }
 
     /// Measures columns of a batch, or returns none if a plugin failed and the configuration allows to leave its samples out.
@@ -287,7 +305,7 @@ impl Evaluator {
                 }
             };
             let unusable = rows.iter().any(|value| !value.is_finite());
-            ensure!(!unusable, "{column:?} of some images is not finite: are the weights complete?");
+            ensure!(!unusable, "{} is not finite for some images", column.in_words());
             measured.insert(column.clone(), rows);
         }
         Ok(measured)
@@ -313,8 +331,8 @@ impl Evaluator {
         Ok(single_column(images.rows().into_iter().zip(texts.rows()).map(|(image, text)| image.dot(&text)).collect()))
     }
 
-    /// Returns what identifies a column's numbers besides the images and prompts: its name, and the digest of what computes
-    /// it.
+    /// Returns what identifies a column's numbers besides the images and prompts: its name, and a digest of what computes it. A
+    /// plugin is identified by its bytes and options, encoders and networks by what they compute of a probe.
     ///
     /// # Errors
     /// If an encoder or the weights of a network cannot be loaded.
@@ -328,19 +346,19 @@ impl Evaluator {
                 parts.extend(options.iter().map(|(key, value)| format!("{key}={value}")));
                 let asked: BTreeSet<String> = loaded.plugin.description().encoders.iter().cloned().collect();
                 for encoder in asked {
-                    parts.push(self.encoders.get(&encoder)?.info().digest);
+                    parts.push(self.encoders.identity(&encoder)?);
                 }
                 (format!("plugin {name}"), parts)
             }
-            Column::Embedding(encoder) => {
-                (format!("embedding {encoder}"), vec![self.encoders.get(encoder)?.info().digest])
-            }
+            Column::Embedding(encoder) => (format!("embedding {encoder}"), vec![self.encoders.identity(encoder)?]),
             Column::PromptSimilarity(encoder) => {
-                (format!("prompt-similarity {encoder}"), vec![self.encoders.get(encoder)?.info().digest])
+                (format!("prompt-similarity {encoder}"), vec![self.encoders.identity(encoder)?])
             }
             Column::Network(name) => {
-                let network = self.networks.get_mut(name).with_context(|| format!("{name} was not loaded"))?;
-                ((*name).to_owned(), vec![network.digest()?])
+                let image = Some(Arc::new(probe()));
+                let sample = Sample { prompt: PROBE_TEXT.to_owned(), image, ..Sample::default() };
+                let score = self.measure(&mut Batch::new(vec![sample]), std::slice::from_ref(column))?.means(column);
+                ((*name).to_owned(), score.iter().map(|score| format!("{:x}", score.to_bits())).collect())
             }
         };
         let mut hash = Sha256::new();

@@ -19,6 +19,18 @@ pub enum Column {
     Network(&'static str),
 }
 
+impl Column {
+    /// Returns the column in words, for messages.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Plugin(name) => format!("result of plugin {name}"),
+            Self::Embedding(encoder) => format!("embedding by {encoder}"),
+            Self::PromptSimilarity(encoder) => format!("prompt similarity by {encoder}"),
+            Self::Network(name) => format!("score {name}"),
+        }
+    }
+}
+
 /// Columns of the same images.
 #[derive(Clone, Debug, Default)]
 pub struct Measured(BTreeMap<Column, Array2<f64>>);
@@ -55,15 +67,14 @@ impl Measured {
         self.rows(column).mean_axis(Axis(1)).expect("a column has a width").to_vec()
     }
 
-    /// Returns the images of several parts as one.
+    /// Returns columns of several parts as those of one.
     ///
     /// # Errors
-    /// If the parts have different columns, or a column has different widths.
-    pub fn concatenated(parts: &[Self]) -> Result<Self> {
-        let Some(first) = parts.first() else { return Ok(Self::default()) };
+    /// If a part lacks one of the columns, or a column has different widths.
+    pub fn concatenated(parts: &[Self], columns: &[Column]) -> Result<Self> {
         let mut whole = Self::default();
-        for column in first.0.keys() {
-            ensure!(parts.iter().all(|part| part.has(column)), "some images lack the column {column:?}");
+        for column in columns.iter().filter(|_| !parts.is_empty()) {
+            ensure!(parts.iter().all(|part| part.has(column)), "some images have no {}", column.in_words());
             let views: Vec<_> = parts.iter().map(|part| part.rows(column).view()).collect();
             whole.insert(column.clone(), concatenate(Axis(0), &views)?);
         }
@@ -84,8 +95,10 @@ mod tests {
             part.insert(Column::Plugin("p".to_owned()), array![[value, value + 2.0]]);
             part
         };
-        let whole = Measured::concatenated(&[part(1.0), part(5.0)]).expect("the same columns");
-        assert_eq!(whole.means(&Column::Plugin("p".to_owned())), [2.0, 6.0]);
-        assert!(Measured::concatenated(&[part(1.0), Measured::default()]).is_err());
+        let columns = [Column::Plugin("p".to_owned())];
+        let whole = Measured::concatenated(&[part(1.0), part(5.0)], &columns).expect("the same columns");
+        assert_eq!(whole.means(&columns[0]), [2.0, 6.0]);
+        let message = Measured::concatenated(&[part(1.0), Measured::default()], &columns).expect_err("one lacks it");
+        assert_eq!(message.to_string(), "some images have no result of plugin p");
     }
 }

@@ -7,7 +7,6 @@ use ambiguity_models::aesthetic::AestheticPredictor;
 use ambiguity_models::clip::Tokenizer;
 use ambiguity_models::image_reward::{ImageReward, MAX_LENGTH, WordPiece};
 use ambiguity_models::preference::{Hps, PickScore};
-use ambiguity_models::weights::digest_weights;
 use anyhow::{Context as _, Result, ensure};
 use image::RgbImage;
 use ndarray::ArrayView2;
@@ -56,10 +55,6 @@ impl Aesthetic {
 }
 
 impl Network for Aesthetic {
-    fn digest(&mut self) -> Result<String> {
-        Ok(digest_weights(&self.path)?)
-    }
-
     fn score(&mut self, batch: &mut Batch, encoders: &mut Encoders) -> Result<Vec<f64>> {
         let embeddings = batch.embedding(&self.encoder, encoders)?;
         self.of_embeddings(embeddings.view())
@@ -82,10 +77,6 @@ impl ImageRewardNetwork {
 }
 
 impl Network for ImageRewardNetwork {
-    fn digest(&mut self) -> Result<String> {
-        Ok(format!("{} {}", digest_weights(&self.weights)?, digest_weights(&self.vocabulary)?))
-    }
-
     fn score(&mut self, batch: &mut Batch, _: &mut Encoders) -> Result<Vec<f64>> {
         if self.loaded.is_none() {
             let network = ImageReward::load(&self.weights, self.device, Kind::Float)?;
@@ -115,10 +106,6 @@ impl PickScoreNetwork {
 }
 
 impl Network for PickScoreNetwork {
-    fn digest(&mut self) -> Result<String> {
-        Ok(digest_weights(&self.folder)?)
-    }
-
     fn score(&mut self, batch: &mut Batch, _: &mut Encoders) -> Result<Vec<f64>> {
         if self.loaded.is_none() {
             let network = PickScore::load(&self.folder, self.device, Kind::Float)?;
@@ -149,10 +136,6 @@ impl HpsNetwork {
 }
 
 impl Network for HpsNetwork {
-    fn digest(&mut self) -> Result<String> {
-        Ok(digest_weights(&self.weights)?)
-    }
-
     fn score(&mut self, batch: &mut Batch, _: &mut Encoders) -> Result<Vec<f64>> {
         if self.loaded.is_none() {
             let network = Hps::load(&self.weights, self.device, Kind::Float)?;

@@ -4,10 +4,12 @@
 //! share of reference images that have a generated image within the distance of their k-th nearest reference image. Distances
 //! are 1 − cos.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, Axis};
 
 use super::diversity::unit_rows;
 
+/// Number of images whose distances to all others are computed at a time.
+const BLOCK: usize = 256;
 /// The k of coverage.
 pub const NEIGHBORS: usize = 5;
 
@@ -22,15 +24,20 @@ impl Reference {
     /// Returns the reference of embeddings, one row per image; none unless there are more than [`NEIGHBORS`].
     pub fn new(embeddings: ArrayView2<'_, f64>) -> Option<Self> {
         let unit = unit_rows(embeddings);
-        let cosines = unit.dot(&unit.t());
-        let radius = |(i, row): (usize, ndarray::ArrayView1<'_, f64>)| {
-            let mut others: Vec<f64> =
-                row.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, cosine)| 1.0 - cosine).collect();
-            others.sort_by(f64::total_cmp);
-            others.get(NEIGHBORS - 1).copied()
-        };
-        let radii = cosines.rows().into_iter().enumerate().map(radius).collect::<Option<Vec<_>>>()?;
-        (!radii.is_empty()).then_some(Self { unit, radii })
+        if unit.nrows() <= NEIGHBORS {
+            return None;
+        }
+        let mut radii = Vec::with_capacity(unit.nrows());
+        for block in unit.axis_chunks_iter(Axis(0), BLOCK) {
+            for row in block.dot(&unit.t()).rows() {
+                let own = radii.len();
+                let others = row.iter().enumerate().filter(|(j, _)| *j != own);
+                let mut others: Vec<f64> = others.map(|(_, cosine)| 1.0 - cosine).collect();
+                let (_, radius, _) = others.select_nth_unstable_by(NEIGHBORS - 1, f64::total_cmp);
+                radii.push(*radius);
+            }
+        }
+        Some(Self { unit, radii })
     }
 
     /// Compares generated images with the reference.

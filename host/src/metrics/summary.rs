@@ -7,7 +7,7 @@ use crate::run::evaluation::{Estimate, OfPrompt, Values};
 use crate::statistics::{Summary, bootstrap, centered_interval, standard_error};
 
 /// Number of resamples of a bootstrap.
-pub const DRAWS: usize = 500;
+pub const DRAWS: usize = 400;
 /// The seed of all bootstraps.
 const SEED: u64 = 0;
 /// Half the width of a 95 % interval in standard errors, for a mean of many values.
@@ -48,22 +48,31 @@ pub fn of_images(values: &[f64], baseline: Option<&[f64]>, prompts: &[&str]) -> 
 
 /// A metric of several images together: its value for the images of these indices, which may repeat.
 pub type OfSet<'a> = &'a dyn Fn(&[usize]) -> f64;
+/// A further value of the images of these indices, if there are enough.
+pub type FurtherOfSet<'a> = &'a dyn Fn(&[usize]) -> Option<f64>;
 
-/// Returns the values of a metric of several images together. The images of the baseline have the same prompts and noise, so
-/// that a resample draws both by the same indices. `minimum` is a further value of a prompt's images.
+/// Returns the values of a metric of several images together, which are within `bounds`. The images of the baseline have the same
+/// prompts and noise, so that a resample draws both by the same indices. `minimum` is a further value of a prompt's images.
 pub fn of_set(
     prompts: &[&str],
+    bounds: [f64; 2],
     value: OfSet<'_>,
     baseline: Option<OfSet<'_>>,
-    minimum: Option<&dyn Fn(&[usize]) -> Option<f64>>,
+    minimum: Option<FurtherOfSet<'_>>,
 ) -> Values {
     let n = prompts.len();
     let all: Vec<usize> = (0..n).collect();
-    let estimate = |value: OfSet<'_>| {
-        let whole = value(&all);
-        let draws = bootstrap(n, DRAWS, SEED, value);
-        Estimate { mean: whole, std: Summary::of(&draws).std, ci95: centered_interval(whole, &draws), n }
+    let mut of_baseline = vec![];
+    let draws = bootstrap(n, DRAWS, SEED, |images| {
+        of_baseline.extend(baseline.map(|baseline| baseline(images)));
+        value(images)
+    });
+    let differences: Vec<f64> = draws.iter().zip(&of_baseline).map(|(value, baseline)| value - baseline).collect();
+    let estimate = |mean: f64, draws: &[f64], [low, high]: [f64; 2]| {
+        let interval = centered_interval(mean, draws).map(|interval| interval.map(|end| end.clamp(low, high)));
+        Estimate { mean, std: Summary::of(draws).std, ci95: interval, n }
     };
+    let whole = (value(&all), baseline.map(|baseline| baseline(&all)));
     let groups = by_prompt(prompts);
     let of_prompt = |images: &Vec<usize>| OfPrompt {
         mean: value(images),
@@ -75,9 +84,11 @@ pub fn of_set(
     // One image is as diverse as it can be: it says nothing.
     let several: Vec<f64> = by_prompt.values().filter(|of| of.n > 1).map(|of| of.mean).collect();
     Values {
-        value: estimate(value),
-        baseline: baseline.map(estimate),
-        difference: baseline.map(|baseline| estimate(&|images| value(images) - baseline(images))),
+        value: estimate(whole.0, &draws, bounds),
+        baseline: whole.1.map(|baseline| estimate(baseline, &of_baseline, bounds)),
+        difference: whole
+            .1
+            .map(|baseline| estimate(whole.0 - baseline, &differences, [f64::NEG_INFINITY, f64::INFINITY])),
         within_prompts: (!several.is_empty()).then(|| Summary::of(&several).mean),
         by_prompt,
     }
@@ -117,13 +128,16 @@ mod tests {
         let mean = |images: &[usize]| images.iter().map(|&i| numbers[i]).sum::<f64>() / images.len() as f64;
         let shifted = |images: &[usize]| mean(images) - 2.0;
         let prompts: Vec<&str> = (0..50).map(|i| if i % 2 == 0 { "even" } else { "odd" }).collect();
-        let values = of_set(&prompts, &mean, Some(&shifted), Some(&|images| images.first().map(|&i| numbers[i])));
+        let values =
+            of_set(&prompts, [0.0, 49.0], &mean, Some(&shifted), Some(&|images| images.first().map(|&i| numbers[i])));
         assert_eq!((values.value.mean, values.value.n), (24.5, 50));
         // The same images are drawn for both, so that their difference is certain.
         let difference = values.difference.expect("a baseline");
         assert!((difference.mean - 2.0).abs() < 1e-12 && difference.std < 1e-9);
         assert!(values.value.std > 1.0);
         assert_eq!(values.within_prompts, Some(24.5));
+        let bounded = of_set(&prompts, [24.0, 24.6], &mean, None, None);
+        assert_eq!(bounded.value.ci95, Some([24.0, 24.6]));
         assert_eq!((values.by_prompt["odd"].mean, values.by_prompt["odd"].minimum), (25.0, Some(1.0)));
     }
 }

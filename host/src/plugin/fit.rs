@@ -7,9 +7,10 @@
 //! # Layout
 //!
 //! - [`KMeansOptions`]: k-means, of our own. `frame`: the origin and the unit that it computes in. `start`: k-means++.
-//!   [`elbow`]: the choice of k.
+//!   [`elbow`]: the choice of k. [`Directions`]: what it disregards.
 //! - [`MixtureOptions`]: Gaussian mixtures. [`ProbeOptions`]: linear probes. [`PrincipalComponents`]: projections. All by linfa.
 
+mod directions;
 pub mod elbow;
 mod error;
 mod frame;
@@ -24,6 +25,7 @@ mod start;
 use ambiguity_sdk::Manifest;
 use ndarray::{Array1, Array2, Axis};
 
+pub use self::directions::Directions;
 pub use self::error::FitError;
 pub use self::kmeans::{Clustering, KMeansOptions};
 pub use self::mixture::{DIMENSIONS, Mixture, MixtureOptions, check_mixture, max_dimensions};
@@ -42,10 +44,16 @@ pub const LINEAR_TEMPLATE: &[u8] = include_bytes!("templates/linear.wasm");
 /// The template component that classifies by a baked Gaussian mixture: `plugins/mixture`.
 pub const MIXTURE_TEMPLATE: &[u8] = include_bytes!("templates/mixture.wasm");
 
-/// Bakes centers (styles × dim) and their manifest into the k-means template. The same centers and manifest produce the
-/// same bytes.
-pub fn bake_k_means(manifest: &Manifest, centers: &Array2<f32>) -> Result<Vec<u8>, Fault> {
-    bake(KMEANS_TEMPLATE, manifest, &[("centers", centers.clone())])
+/// Bakes centers (styles × dim), the directions that are removed from embeddings first, if there are any, and the manifest
+/// into the k-means template. The same numbers and manifest produce the same bytes.
+pub fn bake_k_means(
+    manifest: &Manifest,
+    centers: &Array2<f32>,
+    disregarded: Option<&Directions>,
+) -> Result<Vec<u8>, Fault> {
+    let mut matrices = vec![("centers", centers.clone())];
+    matrices.extend(disregarded.map(|directions| ("disregarded", single(&directions.matrix))));
+    bake(KMEANS_TEMPLATE, manifest, &matrices)
 }
 
 /// Bakes a linear probe and its manifest into its template.
@@ -159,8 +167,8 @@ mod tests {
     fn baking_twice_produces_the_same_bytes_and_replaces_existing_assets() {
         let manifest = |title: &str| Manifest { title: title.to_owned(), ..Manifest::default() };
         let centers = Array2::from_shape_fn((3, 4), |(i, j)| (i * 4 + j) as f32);
-        let once = bake_k_means(&manifest("one"), &centers).expect("the template takes assets");
-        assert_eq!(once, bake_k_means(&manifest("one"), &centers).expect("the template takes assets"));
+        let once = bake_k_means(&manifest("one"), &centers, None).expect("the template takes assets");
+        assert_eq!(once, bake_k_means(&manifest("one"), &centers, None).expect("the template takes assets"));
 
         let other = [(Manifest::ASSET, manifest("two").to_json())];
         let twice = Artifact::bake(&once, &other).expect("a plugin takes assets");

@@ -106,10 +106,16 @@ fn accuracy(label: &'static str, what: &str, from: f64, to: f64) -> (Tile, Strin
     (tile, sentence)
 }
 
-/// Draws the rewards of two plugins by epoch, one panel above the other, for an image file: `rewards` has the panel's title, the
-/// rewards of training samples, and those of the monitor.
-pub(crate) fn draw_rewards(title: &str, rewards: [(String, Points, Points); 2]) -> RgbImage {
-    let of = |(title, training, monitor)| {
+/// The mean rewards under a plugin by epoch.
+pub(crate) struct Rewards {
+    pub(crate) title: String,
+    pub(crate) training: Vec<(u64, f64)>,
+    pub(crate) monitor: Vec<(u64, f64)>,
+}
+
+/// Draws the rewards under two plugins by epoch, one panel above the other, for an image file.
+pub(crate) fn draw_rewards(title: &str, rewards: [Rewards; 2]) -> RgbImage {
+    let of = |Rewards { title, training, monitor }| {
         let training = Series { name: "training".into(), ink: Ink::Training, points: training };
         let monitor = Series { name: "fixed prompts and noise".into(), ink: Ink::Reward, points: monitor };
         panel(title, vec![training, monitor])

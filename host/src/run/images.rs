@@ -138,8 +138,8 @@ fn encode(path: &Path, image: &RgbImage, format: ImageFormat) -> Result<Vec<u8>>
 /// Returns the folders of a run's kept images by epoch, the newest last.
 pub fn kept_images(run: &Path, sampled: Sampled) -> Result<Vec<(u64, PathBuf)>> {
     let folder = run.join(IMAGES).join(sampled.as_str());
-    if [run.join(IMAGES), folder.clone()].iter().any(|folder| folder.is_symlink()) {
-        return Ok(Vec::new());
+    if let Some(link) = [run.join(IMAGES), folder.clone()].into_iter().find(|folder| folder.is_symlink()) {
+        return Err(RunError::Damaged { path: link, message: "it is a link, not a folder of the run".to_owned() });
     }
     let mut found = numbered(&folder, "")?;
     found.retain(|(_, path)| !path.is_symlink() && path.is_dir());
@@ -168,4 +168,97 @@ pub fn captions(folder: &Path) -> Result<Option<Vec<Caption>>> {
         if is_plain { Ok(caption) } else { Err(damaged(i, "names a file that is not in this folder".to_owned())) }
     });
     parsed.collect::<Result<_>>().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::record::{FineTuneEpoch, FineTuneMonitor, FineTuneRecord};
+    use crate::run::{PluginsLock, RunInfo};
+
+    fn kept(format: ImageFormat) -> KeptImages {
+        let image = |i: u8| KeptImage {
+            image: Arc::new(RgbImage::from_fn(5, 3, |x, y| image::Rgb([i, 40 * x as u8, 80 * y as u8]))),
+            prompt: format!("prompt {i}"),
+            reward: -f64::from(i),
+            rewards: BTreeMap::from([("simple".to_owned(), 0.5)]),
+        };
+        KeptImages { format, images: (0..3).map(image).collect() }
+    }
+
+    fn run(folder: &Path) -> RunDir {
+        RunDir::create(&folder.join("run"), "", &PluginsLock::default(), &RunInfo::default()).expect("a run")
+    }
+
+    #[test]
+    fn images_are_kept_without_loss_with_their_prompts_and_rewards() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut run = run(folder.path());
+        for (epoch, format) in [(1, ImageFormat::Png), (2, ImageFormat::Webp)] {
+            run.keep_images(Sampled::Training, epoch, &kept(format)).expect("written");
+        }
+        let found = kept_images(run.path(), Sampled::Training).expect("readable");
+        assert_eq!(found.iter().map(|(epoch, _)| *epoch).collect::<Vec<_>>(), [1, 2]);
+        assert!(kept_images(run.path(), Sampled::Monitor).expect("readable").is_empty());
+        for (_, folder) in &found {
+            let captions = captions(folder).expect("readable").expect("there are captions");
+            assert_eq!(captions.len(), 3);
+            assert_eq!((&*captions[2].caption, captions[2].reward), ("prompt 2", Some(-2.0)));
+            assert_eq!(captions[2].rewards["simple"], 0.5);
+            let image = image::open(folder.join(&captions[2].file)).expect("an image").into_rgb8();
+            assert_eq!(image, *kept(ImageFormat::Png).images[2].image);
+        }
+    }
+
+    #[test]
+    fn a_rewound_run_keeps_no_later_images() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut run = run(folder.path());
+        for epoch in 1..=3 {
+            run.keep_images(Sampled::Training, epoch, &kept(ImageFormat::Png)).expect("written");
+            run.keep_images(Sampled::Monitor, epoch, &kept(ImageFormat::Png)).expect("written");
+            let record =
+                FineTuneRecord { epoch, trained: Some(FineTuneEpoch::default()), monitor: None, warnings: vec![] };
+            run.append_metrics::<FineTuneEpoch, FineTuneMonitor>(&record).expect("written");
+            if epoch < 3 {
+                run.save_checkpoint(epoch, &[("state", vec![1])], 9).expect("written");
+            }
+        }
+        let epochs = |sampled| -> Vec<u64> {
+            let found = kept_images(&folder.path().join("run"), sampled).expect("readable");
+            found.into_iter().map(|(epoch, _)| epoch).collect()
+        };
+        // What came after the newest checkpoint is made again, and removed.
+        assert_eq!(run.rewind(Some(2)).expect("rewound"), None);
+        assert_eq!((epochs(Sampled::Training), epochs(Sampled::Monitor)), (vec![1, 2], vec![1, 2]));
+        // What came after an earlier one is moved.
+        let rewound = run.rewind(Some(1)).expect("rewound").expect("there was a later checkpoint");
+        assert_eq!((epochs(Sampled::Training), epochs(Sampled::Monitor)), (vec![1], vec![1]));
+        for sampled in Sampled::ALL {
+            assert!(rewound.join(IMAGES).join(sampled.as_str()).join("epoch-0002/0000.png").is_file());
+        }
+    }
+
+    #[test]
+    fn captions_name_files_of_their_folder_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(captions(folder.path()).expect("readable"), None);
+        let read = |text: &str| {
+            std::fs::write(folder.path().join(CAPTIONS), text).expect("writable");
+            captions(folder.path()).map_err(|error| error.to_string())
+        };
+        let two = read("{\"file\": \"a.png\"}\n\n{\"file\": \"b.png\", \"caption\": \"a cat\"}\n").expect("captions");
+        let found = two.expect("there are some");
+        assert_eq!((&*found[0].caption, &*found[1].caption), ("", "a cat"));
+        for (text, said) in [
+            ("{\"file\": \"../secret.png\"}", "line 1 names a file that is not in this folder"),
+            ("{\"file\": \"a.png\"}\n{\"file\": \"/etc/a.png\"}", "line 2 names a file that is not in this folder"),
+            ("{\"file\": \"..\"}", "line 1 names a file"),
+            ("{}", "line 1 is no caption"),
+            ("nothing", "line 1 is no caption"),
+        ] {
+            let message = read(text).expect_err(text);
+            assert!(message.contains(said), "{message}");
+        }
+    }
 }

@@ -263,10 +263,6 @@ impl RunDir {
         let renamed = |from: &Path, to: PathBuf| fs::rename(from, &to).map_err(|e| FileError::write(&to, e));
         if let Some(rewound) = &rewound {
             write_atomic(&rewound.join(METRICS), later.as_bytes())?;
-            // The newest before the others: if this is interrupted, the next call moves the rest.
-            for (at, checkpoint) in checkpoints.iter().rev() {
-                renamed(checkpoint, rewound.join(CHECKPOINTS).join(epoch_name(*at)))?;
-            }
         }
         for (at, sheet) in sheets {
             match &rewound {
@@ -282,6 +278,12 @@ impl RunDir {
                     renamed(&images, folder.join(epoch_name(at)))?;
                 }
                 None => remove_folder(&images)?,
+            }
+        }
+        if let Some(rewound) = &rewound {
+            // Last, so that an interrupted call finds them and moves the rest; the newest before the others for the same reason.
+            for (at, checkpoint) in checkpoints.iter().rev() {
+                renamed(checkpoint, rewound.join(CHECKPOINTS).join(epoch_name(*at)))?;
             }
         }
         if earlier != text {

@@ -109,24 +109,30 @@ pub const CSD: MetricWeights = MetricWeights {
 /// All of them.
 pub const METRIC_WEIGHTS: [MetricWeights; 7] = [AESTHETIC, CLIP_L, IMAGE_REWARD, DINO, PICK_SCORE, HPS, CSD];
 
-/// The place of weights: folders that have the files of the parts together, or the one file that the user named.
+/// The place of weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Located(Vec<PathBuf>);
+pub struct Located {
+    /// The folders that have the files of the parts together.
+    folders: Vec<PathBuf>,
+    /// The weight file that the user named.
+    named: Option<PathBuf>,
+}
 
 impl Located {
-    /// Returns the first of these files that exists.
-    pub fn file(&self, names: &[&str]) -> Option<PathBuf> {
-        if let [file] = &self.0[..]
-            && file.is_file()
-        {
-            return Some(file.clone());
-        }
-        names.iter().flat_map(|name| self.0.iter().map(move |folder| folder.join(name))).find(|path| path.is_file())
+    /// Returns the weight file that the user named, or the first of these that exists.
+    pub fn weights(&self, names: &[&str]) -> Option<PathBuf> {
+        self.named.clone().or_else(|| self.file(names))
     }
 
-    /// Returns the first folder.
-    pub fn folder(&self) -> &Path {
-        &self.0[0]
+    /// Returns the first of these files that exists, in one of the folders or beside the file that the user named.
+    pub fn file(&self, names: &[&str]) -> Option<PathBuf> {
+        let paths = names.iter().flat_map(|name| self.folders.iter().map(move |folder| folder.join(name)));
+        paths.into_iter().find(|path| path.is_file())
+    }
+
+    /// Returns the file that the user named, or the first folder.
+    pub fn path(&self) -> &Path {
+        self.named.as_deref().unwrap_or(&self.folders[0])
     }
 }
 
@@ -139,13 +145,22 @@ impl MetricWeights {
     pub fn locate(&self, named: Option<&Path>, fetch: bool, context: &Context) -> Result<Option<Located>> {
         if let Some(path) = named {
             ensure!(path.exists(), "{} does not exist: {} names {}", path.display(), self.option, self.what);
-            return Ok(Some(Located(vec![path.to_owned()])));
+            let is_file = path.is_file();
+            let folder = if is_file { path.parent().unwrap_or(Path::new(".")) } else { path };
+            return Ok(Some(Located { folders: vec![folder.to_owned()], named: is_file.then(|| path.to_owned()) }));
         }
         let own = home().map(|home| home.join("models/weights").join(self.name));
         if let Some(own) = own.filter(|own| own.is_dir()) {
-            return Ok(Some(Located(vec![own])));
+            return Ok(Some(Located { folders: vec![own], named: None }));
         }
-        let hub = Hub::new(context)?;
+        let hub = match Hub::new(context) {
+            // Without a place for the cache there is nothing in it.
+            Err(error) if !fetch => {
+                tracing::debug!("{error:#}");
+                return Ok(None);
+            }
+            hub => hub?,
+        };
         let mut folders = vec![];
         for &(id, files) in self.parts {
             let cached = hub.cached(id, Wanted::Files(files))?;
@@ -155,7 +170,7 @@ impl MetricWeights {
                 None => return Ok(None),
             }
         }
-        Ok(Some(Located(folders)))
+        Ok(Some(Located { folders, named: None }))
     }
 
     /// Returns the sentence about missing weights: what is needed, and what to do.
@@ -186,7 +201,9 @@ mod tests {
         let context = Context { threads: 1, offline: true, progress, interrupt, program: None };
         let locate = |path: &Path| AESTHETIC.locate(Some(path), false, &context);
         let found = locate(&file).expect("it exists").expect("named");
-        assert_eq!(found.file(&["aesthetic-model.pth"]), Some(file.clone()));
+        assert_eq!((found.weights(&["aesthetic-model.pth"]), found.path()), (Some(file.clone()), &*file));
+        // Another file of the same weights is looked for beside it.
+        assert_eq!((found.file(&["vocab.txt"]), found.file(&["my.pth"])), (None, Some(file.clone())));
         let found = locate(folder.path()).expect("it exists").expect("named");
         assert_eq!(found.file(&["aesthetic-model.pth"]), None);
         assert_eq!(found.file(&["aesthetic-model.pth", "my.pth"]), Some(file));

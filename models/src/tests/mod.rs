@@ -9,6 +9,7 @@ mod pipeline;
 mod preference;
 mod preprocess;
 mod scheduler;
+mod true_shapes;
 mod unet;
 mod vae;
 

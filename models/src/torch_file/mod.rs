@@ -28,6 +28,8 @@ const MAX_PICKLE: usize = 1 << 23;
 const MAX_ENTRIES: usize = 1 << 20;
 /// The largest number of dictionaries and lists within each other.
 const MAX_DEPTH: usize = 32;
+/// The longest name of a tensor in bytes, dots and the keys of all dictionaries included.
+const MAX_NAME: usize = 1024;
 /// The keys below which training programs save the state dict among other things.
 const STATE_DICT_KEYS: [&str; 3] = ["state_dict", "model_state_dict", "model"];
 
@@ -115,11 +117,13 @@ impl<'a> Archive<'a> {
             return Err(message.to_owned());
         }
         if !bytes.starts_with(b"PK\x03\x04") {
-            return Err("it is no zip archive, as which `torch.save` writes".to_owned());
+            return Err("it is no zip archive, which is what `torch.save` writes".to_owned());
         }
         let damaged = |error: zip::result::ZipError| format!("its zip archive is damaged or incomplete: {error}");
         let mut zip = ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
         let mut files = HashMap::new();
+        // Files that lie one after another have no more bytes than the archive.
+        let mut left = bytes.len();
         for i in 0..zip.len() {
             let file = zip.by_index_raw(i).map_err(damaged)?;
             if file.is_dir() {
@@ -135,6 +139,7 @@ impl<'a> Archive<'a> {
             let Some(place) = place else {
                 return Err(format!("`{name}` in its zip archive is compressed or beyond its end"));
             };
+            left = left.checked_sub(place.len()).ok_or("the files in its zip archive overlap")?;
             files.insert(name, (place, file.crc32()));
         }
         if files.contains_key("constants.pkl") {
@@ -194,17 +199,22 @@ impl Tensors<'_> {
         if self.entries > MAX_ENTRIES || depth > MAX_DEPTH {
             return Err(bad(self.path, "its dictionaries contain too much or themselves".to_owned()));
         }
-        let values = self.values;
-        let join = |key: &str| if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
+        let (values, path) = (self.values, self.path);
+        let join = |key: &str| match name.len() + key.len() {
+            MAX_NAME.. => Err(bad(path, format!("a name in it is longer than {MAX_NAME} bytes"))),
+            _ if name.is_empty() => Ok(key.to_owned()),
+            _ => Ok(format!("{name}.{key}")),
+        };
         match values.get(id) {
             Value::Dict(pairs) => pairs.iter().try_for_each(|&(key, value)| match values.get(key) {
-                Value::Text(key) => self.collect(value, join(key), depth + 1),
-                Value::Int(key) => self.collect(value, join(&key.to_string()), depth + 1),
+                Value::Text(key) => join(key).and_then(|name| self.collect(value, name, depth + 1)),
+                Value::Int(key) => join(&key.to_string()).and_then(|name| self.collect(value, name, depth + 1)),
                 _ => Ok(()),
             }),
-            Value::List(items) | Value::Tuple(items) => {
-                items.iter().enumerate().try_for_each(|(i, &item)| self.collect(item, join(&i.to_string()), depth + 1))
-            }
+            Value::List(items) | Value::Tuple(items) => items
+                .iter()
+                .enumerate()
+                .try_for_each(|(i, &item)| join(&i.to_string()).and_then(|name| self.collect(item, name, depth + 1))),
             Value::Tensor { .. } => {
                 let named = |message| bad(self.path, format!("tensor `{name}`: {message}"));
                 let view = values.view(id).map_err(named)?.ok_or_else(|| named("it is none".to_owned()))?;

@@ -3,17 +3,21 @@
 //! e = the raw embedding by the manifest's encoder, scaled to length 1 if its `normalize` is true; logits 1 / ‖e − c‖,
 //! divided by the manifest's temperature; softmax. One crate serves images and texts, and images by centers of texts'
 //! embeddings (the paper's text clusters): only the baked assets differ, the matrix `centers` and `manifest.json`,
-//! which `host plugin fit` writes.
+//! which `host plugin fit` writes. Of a matrix `disregarded`, if there is one, the rows are orthonormal directions that are
+//! removed from e, before it is scaled to length 1 (`host plugin fit --disregard`).
 
-use ambiguity_sdk::heads::{Head, InverseDistances};
+use ambiguity_sdk::heads::{Disregarding, Head, InverseDistances};
 use ambiguity_sdk::{
     Batch, Classifier, Description, Distributions, Error, Gradient, Host, Manifest, Matrix, Plugin, Result, export,
 };
 
+/// The asset of the directions that are removed from embeddings.
+const DISREGARDED: &str = "disregarded";
+
 /// The plugin; see the module.
 pub struct KMeans {
     manifest: Manifest,
-    head: InverseDistances,
+    head: Box<dyn Head>,
 }
 
 export!(KMeans: Classifier, Gradient);
@@ -29,6 +33,10 @@ impl Plugin for KMeans {
         }
         let temperature = manifest.temperature.unwrap_or(1.0);
         let head = InverseDistances { centers, temperature, normalize: manifest.normalize };
+        let head: Box<dyn Head> = match host.asset_names().iter().any(|name| name == DISREGARDED) {
+            true => Box::new(Disregarding::new(head, host.asset_tensor(DISREGARDED)?)?),
+            false => Box::new(head),
+        };
         Ok(Self { manifest, head })
     }
 
@@ -90,6 +98,27 @@ mod tests {
     fn the_gradient_is_exact() {
         let host = host(&["a", "b", "c", "d"], numbers(1, 4, 6)).option("temperature", "0.7");
         let plugin = host.load::<KMeans>().expect("centers");
+        let error = plugin.gradient_error(&numbers(2, 3, 6)).expect("one encoder");
+        assert!(error < 0.005, "{error}");
+    }
+
+    #[test]
+    fn disregarded_directions_make_no_difference() {
+        let centers = Matrix::from_rows(&[[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).expect("two rows of three");
+        let east = Matrix::from_rows(&[[1.0, 0.0, 0.0]]).expect("a row of three");
+        let host = host(&["north", "up"], centers).tensor("disregarded", east);
+        let plugin = host.load::<KMeans>().expect("centers and a direction");
+        let embeddings = Matrix::from_rows(&[[0.0, 2.0, 1.0], [30.0, 2.0, 1.0]]).expect("two rows of three");
+        let batch = FakeBatch::new(vec![FakeSample::default(); 2]).embedding("tiny", embeddings);
+        let found = plugin.classify(&batch).expect("a good batch");
+        assert_eq!((found.row(0), found.likeliest(1)), (found.row(1), 0));
+    }
+
+    #[test]
+    fn the_gradient_without_disregarded_directions_is_exact() {
+        let direction = Matrix::from_rows(&[[0.6, 0.0, 0.8, 0.0, 0.0, 0.0]]).expect("a row of six");
+        let host = host(&["a", "b", "c", "d"], numbers(1, 4, 6)).tensor("disregarded", direction);
+        let plugin = host.load::<KMeans>().expect("centers and a direction");
         let error = plugin.gradient_error(&numbers(2, 3, 6)).expect("one encoder");
         assert!(error < 0.005, "{error}");
     }

@@ -45,7 +45,7 @@ fn the_card_of_a_classifier_shows_what_it_is_and_predicts() {
     let [markdown, html] = card(folder.path(), &["kmeans_image"], "kmeans_image");
     insta::with_settings!({ filters => filters() }, { insta::assert_snapshot!("card_kmeans_image", markdown); });
     assert_offline(&html);
-    assert!(html.contains("<title>kmeans_image 1.0.0</title>") && html.contains("cluster-27"), "{html}");
+    assert!(html.contains("<title>kmeans_image 1.0.0</title>") && html.contains("ukiyo-e"), "{html}");
     // Thirteen probes in the table, and the six paintings among them with bars.
     assert_eq!((html.matches("<img").count(), html.matches("class=\"bars\"").count()), (19, 6));
 }

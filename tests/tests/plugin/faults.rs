@@ -434,9 +434,9 @@ fn with_interface(component: &[u8], version: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The component with one opcode changed.
+/// The component with a stretch of its code overwritten: longer than any number in it, so that an opcode is hit too.
 fn flipped(component: &[u8]) -> Vec<u8> {
     let mut bytes = component.to_vec();
-    bytes[component.len() / 3] = 0xff;
+    bytes[component.len() / 3..][..16].fill(0xff);
     bytes
 }

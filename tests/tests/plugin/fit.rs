@@ -32,7 +32,8 @@ fn primaries(digest: &str, medium: &str) -> Vec<u8> {
         k: Some(3),
         ..Manifest::default()
     };
-    bake_k_means(&manifest, &arr2(&[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])).expect("the template takes it")
+    let centers = arr2(&[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]);
+    bake_k_means(&manifest, &centers, None).expect("the template takes it")
 }
 
 /// The distributions are those of the definition: softmax of 1/‖e − c‖ with e of length 1.
@@ -241,6 +242,32 @@ fn fit_refuses_what_cannot_be_fitted() {
     write_matrix(&folder.path().join("rows.safetensors"), "rows", &groups());
     table.push(refused(&["--embeddings", "rows.safetensors", "-k", "2..3"]));
     insta::assert_snapshot!(table.join("\n"));
+}
+
+/// Without what the prompts say, clusters of paintings are their styles; with it, they are not.
+#[test]
+fn fit_disregards_what_texts_say() {
+    let folder = tempfile::tempdir().expect("a folder");
+    host_ok(folder.path(), &["art", "--out", "art", "--per-class", "16", "--seed", "3"]);
+    let prompts = root().join("plugins/prompts.txt").display().to_string();
+    let fit = ["plugin", "fit", "--images", "art", "-k", "27", "--no-sheet", "--json"];
+    let fitted = |more: &[&str]| -> Value {
+        serde_json::from_str(&host_ok(folder.path(), &[&fit[..], more].concat()).stdout).expect("JSON")
+    };
+    let share = |json: &Value| {
+        let clusters = json["clusters"].as_array().expect("a list");
+        clusters.iter().map(|cluster| cluster["folder_share"].as_f64().expect("a share")).sum::<f64>() / 27.0
+    };
+    let (whole, rest) = (fitted(&["-o", "whole.wasm"]), fitted(&["-o", "rest.wasm", "--disregard", &prompts]));
+    assert_eq!((&whole["disregarded_directions"], &rest["disregarded_directions"]), (&json!(0), &json!(7)));
+    assert!(share(&whole) < 0.7 && share(&rest) > 0.9, "{} {}", share(&whole), share(&rest));
+    let inspected = host_ok(folder.path(), &["plugin", "inspect", "rest.wasm"]).stdout;
+    assert!(inspected.contains("disregarded (7 x 64"), "{inspected}");
+
+    fs::write(folder.path().join("one.txt"), "painting of a man\n").expect("writable");
+    let ran = host(folder.path(), &[&fit[..], &["--disregard", "one.txt"]].concat());
+    let message = "one.txt has one text: at least two are needed to differ";
+    assert!(ran.code == 1 && ran.stdout.is_empty() && ran.stderr.contains(message), "{}", ran.stderr);
 }
 
 /// Embeddings in three groups, of numbers whose sums are exact on every machine.

@@ -102,7 +102,14 @@ fn the_surrogates_gradient_is_that_of_the_same_head_in_libtorch() {
             unit(&embeddings).matmul(&Tensor::stack(&texts, 0).tr()) * f64::from(scale)
         } else {
             let centers = tensor(&artifact.tensor("centers").expect("it has centers"));
-            let points = if manifest.normalize { unit(&embeddings) } else { embeddings.shallow_clone() };
+            let rest = match artifact.tensor("disregarded") {
+                Ok(directions) => {
+                    let directions = tensor(&directions);
+                    &embeddings - embeddings.matmul(&directions.tr()).matmul(&directions)
+                }
+                Err(_) => embeddings.shallow_clone(),
+            };
+            let points = if manifest.normalize { unit(&rest) } else { rest };
             let apart = points.unsqueeze(1) - centers.unsqueeze(0);
             let distances = apart.norm_scalaropt_dim(2, [-1].as_slice(), false).clamp_min(1e-6);
             distances.reciprocal() / f64::from(manifest.temperature.unwrap_or(1.0))

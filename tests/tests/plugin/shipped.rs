@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use ambiguity_host::encoders::Encoders;
-use ambiguity_host::plugin::fit::bake_k_means;
+use ambiguity_host::plugin::fit::{Directions, bake_k_means};
 use ambiguity_host::plugin::{Artifact, Batch, Limits, Medium, Sample};
 use ambiguity_models::clip::Clip;
 use procedural_art::{STYLES, SUBJECTS, paint};
@@ -22,7 +22,11 @@ fn kmeans_image_is_the_template_with_assets_for_the_shipped_encoder() {
     let plugin = Artifact::parse("kmeans_image.wasm".as_ref(), bytes.clone()).expect("a plugin");
     let manifest = plugin.manifest.clone().expect("it has a manifest");
     let centers = plugin.tensor("centers").expect("it has centers");
-    assert!(bake_k_means(&manifest, &centers).expect("it bakes") == bytes, "run `make shipped-plugins` and commit it");
+    let disregarded = Directions { matrix: plugin.tensor("disregarded").expect("it has directions").mapv(f64::from) };
+    let baked = bake_k_means(&manifest, &centers, Some(&disregarded)).expect("it bakes");
+    assert!(baked == bytes, "run `make shipped-plugins` and commit it");
+    // The subjects of the prompts, whatever their medium, without the mean of all.
+    assert_eq!(disregarded.matrix.nrows(), 7);
     let encoder = manifest.encoder.expect("it names its encoder");
     let shipped = Clip::digest(&root().join("models/weights/tiny-art/clip")).expect("the weights ship");
     assert_eq!(
@@ -39,12 +43,33 @@ fn kmeans_text_is_the_template_with_centers_of_style_names() {
     let plugin = Artifact::parse("kmeans_text.wasm".as_ref(), bytes.clone()).expect("a plugin");
     let manifest = plugin.manifest.clone().expect("it has a manifest");
     let centers = plugin.tensor("centers").expect("it has centers");
-    assert!(bake_k_means(&manifest, &centers).expect("it bakes") == bytes, "run `make shipped-plugins` and commit it");
+    assert!(
+        bake_k_means(&manifest, &centers, None).expect("it bakes") == bytes,
+        "run `make shipped-plugins` and commit it"
+    );
     let names = fs::read_to_string(root().join("plugins/wikiart_styles.txt")).expect("the names ship");
     assert!(manifest.styles.iter().all(|style| names.lines().any(|name| name == style)), "{:?}", manifest.styles);
     assert_eq!((centers.nrows(), manifest.styles.len(), manifest.media), (5, 5, vec![Medium::Image]));
     let shipped = Clip::digest(&root().join("models/weights/tiny-art/clip")).expect("the weights ship");
     assert_eq!(manifest.encoder.map(|encoder| encoder.digest), Some(shipped), "run `make shipped-plugins`");
+}
+
+/// The prompts whose differences kmeans_image disregards are those that a run trains on by default.
+#[test]
+fn the_prompts_of_kmeans_image_are_those_of_a_run() {
+    let file = fs::read_to_string(root().join("plugins/prompts.txt")).expect("they ship");
+    let preset = fs::read_to_string(root().join("host/presets/paper-512.toml")).expect("it ships");
+    let preset: toml::Table = preset.parse().expect("TOML");
+    let list = |key: &str| -> Vec<String> {
+        let values = preset["prompts"][key].as_array().expect("a list");
+        values.iter().map(|value| value.as_str().expect("a text").to_owned()).collect()
+    };
+    let subjects = list("subjects");
+    let prompts: Vec<String> = list("media")
+        .iter()
+        .flat_map(|medium| subjects.iter().map(move |subject| format!("{medium} {subject}")))
+        .collect();
+    assert_eq!(file.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>(), prompts);
 }
 
 /// The snapshot leaves out the digest, which changes with every refit.

@@ -25,6 +25,8 @@ use crate::plugin::PluginHost;
 use crate::text::{shown, to_json};
 use crate::zoo::encoder_folder;
 
+/// Number of images to generate.
+const COUNT: usize = 100;
 /// Number of images of a plugin's call.
 const BATCH: usize = 16;
 
@@ -68,12 +70,12 @@ pub struct EvalArgs {
     /// Evaluate the LoRA alone
     #[arg(long, overrides_with = "baseline")]
     no_baseline: bool,
-    /// Number of images to generate
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = within(2usize..=1_000_000))]
-    count: usize,
-    /// Number of image pairs of the style similarity
-    #[arg(long, value_name = "N", default_value_t = PAIRS, value_parser = within(1usize..=1_000_000))]
-    pairs: usize,
+    /// Number of images to generate [default: 100]
+    #[arg(long, value_name = "N", value_parser = within(2usize..=1_000_000))]
+    count: Option<usize>,
+    /// Number of image pairs of the style similarity [default: 40]
+    #[arg(long, value_name = "N", value_parser = within(1usize..=1_000_000))]
+    pairs: Option<usize>,
     /// Number of DDIM steps [default: that of the run]
     #[arg(long, value_name = "N", value_parser = within(1usize..=1000))]
     steps: Option<usize>,
@@ -89,9 +91,9 @@ pub struct EvalArgs {
     /// Height in pixels [default: that of the run]
     #[arg(long, value_name = "PX", value_parser = within(1u32..=65_536))]
     height: Option<u32>,
-    /// Seed of the noise, which no training has
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    /// Seed of the noise, which no training has [default: 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// A text file with one prompt per line [default: the prompts of the run]
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
@@ -104,7 +106,7 @@ pub struct EvalArgs {
     #[command(flatten)]
     weights: WeightsArgs,
     /// Given embeddings instead of images: safetensors, key `embeddings`, raw image embeddings of CLIP ViT-L/14, f32 [n, 768]
-    #[arg(long, value_name = "FILE", requires = "metrics")]
+    #[arg(long, value_name = "FILE", requires = "metrics", conflicts_with_all = ["plugins", "reference", "encoders", "out"])]
     embeddings: Option<PathBuf>,
     /// The folder for eval.json and the images
     #[arg(long, value_name = "DIR")]
@@ -127,6 +129,9 @@ impl EvalArgs {
             return Ok(());
         }
         let evaluated = self.evaluated(device, context)?;
+        if matches!(evaluated.kind, Kind::Given(_)) {
+            self.refuse_of_models()?;
+        }
         let (mut evaluator, mut available) = self.evaluator(&evaluated, device, context)?;
         let (subject, work) = match evaluated.kind {
             Kind::Given(set) => {
@@ -136,18 +141,19 @@ impl EvalArgs {
             }
             Kind::Model(model) => {
                 available.prompts = true;
-                available.pairs = model.settings.lora.is_some();
+                available.pairs = model.settings.lora.is_some() && !self.no_baseline;
                 (Subject::Model(model), evaluated.base.join("eval"))
             }
         };
         available.reference = self.reference.is_some();
+        ensure!(!work.is_symlink(), "{} is a link: name another folder with --out", work.display());
         fs_err::create_dir_all(&work)?;
         let request = Request {
             subject,
             work,
             metrics: self.names(),
-            count: self.count,
-            pairs: self.pairs,
+            count: self.count.unwrap_or(COUNT),
+            pairs: self.pairs.unwrap_or(PAIRS),
             baseline: !self.no_baseline,
             reference: self.reference.clone(),
         };
@@ -162,6 +168,28 @@ impl EvalArgs {
             print!("{}", table::of(&evaluation));
             println!("{}", shown(&written));
         }
+        Ok(())
+    }
+
+    /// Returns an error if an option for generating images is given, which a folder of images has no use for.
+    fn refuse_of_models(&self) -> Result<()> {
+        let given = [
+            ("--model", self.model.is_some()),
+            ("--count", self.count.is_some()),
+            ("--pairs", self.pairs.is_some()),
+            ("--steps", self.steps.is_some()),
+            ("--eta", self.eta.is_some()),
+            ("--guidance", self.guidance.is_some()),
+            ("--width", self.width.is_some()),
+            ("--height", self.height.is_some()),
+            ("--seed", self.seed.is_some()),
+            ("--prompts", self.prompts.is_some()),
+            ("--micro-batch", self.micro_batch.is_some()),
+            ("--baseline", self.baseline),
+            ("--no-baseline", self.no_baseline),
+        ];
+        let given: Vec<&str> = given.iter().filter(|(_, is_given)| *is_given).map(|(name, _)| *name).collect();
+        ensure!(given.is_empty(), "{} is for generated images, but these are given: leave it out", given.join(", "));
         Ok(())
     }
 
@@ -183,17 +211,22 @@ impl EvalArgs {
             evaluator.add_plugin(plugin.clone(), *held_out, &host)?;
         }
         for source in &self.plugins {
+            evaluator.add_plugin(RewardPlugin::of_source(source), evaluated.has_run(), &host)?;
             ensure!(
-                evaluated.plugins.iter().all(|(plugin, _)| plugin.source != *source || !plugin.config.is_empty()),
-                "--plugin {source} is a plugin of the run, which is evaluated anyway: name others"
+                !evaluator.repeats_last(),
+                "--plugin {source} is a plugin of the run, which is evaluated anyway, or is named twice: name others"
             );
-            evaluator.add_plugin(RewardPlugin::of_source(source), true, &host)?;
         }
         evaluated.warn_of_changed(&mut evaluator)?;
         let mut available = Available::default();
-        let diversity = evaluator.diversity_encoder()?;
-        available.encoders.push(diversity.clone());
-        available.text_encoders.push(diversity);
+        // The encoder of the run's own diversity comes first; the shipped one measures where no other is named.
+        let mut names: Vec<String> = evaluator.diversity_encoder().into_iter().collect();
+        let named = evaluated.encoders.keys().chain(evaluated.more_encoders.keys()).cloned();
+        names = if evaluated.plugins.is_empty() && !evaluated.encoders.is_empty() { vec![] } else { names };
+        for name in names.into_iter().chain(named) {
+            available.add_encoder(&name);
+            available.add_text_encoder(&name);
+        }
         add_weights(&self.weights, &self.names(), &mut evaluator, &mut available, device, context)?;
         Ok((evaluator, available))
     }

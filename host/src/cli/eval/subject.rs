@@ -11,11 +11,13 @@ use crate::cli::run_args::{encoder_layers, project_layers};
 use crate::config::{FineTuneConfig, Layer, PluginLimits, RewardPlugin, RunConfig as _};
 use crate::context::Context;
 use crate::data::prompts::PromptSet;
+use crate::encoders::{ALIAS, SHIPPED};
 use crate::evaluation::images::{ImageSet, Model};
 use crate::generator::Settings;
 use crate::metrics::Evaluator;
 use crate::plugin::Pin;
-use crate::run::{PluginsLock, RunDir, plugins_lock};
+use crate::run::{PluginsLock, RunDir, RunInfo, plugins_lock};
+use crate::zoo::weights::CLIP_L;
 use crate::zoo::{model_folder, native_size};
 
 /// The names of LoRA files.
@@ -38,6 +40,7 @@ pub(super) struct Evaluated {
     pub(super) limits: Option<PluginLimits>,
     pub(super) pins: BTreeMap<String, Pin>,
     lock: PluginsLock,
+    has_run: bool,
 }
 
 /// A model whose images are generated, or given images.
@@ -53,7 +56,12 @@ struct Trained {
 }
 
 impl Evaluated {
-    /// Warns of plugins that are not those of the run any more.
+    /// Whether it is from a run, whose plugins are known: others are held out.
+    pub(super) fn has_run(&self) -> bool {
+        self.has_run
+    }
+
+    /// Warns of plugins and encoders that are not those of the run any more.
     pub(super) fn warn_of_changed(&self, evaluator: &mut Evaluator) -> Result<()> {
         let now = evaluator.lock()?;
         for (was, is) in self.lock.plugins.iter().zip(&now.plugins) {
@@ -62,6 +70,11 @@ impl Evaluated {
                     "plugin {} has changed since the run: its reward here is not the one that was trained",
                     is.source
                 );
+            }
+        }
+        for was in &self.lock.encoders {
+            if now.encoders.iter().any(|is| is.name == was.name && is.digest != was.digest) {
+                tracing::warn!("encoder {} has changed since the run: rewards that depend on it have too", was.name);
             }
         }
         Ok(())
@@ -75,7 +88,8 @@ impl EvalArgs {
             (Some(what), _) => Some(what.clone()),
             (None, Some(_)) => None,
             (None, None) => {
-                let newest = RunDir::newest_under(Path::new("runs"), |_| true);
+                let is_fine_tuning = |info: &RunInfo| info.command.is_empty() || info.command == "host train";
+                let newest = RunDir::newest_under(Path::new("runs"), is_fine_tuning);
                 let message = "there is no run under ./runs: name a run, a LoRA or a folder of images, or a --model";
                 Some(newest.context(message)?)
             }
@@ -85,9 +99,15 @@ impl EvalArgs {
             if what.is_dir() && !what.join("config.toml").is_file() && !has_lora(what) {
                 return self.given(what);
             }
+            ensure!(
+                what.is_dir() || has_lora(what),
+                "{} is neither a folder nor a LoRA (.safetensors): name the folder of an image",
+                what.display()
+            );
         }
         let trained = match &what {
             Some(what) if what.join("config.toml").is_file() => {
+                read_config(what)?;
                 ensure!(has_lora(what), "{} has no LoRA yet: train it for an epoch first", what.display());
                 Trained { lora: Some(what.clone()), run: Some(what.clone()) }
             }
@@ -104,17 +124,19 @@ impl EvalArgs {
         let base = self.out.clone().unwrap_or_else(|| folder.to_owned());
         let set = ImageSet::of_folder(folder, &base.join(".eval").join("values"))?;
         let layers = [project_layers()?, encoder_layers(&self.encoders)?].concat();
-        let config = FineTuneConfig::resolve("tiny-art", &layers)?;
+        let mut encoders = FineTuneConfig::resolve("tiny-art", &layers)?.encoders;
+        let more_encoders = encoders.remove_entry(CLIP_L.name).into_iter().collect();
         Ok(Evaluated {
             base,
             folder: folder.to_owned(),
             kind: Kind::Given(set),
             plugins: vec![],
-            encoders: config.encoders,
-            more_encoders: BTreeMap::new(),
+            encoders,
+            more_encoders,
             limits: None,
             pins: BTreeMap::new(),
             lock: PluginsLock::default(),
+            has_run: false,
         })
     }
 
@@ -126,14 +148,19 @@ impl EvalArgs {
         context: &Context,
     ) -> Result<Evaluated> {
         let mut config = match &trained.run {
-            Some(run) => FineTuneConfig::read(&run.join("config.toml"))
-                .with_context(|| format!("{}: only fine-tuning runs are evaluated", run.display()))?,
+            Some(run) => read_config(run)?,
             None => self.defaults(context)?,
         };
         let mut more_encoders = BTreeMap::new();
         for (name, place) in encoder_places(&self.encoders)? {
-            let is_of_run = trained.run.is_none() || config.encoders.contains_key(&name);
-            if is_of_run { &mut config.encoders } else { &mut more_encoders }.insert(name, place);
+            // What plugins call `clip` stays what it was, and the weights of a metric are no encoder of plugins.
+            let is_of_run = config.encoders.contains_key(&name);
+            ensure!(
+                is_of_run || trained.run.is_none() || ![ALIAS, SHIPPED].contains(&&*name),
+                "--encoder {name}=… would change what the run's plugins call {name}: choose another name for it"
+            );
+            let is_of_plugins = is_of_run || trained.run.is_none() && name != CLIP_L.name;
+            if is_of_plugins { &mut config.encoders } else { &mut more_encoders }.insert(name, place);
         }
         if let Some(model) = &self.model {
             config.model.path = model.clone();
@@ -171,13 +198,14 @@ impl EvalArgs {
         Ok(Evaluated {
             folder: what.unwrap_or(&base).to_owned(),
             base,
-            kind: Kind::Model(Box::new(Model::new(&config.model.path, settings, self.seed)?)),
+            kind: Kind::Model(Box::new(Model::new(&config.model.path, settings, self.seed.unwrap_or(0))?)),
             plugins,
             encoders: config.encoders,
             more_encoders,
             limits: Some(config.plugin.limits),
             pins: lock.pins(true)?,
             lock,
+            has_run: trained.run.is_some(),
         })
     }
 
@@ -195,6 +223,12 @@ impl EvalArgs {
     }
 }
 
+/// Reads the configuration of a run.
+fn read_config(run: &Path) -> Result<FineTuneConfig> {
+    let config = FineTuneConfig::read(&run.join("config.toml"));
+    config.with_context(|| format!("{}: only runs of `host train` are evaluated", run.display()))
+}
+
 /// Returns the places of `--encoder NAME=DIR` by name.
 fn encoder_places(encoders: &[String]) -> Result<BTreeMap<String, String>> {
     let config = FineTuneConfig::resolve("tiny-art", &encoder_layers(encoders)?)?;
@@ -203,5 +237,6 @@ fn encoder_places(encoders: &[String]) -> Result<BTreeMap<String, String>> {
 
 /// Whether a path is a LoRA's file, or a folder with one.
 fn has_lora(path: &Path) -> bool {
-    path.is_file() || LORA_FILES.iter().any(|name| path.join(name).is_file())
+    let is_lora_file = path.is_file() && path.extension().is_some_and(|extension| extension == "safetensors");
+    is_lora_file || LORA_FILES.iter().any(|name| path.join(name).is_file())
 }

@@ -76,12 +76,12 @@ pub(super) fn add_weights(
     let of_embeddings =
         wants(&[Name::Vendi, Name::PairwiseDistance, Name::NearDuplicates, Name::Coverage, Name::Novelty]);
     if of_embeddings || wants(&[Name::Ava, Name::PromptSimilarity]) {
-        let named = evaluator.encoders().names().contains(&CLIP_L.name);
-        let located = if named { None } else { args.locate(&CLIP_L, context)? };
+        let is_named = evaluator.encoders().names().contains(&CLIP_L.name);
+        let located = if is_named { None } else { args.locate(&CLIP_L, context)? };
         if let Some(located) = &located {
-            evaluator.encoders().add_clip_of_metrics(CLIP_L.name, located.folder(), device);
+            evaluator.encoders().add_clip_of_metrics(CLIP_L.name, located.path(), device);
         }
-        match named || located.is_some() {
+        match is_named || located.is_some() {
             true => {
                 available.add_encoder(CLIP_L.name);
                 available.add_text_encoder(CLIP_L.name);
@@ -92,15 +92,15 @@ pub(super) fn add_weights(
     if of_embeddings || names.iter().any(is_of_pairs) {
         match args.locate(&DINO, context)? {
             Some(located) => {
-                evaluator.encoders().add_dino(DINO.name, located.folder(), device);
+                evaluator.encoders().add_dino(DINO.name, located.path(), device);
                 available.add_encoder(DINO.name);
             }
             None => available.missing.push((DINO.name, DINO.missing())),
         }
     }
     if of_embeddings && let Some(located) = args.locate(&CSD, context)? {
-        let path = located.file(&["model.safetensors", "pytorch_model.bin"]);
-        let path = path.unwrap_or_else(|| located.folder().to_owned());
+        let path = located.weights(&["model.safetensors", "pytorch_model.bin"]);
+        let path = path.unwrap_or_else(|| located.path().to_owned());
         evaluator.encoders().add_csd(CSD.name, &path, device);
         available.add_encoder(CSD.name);
     }
@@ -116,7 +116,7 @@ pub(super) fn add_weights(
     if names.contains(&Name::ImageReward) {
         let located = args.locate(&IMAGE_REWARD, context)?;
         let files = located.as_ref().and_then(|located| {
-            let weights = located.file(&["ImageReward.safetensors", "ImageReward.pt", "model.safetensors"])?;
+            let weights = located.weights(&["ImageReward.safetensors", "ImageReward.pt", "model.safetensors"])?;
             Some((weights, located.file(&["vocab.txt"])?))
         });
         match files {
@@ -130,7 +130,7 @@ pub(super) fn add_weights(
     if names.contains(&Name::PickScore) {
         match args.locate(&PICK_SCORE, context)? {
             Some(located) => {
-                let network = PickScoreNetwork::new(located.folder(), device);
+                let network = PickScoreNetwork::new(located.path(), device);
                 evaluator.add_network(PICK_SCORE.name, Box::new(network));
             }
             None => available.missing.push((PICK_SCORE.name, PICK_SCORE.missing())),
@@ -139,7 +139,7 @@ pub(super) fn add_weights(
     if names.contains(&Name::Hps) {
         let located = args.locate(&HPS, context)?;
         let files = located.as_ref().and_then(|located| {
-            let weights = located.file(&["HPS_v2.1_compressed.pt", "model.safetensors"])?;
+            let weights = located.weights(&["HPS_v2.1_compressed.pt", "model.safetensors"])?;
             Some((weights, located.file(&["vocab.json"])?))
         });
         match files {
@@ -159,7 +159,7 @@ const AVA: &str = "ava";
 /// Returns the file of the aesthetic predictor, or its folder.
 fn aesthetic_file(located: &Located) -> PathBuf {
     let names = ["aesthetic-model.pth", "sac+logos+ava1-l14-linearMSE.pth", "model.safetensors"];
-    located.file(&names).unwrap_or_else(|| located.folder().to_owned())
+    located.weights(&names).unwrap_or_else(|| located.path().to_owned())
 }
 
 /// Evaluates given embeddings: metrics that read nothing else.
@@ -196,7 +196,7 @@ pub(super) fn of_embeddings(
     measured.insert(Column::Embedding(GIVEN.to_owned()), rows.mapv(f64::from));
     let prompts = vec![String::new(); rows.nrows()];
     let images = Images { prompts: &prompts, of: &measured, baseline: None, reference: None, pairs: None };
-    let metrics = catalog::values(&plan(names, &evaluator, &available), images)?;
+    let metrics = catalog::values(&plan(names, &evaluator, &available), images, &context.interrupt)?;
     let protocol = Protocol { count: rows.nrows(), images: Some(path.display().to_string()), ..Protocol::default() };
     Ok(Evaluation { protocol, metrics })
 }

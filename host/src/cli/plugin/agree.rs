@@ -57,15 +57,16 @@ pub struct AgreeArgs {
     /// Two or more plugins, by path or name; and images or folders of them instead of a model's
     #[arg(required = true, value_name = "P|IMAGES", num_args = 2.., add = plugins())]
     named: Vec<PathBuf>,
-    /// The model whose untrained images are compared: a diffusers folder, a shipped model's name, or an id on the Hub
-    #[arg(long, value_name = "DIR|NAME|ID", default_value = MODEL, add = models())]
-    model: String,
-    /// Number of images to generate
-    #[arg(long, value_name = "N", default_value_t = COUNT, value_parser = within(2usize..=1_000_000))]
-    count: usize,
-    /// Seed of the noise
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    /// The model whose untrained images are compared: a diffusers folder, a shipped model's name, or an id on the
+    /// Hub [default: tiny-art]
+    #[arg(long, value_name = "DIR|NAME|ID", add = models())]
+    model: Option<String>,
+    /// Number of images to generate [default: 192]
+    #[arg(long, value_name = "N", value_parser = within(2usize..=1_000_000))]
+    count: Option<usize>,
+    /// Seed of the noise [default: 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// The folder of an encoder that plugins ask for by name; may be repeated
     #[arg(long = "encoder", value_name = "NAME=DIR")]
     encoders: Vec<super::EncoderFolder>,
@@ -104,11 +105,16 @@ impl AgreeArgs {
         for plugin in plugins {
             evaluator.add_plugin(RewardPlugin::of_source(&plugin.to_string_lossy()), true, &host)?;
         }
+        ensure!(
+            images.is_empty() || self.model.is_none() && self.count.is_none() && self.seed.is_none(),
+            "--model, --count and --seed are for generated images, but images are named: leave them out"
+        );
         let work = tempfile::tempdir()?;
         let nothing = "nothing was written";
         let set = if images.is_empty() {
-            generated(&self.model, self.count, self.seed, device, work.path(), context)
-                .map_err(|error| keeping(error, nothing))?
+            let model = self.model.as_deref().unwrap_or(MODEL);
+            let (count, seed) = (self.count.unwrap_or(COUNT), self.seed.unwrap_or(0));
+            generated(model, count, seed, device, work.path(), context).map_err(|error| keeping(error, nothing))?
         } else {
             given(&images, &work.path().join("values"))?
         };

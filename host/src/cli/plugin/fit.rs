@@ -34,6 +34,7 @@ use crate::zoo::hub::is_id;
 #[command(after_help = "Examples:
   host plugin fit --images paintings -k 2..14                      # a table by number of clusters
   host plugin fit --images paintings -k 5 -o five.wasm             # five.wasm, and a contact sheet, five.png
+  host plugin fit --images paintings -k 27 --disregard prompts.txt # clusters of style rather than of content
   host plugin fit --texts styles.txt -k 5 --title 'Five kinds of style'
   host plugin fit --labels wikiart -o styles.wasm                  # a folder of images per style: a linear probe
   host plugin fit --mixture --images paintings -k 5                # a Gaussian mixture instead of k-means
@@ -45,6 +46,9 @@ distances to the centers), its decrease, and the silhouette score (1: clusters f
 1000 embeddings). The elbow is where the inertia is farthest below the line from the first row to the last. With
 --mixture the table has the mean log-likelihood and the Bayesian information criterion (BIC, lower is better). No plugin
 is written, unless -o names one: then it has the elbow's clusters, or the mixture with the lowest BIC.
+
+CLIP embeds content and style in one vector, and its largest clusters are often of content. --disregard names texts that
+say the content: what their embeddings differ in is removed from those of the images, here and in the plugin.
 
 --labels fits a linear probe (multinomial logistic regression) to images whose class is known: each subfolder of DIR is a
 class. A part of each class is held out to evaluate a probe of the rest, with the accuracy and the confusion matrix; the
@@ -62,6 +66,10 @@ pub struct FitArgs {
     /// Number of clusters, which are the styles; or an inclusive range, for a table
     #[arg(short, value_name = "N|A..B", required_unless_present = "labels", conflicts_with = "labels")]
     k: Option<Ks>,
+    /// A file of texts, one per line, such as the prompts of a training: k-means disregards the directions in which their
+    /// embeddings differ, so that clusters differ in what the texts do not say
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["labels", "mixture"])]
+    disregard: Option<PathBuf>,
     /// Fit a Gaussian mixture: the styles are its components
     #[arg(long, conflicts_with_all = ["labels", "init"])]
     mixture: bool,

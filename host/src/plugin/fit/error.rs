@@ -29,6 +29,17 @@ pub enum FitError {
         /// Number of dimensions of the points.
         points: usize,
     },
+    /// The directions to disregard have other dimensions than the points.
+    #[error("the texts have embeddings of {directions} dimensions, the points {points}")]
+    OtherDirections {
+        /// Number of dimensions of the directions.
+        directions: usize,
+        /// Number of dimensions of the points.
+        points: usize,
+    },
+    /// The points differ in nothing but the directions to disregard.
+    #[error("next to nothing is left of the embeddings without what the disregarded texts differ in")]
+    NoRest,
     /// A number is infinite or NaN; the name says of what.
     #[error("the {0} are not all finite")]
     NotFinite(&'static str),

@@ -4,9 +4,11 @@
 //! # Layout
 //!
 //! - this file: [`FineTune`], the task
+//! - `health`: reward hacking, collapse, updates that do not fit
 //! - `setup`: builds the task from a configuration
 //! - `plan`: memory and time of a run before it starts · `meter`: progress within an epoch
 
+mod health;
 mod meter;
 mod plan;
 mod setup;
@@ -23,14 +25,14 @@ use ambiguity_models::safetensors::read_safetensors;
 use ambiguity_models::vae::Vae;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use image::RgbImage;
-use serde::{Deserialize, Serialize};
 use tch::no_grad;
 use torch_ext::AdamW;
 
+use self::health::{First, counteracting_kl, styles_monitor};
 use self::meter::Meter;
 pub use self::plan::{Measured, Plan, measure};
 use crate::config::fine_tune::{KeepImages, OnCollapse};
-use crate::config::{FineTuneConfig, Shuffle, Train};
+use crate::config::{FineTuneConfig, Train};
 use crate::data::images::rgb_images;
 use crate::data::png::Sheet;
 use crate::data::prompts::PromptSet;
@@ -48,10 +50,10 @@ use crate::rl::advantage::{PromptStatistics, advantages, weight_by_diversity};
 use crate::rl::objective::{Ddpo, Hooks, UpdateStatistics};
 use crate::rl::reward::{combine, entropy, max_probability};
 use crate::rl::rollout::{SeededNoise, Trajectories, rollout};
+use crate::run::BEFORE_AFTER;
 use crate::run::images::{ImageFormat, KeptImage, KeptImages};
-use crate::run::record::{FineTuneEpoch, FineTuneMonitor, FineTuneSeconds, StylesMonitor};
-use crate::run::{BEFORE_AFTER, MAX_NAMED_STYLES};
-use crate::statistics::{Improvement, Summary, standard_error};
+use crate::run::record::{FineTuneEpoch, FineTuneMonitor, FineTuneSeconds};
+use crate::statistics::{Summary, standard_error};
 use crate::text::counted;
 use crate::trainer::{Claim, Ends, Monitored, Saved, Schedule, State, Task, Trained};
 
@@ -59,10 +61,6 @@ use crate::trainer::{Claim, Ends, Monitored, Saved, Schedule, State, Task, Train
 pub const COMMAND: &str = "host train";
 /// The configuration's key of the learning rate.
 const LEARNING_RATE: &str = "train.learning_rate";
-/// Maximum |ratio − 1| of a first update that f32 rounding explains.
-const MAX_RATIO_ERROR: f64 = 1e-5;
-/// Number of standard errors from which on a change is more than uncertainty.
-const MIN_STANDARD_ERRORS: f64 = 3.0;
 /// Rewards whose standard deviation is below this count as equal.
 const MIN_REWARD_STD: f64 = 1e-9;
 /// Number of latents that are decoded per call.
@@ -227,7 +225,7 @@ impl Task for FineTune {
         monitor: Option<&FineTuneMonitor>,
         _best_diversity: f64,
     ) -> Vec<String> {
-        let mut warnings = self.warnings_of_update(&trained.update);
+        let mut warnings = health::of_update(&trained.update, &self.config.train);
         let share = monitor.zip(self.first.as_ref()).map(|(monitor, first)| monitor.diversity / first.diversity);
         let minimum = self.config.monitor.min_diversity;
         warnings.extend(share.filter(|share| *share < minimum).map(|share| {
@@ -311,78 +309,6 @@ impl Task for FineTune {
         let rewards = ends.first.rewards.iter().copied().zip(ends.last.rewards.iter().copied());
         let compared = grid::compare(&owned(before?.1), &owned(after), &titles, &rewards.collect::<Vec<_>>());
         Ok(vec![(BEFORE_AFTER, compared)])
-    }
-}
-
-/// The monitor of the untrained model, with which later ones are compared.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct First {
-    diversity: f64,
-    rewards: Vec<f64>,
-    held_out: BTreeMap<String, Vec<f64>>,
-}
-
-impl First {
-    /// Returns the warning of reward hacking: the trained reward has risen, and a held-out one has fallen, both by more than
-    /// their uncertainty.
-    fn hacking(&self, monitor: &FineTuneMonitor) -> Option<String> {
-        let trained = Improvement::paired(&self.rewards, &monitor.rewards);
-        trained.standard_errors().filter(|errors| *errors >= MIN_STANDARD_ERRORS)?;
-        let change = |(name, before): (&String, &Vec<f64>)| {
-            let after = monitor.held_out_rewards.get(name)?;
-            Some((name.clone(), Improvement::paired(before, after)))
-        };
-        let fallen = self
-            .held_out
-            .iter()
-            .filter_map(change)
-            .filter(|(_, change)| change.standard_errors().is_some_and(|errors| errors <= -MIN_STANDARD_ERRORS));
-        let words = fallen.map(|(name, change)| {
-            let errors = change.standard_errors().unwrap_or_default();
-            format!("that of {name} has fallen by {:.4} ({:.1} standard errors)", -change.mean, -errors)
-        });
-        let words: Vec<String> = words.collect();
-        (!words.is_empty()).then(|| {
-            format!(
-                "reward hacking: the trained reward has risen by {:.4}, but {}: the model exploits what its classifier gets \
-                 wrong; train with these plugins together, or with a larger train.kl",
-                trained.mean,
-                words.join(", and ")
-            )
-        })
-    }
-}
-
-/// Returns what a classifier says of the monitor's images.
-fn styles_monitor(plugin: String, rows: &[Vec<f64>]) -> StylesMonitor {
-    let rounded = |p: f64| (p * 1e4).round() / 1e4;
-    let n_styles = rows.first().map_or(0, Vec::len);
-    let probabilities: Vec<Vec<f64>> = rows.iter().map(|row| row.iter().map(|log_p| log_p.exp()).collect()).collect();
-    let mean_of = |rows: &[&Vec<f64>]| -> Vec<f64> {
-        (0..n_styles).map(|style| rows.iter().map(|row| row[style]).sum::<f64>() / rows.len() as f64).collect()
-    };
-    let mean = mean_of(&probabilities.iter().collect::<Vec<_>>());
-    let coverage = -mean.iter().filter(|p| **p > 0.0).map(|p| p * p.ln()).sum::<f64>();
-    let of_style = |style: usize| {
-        let is_top = |row: &&Vec<f64>| (0..n_styles).max_by(|&a, &b| row[a].total_cmp(&row[b])) == Some(style);
-        let own: Vec<&Vec<f64>> = probabilities.iter().filter(is_top).collect();
-        if own.is_empty() { vec![] } else { mean_of(&own).into_iter().map(rounded).collect() }
-    };
-    let is_small = n_styles <= MAX_NAMED_STYLES as usize;
-    StylesMonitor {
-        plugin,
-        coverage,
-        first: probabilities.iter().take(COMPARED).map(|row| row.iter().copied().map(rounded).collect()).collect(),
-        confusion: if is_small { (0..n_styles).map(of_style).collect() } else { vec![] },
-    }
-}
-
-/// Returns the weight of the KL divergence after some monitors found a collapse.
-fn counteracting_kl(config: &FineTuneConfig, counteracted: u32) -> f64 {
-    match (config.monitor.on_collapse, config.train.kl) {
-        (OnCollapse::RaiseKl, 0.0) if counteracted > 0 => 2f64.powi(counteracted as i32 - 1),
-        (OnCollapse::RaiseKl, kl) => kl * 2f64.powi(counteracted as i32),
-        (_, kl) => kl,
     }
 }
 
@@ -577,33 +503,6 @@ impl FineTune {
             ));
         }
         Ok(warnings)
-    }
-
-    fn warnings_of_update(&self, update: &UpdateStatistics) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if update.ratio_error > MAX_RATIO_ERROR {
-            warnings.push(format!(
-                "ratios of the first update differ from 1 by up to {:.1e} (f32 rounding explains less than \
-                 {MAX_RATIO_ERROR:.0e}), and the clip range is {}: sampling and training round differently; {}",
-                update.ratio_error,
-                self.config.train.clip_range,
-                match self.config.train.shuffle {
-                    Shuffle::Samples => "use train.shuffle = \"calls\"",
-                    Shuffle::Calls => "use model.dtype = \"f32\"",
-                }
-            ));
-        }
-        if update.clip_fraction > 0.5 {
-            warnings.push(format!(
-                "{:.0} % of ratios were clipped: lower train.learning_rate or widen train.clip_range",
-                100.0 * update.clip_fraction
-            ));
-        }
-        if update.dropped_steps > 0 {
-            let n = update.dropped_steps;
-            warnings.push(format!("{n} optimizer steps were dropped because their gradient was not finite"));
-        }
-        warnings
     }
 }
 

@@ -434,3 +434,17 @@ fn only_needed_files_are_downloaded() {
     text_encoder/model.safetensors
     ");
 }
+
+#[test]
+fn of_each_list_of_files_the_first_that_exists_is_wanted() {
+    const FILES: Wanted = Wanted::Files(&[&["config.json"], &["model.safetensors", "pytorch_model.bin"]]);
+    let both = ["README.md", "pytorch_model.bin", "config.json", "model.safetensors"];
+    assert_eq!(FILES.choose(&both), ["config.json", "model.safetensors"]);
+    assert_eq!(FILES.choose(&both[..3]), ["config.json", "pytorch_model.bin"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let add = |name: &str| fs::write(folder.path().join(name), "").expect("writable");
+    add("pytorch_model.bin");
+    assert!(!FILES.is_complete(folder.path()));
+    add("config.json");
+    assert!(FILES.is_complete(folder.path()));
+}

@@ -61,7 +61,7 @@ impl FitArgs {
         let clusters = clusters.map(|(name, members)| Cluster { name, members, folder: None }).collect();
         let regularization = self.regularization;
         let model = Model::Probe(Probe { probe, evaluation, classes: set.targets().to_vec(), regularization });
-        let fitted = Fitted { model, clusters, named: "named by their folders", seconds };
+        let fitted = Fitted { model, clusters, disregarded: None, named: "named by their folders", seconds };
         let written = self.write(&output, &items, set.records().view(), &fitted, pin, context)?;
         if self.json {
             println!("{}", to_json(&written));

@@ -1,8 +1,9 @@
 //! Clusters of embeddings: k-means or a Gaussian mixture, for one number of clusters or for each of a range.
 
+use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use linfa::traits::Fit as _;
 
 use super::fitted::{Fitted, Model};
@@ -15,8 +16,8 @@ use crate::context::Context;
 use crate::encoders::Encoders;
 use crate::plugin::fit::elbow::{ElbowRow, MixtureRow, silhouette};
 use crate::plugin::fit::{
-    Clustering, DIMENSIONS, FitError, KMeansOptions, Mixture, MixtureOptions, check_mixture, max_dimensions,
-    normalize_rows,
+    Clustering, DIMENSIONS, Directions, FitError, KMeansOptions, Mixture, MixtureOptions, check_mixture,
+    max_dimensions, normalize_rows,
 };
 use crate::text::to_json;
 
@@ -36,8 +37,8 @@ impl FitArgs {
         );
         let output = self.output()?;
         let device = torch_ext::cuda::device(&self.device)?;
-        // A table for given embeddings needs no encoder.
-        let mut encoder = match writes || self.from.embeddings.is_none() {
+        // A table for given embeddings needs no encoder, unless there are texts.
+        let mut encoder = match writes || self.from.embeddings.is_none() || self.disregard.is_some() {
             true => Some(self.encoder(device, context)?),
             false => None,
         };
@@ -56,6 +57,10 @@ impl FitArgs {
             }
             warn_of_unfamiliar(encoders);
         }
+        let disregarded = match (&self.disregard, &mut encoder) {
+            (Some(file), Some((name, encoders))) => Some(self.directions(file, name, encoders, context)?),
+            _ => None,
+        };
         // The plugin's encoder is checked before the work.
         let pin = match (&mut encoder, writes) {
             (Some((name, encoders)), true) => Some(self.pin(name, encoders, points.records().ncols())?),
@@ -63,6 +68,9 @@ impl FitArgs {
         };
         if !self.no_normalize {
             normalize_rows(&mut points.records);
+        }
+        if let Some(directions) = &disregarded {
+            directions.remove(&mut points.records, !self.no_normalize)?;
         }
         let (table, mut models) = match self.mixture {
             true => self.mixtures(ks, &points, context)?,
@@ -75,6 +83,7 @@ impl FitArgs {
         let written = match pin {
             Some(pin) => {
                 let fitted = self.named(models.swap_remove(chosen), table.seconds(chosen), &items, &points)?;
+                let fitted = Fitted { disregarded, ..fitted };
                 Some(self.write(&output, &items, points.records().view(), &fitted, pin, context)?)
             }
             None => None,
@@ -99,6 +108,17 @@ impl FitArgs {
             (From { texts: Some(file), .. }, Some((name, encoders))) => texts(file, name, encoders, context),
             (from, _) => Ok((Items::Embeddings, matrix(from.path(), "embeddings")?.into())),
         }
+    }
+
+    /// Returns the directions in which the embeddings of a file's texts differ.
+    fn directions(&self, file: &Path, encoder: &str, encoders: &mut Encoders, context: &Context) -> Result<Directions> {
+        let (_, mut texts) = texts(file, encoder, encoders, context)?;
+        let n = texts.records().nrows();
+        ensure!(n >= 2, "{} has one text: at least two are needed to differ", file.display());
+        if !self.no_normalize {
+            normalize_rows(&mut texts.records);
+        }
+        Directions::between(&texts.records).with_context(|| format!("{}", file.display()))
     }
 
     /// Fits k-means for each k.
@@ -222,6 +242,6 @@ impl FitArgs {
             Model::Mixture(mixture) => Model::Mixture(mixture.reordered(&order)),
             probe @ Model::Probe(_) => probe,
         };
-        Ok(Fitted { model, clusters, named, seconds })
+        Ok(Fitted { model, clusters, disregarded: None, named, seconds })
     }
 }

@@ -11,7 +11,7 @@ use super::sheet::{Order, Row};
 use super::source::{Cluster, Items};
 use crate::plugin::Fault;
 use crate::plugin::fit::{
-    Clustering, Evaluation, LinearProbe, Mixture, bake_k_means, bake_linear, bake_mixture, recall,
+    Clustering, Directions, Evaluation, LinearProbe, Mixture, bake_k_means, bake_linear, bake_mixture, recall,
 };
 use crate::report::confusion::confusion_matrix;
 use crate::text::{counted, number};
@@ -21,6 +21,8 @@ pub(super) struct Fitted {
     pub model: Model,
     /// The clusters or classes, in the order of the plugin's styles.
     pub clusters: Vec<Cluster>,
+    /// The directions that were removed from the embeddings.
+    pub disregarded: Option<Directions>,
     /// How the clusters are named.
     pub named: &'static str,
     /// Wall-clock time of the fit.
@@ -51,7 +53,7 @@ impl Fitted {
     /// Bakes the numbers into their template.
     pub(super) fn bake(&self, manifest: &Manifest) -> Result<Vec<u8>, Fault> {
         match &self.model {
-            Model::KMeans(found) => bake_k_means(manifest, &found.centers),
+            Model::KMeans(found) => bake_k_means(manifest, &found.centers, self.disregarded.as_ref()),
             Model::Mixture(mixture) => bake_mixture(manifest, mixture),
             Model::Probe(probe) => bake_linear(manifest, &probe.probe),
         }

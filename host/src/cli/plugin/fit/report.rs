@@ -49,7 +49,10 @@ impl Written<'_> {
         let details = match model {
             Model::KMeans(found) => {
                 let iterations = counted(found.iterations as u64, "iteration");
-                format!("{named}; inertia {:.4}, {iterations}", found.inertia)
+                let disregarded = self.fitted.disregarded.as_ref().map(|directions| {
+                    format!(", {} disregarded", counted(directions.matrix.nrows() as u64, "direction"))
+                });
+                format!("{named}; inertia {:.4}, {iterations}{}", found.inertia, disregarded.unwrap_or_default())
             }
             Model::Mixture(mixture) => format!(
                 "{named}; mean log-likelihood {:.4} in {} with {} % of the variance",
@@ -77,7 +80,7 @@ impl Written<'_> {
 
     /// Returns the report as JSON.
     pub(super) fn document(&self) -> Value {
-        let Fitted { model, clusters, named, seconds } = self.fitted;
+        let Fitted { model, clusters, named, seconds, disregarded } = self.fitted;
         let n: usize = clusters.iter().map(|cluster| cluster.members.len()).sum();
         let mut document = json!({
             "plugin": self.plugin.to_string_lossy(),
@@ -93,6 +96,7 @@ impl Written<'_> {
                 document["method"] = json!("k-means");
                 document["inertia"] = json!(found.inertia);
                 document["iterations"] = json!(found.iterations);
+                document["disregarded_directions"] = json!(disregarded.as_ref().map_or(0, |it| it.matrix.nrows()));
             }
             Model::Mixture(mixture) => {
                 document["method"] = json!("mixture");
