@@ -42,7 +42,7 @@ fn document() -> String {
         ("monitor", "every", "epochs between two evaluations on the same prompts and noise"),
         ("monitor", "count", "number of samples of an evaluation"),
         ("monitor", "min_diversity", "share of epoch 0's diversity; below it the model has collapsed"),
-        ("monitor", "on_collapse", "what a collapse does: `warn` or `stop`"),
+        ("monitor", "on_collapse", "what a collapse does: `warn`, `stop`, `lower-learning-rate` or `raise-kl`"),
         (
             "plugin",
             "on_error",

@@ -391,8 +391,7 @@ fn of_column(
         Name::Coverage | Name::Novelty => {
             if !references.contains_key(column) {
                 let rows = images.reference.ok_or("needs reference images")?.rows(column);
-                let too_few = || format!("needs more than {NEIGHBORS} reference images");
-                references.insert(column.clone(), Reference::new(rows.view()).ok_or_else(too_few)?);
+                references.insert(column.clone(), Reference::new(rows.view()));
             }
             let reference = &references[column];
             let compare = |of: &Measured| reference.compare(of.rows(column).view());
@@ -400,6 +399,9 @@ fn of_column(
             if planned.name == Name::Novelty {
                 let baseline = baseline.map(|baseline| baseline.novelty);
                 return Ok(of_images(&of.novelty, baseline.as_deref(), &prompts));
+            }
+            if !of.has_coverage() {
+                return Err(format!("needs more than {NEIGHBORS} reference images"));
             }
             let of_baseline = baseline.as_ref().map(|baseline| move |images: &[usize]| baseline.coverage(images));
             let of_baseline = of_baseline.as_ref().map(|of| of as _);

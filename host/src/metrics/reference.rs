@@ -17,15 +17,16 @@ pub const NEIGHBORS: usize = 5;
 #[derive(Clone, Debug)]
 pub struct Reference {
     unit: Array2<f64>,
-    radii: Vec<f64>,
+    /// None for too few images.
+    radii: Option<Vec<f64>>,
 }
 
 impl Reference {
-    /// Returns the reference of embeddings, one row per image; none unless there are more than [`NEIGHBORS`].
-    pub fn new(embeddings: ArrayView2<'_, f64>) -> Option<Self> {
+    /// Returns the reference of embeddings, one row per image. Only more than [`NEIGHBORS`] images can be covered.
+    pub fn new(embeddings: ArrayView2<'_, f64>) -> Self {
         let unit = unit_rows(embeddings);
         if unit.nrows() <= NEIGHBORS {
-            return None;
+            return Self { unit, radii: None };
         }
         let mut radii = Vec::with_capacity(unit.nrows());
         for block in unit.axis_chunks_iter(Axis(0), BLOCK) {
@@ -37,17 +38,20 @@ impl Reference {
                 radii.push(*radius);
             }
         }
-        Some(Self { unit, radii })
+        Self { unit, radii: Some(radii) }
     }
 
     /// Compares generated images with the reference.
     pub fn compare(&self, embeddings: ArrayView2<'_, f64>) -> Compared {
         let cosines = unit_rows(embeddings).dot(&self.unit.t());
         let novelty = cosines.rows().into_iter().map(|row| 1.0 - row.iter().copied().fold(f64::NEG_INFINITY, f64::max));
-        let within = |row: ndarray::ArrayView1<'_, f64>| -> Vec<bool> {
-            row.iter().zip(&self.radii).map(|(cosine, radius)| 1.0 - cosine <= *radius).collect()
+        let within = |radii: &Vec<f64>| -> Vec<Vec<bool>> {
+            let of = |row: ndarray::ArrayView1<'_, f64>| {
+                row.iter().zip(radii).map(|(cosine, radius)| 1.0 - cosine <= *radius).collect()
+            };
+            cosines.rows().into_iter().map(of).collect()
         };
-        Compared { novelty: novelty.collect(), within: cosines.rows().into_iter().map(within).collect() }
+        Compared { novelty: novelty.collect(), within: self.radii.as_ref().map(within) }
     }
 }
 
@@ -56,15 +60,21 @@ impl Reference {
 pub struct Compared {
     /// The distance of each generated image to its nearest reference image.
     pub novelty: Vec<f64>,
-    /// For each generated image, whether it is within the radius of each reference image.
-    within: Vec<Vec<bool>>,
+    /// For each generated image, whether it is within the radius of each reference image; none for too few of these.
+    within: Option<Vec<Vec<bool>>>,
 }
 
 impl Compared {
-    /// Returns the coverage by some of the generated images.
+    /// Returns whether there are enough reference images for coverage.
+    pub fn has_coverage(&self) -> bool {
+        self.within.is_some()
+    }
+
+    /// Returns the coverage by some of the generated images; 0 for too few reference images.
     pub fn coverage(&self, images: &[usize]) -> f64 {
-        let n = self.within.first().map_or(0, Vec::len);
-        let covered = (0..n).filter(|&reference| images.iter().any(|&image| self.within[image][reference]));
+        let Some(within) = &self.within else { return 0.0 };
+        let n = within.first().map_or(0, Vec::len);
+        let covered = (0..n).filter(|&reference| images.iter().any(|&image| within[image][reference]));
         covered.count() as f64 / n.max(1) as f64
     }
 }
@@ -83,7 +93,7 @@ mod tests {
 
     #[test]
     fn coverage_counts_reference_images_that_are_reached() {
-        let reference = Reference::new(circle(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 90.0]).view()).expect("enough");
+        let reference = Reference::new(circle(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 90.0]).view());
         // The fifth neighbor of the image at 0 is at 5, of that at 90 at 1.
         let near = reference.compare(circle(&[2.5]).view());
         assert_eq!(near.coverage(&[0]), 1.0);
@@ -92,6 +102,9 @@ mod tests {
         assert_eq!(both.coverage(&[1]), 0.0);
         assert!((both.novelty[1] - (1.0 - 90.5f64.to_radians().cos())).abs() < 1e-12);
         assert!((near.novelty[0] - (1.0 - 0.5f64.to_radians().cos())).abs() < 1e-12);
-        assert!(Reference::new(circle(&[0.0, 1.0, 2.0, 3.0, 4.0]).view()).is_none());
+        // Five images have no fifth neighbor, but a nearest one.
+        let few = Reference::new(circle(&[0.0, 1.0, 2.0, 3.0, 4.0]).view()).compare(circle(&[5.0]).view());
+        assert!(!few.has_coverage() && near.has_coverage());
+        assert!((few.novelty[0] - (1.0 - 1f64.to_radians().cos())).abs() < 1e-12);
     }
 }
