@@ -232,7 +232,7 @@ fn a_plugin_for_another_medium_is_refused_with_both_named() {
         let argument = format!("--plugin={plugin}");
         let ran = host(folder.path(), &["train", "--preset=tiny-art", &argument, "--out=run"]);
         let wanted =
-            format!("plugin {plugin} takes {medium}, but this run generates images: choose a plugin for images");
+            format!("plugin {plugin} takes {medium}, but these are images: choose a plugin for images");
         assert!(ran.code == 1 && ran.stderr.contains(&wanted), "{}", ran.stderr);
         assert!(!folder.path().join("run").exists(), "a run's folder was created");
     }
