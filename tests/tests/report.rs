@@ -66,7 +66,7 @@ fn runs_are_compared_on_a_page_and_in_tables() {
     assert!(lines.len() == 2 && lines[0].starts_with("Reward,Runs,AVA score,AVA score ±,"), "{csv}");
     assert!(lines[1].starts_with("kmeans_image,one,") && lines[1].contains(",-4,0.0392,-3.5,0.0392,0.5,"), "{csv}");
     let latex = host_ok(folder.path(), &[&both[..], &["--latex"]].concat()).stdout;
-    assert!(latex.contains("kmeans\\_image & $-4.000 \\pm 0.039$ & $-3.500 \\pm 0.039$ & $0.500"), "{latex}");
+    assert!(latex.contains("kmeans\\_image & $-4.00 \\pm 0.00$ & $-3.50 \\pm 0.00$ & $0.500"), "{latex}");
 
     let ran = host(folder.path(), &["report", "runs/one", "--out", "c.html"]);
     assert!(
