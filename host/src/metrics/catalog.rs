@@ -31,7 +31,7 @@ pub enum Name {
     Reward,
     /// The mean entropy of a classifier's distributions, in nats.
     Entropy,
-    /// The entropy of a classifier's mean distribution, in nats: how many styles the images have together.
+    /// The entropy of a classifier's mean distribution, in nats: high if the images have many styles together.
     StyleCoverage,
     /// The aesthetic score of LAION's predictor, from 1 to 10.
     Ava,

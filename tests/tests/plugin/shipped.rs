@@ -231,8 +231,7 @@ fn a_plugin_for_another_medium_is_refused_with_both_named() {
     for (plugin, medium) in [("words", "text"), ("melody", "audio")] {
         let argument = format!("--plugin={plugin}");
         let ran = host(folder.path(), &["train", "--preset=tiny-art", &argument, "--out=run"]);
-        let wanted =
-            format!("plugin {plugin} takes {medium}, but these are images: choose a plugin for images");
+        let wanted = format!("plugin {plugin} takes {medium}, but these are images: choose a plugin for images");
         assert!(ran.code == 1 && ran.stderr.contains(&wanted), "{}", ran.stderr);
         assert!(!folder.path().join("run").exists(), "a run's folder was created");
     }

@@ -12,7 +12,7 @@ use super::error::FitError;
 use super::normalize_rows;
 use super::projection::{PrincipalComponents, Projection};
 
-/// The least share of the texts' variance along a direction. Wordings that CLIP takes for the same ("picture of", "drawing
+/// The least share of the texts' variance along a direction. Wordings that CLIP takes for the same ("painting of", "drawing
 /// of") differ by less, in directions that have no meaning.
 const MIN_SHARE: f64 = 1e-3;
 
