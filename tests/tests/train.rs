@@ -129,12 +129,12 @@ fn resume_refuses_another_recipe() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut start = vec!["train", "--out=run"];
     start.extend(tiny_run());
-    start.push("--set=train.epochs=1");
+    start.extend(["--set=train.epochs=1", "--set=train.ema=0"]);
     host_ok(folder.path(), &start);
     let ran = host(folder.path(), &["train", "--resume=run", "--set=train.learning_rate=1e-5"]);
     assert_eq!(ran.code, 1);
     assert!(
-        ran.stderr.contains("train.learning_rate is 0.00001, but the run was started with 0.002"),
+        ran.stderr.contains("train.learning_rate is 0.00001, but the run was started with 0.003"),
         "{}",
         ran.stderr
     );
