@@ -34,22 +34,21 @@ pub const AESTHETIC: MetricWeights = MetricWeights {
     option: "--aesthetic FILE",
     parts: &[("trl-lib/ddpo-aesthetic-predictor", &[&["aesthetic-model.pth"]])],
 };
+/// The files of a CLIP in transformers' format.
+const CLIP_FILES: Files = &[
+    &["config.json"],
+    &["preprocessor_config.json"],
+    &["vocab.json", "tokenizer.json"],
+    &["merges.txt", "tokenizer.json"],
+    &["tokenizer_config.json"],
+    &["model.safetensors"],
+];
 /// CLIP ViT-L/14, whose embeddings the aesthetic predictor reads.
 pub const CLIP_L: MetricWeights = MetricWeights {
     name: "clip-vit-large-patch14",
     what: "CLIP ViT-L/14",
     option: "--encoder clip-vit-large-patch14=DIR",
-    parts: &[(
-        "openai/clip-vit-large-patch14",
-        &[
-            &["config.json"],
-            &["preprocessor_config.json"],
-            &["vocab.json", "tokenizer.json"],
-            &["merges.txt", "tokenizer.json"],
-            &["tokenizer_config.json"],
-            &["model.safetensors"],
-        ],
-    )],
+    parts: &[("openai/clip-vit-large-patch14", CLIP_FILES)],
 };
 /// ImageReward v1.0, and the vocabulary of BERT.
 pub const IMAGE_REWARD: MetricWeights = MetricWeights {
@@ -76,17 +75,7 @@ pub const PICK_SCORE: MetricWeights = MetricWeights {
     name: "pick-score",
     what: "PickScore's folder",
     option: "--pick-score DIR",
-    parts: &[(
-        "yuvalkirstain/PickScore_v1",
-        &[
-            &["config.json"],
-            &["preprocessor_config.json"],
-            &["vocab.json", "tokenizer.json"],
-            &["merges.txt", "tokenizer.json"],
-            &["tokenizer_config.json"],
-            &["model.safetensors"],
-        ],
-    )],
+    parts: &[("yuvalkirstain/PickScore_v1", CLIP_FILES)],
 };
 /// HPS v2.1.
 pub const HPS: MetricWeights = MetricWeights {
