@@ -62,7 +62,7 @@ impl Gpu {
     pub fn name(&self) -> Option<String> {
         type Name = unsafe extern "C" fn(Handle, *mut c_char, u32) -> i32;
         let mut name = [0 as c_char; NAME_BYTES];
-        // SAFETY: NVML writes at most as many bytes as it is told, with a NUL at the end.
+        // SAFETY: NVML writes at most as many bytes as its last argument says, with a NUL at the end.
         unsafe {
             let read = self.library.get::<Name>(b"nvmlDeviceGetName\0").ok()?;
             checked(read(self.handle as Handle, name.as_mut_ptr(), NAME_BYTES as u32))?;

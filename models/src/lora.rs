@@ -16,7 +16,7 @@ use crate::unet::UNet;
 
 use serde::{Deserialize, Serialize};
 
-pub use file::{LORA_FILE, LoraFile, LoraLayer};
+pub use file::{LORA_FILE, LoraFile, LoraLayer, lora_file};
 pub use targets::Targets;
 
 /// The configuration of a new adapter.

@@ -122,7 +122,7 @@ fn read_one(path: &Path) -> Result<NamedTensors> {
         read_safetensors(path)
     }
 }
-/// Length of an axis of a tensor of `path`, for networks whose sizes are told by the shapes in their files.
+/// Length of an axis of a tensor of `path`, for networks whose sizes are those of the shapes in their files.
 pub(crate) fn axis_length(path: &Path, tensors: &NamedTensors, name: &str, axis: usize) -> Result<i64> {
     let source_name = path.display().to_string();
     let Some(tensor) = tensors.get(name) else {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::completions::{models, plugins};
 use super::run_args::{RunArgs, encoder_layers, flag, quoted, run_info};
-use crate::config::fine_tune::preset_names;
+use crate::config::fine_tune::{preset_names, preset_of_size};
 use crate::config::{FineTuneConfig, Layer, RunConfig as _};
 use crate::context::Context;
 use crate::data::prompts::PromptSet;
@@ -21,9 +21,6 @@ use crate::tasks::fine_tune::{COMMAND, FineTune, Plan, measure};
 use crate::text::{counted, gibibytes, shown, to_json};
 use crate::trainer::{Ends, Outcome, Start, Trainer};
 use crate::zoo::{model_folder, native_size};
-
-/// Maximum image size in pixels of a small model, which uses the small preset unless another one is named.
-const SMALL_MODEL_PIXELS: u32 = 64;
 
 /// Fine-tune a diffusion model (LoRA, DDPO) until a classifier cannot predict the styles of its images.
 #[derive(Args, Debug)]
@@ -89,7 +86,7 @@ impl TrainArgs {
             }
             (None, Some(model), None) => {
                 let size = native_size(&model_folder(model, context)?)?;
-                let preset = if size <= SMALL_MODEL_PIXELS { "tiny-art" } else { "paper-512" };
+                let preset = preset_of_size(size);
                 tracing::info!(
                     "{model} generates {size} px images: using preset {preset} at that size (--preset names another)"
                 );

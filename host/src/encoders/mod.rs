@@ -38,7 +38,7 @@ const CACHED_TEXTS: usize = 16_384;
 pub const IMAGES_PER_CALL: usize = 32;
 
 /// The text that, with [`probe`], identifies what a network computes.
-pub const PROBE_TEXT: &str = "a painting of two cats, 3 o'clock";
+pub const PROBE_TEXT: &str = "painting of a woman";
 
 /// Returns the image that identifies what a network computes.
 pub fn probe() -> RgbImage {

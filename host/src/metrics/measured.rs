@@ -67,6 +67,12 @@ impl Measured {
         self.rows(column).mean_axis(Axis(1)).expect("a column has a width").to_vec()
     }
 
+    /// Returns the rewards under the plugin of this name, if it was measured.
+    pub fn rewards_of(&self, plugin: &str) -> Option<Vec<f64>> {
+        let column = Column::Plugin(plugin.to_owned());
+        self.has(&column).then(|| self.means(&column))
+    }
+
     /// Returns columns of several parts as those of one.
     ///
     /// # Errors

@@ -91,62 +91,66 @@ impl Network for ImageRewardNetwork {
     }
 }
 
-/// PickScore, a CLIP folder.
-pub struct PickScoreNetwork {
-    folder: PathBuf,
-    device: Device,
-    loaded: Option<(PickScore, Tokenizer)>,
-}
-
-impl PickScoreNetwork {
-    /// Returns the network of a folder.
-    pub fn new(folder: &Path, device: Device) -> Self {
-        Self { folder: folder.to_owned(), device, loaded: None }
-    }
-}
-
-impl Network for PickScoreNetwork {
-    fn score(&mut self, batch: &mut Batch, _: &mut Encoders) -> Result<Vec<f64>> {
-        if self.loaded.is_none() {
-            let network = PickScore::load(&self.folder, self.device, Kind::Float)?;
-            self.loaded = Some((network, Tokenizer::load(&self.folder)?));
-        }
-        let (network, tokenizer) = self.loaded.as_ref().context("it was loaded just now")?;
-        let prompts = prompts(batch);
-        warn_of_truncated(tokenizer, &prompts);
-        let pixels = network.preprocessor().pixels(&raw(&images(batch)?))?.f_to_device(self.device)?;
-        let ids = tokenizer.encode_batch(&prompts).f_to_device(self.device)?;
-        numbers(&no_grad(|| network.score(&pixels, &ids))?)
-    }
-}
-
-/// HPS v2.1, with CLIP's vocabulary.
-pub struct HpsNetwork {
+/// A CLIP that scores human preference by image and prompt, with CLIP's vocabulary.
+pub struct PreferenceNetwork {
+    kind: Preference,
     weights: PathBuf,
     vocabulary: PathBuf,
     device: Device,
-    loaded: Option<(Hps, Tokenizer)>,
+    loaded: Option<(LoadedPreference, Tokenizer)>,
 }
 
-impl HpsNetwork {
-    /// Returns the network of a weight file, and of the folder with CLIP's vocab.json and merges.txt.
-    pub fn new(weights: &Path, vocabulary: &Path, device: Device) -> Self {
-        Self { weights: weights.to_owned(), vocabulary: vocabulary.to_owned(), device, loaded: None }
+enum Preference {
+    PickScore,
+    Hps,
+}
+
+enum LoadedPreference {
+    PickScore(PickScore),
+    Hps(Hps),
+}
+
+impl PreferenceNetwork {
+    /// Returns PickScore's network of a CLIP folder.
+    pub fn pick_score(folder: &Path, device: Device) -> Self {
+        Self::new(Preference::PickScore, folder, folder, device)
+    }
+
+    /// Returns HPS v2.1's network of a weight file, and of the folder with CLIP's vocab.json and merges.txt.
+    pub fn hps(weights: &Path, vocabulary: &Path, device: Device) -> Self {
+        Self::new(Preference::Hps, weights, vocabulary, device)
+    }
+
+    fn new(kind: Preference, weights: &Path, vocabulary: &Path, device: Device) -> Self {
+        Self { kind, weights: weights.to_owned(), vocabulary: vocabulary.to_owned(), device, loaded: None }
     }
 }
 
-impl Network for HpsNetwork {
+impl Network for PreferenceNetwork {
     fn score(&mut self, batch: &mut Batch, _: &mut Encoders) -> Result<Vec<f64>> {
         if self.loaded.is_none() {
-            let network = Hps::load(&self.weights, self.device, Kind::Float)?;
+            let (weights, device) = (&self.weights, self.device);
+            let network = match self.kind {
+                Preference::PickScore => LoadedPreference::PickScore(PickScore::load(weights, device, Kind::Float)?),
+                Preference::Hps => LoadedPreference::Hps(Hps::load(weights, device, Kind::Float)?),
+            };
             self.loaded = Some((network, Tokenizer::load(&self.vocabulary)?));
         }
         let (network, tokenizer) = self.loaded.as_ref().context("it was loaded just now")?;
         let prompts = prompts(batch);
         warn_of_truncated(tokenizer, &prompts);
-        let pixels = network.pixels(&raw(&images(batch)?))?.f_to_device(self.device)?;
         let ids = tokenizer.encode_batch(&prompts).f_to_device(self.device)?;
-        numbers(&no_grad(|| network.score(&pixels, &ids))?)
+        let images = images(batch)?;
+        let pixels = match network {
+            LoadedPreference::PickScore(network) => network.preprocessor().pixels(&raw(&images))?,
+            LoadedPreference::Hps(network) => network.pixels(&raw(&images))?,
+        };
+        let pixels = pixels.f_to_device(self.device)?;
+        let scores = no_grad(|| match network {
+            LoadedPreference::PickScore(network) => network.score(&pixels, &ids),
+            LoadedPreference::Hps(network) => network.score(&pixels, &ids),
+        });
+        numbers(&scores?)
     }
 }
 

@@ -1,5 +1,5 @@
 //! CLIP in the naming of OpenAI's repository and of open_clip, as which networks that were trained with them are published
-//! (HPSv2, CSD): names and tensors become those of transformers, sizes are told by the shapes.
+//! (HPSv2, CSD): names and tensors become those of transformers, sizes are those of the shapes.
 
 use std::path::Path;
 

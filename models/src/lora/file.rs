@@ -145,7 +145,7 @@ impl LoraFile {
     /// If the adapter is of another kind (DoRA, LoKr, of convolutions or of a text encoder, …), if peft would change the
     /// model's own weights before adding it (PiSSA, OLoRA, …), or if it contains a number that is not finite.
     pub fn read(path: &Path) -> Result<Self> {
-        let path = locate(path)?;
+        let path = lora_file(path)?;
         let (tensors, metadata) = read_safetensors_with_metadata(&path)?;
         let hints = Hints::read(&path, &metadata)?;
         let mut found = BTreeMap::<String, Found>::new();
@@ -328,8 +328,11 @@ fn unsupported(path: &Path, key: &str) -> Option<Error> {
     Some(Error::Input(format!("{}: tensor `{key}` {what}", path.display())))
 }
 
-/// Returns the file itself, or the one in a folder.
-fn locate(path: &Path) -> Result<PathBuf> {
+/// Returns the file itself, or the one in a folder that diffusers or peft wrote.
+///
+/// # Errors
+/// If the folder has neither.
+pub fn lora_file(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }

@@ -66,6 +66,28 @@ fn skip_leaves_out_a_monitor_that_lacks_samples() {
     assert!(ran.stderr.contains("epoch 2: the monitor was left out"), "{}", ran.stderr);
 }
 
+/// What the monitor alone evaluates decides nothing: its failure is a warning, and training goes its way.
+#[test]
+fn a_held_out_plugin_that_fails_is_left_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let train = |out: &str, more: &[&str]| {
+        let mut arguments = vec!["train".to_owned(), format!("--out={out}")];
+        arguments.extend(tiny_run().into_iter().chain(more.iter().copied()).map(str::to_owned));
+        let ran = host(folder.path(), &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        (ran, metrics(&folder.path().join(out)))
+    };
+    // `palette` reads every pixel: more than this, while k-means needs a tenth of it.
+    let (ran, failing) = train("failing", &["--set=plugin.fuel=500000", "--held-out=palette", "--held-out=simple"]);
+    assert!(ran.stderr.contains("this held-out plugin is left out of the monitor"), "{}", ran.stderr);
+    let (_, alone) = train("alone", &["--set=plugin.fuel=500000"]);
+    for (failing, alone) in failing.iter().zip(&alone) {
+        let held_out = failing["monitor"]["held_out"].as_object().expect("the others are evaluated");
+        assert_eq!(held_out.keys().collect::<Vec<_>>(), ["simple"]);
+        assert_eq!(failing["monitor"]["rewards"], alone["monitor"]["rewards"]);
+    }
+}
+
 /// A classifier and two scorers, of weights of both signs: each reward is logged apart, and the total is their weighted sum.
 #[test]
 fn scorers_and_classifiers_train_together() {

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ambiguity_models::lora::lora_file;
 use anyhow::{Context as _, Result, bail, ensure};
 use tch::Device;
 
 use super::EvalArgs;
 use crate::cli::run_args::{encoder_layers, project_layers};
+use crate::config::fine_tune::preset_of_size;
 use crate::config::{FineTuneConfig, Layer, PluginLimits, RewardPlugin, RunConfig as _};
 use crate::context::Context;
 use crate::data::prompts::PromptSet;
@@ -19,11 +21,6 @@ use crate::plugin::Pin;
 use crate::run::{PluginsLock, RunDir, RunInfo, plugins_lock};
 use crate::zoo::weights::CLIP_L;
 use crate::zoo::{model_folder, native_size};
-
-/// The names of LoRA files.
-const LORA_FILES: [&str; 2] = ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"];
-/// Maximum image size in pixels of a model that is evaluated as the small preset says.
-const SMALL_MODEL_PIXELS: u32 = 64;
 
 /// What is evaluated, with its settings.
 pub(super) struct Evaluated {
@@ -213,7 +210,7 @@ impl EvalArgs {
     fn defaults(&self, context: &Context) -> Result<FineTuneConfig> {
         let model = self.model.as_deref().context("this LoRA is in no run's folder: name its model with --model")?;
         let size = native_size(&model_folder(model, context)?)?;
-        let preset = if size <= SMALL_MODEL_PIXELS { "tiny-art" } else { "paper-512" };
+        let preset = preset_of_size(size);
         tracing::info!("{model} generates {size} px images: steps, guidance and prompts are those of preset {preset}");
         let size = Layer {
             origin: "the model's native size".to_owned(),
@@ -237,6 +234,5 @@ fn encoder_places(encoders: &[String]) -> Result<BTreeMap<String, String>> {
 
 /// Whether a path is a LoRA's file, or a folder with one.
 fn has_lora(path: &Path) -> bool {
-    let is_lora_file = path.is_file() && path.extension().is_some_and(|extension| extension == "safetensors");
-    is_lora_file || LORA_FILES.iter().any(|name| path.join(name).is_file())
+    lora_file(path).is_ok_and(|file| file.extension().is_some_and(|extension| extension == "safetensors"))
 }

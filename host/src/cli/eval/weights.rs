@@ -12,7 +12,7 @@ use tch::Device;
 use crate::context::Context;
 use crate::encoders::{Encoders, array};
 use crate::metrics::catalog::{self, Available, Images, Name, plan};
-use crate::metrics::networks::{Aesthetic, HpsNetwork, ImageRewardNetwork, PickScoreNetwork};
+use crate::metrics::networks::{Aesthetic, ImageRewardNetwork, PreferenceNetwork};
 use crate::metrics::{Column, Evaluator, Measured};
 use crate::run::evaluation::{Evaluation, Protocol};
 use crate::zoo::weights::{AESTHETIC, CLIP_L, CSD, DINO, HPS, IMAGE_REWARD, Located, MetricWeights, PICK_SCORE};
@@ -130,7 +130,7 @@ pub(super) fn add_weights(
     if names.contains(&Name::PickScore) {
         match args.locate(&PICK_SCORE, context)? {
             Some(located) => {
-                let network = PickScoreNetwork::new(located.path(), device);
+                let network = PreferenceNetwork::pick_score(located.path(), device);
                 evaluator.add_network(PICK_SCORE.name, Box::new(network));
             }
             None => available.missing.push((PICK_SCORE.name, PICK_SCORE.missing())),
@@ -145,7 +145,7 @@ pub(super) fn add_weights(
         match files {
             Some((weights, vocabulary)) => {
                 let folder = vocabulary.parent().unwrap_or(Path::new("."));
-                evaluator.add_network(HPS.name, Box::new(HpsNetwork::new(&weights, folder, device)));
+                evaluator.add_network(HPS.name, Box::new(PreferenceNetwork::hps(&weights, folder, device)));
             }
             None => available.missing.push((HPS.name, HPS.missing())),
         }

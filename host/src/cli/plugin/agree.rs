@@ -11,7 +11,7 @@ use tch::{Device, Kind};
 use crate::cli::completions::{models, plugins};
 use crate::cli::numbers::within;
 use crate::cli::run_args::project_layers;
-use crate::config::fine_tune::FineTuneConfig;
+use crate::config::fine_tune::{FineTuneConfig, preset_of_size};
 use crate::config::{PluginLimits, RewardPlugin};
 use crate::context::Context;
 use crate::data::images::{ImageLoader, has_image_extension};
@@ -41,8 +41,6 @@ const CELLS: usize = 24;
 const MODEL: &str = "tiny-art";
 /// Number of its images.
 const COUNT: usize = 192;
-/// Maximum image size in pixels of a model that samples as the small preset says.
-const SMALL_MODEL_PIXELS: u32 = 64;
 
 /// Compare the rewards of plugins on the same images: their rank correlations, the spread of each, and the images on which two
 /// differ most.
@@ -186,8 +184,7 @@ pub(super) fn on_shipped_model(
 fn generated(name: &str, count: usize, seed: u64, device: Device, work: &Path, context: &Context) -> Result<ImageSet> {
     let folder = model_folder(name, context)?;
     let size = native_size(&folder)?;
-    let preset = if size <= SMALL_MODEL_PIXELS { "tiny-art" } else { "paper-512" };
-    let config = FineTuneConfig::resolve(preset, &project_layers()?)?;
+    let config = FineTuneConfig::resolve(preset_of_size(size), &project_layers()?)?;
     let settings = Settings {
         model: folder,
         lora: None,

@@ -182,8 +182,9 @@ impl Task for FineTune {
         });
         let mean_of =
             |f: fn(&[f64]) -> f64| rows.as_ref().map(|rows| mean(&rows.iter().map(|row| f(row)).collect::<Vec<_>>()));
-        let held_out_rewards: BTreeMap<String, Vec<f64>> =
-            held_out.into_iter().map(|name| (name.clone(), scores.measured.means(&Column::Plugin(name)))).collect();
+        // A held-out plugin that failed has no rewards.
+        let of_held_out = |name: String| Some((name.clone(), scores.measured.rewards_of(&name)?));
+        let held_out_rewards: BTreeMap<String, Vec<f64>> = held_out.into_iter().filter_map(of_held_out).collect();
         let cells = scores.kept.iter().zip(&rewards).take(SHEET_CELLS).map(|(&i, &reward)| Cell {
             image: RgbImage::clone(&images[i]),
             title: self.title(prompts[i]).to_owned(),
@@ -341,10 +342,10 @@ impl FineTune {
 
     /// Warns of plugins that oppose the reward on the untrained model's images: those of the reward itself, and those held out.
     fn warn_of_opposition(&self, scores: &Scores) {
-        let of_plugin = |name: &str| scores.measured.means(&Column::Plugin(name.to_owned()));
         let names: Vec<(String, bool)> =
             self.evaluator.plugins().map(|plugin| (plugin.name.to_owned(), plugin.weight.is_none())).collect();
-        let plugins: Vec<(String, Vec<f64>)> = names.iter().map(|(name, _)| (name.clone(), of_plugin(name))).collect();
+        let of_plugin = |(name, _): &(String, bool)| Some((name.clone(), scores.measured.rewards_of(name)?));
+        let plugins: Vec<(String, Vec<f64>)> = names.iter().filter_map(of_plugin).collect();
         let is_held_out = |name: &str| names.iter().any(|(other, held_out)| other == name && *held_out);
         for agreement in Agreement::of_all(&plugins) {
             let concerns_reward = !(is_held_out(&agreement.a) && is_held_out(&agreement.b));
