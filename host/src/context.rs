@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
+use anyhow::Result;
+use tch::Device;
+
 use crate::interrupt::Interrupt;
+use crate::processes::Processes;
 use crate::progress::Progress;
 
 /// The context that every command receives besides its own arguments.
@@ -18,4 +22,16 @@ pub struct Context {
     pub interrupt: Interrupt,
     /// The binary `host`, if this process is one: plugins are compiled in a process of its own.
     pub program: Option<PathBuf>,
+    /// The processes that work on the command, as this one sees them.
+    pub processes: Processes,
+}
+
+impl Context {
+    /// Returns the device of a configuration: of `cuda`, this process's own GPU.
+    ///
+    /// # Errors
+    /// If there is no such device.
+    pub fn device(&self, device: &str) -> Result<Device> {
+        Ok(torch_ext::cuda::device(&self.processes.device(device))?)
+    }
 }

@@ -38,6 +38,7 @@ pub mod nvml;
 pub mod optim;
 pub mod plugin;
 pub mod policy;
+pub mod processes;
 pub mod progress;
 pub mod random;
 pub mod report;

@@ -7,11 +7,13 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use ambiguity_host::cli::completions::VARIABLE;
+use ambiguity_host::cli::processes::ProcessArgs;
 use ambiguity_host::cli::{Cli, VERSION};
 use ambiguity_host::context::Context;
 use ambiguity_host::failure::{self, StdoutError};
 use ambiguity_host::interrupt::{Interrupt, Interrupted};
 use ambiguity_host::plugin::{Fault, PluginError};
+use ambiguity_host::processes::{Place, Processes, threads_of_each};
 use ambiguity_host::progress::{PRINTED, Progress};
 use ambiguity_host::text::{escaped, escaped_lines, has_control, in_one_line, sentence};
 use anyhow::Context as _;
@@ -41,19 +43,40 @@ fn main() -> ExitCode {
         }
         Err(error) => refuse(&error),
     };
-    let progress = Progress::new(cli.global.quiet);
-    if let Err(error) = start_log(&cli, &progress) {
+    let place = match cli.command.processes().map_or(Ok(None), |_| Place::of_launcher()) {
+        Ok(place) => place,
+        Err(error) => return failed(&error, wants_json),
+    };
+    let progress = Progress::new(cli.global.quiet || !is_first(place.as_ref()));
+    if let Err(error) = start_log(&cli, place.as_ref(), &progress) {
         return failed(&error, wants_json);
     }
     failure::quiet_expected_panics();
-    match failure::caught(|| run(cli, progress)) {
+    let context = match context(&cli, place, progress) {
+        Ok(context) => context,
+        Err(error) => return failed(&error, wants_json),
+    };
+    let done = failure::caught(|| {
+        cli.command.run(&context)?;
+        context.processes.finish()
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if context.processes.leave(&error) => {
+            tracing::error!(target: PRINTED, "{}", sentence(&error));
+            ExitCode::from(exit_code(&error))
+        }
         Err(error) => failed(&error, wants_json),
     }
 }
 
+/// Whether a process of this place, or one that works alone, prints.
+fn is_first(place: Option<&Place>) -> bool {
+    place.is_none_or(Place::is_first)
+}
+
 /// Starts the log on stderr, and in the file of `--log-file`.
-fn start_log(cli: &Cli, progress: &Progress) -> anyhow::Result<()> {
+fn start_log(cli: &Cli, place: Option<&Place>, progress: &Progress) -> anyhow::Result<()> {
     let level = match (cli.global.quiet, cli.global.verbose) {
         (true, _) => "warn",
         (false, 0) => "info",
@@ -62,7 +85,11 @@ fn start_log(cli: &Cli, progress: &Progress) -> anyhow::Result<()> {
     };
     let of_level =
         |level: &str| format!("warn,ambiguity_host={level},ambiguity_models={level},torch_ext={level},{PRINTED}=off");
-    let filter = EnvFilter::try_from_env("HOST_LOG").unwrap_or_else(|_| EnvFilter::new(of_level(level)));
+    let filter = match is_first(place) {
+        true => EnvFilter::try_from_env("HOST_LOG").unwrap_or_else(|_| EnvFilter::new(of_level(level))),
+        // The first process prints what all would print.
+        false => EnvFilter::new("off"),
+    };
     // Whatever a log line quotes, it stays one line.
     let fields = || {
         let format = debug_fn(|writer, field, value| {
@@ -82,7 +109,11 @@ fn start_log(cli: &Cli, progress: &Progress) -> anyhow::Result<()> {
         .without_time()
         .with_filter(filter.add_directive(format!("{PRINTED}=off").parse()?));
     let file = cli.global.log_file.as_ref().map(|path| {
-        let file = File::options().create(true).append(true).open(path);
+        let path = match place.filter(|place| !place.is_first()) {
+            Some(place) => PathBuf::from(format!("{}.{}", path.display(), place.rank())),
+            None => path.clone(),
+        };
+        let file = File::options().create(true).append(true).open(&path);
         let file = file.with_context(|| format!("--log-file {}", path.display()))?;
         let level = if cli.global.verbose > 1 { "trace" } else { "debug" };
         let layer =
@@ -102,7 +133,7 @@ fn failed(error: &anyhow::Error, wants_json: bool) -> ExitCode {
     if error.downcast_ref::<StdoutError>().is_some_and(StdoutError::is_closed) {
         return ExitCode::from(141);
     }
-    let (sentence, code) = (sentence(error), if is_interruption(error) { 130 } else { 1 });
+    let (sentence, code) = (sentence(error), exit_code(error));
     tracing::error!(target: PRINTED, "{sentence}");
     match (wants_json, code) {
         (true, _) => eprintln!("{}", document(sentence, code)),
@@ -127,20 +158,33 @@ fn refuse(error: &clap::Error) -> ! {
     std::process::exit(error.exit_code())
 }
 
-fn run(cli: Cli, progress: Progress) -> anyhow::Result<()> {
+/// Sets up the process for the command, and connects it with the others that work on it.
+fn context(cli: &Cli, place: Option<Place>, progress: Progress) -> anyhow::Result<Context> {
     torch_ext::keep_memory();
-    let threads = cli.global.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let together = cli.command.processes();
+    let nproc = together.and_then(ProcessArgs::starts);
+    let threads = cli.global.threads.unwrap_or_else(|| threads_of_each(cores, place.as_ref(), nproc));
     tch::set_num_threads(i32::try_from(threads)?);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let interrupt = Interrupt::on_signals()?;
-    let context = Context { threads, offline: cli.global.offline, progress, interrupt, program: program() };
-    cli.command.run(&context)
+    let processes = Processes::default();
+    let context = Context { threads, offline: cli.global.offline, progress, interrupt, program: program(), processes };
+    match together {
+        Some(together) => Ok(Context { processes: together.connect(place, &context)?, ..context }),
+        None => Ok(context),
+    }
 }
 
 /// Returns this program: on Linux by a path that means it even after its file was replaced.
 fn program() -> Option<PathBuf> {
     let own = Path::new("/proc/self/exe");
     if own.exists() { Some(own.to_owned()) } else { std::env::current_exe().ok() }
+}
+
+/// Returns the exit code of an error.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if is_interruption(error) { 130 } else { 1 }
 }
 
 /// Whether the user ended what the command did.

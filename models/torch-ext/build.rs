@@ -7,7 +7,7 @@ use std::path::PathBuf;
 const KERNELS: &str = "group_norm_silu.c";
 
 fn main() {
-    for file in ["shim.cpp", "fused.cpp", "fused.h", KERNELS] {
+    for file in ["shim.cpp", "fused.cpp", "fused.h", "guarded.h", "distributed.cpp", "include", KERNELS] {
         println!("cargo:rerun-if-changed=src/{file}");
     }
     let x86 = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
@@ -38,9 +38,17 @@ fn main() {
         .extra_warnings(true)
         // As a system folder, so that libtorch's headers cause no warnings.
         .flag("-isystem")
-        .flag(include)
+        .flag(&include)
+        .flag("-isystem")
+        .flag(include.join("torch/csrc/api/include"))
+        // What libtorch's headers include and its wheels lack.
+        .flag("-isystem")
+        .flag("src/include")
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .define("USE_DISTRIBUTED", None)
+        .define("USE_C10D_GLOO", None)
         .file("src/shim.cpp")
+        .file("src/distributed.cpp")
         .file("src/fused.cpp")
         .compile("torch_ext_shim");
     compile_kernels("baseline", &[]);

@@ -11,6 +11,7 @@ mod kill;
 mod limits;
 mod models;
 mod plugin;
+mod processes;
 mod report;
 mod sample;
 mod sdk;

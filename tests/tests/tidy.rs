@@ -87,6 +87,7 @@ const LAYERS: [&[&str]; 18] = [
         "memory",
         "nvml",
         "optim",
+        "processes",
         "progress",
         "random",
         "statistics",

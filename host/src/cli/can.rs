@@ -18,6 +18,7 @@ use crate::context::Context;
 use crate::data::images::rgb_images;
 use crate::fs::new_folder;
 use crate::plugin::Pin;
+use crate::processes::Processes;
 use crate::run::record::{ClassifierMonitor, GanMonitor};
 use crate::tasks::networks::{DCGAN_PLUGIN, SIMPLE_PLUGIN, load_generator};
 use crate::tasks::{classifier, gan};
@@ -109,13 +110,13 @@ impl TrainingArgs {
         };
         let start = self.run.locked(start)?;
         if self.run.dry_run {
-            return describe(task, &config, start.pins()?, self.run.json, context);
+            return describe(task, &config, start.pins(&Processes::default())?, self.run.json, context);
         }
         let model = match task {
             GanTask::Can => format!("CAN of {} px", config.can.size),
             GanTask::Classifier => format!("simple classifier of {} px", config.can.size),
         };
-        let info = run_info(task.command(), preset, model, &config.run.device)?;
+        let info = run_info(task.command(), preset, model, &config.run.device, context)?;
         match task {
             GanTask::Can => {
                 let (training, claim) = gan::open(config.clone(), start, context)?;

@@ -13,6 +13,7 @@ pub mod models;
 mod numbers;
 pub mod plugin;
 pub mod pretrain;
+pub mod processes;
 pub mod report;
 pub mod rescore;
 mod run_args;
@@ -26,6 +27,7 @@ use std::sync::LazyLock;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
+use self::processes::ProcessArgs;
 use crate::context::Context;
 use crate::plugin::artifact::INTERFACE;
 
@@ -110,6 +112,14 @@ pub enum Command {
 }
 
 impl Command {
+    /// Returns the flags of a command that several processes can work on.
+    pub fn processes(&self) -> Option<&ProcessArgs> {
+        match self {
+            Self::Train(args) => Some(&args.processes),
+            _ => None,
+        }
+    }
+
     /// Runs the command.
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {

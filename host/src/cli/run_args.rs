@@ -8,6 +8,7 @@ use clap::Args;
 use toml::Value;
 
 use crate::config::{Layer, RunConfig};
+use crate::context::Context;
 use crate::hardware;
 use crate::plugin::store::{PROJECT_FILE, Project};
 use crate::run::{LOCK_FILE, PluginsLock, RunInfo, default_folder, unix_seconds};
@@ -119,9 +120,28 @@ impl RunArgs {
     }
 }
 
+/// Returns the configuration and the start that the first process resolves, for all of them.
+pub(super) fn shared<C: RunConfig, P>(
+    resolve: impl FnOnce() -> Result<(C, Start, Option<P>)>,
+    context: &Context,
+) -> Result<(C, Start, Option<P>)> {
+    let mut own = None;
+    let text = context.processes.from_first(|| {
+        let (config, _, _) = own.insert(resolve()?);
+        config.to_toml()
+    })?;
+    own.map_or_else(|| Ok((C::of_table(toml::from_str(&text)?, &[])?, Start::OfFirst, None)), Ok)
+}
+
 /// Returns the notes of a run of `command` that starts now.
-pub(super) fn run_info(command: &str, preset: Option<String>, model: String, device: &str) -> Result<RunInfo> {
-    let processor = torch_ext::cuda::device(device)?;
+pub(super) fn run_info(
+    command: &str,
+    preset: Option<String>,
+    model: String,
+    device: &str,
+    context: &Context,
+) -> Result<RunInfo> {
+    let processor = context.device(device)?;
     Ok(RunInfo {
         command: command.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -132,6 +152,7 @@ pub(super) fn run_info(command: &str, preset: Option<String>, model: String, dev
         hardware: hardware::name(processor).unwrap_or_default(),
         memory: hardware::memory(processor).unwrap_or_default(),
         threads: usize::try_from(tch::get_num_threads())?,
+        processes: context.processes.count(),
     })
 }
 

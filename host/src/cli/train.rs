@@ -5,7 +5,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::completions::{models, plugins};
-use super::run_args::{RunArgs, encoder_layers, flag, quoted, run_info};
+use super::processes::ProcessArgs;
+use super::run_args::{RunArgs, encoder_layers, flag, quoted, run_info, shared};
 use crate::config::fine_tune::{preset_names, preset_of_size};
 use crate::config::{FineTuneConfig, Layer, RunConfig as _};
 use crate::context::Context;
@@ -13,6 +14,7 @@ use crate::data::prompts::PromptSet;
 use crate::metrics::Evaluator;
 use crate::plugin::store::plugin_name;
 use crate::plugin::store::reference::is_reference;
+use crate::processes::Processes;
 use crate::report::cost::Cost;
 use crate::run::record::{FineTuneEpoch, FineTuneMonitor};
 use crate::run::{self, PluginsLock};
@@ -29,6 +31,7 @@ use crate::zoo::{model_folder, native_size};
   host train --plugin kmeans_image --plugin palette=0.5 --preset tiny-art --set train.epochs=4 --out runs/two
   host train --plugin simple --held-out clip_softmax --held-out dcgan
   host train --plugin clip_softmax --model stable-diffusion-2-base --preset paper-512 --device cuda
+  host train --plugin kmeans_image --nproc 2
   host train --resume runs/two")]
 pub struct TrainArgs {
     /// A plugin, a classifier or a scorer: a path or a name, with its weight if it is not 1; may be repeated
@@ -48,26 +51,35 @@ pub struct TrainArgs {
     encoders: Vec<String>,
     #[command(flatten)]
     run: RunArgs,
+    #[command(flatten)]
+    pub(super) processes: ProcessArgs,
 }
 
 impl TrainArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
-        let (config, start, preset) = match self.run.resumes() {
-            true => {
-                let (config, start) =
-                    self.run.resumed(COMMAND, self.layers()?, |layers| FineTuneConfig::resolve("paper-512", layers))?;
-                (config, start, None)
-            }
-            false => self.fresh(context)?,
+        let resolved = || {
+            let (config, start, preset) = match self.run.resumes() {
+                true => {
+                    let resolve = |layers: &[Layer]| FineTuneConfig::resolve("paper-512", layers);
+                    let (config, start) = self.run.resumed(COMMAND, self.layers()?, resolve)?;
+                    (config, start, None)
+                }
+                false => self.fresh(context)?,
+            };
+            Ok((config, self.run.locked(start)?, preset))
         };
-        let start = self.run.locked(start)?;
+        let (config, start, preset) = shared(resolved, context)?;
         if self.run.dry_run {
-            return describe(&config, &start, context, self.run.json);
+            let is_first = context.processes.is_first();
+            return if is_first { describe(&config, &start, context, self.run.json) } else { Ok(()) };
         }
-        let info = run_info(COMMAND, preset, config.model.path.clone(), &config.run.device)?;
+        let info = run_info(COMMAND, preset, config.model.path.clone(), &config.run.device, context)?;
         let (task, claim) = FineTune::open(config.clone(), start, context)?;
         let outcome = Trainer::new(task, claim, &config, &info, context)?.run()?;
+        if !context.processes.is_first() {
+            return Ok(());
+        }
         if self.run.json {
             println!("{}", to_json(&document(&outcome)));
         } else {
@@ -146,7 +158,7 @@ fn describe(config: &FineTuneConfig, start: &Start, context: &Context, json: boo
     let device = torch_ext::cuda::device(&config.run.device)?;
     plan.check_fits(device)?;
     // Loading checks that the plugins fit the run.
-    let mut evaluator = Evaluator::of_run(config, device, &start.pins()?, context)?;
+    let mut evaluator = Evaluator::of_run(config, device, &start.pins(&Processes::default())?, context)?;
     let prompts = PromptSet::new(&config.prompts)?.digest();
     start.check_locked(&PluginsLock { prompts: Some(prompts), ..evaluator.lock()? })?;
     drop(evaluator);

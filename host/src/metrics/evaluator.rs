@@ -15,6 +15,7 @@ use crate::config::{FineTuneConfig, OnError, RewardNormalization, RewardPlugin};
 use crate::context::Context;
 use crate::encoders::{Encoders, PROBE_TEXT, SHIPPED, probe};
 use crate::interrupt::Interrupt;
+use crate::processes::Processes;
 use crate::plugin::{Batch, Medium, Pin, Plugin, PluginError, PluginHost, Sample, Values};
 use crate::rl::reward::{PluginRewards, combine, rewards};
 use crate::run::{LockedEncoder, LockedPlugin, PluginsLock};
@@ -214,11 +215,18 @@ impl Evaluator {
     }
 
     /// Scores images batch by batch with the plugins of the reward, and measures further columns of them. A held-out plugin among
-    /// these that fails is left out, with a warning.
+    /// these that fails is left out, with a warning. These samples are this process's share, from `start` on, and the scores are
+    /// those of all processes.
     ///
     /// # Errors
     /// [`Interrupted`](crate::interrupt::Interrupted) if the user asked to stop.
-    pub fn score(&mut self, samples: Vec<Sample>, more: &[Column]) -> Result<Scores> {
+    pub fn score(
+        &mut self,
+        samples: Vec<Sample>,
+        start: usize,
+        more: &[Column],
+        processes: &Processes,
+    ) -> Result<Scores> {
         let of_reward = self.plugins.iter().filter(|loaded| !loaded.held_out);
         let (names, weights): (Vec<String>, Vec<f64>) =
             of_reward.map(|loaded| (loaded.name.clone(), loaded.configured.weight)).unzip();
@@ -226,7 +234,7 @@ impl Evaluator {
         let is_plugin = |column: &&Column| matches!(column, Column::Plugin(_));
         let mut held_out: Vec<&Column> = more.iter().filter(is_plugin).collect();
         columns.extend(more.iter().filter(|column| !is_plugin(column)).cloned());
-        let (mut kept, mut skipped, mut parts, mut start) = (Vec::new(), 0, Vec::new(), 0);
+        let (mut kept, mut skipped, mut parts, mut start) = (Vec::new(), 0, Vec::new(), start);
         for mut batch in batches(samples, self.batch_size) {
             self.interrupt.check("")?;
             let n = batch.len();
@@ -253,7 +261,12 @@ impl Evaluator {
         let is_whole = |column: &&Column| parts.iter().all(|part| part.has(column));
         let whole: Vec<Column> = columns.iter().chain(held_out.iter().copied()).filter(is_whole).cloned().collect();
         let measured = Measured::concatenated(&parts, &whole)?;
-        let rewards = |column: &Column| if parts.is_empty() { vec![] } else { measured.means(column) };
+        let known: Vec<Column> = columns.iter().chain(more.iter().filter(is_plugin)).cloned().collect();
+        let measured = measured.gathered(&known, processes)?;
+        let kept = processes.gather(kept)?.concat();
+        let skipped = processes.gather(skipped)?.into_iter().sum();
+        let is_empty = kept.is_empty();
+        let rewards = |column: &Column| if is_empty { vec![] } else { measured.means(column) };
         let plugins = names.into_iter().zip(weights).zip(&columns);
         let plugins = plugins.map(|((name, weight), column)| PluginRewards { name, weight, rewards: rewards(column) });
         Ok(Scores { kept, plugins: plugins.collect(), measured, skipped })

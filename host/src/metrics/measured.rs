@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use ndarray::{Array2, Axis, concatenate};
 
+use crate::processes::Processes;
+
 /// A column: one row of numbers per image.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Column {
@@ -85,6 +87,33 @@ impl Measured {
             whole.insert(column.clone(), concatenate(Axis(0), &views)?);
         }
         Ok(whole)
+    }
+
+    /// Returns the columns of all processes, by rank, as those of one; each process has columns of its own images, among the
+    /// `known` ones. A column that a process with images lacks is left out.
+    ///
+    /// # Errors
+    /// If another process ends before.
+    pub fn gathered(&self, known: &[Column], processes: &Processes) -> Result<Self> {
+        if processes.count() == 1 {
+            return Ok(self.clone());
+        }
+        let position = |column: &Column| known.iter().position(|other| other == column);
+        let own = self.0.iter().filter_map(|(column, rows)| {
+            Some((position(column)?, rows.ncols(), rows.iter().copied().collect::<Vec<f64>>()))
+        });
+        let gathered = processes.gather(own.collect::<Vec<_>>())?;
+        let part = |columns: Vec<(usize, usize, Vec<f64>)>| {
+            let mut part = Self::default();
+            for (position, width, values) in columns {
+                let rows = Array2::from_shape_vec((values.len() / width.max(1), width), values)?;
+                part.insert(known[position].clone(), rows);
+            }
+            anyhow::Ok(part)
+        };
+        let parts: Vec<Self> = gathered.into_iter().filter(|columns| !columns.is_empty()).map(part).collect::<Result<_>>()?;
+        let whole: Vec<Column> = known.iter().filter(|column| parts.iter().all(|part| part.has(column))).cloned().collect();
+        Self::concatenated(&parts, &whole)
     }
 }
 

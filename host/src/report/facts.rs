@@ -80,6 +80,7 @@ pub(super) fn facts(training: &Training, info: &RunInfo) -> Vec<(&'static str, S
     facts.add_some("Processor", Some(&info.hardware).filter(|name| !name.is_empty()));
     facts.add_some("Memory", Some(info.memory).filter(|bytes| *bytes > 0).map(gibibytes));
     facts.add_some("Threads", Some(info.threads).filter(|threads| *threads > 0));
+    facts.add_some("Processes", Some(info.processes).filter(|processes| *processes > 1));
     if let Training::FineTune(_, records) = training {
         let cost = Cost::of(records);
         facts.add_some("Training time", (cost.seconds > 0.0).then(|| duration(cost.seconds)));

@@ -10,13 +10,14 @@ use ambiguity_models::lora::Lora;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
-use torch_ext::{AdamW, Generator};
+use torch_ext::{AdamW, Generator, GradientSum};
 
 use super::rollout::Trajectories;
 use crate::config::{Shuffle, TimestepChoice, Train};
 use crate::interrupt::Interrupt;
 use crate::optim::StepGuard;
 use crate::policy::Policy;
+use crate::processes::Processes;
 use crate::random::{Purpose, derive_seed};
 
 /// Statistics of an epoch's updates.
@@ -59,19 +60,27 @@ pub struct Ddpo<'a> {
     pub config: &'a Train,
     /// Number of timesteps of a sample to train on.
     pub n_timesteps: usize,
+    /// The processes that share the UNet's calls of an optimizer step.
+    pub processes: &'a Processes,
 }
 
-/// Sums over rows, kept on the device until the end of the epoch.
+/// What an epoch's updates add up.
+#[derive(Default)]
 struct Totals {
-    loss: Tensor,
-    squared_log_ratio: Tensor,
-    clipped: Tensor,
-    kl: Tensor,
-    n_rows: usize,
-    ratio_error: Option<Tensor>,
+    /// The number of every call of this process among all calls of the epoch, with its [`sums`], which stay on the device until
+    /// the end of the epoch.
+    calls: Vec<(usize, Tensor)>,
+    /// Number of calls of all processes so far.
+    n_calls: usize,
+    /// Number of calls of the first update.
+    n_first: usize,
     grad_norms: Vec<f64>,
     dropped_steps: usize,
 }
+
+/// Number of sums over the rows of a call: the loss, the squared log-ratio, the clipped rows, the KL divergence, the rows, and
+/// the maximum of |ratio − 1|, which counts only in the first update.
+const SUMS: usize = 6;
 
 /// A row of an update: one sample at one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,7 +105,9 @@ impl Ddpo<'_> {
         (seed, epoch): (u64, u64),
         hooks: &mut Hooks<'_>,
     ) -> Result<UpdateStatistics> {
-        let mut totals = Totals::new(trajectories.latents.device());
+        let mut totals = Totals::default();
+        let mut gradients = GradientSum::new(optimizer.parameters().iter().map(|(_, parameter)| parameter));
+        let (rank, n_processes) = (self.processes.rank(), self.processes.count());
         let has_advantage = |&i: &usize| advantages[i].is_some();
         // What is shuffled: a group of samples shares its timesteps.
         let groups: Vec<Range<usize>> = match self.config.shuffle {
@@ -115,11 +126,20 @@ impl Ddpo<'_> {
                 let groups: Vec<Range<usize>> = order.iter().map(|&i| groups[i].clone()).collect();
                 let n_samples = groups.iter().cloned().flatten().filter(has_advantage).count();
                 let weight = 1.0 / (n_samples * self.n_timesteps) as f64;
-                for rows in self.calls(&groups, &mut generator)? {
+                let calls = self.calls(&groups, &mut generator)?;
+                for (i, rows) in calls.iter().enumerate().filter(|(i, _)| i % n_processes == rank) {
                     hooks.interrupt.check("")?;
-                    self.accumulate(trajectories, advantages, &rows, weight, &mut totals)?;
+                    let of_call = self.accumulate(trajectories, advantages, rows, weight)?;
+                    gradients.add()?;
+                    totals.calls.push((totals.n_calls + i, of_call));
                     (hooks.done)(rows.len());
                 }
+                totals.n_calls += calls.len();
+                if totals.grad_norms.is_empty() && totals.dropped_steps == 0 {
+                    totals.n_first = totals.n_calls;
+                }
+                self.processes.sum(gradients.as_tensor())?;
+                gradients.finish()?;
                 match guard.step(optimizer, self.config.max_grad_norm)? {
                     Some(norm) => totals.grad_norms.push(norm),
                     None => totals.dropped_steps += 1,
@@ -127,7 +147,7 @@ impl Ddpo<'_> {
                 (hooks.after_step)(optimizer);
             }
         }
-        Ok(totals.statistics())
+        totals.statistics(self.processes)
     }
 
     /// Returns the rows of each UNet call of an optimizer step on some groups of samples.
@@ -139,11 +159,13 @@ impl Ddpo<'_> {
             }
         }
         Ok(match self.config.shuffle {
-            Shuffle::Samples => calls
-                .concat()
-                .chunks(self.policy.samples_per_call(self.config.micro_batch))
-                .map(<[_]>::to_vec)
-                .collect(),
+            Shuffle::Samples => {
+                let rows = calls.concat();
+                let at_least = rows.len().div_ceil(self.policy.samples_per_call(self.config.micro_batch));
+                // As many for each process, of one size.
+                let n_calls = at_least.next_multiple_of(self.processes.count());
+                rows.chunks(rows.len().div_ceil(n_calls)).map(<[_]>::to_vec).collect()
+            }
             Shuffle::Calls => calls,
         })
     }
@@ -159,16 +181,15 @@ impl Ddpo<'_> {
         Ok(steps)
     }
 
-    /// Accumulates the gradient of some rows, each with this weight in the loss; those of samples without an advantage
-    /// only fill their places in the call.
+    /// Computes the gradient of some rows, each with this weight in the loss; those of samples without an advantage only fill
+    /// their places in the call. Returns their [`sums`].
     fn accumulate(
         &mut self,
         trajectories: &Trajectories,
         advantages: &[Option<f64>],
         rows: &[Row],
         weight: f64,
-        totals: &mut Totals,
-    ) -> Result<()> {
+    ) -> Result<Tensor> {
         let device = trajectories.latents.device();
         let n_samples = trajectories.prompts.len();
         let shape = trajectories.latents.size();
@@ -211,21 +232,20 @@ impl Ddpo<'_> {
         let range = self.config.clip_range;
         let ppo = ppo_loss(&log_prob, &kept(old_log_probs), &advantages, range);
         let mut loss = ppo.sum.shallow_clone();
+        let mut of_kl = Tensor::zeros([], (Kind::Float, device));
         if self.config.kl > 0.0 {
             self.lora.enable(&mut self.policy.unet, false);
             let reference = no_grad(|| self.policy.predict(&latents, &timesteps, &prompts));
             self.lora.enable(&mut self.policy.unet, true);
             let kl = kept(self.policy.kl_divergence(&prediction, &reference, &steps, &latents)).sum(Kind::Float);
             loss = &loss + &kl * self.config.kl;
-            totals.kl += kl.detach();
+            of_kl = kl.detach();
         }
         (&loss * weight).f_backward()?;
         if let Some(recomputing) = recomputing {
             recomputing.backward(&self.policy.unet)?;
         }
-
-        no_grad(|| totals.add(&loss.detach(), &ppo, range));
-        Ok(())
+        Ok(no_grad(|| sums(&loss.detach(), &ppo, &of_kl, range)))
     }
 }
 
@@ -249,49 +269,41 @@ fn ppo_loss(log_prob: &Tensor, old_log_prob: &Tensor, advantages: &Tensor, clip_
     PpoLoss { sum: -objective.sum(Kind::Float), log_ratio, ratio }
 }
 
+/// Returns the sums over the rows of a call, \[[`SUMS`]\], whose loss may include more than PPO's.
+fn sums(loss: &Tensor, ppo: &PpoLoss, kl: &Tensor, clip_range: f64) -> Tensor {
+    let distance = (ppo.ratio.detach() - 1.0).abs();
+    let squared_log_ratio = ppo.log_ratio.detach().square().sum(Kind::Float);
+    let clipped = distance.gt(clip_range).sum(Kind::Float);
+    let n_rows = Tensor::full([], distance.numel() as f64, (Kind::Float, distance.device()));
+    Tensor::stack(&[loss, &squared_log_ratio, &clipped, kl, &n_rows, &distance.max()], 0)
+}
+
 impl Totals {
-    fn new(device: Device) -> Self {
-        let zero = || Tensor::zeros([], (Kind::Float, device));
-        Self {
-            loss: zero(),
-            squared_log_ratio: zero(),
-            clipped: zero(),
-            kl: zero(),
-            n_rows: 0,
-            ratio_error: None,
-            grad_norms: Vec::new(),
-            dropped_steps: 0,
+    /// Returns the statistics of the calls of all processes, in whose order they are added, whoever made them.
+    fn statistics(self, processes: &Processes) -> Result<UpdateStatistics> {
+        let (numbers, values): (Vec<usize>, Vec<Tensor>) = self.calls.into_iter().unzip();
+        let values = match values.is_empty() {
+            true => vec![],
+            false => Vec::<f32>::try_from(&Tensor::cat(&values, 0).to_device(Device::Cpu))?,
+        };
+        let mut calls: Vec<(usize, Vec<f64>)> = Vec::new();
+        for (numbers, values) in processes.gather((numbers, values))? {
+            let of_calls = values.chunks(SUMS).map(|sums| sums.iter().copied().map(f64::from).collect());
+            calls.extend(numbers.into_iter().zip(of_calls));
         }
-    }
-
-    /// Adds the statistics of rows with the sum of their losses, which may include more than PPO's loss.
-    fn add(&mut self, loss: &Tensor, ppo: &PpoLoss, clip_range: f64) {
-        let distance = (ppo.ratio.detach() - 1.0).abs();
-        self.loss += loss;
-        self.squared_log_ratio += ppo.log_ratio.detach().square().sum(Kind::Float);
-        self.clipped += distance.gt(clip_range).sum(Kind::Float);
-        self.n_rows += distance.numel();
-        if self.grad_norms.is_empty() && self.dropped_steps == 0 {
-            let largest = distance.max();
-            self.ratio_error = Some(match self.ratio_error.take() {
-                Some(error) => error.maximum(&largest),
-                None => largest,
-            });
-        }
-    }
-
-    fn statistics(&self) -> UpdateStatistics {
-        let n = self.n_rows.max(1) as f64;
-        let mean = |total: &Tensor| total.double_value(&[]) / n;
-        UpdateStatistics {
-            loss: mean(&self.loss),
-            approx_kl: 0.5 * mean(&self.squared_log_ratio),
-            clip_fraction: mean(&self.clipped),
-            ratio_error: self.ratio_error.as_ref().map_or(0.0, |error| error.double_value(&[])),
+        calls.sort_by_key(|(number, _)| *number);
+        let total = |sum: usize| calls.iter().map(|(_, sums)| sums[sum]).sum::<f64>();
+        let n_rows = total(4).max(1.0);
+        let first = calls.iter().filter(|(number, _)| *number < self.n_first);
+        Ok(UpdateStatistics {
+            loss: total(0) / n_rows,
+            approx_kl: 0.5 * total(1) / n_rows,
+            clip_fraction: total(2) / n_rows,
+            ratio_error: first.map(|(_, sums)| sums[5]).fold(0.0, f64::max),
             grad_norm: self.grad_norms.iter().sum::<f64>() / self.grad_norms.len().max(1) as f64,
-            kl: mean(&self.kl),
+            kl: total(3) / n_rows,
             dropped_steps: self.dropped_steps,
-        }
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use torch_ext::Generator;
 
 use crate::interrupt::Interrupt;
 use crate::policy::Policy;
+use crate::processes::Processes;
 use crate::random::{Purpose, derive_seed};
 
 /// Sampled trajectories: everything that the update needs, without the images.
@@ -25,6 +26,20 @@ pub struct Trajectories {
 }
 
 impl Trajectories {
+    /// Returns the trajectories of all processes, of which this one has those from `start` on; `prompts` are those of all.
+    ///
+    /// # Errors
+    /// If another process ends before.
+    pub fn gathered(self, start: usize, prompts: Vec<usize>, processes: &Processes) -> Result<Self> {
+        let calls: Vec<Range<usize>> = self.calls.iter().map(|call| call.start + start..call.end + start).collect();
+        Ok(Self {
+            prompts,
+            latents: processes.concatenate(&self.latents, 1)?,
+            log_probs: self.log_probs.map(|log_probs| processes.concatenate(&log_probs, 1)).transpose()?,
+            calls: processes.gather(calls)?.concat(),
+        })
+    }
+
     /// Returns the final latents, [n, c, h, w].
     pub fn last(&self) -> Tensor {
         self.latents.select(0, -1)
@@ -144,18 +159,18 @@ impl SeededNoise {
         Self::new(shape, seeds.into_iter().map(|initial| Seeds { initial, steps: None }).collect())
     }
 
-    /// The noise of `n` samples of an epoch.
-    pub fn of_epoch(shape: [i64; 3], seed: u64, epoch: u64, n: usize) -> Self {
-        let seeds = (0..n as u64).map(|i| Seeds {
+    /// The noise of some samples of an epoch.
+    pub fn of_epoch(shape: [i64; 3], seed: u64, epoch: u64, samples: Range<usize>) -> Self {
+        let seeds = samples.map(|i| i as u64).map(|i| Seeds {
             initial: derive_seed(seed, epoch, i, Purpose::Latents),
             steps: Some(derive_seed(seed, epoch, i, Purpose::StepNoise)),
         });
         Self::new(shape, seeds.collect())
     }
 
-    /// The noise of the monitor's fixed samples.
-    pub fn of_monitor(shape: [i64; 3], seed: u64, n: usize) -> Self {
-        let seeds = (0..n as u64).map(|i| Seeds { initial: derive_seed(seed, 0, i, Purpose::Monitor), steps: None });
+    /// The noise of some of the monitor's fixed samples.
+    pub fn of_monitor(shape: [i64; 3], seed: u64, samples: Range<usize>) -> Self {
+        let seeds = samples.map(|i| i as u64).map(|i| Seeds { initial: derive_seed(seed, 0, i, Purpose::Monitor), steps: None });
         Self::new(shape, seeds.collect())
     }
 

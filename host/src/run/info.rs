@@ -30,6 +30,13 @@ pub struct RunInfo {
     pub memory: u64,
     /// Number of compute threads.
     pub threads: usize,
+    /// Number of processes that train together; their threads come on top. 0 in a run of before there were any.
+    #[serde(skip_serializing_if = "is_single")]
+    pub processes: usize,
+}
+
+fn is_single(processes: &usize) -> bool {
+    *processes < 2
 }
 
 fn is_zero(bytes: &u64) -> bool {

@@ -35,7 +35,7 @@ pub struct Classifier {
 /// Claims the run's folder, opens the images and builds the network.
 pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(ImageTraining<Classifier>, Claim)> {
     let device = torch_ext::cuda::device(&config.run.device)?;
-    let claim = start.claim(PluginsLock::default())?;
+    let claim = start.claim(PluginsLock::default(), &context.processes)?;
     let data = open_data(&config, context)?;
     Plan::new(GanTask::Classifier, &config, &data)?.check_fits(device)?;
     let network = Classifier::new(&config, &data, device)?;

@@ -19,6 +19,7 @@ use ambiguity_models::safetensors::{encode_safetensors, read_safetensors_with_me
 use anyhow::{Context as _, Result, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use self::start::stopped;
 pub use self::start::{Claim, Start};
@@ -26,6 +27,7 @@ use crate::config::{Checkpoint, RunConfig};
 use crate::context::Context;
 use crate::data::png::Sheet;
 use crate::failure::caught;
+use crate::processes::Processes;
 use crate::progress::{Bar, Progress as ProgressBars};
 use crate::report;
 use crate::run::images::{KeptImages, Sampled};
@@ -239,7 +241,9 @@ struct Unsaved {
 pub struct Trainer<T: Task> {
     task: T,
     schedule: Schedule,
-    run: RunDir,
+    /// The run's folder, in the first process.
+    run: Option<RunDir>,
+    processes: Processes,
     progress: Progress,
     /// The first product at the best monitor, the content of `best/`.
     best: Option<Vec<u8>>,
@@ -261,23 +265,37 @@ impl<T: Task> Trainer<T> {
             let file = Some(folder.join(BEST_FILE)).filter(|file| file.is_file());
             best = file.map(fs_err::read).transpose()?;
         }
-        let run = claim.open(config, info)?;
-        let schedule = task.schedule();
-        let mut trainer = Self { task, schedule, run, progress, best, bars: context.progress.clone(), unsaved: None };
-        if resumes {
+        let run = context.processes.is_first().then(|| claim.open(config, info)).transpose()?;
+        let (schedule, processes, bars) = (task.schedule(), context.processes.clone(), context.progress.clone());
+        let mut trainer = Self { task, schedule, run, processes, progress, best, bars, unsaved: None };
+        let keep = trainer.kept_checkpoints();
+        if let Some(run) = trainer.run.as_mut().filter(|_| resumes) {
             // A process that was killed may have left more checkpoints than are kept.
-            trainer.run.prune_checkpoints(trainer.kept_checkpoints())?;
+            run.prune_checkpoints(keep)?;
             // The files there may be of a later epoch than the checkpoint to which the run was rewound.
             let products = trainer.task.products()?;
             trainer.publish_best(&products)?;
             trainer.publish(&products)?;
         }
+        trainer.compare("the weights", || trainer.checkpoint(&trainer.progress))?;
         Ok(trainer)
     }
 
-    /// The run's folder.
+    /// The run's folder; empty in processes that do not write.
     pub fn folder(&self) -> &Path {
-        self.run.path()
+        self.run.as_ref().map_or(Path::new(""), RunDir::path)
+    }
+
+    /// Checks that all processes have the same state.
+    fn compare(&self, what: &str, checkpoint: impl FnOnce() -> Result<Vec<(&'static str, Vec<u8>)>>) -> Result<()> {
+        if self.processes.count() == 1 {
+            return Ok(());
+        }
+        let mut hash = Sha256::new();
+        for (_, bytes) in checkpoint()? {
+            hash.update(bytes);
+        }
+        self.processes.compare(what, &format!("{:x}", hash.finalize()))
     }
 
     /// Trains until the last epoch, a collapse that stops the run, or an interrupt.
@@ -303,27 +321,36 @@ impl<T: Task> Trainer<T> {
         bar.finish();
         let ended = caught(|| {
             self.save_unsaved()?;
-            let images_missing = !self.run.path().join(run::BEFORE_AFTER).is_file();
+            let images_missing = self.processes.from_first(|| Ok(!self.folder().join(run::BEFORE_AFTER).is_file()))?;
             if self.progress.epoch > first_epoch || (images_missing && first_epoch > 0) {
-                for (name, image) in self.task.last_images(&ends)? {
-                    self.run.save_image(name, &image)?;
+                let images = self.task.last_images(&ends)?;
+                if let Some(run) = &mut self.run {
+                    images.iter().try_for_each(|(name, image)| run.save_image(name, image))?;
                 }
             }
-            report::write(self.run.path())
+            if let Some(run) = &self.run {
+                report::write(run.path())?;
+            }
+            Ok(())
         });
         if let Err(error) = ended {
             return Err(self.stop(error));
         }
-        let (folder, epochs) = (self.run.path().to_owned(), self.progress.epoch);
+        let (folder, epochs) = (self.folder().to_owned(), self.progress.epoch);
         Ok(Outcome { task: self.task, folder, ends, epochs, collapsed })
     }
 
     /// Returns the monitor of the untrained model, measured if it is not recorded yet, and the newest monitor.
     fn ends(&mut self) -> Result<Ends<T::Monitor>> {
-        let recorded = run::records::<T::Epoch, T::Monitor>(self.run.path())?;
-        let mut monitors = recorded.into_iter().filter_map(|record| record.monitor);
-        if let Some(first) = monitors.next() {
-            let last = monitors.next_back().unwrap_or_else(|| first.clone());
+        let recorded = self.processes.from_first(|| {
+            let recorded = run::records::<T::Epoch, T::Monitor>(self.folder())?;
+            let mut monitors = recorded.into_iter().filter_map(|record| record.monitor);
+            let first = monitors.next();
+            let last = monitors.next_back().or_else(|| first.clone());
+            Ok(first.zip(last).map(|ends| serde_json::to_string(&ends)).transpose()?)
+        })?;
+        if let Some(recorded) = recorded {
+            let (first, last) = serde_json::from_str(&recorded)?;
             return Ok(Ends { first, last });
         }
         let monitored = self.task.monitor(0)?.context(
@@ -335,12 +362,10 @@ impl<T: Task> Trainer<T> {
             self.progress.collapsed(monitored.diversity, minimum);
         }
         let first = monitored.record;
-        self.run.append_metrics(&Record::<T::Epoch, _> {
-            epoch: 0,
-            trained: None,
-            monitor: Some(first.clone()),
-            warnings: Vec::new(),
-        })?;
+        if let Some(run) = &mut self.run {
+            let monitor = Some(first.clone());
+            run.append_metrics(&Record::<T::Epoch, _> { epoch: 0, trained: None, monitor, warnings: Vec::new() })?;
+        }
         Ok(Ends { last: first.clone(), first })
     }
 
@@ -375,8 +400,8 @@ impl<T: Task> Trainer<T> {
         }
         // In this order (best, metrics, checkpoint, products), a run killed between two of them replays the epoch.
         let products = self.task.products()?;
-        if let Some(kept) = &kept {
-            self.run.keep_images(Sampled::Training, epoch, kept)?;
+        if let Some((run, kept)) = self.run.as_mut().zip(kept.as_ref()) {
+            run.keep_images(Sampled::Training, epoch, kept)?;
         }
         if let Some(monitored) = &monitored {
             self.save_images(epoch, monitored)?;
@@ -388,25 +413,32 @@ impl<T: Task> Trainer<T> {
             }
         }
         let monitor = monitored.map(|monitored| monitored.record);
-        self.run.append_metrics(&Record { epoch, trained: Some(record), monitor: monitor.clone(), warnings })?;
+        if let Some(run) = &mut self.run {
+            run.append_metrics(&Record { epoch, trained: Some(record), monitor: monitor.clone(), warnings })?;
+        }
         let checkpoint = self.checkpoint(&next)?;
+        let is_due = is_last || collapsed || epoch.is_multiple_of(self.schedule.checkpoint.every);
+        if is_due {
+            self.compare(&format!("the weights after epoch {epoch}"), || Ok(checkpoint.clone()))?;
+        }
         self.progress = next;
         self.unsaved = Some(Unsaved { epoch, checkpoint, products });
-        if is_last || collapsed || epoch.is_multiple_of(self.schedule.checkpoint.every) {
+        if is_due {
             self.save_unsaved()?;
         }
         Ok((monitor, collapsed))
     }
 
     fn save_images(&mut self, epoch: u64, monitored: &Monitored<T::Monitor>) -> Result<()> {
+        let Some(run) = &mut self.run else { return Ok(()) };
         if let Some(sheet) = &monitored.sheet {
-            self.run.save_sheet(epoch, sheet)?;
+            run.save_sheet(epoch, sheet)?;
         }
         for (name, image) in &monitored.images {
-            self.run.save_image(name, image)?;
+            run.save_image(name, image)?;
         }
         if let Some(kept) = &monitored.kept {
-            self.run.keep_images(Sampled::Monitor, epoch, kept)?;
+            run.keep_images(Sampled::Monitor, epoch, kept)?;
         }
         Ok(())
     }
@@ -431,8 +463,11 @@ impl<T: Task> Trainer<T> {
     }
 
     fn save_unsaved(&mut self) -> Result<()> {
-        let Some(Unsaved { epoch, checkpoint, products }) = self.unsaved.take() else { return Ok(()) };
-        if let Err(error) = self.run.save_checkpoint(epoch, &checkpoint, self.kept_checkpoints()) {
+        let keep = self.kept_checkpoints();
+        let (Some(Unsaved { epoch, checkpoint, products }), Some(run)) = (self.unsaved.take(), &mut self.run) else {
+            return Ok(());
+        };
+        if let Err(error) = run.save_checkpoint(epoch, &checkpoint, keep) {
             // The disk may have space again when the run is stopped.
             self.unsaved = Some(Unsaved { epoch, checkpoint, products });
             return Err(error.into());
@@ -441,31 +476,33 @@ impl<T: Task> Trainer<T> {
     }
 
     fn publish(&mut self, products: &[(String, Vec<u8>)]) -> Result<()> {
-        products.iter().try_for_each(|(name, bytes)| Ok(self.run.publish(name, bytes)?))
+        let Some(run) = &mut self.run else { return Ok(()) };
+        products.iter().try_for_each(|(name, bytes)| Ok(run.publish(name, bytes)?))
     }
 
     /// Writes `best/` as of this epoch, or removes it: its content may be of a later epoch, before the run was rewound.
     fn publish_best(&mut self, products: &[(String, Vec<u8>)]) -> Result<()> {
-        let Some((name, _)) = products.first() else { return Ok(()) };
+        let (Some((name, _)), Some(run)) = (products.first(), &mut self.run) else { return Ok(()) };
         let name = format!("best/{name}");
         match &self.best {
-            Some(best) => Ok(self.run.publish(&name, best)?),
-            None => Ok(self.run.unpublish(&name)?),
+            Some(best) => Ok(run.publish(&name, best)?),
+            None => Ok(run.unpublish(&name)?),
         }
     }
 
     /// Drops the unfinished epoch, keeps the last finished one, and returns an error that says how to resume.
     fn stop(&mut self, cause: anyhow::Error) -> anyhow::Error {
         let saved = self.save_unsaved();
+        let Some(run) = &self.run else { return cause };
         // On a full disk the report that there is stays. A failed one is only a warning: the error to return is what
         // stopped the run.
         if saved.is_ok()
-            && let Err(error) = report::write(self.run.path())
+            && let Err(error) = report::write(run.path())
         {
             tracing::warn!("no report: {error}");
         }
         let epochs = ((self.progress.epoch + 1).min(self.schedule.epochs), self.schedule.epochs);
-        stopped(&self.run, |folder| self.task.resume_command(folder), epochs, saved, cause)
+        stopped(run, |folder| self.task.resume_command(folder), epochs, saved, cause)
     }
 }
 

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
+use tempfile::TempDir;
 
 use crate::config::RunConfig;
 use crate::interrupt::Interrupted;
 use crate::optim::Diverged;
 use crate::plugin::Pin;
+use crate::processes::Processes;
 use crate::run::{self, PluginsLock, RunDir, RunInfo};
 use crate::text::{counted, sentence};
 
@@ -37,6 +39,8 @@ pub enum Start {
         /// The lock's file.
         path: PathBuf,
     },
+    /// In the folder of the first process, which alone writes.
+    OfFirst,
 }
 
 impl Start {
@@ -61,16 +65,20 @@ impl Start {
         Ok(Self::Resume { folder, epoch, force })
     }
 
-    /// Returns what references to registries mean: what the lock says, or that of the resumed run.
+    /// Returns what references to registries mean: what the lock says, or that of the resumed run, to which the first of the
+    /// processes has access.
     ///
     /// # Errors
     /// If the lock of the resumed run cannot be read.
-    pub fn pins(&self) -> Result<BTreeMap<String, Pin>> {
-        match self {
-            Self::New(_) | Self::NewNumbered(_) => Ok(BTreeMap::new()),
-            Self::Resume { folder, .. } => run::plugins_lock(folder)?.pins(true),
-            Self::Locked { lock, .. } => lock.pins(false),
-        }
+    pub fn pins(&self, processes: &Processes) -> Result<BTreeMap<String, Pin>> {
+        let lock = processes.from_first(|| {
+            Ok(match self {
+                Self::New(_) | Self::NewNumbered(_) | Self::OfFirst => None,
+                Self::Resume { folder, .. } => Some((run::plugins_lock(folder)?.to_toml(), true)),
+                Self::Locked { lock, .. } => Some((lock.to_toml(), false)),
+            })
+        })?;
+        lock.map_or_else(|| Ok(BTreeMap::new()), |(text, is_own)| PluginsLock::from_toml(&text)?.pins(is_own))
     }
 
     /// Checks that a lock allows a run with these plugins, if the start has one.
@@ -86,14 +94,40 @@ impl Start {
     }
 
     /// Checks, before long work starts, that a new run's folder is free, or that no other process writes to the resumed
-    /// run and its plugins are those of `lock`; finds the checkpoint to resume from.
-    pub fn claim(self, lock: PluginsLock) -> Result<Claim> {
+    /// run and its plugins are those of `lock`; finds the checkpoint to resume from. The first process does that, and the others
+    /// get the checkpoint from it.
+    ///
+    /// # Errors
+    /// If the folder is taken, or the plugins are not those of the run, or differ between the processes.
+    pub fn claim(self, lock: PluginsLock, processes: &Processes) -> Result<Claim> {
+        processes.compare("plugins, encoders and prompts", &lock.to_toml())?;
+        if processes.count() == 1 {
+            return self.claim_folder(lock);
+        }
+        let mut own = None;
+        let of_first = processes.from_first(|| {
+            let claim = self.claim_folder(lock.clone())?;
+            let checkpoint = claim.checkpoint().map(|(epoch, folder)| anyhow::Ok((epoch, files(folder)?))).transpose()?;
+            let forced = claim.start.is_forced();
+            own = Some(claim);
+            Ok((checkpoint, forced))
+        })?;
+        if let Some(own) = own {
+            return Ok(own);
+        }
+        let (checkpoint, forced) = of_first;
+        let received = checkpoint.map(|(epoch, files)| Received::new(epoch, &files)).transpose()?;
+        Ok(Claim { start: Self::OfFirst, lock, resumed: None, received, forced })
+    }
+
+    fn claim_folder(self, lock: PluginsLock) -> Result<Claim> {
         let resumed = match &self {
             Self::Locked { .. } => {
                 self.check_locked(&lock)?;
                 let Self::Locked { start, .. } = self else { unreachable!("it is one") };
-                return start.claim(lock);
+                return start.claim_folder(lock);
             }
+            Self::OfFirst => bail!("this process has no folder of its own"),
             Self::New(folder) => {
                 RunDir::check_vacant(folder)?;
                 None
@@ -109,23 +143,60 @@ impl Start {
                 Some((run, checkpoint))
             }
         };
-        Ok(Claim { start: self, lock, resumed })
+        let forced = self.is_forced();
+        Ok(Claim { start: self, lock, resumed, received: None, forced })
     }
 
     fn folder(&self) -> &Path {
         match self {
             Self::New(folder) | Self::NewNumbered(folder) | Self::Resume { folder, .. } => folder,
             Self::Locked { start, .. } => start.folder(),
+            Self::OfFirst => Path::new(""),
         }
     }
 
     /// Returns the reason against resuming a run as an error, or, with `--force`, warns of it.
     pub fn refuse(&self, error: Error) -> Result<()> {
-        if !matches!(self, Self::Resume { force: true, .. }) {
-            return Err(error.context("this would be another run (--force resumes it anyway)"));
+        refuse(error, self.is_forced())
+    }
+
+    fn is_forced(&self) -> bool {
+        matches!(self, Self::Resume { force: true, .. })
+    }
+}
+
+fn refuse(error: Error, forced: bool) -> Result<()> {
+    if !forced {
+        return Err(error.context("this would be another run (--force resumes it anyway)"));
+    }
+    tracing::warn!("{error}; resuming anyway");
+    Ok(())
+}
+
+/// Returns the files of a checkpoint.
+fn files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut files = vec![];
+    for entry in fs_err::read_dir(folder)? {
+        let entry = entry?;
+        files.push((entry.file_name().to_string_lossy().into_owned(), fs_err::read(entry.path())?));
+    }
+    Ok(files)
+}
+
+/// A checkpoint that this process got from the first one.
+#[derive(Debug)]
+struct Received {
+    epoch: u64,
+    folder: TempDir,
+}
+
+impl Received {
+    fn new(epoch: u64, files: &[(String, Vec<u8>)]) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        for (name, bytes) in files {
+            fs_err::write(folder.path().join(name), bytes)?;
         }
-        tracing::warn!("{error}; resuming anyway");
-        Ok(())
+        Ok(Self { epoch, folder })
     }
 }
 
@@ -138,11 +209,18 @@ pub struct Claim {
     /// The resumed run, locked by this process, with the epoch and folder of the checkpoint to resume from, if it has
     /// one.
     resumed: Option<(RunDir, Option<(u64, PathBuf)>)>,
+    /// The checkpoint of the first process, in the others.
+    received: Option<Received>,
+    /// Whether a changed model, plugin or key is a warning instead of an error.
+    forced: bool,
 }
 
 impl Claim {
     /// Returns the epoch and the folder of the checkpoint to resume from.
     pub fn checkpoint(&self) -> Option<(u64, &Path)> {
+        if let Some(Received { epoch, folder }) = &self.received {
+            return Some((*epoch, folder.path()));
+        }
         let (_, checkpoint) = self.resumed.as_ref()?;
         checkpoint.as_ref().map(|(epoch, folder)| (*epoch, &**folder))
     }
@@ -166,7 +244,7 @@ impl Claim {
 
     /// As [`Start::refuse`].
     pub fn refuse(&self, error: Error) -> Result<()> {
-        self.start.refuse(error)
+        refuse(error, self.forced)
     }
 
     /// Opens the run: a new one is created; a resumed one gets `config` and is rewound to its checkpoint's epoch, or to

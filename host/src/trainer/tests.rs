@@ -12,6 +12,7 @@ use crate::config::gan::GanTask;
 use crate::data::png::Sheet;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::optim::Diverged;
+use crate::processes::Processes;
 use crate::run::record::{ClassifierEpoch, ClassifierMonitor};
 use crate::run::{LockedPlugin, PluginsLock};
 
@@ -173,8 +174,8 @@ impl Runs {
         let config = GanConfig::resolve(GanTask::Classifier, "tiny-art", &[])?;
         let info = RunInfo { command: COMMAND.to_owned(), ..RunInfo::default() };
         let progress = ProgressBars::new(true);
-        let context = Context { threads: 1, offline: true, progress, interrupt: Interrupt::default(), program: None };
-        let claim = start.claim(PluginsLock::default())?;
+        let context = Context { threads: 1, offline: true, progress, interrupt: Interrupt::default(), program: None, processes: Processes::default() };
+        let claim = start.claim(PluginsLock::default(), &Processes::default())?;
         Trainer::new(task, claim, &config, &info, &context)?.run()
     }
 
@@ -471,13 +472,13 @@ fn other_plugins_are_another_run_unless_the_user_insists() {
     };
     let lock = || PluginsLock { plugins: vec![plugin.clone()], ..PluginsLock::default() };
     let start = |force| Start::Resume { folder: runs.path(), epoch: None, force };
-    let error = format!("{:#}", start(false).claim(lock()).expect_err("another plugin"));
+    let error = format!("{:#}", start(false).claim(lock(), &Processes::default()).expect_err("another plugin"));
     assert!(error.starts_with("this would be another run (--force resumes it anyway): "), "{error}");
-    let claim = start(true).claim(lock()).expect("the user insists");
+    let claim = start(true).claim(lock(), &Processes::default()).expect("the user insists");
     assert_eq!(claim.checkpoint(), Some((2, &*runs.path().join("checkpoints/epoch-0002"))));
     assert_eq!(claim.folder(), runs.path());
     assert!(claim.refuse(anyhow!("another model")).is_ok());
     assert!(Start::New(runs.path()).refuse(anyhow!("another model")).is_err());
-    let taken = Start::New(runs.path()).claim(lock()).expect_err("it holds a run").to_string();
+    let taken = Start::New(runs.path()).claim(lock(), &Processes::default()).expect_err("it holds a run").to_string();
     assert!(taken.contains("holds a run"), "{taken}");
 }

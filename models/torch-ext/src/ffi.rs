@@ -18,6 +18,16 @@ pub(crate) struct CAutocastState {
     _opaque: [u8; 0],
 }
 
+#[repr(C)]
+pub(crate) struct CStore {
+    _opaque: [u8; 0],
+}
+
+#[repr(C)]
+pub(crate) struct CGloo {
+    _opaque: [u8; 0],
+}
+
 pub(crate) type Message = *mut c_char;
 
 unsafe extern "C" {
@@ -78,8 +88,47 @@ unsafe extern "C" {
         max_norm: f64,
         out: *mut *mut C_tensor,
     ) -> Message;
+    pub(crate) fn ext_add_gradients(
+        parameters: *const *const C_tensor,
+        count: usize,
+        sum: *mut C_tensor,
+    ) -> Message;
+    pub(crate) fn ext_set_gradients(
+        parameters: *const *const C_tensor,
+        count: usize,
+        sum: *const C_tensor,
+    ) -> Message;
     pub(crate) fn ext_autocast_enter(device_type: i8, dtype: i8, out: *mut *mut CAutocastState) -> Message;
     pub(crate) fn ext_autocast_leave(state: *mut CAutocastState) -> Message;
+    pub(crate) fn ext_store_new(
+        host: *const c_char,
+        port: u16,
+        serves: bool,
+        prefix: *const c_char,
+        timeout_ms: i64,
+        out: *mut *mut CStore,
+    ) -> Message;
+    pub(crate) fn ext_store_free(store: *mut CStore);
+    pub(crate) fn ext_store_port(store: *const CStore) -> u16;
+    pub(crate) fn ext_store_set(store: *mut CStore, key: *const c_char, value: *const u8, length: usize) -> Message;
+    pub(crate) fn ext_store_get(store: *mut CStore, key: *const c_char, out: *mut Message) -> Message;
+    pub(crate) fn ext_gloo_new(
+        store: *mut CStore,
+        host: *const c_char,
+        rank: i32,
+        size: i32,
+        timeout_ms: i64,
+        out: *mut *mut CGloo,
+    ) -> Message;
+    pub(crate) fn ext_gloo_free(gloo: *mut CGloo);
+    pub(crate) fn ext_gloo_sum(gloo: *mut CGloo, tensor: *mut C_tensor) -> Message;
+    pub(crate) fn ext_gloo_gather(gloo: *mut CGloo, tensor: *const C_tensor, out: *mut *mut C_tensor) -> Message;
+    pub(crate) fn ext_gloo_gather_to_first(
+        gloo: *mut CGloo,
+        tensor: *const C_tensor,
+        out: *mut *mut C_tensor,
+    ) -> Message;
+    pub(crate) fn ext_gloo_broadcast(gloo: *mut CGloo, tensor: *mut C_tensor) -> Message;
     pub(crate) fn ext_channels_last(tensor: *const C_tensor, out: *mut *mut C_tensor) -> Message;
 }
 

@@ -1,6 +1,6 @@
-//! Gradient clipping by the global norm.
+//! Gradient clipping by the global norm, and sums of gradients that do not depend on the order.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::ffi;
@@ -18,6 +18,51 @@ pub fn clip_grad_norm<'a>(parameters: impl IntoIterator<Item = &'a Tensor>, max_
     ffi::tensor(|out| unsafe { ffi::ext_clip_grad_norm(parameters.as_ptr(), parameters.len(), max_norm, out) })
 }
 
+/// The sum of the gradients of several backward passes, in f64: of some f32 numbers it is exact but for rare cases, so that it
+/// depends neither on their order nor on which process computed them.
+#[derive(Debug)]
+pub struct GradientSum {
+    parameters: Vec<Tensor>,
+    sum: Tensor,
+}
+
+impl GradientSum {
+    /// Returns the sum of no gradients. The parameters are of one type and on one device.
+    pub fn new<'a>(parameters: impl IntoIterator<Item = &'a Tensor>) -> Self {
+        let parameters: Vec<Tensor> = parameters.into_iter().map(Tensor::shallow_clone).collect();
+        let n = parameters.iter().map(|parameter| parameter.numel() as i64).sum::<i64>();
+        let device = parameters.first().map_or(tch::Device::Cpu, Tensor::device);
+        Self { sum: Tensor::zeros([n], (Kind::Double, device)), parameters }
+    }
+
+    /// Adds the parameters' gradients, and clears them.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn add(&mut self) -> Result<()> {
+        let parameters = ffi::pointers(&self.parameters);
+        // SAFETY: the parameters and the sum are ours and live during the call.
+        unsafe { ffi::check(ffi::ext_add_gradients(parameters.as_ptr(), parameters.len(), self.sum.as_mut_ptr())) }
+    }
+
+    /// The sum: the parameters' gradients one after the other, f64.
+    pub fn as_tensor(&mut self) -> &mut Tensor {
+        &mut self.sum
+    }
+
+    /// Rounds the sum to the parameters' gradients, and begins a new one.
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub fn finish(&mut self) -> Result<()> {
+        let parameters = ffi::pointers(&self.parameters);
+        // SAFETY: as in `add`.
+        unsafe { ffi::check(ffi::ext_set_gradients(parameters.as_ptr(), parameters.len(), self.sum.as_ptr()))? };
+        let _ = self.sum.f_zero_()?;
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tch::Kind;
@@ -33,6 +78,28 @@ mod tests {
             leaf
         };
         [leaf("a"), leaf("b"), Tensor::zeros([3], (Kind::Float, device())).set_requires_grad(true)]
+    }
+
+    #[test]
+    fn a_sum_of_gradients_does_not_depend_on_their_order() {
+        let leaf = || Tensor::zeros([2], (Kind::Float, device())).set_requires_grad(true);
+        let summed = |scales: &[f32]| {
+            let (a, b, unused) = (leaf(), leaf(), leaf());
+            let mut sum = GradientSum::new([&a, &unused, &b]);
+            for &scale in scales {
+                (&a * f64::from(scale) + &b * f64::from(2.0 * scale)).sum(Kind::Float).backward();
+                sum.add().unwrap();
+                assert!(!a.grad().defined());
+            }
+            sum.finish().unwrap();
+            assert_eq!(sum.as_tensor().sum(Kind::Double).double_value(&[]), 0.0);
+            [&a, &unused, &b].map(|leaf| Vec::<f32>::try_from(&leaf.grad()).unwrap())
+        };
+        // In f32 these sums would be 1, 0 and 1.
+        let parts = [1.0, 1e8, -1e8];
+        let orders = [[0, 1, 2], [1, 0, 2], [2, 1, 0]].map(|order| summed(&order.map(|i| parts[i])));
+        assert_eq!(orders[0], [vec![1.0; 2], vec![0.0; 2], vec![2.0; 2]]);
+        assert!(orders.iter().all(|sum| *sum == orders[0]));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Functions of libtorch that `tch` lacks, through a small C++ shim: independent generators with PyTorch's numbers, a
 //! fused AdamW whose state can be saved, gradient clipping that returns the norm, autocast with any type on any device,
-//! channels-last memory, tensors that Rust code fills, fused GroupNorm and SiLU, LeakyReLU with any slope, and CUDA
-//! loaded at run time so that one binary supports CPU and GPU. C++ exceptions become [`Error`].
+//! channels-last memory, tensors that Rust code fills, fused GroupNorm and SiLU, LeakyReLU with any slope, processes that work
+//! together, and CUDA loaded at run time so that one binary supports CPU and GPU. C++ exceptions become [`Error`].
 //!
 //! ```
 //! use tch::{Kind, Tensor, Device};
@@ -21,13 +21,14 @@
 //! ```
 //!
 //! # Layout
-//! [`Generator`] (generator.rs), [`AdamW`] (optim.rs), [`clip_grad_norm`] (grad.rs), [`autocast()`] (autocast.rs),
+//! [`Generator`] (generator.rs), [`AdamW`] (optim.rs), [`clip_grad_norm`], [`GradientSum`] (grad.rs), [`autocast()`] (autocast.rs),
 //! [`channels_last`] (memory_format.rs), [`filled`] (fill.rs), [`group_norm_silu`] and [`leaky_relu`] (fused.rs,
 //! fused.cpp, group_norm_silu.c), [`cuda`] (cuda.rs);
 //! ffi.rs declares what shim.cpp defines.
 
 mod autocast;
 pub mod cuda;
+pub mod distributed;
 mod error;
 mod ffi;
 mod fill;
@@ -44,7 +45,7 @@ pub use error::{Error, Result};
 pub use fill::filled;
 pub use fused::{group_norm_silu, leaky_relu};
 pub use generator::Generator;
-pub use grad::clip_grad_norm;
+pub use grad::{GradientSum, clip_grad_norm};
 pub use memory_format::channels_last;
 pub use optim::{AdamW, AdamWConfig};
 

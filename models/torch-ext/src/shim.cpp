@@ -12,6 +12,7 @@
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/leaky_relu.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/rand.h>
@@ -29,36 +30,15 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
-#include <exception>
 #include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "fused.h"
+#include "guarded.h"
 
 namespace {
-
-char* copy_message(const std::string& text) {
-  char* copy = static_cast<char*>(std::malloc(text.size() + 1));
-  if (copy != nullptr) std::memcpy(copy, text.c_str(), text.size() + 1);
-  return copy;
-}
-
-template <typename F>
-char* guarded(F&& body) noexcept {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return copy_message(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return copy_message(error.what());
-  } catch (...) {
-    return copy_message("unknown C++ exception");
-  }
-}
 
 at::IntArrayRef shape_of(const int64_t* shape, size_t dims) { return at::IntArrayRef(shape, dims); }
 
@@ -201,6 +181,34 @@ char* ext_clip_grad_norm(const at::Tensor* const* parameters, size_t count, doub
       at::_foreach_mul_(group.second, scale.to(group.second.front().device()));
     }
     *out = hand_out(total);
+  });
+}
+
+// Adds the gradients of parameters to `sum`, one after the other, and clears them. An undefined gradient is zero.
+char* ext_add_gradients(const at::Tensor* const* parameters, size_t count, at::Tensor* sum) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    std::vector<at::Tensor> flat;
+    for (size_t i = 0; i < count; ++i) {
+      const at::Tensor& gradient = parameters[i]->grad();
+      flat.push_back(gradient.defined() ? gradient.reshape(-1) : at::zeros(parameters[i]->numel(), parameters[i]->options()));
+      parameters[i]->mutable_grad() = at::Tensor();
+    }
+    sum->add_(at::cat(flat));
+  });
+}
+
+// Makes the parts of `sum`, one after the other, the gradients of parameters.
+char* ext_set_gradients(const at::Tensor* const* parameters, size_t count, const at::Tensor* sum) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    int64_t start = 0;
+    const at::Tensor rounded = count == 0 ? *sum : sum->to(parameters[0]->scalar_type());
+    for (size_t i = 0; i < count; ++i) {
+      const int64_t length = parameters[i]->numel();
+      parameters[i]->mutable_grad() = rounded.narrow(0, start, length).view(parameters[i]->sizes());
+      start += length;
+    }
   });
 }
 

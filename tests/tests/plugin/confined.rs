@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use ambiguity_host::context::Context;
 use ambiguity_host::interrupt::Interrupt;
 use ambiguity_host::plugin::{Limits, Plugin, PluginError, PluginHost};
+use ambiguity_host::processes::Processes;
 use ambiguity_host::progress::Progress;
 use ambiguity_models::onnx::proto::{
     Attribute, Dimension, Graph, Model, Node, OperatorSet, Shape, Size, Tensor, TensorType, Type, ValueInfo,
@@ -28,6 +29,7 @@ fn load(limits: Limits, file: &Path) -> Result<Box<dyn Plugin>, PluginError> {
         progress: Progress::new(true),
         interrupt: Interrupt::default(),
         program: Some(host_binary()),
+        processes: Processes::default(),
     };
     let host = PluginHost::of_command(limits, &context).expect("the sandbox starts");
     host.load(file.to_str().expect("a path in UTF-8"), BTreeMap::new())

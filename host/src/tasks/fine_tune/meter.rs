@@ -12,6 +12,8 @@ pub(super) struct Meter<'a> {
     shown: u64,
     units: f64,
     units_per_image: f64,
+    /// Number of processes, all of which advance as this one does.
+    processes: f64,
 }
 
 impl<'a> Meter<'a> {
@@ -19,7 +21,7 @@ impl<'a> Meter<'a> {
     const TRAINED_ROW: f64 = 3.0;
 
     /// Returns a meter at the start of an epoch.
-    pub(super) fn new(bar: &'a Bar, config: &FineTuneConfig, epoch: u64) -> Self {
+    pub(super) fn new(bar: &'a Bar, config: &FineTuneConfig, epoch: u64, processes: usize) -> Self {
         let trained = (config.n_train_timesteps() * config.train.inner_epochs) as f64 * Self::TRAINED_ROW;
         Self {
             bar,
@@ -29,6 +31,7 @@ impl<'a> Meter<'a> {
             shown: 0,
             units: 0.0,
             units_per_image: config.sample.steps as f64 + trained,
+            processes: processes as f64,
         }
     }
 
@@ -48,7 +51,7 @@ impl<'a> Meter<'a> {
     }
 
     fn advance(&mut self, units: f64) {
-        self.units += units;
+        self.units += units * self.processes;
         let images = ((self.units / self.units_per_image) as u64).min(self.n_images);
         self.bar.inc(images - self.shown);
         self.shown = images;

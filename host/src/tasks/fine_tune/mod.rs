@@ -14,6 +14,7 @@ mod plan;
 mod setup;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,7 +37,7 @@ use crate::config::{FineTuneConfig, Train};
 use crate::data::images::rgb_images;
 use crate::data::png::Sheet;
 use crate::data::prompts::PromptSet;
-use crate::energy::{self, Running};
+use crate::energy::{self, Energy, Running, Source};
 use crate::interrupt::Interrupt;
 use crate::metrics::agreement::Agreement;
 use crate::metrics::diversity::{nearest_in_group, vendi_and_mean_distance};
@@ -44,6 +45,7 @@ use crate::metrics::{Column, Evaluator, Scores};
 use crate::optim::{Ema, StepGuard, add_under, under};
 use crate::plugin::Sample;
 use crate::policy::Policy;
+use crate::processes::Processes;
 use crate::progress::Bar;
 use crate::report::grid::{self, Cell, Values};
 use crate::rl::advantage::{PromptStatistics, advantages, weight_by_diversity};
@@ -94,6 +96,8 @@ pub struct FineTune {
     /// The meter of the device's energy.
     energy: Option<energy::Meter>,
     interrupt: Interrupt,
+    /// The processes that share the samples.
+    processes: Processes,
 }
 
 impl Task for FineTune {
@@ -117,25 +121,27 @@ impl Task for FineTune {
 
     fn train_epoch(&mut self, epoch: u64, bar: &Bar) -> Result<Trained<FineTuneEpoch>> {
         let (n, seed) = (self.config.sample.per_epoch(), self.config.run.seed);
-        let mut meter = Meter::new(bar, &self.config, epoch);
+        let mut meter = Meter::new(bar, &self.config, epoch, self.processes.count());
         let mut clock = Instant::now();
         let energy = self.energy.as_ref().map(energy::Meter::start);
         let prompts: Vec<usize> = (0..n as u64).map(|i| self.prompts.draw(seed, epoch, i)).collect();
-        let mut noise = SeededNoise::of_epoch(self.latent_shape, seed, epoch, n);
+        let share = self.share(n);
+        let mut noise = SeededNoise::of_epoch(self.latent_shape, seed, epoch, share.clone());
         meter.phase("sampling");
-        let trajectories = self.rollout(&prompts, &mut noise, &mut |rows| meter.sampled(rows))?;
+        let trajectories = self.rollout(&prompts[share.clone()], &mut noise, &mut |rows| meter.sampled(rows))?;
         let mut seconds = FineTuneSeconds { sample: lap(&mut clock), ..FineTuneSeconds::default() };
 
         meter.phase("scoring");
         let images = self.decode(&trajectories)?;
-        let samples = self.samples(&trajectories.prompts, &images, epoch);
+        let samples = self.samples(&trajectories.prompts, &images, share.start, epoch);
         let more = (self.config.train.diversity_weight > 0.0).then(|| self.embedding_column());
-        let scores = self.evaluator.score(samples, more.as_slice())?;
+        let scores = self.evaluator.score(samples, share.start, more.as_slice(), &self.processes)?;
         let reward = Summary::of(&scores.weighted_sum());
         seconds.reward = lap(&mut clock);
         let warnings = self.check_rewards(&scores, n, reward)?;
 
         meter.phase("training");
+        let trajectories = trajectories.gathered(share.start, prompts, &self.processes)?;
         let advantages = self.advantages(&trajectories.prompts, &scores, n);
         let update = self.update(epoch, &trajectories, &advantages, &mut meter)?;
         seconds.train = lap(&mut clock);
@@ -154,21 +160,23 @@ impl Task for FineTune {
             update,
             images_per_second: n as f64 / seconds.total(),
             seconds,
-            energy: energy.and_then(Running::stop),
+            energy: self.energy_of_all(energy.and_then(Running::stop))?,
         };
-        let kept = self.kept_images(&trajectories.prompts, &images, &scores);
+        let kept = self.kept_images(&trajectories.prompts, images, &scores)?;
         Ok(Trained { message: format!("reward {:.4}", record.reward_mean), record, warnings, kept })
     }
 
     /// Samples and scores the fixed prompts and noise, with the EMA of the LoRA if there is one. None if a plugin
     /// failed on some samples and failures are to be skipped.
     fn monitor(&mut self, epoch: u64) -> Result<Option<Monitored<FineTuneMonitor>>> {
-        let (prompts, images) = self.monitor_images(self.config.monitor.count)?;
-        let samples = self.samples(&prompts, &images, epoch);
+        let n = self.config.monitor.count;
+        let share = self.share(n);
+        let (prompts, images) = self.monitor_images(n)?;
+        let samples = self.samples(&prompts[share.clone()], &images, share.start, epoch);
         let held_out: Vec<String> = self.held_out().map(str::to_owned).collect();
         let mut more: Vec<Column> = held_out.iter().cloned().map(Column::Plugin).collect();
         more.push(self.embedding_column());
-        let scores = self.evaluator.score(samples, &more)?;
+        let scores = self.evaluator.score(samples, share.start, &more, &self.processes)?;
         if scores.skipped > 0 {
             return Ok(None);
         }
@@ -185,8 +193,9 @@ impl Task for FineTune {
         // A held-out plugin that failed has no rewards.
         let of_held_out = |name: String| Some((name.clone(), scores.measured.rewards_of(&name)?));
         let held_out_rewards: BTreeMap<String, Vec<f64>> = held_out.into_iter().filter_map(of_held_out).collect();
-        let cells = scores.kept.iter().zip(&rewards).take(SHEET_CELLS).map(|(&i, &reward)| Cell {
-            image: RgbImage::clone(&images[i]),
+        let shown = self.images_of_all(&images, SHEET_CELLS)?;
+        let cells = shown.iter().zip(&rewards).enumerate().map(|(i, (image, &reward))| Cell {
+            image: RgbImage::clone(image),
             title: self.title(prompts[i]).to_owned(),
             value: Some(reward),
         });
@@ -202,7 +211,7 @@ impl Task for FineTune {
             diversity: Some(diversity / first_diversity),
             sheet: Some(sheet),
             images: Vec::new(),
-            kept: self.kept_images(&prompts, &images, &scores),
+            kept: self.kept_images(&prompts, images, &scores)?,
             record: FineTuneMonitor {
                 reward_mean: mean(&rewards),
                 reward_sem: standard_error(&rewards),
@@ -305,10 +314,14 @@ impl Task for FineTune {
         self.lora.enable(&mut self.policy.unet, false);
         let before = self.monitor_images(n);
         self.lora.enable(&mut self.policy.unet, true);
+        let (before, after) = (self.images_of_all(&before?.1, n)?, self.images_of_all(&after, n)?);
+        if !self.processes.is_first() {
+            return Ok(vec![]);
+        }
         let owned = |images: Vec<Arc<RgbImage>>| images.into_iter().map(Arc::unwrap_or_clone).collect::<Vec<_>>();
         let titles: Vec<&str> = prompts.iter().map(|&prompt| self.title(prompt)).collect();
         let rewards = ends.first.rewards.iter().copied().zip(ends.last.rewards.iter().copied());
-        let compared = grid::compare(&owned(before?.1), &owned(after), &titles, &rewards.collect::<Vec<_>>());
+        let compared = grid::compare(&owned(before), &owned(after), &titles, &rewards.collect::<Vec<_>>());
         Ok(vec![(BEFORE_AFTER, compared)])
     }
 }
@@ -372,12 +385,21 @@ impl FineTune {
     }
 
     /// Returns the images on which every plugin ran, if they are to be kept.
-    fn kept_images(&self, prompts: &[usize], images: &[Arc<RgbImage>], scores: &Scores) -> Option<KeptImages> {
+    fn kept_images(
+        &self,
+        prompts: &[usize],
+        images: Vec<Arc<RgbImage>>,
+        scores: &Scores,
+    ) -> Result<Option<KeptImages>> {
         let format = match self.config.run.keep_images {
-            KeepImages::None => return None,
+            KeepImages::None => return Ok(None),
             KeepImages::Png => ImageFormat::Png,
             KeepImages::Webp => ImageFormat::Webp,
         };
+        let images = self.images_of_all(&images, prompts.len())?;
+        if images.is_empty() {
+            return Ok(None);
+        }
         let rewards = scores.weighted_sum();
         let kept = scores.kept.iter().enumerate().map(|(row, &i)| KeptImage {
             image: Arc::clone(&images[i]),
@@ -385,7 +407,35 @@ impl FineTune {
             reward: rewards[row],
             rewards: scores.plugins.iter().map(|plugin| (plugin.name.clone(), plugin.rewards[row])).collect(),
         });
-        Some(KeptImages { format, images: kept.collect() })
+        Ok(Some(KeptImages { format, images: kept.collect() }))
+    }
+
+    /// Returns this process's share of `n` samples.
+    fn share(&self, n: usize) -> Range<usize> {
+        self.processes.share(n, self.config.sample.batch_size)
+    }
+
+    /// Returns the first `most` images of all processes, each of which has its own share; none but in the first process.
+    fn images_of_all(&self, images: &[Arc<RgbImage>], most: usize) -> Result<Vec<Arc<RgbImage>>> {
+        if self.processes.count() == 1 {
+            return Ok(images.iter().take(most).cloned().collect());
+        }
+        let start = self.processes.gather(images.len())?[..self.processes.rank()].iter().sum::<usize>();
+        let wanted = images.iter().take(most.saturating_sub(start));
+        let raw: Vec<_> = wanted.map(|image| (image.width(), image.height(), image.as_raw().clone())).collect();
+        let Some(all) = self.processes.gather_to_first(raw)? else { return Ok(vec![]) };
+        let image = |(width, height, raw)| {
+            RgbImage::from_raw(width, height, raw).map(Arc::new).context("an image of another process is incomplete")
+        };
+        all.concat().into_iter().map(image).collect()
+    }
+
+    /// Returns the energy that all processes used, of which this one used `own`.
+    fn energy_of_all(&self, own: Option<Energy>) -> Result<Option<Energy>> {
+        // The counters of a machine's CPUs count all its processes.
+        let counts = |energy: &Energy| energy.source != Source::Rapl || self.processes.is_first_of_machine();
+        let all = self.processes.gather(own.filter(counts))?;
+        Ok(Energy::sum(all.into_iter().flatten()))
     }
 
     fn rollout(&self, prompts: &[usize], noise: &mut SeededNoise, done: &mut dyn FnMut(usize)) -> Result<Trajectories> {
@@ -401,13 +451,14 @@ impl FineTune {
         Ok(images)
     }
 
-    fn samples(&self, prompts: &[usize], images: &[Arc<RgbImage>], epoch: u64) -> Vec<Sample> {
+    /// Returns the samples of a share of prompts and images that begins at `start`.
+    fn samples(&self, prompts: &[usize], images: &[Arc<RgbImage>], start: usize, epoch: u64) -> Vec<Sample> {
         let sample = |(i, (&prompt, image)): (usize, (&usize, &Arc<RgbImage>))| Sample {
             prompt: self.prompts.all()[prompt].clone(),
             metadata: BTreeMap::from([
                 ("seed".to_owned(), self.config.run.seed.to_string()),
                 ("epoch".to_owned(), epoch.to_string()),
-                ("sample".to_owned(), i.to_string()),
+                ("sample".to_owned(), (start + i).to_string()),
             ]),
             image: Some(Arc::clone(image)),
             ..Sample::default()
@@ -422,11 +473,12 @@ impl FineTune {
         }
     }
 
-    /// Returns the first `n` of the monitor's fixed prompts, and their images.
+    /// Returns the first `n` of the monitor's fixed prompts, and the images of this process's share of them.
     fn monitor_images(&mut self, n: usize) -> Result<(Vec<usize>, Vec<Arc<RgbImage>>)> {
         let prompts: Vec<usize> = (0..n).map(|i| self.prompts.monitored(i)).collect();
-        let mut noise = SeededNoise::of_monitor(self.latent_shape, self.config.run.seed, n);
-        let trajectories = self.averaged(|task| task.rollout(&prompts, &mut noise, &mut |_| {}))?;
+        let share = self.share(n);
+        let mut noise = SeededNoise::of_monitor(self.latent_shape, self.config.run.seed, share.clone());
+        let trajectories = self.averaged(|task| task.rollout(&prompts[share], &mut noise, &mut |_| {}))?;
         let images = self.decode(&trajectories)?;
         Ok((prompts, images))
     }
@@ -469,7 +521,7 @@ impl FineTune {
         advantages: &[Option<f64>],
         meter: &mut Meter<'_>,
     ) -> Result<UpdateStatistics> {
-        let Self { config, policy, lora, optimizer, guard, ema, interrupt, counteracted, .. } = self;
+        let Self { config, policy, lora, optimizer, guard, ema, interrupt, counteracted, processes, .. } = self;
         let mut after_step = |optimizer: &AdamW| {
             if let Some(ema) = ema {
                 ema.update(optimizer.parameters());
@@ -478,7 +530,7 @@ impl FineTune {
         let mut done = |rows| meter.trained(rows);
         let mut hooks = Hooks { interrupt, done: &mut done, after_step: &mut after_step };
         let train = Train { kl: counteracting_kl(config, *counteracted), ..config.train.clone() };
-        let mut ddpo = Ddpo { policy, lora, config: &train, n_timesteps: config.n_train_timesteps() };
+        let mut ddpo = Ddpo { policy, lora, config: &train, n_timesteps: config.n_train_timesteps(), processes };
         ddpo.train_epoch(optimizer, guard, trajectories, advantages, (config.run.seed, epoch), &mut hooks)
     }
 

@@ -20,6 +20,7 @@ use crate::interrupt::{Interrupt, keeping};
 use crate::memory;
 use crate::optim::StepGuard;
 use crate::policy::{Policy, PromptEmbeddings};
+use crate::processes::Processes;
 use crate::rl::objective::{Ddpo, Hooks};
 use crate::rl::rollout::{SeededNoise, rollout};
 use crate::text::gibibytes;
@@ -149,7 +150,7 @@ fn try_parts(config: &FineTuneConfig, folder: &Path, interrupt: &Interrupt) -> R
         last_step: LastStep::Stochastic,
     };
     let n = policy.samples_per_call(config.sample.micro_batch).min(config.sample.per_epoch());
-    let mut noise = SeededNoise::of_epoch(shape, 0, 0, n);
+    let mut noise = SeededNoise::of_epoch(shape, 0, 0, 0..n);
     let mut times = vec![];
     let mut done = |_| times.push(Instant::now());
     let trajectories = rollout(&policy, &vec![1; n], &mut noise, config.sample.micro_batch, interrupt, &mut done)?;
@@ -164,7 +165,8 @@ fn try_parts(config: &FineTuneConfig, folder: &Path, interrupt: &Interrupt) -> R
     (train.inner_epochs, train.accumulation_steps, train.batch_size) = (1, 1, n);
     let optimizer = AdamWConfig { learning_rate: 0.0, beta1: 0.9, beta2: 0.99, weight_decay: 0.0, epsilon: 1e-8 };
     let mut optimizer = AdamW::new(lora.parameters(), optimizer)?;
-    let mut ddpo = Ddpo { policy: &mut policy, lora: &lora, config: &train, n_timesteps: 1 };
+    let processes = &Processes::default();
+    let mut ddpo = Ddpo { policy: &mut policy, lora: &lora, config: &train, n_timesteps: 1, processes };
     let mut hooks = Hooks { interrupt, done: &mut |_| {}, after_step: &mut |_| {} };
     let mut guard = StepGuard::new(LEARNING_RATE);
     let clock = Instant::now();

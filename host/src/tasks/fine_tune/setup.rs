@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ambiguity_models::lora::{LORA_FILE, Lora};
 use ambiguity_models::pipeline::Pipeline;
 use ambiguity_models::scheduler::{Ddim, LastStep};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use torch_ext::{AdamW, AdamWConfig};
 
 use super::{FineTune, LEARNING_RATE, Plan};
@@ -25,10 +25,13 @@ use crate::zoo::{load_pipeline, model_folder};
 impl FineTune {
     /// Loads plugins and model, claims the run's folder, and attaches the LoRA, with the quickest checks first.
     pub fn open(config: FineTuneConfig, start: Start, context: &Context) -> Result<(Self, Claim)> {
-        let device = torch_ext::cuda::device(&config.run.device)?;
+        let processes = &context.processes;
+        check_shares(&config, processes.count())?;
+        let device = context.device(&config.run.device)?;
         let prompts = PromptSet::new(&config.prompts)?;
-        let mut evaluator = Evaluator::of_run(&config, device, &start.pins()?, context)?;
-        let claim = start.claim(PluginsLock { prompts: Some(prompts.digest()), ..evaluator.lock()? })?;
+        let mut evaluator = Evaluator::of_run(&config, device, &start.pins(processes)?, context)?;
+        let lock = PluginsLock { prompts: Some(prompts.digest()), ..evaluator.lock()? };
+        let claim = start.claim(lock, processes)?;
         let folder = model_folder(&config.model.path, context)?;
         Plan::new(&config, &folder)?.check_fits(device)?;
         let pipeline = load_pipeline(&folder, device, config.model.dtype.kind(), config.model.memory_format)?;
@@ -68,8 +71,10 @@ impl FineTune {
             eta: config.sample.eta,
             last_step: LastStep::Stochastic,
         };
+        let model_digest = Pipeline::digest(&folder)?;
+        processes.compare("the model's weights", &model_digest)?;
         let task = Self {
-            model_digest: Pipeline::digest(&folder)?,
+            model_digest,
             policy,
             vae,
             lora,
@@ -85,10 +90,19 @@ impl FineTune {
             counteracted: 0,
             energy: Meter::new(device, context.threads),
             interrupt: context.interrupt.clone(),
+            processes: processes.clone(),
             config,
         };
         Ok((task, claim))
     }
+}
+
+/// Checks that every process has a share of an epoch's samples and of the monitor's.
+fn check_shares(config: &FineTuneConfig, processes: usize) -> Result<()> {
+    for (key, n) in [("sample.batches_per_epoch", config.sample.per_epoch()), ("monitor.count", config.monitor.count)] {
+        ensure!(n >= processes, "{processes} processes share {n} samples: raise {key}, or start fewer processes");
+    }
+    Ok(())
 }
 
 fn optimizer_config(train: &Train) -> AdamWConfig {

@@ -58,8 +58,8 @@ const BALANCED_GRADIENT_NORM_RATIO: std::ops::RangeInclusive<f64> = 0.02..=50.0;
 /// Loads the plugin, claims the run's folder, opens the images and builds the networks, with the quickest checks first.
 pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(ImageTraining<Adversarial>, Claim)> {
     let device = torch_ext::cuda::device(&config.run.device)?;
-    let (classifier, lock) = style_classifier(&config, device, start.pins()?, context)?;
-    let claim = start.claim(lock)?;
+    let (classifier, lock) = style_classifier(&config, device, start.pins(&context.processes)?, context)?;
+    let claim = start.claim(lock, &context.processes)?;
     let data = open_data(&config, context)?;
     Plan::new(GanTask::Can, &config, &data)?.check_fits(device)?;
     let networks = Adversarial::new(&config, &data, classifier, device)?;

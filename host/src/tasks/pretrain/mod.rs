@@ -142,6 +142,7 @@ impl Session<'_> {
             hardware: hardware::name(Device::Cpu).unwrap_or_default(),
             memory: hardware::memory(Device::Cpu).unwrap_or_default(),
             threads: self.context.threads,
+            processes: 1,
         })
     }
 
@@ -153,7 +154,7 @@ impl Session<'_> {
             tracing::info!("{} is trained already", stage.name());
             return Ok(finished);
         }
-        let claim = start.claim(PluginsLock::default())?;
+        let claim = start.claim(PluginsLock::default(), &self.context.processes)?;
         let task = open(self)?;
         let outcome = Trainer::new(task, claim, self.config, &self.info(stage)?, self.context)?.run()?;
         outcome.task.write(self, &outcome.ends.last)?;

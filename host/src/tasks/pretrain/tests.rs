@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::config::Layer;
 use crate::interrupt::{Interrupt, Interrupted};
+use crate::processes::Processes;
 use crate::progress::Progress;
 
 const STEPS: u64 = 12;
@@ -38,7 +39,7 @@ fn toy_config() -> PretrainFile {
 }
 
 fn context(threads: usize) -> Context {
-    Context { threads, offline: true, progress: Progress::new(true), interrupt: Interrupt::default(), program: None }
+    Context { threads, offline: true, progress: Progress::new(true), interrupt: Interrupt::default(), program: None, processes: Processes::default() }
 }
 
 fn session<'a>(config: &'a PretrainFile, out: &'a Path, resume: bool, context: &'a Context) -> Session<'a> {

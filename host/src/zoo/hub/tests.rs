@@ -48,6 +48,7 @@ impl Place {
             progress: Progress::new(true),
             interrupt: self.interrupt.clone(),
             program: None,
+            processes: crate::processes::Processes::default(),
         };
         let settings = Settings {
             cache: Cache::new(self.folder.path().join("hub")),

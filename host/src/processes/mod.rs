@@ -1,0 +1,426 @@
+//! The processes that train or evaluate together, on one machine or on several: PyTorch's c10d under `torchrun`, or any launcher
+//! that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or processes that this program starts itself.
+//!
+//! Every process does the same, on its share of the samples. They exchange what all must know, in the same order in each: an
+//! exchange waits for everyone. The first process alone writes and prints. A process that fails leaves a note before it ends, so
+//! that the others can say why they end too; one that is gone or stuck is named by its rank.
+//!
+//! # Layout
+//!
+//! - this file: [`Processes`]
+//! - `launch`: how processes find each other, or are started
+
+mod launch;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Error, Result, ensure};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+use torch_ext::distributed::{Gloo, Store};
+
+use self::launch::Children;
+pub use self::launch::{Place, threads_of_each};
+use crate::interrupt::Interrupted;
+use crate::text::sentence;
+
+/// How long a process whose connection broke is given to leave its note.
+const NOTE_WAIT: Duration = Duration::from_secs(2);
+/// The pause between two looks for notes.
+const NOTE_PAUSE: Duration = Duration::from_millis(50);
+
+/// The processes that work together, as one of them sees it; cheap to clone. By default there is one.
+#[derive(Clone, Debug, Default)]
+pub struct Processes(Option<Arc<Group>>);
+
+#[derive(Debug)]
+struct Group {
+    place: Place,
+    gloo: Mutex<Gloo>,
+    store: Store,
+    timeout: Duration,
+    /// Number of exchanges that this process has begun.
+    exchanges: AtomicU64,
+    /// The processes that this one started.
+    children: Mutex<Children>,
+}
+
+/// What a process that ends before the others leaves for them.
+#[derive(Debug, Serialize, Deserialize)]
+enum Note {
+    /// The user asked to stop.
+    Interrupted,
+    /// It failed, with this sentence.
+    Failed(String),
+}
+
+/// The error of a process that ends because another one did.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct Elsewhere {
+    /// The rank of the process that is to blame, if it is known.
+    rank: Option<usize>,
+    what: String,
+}
+
+impl Processes {
+    /// The rank of this process, from 0.
+    pub fn rank(&self) -> usize {
+        self.0.as_ref().map_or(0, |group| group.place.rank)
+    }
+
+    /// Number of processes.
+    pub fn count(&self) -> usize {
+        self.0.as_ref().map_or(1, |group| group.place.count)
+    }
+
+    /// Whether this is the process that writes and prints.
+    pub fn is_first(&self) -> bool {
+        self.rank() == 0
+    }
+
+    /// Whether this is the first process on its machine.
+    pub fn is_first_of_machine(&self) -> bool {
+        self.0.as_ref().is_none_or(|group| group.place.local_rank == 0)
+    }
+
+    /// Returns the device that this process uses where the configuration says `device`: of `cuda`, the GPU of its place on the
+    /// machine.
+    pub fn device(&self, device: &str) -> String {
+        match &self.0 {
+            Some(group) if device == "cuda" => format!("cuda:{}", group.place.local_rank),
+            _ => device.to_owned(),
+        }
+    }
+
+    /// Returns this process's share of `n` samples, which are batches of `batch` but for the last one: whole batches where there
+    /// are enough, so that it computes the batches that a single process would.
+    pub fn share(&self, n: usize, batch: usize) -> Range<usize> {
+        share(n, batch, self.rank(), self.count())
+    }
+
+    /// Returns the values of all processes by rank.
+    ///
+    /// # Errors
+    /// [`Elsewhere`] if another process has ended or does not come, [`Interrupted`] if the user stopped another one.
+    pub fn gather<T: Serialize + DeserializeOwned>(&self, value: T) -> Result<Vec<T>> {
+        let Some(group) = &self.0 else { return Ok(vec![value]) };
+        let bytes = postcard::to_stdvec(&value)?;
+        group.exchange(|gloo| {
+            let length = Tensor::from_slice(&[bytes.len() as i64]);
+            let lengths = Vec::<i64>::try_from(&gloo.gather(&length)?.view([-1]))?;
+            let all = gloo.gather(&padded(&bytes, lengths.iter().copied().max().unwrap_or(0)))?;
+            decode_rows(&all, &lengths)
+        })
+    }
+
+    /// As [`Processes::gather`], for the first process alone: the others get none.
+    pub fn gather_to_first<T: Serialize + DeserializeOwned>(&self, value: T) -> Result<Option<Vec<T>>> {
+        let Some(group) = &self.0 else { return Ok(Some(vec![value])) };
+        let bytes = postcard::to_stdvec(&value)?;
+        group.exchange(|gloo| {
+            let length = Tensor::from_slice(&[bytes.len() as i64]);
+            let lengths = Vec::<i64>::try_from(&gloo.gather(&length)?.view([-1]))?;
+            let all = gloo.gather_to_first(&padded(&bytes, lengths.iter().copied().max().unwrap_or(0)))?;
+            all.map(|all| decode_rows(&all, &lengths)).transpose()
+        })
+    }
+
+    /// Returns what `make` returns in the first process, where alone it runs; its error ends all.
+    ///
+    /// # Errors
+    /// That of `make`, and those of [`Processes::gather`].
+    pub fn from_first<T: Serialize + DeserializeOwned>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(group) = &self.0 else { return make() };
+        let made = self.is_first().then(make).transpose()?;
+        let bytes = made.as_ref().map(postcard::to_stdvec).transpose()?.unwrap_or_default();
+        let received = group.exchange(|gloo| {
+            let mut length = Tensor::from_slice(&[bytes.len() as i64]);
+            gloo.broadcast(&mut length)?;
+            let length = length.int64_value(&[0]);
+            let mut all = padded(&bytes, length);
+            gloo.broadcast(&mut all)?;
+            Ok(Vec::<u8>::try_from(&all.narrow(0, 0, length))?)
+        })?;
+        made.map_or_else(|| Ok(postcard::from_bytes(&received)?), Ok)
+    }
+
+    /// Returns the tensors of all processes as one, along a dimension, in which alone they differ.
+    ///
+    /// # Errors
+    /// As [`Processes::gather`].
+    pub fn concatenate(&self, tensor: &Tensor, dim: i64) -> Result<Tensor> {
+        let Some(group) = &self.0 else { return Ok(tensor.shallow_clone()) };
+        let device = tensor.device();
+        let rows = tensor.to_device(Device::Cpu).transpose(0, dim).contiguous();
+        let all = group.exchange(|gloo| {
+            let lengths = Vec::<i64>::try_from(&gloo.gather(&Tensor::from_slice(&rows.size()[..1]))?.view([-1]))?;
+            let longest = lengths.iter().copied().max().unwrap_or(0);
+            let mut shape = rows.size();
+            shape[0] = longest - shape[0];
+            // Gloo exchanges tensors of one shape.
+            let padding = Tensor::zeros(shape, (rows.kind(), Device::Cpu));
+            let all = gloo.gather(&Tensor::cat(&[&rows, &padding], 0))?;
+            let of = |(rank, length): (usize, &i64)| all.get(rank as i64).narrow(0, 0, *length);
+            Ok(Tensor::cat(&lengths.iter().enumerate().map(of).collect::<Vec<_>>(), 0))
+        })?;
+        Ok(all.transpose(0, dim).contiguous().to_device(device))
+    }
+
+    /// Replaces a tensor by its sum over the processes, the same bits in all of them.
+    ///
+    /// # Errors
+    /// As [`Processes::gather`].
+    pub fn sum(&self, tensor: &mut Tensor) -> Result<()> {
+        let Some(group) = &self.0 else { return Ok(()) };
+        let mut on_cpu = tensor.to_device(Device::Cpu).contiguous();
+        group.exchange(|gloo| Ok(gloo.sum(&mut on_cpu)?))?;
+        if tensor.device() != Device::Cpu || !tensor.is_contiguous() {
+            tensor.f_copy_(&on_cpu)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that `what` is the same in all processes, by a digest.
+    ///
+    /// # Errors
+    /// If it is not, with the ranks that differ; as [`Processes::gather`].
+    pub fn compare(&self, what: &str, digest: &str) -> Result<()> {
+        let digests = self.gather(digest.to_owned())?;
+        let differ: Vec<String> = (1..digests.len()).filter(|&i| digests[i] != digests[0]).map(|i| i.to_string()).collect();
+        ensure!(
+            differ.is_empty(),
+            "{what} of process {} differ from those of process 0: start all processes with the same files",
+            differ.join(", ")
+        );
+        Ok(())
+    }
+
+    /// Tells the other processes that this one ends with an error, and ends those that it started. Returns whether somebody else
+    /// prints why.
+    pub fn leave(&self, error: &Error) -> bool {
+        let Some(group) = &self.0 else { return false };
+        let elsewhere = error.downcast_ref::<Elsewhere>();
+        let is_told = elsewhere.is_some() || {
+            let note = match error.is::<Interrupted>() {
+                true => Note::Interrupted,
+                false => Note::Failed(sentence(error)),
+            };
+            let note = serde_json::to_string(&note).unwrap_or_default();
+            group.store.set(&note_key(self.rank()), &note).is_ok()
+        };
+        group.children.lock().unwrap_or_else(PoisonError::into_inner).end();
+        // If the first process is gone, the second one speaks.
+        let first_is_gone = elsewhere.is_some_and(|elsewhere| elsewhere.rank == Some(0)) && self.rank() == 1;
+        !self.is_first() && is_told && !first_is_gone
+    }
+
+    /// Waits for the processes that this one started, which have finished too.
+    ///
+    /// # Errors
+    /// If one of them failed although this one did not.
+    pub fn finish(&self) -> Result<()> {
+        let Some(group) = &self.0 else { return Ok(()) };
+        group.children.lock().unwrap_or_else(PoisonError::into_inner).wait(group.timeout)
+    }
+}
+
+impl Group {
+    /// Runs operations that wait for all processes.
+    fn exchange<R>(&self, operations: impl FnOnce(&mut Gloo) -> Result<R>) -> Result<R> {
+        let at = self.exchanges.fetch_add(1, Ordering::SeqCst) + 1;
+        let begun = self.store.set(&exchange_key(self.place.rank), &at.to_string());
+        begun.map_err(|error| self.lost(at, &error.into()))?;
+        let mut gloo = self.gloo.lock().unwrap_or_else(PoisonError::into_inner);
+        operations(&mut gloo).map_err(|error| self.lost(at, &error))
+    }
+
+    /// Returns the error of an exchange that another process broke: its own note, or what is known of it.
+    fn lost(&self, at: u64, error: &Error) -> Error {
+        let timed_out = error.to_string().contains("imed out");
+        let end = Instant::now() + NOTE_WAIT;
+        loop {
+            match self.notes() {
+                // The process that serves the store is gone, and nobody else can be asked.
+                Err(_) => {
+                    return Elsewhere { rank: Some(0), what: "process 0 is gone: it was ended, or its machine was".to_owned() }
+                        .into();
+                }
+                Ok(notes) => match notes.into_iter().next() {
+                    Some((_, Note::Interrupted)) => return Interrupted::default().into(),
+                    Some((rank, Note::Failed(why))) => {
+                        return Elsewhere { rank: Some(rank), what: format!("process {rank} failed: {why}") }.into();
+                    }
+                    None if timed_out || Instant::now() > end => break,
+                    None => thread::sleep(NOTE_PAUSE),
+                },
+            }
+        }
+        let behind = |rank: &usize| {
+            let reached = self.store.get(&exchange_key(*rank)).ok().flatten().and_then(|at| at.parse::<u64>().ok());
+            reached.unwrap_or(0) < at
+        };
+        let missing: Vec<usize> = (0..self.place.count).filter(|rank| *rank != self.place.rank).filter(behind).collect();
+        let names: Vec<String> = missing.iter().map(usize::to_string).collect();
+        let what = match (&missing[..], timed_out) {
+            ([], _) => format!("the connection of the processes broke: {}", sentence(error)),
+            (_, true) => format!(
+                "process {} did not come within {} s (--timeout): is it stopped or stuck?",
+                names.join(", "),
+                self.timeout.as_secs()
+            ),
+            (_, false) => format!("process {} is gone: it was ended, or its machine was", names.join(", ")),
+        };
+        Elsewhere { rank: missing.first().copied(), what }.into()
+    }
+
+    /// Returns the notes of the other processes.
+    fn notes(&self) -> Result<Vec<(usize, Note)>> {
+        let others = (0..self.place.count).filter(|rank| *rank != self.place.rank);
+        let mut notes = vec![];
+        for rank in others {
+            if let Some(note) = self.store.get(&note_key(rank))? {
+                notes.push((rank, serde_json::from_str(&note)?));
+            }
+        }
+        Ok(notes)
+    }
+}
+
+fn exchange_key(rank: usize) -> String {
+    format!("exchange/{rank}")
+}
+
+fn note_key(rank: usize) -> String {
+    format!("note/{rank}")
+}
+
+fn share(n: usize, batch: usize, rank: usize, count: usize) -> Range<usize> {
+    let batches = n.div_ceil(batch.max(1));
+    let (units, unit) = if batches >= count { (batches, batch) } else { (n, 1) };
+    let bound = |rank: usize| (rank * units / count * unit).min(n);
+    bound(rank)..bound(rank + 1)
+}
+
+/// Returns bytes as a tensor of `length`, filled up with zeros.
+fn padded(bytes: &[u8], length: i64) -> Tensor {
+    // Gloo refuses tensors without elements.
+    let tensor = Tensor::zeros([length.max(1)], (Kind::Uint8, Device::Cpu));
+    tensor.narrow(0, 0, bytes.len() as i64).copy_(&Tensor::from_slice(bytes));
+    tensor
+}
+
+fn decode_rows<T: DeserializeOwned>(all: &Tensor, lengths: &[i64]) -> Result<Vec<T>> {
+    let decode = |(rank, &length): (usize, &i64)| {
+        let bytes = Vec::<u8>::try_from(&all.get(rank as i64).narrow(0, 0, length))?;
+        postcard::from_bytes(&bytes).with_context(|| format!("what process {rank} sent cannot be read"))
+    };
+    lengths.iter().enumerate().map(decode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_whole_batches_where_there_are_enough() {
+        let shares = |n, batch, count| (0..count).map(|rank| share(n, batch, rank, count)).collect::<Vec<_>>();
+        assert_eq!(shares(128, 16, 2), [0..64, 64..128]);
+        assert_eq!(shares(100, 16, 3), [0..32, 32..64, 64..100]);
+        assert_eq!(shares(6, 16, 4), [0..1, 1..3, 3..4, 4..6]);
+        assert_eq!(shares(1, 16, 2), [0..0, 0..1]);
+        assert_eq!(shares(5, 2, 1), vec![0..5]);
+    }
+
+    /// Runs `work` in each of three processes, here threads with groups of their own.
+    fn three<R: Send>(timeout: Duration, work: impl Fn(Processes) -> R + Sync) -> Vec<R> {
+        let server = Store::serve(0, Duration::from_secs(20)).expect("a free port");
+        let port = server.port();
+        thread::scope(|scope| {
+            let threads = [0, 1, 2].map(|rank| {
+                let work = &work;
+                scope.spawn(move || {
+                    let place = Place::new(rank, 3, "127.0.0.1", port);
+                    work(Processes::connect(place, timeout, Children::default()).expect("all three come"))
+                })
+            });
+            threads.map(|thread| thread.join().expect("it does not panic")).into()
+        })
+    }
+
+    #[test]
+    fn values_of_any_length_are_exchanged() {
+        let all = three(Duration::from_secs(20), |processes| {
+            let rank = processes.rank();
+            let texts = processes.gather("x".repeat(rank * 1000)).expect("all are there");
+            let rows = processes.gather_to_first(vec![0.1f64; rank]).expect("all are there");
+            let made = processes.from_first(|| Ok(Some(("made by".to_owned(), rank)))).expect("all are there");
+            let mut sum = Tensor::from_slice(&[rank as f64, 1.0]);
+            processes.sum(&mut sum).expect("all are there");
+            processes.compare("the plugins", "same").expect("they are equal");
+            let columns = Tensor::full([2, rank as i64], rank as i64, (Kind::Int64, Device::Cpu));
+            let columns = processes.concatenate(&columns, 1).expect("all are there");
+            assert_eq!(columns.size(), [2, 3]);
+            assert_eq!(Vec::<i64>::try_from(&columns.flatten(0, -1)).expect("integers"), [1, 2, 2, 1, 2, 2]);
+            let other = processes.compare("the plugins", if rank == 2 { "other" } else { "same" });
+            let message = other.expect_err("one differs").to_string();
+            (texts.iter().map(String::len).collect::<Vec<_>>(), rows, made, Vec::<f64>::try_from(&sum).expect("f64"), message)
+        });
+        for (rank, (texts, rows, made, sum, message)) in all.into_iter().enumerate() {
+            assert_eq!(texts, [0, 1000, 2000]);
+            assert_eq!(rows, (rank == 0).then(|| vec![vec![], vec![0.1], vec![0.1, 0.1]]));
+            assert_eq!((made, sum), (Some(("made by".to_owned(), 0)), vec![3.0, 3.0]));
+            assert!(message.starts_with("the plugins of process 2 differ"), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_process_that_failed_is_named_with_its_reason() {
+        let all = three(Duration::from_secs(20), |processes| {
+            if processes.rank() == 2 {
+                let error = anyhow::anyhow!("the disk is full");
+                return (processes.leave(&error), error.to_string());
+            }
+            let error = processes.gather(1).expect_err("one is missing");
+            (processes.leave(&error), error.to_string())
+        });
+        let theirs = "process 2 failed: the disk is full".to_owned();
+        assert_eq!(all, [(false, theirs.clone()), (true, theirs), (true, "the disk is full".to_owned())]);
+    }
+
+    #[test]
+    fn a_stuck_process_is_named_and_an_interruption_stops_all() {
+        let all = three(Duration::from_millis(500), |processes| {
+            if processes.rank() == 1 {
+                thread::sleep(Duration::from_secs(3));
+                return String::new();
+            }
+            processes.gather(1).expect_err("one is missing").to_string()
+        });
+        assert_eq!(all[0], "process 1 did not come within 0 s (--timeout): is it stopped or stuck?");
+        let all = three(Duration::from_secs(20), |processes| {
+            if processes.rank() == 1 {
+                processes.leave(&Interrupted::default().into());
+                return true;
+            }
+            processes.gather(1).expect_err("one has left").is::<Interrupted>()
+        });
+        assert_eq!(all, [true; 3]);
+    }
+
+    #[test]
+    fn one_process_exchanges_with_itself() {
+        let one = Processes::default();
+        assert_eq!((one.rank(), one.count(), one.is_first(), one.share(5, 2)), (0, 1, true, 0..5));
+        assert_eq!(one.gather(3).expect("alone"), [3]);
+        assert_eq!(one.gather_to_first(3).expect("alone"), Some(vec![3]));
+        assert_eq!(one.from_first(|| Ok(4)).expect("alone"), 4);
+        assert_eq!(one.device("cuda"), "cuda");
+        assert!(!one.leave(&anyhow::anyhow!("it fails")));
+    }
+}

@@ -1,0 +1,248 @@
+//! Processes that work together, by PyTorch's c10d: a [`Store`] of keys and values over TCP, in which they find each other, and
+//! the collective operations of [`Gloo`] on CPU tensors. Every process of a group calls the same operations in the same order.
+
+use std::ffi::CString;
+use std::ptr::null_mut;
+use std::time::Duration;
+
+use tch::{Device, Tensor};
+
+use crate::error::{Error, Result};
+use crate::ffi::{self, CGloo, CStore};
+
+/// A key-value store over TCP: one process serves it, the others are its clients.
+#[derive(Debug)]
+pub struct Store(*mut CStore);
+
+// SAFETY: c10d's stores take a lock around each request.
+unsafe impl Send for Store {}
+// SAFETY: as above.
+unsafe impl Sync for Store {}
+
+impl Store {
+    /// Serves a store on a port; 0 takes a free one.
+    ///
+    /// # Errors
+    /// If the port is taken.
+    pub fn serve(port: u16, timeout: Duration) -> Result<Self> {
+        Self::new("127.0.0.1", port, true, "", timeout)
+    }
+
+    /// Connects to the store of a host; its keys get a prefix, unless that is empty. `serves` is whether this process serves it.
+    ///
+    /// # Errors
+    /// If nobody serves the store within the timeout.
+    pub fn connect(host: &str, port: u16, serves: bool, prefix: &str, timeout: Duration) -> Result<Self> {
+        Self::new(host, port, serves, prefix, timeout)
+    }
+
+    fn new(host: &str, port: u16, serves: bool, prefix: &str, timeout: Duration) -> Result<Self> {
+        let (host, prefix, mut out) = (c_string(host)?, c_string(prefix)?, null_mut());
+        // SAFETY: the strings live during the call, and on success `out` is a store that we own.
+        unsafe {
+            ffi::check(ffi::ext_store_new(
+                host.as_ptr(),
+                port,
+                serves,
+                prefix.as_ptr(),
+                milliseconds(timeout),
+                &mut out,
+            ))?;
+        }
+        Ok(Self(out))
+    }
+
+    /// Returns the port of the store.
+    pub fn port(&self) -> u16 {
+        // SAFETY: the store is alive as long as `self`.
+        unsafe { ffi::ext_store_port(self.0) }
+    }
+
+    /// Sets the value of a key.
+    ///
+    /// # Errors
+    /// If the process that serves the store is gone.
+    pub fn set(&self, key: &str, value: &str) -> Result<()> {
+        let key = c_string(key)?;
+        // SAFETY: key and value live during the call.
+        unsafe { ffi::check(ffi::ext_store_set(self.0, key.as_ptr(), value.as_ptr(), value.len())) }
+    }
+
+    /// Returns the value of a key, or none if it is not set yet.
+    ///
+    /// # Errors
+    /// If the process that serves the store is gone.
+    pub fn get(&self, key: &str) -> Result<Option<String>> {
+        let key = c_string(key)?;
+        // SAFETY: the key lives during the call.
+        ffi::string(|out| unsafe { ffi::ext_store_get(self.0, key.as_ptr(), out) })
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // SAFETY: `new` made the store, and nobody else frees it.
+        unsafe { ffi::ext_store_free(self.0) }
+    }
+}
+
+/// A group of processes whose operations Gloo carries out.
+#[derive(Debug)]
+pub struct Gloo {
+    group: *mut CGloo,
+    size: usize,
+}
+
+// SAFETY: the operations take `&mut self`, and c10d's groups are bound to no thread.
+unsafe impl Send for Gloo {}
+
+impl Gloo {
+    /// Connects `size` processes through a store that `host` serves; each of them calls this with its own rank. An operation
+    /// fails if another process is not there within the timeout.
+    ///
+    /// # Errors
+    /// If a process does not come.
+    pub fn connect(store: &Store, host: &str, rank: usize, size: usize, timeout: Duration) -> Result<Self> {
+        let (host, mut group) = (c_string(host)?, null_mut());
+        let count = |n: usize| i32::try_from(n).map_err(|_| Error::new(format!("{n} processes are too many")));
+        let (rank, n) = (count(rank)?, count(size)?);
+        // SAFETY: store and host live during the call, and on success `group` is ours.
+        unsafe {
+            ffi::check(ffi::ext_gloo_new(store.0, host.as_ptr(), rank, n, milliseconds(timeout), &mut group))?;
+        }
+        Ok(Self { group, size })
+    }
+
+    /// Replaces a contiguous CPU tensor by its sum over the processes.
+    ///
+    /// # Errors
+    /// If another process is gone, or is not there within the timeout.
+    pub fn sum(&mut self, tensor: &mut Tensor) -> Result<()> {
+        on_cpu(tensor)?;
+        // SAFETY: the tensor lives during the call, which waits for the operation.
+        unsafe { ffi::check(ffi::ext_gloo_sum(self.group, tensor.as_mut_ptr())) }
+    }
+
+    /// Returns the tensors of all processes, [processes, ...]; they have one shape.
+    ///
+    /// # Errors
+    /// As [`Gloo::sum`].
+    pub fn gather(&mut self, tensor: &Tensor) -> Result<Tensor> {
+        on_cpu(tensor)?;
+        // SAFETY: the tensor lives during the call.
+        ffi::tensor(|out| unsafe { ffi::ext_gloo_gather(self.group, tensor.as_ptr(), out) })
+    }
+
+    /// As [`Gloo::gather`], in the first process alone; the others get none.
+    ///
+    /// # Errors
+    /// As [`Gloo::sum`].
+    pub fn gather_to_first(&mut self, tensor: &Tensor) -> Result<Option<Tensor>> {
+        on_cpu(tensor)?;
+        let mut out = null_mut();
+        // SAFETY: the tensor lives during the call; `out` is null or a tensor that we now own.
+        unsafe {
+            ffi::check(ffi::ext_gloo_gather_to_first(self.group, tensor.as_ptr(), &mut out))?;
+            Ok((!out.is_null()).then(|| Tensor::from_ptr(out)))
+        }
+    }
+
+    /// Replaces a contiguous CPU tensor by that of the first process, which has the same shape.
+    ///
+    /// # Errors
+    /// As [`Gloo::sum`].
+    pub fn broadcast(&mut self, tensor: &mut Tensor) -> Result<()> {
+        on_cpu(tensor)?;
+        // SAFETY: as in `sum`.
+        unsafe { ffi::check(ffi::ext_gloo_broadcast(self.group, tensor.as_mut_ptr())) }
+    }
+
+    /// Returns the number of processes.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+}
+
+impl Drop for Gloo {
+    fn drop(&mut self) {
+        // SAFETY: `connect` made the group, and nobody else frees it.
+        unsafe { ffi::ext_gloo_free(self.group) }
+    }
+}
+
+fn on_cpu(tensor: &Tensor) -> Result<()> {
+    match tensor.device() == Device::Cpu && tensor.is_contiguous() {
+        true => Ok(()),
+        false => Err(Error::new("Gloo works on contiguous CPU tensors")),
+    }
+}
+
+fn c_string(text: &str) -> Result<CString> {
+    CString::new(text).map_err(|_| Error::new(format!("{text:?} contains a NUL")))
+}
+
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(20);
+
+    /// Runs `work` as each of three processes, here threads with a store and a group of their own.
+    fn three<R: Send>(timeout: Duration, work: impl Fn(usize, &Store, Gloo) -> R + Sync) -> Vec<R> {
+        let server = Store::serve(0, TIMEOUT).expect("a free port");
+        let port = server.port();
+        thread::scope(|scope| {
+            let process = |rank| {
+                let work = &work;
+                scope.spawn(move || {
+                    let store = Store::connect("127.0.0.1", port, false, "start-0", TIMEOUT).expect("the server is there");
+                    let gloo = Gloo::connect(&store, "127.0.0.1", rank, 3, timeout).expect("all three come");
+                    work(rank, &store, gloo)
+                })
+            };
+            let processes = [0, 1, 2].map(process);
+            processes.map(|process| process.join().expect("it does not panic")).into()
+        })
+    }
+
+    #[test]
+    fn three_processes_sum_gather_and_broadcast() {
+        let all = three(TIMEOUT, |rank, store, mut gloo| {
+            let mut sum = Tensor::from_slice(&[rank as f64, 0.5]);
+            gloo.sum(&mut sum).expect("all are there");
+            let gathered = gloo.gather(&Tensor::from_slice(&[rank as i64, -1])).expect("all are there");
+            let to_first = gloo.gather_to_first(&Tensor::from(rank as i64)).expect("all are there");
+            let mut from_first = Tensor::from_slice(&[7 + rank as i64]);
+            gloo.broadcast(&mut from_first).expect("all are there");
+            store.set(&format!("at/{rank}"), "done").expect("the server is there");
+            let numbers = |tensor: &Tensor| Vec::<i64>::try_from(&tensor.flatten(0, -1)).expect("integers");
+            let sum = Vec::<f64>::try_from(&sum).expect("numbers");
+            (sum, numbers(&gathered), to_first.map(|t| numbers(&t)), numbers(&from_first), store.get("none").expect("no error"))
+        });
+        for (rank, (sum, gathered, to_first, from_first, none)) in all.into_iter().enumerate() {
+            assert_eq!((sum, gathered), (vec![3.0, 1.5], vec![0, -1, 1, -1, 2, -1]));
+            assert_eq!(to_first, (rank == 0).then(|| vec![0, 1, 2]));
+            assert_eq!((from_first, none), (vec![7], None));
+        }
+    }
+
+    #[test]
+    fn a_process_that_does_not_come_is_an_error() {
+        let all = three(Duration::from_millis(300), |rank, _, mut gloo| {
+            if rank == 1 {
+                thread::sleep(Duration::from_secs(2));
+                return None;
+            }
+            Some(gloo.sum(&mut Tensor::from(1.0)).expect_err("one is missing").to_string())
+        });
+        assert_eq!(all.iter().flatten().count(), 2, "{all:?}");
+        let store = Store::connect("127.0.0.1", 1, false, "", Duration::from_millis(200));
+        assert!(store.is_err());
+    }
+}
