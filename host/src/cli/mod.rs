@@ -115,6 +115,7 @@ impl Command {
     /// Returns the flags of a command that several processes can work on.
     pub fn processes(&self) -> Option<&ProcessArgs> {
         match self {
+            Self::Eval(args) => Some(&args.processes),
             Self::Train(args) => Some(&args.processes),
             _ => None,
         }

@@ -158,7 +158,7 @@ impl RescoreArgs {
         let mut bar = context.progress.bar("scoring", n as u64, "images");
         for epoch in &mut sets {
             let columns = [column.clone()];
-            let measured = measure(&epoch.set, &columns, &mut evaluator, &context.interrupt, &mut bar)?;
+            let measured = measure(&epoch.set, &columns, &mut evaluator, context, &mut bar)?;
             epoch.after = measured.means(&column);
         }
         bar.finish();

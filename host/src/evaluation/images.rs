@@ -164,9 +164,11 @@ impl<'a> Generation<'a> {
         let n_prompts = self.model.settings.prompts.len() - 1;
         ensure!(n_prompts > 0, "there is no prompt to evaluate: name media and subjects, or prompts.file");
         let prompts: Vec<usize> = (0..n).map(|i| 1 + i % n_prompts).collect();
-        if files.iter().any(|file| !file.is_file()) {
+        // One answer for all processes, some of which may be ahead.
+        if context.processes.from_first(|| Ok(files.iter().any(|file| !file.is_file())))? {
             fs_err::create_dir_all(&folder)?;
             self.generate(lora, (steps, eta), &files, &prompts, context)?;
+            context.processes.wait()?;
         }
         let prompts = prompts.iter().map(|&prompt| self.model.settings.prompts[prompt].clone()).collect();
         Ok(ImageSet { files, prompts, values: folder.join("values") })
@@ -200,9 +202,9 @@ impl<'a> Generation<'a> {
         let mut bar = context.progress.bar(label, (files.len() * steps) as u64, "steps");
         // The same images share a call whatever is there already, so that each has the same bits.
         let per_call = generator.images_per_call();
-        for first in (0..files.len()).step_by(per_call) {
+        for (call, first) in (0..files.len()).step_by(per_call).enumerate() {
             let range = first..(first + per_call).min(files.len());
-            if files[range.clone()].iter().all(|file| file.is_file()) {
+            if !context.processes.is_own(call) || files[range.clone()].iter().all(|file| file.is_file()) {
                 bar.skip((range.len() * steps) as u64);
                 continue;
             }
@@ -248,7 +250,9 @@ impl<'a> Generation<'a> {
         let mut parts = vec![digest];
         parts.extend(lora.then(|| format!("{lora_meaning} {}", settings.lora_scale)));
         let Settings { guidance, width, height, dtype, device, .. } = settings;
-        parts.push(format!("{steps} {eta} {guidance} {width} {height} {dtype:?} {device:?} {seed}"));
+        // Each process has a GPU of its own.
+        let device = if device.is_cuda() { "Cuda" } else { "Cpu" };
+        parts.push(format!("{steps} {eta} {guidance} {width} {height} {dtype:?} {device} {seed}"));
         parts.extend(settings.prompts.iter().cloned());
         let mut hash = Sha256::new();
         for part in &parts {

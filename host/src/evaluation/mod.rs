@@ -22,7 +22,6 @@ use crate::context::Context;
 use crate::interrupt::keeping;
 use crate::metrics::catalog::{self, Available, Images, Name, Pairs, SIMILARITY_STEPS, plan};
 use crate::metrics::{Column, Evaluator, Measured};
-use crate::progress::Bar;
 use crate::run::evaluation::{Evaluation, Protocol};
 
 /// What is evaluated.
@@ -58,7 +57,7 @@ pub struct Request {
     pub reference: Option<PathBuf>,
 }
 
-/// Measures the metrics of a request.
+/// Measures the metrics of a request. The first process returns them, the others nothing: they share the work on the images.
 ///
 /// # Errors
 /// [`Interrupted`](crate::interrupt::Interrupted) if the user asked to stop; what was computed is kept.
@@ -67,7 +66,7 @@ pub fn evaluate(
     evaluator: &mut Evaluator,
     available: &Available,
     context: &Context,
-) -> Result<Evaluation> {
+) -> Result<Option<Evaluation>> {
     let evaluation = evaluate_all(request, evaluator, available, context);
     evaluation.map_err(|error| {
         let work = request.work.display();
@@ -80,7 +79,7 @@ fn evaluate_all(
     evaluator: &mut Evaluator,
     available: &Available,
     context: &Context,
-) -> Result<Evaluation> {
+) -> Result<Option<Evaluation>> {
     let planned = plan(&request.metrics, evaluator, available);
     let columns: BTreeSet<Column> = planned.iter().filter_map(|planned| planned.column().cloned()).collect();
     let mut of_pairs: Vec<(usize, Column)> = planned
@@ -133,6 +132,9 @@ fn evaluate_all(
             (main, baseline, pairs)
         }
     };
+    if !context.processes.is_first() {
+        return Ok(None);
+    }
     let (prompts, of) = &main;
     let images = Images {
         prompts,
@@ -143,7 +145,7 @@ fn evaluate_all(
     };
     let metrics = catalog::values(&planned, images, &context.interrupt)?;
     let n_pairs = pairs.as_ref().map(|(prompts, ..)| prompts.len());
-    Ok(Evaluation { protocol: protocol(request, prompts, n_pairs), metrics })
+    Ok(Some(Evaluation { protocol: protocol(request, prompts, n_pairs), metrics }))
 }
 
 /// Returns a name for the numbers of a folder's images: a digest of its place.
@@ -161,8 +163,8 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn measured(&mut self, set: &ImageSet, columns: &[Column], label: &str) -> Result<Measured> {
-        let mut bar: Bar = self.context.progress.bar(label, set.len() as u64, "images");
-        let measured = measure(set, columns, self.evaluator, &self.context.interrupt, &mut bar)?;
+        let mut bar = self.context.progress.bar(label, set.len() as u64, "images");
+        let measured = measure(set, columns, self.evaluator, self.context, &mut bar)?;
         bar.finish();
         Ok(measured)
     }

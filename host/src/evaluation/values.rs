@@ -1,6 +1,8 @@
 //! The numbers of a set of images, in files by parts of the set: `0000-0016.safetensors` has those of the first 16, one tensor per
 //! column, named by what computed it. A part is written as soon as it is complete.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,9 +14,9 @@ use sha2::{Digest as _, Sha256};
 use tch::{Kind, Tensor};
 
 use super::images::ImageSet;
+use crate::context::Context;
 use crate::data::images::{ImageLoader, expect_file};
 use crate::fs::write_atomic;
-use crate::interrupt::Interrupt;
 use crate::metrics::{Column, Evaluator, Measured};
 use crate::plugin::{Batch, Sample};
 use crate::progress::Bar;
@@ -24,7 +26,8 @@ const PART: usize = 16;
 /// The metadata with the digest of a part's images and prompts.
 const IMAGES: &str = "images";
 
-/// Returns columns of a set: those that are not in its files are measured and added to them.
+/// Returns columns of a set: those that are not in its files are measured and added to them, each part by one of the processes.
+/// The first process returns all, the others nothing.
 ///
 /// # Errors
 /// [`Interrupted`](crate::interrupt::Interrupted) if the user asked to stop.
@@ -32,18 +35,24 @@ pub fn measure(
     set: &ImageSet,
     columns: &[Column],
     evaluator: &mut Evaluator,
-    interrupt: &Interrupt,
+    Context { processes, interrupt, .. }: &Context,
     bar: &mut Bar,
 ) -> Result<Measured> {
     let identities = columns.iter().map(|column| evaluator.identity(column)).collect::<Result<Vec<String>>>()?;
     let loader = ImageLoader::default();
-    let mut parts = vec![];
     fs_err::create_dir_all(&set.values)?;
-    for first in (0..set.len()).step_by(PART) {
+    let ranges: Vec<Range<usize>> =
+        (0..set.len()).step_by(PART).map(|first| first..(first + PART).min(set.len())).collect();
+    let path_of = |range: &Range<usize>| set.values.join(format!("{:04}-{:04}.safetensors", range.start, range.end));
+    let mut measured_parts = BTreeMap::new();
+    for (part, range) in ranges.iter().enumerate() {
         interrupt.check("")?;
-        let range = first..(first + PART).min(set.len());
+        if !processes.is_own(part) {
+            bar.skip(range.len() as u64);
+            continue;
+        }
         let (files, prompts) = (&set.files[range.clone()], &set.prompts[range.clone()]);
-        let path = set.values.join(format!("{first:04}-{:04}.safetensors", range.end));
+        let path = path_of(range);
         let digest = digest(files, prompts)?;
         let mut stored = read(&path, &digest, range.len());
         let is_missing = |i: &usize| !stored.contains_key(&identities[*i]);
@@ -65,9 +74,28 @@ pub fn measure(
             write_atomic(&path, &encode_safetensors(&path, &stored, &[(IMAGES, &digest)])?)?;
             bar.inc(range.len() as u64);
         }
+        measured_parts.insert(range.start, stored);
+    }
+    processes.wait()?;
+    if !processes.is_first() {
+        return Ok(Measured::default());
+    }
+    let mut parts = vec![];
+    for range in &ranges {
+        let stored = match measured_parts.remove(&range.start) {
+            Some(stored) => stored,
+            None => {
+                let digest = digest(&set.files[range.clone()], &set.prompts[range.clone()])?;
+                read(&path_of(range), &digest, range.len())
+            }
+        };
         let mut part = Measured::default();
         for (column, identity) in columns.iter().zip(&identities) {
-            part.insert(column.clone(), array(&stored[identity])?);
+            let tensor = stored.get(identity).with_context(|| {
+                let path = path_of(range);
+                format!("{} lacks numbers that another process should have written: does it see this folder?", path.display())
+            })?;
+            part.insert(column.clone(), array(tensor)?);
         }
         parts.push(part);
     }

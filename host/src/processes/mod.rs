@@ -104,6 +104,11 @@ impl Processes {
         share(n, batch, self.rank(), self.count())
     }
 
+    /// Whether this process works on the item of a number, of those that the processes take in turn.
+    pub fn is_own(&self, item: usize) -> bool {
+        item % self.count() == self.rank()
+    }
+
     /// Returns the values of all processes by rank.
     ///
     /// # Errors
@@ -170,6 +175,28 @@ impl Processes {
             Ok(Tensor::cat(&lengths.iter().enumerate().map(of).collect::<Vec<_>>(), 0))
         })?;
         Ok(all.transpose(0, dim).contiguous().to_device(device))
+    }
+
+    /// Runs `action` in the first process and then in the others, so that what it downloads or caches is there for them.
+    ///
+    /// # Errors
+    /// Those of `action`, and those of [`Processes::gather`].
+    pub fn first_before_others<R>(&self, action: impl FnOnce() -> Result<R>) -> Result<R> {
+        if !self.is_first() {
+            self.wait()?;
+            return action();
+        }
+        let result = action()?;
+        self.wait()?;
+        Ok(result)
+    }
+
+    /// Waits for all processes.
+    ///
+    /// # Errors
+    /// As [`Processes::gather`].
+    pub fn wait(&self) -> Result<()> {
+        self.gather(()).map(drop)
     }
 
     /// Replaces a tensor by its sum over the processes, the same bits in all of them.

@@ -107,7 +107,6 @@ impl Ddpo<'_> {
     ) -> Result<UpdateStatistics> {
         let mut totals = Totals::default();
         let mut gradients = GradientSum::new(optimizer.parameters().iter().map(|(_, parameter)| parameter));
-        let (rank, n_processes) = (self.processes.rank(), self.processes.count());
         let has_advantage = |&i: &usize| advantages[i].is_some();
         // What is shuffled: a group of samples shares its timesteps.
         let groups: Vec<Range<usize>> = match self.config.shuffle {
@@ -127,7 +126,7 @@ impl Ddpo<'_> {
                 let n_samples = groups.iter().cloned().flatten().filter(has_advantage).count();
                 let weight = 1.0 / (n_samples * self.n_timesteps) as f64;
                 let calls = self.calls(&groups, &mut generator)?;
-                for (i, rows) in calls.iter().enumerate().filter(|(i, _)| i % n_processes == rank) {
+                for (i, rows) in calls.iter().enumerate().filter(|(i, _)| self.processes.is_own(*i)) {
                     hooks.interrupt.check("")?;
                     let of_call = self.accumulate(trajectories, advantages, rows, weight)?;
                     gradients.add()?;

@@ -15,6 +15,7 @@ use self::subject::{Evaluated, Kind};
 use self::weights::{WeightsArgs, add_weights};
 use super::completions::{models, plugins};
 use super::numbers::within;
+use super::processes::ProcessArgs;
 use crate::config::{PluginLimits, RewardPlugin};
 use crate::context::Context;
 use crate::encoders::Encoders;
@@ -37,7 +38,7 @@ const BATCH: usize = 16;
   host eval runs/demo --plugin simple --plugin clip_softmax
   host eval runs/demo/best --count 200 --reference paintings/
   host eval pytorch_lora_weights.safetensors --model stable-diffusion-2-base --device cuda --fetch
-  host eval --model tiny-art --plugin kmeans_image --out evaluations/tiny-art
+  host eval --model tiny-art --plugin kmeans_image --out evaluations/tiny-art --nproc 2
   host eval images/ --metrics vendi,near-duplicates
   host eval --embeddings clip-l.safetensors --metrics ava,vendi
 
@@ -111,6 +112,8 @@ pub struct EvalArgs {
     /// The folder for eval.json and the images
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) processes: ProcessArgs,
     /// Print eval.json
     #[arg(long)]
     json: bool,
@@ -119,8 +122,10 @@ pub struct EvalArgs {
 impl EvalArgs {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
-        let device = torch_ext::cuda::device(&self.device)?;
+        let device = context.device(&self.device)?;
+        let processes = &context.processes;
         if let Some(embeddings) = &self.embeddings {
+            ensure!(processes.count() == 1, "--embeddings is quick work for one process: leave --nproc out");
             let evaluation = weights::of_embeddings(embeddings, &self.names(), &self.weights, device, context)?;
             match self.json {
                 true => println!("{}", to_json(&evaluation)),
@@ -128,11 +133,12 @@ impl EvalArgs {
             }
             return Ok(());
         }
-        let evaluated = self.evaluated(device, context)?;
+        let evaluated = processes.first_before_others(|| self.evaluated(device, context))?;
         if matches!(evaluated.kind, Kind::Given(_)) {
             self.refuse_of_models()?;
         }
-        let (mut evaluator, mut available) = self.evaluator(&evaluated, device, context)?;
+        let (mut evaluator, mut available) =
+            processes.first_before_others(|| self.evaluator(&evaluated, device, context))?;
         let (subject, work) = match evaluated.kind {
             Kind::Given(set) => {
                 available.prompts = set.has_prompts();
@@ -147,7 +153,13 @@ impl EvalArgs {
         };
         available.reference = self.reference.is_some();
         ensure!(!work.is_symlink(), "{} is a link: name another folder with --out", work.display());
-        fs_err::create_dir_all(&work)?;
+        processes.first_before_others(|| {
+            if processes.is_first() {
+                fs_err::create_dir_all(&work)?;
+            }
+            ensure!(work.is_dir(), "process {} does not see {}: name a folder that all see with --out", processes.rank(), work.display());
+            Ok(())
+        })?;
         let request = Request {
             subject,
             work,
@@ -157,7 +169,7 @@ impl EvalArgs {
             baseline: !self.no_baseline,
             reference: self.reference.clone(),
         };
-        let evaluation = evaluate(&request, &mut evaluator, &available, context)?;
+        let Some(evaluation) = evaluate(&request, &mut evaluator, &available, context)? else { return Ok(()) };
         for sentence in evaluator.encoders().unfamiliar() {
             tracing::warn!("{sentence}");
         }

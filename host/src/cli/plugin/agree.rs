@@ -226,7 +226,7 @@ fn rewarded(set: &ImageSet, evaluator: &mut Evaluator, context: &Context) -> Res
         evaluator.plugins().map(|plugin| (plugin.name.to_owned(), plugin.styles.len())).collect();
     let columns: Vec<Column> = names.iter().map(|(name, _)| Column::Plugin(name.clone())).collect();
     let mut bar = context.progress.bar("scoring", set.len() as u64, "images");
-    let measured = measure(set, &columns, evaluator, &context.interrupt, &mut bar)?;
+    let measured = measure(set, &columns, evaluator, context, &mut bar)?;
     bar.finish();
     let of = |((name, styles), column): ((String, usize), &Column)| {
         let entropies = || measured.rows(column).rows().into_iter().map(|row| entropy(&row.to_vec())).collect();

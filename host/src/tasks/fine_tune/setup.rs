@@ -29,10 +29,11 @@ impl FineTune {
         check_shares(&config, processes.count())?;
         let device = context.device(&config.run.device)?;
         let prompts = PromptSet::new(&config.prompts)?;
-        let mut evaluator = Evaluator::of_run(&config, device, &start.pins(processes)?, context)?;
+        let pins = start.pins(processes)?;
+        let mut evaluator = processes.first_before_others(|| Evaluator::of_run(&config, device, &pins, context))?;
         let lock = PluginsLock { prompts: Some(prompts.digest()), ..evaluator.lock()? };
         let claim = start.claim(lock, processes)?;
-        let folder = model_folder(&config.model.path, context)?;
+        let folder = processes.first_before_others(|| model_folder(&config.model.path, context))?;
         Plan::new(&config, &folder)?.check_fits(device)?;
         let pipeline = load_pipeline(&folder, device, config.model.dtype.kind(), config.model.memory_format)?;
         let (width, height) = (i64::from(config.sample.width), i64::from(config.sample.height));
