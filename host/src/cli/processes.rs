@@ -36,7 +36,10 @@ impl ProcessArgs {
             (None, None) => Ok(Processes::default()),
             (None, Some(count)) => Processes::start(count, context.program.as_deref(), timeout),
             (Some(place), starts) => {
-                ensure!(starts.is_none(), "a launcher has started the processes (WORLD_SIZE is set): leave --nproc out");
+                ensure!(
+                    starts.is_none(),
+                    "a launcher has started the processes (WORLD_SIZE is set): leave --nproc out"
+                );
                 Processes::join(place, timeout)
             }
         }

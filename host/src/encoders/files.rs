@@ -285,7 +285,7 @@ mod tests {
     use crate::encoders::{Encoder, EncoderError, EncoderInfo};
     use crate::interrupt::Interrupt;
     use crate::processes::Processes;
-use crate::progress::Progress;
+    use crate::progress::Progress;
 
     /// An encoder that returns the first pixel, counts images, and interrupts after some.
     struct Pixels {
@@ -320,7 +320,14 @@ use crate::progress::Progress;
         let mut encoders = Encoders::new();
         let stop = stop.map(|n| (n, interrupt.clone()));
         encoders.add("pixels", Box::new(Pixels { n_images: Rc::clone(&n_images), stop }));
-        let context = Context { threads: 1, offline: true, progress: Progress::new(true), interrupt, program: None, processes: Processes::default() };
+        let context = Context {
+            threads: 1,
+            offline: true,
+            progress: Progress::new(true),
+            interrupt,
+            program: None,
+            processes: Processes::default(),
+        };
         let mut skipped = vec![];
         let mut skip = |error: ImageError| {
             skipped.push(error.to_string());

@@ -93,7 +93,10 @@ pub fn measure(
         for (column, identity) in columns.iter().zip(&identities) {
             let tensor = stored.get(identity).with_context(|| {
                 let path = path_of(range);
-                format!("{} lacks numbers that another process should have written: does it see this folder?", path.display())
+                format!(
+                    "{} lacks numbers that another process should have written: does it see this folder?",
+                    path.display()
+                )
             })?;
             part.insert(column.clone(), array(tensor)?);
         }

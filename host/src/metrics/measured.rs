@@ -111,8 +111,10 @@ impl Measured {
             }
             anyhow::Ok(part)
         };
-        let parts: Vec<Self> = gathered.into_iter().filter(|columns| !columns.is_empty()).map(part).collect::<Result<_>>()?;
-        let whole: Vec<Column> = known.iter().filter(|column| parts.iter().all(|part| part.has(column))).cloned().collect();
+        let parts: Vec<Self> =
+            gathered.into_iter().filter(|columns| !columns.is_empty()).map(part).collect::<Result<_>>()?;
+        let whole: Vec<Column> =
+            known.iter().filter(|column| parts.iter().all(|part| part.has(column))).cloned().collect();
         Self::concatenated(&parts, &whole)
     }
 }

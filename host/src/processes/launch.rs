@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use torch_ext::distributed::{Gloo, Store};
 
-use super::{Group, Processes};
+use super::{Group, Processes, give_signs_of_life};
 
 /// The flag by which a command starts its processes itself.
 pub(super) const NPROC: &str = "--nproc";
@@ -156,7 +156,7 @@ impl Processes {
         let connected = (|| {
             let store = Store::connect(&place.host, place.port, place.serves, &place.prefix, timeout)?;
             let gloo = Gloo::connect(&store, &place.host, place.rank, place.count, timeout)?;
-            anyhow::Ok((store, gloo))
+            anyhow::Ok((Arc::new(store), gloo))
         })();
         let (store, gloo) = match connected {
             Ok(connected) => connected,
@@ -169,7 +169,9 @@ impl Processes {
             }
         };
         let children = Mutex::new(children);
-        let group = Group { place, gloo: Mutex::new(gloo), store, timeout, exchanges: AtomicU64::new(0), children };
+        let _life = give_signs_of_life(place.rank, &store);
+        let exchanges = AtomicU64::new(0);
+        let group = Group { place, gloo: Mutex::new(gloo), store, timeout, _life, exchanges, children };
         Ok(Self(Some(Arc::new(group))))
     }
 }
@@ -268,7 +270,10 @@ mod tests {
         let place = of(&torchrun).expect("complete").expect("two processes");
         assert_eq!((place.serves, place.prefix.as_str(), place.local_rank), (false, "/worker/attempt_3", 1));
         assert_eq!(threads_of_each(8, Some(&place), None), 4);
-        assert_eq!((threads_of_each(8, None, Some(3)), threads_of_each(2, None, Some(3)), threads_of_each(8, None, None)), (2, 1, 8));
+        assert_eq!(
+            (threads_of_each(8, None, Some(3)), threads_of_each(2, None, Some(3)), threads_of_each(8, None, None)),
+            (2, 1, 8)
+        );
         assert_eq!(of(&two[..3]), Err("WORLD_SIZE is 2, but MASTER_PORT is not set".to_owned()));
         let message = of(&[("WORLD_SIZE", "two")]).expect_err("no number");
         assert_eq!(message, "WORLD_SIZE=two is not a number of the right size: a launcher sets it");

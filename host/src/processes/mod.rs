@@ -14,6 +14,7 @@ mod launch;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,9 +31,12 @@ use crate::interrupt::Interrupted;
 use crate::text::sentence;
 
 /// How long a process whose connection broke is given to leave its note.
-const NOTE_WAIT: Duration = Duration::from_secs(2);
+const NOTE_WAIT: Duration = Duration::from_secs(1);
 /// The pause between two looks for notes.
 const NOTE_PAUSE: Duration = Duration::from_millis(50);
+/// The time between two signs of life of a process, and that after which one that gave none is gone.
+const LIFE_PERIOD: Duration = Duration::from_millis(500);
+const LIFE_WAIT: Duration = Duration::from_secs(3);
 
 /// The processes that work together, as one of them sees it; cheap to clone. By default there is one.
 #[derive(Clone, Debug, Default)]
@@ -42,8 +46,10 @@ pub struct Processes(Option<Arc<Group>>);
 struct Group {
     place: Place,
     gloo: Mutex<Gloo>,
-    store: Store,
+    store: Arc<Store>,
     timeout: Duration,
+    /// Ends the thread that gives signs of life, when it is dropped.
+    _life: Sender<()>,
     /// Number of exchanges that this process has begun.
     exchanges: AtomicU64,
     /// The processes that this one started.
@@ -219,7 +225,8 @@ impl Processes {
     /// If it is not, with the ranks that differ; as [`Processes::gather`].
     pub fn compare(&self, what: &str, digest: &str) -> Result<()> {
         let digests = self.gather(digest.to_owned())?;
-        let differ: Vec<String> = (1..digests.len()).filter(|&i| digests[i] != digests[0]).map(|i| i.to_string()).collect();
+        let differ: Vec<String> =
+            (1..digests.len()).filter(|&i| digests[i] != digests[0]).map(|i| i.to_string()).collect();
         ensure!(
             differ.is_empty(),
             "{what} of process {} differ from those of process 0: start all processes with the same files",
@@ -275,8 +282,11 @@ impl Group {
             match self.notes() {
                 // The process that serves the store is gone, and nobody else can be asked.
                 Err(_) => {
-                    return Elsewhere { rank: Some(0), what: "process 0 is gone: it was ended, or its machine was".to_owned() }
-                        .into();
+                    return Elsewhere {
+                        rank: Some(0),
+                        what: "process 0 is gone: it was ended, or its machine was".to_owned(),
+                    }
+                    .into();
                 }
                 Ok(notes) => match notes.into_iter().next() {
                     Some((_, Note::Interrupted)) => return Interrupted::default().into(),
@@ -288,22 +298,37 @@ impl Group {
                 },
             }
         }
-        let behind = |rank: &usize| {
-            let reached = self.store.get(&exchange_key(*rank)).ok().flatten().and_then(|at| at.parse::<u64>().ok());
-            reached.unwrap_or(0) < at
+        let number =
+            |key: String| self.store.get(&key).ok().flatten().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        let others: Vec<usize> = (0..self.place.count).filter(|rank| *rank != self.place.rank).collect();
+        let lives = || others.iter().map(|rank| number(life_key(*rank))).collect::<Vec<_>>();
+        let before = lives();
+        thread::sleep(LIFE_WAIT);
+        let silent: Vec<usize> = others
+            .iter()
+            .zip(before.iter().zip(lives()))
+            .filter(|(_, (a, b))| *a == b)
+            .map(|(rank, _)| *rank)
+            .collect();
+        let behind: Vec<usize> = others.iter().copied().filter(|rank| number(exchange_key(*rank)) < at).collect();
+        let named = |ranks: &[usize]| ranks.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        let late = |ranks: &[usize]| {
+            format!("process {} did not come within {} s (--timeout)", named(ranks), self.timeout.as_secs())
         };
-        let missing: Vec<usize> = (0..self.place.count).filter(|rank| *rank != self.place.rank).filter(behind).collect();
-        let names: Vec<String> = missing.iter().map(usize::to_string).collect();
-        let what = match (&missing[..], timed_out) {
-            ([], _) => format!("the connection of the processes broke: {}", sentence(error)),
-            (_, true) => format!(
-                "process {} did not come within {} s (--timeout): is it stopped or stuck?",
-                names.join(", "),
-                self.timeout.as_secs()
+        let (rank, what) = match (silent.first(), timed_out, behind.first()) {
+            (Some(rank), false, _) => {
+                (Some(rank), format!("process {} is gone: it was ended, or its machine was", named(&silent)))
+            }
+            (Some(rank), true, _) => (
+                Some(rank),
+                format!("{} and gives no sign of life: it is stopped, or its machine is gone", late(&silent)),
             ),
-            (_, false) => format!("process {} is gone: it was ended, or its machine was", names.join(", ")),
+            (None, true, Some(rank)) => {
+                (Some(rank), format!("{}, although it lives: it is slow, or stuck", late(&behind)))
+            }
+            (None, ..) => (None, format!("the connection of the processes broke: {}", sentence(error))),
         };
-        Elsewhere { rank: missing.first().copied(), what }.into()
+        Elsewhere { rank: rank.copied(), what }.into()
     }
 
     /// Returns the notes of the other processes.
@@ -317,6 +342,26 @@ impl Group {
         }
         Ok(notes)
     }
+}
+
+/// Gives signs of life of a process until the sender is dropped.
+fn give_signs_of_life(rank: usize, store: &Arc<Store>) -> Sender<()> {
+    let (sender, dropped) = channel::<()>();
+    let store = Arc::clone(store);
+    thread::spawn(move || {
+        let mut signs = 0u64;
+        while dropped.recv_timeout(LIFE_PERIOD) == Err(RecvTimeoutError::Timeout) {
+            signs += 1;
+            if store.set(&life_key(rank), &signs.to_string()).is_err() {
+                break;
+            }
+        }
+    });
+    sender
+}
+
+fn life_key(rank: usize) -> String {
+    format!("life/{rank}")
 }
 
 fn exchange_key(rank: usize) -> String {
@@ -396,7 +441,13 @@ mod tests {
             assert_eq!(Vec::<i64>::try_from(&columns.flatten(0, -1)).expect("integers"), [1, 2, 2, 1, 2, 2]);
             let other = processes.compare("the plugins", if rank == 2 { "other" } else { "same" });
             let message = other.expect_err("one differs").to_string();
-            (texts.iter().map(String::len).collect::<Vec<_>>(), rows, made, Vec::<f64>::try_from(&sum).expect("f64"), message)
+            (
+                texts.iter().map(String::len).collect::<Vec<_>>(),
+                rows,
+                made,
+                Vec::<f64>::try_from(&sum).expect("f64"),
+                message,
+            )
         });
         for (rank, (texts, rows, made, sum, message)) in all.into_iter().enumerate() {
             assert_eq!(texts, [0, 1000, 2000]);
@@ -424,12 +475,12 @@ mod tests {
     fn a_stuck_process_is_named_and_an_interruption_stops_all() {
         let all = three(Duration::from_millis(500), |processes| {
             if processes.rank() == 1 {
-                thread::sleep(Duration::from_secs(3));
+                thread::sleep(Duration::from_secs(8));
                 return String::new();
             }
             processes.gather(1).expect_err("one is missing").to_string()
         });
-        assert_eq!(all[0], "process 1 did not come within 0 s (--timeout): is it stopped or stuck?");
+        assert_eq!(all[0], "process 1 did not come within 0 s (--timeout), although it lives: it is slow, or stuck");
         let all = three(Duration::from_secs(20), |processes| {
             if processes.rank() == 1 {
                 processes.leave(&Interrupted::default().into());

@@ -170,7 +170,9 @@ impl SeededNoise {
 
     /// The noise of some of the monitor's fixed samples.
     pub fn of_monitor(shape: [i64; 3], seed: u64, samples: Range<usize>) -> Self {
-        let seeds = samples.map(|i| i as u64).map(|i| Seeds { initial: derive_seed(seed, 0, i, Purpose::Monitor), steps: None });
+        let seeds = samples
+            .map(|i| i as u64)
+            .map(|i| Seeds { initial: derive_seed(seed, 0, i, Purpose::Monitor), steps: None });
         Self::new(shape, seeds.collect())
     }
 

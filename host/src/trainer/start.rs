@@ -107,7 +107,8 @@ impl Start {
         let mut own = None;
         let of_first = processes.from_first(|| {
             let claim = self.claim_folder(lock.clone())?;
-            let checkpoint = claim.checkpoint().map(|(epoch, folder)| anyhow::Ok((epoch, files(folder)?))).transpose()?;
+            let checkpoint =
+                claim.checkpoint().map(|(epoch, folder)| anyhow::Ok((epoch, files(folder)?))).transpose()?;
             let forced = claim.start.is_forced();
             own = Some(claim);
             Ok((checkpoint, forced))

@@ -174,7 +174,14 @@ impl Runs {
         let config = GanConfig::resolve(GanTask::Classifier, "tiny-art", &[])?;
         let info = RunInfo { command: COMMAND.to_owned(), ..RunInfo::default() };
         let progress = ProgressBars::new(true);
-        let context = Context { threads: 1, offline: true, progress, interrupt: Interrupt::default(), program: None, processes: Processes::default() };
+        let context = Context {
+            threads: 1,
+            offline: true,
+            progress,
+            interrupt: Interrupt::default(),
+            program: None,
+            processes: Processes::default(),
+        };
         let claim = start.claim(PluginsLock::default(), &Processes::default())?;
         Trainer::new(task, claim, &config, &info, &context)?.run()
     }

@@ -180,7 +180,7 @@ mod tests {
     use super::*;
     use crate::interrupt::Interrupt;
     use crate::processes::Processes;
-use crate::progress::Progress;
+    use crate::progress::Progress;
 
     #[test]
     fn a_named_file_stands_for_itself_and_a_folder_for_its_files() {
@@ -188,7 +188,8 @@ use crate::progress::Progress;
         let file = folder.path().join("my.pth");
         std::fs::write(&file, "").expect("writable");
         let (progress, interrupt) = (Progress::new(true), Interrupt::default());
-        let context = Context { threads: 1, offline: true, progress, interrupt, program: None, processes: Processes::default() };
+        let context =
+            Context { threads: 1, offline: true, progress, interrupt, program: None, processes: Processes::default() };
         let locate = |path: &Path| AESTHETIC.locate(Some(path), false, &context);
         let found = locate(&file).expect("it exists").expect("named");
         assert_eq!((found.weights(&["aesthetic-model.pth"]), found.path()), (Some(file.clone()), &*file));

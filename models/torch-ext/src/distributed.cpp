@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <c10/util/Logging.h>
 
 #include <chrono>
 #include <cstdint>
@@ -35,6 +36,8 @@ extern "C" {
 
 char* ext_store_new(const char* host, uint16_t port, bool serves, const char* prefix, int64_t timeout_ms, Store** out) {
   return guarded([&] {
+    // What c10d logs on stderr, its exceptions say too.
+    FLAGS_caffe2_log_level = c10::GLOG_FATAL;
     c10d::TCPStoreOptions options;
     options.port = port;
     options.isServer = serves;

@@ -201,7 +201,8 @@ mod tests {
             let process = |rank| {
                 let work = &work;
                 scope.spawn(move || {
-                    let store = Store::connect("127.0.0.1", port, false, "start-0", TIMEOUT).expect("the server is there");
+                    let store =
+                        Store::connect("127.0.0.1", port, false, "start-0", TIMEOUT).expect("the server is there");
                     let gloo = Gloo::connect(&store, "127.0.0.1", rank, 3, timeout).expect("all three come");
                     work(rank, &store, gloo)
                 })
@@ -223,7 +224,13 @@ mod tests {
             store.set(&format!("at/{rank}"), "done").expect("the server is there");
             let numbers = |tensor: &Tensor| Vec::<i64>::try_from(&tensor.flatten(0, -1)).expect("integers");
             let sum = Vec::<f64>::try_from(&sum).expect("numbers");
-            (sum, numbers(&gathered), to_first.map(|t| numbers(&t)), numbers(&from_first), store.get("none").expect("no error"))
+            (
+                sum,
+                numbers(&gathered),
+                to_first.map(|t| numbers(&t)),
+                numbers(&from_first),
+                store.get("none").expect("no error"),
+            )
         });
         for (rank, (sum, gathered, to_first, from_first, none)) in all.into_iter().enumerate() {
             assert_eq!((sum, gathered), (vec![3.0, 1.5], vec![0, -1, 1, -1, 2, -1]));

@@ -88,16 +88,8 @@ unsafe extern "C" {
         max_norm: f64,
         out: *mut *mut C_tensor,
     ) -> Message;
-    pub(crate) fn ext_add_gradients(
-        parameters: *const *const C_tensor,
-        count: usize,
-        sum: *mut C_tensor,
-    ) -> Message;
-    pub(crate) fn ext_set_gradients(
-        parameters: *const *const C_tensor,
-        count: usize,
-        sum: *const C_tensor,
-    ) -> Message;
+    pub(crate) fn ext_add_gradients(parameters: *const *const C_tensor, count: usize, sum: *mut C_tensor) -> Message;
+    pub(crate) fn ext_set_gradients(parameters: *const *const C_tensor, count: usize, sum: *const C_tensor) -> Message;
     pub(crate) fn ext_autocast_enter(device_type: i8, dtype: i8, out: *mut *mut CAutocastState) -> Message;
     pub(crate) fn ext_autocast_leave(state: *mut CAutocastState) -> Message;
     pub(crate) fn ext_store_new(

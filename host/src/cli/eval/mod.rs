@@ -157,7 +157,12 @@ impl EvalArgs {
             if processes.is_first() {
                 fs_err::create_dir_all(&work)?;
             }
-            ensure!(work.is_dir(), "process {} does not see {}: name a folder that all see with --out", processes.rank(), work.display());
+            ensure!(
+                work.is_dir(),
+                "process {} does not see {}: name a folder that all see with --out",
+                processes.rank(),
+                work.display()
+            );
             Ok(())
         })?;
         let request = Request {

@@ -39,7 +39,14 @@ fn toy_config() -> PretrainFile {
 }
 
 fn context(threads: usize) -> Context {
-    Context { threads, offline: true, progress: Progress::new(true), interrupt: Interrupt::default(), program: None, processes: Processes::default() }
+    Context {
+        threads,
+        offline: true,
+        progress: Progress::new(true),
+        interrupt: Interrupt::default(),
+        program: None,
+        processes: Processes::default(),
+    }
 }
 
 fn session<'a>(config: &'a PretrainFile, out: &'a Path, resume: bool, context: &'a Context) -> Session<'a> {
