@@ -7,7 +7,7 @@ use std::path::PathBuf;
 const KERNELS: &str = "group_norm_silu.c";
 
 fn main() {
-    for file in ["shim.cpp", "fused.cpp", "fused.h", KERNELS] {
+    for file in ["shim.cpp", "fused.cpp", "fused.h", "profile.cpp", "profile.h", KERNELS] {
         println!("cargo:rerun-if-changed=src/{file}");
     }
     let x86 = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
@@ -40,8 +40,11 @@ fn main() {
         .flag("-isystem")
         .flag(include)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        // As libtorch itself is built: some of its classes have more fields without it.
+        .define("NDEBUG", None)
         .file("src/shim.cpp")
         .file("src/fused.cpp")
+        .file("src/profile.cpp")
         .compile("torch_ext_shim");
     compile_kernels("baseline", &[]);
     if x86 {
