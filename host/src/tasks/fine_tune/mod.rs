@@ -470,10 +470,9 @@ impl FineTune {
         meter: &mut Meter<'_>,
     ) -> Result<UpdateStatistics> {
         let Self { config, policy, lora, optimizer, guard, ema, interrupt, counteracted, .. } = self;
-        let mut after_step = |optimizer: &AdamW| {
-            if let Some(ema) = ema {
-                ema.update(optimizer.parameters());
-            }
+        let mut after_step = |optimizer: &AdamW| match ema {
+            Some(ema) => ema.update(optimizer.parameters()),
+            None => Ok(()),
         };
         let mut done = |rows| meter.trained(rows);
         let mut hooks = Hooks { interrupt, done: &mut done, after_step: &mut after_step };

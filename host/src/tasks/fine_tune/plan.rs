@@ -165,7 +165,7 @@ fn try_parts(config: &FineTuneConfig, folder: &Path, interrupt: &Interrupt) -> R
     let optimizer = AdamWConfig { learning_rate: 0.0, beta1: 0.9, beta2: 0.99, weight_decay: 0.0, epsilon: 1e-8 };
     let mut optimizer = AdamW::new(lora.parameters(), optimizer)?;
     let mut ddpo = Ddpo { policy: &mut policy, lora: &lora, config: &train, n_timesteps: 1 };
-    let mut hooks = Hooks { interrupt, done: &mut |_| {}, after_step: &mut |_| {} };
+    let mut hooks = Hooks { interrupt, done: &mut |_| {}, after_step: &mut |_| Ok(()) };
     let mut guard = StepGuard::new(LEARNING_RATE);
     let clock = Instant::now();
     ddpo.train_epoch(&mut optimizer, &mut guard, &trajectories, &vec![Some(1.0); n], (0, 0), &mut hooks)?;
