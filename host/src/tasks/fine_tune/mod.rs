@@ -226,7 +226,7 @@ impl Task for FineTune {
         monitor: Option<&FineTuneMonitor>,
         _best_diversity: f64,
     ) -> Vec<String> {
-        let mut warnings = health::of_update(&trained.update, &self.config.train);
+        let mut warnings = health::of_update(&trained.update, &self.config);
         let share = monitor.zip(self.first.as_ref()).map(|(monitor, first)| monitor.diversity / first.diversity);
         let minimum = self.config.monitor.min_diversity;
         warnings.extend(share.filter(|share| *share < minimum).map(|share| {

@@ -26,6 +26,7 @@ impl FineTune {
     /// Loads plugins and model, claims the run's folder, and attaches the LoRA, with the quickest checks first.
     pub fn open(config: FineTuneConfig, start: Start, context: &Context) -> Result<(Self, Claim)> {
         let device = torch_ext::cuda::device(&config.run.device)?;
+        config.cuda.apply(device)?;
         let prompts = PromptSet::new(&config.prompts)?;
         let mut evaluator = Evaluator::of_run(&config, device, &start.pins()?, context)?;
         let claim = start.claim(PluginsLock { prompts: Some(prompts.digest()), ..evaluator.lock()? })?;
