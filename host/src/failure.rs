@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow};
 
 /// What makes a command need less memory.
 const LOWER: &str = "lower sample.micro_batch and train.micro_batch (can.batch_size for a CAN, --micro-batch for `host \
-                     sample`), or use model.dtype = \"bf16\"";
+                     sample` and `host eval`), or use train.gradient_checkpointing = true or model.dtype = \"bf16\"";
 /// Where the stack frames begin in libtorch's message of an error.
 const FRAMES: [&str; 2] = ["\nException raised from ", "\nframe #0: "];
 /// Where libtorch's message begins in the text of a panic of tch, which quotes it.
@@ -84,7 +84,8 @@ fn libtorchs(panic: &str) -> Option<String> {
 /// Returns a sentence if a message of libtorch says that memory ran out.
 fn out_of_memory(message: &str) -> Option<String> {
     let on_gpu = ["CUDA out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED"];
-    let on_cpu = ["DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory"];
+    let on_cpu =
+        ["DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "std::bad_alloc"];
     let says = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
     if says(&on_gpu) {
         let asked = between(message, "Tried to allocate ", ". ").map(|size| format!(": {size} more were needed"));
@@ -119,7 +120,8 @@ mod tests {
                        Exception raised from malloc at ../c10/cuda/CUDACachingAllocator.cpp:1";
         let words = format!("out of GPU memory: 20.00 GiB more were needed, 3.21 GiB of 79.11 GiB are free; {LOWER}");
         assert_eq!(in_words(message), words);
-        assert!(words.contains("sample.micro_batch") && words.contains("train.micro_batch") && words.contains("bf16"));
+        assert!(words.contains("sample.micro_batch") && words.contains("train.micro_batch"));
+        assert!(words.contains("gradient_checkpointing") && words.contains("bf16"));
     }
 
     #[test]
@@ -135,6 +137,7 @@ mod tests {
         for message in [linux, other] {
             assert_eq!(in_words(message), format!("out of memory: 3.00 GiB more were needed; {LOWER}"));
         }
+        assert_eq!(in_words("libtorch: std::bad_alloc"), format!("out of memory; {LOWER}"));
     }
 
     #[test]

@@ -27,9 +27,13 @@ fn left_to_container(cgroup: &Path) -> Option<u64> {
     Some(number("memory.max")?.saturating_sub(number("memory.current")?))
 }
 
-/// Returns the peak memory of the process in bytes; none on a GPU, or where the system does not report it.
+/// Returns the peak memory in bytes: of the process, or on a GPU of what libtorch reserved there; none where the system does
+/// not report it.
 pub fn peak(device: Device) -> Option<u64> {
-    if device.is_cuda() { None } else { system_memory("/proc/self/status", "VmHWM:") }
+    match device {
+        Device::Cuda(index) => torch_ext::cuda::peak_memory(index).ok(),
+        _ => system_memory("/proc/self/status", "VmHWM:"),
+    }
 }
 
 /// Returns the bytes of address space that the process has mapped; none where the system does not report them.

@@ -3,7 +3,7 @@
 use ambiguity_models::params::NamedTensors;
 use anyhow::{Context as _, Result, bail, ensure};
 use tch::{Device, Tensor, no_grad};
-use torch_ext::{AdamW, clip_grad_norm};
+use torch_ext::{AdamW, clip_grad_norm, lerp};
 
 /// Number of optimizer steps that may be dropped in a row before training stops.
 const MAX_DROPPED_STEPS: u32 = 3;
@@ -75,23 +75,21 @@ impl Ema {
     }
 
     /// Updates the averages with the parameters' values after an optimizer step.
-    pub fn update(&mut self, parameters: &[(String, Tensor)]) {
-        self.update_by(parameters, self.decay);
+    pub fn update(&mut self, parameters: &[(String, Tensor)]) -> Result<()> {
+        self.update_by(parameters, self.decay)
     }
 
     /// As [`Ema::update`], `steps` steps after random initialization: the decay is lower at first, so that the initial
     /// weights are soon forgotten.
-    pub fn update_warm(&mut self, parameters: &[(String, Tensor)], steps: u64) {
-        self.update_by(parameters, self.decay.min((1.0 + steps as f64) / (10.0 + steps as f64)));
+    pub fn update_warm(&mut self, parameters: &[(String, Tensor)], steps: u64) -> Result<()> {
+        self.update_by(parameters, self.decay.min((1.0 + steps as f64) / (10.0 + steps as f64)))
     }
 
-    fn update_by(&mut self, parameters: &[(String, Tensor)], decay: f64) {
-        no_grad(|| {
-            for (name, value) in parameters {
-                let mean = self.tensors.get_mut(name).expect("the average was built from these parameters");
-                let _ = mean.lerp_(value, 1.0 - decay);
-            }
-        });
+    fn update_by(&mut self, parameters: &[(String, Tensor)], decay: f64) -> Result<()> {
+        let mean = |name| self.tensors.get(name).expect("the average was built from these parameters");
+        let (means, values): (Vec<&Tensor>, Vec<&Tensor>) =
+            parameters.iter().map(|(name, value)| (mean(name), value)).unzip();
+        Ok(lerp(&means, &values, 1.0 - decay)?)
     }
 
     /// Loads the averages of a checkpoint.
@@ -180,10 +178,10 @@ mod tests {
         let parameters = |value: f32| vec![("w".to_owned(), Tensor::from_slice(&[value]))];
         let start = parameters(1.0);
         let mut ema = Ema::new(start.iter().map(|(name, tensor)| (name, tensor)), 0.9);
-        ema.update(&parameters(2.0));
+        ema.update(&parameters(2.0)).expect("the same shapes");
         assert!((ema.tensors()["w"].double_value(&[0]) - 1.1).abs() < 1e-6);
         // After one step the warm average has a decay of 2 / 11.
-        ema.update_warm(&parameters(2.0), 1);
+        ema.update_warm(&parameters(2.0), 1).expect("the same shapes");
         let wanted = 1.1 * 2.0 / 11.0 + 2.0 * 9.0 / 11.0;
         assert!((ema.tensors()["w"].double_value(&[0]) - wanted).abs() < 1e-6);
         let saved = parameters(5.0).into_iter().collect();

@@ -7,7 +7,7 @@
 
 use ambiguity_models::pipeline::Pipeline;
 use ambiguity_models::scheduler::{Ddim, LastStep, Step, StepIndex};
-use ambiguity_models::unet::{Recomputed, UNet};
+use ambiguity_models::unet::{Recomputed, Text, UNet};
 use anyhow::Result;
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -33,11 +33,6 @@ impl PromptEmbeddings {
         warn_of_truncated(&pipeline.tokenizer, &texts);
         let table = no_grad(|| pipeline.encode_prompts(&texts))?;
         Ok(Self { table })
-    }
-
-    fn rows(&self, prompts: &[usize]) -> Tensor {
-        let indices: Vec<i64> = prompts.iter().map(|&prompt| prompt as i64).collect();
-        self.table.index_select(0, &Tensor::from_slice(&indices).to_device(self.table.device()))
     }
 }
 
@@ -74,22 +69,27 @@ impl Policy {
         (micro_batch / self.rows_per_sample()).max(1)
     }
 
-    /// Returns the guided prediction, f32 [n, c, h, w], for latents [n, c, h, w], timesteps \[n\] and prompts \[n\].
-    pub fn predict(&self, latents: &Tensor, timesteps: &Tensor, prompts: &[usize]) -> Tensor {
-        let [latents, timesteps, text] = self.rows(latents, timesteps, prompts);
-        self.guided(&self.unet.forward(&latents, &timesteps, &text))
+    /// Returns the prompts of some samples, given by their indices \[n\] (i64, on the policy's device), as the UNet takes
+    /// them.
+    pub fn text(&self, prompts: &Tensor) -> Text {
+        self.unet.text(&self.prompt_rows(prompts))
+    }
+
+    /// As [`Policy::text`], for several predictions with the same adapter: what depends on the prompts alone is computed
+    /// here, by the same operations.
+    pub fn fixed_text(&self, prompts: &Tensor) -> Text {
+        no_grad(|| self.unet.fixed_text(&self.prompt_rows(prompts)))
+    }
+
+    /// Returns the guided prediction, f32 [n, c, h, w], for latents [n, c, h, w], timesteps \[n\] and the prompts.
+    pub fn predict(&self, latents: &Tensor, timesteps: &Tensor, text: &Text) -> Tensor {
+        self.guided(&self.unet.forward_text(&self.rows(latents), &self.rows(timesteps), text))
     }
 
     /// As [`Policy::predict`], with gradient checkpointing: the prediction's graph ends at the UNet's output, and
     /// [`Recomputing::backward`] continues the backward pass from there.
-    pub fn predict_recomputing(
-        &self,
-        latents: &Tensor,
-        timesteps: &Tensor,
-        prompts: &[usize],
-    ) -> (Tensor, Recomputing) {
-        let [latents, timesteps, text] = self.rows(latents, timesteps, prompts);
-        let (output, pass) = self.unet.forward_recomputed(&latents, &timesteps, &text);
+    pub fn predict_recomputing(&self, latents: &Tensor, timesteps: &Tensor, text: &Text) -> (Tensor, Recomputing) {
+        let (output, pass) = self.unet.forward_recomputed(&self.rows(latents), &self.rows(timesteps), text);
         let output = output.set_requires_grad(true);
         (self.guided(&output), Recomputing { output, pass })
     }
@@ -123,15 +123,19 @@ impl Policy {
         self.ddim.kl_divergence(prediction, reference, steps, latents, self.eta, self.last_step)
     }
 
-    /// Returns the UNet's inputs for some samples: with classifier-free guidance, unconditional rows come first.
-    fn rows(&self, latents: &Tensor, timesteps: &Tensor, prompts: &[usize]) -> [Tensor; 3] {
-        let text = self.prompts.rows(prompts);
-        if self.guidance_scale <= 1.0 {
-            return [latents.shallow_clone(), timesteps.shallow_clone(), text];
-        }
-        let null = self.prompts.rows(&vec![0; prompts.len()]);
-        let twice = |tensor: &Tensor| Tensor::cat(&[tensor, tensor], 0);
-        [twice(latents), twice(timesteps), Tensor::cat(&[null, text], 0)]
+    /// Returns the prompt embeddings of the UNet's rows: with classifier-free guidance, unconditional rows come first.
+    fn prompt_rows(&self, prompts: &Tensor) -> Tensor {
+        let rows = if self.guidance_scale > 1.0 {
+            Tensor::cat(&[&prompts.zeros_like(), prompts], 0)
+        } else {
+            prompts.shallow_clone()
+        };
+        self.prompts.table.index_select(0, &rows)
+    }
+
+    /// Returns a tensor of some samples as the UNet's rows have it: with classifier-free guidance, twice.
+    fn rows(&self, samples: &Tensor) -> Tensor {
+        if self.guidance_scale > 1.0 { Tensor::cat(&[samples, samples], 0) } else { samples.shallow_clone() }
     }
 
     /// Combines the UNet's output rows into the guided prediction.

@@ -7,7 +7,18 @@ use std::path::PathBuf;
 const KERNELS: &str = "group_norm_silu.c";
 
 fn main() {
-    for file in ["shim.cpp", "fused.cpp", "fused.h", "guarded.h", "distributed.cpp", "include", KERNELS] {
+    let files = [
+        "shim.cpp",
+        "fused.cpp",
+        "fused.h",
+        "guarded.h",
+        "profile.cpp",
+        "profile.h",
+        "distributed.cpp",
+        "include",
+        KERNELS,
+    ];
+    for file in files {
         println!("cargo:rerun-if-changed=src/{file}");
     }
     let x86 = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
@@ -47,9 +58,12 @@ fn main() {
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .define("USE_DISTRIBUTED", None)
         .define("USE_C10D_GLOO", None)
+        // As libtorch itself is built: some of its classes have more fields without it.
+        .define("NDEBUG", None)
         .file("src/shim.cpp")
         .file("src/distributed.cpp")
         .file("src/fused.cpp")
+        .file("src/profile.cpp")
         .compile("torch_ext_shim");
     compile_kernels("baseline", &[]);
     if x86 {

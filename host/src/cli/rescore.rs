@@ -95,6 +95,9 @@ impl RescoreArgs {
         };
         let name = plugin_name(&self.plugin);
         let out = self.out.clone().unwrap_or_else(|| run.join("rescore").join(&name));
+        for folder in [out.clone(), run.join("rescore")] {
+            ensure!(!folder.is_symlink(), "{} is a link: remove it", folder.display());
+        }
         let kept = format!("what was scored is kept in {}, and the same command resumes", out.display());
         let epochs = self.scored(&run, &out, context).map_err(|error| keeping(error, kept))?;
         let document = document(&run, &name, &epochs);

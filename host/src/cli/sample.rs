@@ -238,10 +238,10 @@ impl NoiseSource for SampleNoise {
         Ok(self.initial.as_ref().map_or(seeded, |given| given.narrow(0, rows.start as i64, rows.len() as i64)))
     }
 
-    fn step(&mut self, step_idx: usize, rows: Range<usize>) -> Result<Tensor> {
+    fn steps(&mut self, n_steps: usize, rows: Range<usize>) -> Result<Tensor> {
         match &self.noise {
-            Some(given) => Ok(given.select(0, step_idx as i64).narrow(0, rows.start as i64, rows.len() as i64)),
-            None => self.seeded.step(step_idx, rows),
+            Some(given) => Ok(given.narrow(1, rows.start as i64, rows.len() as i64)),
+            None => self.seeded.steps(n_steps, rows),
         }
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Layer, Presets};
-use super::{Checkpoint, MAX_BATCH, MAX_PIXELS, MAX_STEPS, PluginLimits, RunConfig, counted, positive, within};
+use super::{Checkpoint, Cuda, MAX_BATCH, MAX_PIXELS, MAX_STEPS, PluginLimits, RunConfig, counted, positive, within};
 use crate::text::sha256_digits;
 
 /// The configuration of a fine-tuning run.
@@ -18,6 +18,8 @@ use crate::text::sha256_digits;
 pub struct FineTuneConfig {
     /// Seed, device and kept images.
     pub run: Run,
+    /// How NVIDIA's libraries compute.
+    pub cuda: Cuda,
     /// The fine-tuned model.
     pub model: Model,
     /// Folders of encoders by the names that plugins use.
@@ -84,7 +86,7 @@ pub enum Dtype {
     F32,
     /// bfloat16.
     Bf16,
-    /// IEEE half precision.
+    /// IEEE half precision, for sampling alone.
     F16,
 }
 
@@ -371,6 +373,7 @@ impl RunConfig for FineTuneConfig {
     const FREE_KEYS: &'static [&'static str] = &[
         "run.device",
         "run.keep_images",
+        "cuda",
         "model.path",
         "encoders",
         "train.epochs",
@@ -389,6 +392,10 @@ impl RunConfig for FineTuneConfig {
 
     fn check(&self) -> Result<()> {
         let Self { sample, train, lora, prompts, checkpoint, monitor, plugin, .. } = self;
+        ensure!(
+            self.model.dtype != Dtype::F16,
+            "model.dtype = \"f16\" is for sampling alone: small gradients are 0 in it; train in \"bf16\" or \"f32\""
+        );
         counted("sample.steps", sample.steps, MAX_STEPS)?;
         counted("sample.batch_size", sample.batch_size, MAX_BATCH)?;
         counted("sample.batches_per_epoch", sample.batches_per_epoch, MAX_BATCH)?;

@@ -10,7 +10,7 @@ use torch_ext::AdamWConfig;
 
 use super::layers::{Layer, Presets};
 use super::{
-    Checkpoint, MAX_BATCH, MAX_PIXELS, Monitor, PluginLimits, Run, RunConfig, WIDEST, counted, positive, within,
+    Checkpoint, Cuda, MAX_BATCH, MAX_PIXELS, Monitor, PluginLimits, Run, RunConfig, WIDEST, counted, positive, within,
 };
 use crate::text::has_control;
 
@@ -73,6 +73,8 @@ impl GanTask {
 pub struct GanConfig {
     /// Seed and device.
     pub run: Run,
+    /// How NVIDIA's libraries compute.
+    pub cuda: Cuda,
     /// Folders of encoders by the names that plugins use.
     pub encoders: BTreeMap<String, String>,
     /// Networks, losses and data.
@@ -203,6 +205,7 @@ impl RunConfig for GanConfig {
     // The images are compared by their digest.
     const FREE_KEYS: &'static [&'static str] = &[
         "run.device",
+        "cuda",
         "encoders",
         "can.data",
         "can.epochs",

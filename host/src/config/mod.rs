@@ -19,7 +19,9 @@ use std::path::Path;
 use anyhow::{Context as _, Error, Result, anyhow, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tch::Device;
 use toml::{Table, Value};
+use torch_ext::cuda::Numerics;
 
 pub use self::fine_tune::{FineTuneConfig, OnError, RewardNormalization, RewardPlugin, Shuffle, TimestepChoice, Train};
 pub use self::gan::GanConfig;
@@ -35,6 +37,29 @@ pub struct Run {
     pub seed: u64,
     /// Device: `cpu`, `cuda` or `cuda:N`.
     pub device: String,
+}
+
+/// The table `[cuda]`: how NVIDIA's libraries compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cuda {
+    /// Whether products and convolutions of f32 round their inputs to TF32.
+    pub tf32: bool,
+    /// Whether cuDNN tries its algorithms for each new shape and keeps the fastest.
+    pub cudnn_benchmark: bool,
+    /// Whether every operation must compute the same bits on each run.
+    pub deterministic: bool,
+}
+
+impl Cuda {
+    /// Applies the table to the process if `device` is a GPU.
+    pub fn apply(self, device: Device) -> Result<()> {
+        let Self { tf32, cudnn_benchmark, deterministic } = self;
+        if device.is_cuda() {
+            Numerics { tf32, cudnn_benchmark, deterministic }.set()?;
+        }
+        Ok(())
+    }
 }
 
 /// The table `[checkpoint]`.

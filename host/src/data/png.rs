@@ -66,13 +66,23 @@ pub fn dimensions(bytes: &[u8]) -> Option<(u32, u32)> {
     Decoder::new(Cursor::new(bytes)).read_info().ok().map(|reader| reader.info().size())
 }
 
-/// Returns the text of that name in a PNG, if it has one before its pixels.
+/// Returns the text of that name in a PNG, if it has one before its pixels; a compressed one of at most 2 MiB.
 pub fn text(bytes: &[u8], name: &str) -> Option<String> {
     let reader = Decoder::new(Cursor::new(bytes)).read_info().ok()?;
     let info = reader.info();
     let plain = info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == name);
     let text = plain.map(|chunk| chunk.text.clone());
-    text.or_else(|| info.utf8_text.iter().find(|chunk| chunk.keyword == name)?.get_text().ok())
+    let latin = || {
+        let mut chunk = info.compressed_latin1_text.iter().find(|chunk| chunk.keyword == name)?.clone();
+        chunk.decompress_text().ok()?;
+        chunk.get_text().ok()
+    };
+    let utf8 = || {
+        let mut chunk = info.utf8_text.iter().find(|chunk| chunk.keyword == name)?.clone();
+        chunk.decompress_text().ok()?;
+        chunk.get_text().ok()
+    };
+    text.or_else(latin).or_else(utf8)
 }
 
 /// Returns the prompt in a PNG: the text `prompt`, unless it is a graph in JSON, else the beginning of [`PARAMETERS`].
@@ -104,6 +114,28 @@ mod tests {
         let (_, settings) = parameters("a cat", "", &[("Steps", "4".to_owned())]);
         assert_eq!(found(&[("prompt", "{\"3\": {}}"), (&name, &settings)]).as_deref(), Some("a cat"));
         assert_eq!(found(&[("prompt", "[1]")]), None);
+    }
+
+    #[test]
+    fn compressed_texts_are_read_up_to_a_limit() {
+        let encoded = |text: String| {
+            let mut bytes = vec![];
+            let mut encoder = Encoder::new(&mut bytes, 1, 1);
+            encoder.add_ztxt_chunk("latin".to_owned(), text.clone()).expect("a text");
+            encoder.set_color(ColorType::Grayscale);
+            let mut writer = encoder.write_header().expect("a header");
+            let mut chunk = png::text_metadata::ITXtChunk::new("utf8", text);
+            chunk.compressed = true;
+            writer.write_text_chunk(&chunk).expect("a text");
+            writer.write_image_data(&[0]).expect("a pixel");
+            writer.finish().expect("it ends");
+            bytes
+        };
+        let bytes = encoded("a cat".to_owned());
+        assert_eq!(["latin", "utf8"].map(|name| text(&bytes, name)), [Some("a cat".to_owned()), Some("a cat".to_owned())]);
+        let bytes = encoded("a".repeat(50 << 20));
+        assert!(bytes.len() < 1 << 20);
+        assert_eq!(["latin", "utf8"].map(|name| text(&bytes, name)), [None, None]);
     }
 
     #[test]

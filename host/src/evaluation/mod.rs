@@ -143,7 +143,7 @@ fn evaluate_all(
         reference: reference.as_ref(),
         pairs: pairs.as_ref().map(|(prompts, of, untrained)| Pairs { prompts, of, untrained }),
     };
-    let metrics = catalog::values(&planned, images, &context.interrupt)?;
+    let metrics = catalog::values(&planned, images, context)?;
     let n_pairs = pairs.as_ref().map(|(prompts, ..)| prompts.len());
     Ok(Some(Evaluation { protocol: protocol(request, prompts, n_pairs), metrics }))
 }

@@ -12,7 +12,7 @@ use super::evaluator::Evaluator;
 use super::measured::{Column, Measured};
 use super::reference::{NEIGHBORS, Reference};
 use super::summary::{FurtherOfSet, of_images, of_set};
-use crate::interrupt::Interrupt;
+use crate::context::Context;
 use crate::rl::reward::entropy;
 use crate::run::evaluation::{Metric, Outcome, Values};
 use crate::text::key_hint;
@@ -305,11 +305,13 @@ pub struct Pairs<'a> {
 ///
 /// # Errors
 /// If there are no images; [`Interrupted`](crate::interrupt::Interrupted) if the user asked to stop.
-pub fn values(planned: &[Planned], images: Images<'_>, interrupt: &Interrupt) -> Result<Vec<Metric>> {
+pub fn values(planned: &[Planned], images: Images<'_>, context: &Context) -> Result<Vec<Metric>> {
     ensure!(!images.prompts.is_empty(), "there are no images to evaluate");
     let mut references = BTreeMap::new();
+    let bar = context.progress.bar("computing", planned.len() as u64, "metrics");
     let one = |planned: &Planned| {
-        interrupt.check("")?;
+        context.interrupt.check("")?;
+        bar.message(planned.name.to_string());
         let outcome = match &planned.needs {
             Err(reason) => Outcome::NotRun { reason: reason.clone() },
             Ok(column) => match of_column(planned, column, images, &mut references) {
@@ -317,9 +319,12 @@ pub fn values(planned: &[Planned], images: Images<'_>, interrupt: &Interrupt) ->
                 Err(reason) => Outcome::NotRun { reason },
             },
         };
+        bar.inc(1);
         Ok(planned.metric(outcome))
     };
-    planned.iter().map(one).collect()
+    let metrics = planned.iter().map(one).collect();
+    bar.finish();
+    metrics
 }
 
 /// Returns the values of a metric from its column, or why there are none.

@@ -11,3 +11,6 @@ pub mod advantage;
 pub mod objective;
 pub mod reward;
 pub mod rollout;
+
+#[cfg(test)]
+mod tests;

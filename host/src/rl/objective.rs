@@ -46,7 +46,7 @@ pub struct Hooks<'a> {
     /// Receives the number of finished rows, the unconditional rows of guidance not counted.
     pub done: &'a mut dyn FnMut(usize),
     /// Runs after every optimizer step.
-    pub after_step: &'a mut dyn FnMut(&AdamW),
+    pub after_step: &'a mut dyn FnMut(&AdamW) -> Result<()>,
 }
 
 /// The updates of one epoch.
@@ -89,6 +89,23 @@ struct Row {
     step: usize,
 }
 
+/// What a call of an update takes, on the device.
+struct CallInputs {
+    n_rows: usize,
+    /// The rows' places among the trajectories' steps and samples, \[n\].
+    places: Tensor,
+    /// The rows' steps, \[n\].
+    steps: Tensor,
+    /// The timesteps of these steps, \[n\].
+    timesteps: Tensor,
+    /// The rows' prompts, \[n\].
+    prompts: Tensor,
+    /// The rows whose samples have an advantage; none if all have one.
+    kept: Option<Tensor>,
+    /// The advantages of these rows.
+    advantages: Tensor,
+}
+
 impl Ddpo<'_> {
     /// Updates the adapter with trajectories that were sampled with it. `advantages` has one entry per sample; a sample
     /// without an advantage is left out.
@@ -126,12 +143,14 @@ impl Ddpo<'_> {
                 let n_samples = groups.iter().cloned().flatten().filter(has_advantage).count();
                 let weight = 1.0 / (n_samples * self.n_timesteps) as f64;
                 let calls = self.calls(&groups, &mut generator)?;
-                for (i, rows) in calls.iter().enumerate().filter(|(i, _)| self.processes.is_own(*i)) {
+                let own: Vec<usize> = (0..calls.len()).filter(|&i| self.processes.is_own(i)).collect();
+                let inputs = self.inputs(trajectories, advantages, own.iter().map(|&i| &calls[i]))?;
+                for (i, call) in own.into_iter().zip(inputs) {
                     hooks.interrupt.check("")?;
-                    let of_call = self.accumulate(trajectories, advantages, rows, weight)?;
+                    let of_call = self.accumulate(trajectories, &call, weight)?;
                     gradients.add()?;
                     totals.calls.push((totals.n_calls + i, of_call));
-                    (hooks.done)(rows.len());
+                    (hooks.done)(call.n_rows);
                 }
                 totals.n_calls += calls.len();
                 if totals.grad_norms.is_empty() && totals.dropped_steps == 0 {
@@ -143,7 +162,7 @@ impl Ddpo<'_> {
                     Some(norm) => totals.grad_norms.push(norm),
                     None => totals.dropped_steps += 1,
                 }
-                (hooks.after_step)(optimizer);
+                (hooks.after_step)(optimizer)?;
             }
         }
         totals.statistics(self.processes)
@@ -180,63 +199,86 @@ impl Ddpo<'_> {
         Ok(steps)
     }
 
-    /// Computes the gradient of some rows, each with this weight in the loss; those of samples without an advantage only fill
-    /// their places in the call. Returns their [`sums`].
-    fn accumulate(
-        &mut self,
+    /// Returns what the calls of an optimizer step take, all of it brought to the device at once, so that no call waits for
+    /// a transfer.
+    fn inputs<'a>(
+        &self,
         trajectories: &Trajectories,
         advantages: &[Option<f64>],
-        rows: &[Row],
-        weight: f64,
-    ) -> Result<Tensor> {
-        let device = trajectories.latents.device();
+        calls: impl Iterator<Item = &'a Vec<Row>> + Clone,
+    ) -> Result<Vec<CallInputs>> {
         let n_samples = trajectories.prompts.len();
-        let shape = trajectories.latents.size();
-        let gather = |flat: &Tensor, step_offset: usize| {
-            let indices: Vec<i64> =
-                rows.iter().map(|row| ((row.step + step_offset) * n_samples + row.sample) as i64).collect();
-            flat.index_select(0, &Tensor::from_slice(&indices).to_device(device))
+        let all = || calls.clone().flatten();
+        let is_kept = |row: &Row| advantages[row.sample].is_some();
+        // Places of the kept rows in their calls.
+        let kept = calls.clone().flat_map(|rows| (0..rows.len()).filter(|&i| is_kept(&rows[i])));
+        let columns: [Vec<usize>; 4] = [
+            all().map(|row| row.step * n_samples + row.sample).collect(),
+            all().map(|row| row.step).collect(),
+            all().map(|row| trajectories.prompts[row.sample]).collect(),
+            kept.collect(),
+        ];
+        let timesteps = all().map(|row| self.policy.ddim.timesteps()[row.step]);
+        let numbers: Vec<i64> = columns.iter().flatten().map(|&number| number as i64).chain(timesteps).collect();
+        let values: Vec<f32> = all().filter_map(|row| advantages[row.sample]).map(|value| value as f32).collect();
+        let device = trajectories.latents.device();
+        let numbers = Tensor::from_slice(&numbers).f_to_device(device)?;
+        let values = Tensor::from_slice(&values).f_to_device(device)?;
+        let (n_rows, n_kept) = (columns[0].len() as i64, columns[3].len() as i64);
+        let (mut row, mut kept_row) = (0, 0);
+        let of_call = |rows: &Vec<Row>| {
+            let (n, kept) = (rows.len() as i64, rows.iter().filter(|row| is_kept(row)).count() as i64);
+            let column = |start: i64| numbers.narrow(0, start + row, n);
+            let inputs = CallInputs {
+                n_rows: rows.len(),
+                places: column(0),
+                steps: column(n_rows),
+                prompts: column(2 * n_rows),
+                kept: (kept < n).then(|| numbers.narrow(0, 3 * n_rows + kept_row, kept)),
+                timesteps: column(3 * n_rows + n_kept),
+                advantages: values.narrow(0, kept_row, kept),
+            };
+            (row, kept_row) = (row + n, kept_row + kept);
+            inputs
         };
+        Ok(calls.clone().map(of_call).collect())
+    }
+
+    /// Computes the gradient of the rows of a call, each with this weight in the loss; those of samples without an advantage only
+    /// fill their places in the call. Returns their [`sums`].
+    fn accumulate(&mut self, trajectories: &Trajectories, call: &CallInputs, weight: f64) -> Result<Tensor> {
+        let device = trajectories.latents.device();
+        let shape = trajectories.latents.size();
         let flat_latents = trajectories.latents.view([-1, shape[2], shape[3], shape[4]]);
-        let latents = gather(&flat_latents, 0);
-        let next_latents = gather(&flat_latents, 1);
+        let n_steps = flat_latents.size()[0] - shape[1];
+        let latents = flat_latents.index_select(0, &call.places);
+        let next_latents = flat_latents.narrow(0, shape[1], n_steps).index_select(0, &call.places);
         let old_log_probs =
             trajectories.log_probs.as_ref().expect("DDPO samples at eta > 0, which has log-probabilities");
-        let old_log_probs = gather(&old_log_probs.view([-1]), 0);
-        let steps: Vec<usize> = rows.iter().map(|row| row.step).collect();
-        let timesteps: Vec<i64> = steps.iter().map(|&step| self.policy.ddim.timesteps()[step]).collect();
-        let timesteps = Tensor::from_slice(&timesteps).to_device(device);
-        let steps: Vec<i64> = steps.iter().map(|&step| step as i64).collect();
-        let steps = Tensor::from_slice(&steps).to_device(device);
-        let prompts: Vec<usize> = rows.iter().map(|row| trajectories.prompts[row.sample]).collect();
-        let (kept, advantages): (Vec<i64>, Vec<f32>) = rows
-            .iter()
-            .enumerate()
-            .filter_map(|(i, row)| advantages[row.sample].map(|advantage| (i as i64, advantage as f32)))
-            .unzip();
-        let advantages = Tensor::from_slice(&advantages).to_device(device);
-        let kept = (kept.len() < rows.len()).then(|| Tensor::from_slice(&kept).to_device(device));
-        let kept = |of_rows: Tensor| match &kept {
+        let old_log_probs = old_log_probs.view([-1]).index_select(0, &call.places);
+        let kept = |of_rows: Tensor| match &call.kept {
             Some(kept) => of_rows.index_select(0, kept),
             None => of_rows,
         };
+        let CallInputs { steps, timesteps, advantages, .. } = call;
+        let text = self.policy.text(&call.prompts);
 
         let (prediction, recomputing) = if self.config.gradient_checkpointing {
-            let (prediction, recomputing) = self.policy.predict_recomputing(&latents, &timesteps, &prompts);
+            let (prediction, recomputing) = self.policy.predict_recomputing(&latents, timesteps, &text);
             (prediction, Some(recomputing))
         } else {
-            (self.policy.predict(&latents, &timesteps, &prompts), None)
+            (self.policy.predict(&latents, timesteps, &text), None)
         };
-        let log_prob = kept(self.policy.log_prob(&prediction, &steps, &latents, &next_latents));
+        let log_prob = kept(self.policy.log_prob(&prediction, steps, &latents, &next_latents));
         let range = self.config.clip_range;
-        let ppo = ppo_loss(&log_prob, &kept(old_log_probs), &advantages, range);
+        let ppo = ppo_loss(&log_prob, &kept(old_log_probs), advantages, range);
         let mut loss = ppo.sum.shallow_clone();
         let mut of_kl = Tensor::zeros([], (Kind::Float, device));
         if self.config.kl > 0.0 {
             self.lora.enable(&mut self.policy.unet, false);
-            let reference = no_grad(|| self.policy.predict(&latents, &timesteps, &prompts));
+            let reference = no_grad(|| self.policy.predict(&latents, timesteps, &text));
             self.lora.enable(&mut self.policy.unet, true);
-            let kl = kept(self.policy.kl_divergence(&prediction, &reference, &steps, &latents)).sum(Kind::Float);
+            let kl = kept(self.policy.kl_divergence(&prediction, &reference, steps, &latents)).sum(Kind::Float);
             loss = &loss + &kl * self.config.kl;
             of_kl = kl.detach();
         }

@@ -86,18 +86,22 @@ fn rollout_chunk(
     interrupt: &Interrupt,
     done: &mut dyn FnMut(usize),
 ) -> Result<(Tensor, Option<Tensor>)> {
-    let (prompts, device) = (&prompts[range.clone()], policy.device());
+    // All that a step needs is on the device before the first one, so that no step waits for a transfer.
+    let device = policy.device();
+    let indices: Vec<i64> = prompts[range.clone()].iter().map(|&prompt| prompt as i64).collect();
+    let text = policy.fixed_text(&Tensor::from_slice(&indices).f_to_device(device)?);
     let mut latents = vec![noise.initial(range.clone())?.f_to_device(device)? * policy.ddim.init_noise_sigma()];
+    let step_noise = match policy.eta > 0.0 {
+        true => Some(noise.steps(policy.ddim.timesteps().len(), range.clone())?.f_to_device(device)?),
+        false => None,
+    };
     let mut log_probs = Vec::new();
     for (step_idx, &timestep) in policy.ddim.timesteps().iter().enumerate() {
         interrupt.check("")?;
         let current = &latents[step_idx];
         let timesteps = Tensor::full([range.len() as i64], timestep, (Kind::Int64, device));
-        let prediction = no_grad(|| policy.predict(current, &timesteps, prompts));
-        let step_noise = match policy.eta > 0.0 {
-            true => Some(noise.step(step_idx, range.clone())?.f_to_device(device)?),
-            false => None,
-        };
+        let prediction = no_grad(|| policy.predict(current, &timesteps, &text));
+        let step_noise = step_noise.as_ref().map(|noise| noise.get(step_idx as i64));
         let step = policy.step(&prediction, step_idx, current, step_noise.as_ref());
         latents.push(step.prev_sample);
         log_probs.extend(step.log_prob);
@@ -111,9 +115,8 @@ fn rollout_chunk(
 pub trait NoiseSource {
     /// Returns the initial noise: standard normal, [rows, c, h, w].
     fn initial(&mut self, rows: Range<usize>) -> Result<Tensor>;
-    /// Returns the noise of a step: standard normal, [rows, c, h, w]. Called in order, step by step, for each range of
-    /// rows.
-    fn step(&mut self, step_idx: usize, rows: Range<usize>) -> Result<Tensor>;
+    /// Returns the noise of the steps after it: standard normal, [steps, rows, c, h, w].
+    fn steps(&mut self, n_steps: usize, rows: Range<usize>) -> Result<Tensor>;
 }
 
 /// Given initial noise, for sampling at eta 0.
@@ -132,7 +135,7 @@ impl NoiseSource for GivenNoise {
         Ok(self.0.narrow(0, rows.start as i64, rows.len() as i64))
     }
 
-    fn step(&mut self, _: usize, _: Range<usize>) -> Result<Tensor> {
+    fn steps(&mut self, _: usize, _: Range<usize>) -> Result<Tensor> {
         bail!("the steps' noise was not given, which eta above 0 needs")
     }
 }
@@ -194,12 +197,14 @@ impl NoiseSource for SeededNoise {
         Ok(Tensor::stack(&noise, 0))
     }
 
-    fn step(&mut self, _step_idx: usize, rows: Range<usize>) -> Result<Tensor> {
+    fn steps(&mut self, n_steps: usize, rows: Range<usize>) -> Result<Tensor> {
+        let [c, h, w] = self.shape;
         let mut noise = Vec::with_capacity(rows.len());
         for row in rows {
             let generator = self.generators[row].as_mut().expect("the initial noise of a row is drawn first");
-            noise.push(generator.normal(&self.shape)?);
+            let steps: Vec<Tensor> = (0..n_steps).map(|_| generator.normal(&[c, h, w])).collect::<Result<_, _>>()?;
+            noise.push(Tensor::stack(&steps, 0));
         }
-        Ok(Tensor::stack(&noise, 0))
+        Ok(Tensor::stack(&noise, 1))
     }
 }

@@ -35,6 +35,7 @@ pub struct Classifier {
 /// Claims the run's folder, opens the images and builds the network.
 pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(ImageTraining<Classifier>, Claim)> {
     let device = torch_ext::cuda::device(&config.run.device)?;
+    config.cuda.apply(device)?;
     let claim = start.claim(PluginsLock::default(), &context.processes)?;
     let data = open_data(&config, context)?;
     Plan::new(GanTask::Classifier, &config, &data)?.check_fits(device)?;
@@ -45,6 +46,7 @@ pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(Image
 /// Returns the plan of a run of this configuration and its measured cost: its images are opened and some steps are run.
 pub fn try_out(config: &GanConfig, context: &Context) -> Result<(StyleImages, Plan, Measured)> {
     let device = torch_ext::cuda::device(&config.run.device)?;
+    config.cuda.apply(device)?;
     let data = open_data(config, context)?;
     let plan = Plan::new(GanTask::Classifier, config, &data)?;
     plan.check_fits(device)?;

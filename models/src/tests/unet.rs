@@ -51,6 +51,20 @@ fn bf16_stays_near_f32() {
 }
 
 #[test]
+fn attention_in_bf16_is_not_upcast() {
+    let reference = Reference::read("diffusion_unet.safetensors");
+    let input = |part: &str| reference.tensor(&format!("upcast.{part}"));
+    let config = UNetConfig::read(&reference.config("upcast")).unwrap();
+    assert!(config.upcast_attention);
+    let [upcast, plain] = [true, false].map(|upcast_attention| {
+        let params = drawn(102, Kind::BFloat16, |p| UNet::new(p, &config).map(drop));
+        let unet = UNet::new(&params, &UNetConfig { upcast_attention, ..config.clone() }).unwrap();
+        unet.forward(input("latents"), input("timesteps"), input("text"))
+    });
+    assert_eq!(upcast, plain);
+}
+
+#[test]
 fn configuration_survives_writing_and_reading() {
     let reference = Reference::read("diffusion_unet.safetensors");
     for (name, _) in UNETS {

@@ -1,6 +1,8 @@
 //! The spatial transformer: self-attention, cross-attention to the text and a gated feed-forward layer
 //! (diffusers' `transformer_2d.py` and `attention.py`).
 
+use std::collections::BTreeMap;
+
 use tch::{Kind, Tensor};
 
 use super::config::UNetConfig;
@@ -32,6 +34,40 @@ pub(crate) fn multi_head_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: i6
     mixed.transpose(1, 2).flatten(2, 3)
 }
 
+/// The prompts of a UNet call, as its cross-attention takes them.
+#[derive(Debug)]
+pub struct Text(Source);
+
+#[derive(Debug)]
+enum Source {
+    /// Prompt embeddings [n, length, dim], in the type of the weights.
+    Embeddings(Tensor),
+    /// Keys and values [n, length, width] of each cross-attention layer, by the name of its `to_k`.
+    KeysAndValues(BTreeMap<String, [Tensor; 2]>),
+}
+
+impl Text {
+    /// Wraps prompt embeddings [n, length, dim], in the type of the weights.
+    pub(super) fn of_embeddings(embeddings: Tensor) -> Self {
+        Self(Source::Embeddings(embeddings))
+    }
+
+    /// Computes the keys and values of all layers of some transformers from prompt embeddings.
+    pub(super) fn of_layers<'a>(embeddings: &Tensor, transformers: impl Iterator<Item = &'a Transformer2D>) -> Self {
+        let layers = transformers.flat_map(|transformer| &transformer.transformer_blocks).map(|block| &block.attn2);
+        let entry = |layer: &Attention| (layer.to_k.name.clone(), layer.keys_and_values(embeddings));
+        Self(Source::KeysAndValues(layers.map(entry).collect()))
+    }
+
+    pub(super) fn shallow_clone(&self) -> Self {
+        let clone = |(name, [k, v]): (&String, &[Tensor; 2])| (name.clone(), [k.shallow_clone(), v.shallow_clone()]);
+        Self(match &self.0 {
+            Source::Embeddings(embeddings) => Source::Embeddings(embeddings.shallow_clone()),
+            Source::KeysAndValues(layers) => Source::KeysAndValues(layers.iter().map(clone).collect()),
+        })
+    }
+}
+
 /// One attention layer, `attn1` or `attn2`.
 #[derive(Debug)]
 struct Attention {
@@ -55,13 +91,33 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: &Tensor, context: &Tensor) -> Tensor {
-        let (q, k, v) = (self.to_q.forward(x), self.to_k.forward(context), self.to_v.forward(context));
-        let mixed = if self.upcast && q.kind() != Kind::Float {
+    /// Self-attention: every position of `x` attends to all of `x`.
+    fn forward(&self, x: &Tensor) -> Tensor {
+        self.attend(&self.to_q.forward(x), &self.keys_and_values(x))
+    }
+
+    /// Cross-attention: every position of `x` attends to the prompt.
+    fn forward_text(&self, x: &Tensor, text: &Text) -> Tensor {
+        let q = self.to_q.forward(x);
+        match &text.0 {
+            Source::Embeddings(embeddings) => self.attend(&q, &self.keys_and_values(embeddings)),
+            Source::KeysAndValues(layers) => {
+                self.attend(&q, layers.get(&self.to_k.name).expect("the text was prepared by this network"))
+            }
+        }
+    }
+
+    fn keys_and_values(&self, context: &Tensor) -> [Tensor; 2] {
+        [self.to_k.forward(context), self.to_v.forward(context)]
+    }
+
+    fn attend(&self, q: &Tensor, [k, v]: &[Tensor; 2]) -> Tensor {
+        // bf16 has the exponents of f32, so that no score overflows, and fused attention sums in f32 anyway.
+        let mixed = if self.upcast && q.kind() == Kind::Half {
             let float = |x: &Tensor| x.to_kind(Kind::Float);
-            multi_head_attention(&float(&q), &float(&k), &float(&v), self.heads).to_kind(q.kind())
+            multi_head_attention(&float(q), &float(k), &float(v), self.heads).to_kind(q.kind())
         } else {
-            multi_head_attention(&q, &k, &v, self.heads)
+            multi_head_attention(q, k, v, self.heads)
         };
         self.to_out.forward(&mixed)
     }
@@ -120,10 +176,9 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor, text: &Tensor) -> Tensor {
-        let normed = self.norm1.forward(x);
-        let x = self.attn1.forward(&normed, &normed) + x;
-        let x = self.attn2.forward(&self.norm2.forward(&x), text) + x;
+    fn forward(&self, x: &Tensor, text: &Text) -> Tensor {
+        let x = self.attn1.forward(&self.norm1.forward(x)) + x;
+        let x = self.attn2.forward_text(&self.norm2.forward(&x), text) + x;
         self.ff.forward(&self.norm3.forward(&x)) + x
     }
 }
@@ -164,8 +219,8 @@ impl Transformer2D {
         })
     }
 
-    /// A feature map [n, c, h, w] and prompt embeddings `text` [n, length, dim] to [n, c, h, w].
-    pub fn forward(&self, x: &Tensor, text: &Tensor) -> Tensor {
+    /// A feature map [n, c, h, w] and the prompts of its rows to [n, c, h, w].
+    pub fn forward(&self, x: &Tensor, text: &Text) -> Tensor {
         let (n, c, h, w) = x.size4().expect("a feature map is [n, c, h, w]");
         let to_tokens = |x: Tensor| x.permute([0, 2, 3, 1]).reshape([n, h * w, c]);
         let to_map = |tokens: Tensor| tokens.view([n, h, w, c]).permute([0, 3, 1, 2]);

@@ -3,7 +3,7 @@
 
 use tch::Tensor;
 
-use super::attention::Transformer2D;
+use super::attention::{Text, Transformer2D};
 use super::config::{DownBlockType, UNetConfig, UpBlockType};
 use crate::error::Result;
 use crate::layers::{Conv2d, GroupNorm, Linear};
@@ -120,7 +120,7 @@ impl DownBlock {
     }
 
     /// Pushes the feature map after each layer onto `skips`; the last one is the input of the next stage.
-    pub fn forward(&self, skips: &mut Vec<Tensor>, time: &Tensor, text: &Tensor) {
+    pub fn forward(&self, skips: &mut Vec<Tensor>, time: &Tensor, text: &Text) {
         let mut x = skips.last().expect("the first convolution's output comes first").shallow_clone();
         for (i, resnet) in self.resnets.iter().enumerate() {
             x = resnet.forward(&x, Some(time));
@@ -136,6 +136,10 @@ impl DownBlock {
 
     pub fn linears_mut(&mut self, f: &mut dyn FnMut(&mut Linear)) {
         visit(&mut self.resnets, &mut self.attentions, f);
+    }
+
+    pub fn attentions(&self) -> &[Transformer2D] {
+        &self.attentions
     }
 }
 
@@ -160,7 +164,7 @@ impl MidBlock {
         })
     }
 
-    pub fn forward(&self, x: &Tensor, time: &Tensor, text: &Tensor) -> Tensor {
+    pub fn forward(&self, x: &Tensor, time: &Tensor, text: &Text) -> Tensor {
         let x = self.resnets[0].forward(x, Some(time));
         let x = self.attentions[0].forward(&x, text);
         self.resnets[1].forward(&x, Some(time))
@@ -168,6 +172,10 @@ impl MidBlock {
 
     pub fn linears_mut(&mut self, f: &mut dyn FnMut(&mut Linear)) {
         visit(&mut self.resnets, &mut self.attentions, f);
+    }
+
+    pub fn attentions(&self) -> &[Transformer2D] {
+        &self.attentions
     }
 }
 
@@ -205,7 +213,7 @@ impl UpBlock {
     }
 
     /// Pops one of `skips` for each layer, and upsamples to the size of the next one.
-    pub fn forward(&self, mut x: Tensor, skips: &mut Vec<Tensor>, time: &Tensor, text: &Tensor) -> Tensor {
+    pub fn forward(&self, mut x: Tensor, skips: &mut Vec<Tensor>, time: &Tensor, text: &Text) -> Tensor {
         for (i, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().expect("the way down left one feature map per layer");
             x = resnet.forward(&Tensor::cat(&[x, skip], 1), Some(time));
@@ -224,6 +232,10 @@ impl UpBlock {
 
     pub fn linears_mut(&mut self, f: &mut dyn FnMut(&mut Linear)) {
         visit(&mut self.resnets, &mut self.attentions, f);
+    }
+
+    pub fn attentions(&self) -> &[Transformer2D] {
+        &self.attentions
     }
 }
 

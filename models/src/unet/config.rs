@@ -64,7 +64,7 @@ pub struct UNetConfig {
     pub cross_attention_dim: i64,
     /// Whether attention's input and output projections are linear layers (SD 2) or 1×1 convolutions (SD 1).
     pub use_linear_projection: bool,
-    /// Whether attention is computed in f32 whatever the weights' type (SD 2.1 overflows f16 otherwise).
+    /// Whether attention is computed in f32 if the weights are f16, in which SD 2.1 overflows otherwise.
     pub upcast_attention: bool,
     /// Number of groups of every GroupNorm.
     pub norm_num_groups: i64,

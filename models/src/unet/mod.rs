@@ -10,6 +10,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
+pub use attention::Text;
 pub(crate) use attention::multi_head_attention;
 use blocks::{DownBlock, MidBlock, UpBlock};
 pub(crate) use blocks::{Downsample, ResnetBlock, Upsample};
@@ -85,9 +86,26 @@ impl UNet {
     /// cross_attention_dim] to [n, out_channels, h, w]; all tensors on the network's device. Latents and prompt
     /// embeddings are converted to the type of the weights, which is also that of the result.
     pub fn forward(&self, latents: &Tensor, timesteps: &Tensor, text: &Tensor) -> Tensor {
-        let text = text.to_kind(self.kind());
-        let state = self.stages().fold(self.head(latents, timesteps), |state, stage| self.stage(stage, state, &text));
+        self.forward_text(latents, timesteps, &self.text(text))
+    }
+
+    /// As [`UNet::forward`], with the result of [`UNet::text`] or [`UNet::fixed_text`].
+    pub fn forward_text(&self, latents: &Tensor, timesteps: &Tensor, text: &Text) -> Tensor {
+        let state = self.stages().fold(self.head(latents, timesteps), |state, stage| self.stage(stage, state, text));
         state.maps.into_iter().next_back().expect("the last stage leaves the output")
+    }
+
+    /// Prompt embeddings [n, length, cross_attention_dim] as a call takes them.
+    pub fn text(&self, embeddings: &Tensor) -> Text {
+        Text::of_embeddings(embeddings.to_kind(self.kind()))
+    }
+
+    /// As [`UNet::text`], for several calls with the same prompts: the keys and values of cross-attention, which depend on
+    /// the prompts alone, are computed here. They stay valid until weights or an adapter change.
+    pub fn fixed_text(&self, embeddings: &Tensor) -> Text {
+        let down = self.down_blocks.iter().flat_map(DownBlock::attentions);
+        let up = self.up_blocks.iter().flat_map(UpBlock::attentions);
+        Text::of_layers(&embeddings.to_kind(self.kind()), down.chain(self.mid_block.attentions()).chain(up))
     }
 
     /// The layers before all stages.
@@ -102,8 +120,8 @@ impl UNet {
         (0..n_down).map(Stage::Down).chain([Stage::Mid]).chain((0..n_up).map(Stage::Up)).chain([Stage::Out])
     }
 
-    /// Computes one stage; `text` has the type of the weights.
-    fn stage(&self, stage: Stage, state: State, text: &Tensor) -> State {
+    /// Computes one stage.
+    fn stage(&self, stage: Stage, state: State, text: &Text) -> State {
         let State { time, mut maps } = state;
         let last = "every stage leaves a feature map";
         match stage {

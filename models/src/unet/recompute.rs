@@ -5,7 +5,7 @@
 
 use tch::{Tensor, no_grad};
 
-use super::{Stage, State, UNet};
+use super::{Stage, State, Text, UNet};
 use crate::error::Result;
 
 /// A forward pass whose graph is built stage by stage in the backward pass.
@@ -13,23 +13,23 @@ use crate::error::Result;
 pub struct Recomputed {
     latents: Tensor,
     timesteps: Tensor,
-    text: Tensor,
+    text: Text,
     /// The input of each stage, in order.
     inputs: Vec<(Stage, State)>,
 }
 
 impl UNet {
-    /// Computes [`UNet::forward`] without a graph, and returns with the output what [`Recomputed::backward`] needs.
-    pub fn forward_recomputed(&self, latents: &Tensor, timesteps: &Tensor, text: &Tensor) -> (Tensor, Recomputed) {
+    /// Computes [`UNet::forward_text`] without a graph, and returns with the output what [`Recomputed::backward`] needs.
+    pub fn forward_recomputed(&self, latents: &Tensor, timesteps: &Tensor, text: &Text) -> (Tensor, Recomputed) {
         no_grad(|| {
-            let text = text.to_kind(self.kind());
             let mut state = self.head(latents, timesteps);
             let mut inputs = Vec::new();
             for stage in self.stages() {
                 inputs.push((stage, state.shallow_clone()));
-                state = self.stage(stage, state, &text);
+                state = self.stage(stage, state, text);
             }
             let (latents, timesteps) = (latents.shallow_clone(), timesteps.shallow_clone());
+            let text = text.shallow_clone();
             (
                 state.maps.pop().expect("the last stage leaves the output"),
                 Recomputed { latents, timesteps, text, inputs },

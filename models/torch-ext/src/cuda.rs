@@ -7,7 +7,7 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY};
 use tch::Device;
 
 use crate::error::{Error, Result};
-use crate::library_path;
+use crate::{ffi, library_path};
 
 const NAME: &str = "libtorch_cuda.so";
 
@@ -95,6 +95,50 @@ pub fn memory(index: usize) -> Result<(u64, u64)> {
     }
 }
 
+/// Returns the largest number of bytes that libtorch has reserved on a CUDA device so far, for tensors and for reuse.
+pub fn peak_memory(index: usize) -> Result<u64> {
+    load()?;
+    let index = i8::try_from(index).map_err(|_| Error::new(format!("there is no CUDA device {index}")))?;
+    let mut bytes = 0;
+    // SAFETY: `bytes` lives through the call.
+    unsafe { ffi::check(ffi::ext_cuda_peak(index, &mut bytes))? };
+    Ok(bytes)
+}
+
+/// Waits until a device has done all that was launched on it; on the CPU that is always so.
+pub fn synchronize(device: Device) {
+    if let Device::Cuda(index) = device {
+        tch::Cuda::synchronize(index as i64);
+    }
+}
+
+/// How NVIDIA's libraries compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numerics {
+    /// Products and convolutions of f32 round their inputs to TF32, 10 bits of mantissa, which tensor cores take.
+    pub tf32: bool,
+    /// cuDNN tries all its algorithms at the first call with new shapes and keeps the fastest.
+    pub cudnn_benchmark: bool,
+    /// Every operation computes the same bits on each run, or is an error if it cannot.
+    pub deterministic: bool,
+}
+
+impl Numerics {
+    /// Returns the setting of the process.
+    pub fn current() -> Result<Self> {
+        let [mut tf32, mut cudnn_benchmark, mut deterministic] = [false; 3];
+        // SAFETY: the three live through the call.
+        unsafe { ffi::check(ffi::ext_numerics(&mut tf32, &mut cudnn_benchmark, &mut deterministic))? };
+        Ok(Self { tf32, cudnn_benchmark, deterministic })
+    }
+
+    /// Makes this the setting of the process. It is to be called before the first operation on a GPU.
+    pub fn set(self) -> Result<()> {
+        // SAFETY: it takes no pointers. With `deterministic` it sets an environment variable, once, early.
+        unsafe { ffi::check(ffi::ext_set_numerics(self.tf32, self.cudnn_benchmark, self.deterministic)) }
+    }
+}
+
 fn unknown(spec: &str) -> Error {
     Error::new(format!("unknown device `{spec}`: it is cpu, cuda or cuda:N"))
 }
@@ -114,6 +158,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_setting_of_the_process_is_the_one_that_was_set() {
+        let before = Numerics::current().unwrap();
+        for bits in [0b001, 0b010, 0b100, 0b111, 0b000] {
+            let [tf32, cudnn_benchmark, deterministic] = [1, 2, 4].map(|bit| bits & bit > 0);
+            let wanted = Numerics { tf32, cudnn_benchmark, deterministic };
+            wanted.set().unwrap();
+            assert_eq!(Numerics::current().unwrap(), wanted);
+        }
+        before.set().unwrap();
+    }
+
     /// Passes with and without a GPU: either there is a device, or the error states what to do and the CPU still works.
     #[test]
     fn cuda_is_there_or_says_why_not() {
@@ -124,13 +180,15 @@ mod tests {
                 assert!(device("cuda:4096").unwrap_err().to_string().contains("does not exist"));
                 let (free, total) = memory(0).unwrap();
                 assert!(0 < free && free <= total);
+                synchronize(found);
+                assert!(0 < peak_memory(0).unwrap() && peak_memory(0).unwrap() <= total);
             }
             Err(error) => {
                 let text = error.to_string();
                 assert!(text.contains("make setup-cuda") || text.contains("nvidia-smi"), "{text}");
                 assert!(!text.contains('\n'), "{text}");
                 assert_eq!(load().err(), load().err());
-                assert!(memory(0).is_err());
+                assert!(memory(0).is_err() && peak_memory(0).is_err());
             }
         }
         assert_eq!(Tensor::ones([2], (Kind::Float, Device::Cpu)).sum(Kind::Float).double_value(&[]), 2.0);

@@ -1,6 +1,6 @@
 //! The functions of shim.cpp; null is success, anything else a message for [`check`].
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 use std::ptr::null_mut;
 
 use tch::Tensor;
@@ -27,6 +27,14 @@ pub(crate) struct CStore {
 pub(crate) struct CGloo {
     _opaque: [u8; 0],
 }
+
+#[repr(C)]
+pub(crate) struct CProfile {
+    _opaque: [u8; 0],
+}
+
+/// Receives an operator of a profile: the caller's data, name, outer and nested calls, seconds, FLOP.
+pub(crate) type Visit = unsafe extern "C" fn(*mut c_void, *const c_char, u64, u64, f64, f64);
 
 pub(crate) type Message = *mut c_char;
 
@@ -81,6 +89,12 @@ unsafe extern "C" {
         weight_decay: f64,
         epsilon: f64,
     ) -> Message;
+    pub(crate) fn ext_lerp(
+        tensors: *const *const C_tensor,
+        targets: *const *const C_tensor,
+        count: usize,
+        weight: f64,
+    ) -> Message;
     pub(crate) fn ext_clear_gradient(tensor: *const C_tensor) -> Message;
     pub(crate) fn ext_clip_grad_norm(
         parameters: *const *const C_tensor,
@@ -121,6 +135,11 @@ unsafe extern "C" {
         out: *mut *mut C_tensor,
     ) -> Message;
     pub(crate) fn ext_gloo_broadcast(gloo: *mut CGloo, tensor: *mut C_tensor) -> Message;
+    pub(crate) fn ext_profile_start(out: *mut *mut CProfile) -> Message;
+    pub(crate) fn ext_profile_stop(profile: *mut CProfile, visit: Option<Visit>, data: *mut c_void) -> Message;
+    pub(crate) fn ext_set_numerics(tf32: bool, benchmark: bool, deterministic: bool) -> Message;
+    pub(crate) fn ext_numerics(tf32: *mut bool, benchmark: *mut bool, deterministic: *mut bool) -> Message;
+    pub(crate) fn ext_cuda_peak(device: i8, out: *mut u64) -> Message;
     pub(crate) fn ext_channels_last(tensor: *const C_tensor, out: *mut *mut C_tensor) -> Message;
 }
 

@@ -1,7 +1,8 @@
 //! Functions of libtorch that `tch` lacks, through a small C++ shim: independent generators with PyTorch's numbers, a
 //! fused AdamW whose state can be saved, gradient clipping that returns the norm, autocast with any type on any device,
-//! channels-last memory, tensors that Rust code fills, fused GroupNorm and SiLU, LeakyReLU with any slope, processes that work
-//! together, and CUDA loaded at run time so that one binary supports CPU and GPU. C++ exceptions become [`Error`].
+//! channels-last memory, tensors that Rust code fills, fused GroupNorm and SiLU, LeakyReLU with any slope, counts and
+//! times of operators, processes that work together, and CUDA loaded at run time so that one binary supports CPU and GPU. C++
+//! exceptions become [`Error`].
 //!
 //! ```
 //! use tch::{Kind, Tensor, Device};
@@ -21,9 +22,9 @@
 //! ```
 //!
 //! # Layout
-//! [`Generator`] (generator.rs), [`AdamW`] (optim.rs), [`clip_grad_norm`], [`GradientSum`] (grad.rs), [`autocast()`] (autocast.rs),
+//! [`Generator`] (generator.rs), [`AdamW`] and [`lerp`] (optim.rs), [`clip_grad_norm`], [`GradientSum`] (grad.rs), [`autocast()`] (autocast.rs),
 //! [`channels_last`] (memory_format.rs), [`filled`] (fill.rs), [`group_norm_silu`] and [`leaky_relu`] (fused.rs,
-//! fused.cpp, group_norm_silu.c), [`cuda`] (cuda.rs);
+//! fused.cpp, group_norm_silu.c), [`profiled`] (profile.rs, profile.cpp), [`cuda`] (cuda.rs);
 //! ffi.rs declares what shim.cpp defines.
 
 mod autocast;
@@ -37,6 +38,7 @@ mod generator;
 mod grad;
 mod memory_format;
 mod optim;
+mod profile;
 
 use std::path::PathBuf;
 
@@ -47,7 +49,8 @@ pub use fused::{group_norm_silu, leaky_relu};
 pub use generator::Generator;
 pub use grad::{GradientSum, clip_grad_norm};
 pub use memory_format::channels_last;
-pub use optim::{AdamW, AdamWConfig};
+pub use optim::{AdamW, AdamWConfig, lerp};
+pub use profile::{Operator, profiled};
 
 /// Returns the version of the libtorch that this process runs, such as `2.11.0`.
 pub fn torch_version() -> String {

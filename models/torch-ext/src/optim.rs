@@ -162,6 +162,18 @@ impl AdamW {
     }
 }
 
+/// Moves each of the tensors in place towards the target in its place by `weight` of their distance, all in one operation:
+/// tensor + weight · (target − tensor).
+pub fn lerp(tensors: &[&Tensor], targets: &[&Tensor], weight: f64) -> Result<()> {
+    if tensors.len() != targets.len() {
+        return Err(Error::new(format!("{} tensors have {} targets", tensors.len(), targets.len())));
+    }
+    let count = tensors.len();
+    let [tensors, targets] = [tensors, targets].map(|all| ffi::pointers(all.iter().copied()));
+    // SAFETY: two arrays of the same length, whose tensors live through the call.
+    unsafe { ffi::check(ffi::ext_lerp(tensors.as_ptr(), targets.as_ptr(), count, weight)) }
+}
+
 #[cfg(test)]
 mod tests {
     use test_support::{Reference, assert_close, device};
@@ -240,6 +252,19 @@ mod tests {
         }
         assert!(through.state() == resumed.state());
         assert!(saved != through.state(), "a saved state is a copy");
+    }
+
+    #[test]
+    fn tensors_move_towards_their_targets_as_one_at_a_time() {
+        let mut generator = crate::Generator::cpu(1).unwrap();
+        let mut normals = || [3, 17, 64].map(|n| generator.normal(&[n]).unwrap().to_device(device()));
+        let (tensors, targets) = (normals(), normals());
+        let wanted = [0, 1, 2].map(|i| tensors[i].copy().lerp_(&targets[i], 0.1));
+        lerp(&tensors.each_ref(), &targets.each_ref(), 0.1).unwrap();
+        for (tensor, wanted) in tensors.iter().zip(&wanted) {
+            assert_close("mean", tensor, wanted, if device() == Device::Cpu { 0.0 } else { 1e-6 });
+        }
+        assert!(lerp(&[&tensors[0]], &[&targets[1]], 0.1).is_err() && lerp(&[], &[&targets[1]], 0.1).is_err());
     }
 
     #[test]

@@ -3,12 +3,14 @@
 // tensor.
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
 #include <ATen/Version.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
@@ -21,6 +23,7 @@
 #include <ATen/ops/randperm.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <dlfcn.h>
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -37,6 +40,7 @@
 
 #include "fused.h"
 #include "guarded.h"
+#include "profile.h"
 
 namespace {
 
@@ -147,6 +151,18 @@ char* ext_adamw_step(const at::Tensor* const* parameters, const at::Tensor* cons
   });
 }
 
+char* ext_lerp(const at::Tensor* const* tensors, const at::Tensor* const* targets, size_t count, double weight) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    std::vector<at::Tensor> from, to;
+    for (size_t i = 0; i < count; ++i) {
+      from.push_back(*tensors[i]);
+      to.push_back(*targets[i]);
+    }
+    if (!from.empty()) at::_foreach_lerp_(from, to, weight);
+  });
+}
+
 char* ext_clear_gradient(const at::Tensor* tensor) {
   return guarded([&] {
     if (tensor->grad().defined()) tensor->mutable_grad() = at::Tensor();
@@ -233,8 +249,55 @@ char* ext_autocast_leave(AutocastState* state) {
   });
 }
 
+// cuBLAS computes the same on every run only with a workspace of its own for each stream, which it reads from the
+// environment.
+char* ext_set_numerics(bool tf32, bool benchmark, bool deterministic) {
+  return guarded([&] {
+    at::Context& context = at::globalContext();
+    context.setAllowTF32CuBLAS(tf32);
+    context.setAllowTF32CuDNN(tf32);
+    context.setBenchmarkCuDNN(benchmark);
+    context.setDeterministicCuDNN(deterministic);
+    context.setDeterministicAlgorithms(deterministic, /*warn_only=*/false);
+    // Memory that is not written yet is not read either.
+    context.setDeterministicFillUninitializedMemory(false);
+    if (deterministic) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  });
+}
+
+char* ext_numerics(bool* tf32, bool* benchmark, bool* deterministic) {
+  return guarded([&] {
+    const at::Context& context = at::globalContext();
+    *tf32 = context.allowTF32CuBLAS() && context.allowTF32CuDNN();
+    *benchmark = context.benchmarkCuDNN();
+    *deterministic = context.deterministicCuDNN() && context.deterministicAlgorithms();
+  });
+}
+
+// The largest sum of bytes that libtorch has reserved on a CUDA device, of which tensors take their parts.
+char* ext_cuda_peak(int8_t device, uint64_t* out) {
+  return guarded([&] {
+    const auto stats = c10::getDeviceAllocator(at::kCUDA)->getDeviceStats(device);
+    const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    *out = static_cast<uint64_t>(stats.reserved_bytes[all].peak);
+  });
+}
+
 char* ext_channels_last(const at::Tensor* tensor, at::Tensor** out) {
   return guarded([&] { *out = hand_out(tensor->contiguous(at::MemoryFormat::ChannelsLast)); });
+}
+
+char* ext_profile_start(Profile** out) {
+  return guarded([&] { *out = start_profile(); });
+}
+
+// `visit` receives `data` with each operator's name, counts, seconds and FLOP; it is null if they are not wanted.
+char* ext_profile_stop(Profile* profile, void (*visit)(void*, const char*, uint64_t, uint64_t, double, double), void* data) {
+  return guarded([&] {
+    stop_profile(profile, [&](const std::string& name, const OperatorTotals& totals) {
+      if (visit != nullptr) visit(data, name.c_str(), totals.outer, totals.nested, totals.seconds, totals.flops);
+    });
+  });
 }
 
 }  // extern "C"

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::built;
 use crate::support::{Ran, host, tiny_run};
-use crate::train::metrics;
+use crate::train::{metrics, timeless};
 
 /// A run of three epochs of two batches, whose only plugin fails in the second epoch.
 fn run(folder: &Path, fault: &str, settings: &[&str]) -> Ran {
@@ -44,6 +44,16 @@ fn skip_leaves_the_batch_out_and_counts_it_and_stops_above_the_limit() {
     let skipped: Vec<Option<u64>> = lines.iter().map(|line| line["skipped"].as_u64()).collect();
     assert_eq!(skipped, [None, Some(0), Some(4), Some(0)]);
     assert!(ran.stderr.contains("4 samples were left out because a plugin failed on them"), "{}", ran.stderr);
+
+    // In two processes, one of which leaves out its whole share.
+    let settings = [skip, "--set=plugin.max_skipped=0.5", "--set=sample.micro_batch=4", "--set=train.micro_batch=4"];
+    let [one, two] = ["--nproc=1", "--nproc=2"].map(|nproc| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ran = run(folder.path(), "second-epoch-batch", &[&settings[..], &[nproc]].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        timeless(&folder.path().join("run"))
+    });
+    assert_eq!(one, two);
 
     let folder = tempfile::tempdir().expect("a folder");
     let ran = run(folder.path(), "second-epoch-batch", &[skip]);

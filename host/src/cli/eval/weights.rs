@@ -196,7 +196,7 @@ pub(super) fn of_embeddings(
     measured.insert(Column::Embedding(GIVEN.to_owned()), rows.mapv(f64::from));
     let prompts = vec![String::new(); rows.nrows()];
     let images = Images { prompts: &prompts, of: &measured, baseline: None, reference: None, pairs: None };
-    let metrics = catalog::values(&plan(names, &evaluator, &available), images, &context.interrupt)?;
+    let metrics = catalog::values(&plan(names, &evaluator, &available), images, context)?;
     let protocol = Protocol { count: rows.nrows(), images: Some(path.display().to_string()), ..Protocol::default() };
     Ok(Evaluation { protocol, metrics })
 }

@@ -101,6 +101,7 @@ fn mistakes_are_named_with_their_place() {
     assert!(message(pinned).starts_with("the sha256 of plugin palette is \"abc\": "), "{}", message(pinned));
     assert!(message("[train\n").starts_with("run.toml: TOML parse error at line 1"));
     assert!(message("[model]\ndtype = \"f8\"\n").contains("f8"));
+    assert!(message("[model]\ndtype = \"f16\"\n").starts_with("model.dtype = \"f16\" is for sampling alone"));
     assert!(message("[train]\nbatch_size = 7\n").contains("train.batch_size"));
     assert!(message("[sample]\neta = 0\n").contains("sample.eta is 0"));
     let calls = "[train]\nshuffle = \"calls\"\n";

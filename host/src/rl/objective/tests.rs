@@ -86,7 +86,7 @@ impl World {
         let Self { policy, lora, optimizer, config, trajectories } = self;
         let mut ddpo = Ddpo { policy, lora, config, n_timesteps: 4, processes: &Processes::default() };
         let mut guard = StepGuard::new("train.learning_rate");
-        let mut hooks = Hooks { interrupt, done: &mut |_| {}, after_step: &mut |_| {} };
+        let mut hooks = Hooks { interrupt, done: &mut |_| {}, after_step: &mut |_| Ok(()) };
         ddpo.train_epoch(optimizer, &mut guard, trajectories, advantages, (1, 1), &mut hooks)
     }
 
@@ -101,7 +101,8 @@ impl World {
             let at = |i: usize| self.trajectories.latents.get(i as i64).narrow(0, sample as i64, 1);
             let prediction = no_grad(|| {
                 let timesteps = Tensor::from_slice(&[timestep]).to_device(device());
-                self.policy.predict(&at(step), &timesteps, &self.trajectories.prompts[sample..=sample])
+                let prompt = Tensor::from_slice(&[self.trajectories.prompts[sample] as i64]).to_device(device());
+                self.policy.predict(&at(step), &timesteps, &self.policy.text(&prompt))
             });
             sum += self.policy.log_prob(&prediction, step, &at(step), &at(step + 1)).double_value(&[0]);
         }
@@ -160,7 +161,8 @@ fn trl_update(world: &mut World, advantages: &[Option<f64>]) -> (f64, f64, f64) 
     let kept: Vec<usize> = (0..N_SAMPLES).filter(|&i| advantages[i].is_some()).collect();
     let indices: Vec<i64> = kept.iter().map(|&i| i as i64).collect();
     let indices = Tensor::from_slice(&indices).to_device(device());
-    let prompts: Vec<usize> = kept.iter().map(|&i| world.trajectories.prompts[i]).collect();
+    let prompts: Vec<i64> = kept.iter().map(|&i| world.trajectories.prompts[i] as i64).collect();
+    let text = world.policy.text(&Tensor::from_slice(&prompts).to_device(device()));
     let advantages: Vec<f32> = kept.iter().map(|&i| advantages[i].expect("it is kept") as f32).collect();
     let advantages = Tensor::from_slice(&advantages).to_device(device());
     let (mut losses, mut clipped) = (Vec::new(), Vec::new());
@@ -169,14 +171,14 @@ fn trl_update(world: &mut World, advantages: &[Option<f64>]) -> (f64, f64, f64) 
         let latents = |i: usize| world.trajectories.latents.get(i as i64).index_select(0, &indices);
         let old = world.trajectories.log_probs.as_ref().expect("eta is 1").get(step as i64).index_select(0, &indices);
         let timesteps = Tensor::full([kept.len() as i64], timestep, (Kind::Int64, device()));
-        let prediction = world.policy.predict(&latents(step), &timesteps, &prompts);
+        let prediction = world.policy.predict(&latents(step), &timesteps, &text);
         let log_prob = world.policy.log_prob(&prediction, step, &latents(step), &latents(step + 1));
         let ratio = (log_prob - old).exp();
         let unclipped = -&advantages * &ratio;
         let mut loss = unclipped.maximum(&(-&advantages * ratio.clamp(1.0 - range, 1.0 + range)));
         if world.config.kl > 0.0 {
             world.lora.enable(&mut world.policy.unet, false);
-            let reference = no_grad(|| world.policy.predict(&latents(step), &timesteps, &prompts));
+            let reference = no_grad(|| world.policy.predict(&latents(step), &timesteps, &text));
             world.lora.enable(&mut world.policy.unet, true);
             loss += world.policy.kl_divergence(&prediction, &reference, step, &latents(step)) * world.config.kl;
         }
@@ -349,6 +351,27 @@ fn the_micro_batch_size_does_not_change_a_rollout() {
         assert_eq!((parts.calls.len(), parts.calls.last()), (n_calls, Some(&last)));
         assert_close("latents", &parts.latents, &whole.latents, 1e-5);
         assert_close("log-probabilities", &parts.log_probs.expect("as above"), &log_probs, 1e-5);
+    }
+}
+
+#[test]
+fn keys_and_values_of_the_prompts_are_those_of_every_step() {
+    for guidance in [1.0, 5.0] {
+        let mut world = world(guidance, |config| config.kl = 0.0);
+        world.train(&alternating());
+        let prompts = Tensor::from_slice(&[2i64, 0, 1]).to_device(device());
+        let latents = world.trajectories.latents.get(0).narrow(0, 0, 3);
+        let timesteps = Tensor::full([3], 500, (Kind::Int64, device()));
+        let policy = &world.policy;
+        let plain = no_grad(|| policy.predict(&latents, &timesteps, &policy.text(&prompts)));
+        let fixed = policy.fixed_text(&prompts);
+        assert_eq!(no_grad(|| policy.predict(&latents, &timesteps, &fixed)), plain);
+        // An adapter that has changed since is not in them.
+        world.train(&alternating());
+        let policy = &world.policy;
+        let [stale, fresh] =
+            [&fixed, &policy.text(&prompts)].map(|text| no_grad(|| policy.predict(&latents, &timesteps, text)));
+        assert_ne!(stale, fresh);
     }
 }
 

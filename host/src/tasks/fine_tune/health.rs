@@ -6,15 +6,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::COMPARED;
-use crate::config::fine_tune::OnCollapse;
-use crate::config::{FineTuneConfig, Shuffle, Train};
+use crate::config::fine_tune::{Dtype, OnCollapse};
+use crate::config::{FineTuneConfig, Shuffle};
 use crate::rl::objective::UpdateStatistics;
 use crate::run::MAX_NAMED_STYLES;
 use crate::run::record::{FineTuneMonitor, StylesMonitor};
 use crate::statistics::Improvement;
 
-/// Maximum |ratio − 1| of a first update that f32 rounding explains.
+/// Maximum |ratio − 1| of a first update that f32 rounding explains, and more than calls that repeat those of sampling have.
 const MAX_RATIO_ERROR: f64 = 1e-5;
+/// Share of the clip range that rounding of narrower types may take.
+const MAX_ROUNDING_SHARE: f64 = 0.5;
 /// Number of standard errors from which on a change is more than uncertainty.
 const MIN_STANDARD_ERRORS: f64 = 3.0;
 
@@ -90,18 +92,30 @@ pub(super) fn counteracting_kl(config: &FineTuneConfig, counteracted: u32) -> f6
     }
 }
 
+/// Returns the maximum |ratio − 1| of a first update that the configuration explains. Calls that repeat those of sampling round
+/// as these do; other calls round as the type does, which must not use up the clip range.
+fn max_ratio_error(config: &FineTuneConfig) -> f64 {
+    let is_cuda = config.run.device != "cpu";
+    let is_f32 = config.model.dtype == Dtype::F32 && !(is_cuda && config.cuda.tf32);
+    match config.train.shuffle {
+        Shuffle::Samples if !is_f32 => MAX_RATIO_ERROR.max(MAX_ROUNDING_SHARE * config.train.clip_range),
+        Shuffle::Samples | Shuffle::Calls => MAX_RATIO_ERROR,
+    }
+}
+
 /// Returns the warnings about an epoch's updates.
-pub(super) fn of_update(update: &UpdateStatistics, train: &Train) -> Vec<String> {
+pub(super) fn of_update(update: &UpdateStatistics, config: &FineTuneConfig) -> Vec<String> {
     let mut warnings = Vec::new();
-    if update.ratio_error > MAX_RATIO_ERROR {
+    let (train, max_ratio_error) = (&config.train, max_ratio_error(config));
+    if update.ratio_error > max_ratio_error {
         warnings.push(format!(
-            "ratios of the first update differ from 1 by up to {:.1e} (f32 rounding explains less than \
-             {MAX_RATIO_ERROR:.0e}), and the clip range is {}: sampling and training round differently; {}",
+            "ratios of the first update differ from 1 by up to {:.1e}, which should be at most {max_ratio_error:.0e}, and the \
+             clip range is {}: sampling and training round differently; {}",
             update.ratio_error,
             train.clip_range,
             match train.shuffle {
                 Shuffle::Samples => "use train.shuffle = \"calls\"",
-                Shuffle::Calls => "use model.dtype = \"f32\"",
+                Shuffle::Calls => "use model.dtype = \"f32\" and cuda.tf32 = false",
             }
         ));
     }
@@ -138,6 +152,30 @@ mod tests {
         assert!(warning.contains("that of simple has fallen by 0.2"), "{warning}");
         for (trained, simple) in [(0.5, 0.3), (-0.5, -0.3), (-0.01, -0.3), (0.5, -0.01)] {
             assert_eq!(first.hacking(&monitor(trained, simple)), None, "{trained} {simple}");
+        }
+    }
+
+    #[test]
+    fn the_bound_of_the_ratio_check_fits_calls_and_types() {
+        let mut config = FineTuneConfig::resolve("tiny-art", &[]).expect("the preset");
+        assert!(config.train.shuffle == Shuffle::Samples && config.cuda.tf32);
+        let is_warned = |config: &FineTuneConfig, ratio_error: f64| {
+            let update = UpdateStatistics { ratio_error, ..UpdateStatistics::default() };
+            !of_update(&update, config).is_empty()
+        };
+        let [below, above] = [0.9e-5, 1.1e-5];
+        assert!(!is_warned(&config, below) && is_warned(&config, above), "f32 on the CPU, where there is no TF32");
+        let half = 0.5 * config.train.clip_range;
+        let mut narrow = config.clone();
+        narrow.model.dtype = Dtype::Bf16;
+        config.run.device = "cuda".to_owned();
+        for config in [&narrow, &config] {
+            assert!(!is_warned(config, above) && !is_warned(config, 0.9 * half) && is_warned(config, 1.1 * half));
+        }
+        config.cuda.tf32 = false;
+        narrow.train.shuffle = Shuffle::Calls;
+        for config in [&narrow, &config] {
+            assert!(!is_warned(config, below) && is_warned(config, above));
         }
     }
 

@@ -235,7 +235,7 @@ impl Task for FineTune {
         monitor: Option<&FineTuneMonitor>,
         _best_diversity: f64,
     ) -> Vec<String> {
-        let mut warnings = health::of_update(&trained.update, &self.config.train);
+        let mut warnings = health::of_update(&trained.update, &self.config);
         let share = monitor.zip(self.first.as_ref()).map(|(monitor, first)| monitor.diversity / first.diversity);
         let minimum = self.config.monitor.min_diversity;
         warnings.extend(share.filter(|share| *share < minimum).map(|share| {
@@ -522,10 +522,9 @@ impl FineTune {
         meter: &mut Meter<'_>,
     ) -> Result<UpdateStatistics> {
         let Self { config, policy, lora, optimizer, guard, ema, interrupt, counteracted, processes, .. } = self;
-        let mut after_step = |optimizer: &AdamW| {
-            if let Some(ema) = ema {
-                ema.update(optimizer.parameters());
-            }
+        let mut after_step = |optimizer: &AdamW| match ema {
+            Some(ema) => ema.update(optimizer.parameters()),
+            None => Ok(()),
         };
         let mut done = |rows| meter.trained(rows);
         let mut hooks = Hooks { interrupt, done: &mut done, after_step: &mut after_step };

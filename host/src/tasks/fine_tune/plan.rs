@@ -70,7 +70,8 @@ pub struct Measured {
     pub decode_seconds: f64,
     /// Seconds of an epoch without the plugins' own time.
     pub epoch_seconds: f64,
-    /// Peak memory of the process in bytes; none where the system does not report it.
+    /// Peak memory in bytes: of the process, or on a GPU of what libtorch reserved there; none where the system does not
+    /// report it.
     pub peak_bytes: Option<u64>,
 }
 
@@ -133,6 +134,7 @@ pub fn measure(config: &FineTuneConfig, folder: &Path, interrupt: &Interrupt) ->
 
 fn try_parts(config: &FineTuneConfig, folder: &Path, interrupt: &Interrupt) -> Result<Measured> {
     let device = torch_ext::cuda::device(&config.run.device)?;
+    config.cuda.apply(device)?;
     let pipeline = load_pipeline(folder, device, config.model.dtype.kind(), config.model.memory_format)?;
     let [h, w] = pipeline.latent_size(i64::from(config.sample.width), i64::from(config.sample.height))?;
     let shape = [pipeline.unet.config().in_channels, h, w];
@@ -152,14 +154,14 @@ fn try_parts(config: &FineTuneConfig, folder: &Path, interrupt: &Interrupt) -> R
     let n = policy.samples_per_call(config.sample.micro_batch).min(config.sample.per_epoch());
     let mut noise = SeededNoise::of_epoch(shape, 0, 0, 0..n);
     let mut times = vec![];
-    let mut done = |_| times.push(Instant::now());
+    let mut done = |_| times.push(now(device));
     let trajectories = rollout(&policy, &vec![1; n], &mut noise, config.sample.micro_batch, interrupt, &mut done)?;
     let sampled_step_seconds = (times[1] - times[0]).as_secs_f64() / n as f64;
 
-    let clock = Instant::now();
+    let clock = now(device);
     let decoded = n.min(DECODE_SLICE as usize);
     drop(no_grad(|| vae.decode_latents(&trajectories.last().narrow(0, 0, decoded as i64), DECODE_SLICE)));
-    let decode_seconds = clock.elapsed().as_secs_f64() / decoded as f64;
+    let decode_seconds = (now(device) - clock).as_secs_f64() / decoded as f64;
 
     let mut train = config.train.clone();
     (train.inner_epochs, train.accumulation_steps, train.batch_size) = (1, 1, n);
@@ -167,11 +169,11 @@ fn try_parts(config: &FineTuneConfig, folder: &Path, interrupt: &Interrupt) -> R
     let mut optimizer = AdamW::new(lora.parameters(), optimizer)?;
     let processes = &Processes::default();
     let mut ddpo = Ddpo { policy: &mut policy, lora: &lora, config: &train, n_timesteps: 1, processes };
-    let mut hooks = Hooks { interrupt, done: &mut |_| {}, after_step: &mut |_| {} };
+    let mut hooks = Hooks { interrupt, done: &mut |_| {}, after_step: &mut |_| Ok(()) };
     let mut guard = StepGuard::new(LEARNING_RATE);
-    let clock = Instant::now();
+    let clock = now(device);
     ddpo.train_epoch(&mut optimizer, &mut guard, &trajectories, &vec![Some(1.0); n], (0, 0), &mut hooks)?;
-    let trained_step_seconds = clock.elapsed().as_secs_f64() / n as f64;
+    let trained_step_seconds = (now(device) - clock).as_secs_f64() / n as f64;
 
     let steps = config.n_train_timesteps() * config.train.inner_epochs;
     let of_one =
@@ -183,6 +185,12 @@ fn try_parts(config: &FineTuneConfig, folder: &Path, interrupt: &Interrupt) -> R
         epoch_seconds: of_one * config.sample.per_epoch() as f64,
         peak_bytes: memory::peak(device),
     })
+}
+
+/// The time once the device has done all that was launched on it.
+fn now(device: Device) -> Instant {
+    torch_ext::cuda::synchronize(device);
+    Instant::now()
 }
 
 #[cfg(test)]

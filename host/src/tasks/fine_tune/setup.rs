@@ -28,6 +28,7 @@ impl FineTune {
         let processes = &context.processes;
         check_shares(&config, processes.count())?;
         let device = context.device(&config.run.device)?;
+        config.cuda.apply(device)?;
         let prompts = PromptSet::new(&config.prompts)?;
         let pins = start.pins(processes)?;
         let mut evaluator = processes.first_before_others(|| Evaluator::of_run(&config, device, &pins, context))?;

@@ -58,6 +58,7 @@ const BALANCED_GRADIENT_NORM_RATIO: std::ops::RangeInclusive<f64> = 0.02..=50.0;
 /// Loads the plugin, claims the run's folder, opens the images and builds the networks, with the quickest checks first.
 pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(ImageTraining<Adversarial>, Claim)> {
     let device = torch_ext::cuda::device(&config.run.device)?;
+    config.cuda.apply(device)?;
     let (classifier, lock) = style_classifier(&config, device, start.pins(&context.processes)?, context)?;
     let claim = start.claim(lock, &context.processes)?;
     let data = open_data(&config, context)?;
@@ -74,6 +75,7 @@ pub fn try_out(
     context: &Context,
 ) -> Result<(StyleImages, Plan, Measured)> {
     let device = torch_ext::cuda::device(&config.run.device)?;
+    config.cuda.apply(device)?;
     let (classifier, _) = style_classifier(config, device, pins, context)?;
     let data = open_data(config, context)?;
     let plan = Plan::new(GanTask::Can, config, &data)?;

@@ -207,7 +207,7 @@ impl<M: Model> Task for Pretraining<M> {
                 dropped_steps += 1;
             }
             if let Some(ema) = &mut self.ema {
-                ema.update_warm(self.optimizer.parameters(), step + 1);
+                ema.update_warm(self.optimizer.parameters(), step + 1)?;
             }
             bar.inc(1);
             bar.message(format!("{} loss {:.4}", M::STAGE.name(), sum / (step + 1 - first) as f64));
