@@ -27,6 +27,18 @@ pub struct Context {
 }
 
 impl Context {
+    /// Returns the context of a program that uses this library: one thread, no network, nothing on stderr.
+    pub fn quiet() -> Self {
+        Self {
+            threads: 1,
+            offline: true,
+            progress: Progress::new(true),
+            interrupt: Interrupt::default(),
+            program: None,
+            processes: Processes::default(),
+        }
+    }
+
     /// Returns the device of a configuration: of `cuda`, this process's own GPU.
     ///
     /// # Errors

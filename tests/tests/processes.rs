@@ -145,6 +145,27 @@ fn a_run_resumes_on_another_number_of_processes() {
 }
 
 #[test]
+fn two_processes_evaluate_as_one_does() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path();
+    host_ok(path, &run(&["--out=run", "--set=train.epochs=1"]));
+    let evaluated = |out: &str, more: &[&str]| {
+        let arguments =
+            ["eval", "run", "--count=20", "--pairs=2", "--metrics=reward,entropy,vendi", "--micro-batch=8", "--json"];
+        let out = format!("--out={out}");
+        let ran = host_ok(path, &[&arguments[..], &[&out], more].concat());
+        serde_json::from_str::<serde_json::Value>(&ran.stdout).expect("JSON")
+    };
+    let one = evaluated("one", &[]);
+    assert_eq!(evaluated("two", &["--nproc=2"]), one);
+    // What is there is not computed again, whoever computed it.
+    let written = |folder: &str| std::fs::metadata(path.join(folder)).expect("a folder").modified().expect("a time");
+    let before = written("two/eval");
+    assert_eq!(evaluated("two", &["--nproc=3"]), one);
+    assert_eq!(written("two/eval"), before);
+}
+
+#[test]
 fn kills_of_any_process_change_nothing() {
     let n_kills = std::env::var("KILLS").map_or(3, |n| n.parse().expect("KILLS is a number"));
     let folder = tempfile::tempdir().expect("a folder");

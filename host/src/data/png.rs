@@ -132,7 +132,10 @@ mod tests {
             bytes
         };
         let bytes = encoded("a cat".to_owned());
-        assert_eq!(["latin", "utf8"].map(|name| text(&bytes, name)), [Some("a cat".to_owned()), Some("a cat".to_owned())]);
+        assert_eq!(
+            ["latin", "utf8"].map(|name| text(&bytes, name)),
+            [Some("a cat".to_owned()), Some("a cat".to_owned())]
+        );
         let bytes = encoded("a".repeat(50 << 20));
         assert!(bytes.len() < 1 << 20);
         assert_eq!(["latin", "utf8"].map(|name| text(&bytes, name)), [None, None]);

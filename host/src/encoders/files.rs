@@ -284,8 +284,6 @@ mod tests {
     use super::*;
     use crate::encoders::{Encoder, EncoderError, EncoderInfo};
     use crate::interrupt::Interrupt;
-    use crate::processes::Processes;
-    use crate::progress::Progress;
 
     /// An encoder that returns the first pixel, counts images, and interrupts after some.
     struct Pixels {
@@ -320,14 +318,7 @@ mod tests {
         let mut encoders = Encoders::new();
         let stop = stop.map(|n| (n, interrupt.clone()));
         encoders.add("pixels", Box::new(Pixels { n_images: Rc::clone(&n_images), stop }));
-        let context = Context {
-            threads: 1,
-            offline: true,
-            progress: Progress::new(true),
-            interrupt,
-            program: None,
-            processes: Processes::default(),
-        };
+        let context = Context { interrupt, ..Context::quiet() };
         let mut skipped = vec![];
         let mut skip = |error: ImageError| {
             skipped.push(error.to_string());

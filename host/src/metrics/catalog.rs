@@ -456,7 +456,7 @@ mod tests {
         let images = Images { prompts: &prompts, of: &of, baseline: Some(&baseline), reference: None, pairs: None };
         let names = [Name::Reward, Name::Entropy, Name::StyleCoverage];
         let plans: Vec<Planned> = names.map(|name| planned(name, column.clone())).into();
-        let found = values(&plans, images, &Interrupt::default()).expect("there are images");
+        let found = values(&plans, images, &Context::quiet()).expect("there are images");
         let value = |i: usize| found[i].values().expect("measured");
         let rewards = [0.5f64.ln(), 0.5 * (0.09f64).ln()];
         assert!((value(0).value.mean - (rewards[0] + rewards[1]) / 2.0).abs() < 1e-12);
@@ -474,7 +474,7 @@ mod tests {
         let of = measured(&column, array![[0.2], [0.9], [0.4]]);
         let prompts = ["a cat".to_owned(), String::new(), "a dog".to_owned()];
         let images = Images { prompts: &prompts, of: &of, baseline: None, reference: None, pairs: None };
-        let found = values(&[planned(Name::PromptSimilarity, column)], images, &Interrupt::default())
+        let found = values(&[planned(Name::PromptSimilarity, column)], images, &Context::quiet())
             .expect("there are images");
         let value = found[0].values().expect("measured").value;
         assert!((value.mean - 0.3).abs() < 1e-12 && value.n == 2);
@@ -488,11 +488,11 @@ mod tests {
         let prompts = ["a".to_owned(), "b".to_owned()];
         let pairs = Some(Pairs { prompts: &prompts, of: &of, untrained: &untrained });
         let images = Images { prompts: &prompts, of: &of, baseline: None, reference: None, pairs };
-        let found = values(&[planned(Name::StyleSimilarity(15), column.clone())], images, &Interrupt::default())
+        let found = values(&[planned(Name::StyleSimilarity(15), column.clone())], images, &Context::quiet())
             .expect("there are images");
         let value = found[0].values().expect("measured").value;
         assert!((value.mean - (1.0 + 0.5f64.sqrt()) / 2.0).abs() < 1e-12);
-        let none = values(&[planned(Name::StyleSimilarity(30), column)], images, &Interrupt::default())
+        let none = values(&[planned(Name::StyleSimilarity(30), column)], images, &Context::quiet())
             .expect("there are images");
         assert!(none[0].values().is_none());
     }

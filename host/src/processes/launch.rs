@@ -170,8 +170,8 @@ impl Processes {
         };
         let children = Mutex::new(children);
         let _life = give_signs_of_life(place.rank, &store);
-        let exchanges = AtomicU64::new(0);
-        let group = Group { place, gloo: Mutex::new(gloo), store, timeout, _life, exchanges, children };
+        let (exchanges, microseconds) = (AtomicU64::new(0), AtomicU64::new(0));
+        let group = Group { place, gloo: Mutex::new(gloo), store, timeout, _life, exchanges, microseconds, children };
         Ok(Self(Some(Arc::new(group))))
     }
 }

@@ -52,6 +52,8 @@ struct Group {
     _life: Sender<()>,
     /// Number of exchanges that this process has begun.
     exchanges: AtomicU64,
+    /// Microseconds that these took, waiting for the others included.
+    microseconds: AtomicU64,
     /// The processes that this one started.
     children: Mutex<Children>,
 }
@@ -260,6 +262,9 @@ impl Processes {
     /// If one of them failed although this one did not.
     pub fn finish(&self) -> Result<()> {
         let Some(group) = &self.0 else { return Ok(()) };
+        let exchanges = group.exchanges.load(Ordering::SeqCst);
+        let seconds = group.microseconds.load(Ordering::SeqCst) as f64 / 1e6;
+        tracing::debug!("{exchanges} exchanges between processes took {seconds:.3} s, waiting for each other included");
         group.children.lock().unwrap_or_else(PoisonError::into_inner).wait(group.timeout)
     }
 }
@@ -271,7 +276,10 @@ impl Group {
         let begun = self.store.set(&exchange_key(self.place.rank), &at.to_string());
         begun.map_err(|error| self.lost(at, &error.into()))?;
         let mut gloo = self.gloo.lock().unwrap_or_else(PoisonError::into_inner);
-        operations(&mut gloo).map_err(|error| self.lost(at, &error))
+        let clock = Instant::now();
+        let done = operations(&mut gloo).map_err(|error| self.lost(at, &error));
+        self.microseconds.fetch_add(clock.elapsed().as_micros() as u64, Ordering::SeqCst);
+        done
     }
 
     /// Returns the error of an exchange that another process broke: its own note, or what is known of it.

@@ -10,7 +10,7 @@ use super::*;
 use crate::config::GanConfig;
 use crate::config::gan::GanTask;
 use crate::data::png::Sheet;
-use crate::interrupt::{Interrupt, Interrupted};
+use crate::interrupt::Interrupted;
 use crate::optim::Diverged;
 use crate::processes::Processes;
 use crate::run::record::{ClassifierEpoch, ClassifierMonitor};
@@ -173,15 +173,7 @@ impl Runs {
     fn run(&self, task: Sum, start: Start) -> Result<Outcome<Sum>> {
         let config = GanConfig::resolve(GanTask::Classifier, "tiny-art", &[])?;
         let info = RunInfo { command: COMMAND.to_owned(), ..RunInfo::default() };
-        let progress = ProgressBars::new(true);
-        let context = Context {
-            threads: 1,
-            offline: true,
-            progress,
-            interrupt: Interrupt::default(),
-            program: None,
-            processes: Processes::default(),
-        };
+        let context = Context::quiet();
         let claim = start.claim(PluginsLock::default(), &Processes::default())?;
         Trainer::new(task, claim, &config, &info, &context)?.run()
     }

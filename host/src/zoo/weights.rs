@@ -179,7 +179,6 @@ impl MetricWeights {
 mod tests {
     use super::*;
     use crate::interrupt::Interrupt;
-    use crate::processes::Processes;
     use crate::progress::Progress;
 
     #[test]
@@ -187,9 +186,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("my.pth");
         std::fs::write(&file, "").expect("writable");
-        let (progress, interrupt) = (Progress::new(true), Interrupt::default());
-        let context =
-            Context { threads: 1, offline: true, progress, interrupt, program: None, processes: Processes::default() };
+        let context = Context::quiet();
         let locate = |path: &Path| AESTHETIC.locate(Some(path), false, &context);
         let found = locate(&file).expect("it exists").expect("named");
         assert_eq!((found.weights(&["aesthetic-model.pth"]), found.path()), (Some(file.clone()), &*file));

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::Layer;
-use crate::interrupt::{Interrupt, Interrupted};
-use crate::processes::Processes;
-use crate::progress::Progress;
+use crate::interrupt::Interrupted;
 
 const STEPS: u64 = 12;
 
@@ -39,14 +37,7 @@ fn toy_config() -> PretrainFile {
 }
 
 fn context(threads: usize) -> Context {
-    Context {
-        threads,
-        offline: true,
-        progress: Progress::new(true),
-        interrupt: Interrupt::default(),
-        program: None,
-        processes: Processes::default(),
-    }
+    Context { threads, ..Context::quiet() }
 }
 
 fn session<'a>(config: &'a PretrainFile, out: &'a Path, resume: bool, context: &'a Context) -> Session<'a> {

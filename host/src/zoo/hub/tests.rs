@@ -42,14 +42,7 @@ impl Place {
             document: Duration::from_secs(3),
             retry: Duration::from_millis(10),
         };
-        let context = Context {
-            threads: 1,
-            offline: false,
-            progress: Progress::new(true),
-            interrupt: self.interrupt.clone(),
-            program: None,
-            processes: crate::processes::Processes::default(),
-        };
+        let context = Context { offline: false, interrupt: self.interrupt.clone(), ..Context::quiet() };
         let settings = Settings {
             cache: Cache::new(self.folder.path().join("hub")),
             endpoint: address.to_owned(),
