@@ -46,6 +46,7 @@ mod tests {
 
     #[test]
     fn it_is_libtorchs_two_operations_and_their_gradient() {
+        tch::set_num_threads(4);
         let mut generator = Generator::cpu(1).unwrap();
         for (shape, groups) in [([2, 8, 5, 7], 4), ([3, 32, 16, 16], 8), ([1, 6, 1, 3], 6), ([2, 4, 40, 33], 1)] {
             let mut normal = |shape: &[i64]| generator.normal(shape).unwrap().to_device(device());
@@ -62,6 +63,17 @@ mod tests {
             assert_close(&format!("{shape:?}"), &ours.0, &theirs.0, 1e-6);
             assert_close(&format!("gradient of {shape:?}"), &ours.1, &theirs.1, 3e-6);
         }
+    }
+
+    /// OpenMP gives fewer threads than libtorch asks for: the whole tensor is computed all the same. The limit is of a
+    /// process, so the comparison above runs in one of its own.
+    #[test]
+    fn fewer_threads_than_wanted_do_all_the_work() {
+        let test = "fused::tests::it_is_libtorchs_two_operations_and_their_gradient";
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = command.args(["--exact", test]).env("OMP_THREAD_LIMIT", "1").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
     }
 
     #[test]
