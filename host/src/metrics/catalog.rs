@@ -474,8 +474,8 @@ mod tests {
         let of = measured(&column, array![[0.2], [0.9], [0.4]]);
         let prompts = ["a cat".to_owned(), String::new(), "a dog".to_owned()];
         let images = Images { prompts: &prompts, of: &of, baseline: None, reference: None, pairs: None };
-        let found = values(&[planned(Name::PromptSimilarity, column)], images, &Context::quiet())
-            .expect("there are images");
+        let found =
+            values(&[planned(Name::PromptSimilarity, column)], images, &Context::quiet()).expect("there are images");
         let value = found[0].values().expect("measured").value;
         assert!((value.mean - 0.3).abs() < 1e-12 && value.n == 2);
     }
@@ -492,8 +492,8 @@ mod tests {
             .expect("there are images");
         let value = found[0].values().expect("measured").value;
         assert!((value.mean - (1.0 + 0.5f64.sqrt()) / 2.0).abs() < 1e-12);
-        let none = values(&[planned(Name::StyleSimilarity(30), column)], images, &Context::quiet())
-            .expect("there are images");
+        let none =
+            values(&[planned(Name::StyleSimilarity(30), column)], images, &Context::quiet()).expect("there are images");
         assert!(none[0].values().is_none());
     }
 }

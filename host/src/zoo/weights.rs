@@ -178,8 +178,6 @@ impl MetricWeights {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::interrupt::Interrupt;
-    use crate::progress::Progress;
 
     #[test]
     fn a_named_file_stands_for_itself_and_a_folder_for_its_files() {
