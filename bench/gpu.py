@@ -69,13 +69,22 @@ def settings(pairs):
     return [part for key, value in pairs.items() for part in ("--set", f"{key}={value}")]
 
 
-def read_tensor(path, name):
-    """Reads an f32 tensor of a safetensors file."""
+def read_tensors(path):
+    """Reads the f32 tensors of a safetensors file."""
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
-    entry = json.loads(data[8:start])[name]
-    begin, end = entry["data_offsets"]
-    return torch.frombuffer(bytearray(data[start + begin:start + end]), dtype=torch.float32).view(entry["shape"])
+
+    def tensor(entry):
+        begin, end = entry["data_offsets"]
+        return torch.frombuffer(bytearray(data[start + begin:start + end]), dtype=torch.float32).view(entry["shape"])
+
+    header = json.loads(data[8:start])
+    return {name: tensor(entry) for name, entry in header.items() if name != "__metadata__"}
+
+
+def read_tensor(path, name):
+    """Reads an f32 tensor of a safetensors file."""
+    return read_tensors(path)[name]
 
 
 # ------------------------------------------------------------------------------------------------------------ cuda
@@ -152,6 +161,30 @@ def demo(args):
               "ratio_error": lines[1]["ratio_error"], "monitor_reward": rewards}
     save("demo", result, f"{last['images_per_second']:.1f} images/s in epoch {last['epoch']}, reward {rewards[0]:.4f} -> "
                          f"{rewards[-1]:.4f}, ratio error {lines[1]['ratio_error']:.1e}")
+
+
+# ------------------------------------------------------------------------------------------------------- processes
+def processes(args):
+    """Trains an epoch in one process and in two on the same device, and compares the weights."""
+    # Each process would take a GPU of its own.
+    device = "cuda:0" if args.device == "cuda" else args.device
+    rows = 8 if args.small else 32
+    seconds, weights = [], []
+    for count in (1, 2):
+        run = WORK / f"processes-{count}"
+        host("train", "--quiet", "--plugin", "kmeans_image", "--preset", "tiny-art", "--device", device, "--out", run, "--nproc",
+             count, "--timeout", 30, *settings({"sample.batch_size": rows, "sample.batches_per_epoch": 2, "train.epochs": 1,
+                                                "sample.micro_batch": rows, "train.micro_batch": rows, "monitor.count": 2,
+                                                "train.batch_size": 2 * rows, "train.shuffle": "calls"}))
+        seconds.append(sum(metrics(run)[-1]["seconds"].values()))
+        weights.append(read_tensors(run / "pytorch_lora_weights.safetensors"))
+    one, two = (torch.cat([tensors[name].flatten() for name in sorted(tensors)]) for tensors in weights)
+    error = float((one - two).norm() / one.norm())
+    save("processes", {"seconds": seconds, "difference": error},
+         f"an epoch takes {seconds[0]:.2f} s in one process and {seconds[1]:.2f} s in two on one device; the weights differ by "
+         f"{error:.1e} of their norm")
+    if not error <= 1e-3:
+        raise Failure(f"the weights of two processes differ by {error:.1e} of their norm")
 
 
 # ------------------------------------------------------------------------------------------------------------- can
@@ -461,12 +494,12 @@ def report(args):
     whole = args.out / "gpu.json.part"
     whole.write_text(json.dumps(document, indent=1) + "\n")
     whole.replace(args.out / "gpu.json")
-    print(f"{'part':<6}  {'status':<11}  {'seconds':>7}  result")
+    print(f"{'part':<9}  {'status':<11}  {'seconds':>7}  result")
     for name, part in parts.items():
-        print(f"{name:<6}  {part['status']:<11}  {part['seconds']:>7.1f}  {part['summary']}")
+        print(f"{name:<9}  {part['status']:<11}  {part['seconds']:>7.1f}  {part['summary']}")
 
 
-PARTS = {"cuda": cuda, "ratio": ratio, "demo": demo, "can": can, "sd2": sd2, "trl": trl, "suite": suite, "report": report}
+PARTS = {"cuda": cuda, "ratio": ratio, "demo": demo, "processes": processes, "can": can, "sd2": sd2, "trl": trl, "suite": suite, "report": report}
 
 
 def main():

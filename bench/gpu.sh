@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks and measures the program on one GPU, in under ten minutes and without a network: whether CUDA loads, the ratio
-# of the first update, a short demo, fifty steps of a CAN, Stable Diffusion 2 at its true shape with random weights, the
-# same against TRL (skipped where Python lacks trl, diffusers and peft), and the unit tests.
+# of the first update, a short demo, two processes on one GPU, fifty steps of a CAN, Stable Diffusion 2 at its true shape
+# with random weights, the same against TRL (skipped where Python lacks trl, diffusers and peft), and the unit tests.
 #
 #     bench/gpu.sh [--device cuda|cuda:N|cpu] [--small] [--out DIR] [--python PYTHON] [--parts "cuda ratio …"] [--keep]
 #
@@ -12,7 +12,7 @@
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 device=cuda small='' out=${OUT:-$root/bench/out} python='' keep=''
-parts='cuda ratio demo can sd2 trl suite'
+parts='cuda ratio demo processes can sd2 trl suite'
 
 refuse() {
     echo "gpu.sh: $*" >&2
@@ -38,7 +38,7 @@ while [ $# -gt 0 ]; do
 done
 
 # Time limits in seconds. The suite runs last and gets what is left of the whole.
-declare -A limit=([cuda]=45 [ratio]=60 [demo]=60 [can]=45 [sd2]=150 [trl]=120 [suite]=100)
+declare -A limit=([cuda]=45 [ratio]=60 [demo]=60 [processes]=45 [can]=45 [sd2]=150 [trl]=120 [suite]=100)
 whole=480
 for part in $parts; do
     [ -n "${limit[$part]:-}" ] || refuse "there is no part $part: the parts are ${!limit[*]}"

@@ -263,6 +263,9 @@ impl Evaluator {
         let measured = Measured::concatenated(&parts, &whole)?;
         let known: Vec<Column> = columns.iter().chain(more.iter().filter(is_plugin)).cloned().collect();
         let measured = measured.gathered(&known, processes)?;
+        for column in whole.iter().filter(|column| !parts.is_empty() && !measured.has(column)) {
+            tracing::warn!("the {} is missing in another process; it is left out of the monitor", column.in_words());
+        }
         let kept = processes.gather(kept)?.concat();
         let skipped = processes.gather(skipped)?.into_iter().sum();
         let is_empty = kept.is_empty();

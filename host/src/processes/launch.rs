@@ -109,7 +109,7 @@ impl Place {
     }
 }
 
-/// Returns the number of threads of each process where `place` or `nproc` says how many there are on this machine.
+/// Returns the number of threads of each process: the cores shared by those that `place` or `nproc` puts on this machine.
 pub fn threads_of_each(cores: usize, place: Option<&Place>, nproc: Option<usize>) -> usize {
     let local = place.map(|place| place.local_count).or(nproc).unwrap_or(1);
     (cores / local.max(1)).max(1)
