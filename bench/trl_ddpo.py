@@ -31,7 +31,7 @@ PROMPTS = [f"{medium} {subject}" for medium in ("painting of", "picture of", "dr
 
 def trl_trainer(args):
     config = DDPOConfig(
-        seed=0, log_with=None, mixed_precision={"f32": "no", "bf16": "bf16", "f16": "fp16"}[args.dtype], save_freq=10**9,
+        seed=0, log_with=None, mixed_precision={"f32": "no", "bf16": "bf16"}[args.dtype], save_freq=10**9,
         sample_num_steps=args.steps, sample_eta=1.0, sample_guidance_scale=args.guidance, sample_batch_size=args.batch,
         sample_num_batches_per_epoch=args.batches, train_batch_size=args.batch, train_learning_rate=3e-4,
         train_clip_range=1e-4, accelerator_kwargs={"cpu": args.device == "cpu"})
@@ -89,7 +89,7 @@ def main():
     parser.add_argument("--shuffle", default="samples", choices=["samples", "calls"], help="the host's train.shuffle")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="f32", choices=["f32", "bf16", "f16"])
+    parser.add_argument("--dtype", default="f32", choices=["f32", "bf16"])
     parser.add_argument("--host", type=Path, default=ROOT / "target/release/host")
     parser.add_argument("--model", type=Path, default=ROOT / "models/weights/tiny-art/diffusion")
     parser.add_argument("--plugin", default="palette", help="the host's reward")
