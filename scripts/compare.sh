@@ -1,9 +1,9 @@
 #!/bin/sh
 # The paper's comparison on the small model: five plugins with three seeds each, one run on each core. Every run holds the other
-# four plugins out, and is evaluated by all of them. What is there already is resumed or kept.
+# four plugins out, and is evaluated by all of them. What is there already is resumed or kept. COMPARE_HOST names another binary.
 set -eu
 cd "$(dirname "$0")/.."
-host=target/release/host
+host=${COMPARE_HOST:-target/release/host}
 out=${COMPARE_OUT:-runs/compare}
 plugins="kmeans_image kmeans_text clip_softmax dcgan simple"
 seeds=${COMPARE_SEEDS:-0 1 2}
