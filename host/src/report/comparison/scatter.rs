@@ -28,7 +28,10 @@ pub(super) struct Scatter {
 
 /// A run's way through the chart.
 struct Way {
-    label: String,
+    /// The run, for the note of its end.
+    name: String,
+    /// The words beside its end; of several seeds, only one run has them.
+    label: Option<String>,
     /// Diversity in percent of the start, and improvement, by monitor.
     points: Vec<(f64, f64)>,
 }
@@ -73,17 +76,22 @@ impl Scatter {
         };
         let way = |group: &Group, run: &Subject| {
             let points = x.1(run)?.into_iter().zip(y.1(run)?).collect();
-            let label = match group.runs.len() {
+            let name = match group.runs.len() {
                 1 => group.label.clone(),
                 _ => format!("{}, {}", group.label, run.name),
             };
-            Some(Way { label, points })
+            Some(Way { name, label: None, points })
         };
-        let ways = groups.iter().flat_map(|group| {
+        let of_group = |group: &Group| {
             let runs = group.runs.iter().filter(|run| run.ends.is_some());
-            runs.filter_map(|run| way(group, run)).collect::<Vec<_>>()
-        });
-        let ways: Vec<Way> = ways.collect();
+            let mut ways: Vec<Way> = runs.filter_map(|run| way(group, run)).collect();
+            let height = |way: &Way| way.points.last().map_or(f64::NEG_INFINITY, |end| end.1);
+            if let Some(highest) = ways.iter_mut().max_by(|a, b| height(a).total_cmp(&height(b))) {
+                highest.label = Some(group.label.clone());
+            }
+            ways
+        };
+        let ways: Vec<Way> = groups.iter().flat_map(of_group).collect();
         (!ways.is_empty()).then_some(Self { ways, titles: [x.0, y.0] })
     }
 
@@ -158,13 +166,13 @@ impl Scatter {
             let Some(end) = way.points.last() else { continue };
             let (x, y) = place(end);
             taken.push([x - 6.0, y - 6.0, x + 6.0, y + 6.0]);
-            let note = format!("{}: {} %, {}", way.label, number(end.0, 0), number(end.1, 1));
+            let note = format!("{}: {} %, {}", way.name, number(end.0, 0), number(end.1, 1));
             shapes.push(Shape::Dot { at: (x, y), radius: 7.0, ink: Ink::Ground, note: None });
             shapes.push(Shape::Dot { at: (x, y), radius: 5.0, ink: Ink::Reward, note: Some(note) });
         }
         for way in &self.ways {
-            let Some(end) = way.points.last() else { continue };
-            let (words, (x, y)) = (text::wrap(&way.label, SIZE, Weight::Bold, right - LEFT, 1).join(" "), place(end));
+            let (Some(end), Some(words)) = (way.points.last(), &way.label) else { continue };
+            let (words, (x, y)) = (text::wrap(words, SIZE, Weight::Bold, right - LEFT, 1).join(" "), place(end));
             let length = text::width(&words, SIZE, Weight::Bold);
             let box_at = |left: f32, baseline: f32| [left, baseline - 11.0, left + length, baseline + 3.0];
             let sides = [-1.0, 1.0, -2.0, 2.0, 0.0].into_iter().flat_map(|row| {
@@ -194,7 +202,10 @@ mod tests {
 
     #[test]
     fn the_front_is_of_what_nothing_beats() {
-        let way = |x, y| Way { label: "<a>".to_owned(), points: vec![(100.0, 0.0), (x, y)] };
+        let way = |x, y| {
+            let label = Some("<a>".to_owned());
+            Way { name: String::new(), label, points: vec![(100.0, 0.0), (x, y)] }
+        };
         let ways = vec![way(90.0, 10.0), way(50.0, 30.0), way(80.0, 10.0), way(60.0, 20.0)];
         let scatter = Scatter { ways, titles: ["x", "y"] };
         assert_eq!(scatter.front(), [(50.0, 30.0), (60.0, 20.0), (90.0, 10.0)]);
