@@ -97,8 +97,8 @@ parity: build $(PARITY_PYTHON) ## compare with diffusers, transformers, peft and
 	cargo test --release --workspace a_network_that_was_written_is_a_plugin
 	$(PARITY_PYTHON) tests/reference/parity.py
 
-kill-test: build ## kill a training run at 20 random moments and resume it: the same to the last bit
-	KILLS=20 cargo test --release --workspace kills_change_nothing -- --nocapture
+kill-test: build ## kill trainings, one of several processes among them, at 20 random moments each and resume them: the same to the last bit
+	KILLS=20 cargo test --release --workspace change_nothing -- --nocapture
 
 # Debian's docker-registry, skopeo and minisign are unpacked into .deps/registry, wkg is built into .deps/wkg.
 registry-test: build ## share plugins through a real registry on this machine, beside skopeo, minisign and wkg
