@@ -11,7 +11,6 @@ use std::time::Instant;
 
 use ambiguity_host::config::{FineTuneConfig, Layer};
 use ambiguity_host::context::Context;
-use ambiguity_host::interrupt::Interrupt;
 use ambiguity_host::progress::Progress;
 use ambiguity_host::tasks::fine_tune::FineTune;
 use ambiguity_host::trainer::{Start, Task};
@@ -44,7 +43,7 @@ fn main() -> Result<()> {
     let (kind, device) = (config.model.dtype.kind(), torch_ext::cuda::device(&config.run.device)?);
     let progress = Progress::new(true);
     let bar = progress.bar("operators", 2 * config.sample.per_epoch() as u64, "images");
-    let context = Context { threads, offline: true, progress, interrupt: Interrupt::default(), program: None };
+    let context = Context { threads, progress, ..Context::quiet() };
     let folder = tempfile::tempdir()?;
     let (mut task, _claim) = FineTune::open(config, Start::New(folder.path().join("run")), &context)?;
     task.train_epoch(1, &bar)?;

@@ -370,6 +370,7 @@ pub enum OnError {
 
 impl RunConfig for FineTuneConfig {
     const OF: &'static str = "a run";
+    const COMPLETE: &'static str = PRESETS.complete;
     const FREE_KEYS: &'static [&'static str] = &[
         "run.device",
         "run.keep_images",

@@ -202,6 +202,7 @@ impl Adam {
 
 impl RunConfig for GanConfig {
     const OF: &'static str = "a CAN run";
+    const COMPLETE: &'static str = PRESETS.complete;
     // The images are compared by their digest.
     const FREE_KEYS: &'static [&'static str] = &[
         "run.device",

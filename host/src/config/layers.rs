@@ -65,7 +65,8 @@ impl Layer {
     }
 }
 
-fn merge(base: &mut Table, over: Table) {
+/// Puts the values of `over` into the table `base`, key by key.
+pub(super) fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),

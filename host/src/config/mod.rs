@@ -128,6 +128,8 @@ impl PluginLimits {
 pub trait RunConfig: Serialize + DeserializeOwned {
     /// What the configuration belongs to, for messages.
     const OF: &'static str;
+    /// A preset with every key.
+    const COMPLETE: &'static str;
     /// Keys, or whole sections, that a resumed run may change: they affect what is stored or the speed, but not what is
     /// learned.
     const FREE_KEYS: &'static [&'static str];
@@ -142,11 +144,22 @@ pub trait RunConfig: Serialize + DeserializeOwned {
         Ok(config)
     }
 
+    /// Parses the configuration of a run. A key that the run's version of the program did not have gets the value of
+    /// [`Self::COMPLETE`].
+    ///
+    /// # Errors
+    /// If the text is no TOML, or has a key or a value that does not fit.
+    fn of_run(text: &str) -> Result<Self, toml::de::Error> {
+        let mut table: Table = Self::COMPLETE.parse()?;
+        layers::merge(&mut table, text.parse()?);
+        table.try_into()
+    }
+
     /// Reads the resolved configuration of a run's folder.
     fn read(path: &Path) -> Result<Self> {
         let text = fs_err::read_to_string(path)?;
         let config: Self =
-            toml::from_str(&text).with_context(|| format!("{} is not {}'s config", path.display(), Self::OF))?;
+            Self::of_run(&text).with_context(|| format!("{} is not {}'s config", path.display(), Self::OF))?;
         config.check()?;
         Ok(config)
     }

@@ -303,6 +303,7 @@ impl PretrainFile {
 
 impl RunConfig for PretrainFile {
     const OF: &'static str = "a pretraining";
+    const COMPLETE: &'static str = PRESETS.complete;
     const FREE_KEYS: &'static [&'static str] = &["pretrain.weights"];
 
     fn check(&self) -> Result<()> {

@@ -3,10 +3,8 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
-use super::Result;
-use crate::config::{FineTuneConfig, GanConfig};
+use crate::config::{FineTuneConfig, GanConfig, RunConfig as _};
 use crate::run::record::{
     ClassifierRecord, ClipMonitor, FineTuneRecord, GanRecord, Pace, PretrainRecord, Record, UNetMonitor, VaeMonitor,
 };
@@ -31,29 +29,26 @@ pub(super) struct EpochPace {
 
 impl Training {
     pub(super) fn read(run: &Path, config: &str, command: &str) -> anyhow::Result<Self> {
-        fn parse<C: DeserializeOwned>(run: &Path, text: &str) -> Result<Box<C>> {
-            let damaged = |error: toml::de::Error| RunError::Damaged {
-                path: run.join("config.toml"),
-                message: error.message().to_owned(),
-            };
-            toml::from_str(text).map(Box::new).map_err(damaged)
-        }
+        let damaged = |error: toml::de::Error| RunError::Damaged {
+            path: run.join("config.toml"),
+            message: error.message().to_owned(),
+        };
+        let gan = || GanConfig::of_run(config).map(Box::new).map_err(damaged);
+        let fine_tune = || FineTuneConfig::of_run(config).map(Box::new).map_err(damaged);
         /// The tables by which the kinds of configurations are distinguished.
         #[derive(Deserialize)]
         struct Kind {
             can: Option<toml::Table>,
             pretrain: Option<toml::Table>,
         }
-        let kind: Box<Kind> = parse(run, config)?;
+        let kind: Kind = toml::from_str(config).map_err(damaged)?;
         Ok(match (kind.can.is_some(), kind.pretrain.is_some()) {
-            (true, _) if command == "host classifier train" => {
-                Self::Classifier(parse(run, config)?, run::records(run)?)
-            }
-            (true, _) => Self::Gan(parse(run, config)?, run::records(run)?),
+            (true, _) if command == "host classifier train" => Self::Classifier(gan()?, run::records(run)?),
+            (true, _) => Self::Gan(gan()?, run::records(run)?),
             (_, true) if command.starts_with("host pretrain clip") => Self::Clip(run::records(run)?),
             (_, true) if command.starts_with("host pretrain vae") => Self::Vae(run::records(run)?),
             (_, true) => Self::UNet(run::records(run)?),
-            _ => Self::FineTune(parse(run, config)?, run::records(run)?),
+            _ => Self::FineTune(fine_tune()?, run::records(run)?),
         })
     }
 

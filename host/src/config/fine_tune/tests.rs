@@ -109,3 +109,17 @@ fn mistakes_are_named_with_their_place() {
     let step = message(&format!("{calls}micro_batch = 64\n"));
     assert!(step.contains("have 64 samples") && step.contains("an optimizer step"), "{step}");
 }
+
+#[test]
+fn a_run_of_an_earlier_version_gets_the_preset_of_a_new_key() {
+    let now = FineTuneConfig::resolve("tiny-art", &[]).expect("the preset").to_toml().expect("serializes");
+    let mut table: toml::Table = now.parse().expect("TOML");
+    table.remove("cuda").expect("a table");
+    table["train"].as_table_mut().expect("a table").remove("ema").expect("a key");
+    let config = FineTuneConfig::of_run(&table.to_string()).expect("complete");
+    let complete = FineTuneConfig::resolve("paper-512", &[]).expect("the preset");
+    assert_eq!((config.cuda, config.train.ema), (complete.cuda, complete.train.ema));
+    assert_eq!(config.train.epochs, 12);
+    table.insert("odd".to_owned(), toml::Value::from(1));
+    FineTuneConfig::of_run(&table.to_string()).expect_err("a key of a later version");
+}
