@@ -263,24 +263,17 @@ fn all_processes_end_with_the_one_that_ends() {
 fn a_process_that_fails_gives_its_reason_to_the_first() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path();
-    let other = path.join("other");
-    crate::support::copy_folder(&test_support::root().join("plugins"), &other);
-    // Other bytes under the same name: the second process has another version of the plugin.
-    std::fs::copy(other.join("kmeans_text.wasm"), other.join("kmeans_image.wasm")).expect("copied");
+    let plugins = test_support::root().join("plugins");
+    // The same name on two machines, and other bytes.
+    for (machine, plugin) in [("a", "kmeans_image.wasm"), ("b", "kmeans_text.wasm")] {
+        std::fs::create_dir(path.join(machine)).expect("a folder");
+        std::fs::copy(plugins.join(plugin), path.join(machine).join("plugin.wasm")).expect("copied");
+    }
     let port = free_port();
-    let arguments = |plugin: &'static str, out: &'static str| {
-        let mut arguments = run(&[out]);
-        arguments.retain(|argument| !argument.starts_with("--plugin"));
-        arguments.push(plugin);
-        arguments
-    };
-    let link = |name: &str, to: &Path| std::os::unix::fs::symlink(to, path.join(name)).expect("a link");
-    std::fs::create_dir(path.join("a")).expect("a folder");
-    std::fs::create_dir(path.join("b")).expect("a folder");
-    link("a/plugin.wasm", &test_support::root().join("plugins/kmeans_image.wasm"));
-    link("b/plugin.wasm", &other.join("kmeans_image.wasm"));
-    let second = launched(&path.join("b"), 1, port, &arguments("--plugin=plugin.wasm", "--out=run"));
-    let first = launched(&path.join("a"), 0, port, &arguments("--plugin=plugin.wasm", "--out=run"));
+    let mut arguments = run(&["--out=run", "--plugin=plugin.wasm"]);
+    arguments.retain(|argument| *argument != "--plugin=kmeans_image");
+    let second = launched(&path.join("b"), 1, port, &arguments);
+    let first = launched(&path.join("a"), 0, port, &arguments);
     let first = ran(&first.wait_with_output().expect("it ends"));
     let second = ran(&second.wait_with_output().expect("it ends"));
     assert_eq!((first.code, second.code), (1, 1));
