@@ -21,8 +21,9 @@ pub fn keeping(error: anyhow::Error, kept: impl Into<String>) -> anyhow::Error {
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Returns an interrupt that SIGINT, SIGTERM and SIGHUP set. Call it once per process, from `main`.
-    pub fn on_signals() -> Result<Self, ctrlc::Error> {
+    /// Returns an interrupt that SIGINT, SIGTERM and SIGHUP set, and says so on stderr unless `is_quiet`. Call it once per process,
+    /// from `main`.
+    pub fn on_signals(is_quiet: bool) -> Result<Self, ctrlc::Error> {
         let interrupt = Self::default();
         let flag = interrupt.clone();
         ctrlc::set_handler(move || {
@@ -30,6 +31,9 @@ impl Interrupt {
                 // SAFETY: `_exit` takes a number and does not return. `exit` would run libtorch's destructors while its
                 // threads still compute.
                 unsafe { libc::_exit(130) }
+            }
+            if is_quiet {
+                return;
             }
             eprintln!("\nstopping at the next safe point (Ctrl-C again stops immediately) …");
         })?;

@@ -167,7 +167,7 @@ fn context(cli: &Cli, place: Option<Place>, progress: Progress) -> anyhow::Resul
     let threads = cli.global.threads.unwrap_or_else(|| threads_of_each(cores, place.as_ref(), nproc));
     tch::set_num_threads(i32::try_from(threads)?);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    let interrupt = Interrupt::on_signals()?;
+    let interrupt = Interrupt::on_signals(!is_first(place.as_ref()))?;
     let processes = Processes::default();
     let context = Context { threads, offline: cli.global.offline, progress, interrupt, program: program(), processes };
     match together {

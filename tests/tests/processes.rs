@@ -133,6 +133,18 @@ fn two_processes_make_the_run_of_one() {
     assert!(error < 1e-3, "the weights differ by {error:.1e} of their norm");
 }
 
+/// Before and after are compared on 16 images.
+#[test]
+fn there_may_be_more_processes_than_compared_images() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let more =
+        ["--nproc=17", "--set=sample.batch_size=1", "--set=sample.batches_per_epoch=17", "--set=monitor.count=17"];
+    let mut arguments = run(&more);
+    arguments.extend(["--set=train.batch_size=17", "--set=train.epochs=1", "--set=sample.steps=2", "--out=run"]);
+    host_ok(folder.path(), &arguments);
+    assert!(folder.path().join("run/before-after.png").is_file());
+}
+
 #[test]
 fn a_run_resumes_on_another_number_of_processes() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -241,6 +253,7 @@ fn all_processes_end_with_the_one_that_ends() {
     signal("INT", child_of(process.id()).expect("it has started the other"));
     let ended = ran(&process.wait_with_output().expect("it ends"));
     assert_eq!(ended.code, 130, "{}", ended.stderr);
+    assert!(!ended.stderr.contains("stopping at"), "the first got no signal: {}", ended.stderr);
     assert!(
         ended.stderr.contains("interrupted; ") && ended.stderr.contains("are kept in interrupted"),
         "{}",

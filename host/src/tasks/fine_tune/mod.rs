@@ -477,6 +477,10 @@ impl FineTune {
     fn monitor_images(&mut self, n: usize) -> Result<(Vec<usize>, Vec<Arc<RgbImage>>)> {
         let prompts: Vec<usize> = (0..n).map(|i| self.prompts.monitored(i)).collect();
         let share = self.share(n);
+        if share.is_empty() {
+            // There are more processes than images to compare.
+            return Ok((prompts, vec![]));
+        }
         let mut noise = SeededNoise::of_monitor(self.latent_shape, self.config.run.seed, share.clone());
         let trajectories = self.averaged(|task| task.rollout(&prompts[share], &mut noise, &mut |_| {}))?;
         let images = self.decode(&trajectories)?;
