@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use ambiguity_host::random::{Purpose, derive_seed};
 use ambiguity_models::safetensors::read_safetensors;
-
+use serde_json::Value;
 use tch::{Kind, Tensor};
 
-use crate::support::{command, host, host_ok, ran, tiny_run};
+use crate::support::{command, host, host_ok, ran, tiny_can, tiny_run};
 use crate::train::{assert_same_tensors, metrics, timeless};
 
 /// The files of tensors of a run of three epochs.
@@ -21,12 +21,15 @@ const FILES: [&str; 3] = [
     "checkpoints/epoch-0003/state.safetensors",
 ];
 
-/// The arguments of a run whose calls of the UNet are the same in one process and in two.
+/// The arguments of a run whose calls of the UNet are the same in one process and in two. Each process has one thread: on some
+/// processors the rounding of a matrix product depends on the number of threads, and on that of its rows.
 fn run(more: &[&'static str]) -> Vec<&'static str> {
     let mut arguments = vec!["train"];
     arguments.extend(tiny_run());
     arguments.extend(["--set=sample.micro_batch=4", "--set=train.micro_batch=4", "--set=train.epochs=3"]);
-    arguments.push("--held-out=palette");
+    arguments.extend(["--set=monitor.count=8", "--held-out=palette", "--threads=1"]);
+    // Computed from the embeddings of all processes' images.
+    arguments.push("--set=train.vendi_weight=0.5");
     arguments.extend(more);
     arguments
 }
@@ -103,6 +106,12 @@ fn two_processes_make_the_run_of_one() {
     assert_eq!(ran_two.stderr.matches("ratio check").count(), 1, "only the first process prints: {}", ran_two.stderr);
     assert!(std::fs::read_to_string(path.join("two/run.toml")).expect("notes").contains("processes = 2"));
 
+    // Diversity is a part of what is trained, and not of the reward.
+    host_ok(path, &run(&["--out=without", "--set=train.vendi_weight=0"]));
+    let line = |run: &str| metrics(&path.join(run)).swap_remove(1);
+    assert_eq!(line("without")["reward_mean"], line("one")["reward_mean"]);
+    assert_ne!(line("without")["loss"], line("one")["loss"]);
+
     // The same by a launcher's variables; the second process prints nothing.
     let port = free_port();
     let arguments = run(&["--out=launched"]);
@@ -156,6 +165,83 @@ fn a_run_resumes_on_another_number_of_processes() {
     assert_same_run(&path.join("whole"), &path.join("parts"));
 }
 
+/// BatchNorm's statistics and the gradients are those of the whole batch, of which each process has some images.
+#[test]
+fn networks_are_trained_by_several_processes_as_by_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path();
+    let train = |command: &str, out: &str, more: &[&str]| {
+        let out = format!("--out={out}");
+        host_ok(path, &[&[command, "train", &out][..], &tiny_can(), more].concat())
+    };
+    let tensors = |file: &str| read_safetensors(&path.join(file)).expect("readable");
+    let square = |tensor: &Tensor| tensor.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]);
+    // Adam magnifies the rounding of gradients near 0, of which an untrained generator has many: the losses are compared closely.
+    let same = |a: &str, b: &str, folder: &str| {
+        let (one, other) = (tensors(&format!("{a}/{folder}")), tensors(&format!("{b}/{folder}")));
+        let difference: f64 = one.iter().map(|(name, tensor)| square(&(tensor - &other[name]))).sum();
+        let error = (difference / one.values().map(square).sum::<f64>()).sqrt();
+        assert!(error < 3e-2, "{folder}: the weights of {a} and {b} differ by {error:.1e} of their norm");
+        let lines = [a, b].map(|run| metrics(&path.join(run)));
+        for (a, b) in lines[0].iter().zip(&lines[1]) {
+            let numbers = |line: &Value| {
+                let parts = [&line["loss"], &line["monitor"]].map(|part| part.as_object().cloned().unwrap_or_default());
+                parts.into_iter().flatten().filter_map(|(_, value)| value.as_f64()).collect::<Vec<_>>()
+            };
+            let (a, b) = (numbers(a), numbers(b));
+            assert_eq!(a.len(), b.len());
+            assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 5e-3 * a.abs().max(1.0)), "{a:?}\n{b:?}");
+        }
+    };
+    train("can", "one", &[]);
+    // 16 images do not divide by three.
+    let ran_three = train("can", "three", &["--nproc=3"]);
+    assert_eq!(ran_three.stdout.matches("report: three/report.html").count(), 1, "{}", ran_three.stdout);
+    same("one", "three", "generator/model.safetensors");
+    same("one", "three", "discriminator/model.safetensors");
+    // On one process for an epoch, then on two.
+    train("can", "parts", &["--set=can.epochs=1"]);
+    host_ok(path, &["can", "train", "--resume=parts", "--nproc=2", "--set=can.epochs=2"]);
+    same("one", "parts", "generator/model.safetensors");
+
+    let plugin = &["--classifier=kmeans_image", "--set=can.epochs=1"];
+    train("can", "plugin-one", plugin);
+    train("can", "plugin-two", &[&plugin[..], &["--nproc=2"]].concat());
+    same("plugin-one", "plugin-two", "generator/model.safetensors");
+
+    train("classifier", "classifier-one", &[]);
+    train("classifier", "classifier-two", &["--nproc=2"]);
+    same("classifier-one", "classifier-two", "discriminator/model.safetensors");
+
+    let too_many = [&["can", "train", "--nproc=17", "--out=none"][..], &tiny_can()].concat();
+    let refused = host(path, &too_many);
+    assert_eq!(refused.code, 1);
+    let wanted = "17 processes share the 16 images of a batch: raise can.batch_size, or start fewer processes";
+    assert!(refused.stderr.contains(wanted), "{}", refused.stderr);
+}
+
+/// Within a step the processes wait for each other in the middle of a forward or backward pass.
+#[test]
+fn a_process_that_is_killed_in_a_step_of_a_can_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path();
+    let arguments = [&["can", "train", "--nproc=2", "--out=run", "--set=can.epochs=1000"][..], &tiny_can()].concat();
+    for (name, code, wanted) in [
+        ("KILL", 1, "error: process 1 is gone: it was ended, or its machine was; stopped in epoch"),
+        ("INT", 130, "interrupted; "),
+    ] {
+        let mut command = command(path, &arguments);
+        let process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        wait_for_epochs(&path.join("run"), 2);
+        signal(name, child_of(process.id()).expect("it has started the other"));
+        let ended = ran(&process.wait_with_output().expect("it ends"));
+        assert_eq!(ended.code, code, "{}", ended.stderr);
+        assert!(ended.stderr.contains(wanted), "{}", ended.stderr);
+        assert!(ended.stderr.contains("host can train --resume run"), "{}", ended.stderr);
+        std::fs::remove_dir_all(path.join("run")).expect("removed");
+    }
+}
+
 #[test]
 fn two_processes_evaluate_as_one_does() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -166,7 +252,7 @@ fn two_processes_evaluate_as_one_does() {
             ["eval", "run", "--count=20", "--pairs=2", "--metrics=reward,entropy,vendi", "--micro-batch=8", "--json"];
         let out = format!("--out={out}");
         let ran = host_ok(path, &[&arguments[..], &[&out], more].concat());
-        serde_json::from_str::<serde_json::Value>(&ran.stdout).expect("JSON")
+        serde_json::from_str::<Value>(&ran.stdout).expect("JSON")
     };
     let one = evaluated("one", &[]);
     assert_eq!(evaluated("two", &["--nproc=2"]), one);
@@ -309,7 +395,7 @@ fn what_a_launcher_sets_wrongly_is_refused() {
     let two = [("WORLD_SIZE", "2"), ("RANK", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")];
     refused(&two, &["--timeout=1"], "process 1 of 2 cannot reach the others at 127.0.0.1:1");
     refused(&two, &["--nproc=2"], "leave --nproc out");
-    let many = host(folder.path(), &run(&["--nproc=5"]));
+    let many = host(folder.path(), &run(&["--nproc=5", "--set=monitor.count=4"]));
     assert!(many.stderr.contains("5 processes share 4 samples: raise monitor.count"), "{}", many.stderr);
     assert!(!folder.path().join("runs").exists());
 }

@@ -10,7 +10,8 @@ use tch::{Tensor, no_grad};
 use torch_ext::Generator as Randomness;
 
 use super::numbers::within;
-use super::run_args::{RunArgs, encoder_layers, flag, quoted, run_info};
+use super::processes::ProcessArgs;
+use super::run_args::{RunArgs, encoder_layers, flag, quoted, run_info, shared};
 use super::samples::{Sample, SheetArgs, is_shown, write_image, write_sheet};
 use crate::config::gan::{GanTask, preset_names};
 use crate::config::{GanConfig, Layer, RunConfig as _};
@@ -18,7 +19,6 @@ use crate::context::Context;
 use crate::data::images::rgb_images;
 use crate::fs::new_folder;
 use crate::plugin::Pin;
-use crate::processes::Processes;
 use crate::run::record::{ClassifierMonitor, GanMonitor};
 use crate::tasks::networks::{DCGAN_PLUGIN, SIMPLE_PLUGIN, load_generator};
 use crate::tasks::{classifier, gan};
@@ -42,6 +42,14 @@ enum Command {
 }
 
 impl CanArgs {
+    /// Returns the flags of a command that several processes can work on.
+    pub(super) fn processes(&self) -> Option<&ProcessArgs> {
+        match &self.command {
+            Command::Train(args) => Some(&args.training.processes),
+            Command::Sample(_) => None,
+        }
+    }
+
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         match self.command {
@@ -60,6 +68,7 @@ impl CanArgs {
 #[command(after_help = "Examples:
   host can train --out runs/can
   host can train --data wikiart --preset paper-64 --device cuda
+  host can train --nproc 2
   host can train --data wikiart --preset can-as-code --set can.size=128 --classifier clip_softmax.wasm
   host can train --resume runs/can")]
 struct CanTrainArgs {
@@ -94,47 +103,62 @@ pub(super) struct TrainingArgs {
     preset: Option<String>,
     #[command(flatten)]
     run: RunArgs,
+    #[command(flatten)]
+    pub(super) processes: ProcessArgs,
 }
 
 impl TrainingArgs {
     /// Trains, with `layers` from the command's own flags.
     pub(super) fn run(self, task: GanTask, layers: Vec<Layer>, context: &Context) -> Result<()> {
-        let layers = self.layers(layers)?;
-        let (config, start, preset) = match self.run.resumes() {
-            true => {
-                let resolve = |layers: &[Layer]| GanConfig::resolve(task, "paper-512", layers);
-                let (config, start) = self.run.resumed(task.command(), layers, resolve)?;
-                (config, start, None)
-            }
-            false => self.fresh(task, &layers)?,
+        let resolved = || {
+            let layers = self.layers(layers)?;
+            let (config, start, preset) = match self.run.resumes() {
+                true => {
+                    let resolve = |layers: &[Layer]| GanConfig::resolve(task, "paper-512", layers);
+                    let (config, start) = self.run.resumed(task.command(), layers, resolve)?;
+                    (config, start, None)
+                }
+                false => self.fresh(task, &layers)?,
+            };
+            Ok((config, self.run.locked(start)?, preset))
         };
-        let start = self.run.locked(start)?;
+        let (config, start, preset) = shared(resolved, context)?;
         if self.run.dry_run {
-            return describe(task, &config, start.pins(&Processes::default())?, self.run.json, context);
+            return describe(task, &config, start.pins(&context.processes)?, self.run.json, context);
         }
         let model = match task {
             GanTask::Can => format!("CAN of {} px", config.can.size),
             GanTask::Classifier => format!("simple classifier of {} px", config.can.size),
         };
+        let is_first = context.processes.is_first();
         let info = run_info(task.command(), preset, model, &config.run.device, context)?;
         match task {
             GanTask::Can => {
                 let (training, claim) = gan::open(config.clone(), start, context)?;
                 let outcome = Trainer::new(training, claim, &config, &info, context)?.run()?;
                 let plugin = config.own_head().then_some(DCGAN_PLUGIN);
-                self.print(&outcome, plugin, gan_summary(&config, &outcome.ends))
+                self.print(&outcome, plugin, gan_summary(&config, &outcome.ends), is_first)
             }
             GanTask::Classifier => {
                 let (training, claim) = classifier::open(config.clone(), start, context)?;
                 let outcome = Trainer::new(training, claim, &config, &info, context)?.run()?;
-                self.print(&outcome, Some(SIMPLE_PLUGIN), classifier_summary(&outcome.ends))
+                self.print(&outcome, Some(SIMPLE_PLUGIN), classifier_summary(&outcome.ends), is_first)
             }
         }
     }
 
     /// Prints the result of a run; `details` are its metrics as text.
-    fn print<T: Task>(&self, outcome: &Outcome<T>, plugin: Option<&str>, details: String) -> Result<()> {
+    fn print<T: Task>(
+        &self,
+        outcome: &Outcome<T>,
+        plugin: Option<&str>,
+        details: String,
+        is_first: bool,
+    ) -> Result<()> {
         let Outcome { folder, ends, epochs, collapsed, .. } = outcome;
+        if !is_first {
+            return Ok(());
+        }
         if self.run.json {
             let document = json!({
                 "run": folder.to_string_lossy(), "epochs": epochs, "first": ends.first, "last": ends.last, "collapsed": collapsed,
@@ -207,6 +231,9 @@ fn describe(
         GanTask::Can => gan::try_out(config, pins, context)?,
         GanTask::Classifier => classifier::try_out(config, context)?,
     };
+    if !context.processes.is_first() {
+        return Ok(());
+    }
     if json {
         let counts = json!({
             "styles": data.styles(), "train": data.n_train(), "held_out": data.n_test(), "broken": data.n_broken(),
@@ -311,7 +338,7 @@ impl CanSampleArgs {
                 .map(|i| Ok(Randomness::cpu(self.seed.wrapping_add(written + i))?.normal(&[latent])?))
                 .collect::<Result<Vec<_>>>()?;
             let noise = Tensor::stack(&noise, 0).to_device(device);
-            let images = no_grad(|| generator.forward(&noise, false));
+            let images = no_grad(|| generator.forward(&noise))?;
             for image in rgb_images(&ambiguity_models::pipeline::images_u8(&images))? {
                 let seed = self.seed.wrapping_add(written).to_string();
                 let texts = [("seed", &seed), ("model", &model)].map(|(name, text)| (name.to_owned(), text.clone()));

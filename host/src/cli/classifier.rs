@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::can::TrainingArgs;
+use super::processes::ProcessArgs;
 use crate::config::gan::GanTask;
 use crate::context::Context;
 
@@ -27,6 +28,12 @@ enum Command {
 }
 
 impl ClassifierArgs {
+    /// Returns the flags of the command, on which several processes can work.
+    pub(super) fn processes(&self) -> &ProcessArgs {
+        let Command::Train(args) = &self.command;
+        &args.processes
+    }
+
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         let Command::Train(args) = self.command;

@@ -115,6 +115,8 @@ impl Command {
     /// Returns the flags of a command that several processes can work on.
     pub fn processes(&self) -> Option<&ProcessArgs> {
         match self {
+            Self::Can(args) => args.processes(),
+            Self::Classifier(args) => Some(args.processes()),
             Self::Eval(args) => Some(&args.processes),
             Self::Train(args) => Some(&args.processes),
             _ => None,

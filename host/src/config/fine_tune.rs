@@ -219,6 +219,9 @@ pub struct Train {
     /// Weight of diversity in positive advantages: 0: none; 1: an advantage is multiplied by the image's distance to its
     /// nearest neighbor, divided by the mean of these distances.
     pub diversity_weight: f64,
+    /// Weight of the Vendi score beside the reward: the z-scores of the rewards gain this many times the z-scores of what each
+    /// image adds to the logarithm of the Vendi score of the epoch's images, before advantages are computed.
+    pub vendi_weight: f64,
     /// Number of passes over the samples of an epoch.
     pub inner_epochs: usize,
     /// Maximum gradient norm.
@@ -431,6 +434,7 @@ impl RunConfig for FineTuneConfig {
         within("train.clip_range", train.clip_range, 1e-12, 1.0)?;
         within("train.advantage_clip", train.advantage_clip, 1e-6, 1e6)?;
         within("train.diversity_weight", train.diversity_weight, 0.0, 1.0)?;
+        within("train.vendi_weight", train.vendi_weight, 0.0, 100.0)?;
         within("train.max_grad_norm", train.max_grad_norm, 1e-12, 1e6)?;
         within("train.timestep_fraction", train.timestep_fraction, 1e-6, 1.0)?;
         within("train.kl", train.kl, 0.0, 1e6)?;

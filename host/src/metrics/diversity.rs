@@ -96,6 +96,22 @@ pub fn nearest_in_group(embeddings: ArrayView2<'_, f64>, groups: &[usize]) -> Ve
     (0..groups.len()).map(of).collect()
 }
 
+/// Returns what each image adds to the logarithm of the Vendi score, −xᵀ ln(XᵀX / n) x for an image's direction x. The mean over the
+/// images is that logarithm itself, and its derivative by the weight of an image is the image's value less the mean, divided by n:
+/// as a reward, it has the gradient of the Vendi score of what a policy samples.
+pub fn contributions_to_vendi(embeddings: ArrayView2<'_, f64>) -> Vec<f64> {
+    let unit = unit_rows(embeddings);
+    let (n, width) = unit.dim();
+    let values: Vec<f64> = unit.iter().copied().collect();
+    let scaled = Tensor::from_slice(&values).view([n as i64, width as i64]) / (n.max(1) as f64).sqrt();
+    // With X / √n = U Σ Vᵀ, an image's component along an eigenvector of XᵀX / n is √n u σ.
+    let (u, sigma, _) = scaled.svd(true, true);
+    let eigenvalues = sigma.square();
+    let surprise = -(&eigenvalues * eigenvalues.clamp_min(f64::MIN_POSITIVE).log()) * n as f64;
+    let values = u.square().mv(&surprise);
+    Vec::try_from(values).expect("a tensor of numbers")
+}
+
 /// Returns the Vendi score and the mean distance of embeddings, without all their cosines at once.
 pub fn vendi_and_mean_distance(embeddings: ArrayView2<'_, f32>) -> (f64, f64) {
     let unit = unit_rows(embeddings);
@@ -149,6 +165,7 @@ mod tests {
     use ndarray::array;
 
     use super::*;
+    use crate::statistics::Summary;
 
     #[test]
     fn the_distance_is_the_mean_over_pairs() {
@@ -194,6 +211,36 @@ mod tests {
         let pair = Directions::of(array![[1.0f64, 0.0], [0.5, 0.75f64.sqrt()]].view());
         let entropy = -(0.75 * 0.75f64.ln() + 0.25 * 0.25f64.ln());
         assert!((pair.vendi(&[0, 1]) - entropy.exp()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn contributions_to_the_vendi_score_are_its_derivatives() {
+        // More images than dimensions, and fewer; the kind is that of a small random matrix.
+        for (n, width) in [(7usize, 3usize), (3, 7)] {
+            let embeddings = Array2::from_shape_fn((n, width), |(i, j)| ((i * 5 + j * 3) as f64).sin() + 0.2);
+            let found = contributions_to_vendi(embeddings.view());
+            let directions = Directions::of(embeddings.view());
+            let all: Vec<usize> = (0..n).collect();
+            let log_vendi = directions.vendi(&all).ln();
+            assert!((Summary::of(&found).mean - log_vendi).abs() < 1e-9, "{found:?}");
+            // A weight of 1 + 1/m: every image listed m times, this one once more.
+            let m = 10_000;
+            let unit = unit_rows(embeddings.view());
+            for (image, value) in found.iter().enumerate() {
+                let weights = |i: usize| (if i == image { 1.0 + 1.0 / m as f64 } else { 1.0f64 }).sqrt();
+                let weighted = Array2::from_shape_fn((n, width), |(i, j)| unit[[i, j]] * weights(i));
+                let total = n as f64 + 1.0 / m as f64;
+                let derivative = (entropy_of(&(weighted.t().dot(&weighted) / total)).ln() - log_vendi) * m as f64;
+                assert!(
+                    (derivative - (value - log_vendi) / n as f64).abs() < 1e-4,
+                    "image {image}: {derivative}, {value}"
+                );
+            }
+        }
+        // Of three equal images and another one, that one adds most.
+        let found = contributions_to_vendi(array![[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [0.0, 1.0]].view());
+        assert!((found[3] - 4f64.ln()).abs() < 1e-9 && (found[0] - (4f64 / 3.0).ln()).abs() < 1e-9, "{found:?}");
+        assert_eq!(contributions_to_vendi(Array2::zeros((0, 3)).view()), [0.0; 0]);
     }
 
     #[test]

@@ -114,7 +114,12 @@ impl Processes {
 
     /// Whether this process works on the item of a number, of those that the processes take in turn.
     pub fn is_own(&self, item: usize) -> bool {
-        item % self.count() == self.rank()
+        self.rank_of(item) == self.rank()
+    }
+
+    /// Returns the rank of the process that works on the item of a number, of those that the processes take in turn.
+    pub fn rank_of(&self, item: usize) -> usize {
+        item % self.count()
     }
 
     /// Returns the values of all processes by rank.
@@ -163,26 +168,16 @@ impl Processes {
         made.map_or_else(|| Ok(postcard::from_bytes(&received)?), Ok)
     }
 
-    /// Returns the tensors of all processes as one, along a dimension, in which alone they differ.
+    /// Sends rows of a tensor, [n, ...], to the processes that need them: `sent[i]` of them, in order, to process i. Returns those
+    /// that the processes send to this one, by rank, `received[i]` of process i.
     ///
     /// # Errors
     /// As [`Processes::gather`].
-    pub fn concatenate(&self, tensor: &Tensor, dim: i64) -> Result<Tensor> {
-        let Some(group) = &self.0 else { return Ok(tensor.shallow_clone()) };
-        let device = tensor.device();
-        let rows = tensor.to_device(Device::Cpu).transpose(0, dim).contiguous();
-        let all = group.exchange(|gloo| {
-            let lengths = Vec::<i64>::try_from(&gloo.gather(&Tensor::from_slice(&rows.size()[..1]))?.view([-1]))?;
-            let longest = lengths.iter().copied().max().unwrap_or(0);
-            let mut shape = rows.size();
-            shape[0] = longest - shape[0];
-            // Gloo exchanges tensors of one shape.
-            let padding = Tensor::zeros(shape, (rows.kind(), Device::Cpu));
-            let all = gloo.gather(&Tensor::cat(&[&rows, &padding], 0))?;
-            let of = |(rank, length): (usize, &i64)| all.get(rank as i64).narrow(0, 0, *length);
-            Ok(Tensor::cat(&lengths.iter().enumerate().map(of).collect::<Vec<_>>(), 0))
-        })?;
-        Ok(all.transpose(0, dim).contiguous().to_device(device))
+    pub fn exchange_rows(&self, rows: &Tensor, sent: &[usize], received: &[usize]) -> Result<Tensor> {
+        let Some(group) = &self.0 else { return Ok(rows.shallow_clone()) };
+        let on_cpu = rows.to_device(Device::Cpu).contiguous();
+        let received = group.exchange(|gloo| Ok(gloo.exchange_rows(&on_cpu, sent, received)?))?;
+        Ok(received.to_device(rows.device()))
     }
 
     /// Runs `action` in the first process and then in the others, so that what it downloads or caches is there for them.
@@ -219,6 +214,22 @@ impl Processes {
             tensor.f_copy_(&on_cpu)?;
         }
         Ok(())
+    }
+
+    /// Returns a handle of the group, for operations within [`Processes::together`]; none of a single process.
+    pub fn group(&self) -> Option<Gloo> {
+        self.0.as_ref().map(|group| group.gloo.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Runs work of which operations of [`Processes::group`] are a part.
+    ///
+    /// # Errors
+    /// Those of `work`, and as [`Processes::gather`].
+    pub fn together<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        match &self.0 {
+            Some(group) => group.together(|_| work()),
+            None => work(),
+        }
     }
 
     /// Checks that `what` is the same in all processes, by a digest.
@@ -272,14 +283,19 @@ impl Processes {
 impl Group {
     /// Runs operations that wait for all processes.
     fn exchange<R>(&self, operations: impl FnOnce(&mut Gloo) -> Result<R>) -> Result<R> {
+        let clock = Instant::now();
+        let done = self.together(operations);
+        self.microseconds.fetch_add(clock.elapsed().as_micros() as u64, Ordering::SeqCst);
+        done
+    }
+
+    /// Runs work among which are operations that wait for all processes.
+    fn together<R>(&self, work: impl FnOnce(&mut Gloo) -> Result<R>) -> Result<R> {
         let at = self.exchanges.fetch_add(1, Ordering::SeqCst) + 1;
         let begun = self.store.set(&exchange_key(self.place.rank), &at.to_string());
         begun.map_err(|error| self.lost(at, &error.into()))?;
         let mut gloo = self.gloo.lock().unwrap_or_else(PoisonError::into_inner);
-        let clock = Instant::now();
-        let done = operations(&mut gloo).map_err(|error| self.lost(at, &error));
-        self.microseconds.fetch_add(clock.elapsed().as_micros() as u64, Ordering::SeqCst);
-        done
+        work(&mut gloo).map_err(|error| if gloo.is_broken() { self.lost(at, &error) } else { error })
     }
 
     /// Returns the error of an exchange that another process broke: its own note, or what is known of it.
@@ -443,10 +459,10 @@ mod tests {
             let mut sum = Tensor::from_slice(&[rank as f64, 1.0]);
             processes.sum(&mut sum).expect("all are there");
             processes.compare("the plugins", "same").expect("they are equal");
-            let columns = Tensor::full([2, rank as i64], rank as i64, (Kind::Int64, Device::Cpu));
-            let columns = processes.concatenate(&columns, 1).expect("all are there");
-            assert_eq!(columns.size(), [2, 3]);
-            assert_eq!(Vec::<i64>::try_from(&columns.flatten(0, -1)).expect("integers"), [1, 2, 2, 1, 2, 2]);
+            // Not contiguous, as a part of a tensor is.
+            let part = Tensor::full([2, 4], rank as i64, (Kind::Int64, Device::Cpu)).tr().narrow(0, 0, 3);
+            let received = processes.exchange_rows(&part, &[1; 3], &[1; 3]).expect("all are there");
+            assert_eq!(Vec::<i64>::try_from(&received.flatten(0, -1)).expect("integers"), [0, 0, 1, 1, 2, 2]);
             let other = processes.compare("the plugins", if rank == 2 { "other" } else { "same" });
             let message = other.expect_err("one differs").to_string();
             (

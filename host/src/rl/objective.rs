@@ -89,10 +89,50 @@ struct Row {
     step: usize,
 }
 
+/// Steps of the sampler, one after the other.
+struct Steps {
+    /// The latents before them, [n, c, h, w].
+    latents: Tensor,
+    /// The latents after them, [n, c, h, w].
+    next_latents: Tensor,
+    /// Their log-probabilities under the sampling policy, \[n\].
+    log_probs: Tensor,
+}
+
+impl Steps {
+    /// Returns the steps of all samples of which this process has the latents, without copying them; the samples of the first
+    /// step come first.
+    fn of(trajectories: &Trajectories) -> Self {
+        let shape = trajectories.latents.size();
+        let flat = trajectories.latents.view([-1, shape[2], shape[3], shape[4]]);
+        let n = flat.size()[0] - shape[1];
+        let log_probs = trajectories.log_probs.as_ref().expect("DDPO samples at eta > 0, which has log-probabilities");
+        Self {
+            latents: flat.narrow(0, 0, n),
+            next_latents: flat.narrow(0, shape[1], n),
+            log_probs: log_probs.view([-1]),
+        }
+    }
+
+    /// Sends those of some places to other processes, and returns what comes from them; see [`Processes::exchange_rows`].
+    fn exchanged(&self, places: &Tensor, sent: &[usize], received: &[usize], processes: &Processes) -> Result<Self> {
+        let [latents, next_latents, log_probs] =
+            [&self.latents, &self.next_latents, &self.log_probs].map(|of| of.index_select(0, places));
+        let (flat, next) = (latents.flatten(1, -1), next_latents.flatten(1, -1));
+        let width = flat.size()[1];
+        let rows = Tensor::cat(&[flat, next, log_probs.unsqueeze(1)], 1);
+        let rows = processes.exchange_rows(&rows, sent, received)?;
+        let mut shape = latents.size();
+        shape[0] = rows.size()[0];
+        let part = |start: i64| rows.narrow(1, start, width).reshape(&shape[..]);
+        Ok(Self { latents: part(0), next_latents: part(width), log_probs: rows.select(1, 2 * width) })
+    }
+}
+
 /// What a call of an update takes, on the device.
 struct CallInputs {
     n_rows: usize,
-    /// The rows' places among the trajectories' steps and samples, \[n\].
+    /// The rows' places among the [`Steps`], \[n\].
     places: Tensor,
     /// The rows' steps, \[n\].
     steps: Tensor,
@@ -144,10 +184,11 @@ impl Ddpo<'_> {
                 let weight = 1.0 / (n_samples * self.n_timesteps) as f64;
                 let calls = self.calls(&groups, &mut generator)?;
                 let own: Vec<usize> = (0..calls.len()).filter(|&i| self.processes.is_own(i)).collect();
-                let inputs = self.inputs(trajectories, advantages, own.iter().map(|&i| &calls[i]))?;
+                let (steps, places) = self.steps(trajectories, &calls)?;
+                let inputs = self.inputs(trajectories, advantages, own.iter().map(|&i| &calls[i]), places)?;
                 for (i, call) in own.into_iter().zip(inputs) {
                     hooks.interrupt.check("")?;
-                    let of_call = self.accumulate(trajectories, &call, weight)?;
+                    let of_call = self.accumulate(&steps, &call, weight)?;
                     gradients.add()?;
                     totals.calls.push((totals.n_calls + i, of_call));
                     (hooks.done)(call.n_rows);
@@ -199,21 +240,54 @@ impl Ddpo<'_> {
         Ok(steps)
     }
 
-    /// Returns what the calls of an optimizer step take, all of it brought to the device at once, so that no call waits for
-    /// a transfer.
+    /// Returns the sampler's steps of which this process trains on some, and the places of the rows of its calls among them. A
+    /// process has the steps of the samples that it sampled; of an optimizer step's rows, each goes to the process that takes the
+    /// row's call.
+    fn steps(&self, trajectories: &Trajectories, calls: &[Vec<Row>]) -> Result<(Steps, Vec<usize>)> {
+        let (processes, shares) = (self.processes, &trajectories.shares);
+        let own = &shares[processes.rank()];
+        let place = |row: &Row| row.step * own.len() + row.sample - own.start;
+        let rows_of = |rank: usize| {
+            calls.iter().enumerate().filter(move |(i, _)| processes.rank_of(*i) == rank).flat_map(|(_, rows)| rows)
+        };
+        let steps = Steps::of(trajectories);
+        if processes.count() == 1 {
+            return Ok((steps, rows_of(0).map(place).collect()));
+        }
+        let to_send = |rank: usize| rows_of(rank).filter(|row| own.contains(&row.sample)).map(place);
+        let places: Vec<i64> = (0..processes.count()).flat_map(to_send).map(|place| place as i64).collect();
+        let sent: Vec<usize> = (0..processes.count()).map(|rank| to_send(rank).count()).collect();
+        let owner =
+            |row: &Row| shares.iter().position(|share| share.contains(&row.sample)).expect("all samples are shared");
+        let owners: Vec<usize> = rows_of(processes.rank()).map(owner).collect();
+        let received: Vec<usize> =
+            (0..shares.len()).map(|rank| owners.iter().filter(|&&owner| owner == rank).count()).collect();
+        // What comes is ordered by owner.
+        let mut next: Vec<usize> = (0..shares.len()).map(|rank| received[..rank].iter().sum()).collect();
+        let arrives = |owner: usize| {
+            next[owner] += 1;
+            next[owner] - 1
+        };
+        let arrivals = owners.into_iter().map(arrives).collect();
+        let places = Tensor::from_slice(&places).f_to_device(steps.latents.device())?;
+        Ok((steps.exchanged(&places, &sent, &received, processes)?, arrivals))
+    }
+
+    /// Returns what the calls of this process in an optimizer step take, all of it brought to the device at once, so that no call
+    /// waits for a transfer; `places` are those of their rows among the [`Steps`].
     fn inputs<'a>(
         &self,
         trajectories: &Trajectories,
         advantages: &[Option<f64>],
         calls: impl Iterator<Item = &'a Vec<Row>> + Clone,
+        places: Vec<usize>,
     ) -> Result<Vec<CallInputs>> {
-        let n_samples = trajectories.prompts.len();
         let all = || calls.clone().flatten();
         let is_kept = |row: &Row| advantages[row.sample].is_some();
         // Places of the kept rows in their calls.
         let kept = calls.clone().flat_map(|rows| (0..rows.len()).filter(|&i| is_kept(&rows[i])));
         let columns: [Vec<usize>; 4] = [
-            all().map(|row| row.step * n_samples + row.sample).collect(),
+            places,
             all().map(|row| row.step).collect(),
             all().map(|row| trajectories.prompts[row.sample]).collect(),
             kept.collect(),
@@ -246,16 +320,10 @@ impl Ddpo<'_> {
 
     /// Computes the gradient of the rows of a call, each with this weight in the loss; those of samples without an advantage only
     /// fill their places in the call. Returns their [`sums`].
-    fn accumulate(&mut self, trajectories: &Trajectories, call: &CallInputs, weight: f64) -> Result<Tensor> {
-        let device = trajectories.latents.device();
-        let shape = trajectories.latents.size();
-        let flat_latents = trajectories.latents.view([-1, shape[2], shape[3], shape[4]]);
-        let n_steps = flat_latents.size()[0] - shape[1];
-        let latents = flat_latents.index_select(0, &call.places);
-        let next_latents = flat_latents.narrow(0, shape[1], n_steps).index_select(0, &call.places);
-        let old_log_probs =
-            trajectories.log_probs.as_ref().expect("DDPO samples at eta > 0, which has log-probabilities");
-        let old_log_probs = old_log_probs.view([-1]).index_select(0, &call.places);
+    fn accumulate(&mut self, steps: &Steps, call: &CallInputs, weight: f64) -> Result<Tensor> {
+        let device = steps.latents.device();
+        let [latents, next_latents, old_log_probs] =
+            [&steps.latents, &steps.next_latents, &steps.log_probs].map(|of| of.index_select(0, &call.places));
         let kept = |of_rows: Tensor| match &call.kept {
             Some(kept) => of_rows.index_select(0, kept),
             None => of_rows,

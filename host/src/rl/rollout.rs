@@ -23,21 +23,20 @@ pub struct Trajectories {
     pub log_probs: Option<Tensor>,
     /// The samples that shared the UNet's calls, in order.
     pub calls: Vec<Range<usize>>,
+    /// The samples of which each process has the latents and log-probabilities; prompts and calls are those of all.
+    pub shares: Vec<Range<usize>>,
 }
 
 impl Trajectories {
-    /// Returns the trajectories of all processes, of which this one has those from `start` on; `prompts` are those of all.
+    /// Returns these trajectories as the share of this process; `prompts` are those of all. Latents stay where they are.
     ///
     /// # Errors
     /// If another process ends before.
-    pub fn gathered(self, start: usize, prompts: Vec<usize>, processes: &Processes) -> Result<Self> {
-        let calls: Vec<Range<usize>> = self.calls.iter().map(|call| call.start + start..call.end + start).collect();
-        Ok(Self {
-            prompts,
-            latents: processes.concatenate(&self.latents, 1)?,
-            log_probs: self.log_probs.map(|log_probs| processes.concatenate(&log_probs, 1)).transpose()?,
-            calls: processes.gather(calls)?.concat(),
-        })
+    pub fn shared(self, share: Range<usize>, prompts: Vec<usize>, processes: &Processes) -> Result<Self> {
+        let calls = self.calls.iter().map(|call| call.start + share.start..call.end + share.start);
+        let of_all = processes.gather((share.clone(), calls.collect::<Vec<_>>()))?;
+        let (shares, calls): (Vec<_>, Vec<_>) = of_all.into_iter().unzip();
+        Ok(Self { prompts, calls: calls.concat(), shares, ..self })
     }
 
     /// Returns the final latents, [n, c, h, w].
@@ -75,6 +74,7 @@ pub fn rollout(
         latents: Tensor::cat(&latents, 1),
         log_probs: (!log_probs.is_empty()).then(|| Tensor::cat(&log_probs, 1)),
         calls,
+        shares: vec![0..prompts.len()],
     })
 }
 

@@ -1,7 +1,7 @@
 //! `host classifier train`: the simple classifier, the discriminator's convolutions and style head trained by cross-entropy on
 //! real images alone (the paper's section 3.4).
 
-use ambiguity_models::can::{Discriminator, loss};
+use ambiguity_models::can::{Discriminator, Share, loss};
 use ambiguity_models::params::{NamedTensors, Params};
 use anyhow::Result;
 use tch::Device;
@@ -34,24 +34,24 @@ pub struct Classifier {
 
 /// Claims the run's folder, opens the images and builds the network.
 pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(ImageTraining<Classifier>, Claim)> {
-    let device = torch_ext::cuda::device(&config.run.device)?;
+    let device = context.device(&config.run.device)?;
     config.cuda.apply(device)?;
     let claim = start.claim(PluginsLock::default(), &context.processes)?;
     let data = open_data(&config, context)?;
     Plan::new(GanTask::Classifier, &config, &data)?.check_fits(device)?;
     let network = Classifier::new(&config, &data, device)?;
-    Ok((ImageTraining::new(config, data, network, device, context), claim))
+    Ok((ImageTraining::new(config, data, network, device, context)?, claim))
 }
 
 /// Returns the plan of a run of this configuration and its measured cost: its images are opened and some steps are run.
 pub fn try_out(config: &GanConfig, context: &Context) -> Result<(StyleImages, Plan, Measured)> {
-    let device = torch_ext::cuda::device(&config.run.device)?;
+    let device = context.device(&config.run.device)?;
     config.cuda.apply(device)?;
     let data = open_data(config, context)?;
     let plan = Plan::new(GanTask::Classifier, config, &data)?;
     plan.check_fits(device)?;
     let network = Classifier::new(config, &data, device)?;
-    let training = ImageTraining::new(config.clone(), data, network, device, context);
+    let training = ImageTraining::new(config.clone(), data, network, device, context)?;
     let (data, measured) = Measured::of(training, &plan, device)?;
     Ok((data, plan, measured))
 }
@@ -73,15 +73,13 @@ impl Networks for Classifier {
 
     const TASK: GanTask = GanTask::Classifier;
 
-    fn step(&mut self, batch: &StyleBatch, randomness: &mut Randomness) -> Result<StepMetrics> {
+    fn step(&mut self, batch: &StyleBatch, share: &Share, randomness: &mut Randomness) -> Result<StepMetrics> {
         let mut metrics = StepMetrics::default();
-        self.network.optimizer.zero_grad();
-        let logits = self.network.network.styles_train(&batch.images, randomness)?;
+        let logits = self.network.network.styles_train(&batch.images, share, randomness)?;
         let loss = loss::style(&logits, &batch.styles, self.can.label_smoothing);
         metrics.add("loss", &loss);
         metrics.add("accuracy", &accuracy(&logits, &batch.styles));
-        loss.f_backward()?;
-        self.network.optimizer.step()?;
+        self.network.update(&loss, share)?;
         Ok(metrics)
     }
 

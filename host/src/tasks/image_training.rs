@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use ambiguity_models::can::{Discriminator, loss};
+use ambiguity_models::can::{Discriminator, Share, loss};
 use ambiguity_models::params::NamedTensors;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::Serialize;
@@ -22,6 +22,7 @@ use crate::data::styles::{Loader, Options, Source, StyleBatch, StyleImages};
 use crate::interrupt::Interrupt;
 use crate::optim::Diverged;
 use crate::plugin::user_cache;
+use crate::processes::Processes;
 use crate::progress::Bar;
 use crate::random::{Purpose, derive_seed};
 use crate::report::confusion::confusion_matrix;
@@ -55,8 +56,8 @@ pub trait Networks {
     /// The task.
     const TASK: GanTask;
 
-    /// Updates the networks on a batch.
-    fn step(&mut self, batch: &StyleBatch, randomness: &mut Randomness) -> Result<StepMetrics>;
+    /// Updates the networks on a batch, of which the images are this process's share. The metrics are means over the share.
+    fn step(&mut self, batch: &StyleBatch, share: &Share, randomness: &mut Randomness) -> Result<StepMetrics>;
     /// Returns the means as a short text for the progress bar.
     fn summary(means: &Self::Means) -> String;
     /// Returns the epoch's record.
@@ -99,13 +100,33 @@ pub struct ImageTraining<N> {
     networks: N,
     /// Batches from the next step on; created when the first epoch starts.
     loader: Option<Loader>,
+    /// This process's share of every batch.
+    share: Share,
     device: Device,
     interrupt: Interrupt,
+    /// The processes that share the batches.
+    processes: Processes,
 }
 
 impl<N: Networks> ImageTraining<N> {
     /// Returns a training of networks with fresh weights.
-    pub fn new(config: GanConfig, data: StyleImages, networks: N, device: Device, context: &Context) -> Self {
+    ///
+    /// # Errors
+    /// If there are more processes than images in a batch.
+    pub fn new(config: GanConfig, data: StyleImages, networks: N, device: Device, context: &Context) -> Result<Self> {
+        let (n, processes) = (config.can.batch_size, &context.processes);
+        ensure!(
+            n >= processes.count(),
+            "{} processes share the {n} images of a batch: raise can.batch_size, or start fewer processes",
+            processes.count()
+        );
+        let share = match processes.group() {
+            None => Share::whole(n as i64),
+            Some(group) => {
+                let rows = processes.share(n, 1);
+                Share::of_processes(rows.start as i64..rows.end as i64, n as i64, group)
+            }
+        };
         tracing::info!(
             "{} styles, {} images to train on, {} held out; {} parameters",
             data.styles().len(),
@@ -113,7 +134,8 @@ impl<N: Networks> ImageTraining<N> {
             data.n_test(),
             networks.n_parameters()
         );
-        Self { config, data, networks, loader: None, device, interrupt: context.interrupt.clone() }
+        let (interrupt, processes) = (context.interrupt.clone(), processes.clone());
+        Ok(Self { config, data, networks, loader: None, share, device, interrupt, processes })
     }
 
     /// Returns the images, and the seconds of a step on them, measured over `n_steps` steps after a warm-up step; the
@@ -123,8 +145,7 @@ impl<N: Networks> ImageTraining<N> {
         let mut began = Instant::now();
         for i in 0..=n_steps {
             self.interrupt.check("nothing was started")?;
-            let batch = to_device(loader.next()?, self.device);
-            self.networks.step(&batch, &mut Randomness::cpu(u64::from(i))?)?;
+            self.step(&loader.next()?, &mut Randomness::cpu(u64::from(i))?)?;
             // This waits for the device.
             self.networks.not_finite()?;
             if i == 0 {
@@ -136,33 +157,43 @@ impl<N: Networks> ImageTraining<N> {
         Ok((self.data, seconds))
     }
 
+    /// Updates the networks on this process's share of a batch; the metrics are means over the share.
+    fn step(&mut self, batch: &StyleBatch, randomness: &mut Randomness) -> Result<StepMetrics> {
+        let Self { networks, share, device, .. } = self;
+        let own = |tensor: &Tensor| share.rows(tensor).to_device(*device);
+        let own = StyleBatch { images: own(&batch.images), styles: own(&batch.styles) };
+        self.processes.together(|| networks.step(&own, share, randomness))
+    }
+
     /// Runs one epoch's steps; returns their means, the seconds in total and the seconds spent waiting for images.
     fn steps(&mut self, epoch: u64, bar: &Bar) -> Result<(N::Means, f64, f64)> {
-        let can = &self.config.can;
+        let can = self.config.can.clone();
         let n_steps = steps_per_epoch(&self.config, &self.data);
         let first_step = (epoch - 1) * n_steps;
         let make = || self.data.loader(can.batch_size, can.flip, self.config.run.seed, first_step);
-        let loader = self.loader.get_or_insert_with(make);
+        let mut loader = self.loader.take().unwrap_or_else(make);
         let (began, waited_before) = (Instant::now(), loader.waited());
         let mut totals = Totals::default();
         for step in first_step..first_step + n_steps {
             self.interrupt.check("")?;
-            let batch = to_device(loader.next()?, self.device);
+            let batch = loader.next()?;
             let mut randomness = Randomness::cpu(derive_seed(self.config.run.seed, 0, step, Purpose::Update))?;
-            totals.add(self.networks.step(&batch, &mut randomness)?);
+            totals.add(self.step(&batch, &mut randomness)?);
             bar.inc(can.batch_size as u64);
             let done = step + 1 - first_step;
             if done.is_multiple_of(READ_EVERY) || done == n_steps {
-                totals.read(step + 1)?;
+                totals.read(step + 1, &self.share, &self.processes)?;
                 bar.message(format!("epoch {epoch}/{} {}", can.epochs, N::summary(&totals.means()?)));
             }
         }
+        let waited = (loader.waited() - waited_before).as_secs_f64();
+        self.loader = Some(loader);
         // Checked before anything of this epoch is kept: the metrics are those before the last update.
         if let Some(tensor) = self.networks.not_finite()? {
             let what = format!("{tensor} is not finite after step {}", first_step + n_steps);
             bail!(Diverged { what, lower: LEARNING_RATE });
         }
-        Ok((totals.means()?, began.elapsed().as_secs_f64(), (loader.waited() - waited_before).as_secs_f64()))
+        Ok((totals.means()?, began.elapsed().as_secs_f64(), waited))
     }
 }
 
@@ -207,7 +238,20 @@ impl<N: Networks> Task for ImageTraining<N> {
     }
 
     fn monitor(&mut self, epoch: u64) -> Result<Option<Monitored<N::Monitor>>> {
-        self.networks.monitor(&self.data, epoch, &self.interrupt).map(Some)
+        let Self { networks, data, interrupt, processes, .. } = self;
+        let mut own = None;
+        let (record, score, diversity) = processes.from_first(|| {
+            let Monitored { record, score, diversity, .. } = own.insert(networks.monitor(data, epoch, interrupt)?);
+            Ok((serde_json::to_string(record)?, *score, *diversity))
+        })?;
+        // The other processes decide by what the first one found, and write nothing.
+        Ok(Some(match own {
+            Some(monitored) => monitored,
+            None => {
+                let record = serde_json::from_str(&record)?;
+                Monitored { record, score, diversity, sheet: None, images: Vec::new(), kept: None }
+            }
+        }))
     }
 
     fn warnings(
@@ -283,11 +327,11 @@ pub fn open_data(config: &GanConfig, context: &Context) -> Result<StyleImages> {
         test_share: can.test_share,
         seed: config.run.seed,
     };
-    StyleImages::open(&source, &options, &cache, &context.progress, &context.interrupt)
-}
-
-fn to_device(batch: StyleBatch, device: Device) -> StyleBatch {
-    StyleBatch { images: batch.images.to_device(device), styles: batch.styles.to_device(device) }
+    let open = || StyleImages::open(&source, &options, &cache, &context.progress, &context.interrupt);
+    // The first process on a machine fills the cache for the others.
+    let data = context.processes.first_before_others(open)?;
+    context.processes.compare("the images", data.digest())?;
+    Ok(data)
 }
 
 /// The confusion matrix of a classifier on held-out images.
@@ -309,7 +353,8 @@ impl Confusion {
         for batch in data.test_batches(EVALUATION_BATCH) {
             interrupt.check("")?;
             let batch = batch?;
-            let logits = no_grad(|| network.forward(&batch.images.to_device(device)).styles).to_device(Device::Cpu);
+            let images = batch.images.to_device(device);
+            let logits = no_grad(|| network.forward(&images))?.styles.to_device(Device::Cpu);
             confusion.loss += loss::style(&logits, &batch.styles, 0.0).double_value(&[]) * batch.styles.numel() as f64;
             let labels = Vec::<i64>::try_from(&batch.styles)?;
             for (label, predicted) in labels.into_iter().zip(Vec::<i64>::try_from(&logits.argmax(-1, false))?) {
@@ -374,13 +419,15 @@ impl Totals {
         self.n_unread += 1;
     }
 
-    /// Reads the sums since the last read from the device, up to `step`.
+    /// Reads the sums since the last read from the device, up to `step`, as means over the whole batches.
     ///
     /// # Errors
     /// [`Diverged`] if a sum is not finite.
-    fn read(&mut self, step: u64) -> Result<()> {
+    fn read(&mut self, step: u64, share: &Share, processes: &Processes) -> Result<()> {
         let Some(sums) = self.on_device.take() else { return Ok(()) };
-        let sums = Vec::<f32>::try_from(&sums.to_device(Device::Cpu))?;
+        let mut sums = sums.to_device(Device::Cpu).to_kind(Kind::Double) * share.weight();
+        processes.sum(&mut sums)?;
+        let sums = Vec::<f64>::try_from(&sums)?;
         self.totals.resize(sums.len(), 0.0);
         for ((total, sum), name) in self.totals.iter_mut().zip(sums).zip(&self.names) {
             if !sum.is_finite() {
@@ -390,7 +437,7 @@ impl Totals {
                 };
                 bail!(Diverged { what, lower: LEARNING_RATE });
             }
-            *total += f64::from(sum);
+            *total += sum;
         }
         self.n_unread = 0;
         Ok(())
@@ -429,20 +476,21 @@ mod tests {
     #[test]
     fn metrics_are_averaged_over_the_steps() {
         let mut totals = Totals::default();
+        let (share, processes) = (Share::whole(4), Processes::default());
         totals.add(metrics(1.0, 0.5));
         totals.add(metrics(2.0, 1.0));
-        totals.read(2).expect("they are numbers");
+        totals.read(2, &share, &processes).expect("they are numbers");
         totals.add(metrics(3.0, 0.0));
-        totals.read(3).expect("they are numbers");
+        totals.read(3, &share, &processes).expect("they are numbers");
         let means: ClassifierMeans = totals.means().expect("typed");
         assert_eq!(means, ClassifierMeans { loss: 2.0, accuracy: 0.5 });
         totals.add(metrics(f32::NAN, 0.0));
-        let error = totals.read(4).expect_err("not a number");
+        let error = totals.read(4, &share, &processes).expect_err("not a number");
         assert_eq!(error.to_string(), "loss is not a finite number at step 4");
         assert!(error.is::<Diverged>());
         let mut totals = Totals::default();
         (0..4).for_each(|_| totals.add(metrics(f32::INFINITY, 0.0)));
-        let message = totals.read(4).expect_err("not finite").to_string();
+        let message = totals.read(4, &share, &processes).expect_err("not finite").to_string();
         assert_eq!(message, "loss is not a finite number at one of the steps 1 to 4");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ambiguity_models::can::{Discriminator, DiscriminatorConfig, Generator, GeneratorConfig};
+use ambiguity_models::can::{Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, Share};
 use ambiguity_models::onnx;
 use ambiguity_models::params::{NamedTensors, Params};
 use ambiguity_models::safetensors::encode_safetensors;
@@ -51,6 +51,14 @@ impl<N> Trained<N> {
         let leaves = parameters(&network).into_iter().map(|(name, tensor)| (name, tensor.set_requires_grad(true)));
         let optimizer = AdamW::new(leaves.collect(), adam.config())?;
         Ok(Self { network, tensors: params.finish()?, optimizer })
+    }
+
+    /// Updates the network by the mean loss of the own rows of a batch.
+    pub fn update(&mut self, loss: &Tensor, share: &Share) -> Result<()> {
+        self.optimizer.zero_grad();
+        share.weighted(loss).f_backward()?;
+        share.sum_gradients(self.optimizer.parameters().iter().map(|(_, tensor)| tensor))?;
+        Ok(self.optimizer.step()?)
     }
 
     /// Adds the network and its optimizer to a state, under `name`.

@@ -4,7 +4,7 @@ use serde::Serialize;
 use tch::Tensor;
 use torch_ext::Generator as Randomness;
 
-use super::{BatchNorm2d, Convolution, INIT_STD, KERNEL, Statistics, leaky_relu, log2_of_side};
+use super::{BatchNorm2d, Convolution, INIT_STD, KERNEL, Share, Statistics, leaky_relu, log2_of_side};
 use crate::error::Result;
 use crate::layers::Linear;
 use crate::params::{Init, Params};
@@ -54,10 +54,10 @@ pub enum ImageSource {
 }
 
 impl ImageSource {
-    fn statistics(self) -> Statistics {
+    fn statistics(self, share: &Share) -> Statistics<'_> {
         match self {
-            Self::Real => Statistics::Updated,
-            Self::Fake => Statistics::Batch,
+            Self::Real => Statistics::Updated(share),
+            Self::Fake => Statistics::Batch(share),
         }
     }
 }
@@ -102,69 +102,71 @@ impl Discriminator {
     }
 
     /// Images [n, 3, size, size] in [-1, 1] to both outputs, with the running statistics and without dropout.
-    pub fn forward(&self, images: &Tensor) -> DiscriminatorOutput {
-        let features = self.features(images, Statistics::Running);
-        let styles = self.styles(&features, None).expect("without dropout no random numbers are drawn");
-        DiscriminatorOutput { real: self.real(&features), styles }
+    pub fn forward(&self, images: &Tensor) -> Result<DiscriminatorOutput> {
+        let features = self.features(images, Statistics::Running)?;
+        let styles = self.styles(&features, None)?;
+        Ok(DiscriminatorOutput { real: self.real(&features), styles })
     }
 
-    /// The forward pass of training: BatchNorm with the batch's statistics, dropout with `randomness`.
+    /// The forward pass of training: BatchNorm with the batch's statistics, dropout with `randomness`. The images are the own
+    /// rows of the share.
     pub fn forward_train(
         &self,
         images: &Tensor,
         source: ImageSource,
+        share: &Share,
         randomness: &mut Randomness,
     ) -> Result<DiscriminatorOutput> {
-        let features = self.features(images, source.statistics());
-        let styles = self.styles(&features, Some(randomness))?;
+        let features = self.features(images, source.statistics(share))?;
+        let styles = self.styles(&features, Some((share, randomness)))?;
         Ok(DiscriminatorOutput { real: self.real(&features), styles })
     }
 
     /// Returns the style logits alone, [n, styles], in training on real images.
-    pub fn styles_train(&self, images: &Tensor, randomness: &mut Randomness) -> Result<Tensor> {
-        self.styles(&self.features(images, Statistics::Updated), Some(randomness))
+    pub fn styles_train(&self, images: &Tensor, share: &Share, randomness: &mut Randomness) -> Result<Tensor> {
+        self.styles(&self.features(images, Statistics::Updated(share))?, Some((share, randomness)))
     }
 
     /// Returns the logits of being real alone, \[n\], in training.
-    pub fn real_train(&self, images: &Tensor, source: ImageSource) -> Tensor {
-        self.real(&self.features(images, source.statistics()))
+    pub fn real_train(&self, images: &Tensor, source: ImageSource, share: &Share) -> Result<Tensor> {
+        Ok(self.real(&self.features(images, source.statistics(share))?))
     }
 
     fn real(&self, features: &Tensor) -> Tensor {
         self.real_head.forward(features).squeeze_dim(1)
     }
 
-    /// The style head, with dropout if `randomness` is given.
-    fn styles(&self, features: &Tensor, mut randomness: Option<&mut Randomness>) -> Result<Tensor> {
+    /// The style head, with dropout if `training` has the share of the batch and the randomness.
+    fn styles(&self, features: &Tensor, mut training: Option<(&Share, &mut Randomness)>) -> Result<Tensor> {
         let mut x = features.shallow_clone();
         for (i, layer) in self.style_head.iter().enumerate() {
             x = layer.forward(&x);
             if i < 2 {
                 x = leaky_relu(x, SLOPE);
-                if let Some(randomness) = &mut randomness {
-                    x = self.dropout(x, randomness)?;
+                if let Some((share, randomness)) = &mut training {
+                    x = self.dropout(x, share, randomness)?;
                 }
             }
         }
         Ok(x)
     }
 
-    fn features(&self, images: &Tensor, statistics: Statistics) -> Tensor {
+    fn features(&self, images: &Tensor, statistics: Statistics<'_>) -> Result<Tensor> {
         let mut x = images.shallow_clone();
         for (weight, norm) in &self.blocks {
-            x = leaky_relu(norm.forward(&x.conv2d(weight, None::<&Tensor>, STRIDE, PADDING, 1, 1), statistics), SLOPE);
+            x = leaky_relu(norm.forward(&x.conv2d(weight, None::<&Tensor>, STRIDE, PADDING, 1, 1), statistics)?, SLOPE);
         }
-        x.flatten(1, -1)
+        Ok(x.flatten(1, -1))
     }
 
     /// Dropout: zeroes random elements and scales the others up, so that the mean stays.
-    fn dropout(&self, x: Tensor, randomness: &mut Randomness) -> Result<Tensor> {
-        let share = self.config.dropout;
-        if share == 0.0 {
+    fn dropout(&self, x: Tensor, share: &Share, randomness: &mut Randomness) -> Result<Tensor> {
+        let dropped = self.config.dropout;
+        if dropped == 0.0 {
             return Ok(x);
         }
-        let kept = randomness.uniform(&x.size())?.ge(share).to_device(x.device()).to_kind(x.kind());
-        Ok(x * kept / (1.0 - share))
+        let kept = share.uniform(randomness, &x.size()[1..])?.ge(dropped).to_device(x.device()).to_kind(x.kind());
+        Ok(x * kept / (1.0 - dropped))
     }
 
     /// The convolutions in evaluation mode; each is followed by an activation.
@@ -214,7 +216,8 @@ mod tests {
             DiscriminatorConfig { size: 32, channels: 2, max_channels: 4, head: [6, 5], dropout: 0.3, n_styles: 3 };
         let discriminator = Discriminator::new(&Params::random(1, device()).unwrap(), &config).unwrap();
         let x = Randomness::cpu(2).unwrap().normal(&[400, 250]).unwrap().to_device(device());
-        let dropped = discriminator.dropout(x.shallow_clone(), &mut Randomness::cpu(3).unwrap()).unwrap();
+        let batch = Share::whole(400);
+        let dropped = discriminator.dropout(x.shallow_clone(), &batch, &mut Randomness::cpu(3).unwrap()).unwrap();
         // The same random numbers: elements below the share are dropped, and the others are divided by 1 - share.
         let kept = Randomness::cpu(3).unwrap().uniform(&[400, 250]).unwrap().ge(0.3).to_device(device());
         assert!(dropped.not_equal(0.0).equal(&kept));
@@ -223,7 +226,7 @@ mod tests {
         // By the numbers alone: a share of 0.3 of 100 000, within four standard deviations.
         let share = 1.0 - kept.to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
         assert!((share - 0.3).abs() < 4.0 * (0.3 * 0.7 / 1e5f64).sqrt(), "{share}");
-        let ones = discriminator.dropout(x.ones_like(), &mut Randomness::cpu(3).unwrap()).unwrap();
+        let ones = discriminator.dropout(x.ones_like(), &batch, &mut Randomness::cpu(3).unwrap()).unwrap();
         let mean = ones.mean(Kind::Float).double_value(&[]);
         assert!((mean - 1.0).abs() < 4.0 * (0.3 / 0.7 / 1e5f64).sqrt(), "{mean}");
     }

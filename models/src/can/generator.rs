@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{BatchNorm2d, Convolution, INIT_STD, KERNEL, Statistics, leaky_relu, log2_of_side};
+use super::{BatchNorm2d, Convolution, INIT_STD, KERNEL, Share, Statistics, leaky_relu, log2_of_side};
 use crate::error::Result;
 use crate::params::{Init, Params};
 
@@ -60,14 +60,22 @@ impl Generator {
         Ok(Self { config: *config, blocks, out: convolution(&p.at("out"), n_in, 3)? })
     }
 
-    /// Noise [n, latent], standard normal, to images [n, 3, size, size] in [-1, 1]. `train` is BatchNorm's mode.
-    pub fn forward(&self, noise: &Tensor, train: bool) -> Tensor {
-        let statistics = if train { Statistics::Updated } else { Statistics::Running };
-        let mut x = noise.view([-1, self.config.latent, 1, 1]);
+    /// Noise [n, latent], standard normal, to images [n, 3, size, size] in [-1, 1], with the running statistics.
+    pub fn forward(&self, noise: &Tensor) -> Result<Tensor> {
+        self.images(noise, Statistics::Running)
+    }
+
+    /// As [`Generator::forward`], in training: with the statistics of the batch of which the noise is a share.
+    pub fn forward_train(&self, noise: &Tensor, share: &Share) -> Result<Tensor> {
+        self.images(noise, Statistics::Updated(share))
+    }
+
+    fn images(&self, noise: &Tensor, statistics: Statistics<'_>) -> Result<Tensor> {
+        let mut x = noise.reshape([-1, self.config.latent, 1, 1]);
         for Block { weight, norm, stride } in &self.blocks {
-            x = leaky_relu(norm.forward(&transposed(&x, weight, *stride), statistics), self.config.slope);
+            x = leaky_relu(norm.forward(&transposed(&x, weight, *stride), statistics)?, self.config.slope);
         }
-        transposed(&x, &self.out, STRIDE).tanh()
+        Ok(transposed(&x, &self.out, STRIDE).tanh())
     }
 
     /// The transposed convolutions in evaluation mode; each is followed by an activation but the last, which has no

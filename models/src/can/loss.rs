@@ -44,13 +44,13 @@ pub fn gradient_penalty(
     real: &Tensor,
     fake: &Tensor,
     mix: &Tensor,
-    critic: impl FnOnce(&Tensor) -> Tensor,
+    critic: impl FnOnce(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let mix = mix.view([-1, 1, 1, 1]);
     let rest: Tensor = 1.0 - &mix;
     let between: Tensor = real * &mix + fake * rest;
     let between = between.detach().set_requires_grad(true);
-    let sum = critic(&between).sum(Kind::Float);
+    let sum = critic(&between)?.sum(Kind::Float);
     let gradient = Tensor::f_run_backward(&[sum], &[&between], true, true)?.remove(0);
     let norms = gradient.flatten(1, -1).square().sum_dim_intlist([1i64].as_slice(), false, Kind::Float).sqrt();
     Ok((norms - 1.0).square().mean(Kind::Float))

@@ -6,14 +6,17 @@
 //! - [`Generator`] generates images from noise
 //! - [`Discriminator`] separates real images from fake ones and classifies styles
 //! - [`loss`] contains the losses of both
+//! - [`Share`] is what one of several processes computes of a training batch
 
 mod discriminator;
 mod generator;
 pub mod loss;
+mod share;
 
 pub(crate) use discriminator::SLOPE;
 pub use discriminator::{Discriminator, DiscriminatorConfig, DiscriminatorOutput, ImageSource};
 pub use generator::{Generator, GeneratorConfig};
+pub use share::Share;
 
 use tch::{Kind, Tensor};
 
@@ -36,14 +39,14 @@ fn log2_of_side(size: i64) -> Result<u32> {
 }
 
 /// The statistics with which BatchNorm normalizes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Statistics {
+#[derive(Clone, Copy, Debug)]
+enum Statistics<'a> {
     /// The running statistics.
     Running,
-    /// The batch's own, which also update the running ones.
-    Updated,
-    /// The batch's own; the running ones stay as they are.
-    Batch,
+    /// Those of the batch of which this is a share; they also update the running ones.
+    Updated(&'a Share),
+    /// As above; the running ones stay as they are.
+    Batch(&'a Share),
 }
 
 /// `torch.nn.BatchNorm2d` (Ioffe and Szegedy, arXiv 1502.03167) with PyTorch's momentum and epsilon.
@@ -68,12 +71,38 @@ impl BatchNorm2d {
         })
     }
 
-    fn forward(&self, x: &Tensor, statistics: Statistics) -> Tensor {
+    fn forward(&self, x: &Tensor, statistics: Statistics<'_>) -> Result<Tensor> {
+        let (share, updates) = match statistics {
+            Statistics::Running => (None, true),
+            Statistics::Updated(share) => (Some(share), true),
+            Statistics::Batch(share) => (Some(share), false),
+        };
+        if let Some(moments) = share.and_then(|share| share.moments(x)) {
+            let (mean, variance, n) = moments?;
+            if updates {
+                self.update(&mean, &(&variance * (n / (n - 1.0))));
+            }
+            return Ok(self.normalized(x, &mean, &variance));
+        }
         let (weight, bias) = (Some(&self.weight), Some(&self.bias));
-        let running = (statistics != Statistics::Batch).then_some((&self.running_mean, &self.running_var));
-        let (mean, var) = running.unzip();
-        let train = statistics != Statistics::Running;
-        x.batch_norm(weight, bias, mean, var, train, Self::MOMENTUM, Self::EPSILON, true)
+        let (mean, var) = updates.then_some((&self.running_mean, &self.running_var)).unzip();
+        Ok(x.f_batch_norm(weight, bias, mean, var, share.is_some(), Self::MOMENTUM, Self::EPSILON, true)?)
+    }
+
+    /// Moves the running statistics towards those of a batch, of which the variance is unbiased.
+    fn update(&self, mean: &Tensor, variance: &Tensor) {
+        tch::no_grad(|| {
+            for (running, new) in [(&self.running_mean, mean), (&self.running_var, variance)] {
+                let _ = running.shallow_clone().lerp_(&new.to_kind(running.kind()), Self::MOMENTUM);
+            }
+        });
+    }
+
+    /// Normalizes features [n, channels, h, w] by a batch's mean and variance, with their gradients.
+    fn normalized(&self, x: &Tensor, mean: &Tensor, variance: &Tensor) -> Tensor {
+        let along_channels = |tensor: &Tensor| tensor.to_kind(x.kind()).view([1, -1, 1, 1]);
+        let scale = &self.weight * (variance + Self::EPSILON).rsqrt().to_kind(x.kind());
+        (x - along_channels(mean)) * along_channels(&scale) + along_channels(&self.bias)
     }
 
     /// Folds this layer, in evaluation mode, into the convolution before it, whose `weight` has the output's channels

@@ -5,13 +5,16 @@
 #include <ATen/ops/empty.h>
 #include <c10/util/Logging.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -26,7 +29,51 @@ struct Store {
   c10::intrusive_ptr<c10d::Store> store;
 };
 
-using Gloo = c10::intrusive_ptr<c10d::ProcessGroupGloo>;
+struct Gloo {
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> group;
+  // Whether an operation failed, after which the processes are no longer in step.
+  std::shared_ptr<std::atomic<bool>> broken;
+
+  // Starts an operation and waits for it.
+  template <typename F>
+  void run(const F& operation) const {
+    try {
+      operation(*group)->wait();
+    } catch (...) {
+      *broken = true;
+      throw;
+    }
+  }
+
+  void sum(at::Tensor& tensor) const {
+    std::vector<at::Tensor> tensors{tensor};
+    run([&](c10d::ProcessGroupGloo& group) { return group.allreduce(tensors); });
+  }
+};
+
+// What a node of autograd keeps of a group.
+struct Kept : torch::CustomClassHolder {
+  Gloo gloo;
+  explicit Kept(Gloo gloo) : gloo(std::move(gloo)) {}
+};
+
+// The sum of a tensor over the processes. Each process has a loss of its own; the gradient is that of the sum of their losses,
+// so that it is the sum over the processes too, and has a gradient itself.
+struct SumOverProcesses : torch::autograd::Function<SumOverProcesses> {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& tensor, const Gloo& gloo) {
+    context->saved_data["group"] = c10::IValue::make_capsule(c10::make_intrusive<Kept>(gloo));
+    // A copy, which the operation replaces.
+    at::Tensor sum = tensor.detach().to(at::kCPU).contiguous().clone();
+    gloo.sum(sum);
+    return sum.to(tensor.device());
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const auto kept = c10::static_intrusive_pointer_cast<Kept>(context->saved_data["group"].toCapsule());
+    return {SumOverProcesses::apply(gradients[0], kept->gloo), at::Tensor()};
+  }
+};
 
 bool is_local(const std::string& host) { return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0; }
 
@@ -80,29 +127,36 @@ char* ext_gloo_new(Store* store, const char* host, int32_t rank, int32_t size, i
     } else {
       options->devices.push_back(c10d::ProcessGroupGloo::createDefaultDevice());
     }
-    *out = new Gloo(c10::make_intrusive<c10d::ProcessGroupGloo>(store->store, rank, size, options));
+    auto group = c10::make_intrusive<c10d::ProcessGroupGloo>(store->store, rank, size, options);
+    *out = new Gloo{std::move(group), std::make_shared<std::atomic<bool>>(false)};
   });
 }
 
 void ext_gloo_free(Gloo* gloo) { delete gloo; }
 
+Gloo* ext_gloo_clone(const Gloo* gloo) { return new Gloo(*gloo); }
+
+bool ext_gloo_is_broken(const Gloo* gloo) { return *gloo->broken; }
+
+// Hands out the sum of a tensor over the processes, with its gradient.
+char* ext_gloo_differentiable_sum(const Gloo* gloo, const at::Tensor* tensor, at::Tensor** out) {
+  return guarded([&] { *out = new at::Tensor(SumOverProcesses::apply(*tensor, *gloo)); });
+}
+
 // Replaces a tensor by its sum over the processes.
 char* ext_gloo_sum(Gloo* gloo, at::Tensor* tensor) {
-  return guarded([&] {
-    std::vector<at::Tensor> tensors{*tensor};
-    (*gloo)->allreduce(tensors)->wait();
-  });
+  return guarded([&] { gloo->sum(*tensor); });
 }
 
 // Hands out the tensors of all processes, stacked by rank; they have one shape.
 char* ext_gloo_gather(Gloo* gloo, const at::Tensor* tensor, at::Tensor** out) {
   return guarded([&] {
-    std::vector<int64_t> shape{(*gloo)->getSize()};
+    std::vector<int64_t> shape{gloo->group->getSize()};
     shape.insert(shape.end(), tensor->sizes().begin(), tensor->sizes().end());
     at::Tensor gathered = at::empty(shape, tensor->options());
     std::vector<std::vector<at::Tensor>> outputs{gathered.unbind(0)};
     std::vector<at::Tensor> inputs{*tensor};
-    (*gloo)->allgather(outputs, inputs)->wait();
+    gloo->run([&](c10d::ProcessGroupGloo& group) { return group.allgather(outputs, inputs); });
     *out = new at::Tensor(std::move(gathered));
   });
 }
@@ -114,14 +168,30 @@ char* ext_gloo_gather_to_first(Gloo* gloo, const at::Tensor* tensor, at::Tensor*
     std::vector<at::Tensor> inputs{*tensor};
     std::vector<std::vector<at::Tensor>> outputs;
     at::Tensor gathered;
-    if ((*gloo)->getRank() == 0) {
-      std::vector<int64_t> shape{(*gloo)->getSize()};
+    if (gloo->group->getRank() == 0) {
+      std::vector<int64_t> shape{gloo->group->getSize()};
       shape.insert(shape.end(), tensor->sizes().begin(), tensor->sizes().end());
       gathered = at::empty(shape, tensor->options());
       outputs.push_back(gathered.unbind(0));
     }
-    (*gloo)->gather(outputs, inputs)->wait();
+    gloo->run([&](c10d::ProcessGroupGloo& group) { return group.gather(outputs, inputs); });
     if (gathered.defined()) *out = new at::Tensor(std::move(gathered));
+  });
+}
+
+// Hands out the rows [n, ...] that the processes send to this one, by rank, `received` of each. Of the rows of `tensor`, in order,
+// `sent` go to each of them.
+char* ext_gloo_exchange_rows(Gloo* gloo, const at::Tensor* tensor, const int64_t* sent, const int64_t* received,
+                             at::Tensor** out) {
+  return guarded([&] {
+    const int64_t count = gloo->group->getSize();
+    std::vector<int64_t> to(sent, sent + count), from(received, received + count);
+    std::vector<int64_t> shape = tensor->sizes().vec();
+    shape[0] = std::accumulate(from.begin(), from.end(), int64_t{0});
+    at::Tensor rows = at::empty(shape, tensor->options());
+    at::Tensor input = *tensor;
+    gloo->run([&](c10d::ProcessGroupGloo& group) { return group.alltoall_base(rows, input, from, to); });
+    *out = new at::Tensor(std::move(rows));
   });
 }
 
@@ -129,7 +199,7 @@ char* ext_gloo_gather_to_first(Gloo* gloo, const at::Tensor* tensor, at::Tensor*
 char* ext_gloo_broadcast(Gloo* gloo, at::Tensor* tensor) {
   return guarded([&] {
     std::vector<at::Tensor> tensors{*tensor};
-    (*gloo)->broadcast(tensors)->wait();
+    gloo->run([&](c10d::ProcessGroupGloo& group) { return group.broadcast(tensors); });
   });
 }
 

@@ -86,15 +86,24 @@ impl Drop for Store {
     }
 }
 
-/// A group of processes whose operations Gloo carries out.
+/// A group of processes whose operations Gloo carries out. A clone is the same group.
 #[derive(Debug)]
 pub struct Gloo {
     group: *mut CGloo,
     size: usize,
 }
 
-// SAFETY: the operations take `&mut self`, and c10d's groups are bound to no thread.
+// SAFETY: c10d's groups are bound to no thread, and put operations into a queue under a lock.
 unsafe impl Send for Gloo {}
+// SAFETY: as above.
+unsafe impl Sync for Gloo {}
+
+impl Clone for Gloo {
+    fn clone(&self) -> Self {
+        // SAFETY: the group is alive as long as `self`, and the clone owns what is returned.
+        Self { group: unsafe { ffi::ext_gloo_clone(self.group) }, size: self.size }
+    }
+}
 
 impl Gloo {
     /// Connects `size` processes through a store that `host` serves; each of them calls this with its own rank. An operation
@@ -123,6 +132,22 @@ impl Gloo {
         unsafe { ffi::check(ffi::ext_gloo_sum(self.group, tensor.as_mut_ptr())) }
     }
 
+    /// Returns the sum of a tensor over the processes, each of which has a loss of its own. The gradient is that of the sum of
+    /// their losses, and can be differentiated again; a backward pass is an operation in which all processes take part.
+    ///
+    /// # Errors
+    /// As [`Gloo::sum`].
+    pub fn differentiable_sum(&self, tensor: &Tensor) -> Result<Tensor> {
+        // SAFETY: the tensor lives during the call.
+        ffi::tensor(|out| unsafe { ffi::ext_gloo_differentiable_sum(self.group, tensor.as_ptr(), out) })
+    }
+
+    /// Whether an operation has failed, after which the processes are no longer in step.
+    pub fn is_broken(&self) -> bool {
+        // SAFETY: the group is alive as long as `self`.
+        unsafe { ffi::ext_gloo_is_broken(self.group) }
+    }
+
     /// Returns the tensors of all processes, [processes, ...]; they have one shape.
     ///
     /// # Errors
@@ -147,6 +172,25 @@ impl Gloo {
         }
     }
 
+    /// Sends `sent[i]` of the rows of a tensor, [n, ...], in order, to process i, and returns those that the processes send to
+    /// this one, by rank, `received[i]` of process i.
+    ///
+    /// # Errors
+    /// If the counts do not fit, and as [`Gloo::sum`].
+    pub fn exchange_rows(&mut self, tensor: &Tensor, sent: &[usize], received: &[usize]) -> Result<Tensor> {
+        on_cpu(tensor)?;
+        let n = tensor.size().first().copied().unwrap_or(0) as usize;
+        if [sent.len(), received.len()] != [self.size; 2] || sent.iter().sum::<usize>() != n {
+            return Err(Error::new(format!("{n} rows cannot be sent as {sent:?} to {} processes", self.size)));
+        }
+        let counts = |counts: &[usize]| counts.iter().map(|&n| n as i64).collect::<Vec<_>>();
+        let (sent, received) = (counts(sent), counts(received));
+        // SAFETY: the tensor and the counts, one per process, live during the call.
+        ffi::tensor(|out| unsafe {
+            ffi::ext_gloo_exchange_rows(self.group, tensor.as_ptr(), sent.as_ptr(), received.as_ptr(), out)
+        })
+    }
+
     /// Replaces a contiguous CPU tensor by that of the first process, which has the same shape.
     ///
     /// # Errors
@@ -165,7 +209,7 @@ impl Gloo {
 
 impl Drop for Gloo {
     fn drop(&mut self) {
-        // SAFETY: `connect` made the group, and nobody else frees it.
+        // SAFETY: `connect` or `clone` made this handle, and nobody else frees it.
         unsafe { ffi::ext_gloo_free(self.group) }
     }
 }
@@ -188,6 +232,8 @@ fn milliseconds(duration: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use std::thread;
+
+    use tch::Kind;
 
     use super::*;
 
@@ -240,13 +286,51 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_sent_to_those_who_need_them() {
+        // Process i has the rows [i, 0], [i, 1], … and sends as many to each as here; the second one sends nothing.
+        let sent = [[1, 2, 0], [0, 0, 0], [2, 0, 1]];
+        let all = three(TIMEOUT, |rank, _, mut gloo| {
+            let n = sent[rank].iter().sum::<usize>() as i64;
+            let rows = Tensor::stack(
+                &[
+                    Tensor::full([n], rank as i64, (Kind::Int64, Device::Cpu)),
+                    Tensor::arange(n, (Kind::Int64, Device::Cpu)),
+                ],
+                1,
+            );
+            let received = [0, 1, 2].map(|from: usize| sent[from][rank]);
+            let rows = gloo.exchange_rows(&rows, &sent[rank], &received).expect("all are there");
+            assert!(gloo.exchange_rows(&rows, &[1, 2], &received).is_err() && !gloo.is_broken());
+            Vec::<i64>::try_from(&rows.flatten(0, -1)).expect("integers")
+        });
+        assert_eq!(all, [vec![0, 0, 2, 0, 2, 1], vec![0, 1, 0, 2], vec![2, 2]]);
+    }
+
+    #[test]
+    fn a_sum_over_processes_has_first_and_second_derivatives() {
+        // With s = Σ xᵢ over the processes and losses (i + 1) s², the sum of the losses is 6 s².
+        let all = three(TIMEOUT, |rank, _, gloo| {
+            let x = Tensor::from(rank as f64 + 0.5).set_requires_grad(true);
+            let sum = gloo.differentiable_sum(&x).expect("all are there");
+            let loss = sum.square() * (rank as f64 + 1.0);
+            let first = Tensor::f_run_backward(&[loss], &[&x], true, true).expect("all are there").remove(0);
+            // Now the loss of each process is the first derivative, 12 s.
+            let second = Tensor::f_run_backward(&[first.shallow_clone()], &[&x], false, false).expect("all are there");
+            [&sum, &first, &second[0]].map(|tensor| tensor.double_value(&[]))
+        });
+        assert_eq!(all, [[4.5, 54.0, 36.0]; 3]);
+    }
+
+    #[test]
     fn a_process_that_does_not_come_is_an_error() {
         let all = three(Duration::from_millis(300), |rank, _, mut gloo| {
             if rank == 1 {
                 thread::sleep(Duration::from_secs(2));
                 return None;
             }
-            Some(gloo.sum(&mut Tensor::from(1.0)).expect_err("one is missing").to_string())
+            let text = gloo.sum(&mut Tensor::from(1.0)).expect_err("one is missing").to_string();
+            assert!(gloo.is_broken() && gloo.clone().is_broken());
+            Some(text)
         });
         assert_eq!(all.iter().flatten().count(), 2, "{all:?}");
         let store = Store::connect("127.0.0.1", 1, false, "", Duration::from_millis(200));

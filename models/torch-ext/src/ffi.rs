@@ -127,6 +127,20 @@ unsafe extern "C" {
         out: *mut *mut CGloo,
     ) -> Message;
     pub(crate) fn ext_gloo_free(gloo: *mut CGloo);
+    pub(crate) fn ext_gloo_exchange_rows(
+        gloo: *mut CGloo,
+        tensor: *const C_tensor,
+        sent: *const i64,
+        received: *const i64,
+        out: *mut *mut C_tensor,
+    ) -> Message;
+    pub(crate) fn ext_gloo_clone(gloo: *const CGloo) -> *mut CGloo;
+    pub(crate) fn ext_gloo_is_broken(gloo: *const CGloo) -> bool;
+    pub(crate) fn ext_gloo_differentiable_sum(
+        gloo: *const CGloo,
+        tensor: *const C_tensor,
+        out: *mut *mut C_tensor,
+    ) -> Message;
     pub(crate) fn ext_gloo_sum(gloo: *mut CGloo, tensor: *mut C_tensor) -> Message;
     pub(crate) fn ext_gloo_gather(gloo: *mut CGloo, tensor: *const C_tensor, out: *mut *mut C_tensor) -> Message;
     pub(crate) fn ext_gloo_gather_to_first(

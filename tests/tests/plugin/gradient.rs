@@ -3,7 +3,7 @@
 use ambiguity_host::encoders::Encoders;
 use ambiguity_host::plugin::{Artifact, Limits};
 use ambiguity_host::tasks::gan::ambiguity::{PluginAmbiguity, mean_cross_entropy};
-use ambiguity_models::can::{Generator, GeneratorConfig};
+use ambiguity_models::can::{Generator, GeneratorConfig, Share};
 use ambiguity_models::params::Params;
 use ndarray::Array2;
 use tch::{Kind, Tensor, no_grad};
@@ -144,13 +144,15 @@ fn l_sa_falls_when_trained_alone() {
         let mut optimizer = AdamW::new(parameters, adam).expect("leaves");
         let held_out = normal(99, &[16, config.latent]);
         let value = |ambiguity: &mut PluginAmbiguity| {
-            let images = no_grad(|| generator.forward(&held_out, true));
+            let images =
+                no_grad(|| generator.forward_train(&held_out, &Share::whole(held_out.size()[0]))).expect("it runs");
             mean_cross_entropy(&ambiguity.classify(&images).expect("good images"))
         };
         let best = (ambiguity.n_styles() as f64).ln();
         let before = value(&mut ambiguity) - best;
         for step in 0..30 {
-            let images = generator.forward(&normal(100 + step, &[8, config.latent]), true);
+            let images =
+                generator.forward_train(&normal(100 + step, &[8, config.latent]), &Share::whole(8)).expect("it runs");
             ambiguity.loss(&images).expect("good images").surrogate.backward();
             optimizer.step().expect("finite gradients");
             optimizer.zero_grad();

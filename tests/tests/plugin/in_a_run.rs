@@ -46,7 +46,14 @@ fn skip_leaves_the_batch_out_and_counts_it_and_stops_above_the_limit() {
     assert!(ran.stderr.contains("4 samples were left out because a plugin failed on them"), "{}", ran.stderr);
 
     // In two processes, one of which leaves out its whole share.
-    let settings = [skip, "--set=plugin.max_skipped=0.5", "--set=sample.micro_batch=4", "--set=train.micro_batch=4"];
+    let settings = [
+        skip,
+        "--threads=1",
+        "--set=plugin.max_skipped=0.5",
+        "--set=sample.micro_batch=4",
+        "--set=train.micro_batch=4",
+        "--set=monitor.count=8",
+    ];
     let [one, two] = ["--nproc=1", "--nproc=2"].map(|nproc| {
         let folder = tempfile::tempdir().expect("a folder");
         let ran = run(folder.path(), "second-epoch-batch", &[&settings[..], &[nproc]].concat());

@@ -273,7 +273,7 @@ fn a_network_that_was_written_is_a_plugin() {
     let samples = images.into_iter().map(|image| Sample { image: Some(Arc::new(image)), ..Sample::default() });
     let mut plugin = load(Limits::default(), &file, &[]).expect("a good plugin");
     let classified = plugin.classify(&mut Batch::new(samples.collect()), &mut means()).expect("classified");
-    let logits = discriminator.forward(&(bytes.to_kind(Kind::Float) / 127.5 - 1.0)).styles;
+    let logits = discriminator.forward(&(bytes.to_kind(Kind::Float) / 127.5 - 1.0)).expect("it runs").styles;
     let wanted = Vec::<f64>::try_from(logits.softmax(-1, Kind::Double).flatten(0, -1)).expect("f64");
     let worst = classified.probabilities().concat().into_iter().zip(&wanted).map(|(a, b)| (a - b).abs());
     let worst = worst.fold(0.0, f64::max);

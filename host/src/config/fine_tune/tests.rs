@@ -30,7 +30,7 @@ fn odd_numbers_are_refused_by_key() {
         // No guidance, no penalty, no average, every sample: each is a choice.
         ("sample.guidance" | "prompts.null_probability" | "monitor.min_diversity" | "plugin.max_skipped", "0") => true,
         ("train.learning_rate" | "train.beta1" | "train.beta2" | "train.weight_decay", "0") => true,
-        ("train.kl" | "train.ema" | "train.diversity_weight", "0") => true,
+        ("train.kl" | "train.ema" | "train.diversity_weight" | "train.vendi_weight", "0") => true,
         _ => false,
     };
     let n_keys = refuses_odd_numbers(|layers| FineTuneConfig::resolve("tiny-art", layers), accepted);

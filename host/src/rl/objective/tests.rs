@@ -61,7 +61,13 @@ fn world(guidance_scale: f64, change: impl FnOnce(&mut Train)) -> World {
     )
     .expect("an optimizer");
     let mut world = World {
-        trajectories: Trajectories { prompts: Vec::new(), latents: Tensor::new(), log_probs: None, calls: Vec::new() },
+        trajectories: Trajectories {
+            prompts: Vec::new(),
+            latents: Tensor::new(),
+            log_probs: None,
+            calls: Vec::new(),
+            shares: Vec::new(),
+        },
         policy: Policy { unet, prompts, ddim, guidance_scale, eta: 1.0, last_step: LastStep::Stochastic },
         lora,
         optimizer,

@@ -33,14 +33,14 @@ use self::health::{First, counteracting_kl, styles_monitor};
 use self::meter::Meter;
 pub use self::plan::{Measured, Plan, measure};
 use crate::config::fine_tune::{KeepImages, OnCollapse};
-use crate::config::{FineTuneConfig, Train};
+use crate::config::{FineTuneConfig, RewardNormalization, Train};
 use crate::data::images::rgb_images;
 use crate::data::png::Sheet;
 use crate::data::prompts::PromptSet;
 use crate::energy::{self, Energy, Running, Source};
 use crate::interrupt::Interrupt;
 use crate::metrics::agreement::Agreement;
-use crate::metrics::diversity::{nearest_in_group, vendi_and_mean_distance};
+use crate::metrics::diversity::{contributions_to_vendi, nearest_in_group, vendi_and_mean_distance};
 use crate::metrics::{Column, Evaluator, Scores};
 use crate::optim::{Ema, StepGuard, add_under, under};
 use crate::plugin::Sample;
@@ -50,7 +50,7 @@ use crate::progress::Bar;
 use crate::report::grid::{self, Cell, Values};
 use crate::rl::advantage::{PromptStatistics, advantages, weight_by_diversity};
 use crate::rl::objective::{Ddpo, Hooks, UpdateStatistics};
-use crate::rl::reward::{combine, entropy, max_probability};
+use crate::rl::reward::{PluginRewards, combine, entropy, max_probability};
 use crate::rl::rollout::{SeededNoise, Trajectories, rollout};
 use crate::run::BEFORE_AFTER;
 use crate::run::images::{ImageFormat, KeptImage, KeptImages};
@@ -134,14 +134,15 @@ impl Task for FineTune {
         meter.phase("scoring");
         let images = self.decode(&trajectories)?;
         let samples = self.samples(&trajectories.prompts, &images, share.start, epoch);
-        let more = (self.config.train.diversity_weight > 0.0).then(|| self.embedding_column());
+        let Train { diversity_weight, vendi_weight, .. } = self.config.train;
+        let more = (diversity_weight > 0.0 || vendi_weight > 0.0).then(|| self.embedding_column());
         let scores = self.evaluator.score(samples, share.start, more.as_slice(), &self.processes)?;
         let reward = Summary::of(&scores.weighted_sum());
         seconds.reward = lap(&mut clock);
         let warnings = self.check_rewards(&scores, n, reward)?;
 
         meter.phase("training");
-        let trajectories = trajectories.gathered(share.start, prompts, &self.processes)?;
+        let trajectories = trajectories.shared(share, prompts, &self.processes)?;
         let advantages = self.advantages(&trajectories.prompts, &scores, n);
         let update = self.update(epoch, &trajectories, &advantages, &mut meter)?;
         seconds.train = lap(&mut clock);
@@ -501,7 +502,13 @@ impl FineTune {
     /// Returns the advantage of each sample; none for samples that a plugin failed on.
     fn advantages(&mut self, prompts: &[usize], scores: &Scores, n: usize) -> Vec<Option<f64>> {
         let train = &self.config.train;
-        let rewards = combine(&scores.plugins, train.reward_normalization);
+        let mut rewards = combine(&scores.plugins, train.reward_normalization);
+        if train.vendi_weight > 0.0 {
+            let added = contributions_to_vendi(scores.measured.rows(&self.embedding_column()).view());
+            let reward = |name: &str, weight, rewards| PluginRewards { name: name.to_owned(), weight, rewards };
+            let both = [reward("reward", 1.0, rewards), reward("vendi", train.vendi_weight, added)];
+            rewards = combine(&both, RewardNormalization::Zscore);
+        }
         let kept_prompts: Vec<usize> = scores.kept.iter().map(|&i| prompts[i]).collect();
         let mut values = match train.per_prompt_statistics {
             true => self.prompt_statistics.advantages(&kept_prompts, &rewards, train.advantage_clip),

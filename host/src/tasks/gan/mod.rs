@@ -11,7 +11,7 @@ pub mod ambiguity;
 
 use std::collections::BTreeMap;
 
-use ambiguity_models::can::{Discriminator, Generator, ImageSource, loss};
+use ambiguity_models::can::{Discriminator, Generator, ImageSource, Share, loss};
 use ambiguity_models::params::{NamedTensors, Params};
 use ambiguity_models::pipeline::images_u8;
 use anyhow::{Error, Result, ensure};
@@ -57,14 +57,14 @@ const BALANCED_GRADIENT_NORM_RATIO: std::ops::RangeInclusive<f64> = 0.02..=50.0;
 
 /// Loads the plugin, claims the run's folder, opens the images and builds the networks, with the quickest checks first.
 pub fn open(config: GanConfig, start: Start, context: &Context) -> Result<(ImageTraining<Adversarial>, Claim)> {
-    let device = torch_ext::cuda::device(&config.run.device)?;
+    let device = context.device(&config.run.device)?;
     config.cuda.apply(device)?;
     let (classifier, lock) = style_classifier(&config, device, start.pins(&context.processes)?, context)?;
     let claim = start.claim(lock, &context.processes)?;
     let data = open_data(&config, context)?;
     Plan::new(GanTask::Can, &config, &data)?.check_fits(device)?;
     let networks = Adversarial::new(&config, &data, classifier, device)?;
-    Ok((ImageTraining::new(config, data, networks, device, context), claim))
+    Ok((ImageTraining::new(config, data, networks, device, context)?, claim))
 }
 
 /// Returns the plan of a run of this configuration and its measured cost: its plugin is loaded, its images are opened
@@ -74,14 +74,14 @@ pub fn try_out(
     pins: BTreeMap<String, Pin>,
     context: &Context,
 ) -> Result<(StyleImages, Plan, Measured)> {
-    let device = torch_ext::cuda::device(&config.run.device)?;
+    let device = context.device(&config.run.device)?;
     config.cuda.apply(device)?;
     let (classifier, _) = style_classifier(config, device, pins, context)?;
     let data = open_data(config, context)?;
     let plan = Plan::new(GanTask::Can, config, &data)?;
     plan.check_fits(device)?;
     let networks = Adversarial::new(config, &data, classifier, device)?;
-    let training = ImageTraining::new(config.clone(), data, networks, device, context);
+    let training = ImageTraining::new(config.clone(), data, networks, device, context)?;
     let (data, measured) = Measured::of(training, &plan, device)?;
     Ok((data, plan, measured))
 }
@@ -154,19 +154,20 @@ impl Adversarial {
     fn discriminator_loss(
         &self,
         batch: &StyleBatch,
+        share: &Share,
         fake: &Tensor,
         randomness: &mut Randomness,
         metrics: &mut StepMetrics,
     ) -> Result<Tensor> {
         let (can, d) = (&self.config.can, &self.discriminator.network);
         let (on_real, styles) = if self.config.own_head() {
-            let output = d.forward_train(&batch.images, ImageSource::Real, randomness)?;
+            let output = d.forward_train(&batch.images, ImageSource::Real, share, randomness)?;
             (output.real, Some(output.styles))
         } else {
-            (d.real_train(&batch.images, ImageSource::Real), None)
+            (d.real_train(&batch.images, ImageSource::Real, share)?, None)
         };
-        let on_fake = d.real_train(fake, ImageSource::Fake);
-        let ordered = on_real.detach().unsqueeze(1).gt_tensor(&on_fake.detach().unsqueeze(0));
+        let on_fake = d.real_train(fake, ImageSource::Fake, share)?;
+        let ordered = share.all_rows(&on_real)?.unsqueeze(1).gt_tensor(&share.all_rows(&on_fake)?.unsqueeze(0));
         let adversarial = match can.loss {
             LossForm::Wasserstein => loss::critic(&on_real, &on_fake),
             LossForm::Log => loss::log_discriminator(&on_real, &on_fake),
@@ -174,9 +175,9 @@ impl Adversarial {
         metrics.add("loss/adversarial_discriminator", &adversarial);
         let mut terms = vec![adversarial];
         if can.loss == LossForm::Wasserstein && can.lambda > 0.0 {
-            let mix = randomness.uniform(&[batch.images.size()[0]])?.to_device(self.device);
-            let penalty =
-                loss::gradient_penalty(&batch.images, fake, &mix, |images| d.real_train(images, ImageSource::Fake))?;
+            let mix = share.uniform(randomness, &[])?.to_device(self.device);
+            let critic = |images: &Tensor| d.real_train(images, ImageSource::Fake, share);
+            let penalty = loss::gradient_penalty(&batch.images, fake, &mix, critic)?;
             metrics.add("loss/gradient_penalty", &penalty);
             terms.push(penalty * can.lambda);
         }
@@ -196,6 +197,7 @@ impl Adversarial {
     /// Returns G's loss, and adds its terms to the metrics.
     fn generator_loss(
         &mut self,
+        share: &Share,
         fake: &Tensor,
         randomness: &mut Randomness,
         metrics: &mut StepMetrics,
@@ -204,10 +206,10 @@ impl Adversarial {
         // With a weight of 0, L_SA is not computed here: the monitor measures it.
         let wanted = can.style_ambiguity_weight > 0.0;
         let (on_fake, styles) = if wanted && matches!(self.classifier, StyleClassifier::OwnHead) {
-            let output = d.forward_train(fake, ImageSource::Fake, randomness)?;
+            let output = d.forward_train(fake, ImageSource::Fake, share, randomness)?;
             (output.real, Some(output.styles))
         } else {
-            (d.real_train(fake, ImageSource::Fake), None)
+            (d.real_train(fake, ImageSource::Fake, share)?, None)
         };
         let adversarial = adversarial_generator(can, &on_fake);
         metrics.add("loss/adversarial_generator", &adversarial);
@@ -249,9 +251,10 @@ impl Adversarial {
             let gradient = Tensor::f_run_backward(&[loss], &[&images], false, false)?.remove(0);
             Ok(gradient.norm().double_value(&[]))
         };
-        let adversarial = norm(adversarial_generator(can, &d.real_train(&images, ImageSource::Fake)))?;
+        let batch = Share::whole(images.size()[0]);
+        let adversarial = norm(adversarial_generator(can, &d.real_train(&images, ImageSource::Fake, &batch)?))?;
         let ambiguity = norm(match &mut self.classifier {
-            StyleClassifier::OwnHead => loss::ambiguity(&d.forward(&images).styles),
+            StyleClassifier::OwnHead => loss::ambiguity(&d.forward(&images)?.styles),
             StyleClassifier::Plugin(plugin) => plugin.loss(&images).map_err(diverged)?.surrogate,
         })?;
         Ok((adversarial > 0.0 && ambiguity > 0.0).then(|| can.style_ambiguity_weight * ambiguity / adversarial))
@@ -270,7 +273,7 @@ impl Adversarial {
         match &mut self.classifier {
             StyleClassifier::Plugin(plugin) => Ok(plugin.classify(images).map_err(diverged)?.rows),
             StyleClassifier::OwnHead => {
-                let logits = no_grad(|| self.discriminator.network.forward(images).styles);
+                let logits = no_grad(|| self.discriminator.network.forward(images))?.styles;
                 let rows = logits.to_kind(Kind::Double).log_softmax(-1, Kind::Double).to_device(Device::Cpu);
                 Ok(Vec::<Vec<f64>>::try_from(&rows)?)
             }
@@ -285,22 +288,19 @@ impl Networks for Adversarial {
 
     const TASK: GanTask = GanTask::Can;
 
-    fn step(&mut self, batch: &StyleBatch, randomness: &mut Randomness) -> Result<StepMetrics> {
+    fn step(&mut self, batch: &StyleBatch, share: &Share, randomness: &mut Randomness) -> Result<StepMetrics> {
         let mut metrics = StepMetrics::default();
-        let noise = randomness.normal(&[batch.images.size()[0], self.config.can.latent])?.to_device(self.device);
-        let fake = self.generator.network.forward(&noise, true);
+        let noise = share.normal(randomness, &[self.config.can.latent])?.to_device(self.device);
+        let fake = self.generator.network.forward_train(&noise, share)?;
 
-        self.discriminator.optimizer.zero_grad();
-        self.discriminator_loss(batch, &fake.detach(), randomness, &mut metrics)?.f_backward()?;
-        self.discriminator.optimizer.step()?;
+        let of_discriminator = self.discriminator_loss(batch, share, &fake.detach(), randomness, &mut metrics)?;
+        self.discriminator.update(&of_discriminator, share)?;
 
         // The gradient is propagated through D, but not to its weights, which saves a third of the backward pass.
-        self.generator.optimizer.zero_grad();
         set_trained(&self.discriminator.optimizer, false);
-        let generator_loss = self.generator_loss(&fake, randomness, &mut metrics);
+        let of_generator = self.generator_loss(share, &fake, randomness, &mut metrics);
         set_trained(&self.discriminator.optimizer, true);
-        generator_loss?.f_backward()?;
-        self.generator.optimizer.step()?;
+        self.generator.update(&of_generator?, share)?;
         Ok(metrics)
     }
 
@@ -324,7 +324,7 @@ impl Networks for Adversarial {
         let (mut parts, mut rows) = (Vec::new(), Vec::new());
         for noise in self.fixed_noise.split(EVALUATION_BATCH as i64, 0) {
             interrupt.check("")?;
-            let images = no_grad(|| self.generator.network.forward(&noise, false));
+            let images = no_grad(|| self.generator.network.forward(&noise))?;
             rows.extend(self.classify(&images)?);
             parts.push(images);
         }
