@@ -75,7 +75,8 @@ pub fn rank_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     let (a, b) = (ranks(a), ranks(b));
     let (of_a, of_b) = (Summary::of(&a), Summary::of(&b));
     let spread = of_a.std * of_b.std * a.len() as f64;
-    let covariance = a.iter().zip(&b).map(|(a, b)| (a - of_a.mean) * (b - of_b.mean)).sum::<f64>();
+    // Σ (a − ā)(b − b̄), in which b̄ drops out.
+    let covariance = a.iter().zip(&b).map(|(a, b)| (a - of_a.mean) * b).sum::<f64>();
     (spread > 0.0).then(|| (covariance / spread).clamp(-1.0, 1.0))
 }
 
@@ -136,6 +137,8 @@ mod tests {
         assert!((summary.z_score(6.0) - 2.0 / std).abs() < 1e-8);
         // Equal values have a z-score of 0, not 0 / 0.
         assert_eq!(Summary::of(&[2.0; 3]).z_score(2.0), 0.0);
+        // A standard deviation of 1e-8 counts twice.
+        assert!((Summary::of(&[0.0, 2e-8]).z_score(2e-8) - 0.5).abs() < 1e-9);
     }
 
     #[test]
@@ -170,7 +173,9 @@ mod tests {
         assert!(((high - low) / (2.0 * 1.96 * error) - 1.0).abs() < 0.08, "{low} {high}");
         assert!((49.5 - low - (high - 49.5)).abs() < error, "{low} {high}");
         let shifted = centered_interval(0.0, &draws).expect("many");
-        assert!((shifted[0] - (low - 49.5)).abs() < 1e-9);
+        assert!((shifted[0] - (low - 49.5)).abs() < 1e-9 && (shifted[1] - (high - 49.5)).abs() < 1e-9);
+        let numbers: Vec<f64> = (0..=40).map(f64::from).collect();
+        assert_eq!(centered_interval(20.0, &numbers), Some([1.0, 39.0]));
         assert_eq!((centered_interval(1.0, &[1.0]), bootstrap(0, 3, 1, |_| 0.0)), (None, vec![]));
     }
 

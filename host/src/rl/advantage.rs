@@ -18,8 +18,8 @@ pub fn advantages(rewards: &[f64], clip: f64) -> Vec<f64> {
 pub fn weight_by_diversity(advantages: &mut [f64], nearest: &[f64], weight: f64) {
     let mean = Summary::of(nearest).mean;
     if mean > 0.0 {
-        for (advantage, distance) in advantages.iter_mut().zip(nearest).filter(|(advantage, _)| **advantage > 0.0) {
-            *advantage *= 1.0 + weight * (distance / mean - 1.0);
+        for (advantage, distance) in advantages.iter_mut().zip(nearest) {
+            *advantage += advantage.max(0.0) * weight * (distance / mean - 1.0);
         }
     }
 }
