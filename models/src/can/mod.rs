@@ -101,8 +101,10 @@ impl BatchNorm2d {
     /// Normalizes features [n, channels, h, w] by a batch's mean and variance, with their gradients.
     fn normalized(&self, x: &Tensor, mean: &Tensor, variance: &Tensor) -> Tensor {
         let along_channels = |tensor: &Tensor| tensor.to_kind(x.kind()).view([1, -1, 1, 1]);
-        let scale = &self.weight * (variance + Self::EPSILON).rsqrt().to_kind(x.kind());
-        (x - along_channels(mean)) * along_channels(&scale) + along_channels(&self.bias)
+        let scale = &self.weight * (variance + Self::EPSILON).rsqrt();
+        let shift = &self.bias - mean * &scale;
+        // One pass over the features.
+        along_channels(&shift).addcmul(x, &along_channels(&scale))
     }
 
     /// Folds this layer, in evaluation mode, into the convolution before it, whose `weight` has the output's channels

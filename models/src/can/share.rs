@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor, no_grad};
+use torch_ext::Generator as Randomness;
 use torch_ext::distributed::Gloo;
-use torch_ext::{Generator as Randomness, GradientSum};
 
 use crate::error::Result;
 
@@ -49,14 +49,18 @@ impl Share {
     /// If another process is gone.
     pub fn sum_gradients<'a>(&self, parameters: impl Iterator<Item = &'a Tensor>) -> Result<()> {
         let Some(mut processes) = self.processes.clone() else { return Ok(()) };
-        let mut sum = GradientSum::new(parameters);
-        sum.add()?;
-        let mut on_cpu = sum.as_tensor().to_device(Device::Cpu);
-        processes.sum(&mut on_cpu)?;
-        if sum.as_tensor().device() != Device::Cpu {
-            sum.as_tensor().f_copy_(&on_cpu)?;
+        let gradients: Vec<Tensor> = parameters.map(Tensor::grad).filter(Tensor::defined).collect();
+        let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.flatten(0, -1)).collect();
+        // As one operation: each waits for all processes.
+        let mut sum = Tensor::f_cat(&flat, 0)?.f_to_device(Device::Cpu)?;
+        processes.sum(&mut sum)?;
+        let mut start = 0;
+        for mut gradient in gradients {
+            let n = gradient.numel() as i64;
+            gradient.f_copy_(&sum.narrow(0, start, n).view_as(&gradient))?;
+            start += n;
         }
-        Ok(sum.finish()?)
+        Ok(())
     }
 
     /// Returns the own rows of a tensor of the whole batch.
