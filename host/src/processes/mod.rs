@@ -420,7 +420,7 @@ fn decode_rows<T: DeserializeOwned>(all: &Tensor, lengths: &[i64]) -> Result<Vec
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -434,7 +434,7 @@ mod tests {
     }
 
     /// Runs `work` in each of three processes, here threads with groups of their own.
-    fn three<R: Send>(timeout: Duration, work: impl Fn(Processes) -> R + Sync) -> Vec<R> {
+    pub(crate) fn three<R: Send>(timeout: Duration, work: impl Fn(Processes) -> R + Sync) -> Vec<R> {
         let server = Store::serve(0, Duration::from_secs(20)).expect("a free port");
         let port = server.port();
         thread::scope(|scope| {

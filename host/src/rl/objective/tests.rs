@@ -1,5 +1,7 @@
 //! Tests of the update on a small UNet with random weights.
 
+use std::time::Duration;
+
 use ambiguity_models::lora::{LoraSpec, Targets};
 use ambiguity_models::params::{NamedTensors, Params};
 use ambiguity_models::scheduler::{Ddim, LastStep, SchedulerConfig};
@@ -96,6 +98,20 @@ impl World {
         ddpo.train_epoch(optimizer, &mut guard, trajectories, advantages, (1, 1), &mut hooks)
     }
 
+    /// Samples and trains as one of several processes.
+    fn train_together(&mut self, advantages: &[Option<f64>], processes: &Processes) -> Result<UpdateStatistics> {
+        let Self { policy, lora, optimizer, config, trajectories } = self;
+        let (prompts, share) = (trajectories.prompts.clone(), processes.share(N_SAMPLES, 1));
+        let mut noise = SeededNoise::of_epoch(SHAPE, 1, 1, share.clone());
+        let own = rollout(policy, &prompts[share.clone()], &mut noise, 3, &Interrupt::default(), &mut |_| {})?;
+        let trajectories = own.shared(share, prompts, processes)?;
+        let mut ddpo = Ddpo { policy, lora, config, n_timesteps: 4, processes };
+        let mut guard = StepGuard::new("train.learning_rate");
+        let interrupt = Interrupt::default();
+        let mut hooks = Hooks { interrupt: &interrupt, done: &mut |_| {}, after_step: &mut |_| Ok(()) };
+        ddpo.train_epoch(optimizer, &mut guard, &trajectories, advantages, (1, 1), &mut hooks)
+    }
+
     fn weights(&self) -> NamedTensors {
         self.lora.parameters().into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect()
     }
@@ -126,6 +142,31 @@ fn the_first_update_is_on_policy() {
         let statistics = world(guidance, |_| {}).train(&alternating());
         assert!(statistics.ratio_error < 1e-5, "{statistics:?}");
         assert!(statistics.grad_norm > 0.0 && statistics.dropped_steps == 0, "{statistics:?}");
+    }
+}
+
+/// Every row of a call comes from the process that sampled it. One sample has no advantage.
+#[test]
+fn three_processes_make_the_update_of_one() {
+    let advantages: Vec<Option<f64>> = (0..N_SAMPLES).map(|i| (i != 3).then(|| (i as f64 * 1.7).sin())).collect();
+    let mut alone = world(1.0, |_| {});
+    let wanted = alone.train(&advantages);
+    let weights = alone.weights();
+    let square = |tensor: &Tensor| tensor.square().sum(Kind::Double).double_value(&[]);
+    let all = crate::processes::tests::three(Duration::from_secs(60), |processes| {
+        let mut world = world(1.0, |_| {});
+        let statistics = world.train_together(&advantages, &processes).expect("it trains");
+        (statistics, world.weights())
+    });
+    for (found, theirs) in all {
+        assert!(found.ratio_error < 1e-5, "{found:?}");
+        let numbers = |of: &UpdateStatistics| [of.loss, of.approx_kl, of.clip_fraction, of.grad_norm];
+        for (found, wanted) in numbers(&found).into_iter().zip(numbers(&wanted)) {
+            assert!((found - wanted).abs() <= 1e-3 * wanted.abs().max(1e-6), "{found} {wanted}");
+        }
+        let difference: f64 = weights.iter().map(|(name, tensor)| square(&(tensor - &theirs[name]))).sum();
+        let error = (difference / weights.values().map(square).sum::<f64>()).sqrt();
+        assert!(error < 1e-3, "the weights differ by {error:.1e} of their norm");
     }
 }
 
