@@ -67,13 +67,9 @@ pub struct Ddpo<'a> {
 /// What an epoch's updates add up.
 #[derive(Default)]
 struct Totals {
-    /// The number of every call of this process among all calls of the epoch, with its [`sums`], which stay on the device until
-    /// the end of the epoch.
-    calls: Vec<(usize, Tensor)>,
-    /// Number of calls of all processes so far.
-    n_calls: usize,
-    /// Number of calls of the first update.
-    n_first: usize,
+    /// The calls of this process, each by inner epoch, update, and number in the update, with its [`sums`], which stay on the
+    /// device until the end of the epoch.
+    calls: Vec<([usize; 3], Tensor)>,
     grad_norms: Vec<f64>,
     dropped_steps: usize,
 }
@@ -177,7 +173,7 @@ impl Ddpo<'_> {
         for inner_epoch in 0..self.config.inner_epochs {
             let mut generator = Generator::cpu(derive_seed(seed, epoch, inner_epoch as u64, Purpose::Update))?;
             let order = permutation(&mut generator, groups.len())?;
-            for order in order.chunks((samples_per_step / group_size).max(1)) {
+            for (update, order) in order.chunks((samples_per_step / group_size).max(1)).enumerate() {
                 optimizer.zero_grad();
                 let groups: Vec<Range<usize>> = order.iter().map(|&i| groups[i].clone()).collect();
                 let n_samples = groups.iter().cloned().flatten().filter(has_advantage).count();
@@ -190,12 +186,8 @@ impl Ddpo<'_> {
                     hooks.interrupt.check("")?;
                     let of_call = self.accumulate(&steps, &call, weight)?;
                     gradients.add()?;
-                    totals.calls.push((totals.n_calls + i, of_call));
+                    totals.calls.push(([inner_epoch, update, i], of_call));
                     (hooks.done)(call.n_rows);
-                }
-                totals.n_calls += calls.len();
-                if totals.grad_norms.is_empty() && totals.dropped_steps == 0 {
-                    totals.n_first = totals.n_calls;
                 }
                 self.processes.sum(gradients.as_tensor())?;
                 gradients.finish()?;
@@ -390,12 +382,12 @@ fn sums(loss: &Tensor, ppo: &PpoLoss, kl: &Tensor, clip_range: f64) -> Tensor {
 impl Totals {
     /// Returns the statistics of the calls of all processes, in whose order they are added, whoever made them.
     fn statistics(self, processes: &Processes) -> Result<UpdateStatistics> {
-        let (numbers, values): (Vec<usize>, Vec<Tensor>) = self.calls.into_iter().unzip();
+        let (numbers, values): (Vec<[usize; 3]>, Vec<Tensor>) = self.calls.into_iter().unzip();
         let values = match values.is_empty() {
             true => vec![],
             false => Vec::<f32>::try_from(&Tensor::cat(&values, 0).to_device(Device::Cpu))?,
         };
-        let mut calls: Vec<(usize, Vec<f64>)> = Vec::new();
+        let mut calls: Vec<([usize; 3], Vec<f64>)> = Vec::new();
         for (numbers, values) in processes.gather((numbers, values))? {
             let of_calls = values.chunks(SUMS).map(|sums| sums.iter().copied().map(f64::from).collect());
             calls.extend(numbers.into_iter().zip(of_calls));
@@ -403,7 +395,7 @@ impl Totals {
         calls.sort_by_key(|(number, _)| *number);
         let total = |sum: usize| calls.iter().map(|(_, sums)| sums[sum]).sum::<f64>();
         let n_rows = total(4).max(1.0);
-        let first = calls.iter().filter(|(number, _)| *number < self.n_first);
+        let first = calls.iter().filter(|(number, _)| number[..2] == [0, 0]);
         Ok(UpdateStatistics {
             loss: total(0) / n_rows,
             approx_kl: 0.5 * total(1) / n_rows,

@@ -1,6 +1,7 @@
 //! Tests of the loop with a task that only sums its epochs.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use image::RgbImage;
@@ -13,6 +14,7 @@ use crate::data::png::Sheet;
 use crate::interrupt::Interrupted;
 use crate::optim::Diverged;
 use crate::processes::Processes;
+use crate::processes::tests::three;
 use crate::run::record::{ClassifierEpoch, ClassifierMonitor};
 use crate::run::{LockedPlugin, PluginsLock};
 
@@ -27,6 +29,7 @@ fn only_a_model_that_was_diverse_collapses() {
     // With another minimum, a model that was below it from the start has not collapsed.
     assert!(!progress.collapsed(Some(0.4), 0.6));
     assert!(progress.collapsed(Some(0.4), 0.5));
+    assert!(!progress.collapsed(Some(0.5), 0.5), "the minimum itself is no collapse");
 }
 
 /// The error that stops a training in an epoch.
@@ -171,10 +174,14 @@ impl Runs {
     }
 
     fn run(&self, task: Sum, start: Start) -> Result<Outcome<Sum>> {
+        Self::run_in(task, start, Processes::default())
+    }
+
+    fn run_in(task: Sum, start: Start, processes: Processes) -> Result<Outcome<Sum>> {
         let config = GanConfig::resolve(GanTask::Classifier, "tiny-art", &[])?;
         let info = RunInfo { command: COMMAND.to_owned(), ..RunInfo::default() };
-        let context = Context::quiet();
-        let claim = start.claim(PluginsLock::default(), &Processes::default())?;
+        let context = Context { processes, ..Context::quiet() };
+        let claim = start.claim(PluginsLock::default(), &context.processes)?;
         Trainer::new(task, claim, &config, &info, &context)?.run()
     }
 
@@ -344,6 +351,25 @@ fn a_collapse_ends_a_run_or_is_warned_of() {
     let outcome = runs.start(task(false)).expect("it continues");
     assert_eq!((outcome.epochs, outcome.collapsed, outcome.task.weight), (4, false, 10.0));
     assert_eq!(runs.text("best/sum.txt").as_deref(), Some("weight 1"), "a collapsed model is never the best");
+    // A task that does not react adds no warning.
+    assert_eq!(runs.records()[2].warnings, ["trained 2", "epoch 2 monitored true most diverse 1"]);
+}
+
+#[test]
+fn processes_train_together_unless_their_weights_differ() {
+    let train = |other: Option<usize>| {
+        let runs = Runs::new();
+        three(Duration::from_secs(20), |processes| {
+            let weight = if other == Some(processes.rank()) { 1.0 } else { 0.0 };
+            let ended = Runs::run_in(Sum { weight, ..Sum::of(3) }, Start::New(runs.path()), processes);
+            ended.map(|outcome| (outcome.epochs, outcome.task.weight)).map_err(|error| error.to_string())
+        })
+    };
+    assert_eq!(train(None), [Ok((3, 6.0)), Ok((3, 6.0)), Ok((3, 6.0))]);
+    for ended in train(Some(2)) {
+        let message = ended.expect_err("one differs");
+        assert!(message.starts_with("the weights of process 2 differ from those of process 0"), "{message}");
+    }
 }
 
 #[test]

@@ -145,6 +145,41 @@ fn the_first_update_is_on_policy() {
     }
 }
 
+#[test]
+fn the_ratio_error_is_that_of_the_first_update() {
+    let mut world = world(1.0, |config| config.inner_epochs = 2);
+    // Four updates, of which the first alone has the sampling policy's weights.
+    assert!(world.train(&alternating()).ratio_error < 1e-5);
+    let again = world.train(&alternating());
+    assert!(again.ratio_error > 1e-3, "{again:?}");
+}
+
+#[test]
+fn an_optimizer_step_has_as_many_calls_of_sampling_as_fit_into_a_batch() {
+    // Sampling had calls of 3, 3 and 2 samples.
+    for (batch_size, accumulation_steps, wanted) in [(3, 1, 3), (6, 1, 2), (3, 2, 2), (8, 1, 2), (9, 1, 1), (1, 1, 3)] {
+        let World { mut policy, lora, mut optimizer, config, trajectories } = world(1.0, |config| {
+            config.shuffle = Shuffle::Calls;
+            config.batch_size = batch_size;
+            config.accumulation_steps = accumulation_steps;
+        });
+        let mut n_steps = 0;
+        let mut after_step = |_: &AdamW| {
+            n_steps += 1;
+            Ok(())
+        };
+        let interrupt = Interrupt::default();
+        let mut hooks = Hooks { interrupt: &interrupt, done: &mut |_| {}, after_step: &mut after_step };
+        let processes = Processes::default();
+        let mut ddpo =
+            Ddpo { policy: &mut policy, lora: &lora, config: &config, n_timesteps: 4, processes: &processes };
+        let mut guard = StepGuard::new("train.learning_rate");
+        ddpo.train_epoch(&mut optimizer, &mut guard, &trajectories, &alternating(), (1, 1), &mut hooks)
+            .expect("it trains");
+        assert_eq!(n_steps, wanted, "batches of {batch_size}, {accumulation_steps} accumulated");
+    }
+}
+
 /// Every row of a call comes from the process that sampled it. One sample has no advantage.
 #[test]
 fn three_processes_make_the_update_of_one() {
@@ -256,9 +291,8 @@ fn loss_gradient_and_statistics_match_trl() {
 
         let mut totals = Totals::default();
         let n_rows = log_prob.numel() as i64;
-        // Calls are added in their order, whoever made them; only those of the first update count for the ratio's error.
-        (totals.n_calls, totals.n_first) = (2, 2);
-        for (number, (start, length)) in [(1, (40, n_rows - 40)), (0, (0, 40))] {
+        // Calls are added in their order, whoever made them.
+        for (number, (start, length)) in [([0, 0, 1], (40, n_rows - 40)), ([0, 0, 0], (0, 40))] {
             let rows = |tensor: &Tensor| tensor.detach().narrow(0, start, length);
             let ppo = ppo_loss(&rows(&log_prob), &rows(old_log_prob), &rows(advantages), clip_range);
             let kl = Tensor::zeros([], (Kind::Float, device()));
