@@ -322,7 +322,7 @@ impl<T: Task> Trainer<T> {
         let ended = caught(|| {
             self.save_unsaved()?;
             let images_missing = self.processes.from_first(|| Ok(!self.folder().join(run::BEFORE_AFTER).is_file()))?;
-            if self.progress.epoch > first_epoch || (images_missing && first_epoch > 0) {
+            if self.progress.epoch > first_epoch || images_missing {
                 let images = self.task.last_images(&ends)?;
                 if let Some(run) = &mut self.run {
                     images.iter().try_for_each(|(name, image)| run.save_image(name, image))?;

@@ -104,7 +104,9 @@ impl World {
         let (prompts, share) = (trajectories.prompts.clone(), processes.share(N_SAMPLES, 1));
         let mut noise = SeededNoise::of_epoch(SHAPE, 1, 1, share.clone());
         let own = rollout(policy, &prompts[share.clone()], &mut noise, 3, &Interrupt::default(), &mut |_| {})?;
-        let trajectories = own.shared(share, prompts, processes)?;
+        let trajectories = own.shared(share, prompts.clone(), processes)?;
+        assert_eq!(trajectories.prompts, prompts);
+        assert_eq!((&trajectories.calls, &trajectories.shares), (&vec![0..2, 2..5, 5..8], &vec![0..2, 2..5, 5..8]));
         let mut ddpo = Ddpo { policy, lora, config, n_timesteps: 4, processes };
         let mut guard = StepGuard::new("train.learning_rate");
         let interrupt = Interrupt::default();
