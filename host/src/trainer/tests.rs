@@ -370,6 +370,65 @@ fn processes_train_together_unless_their_weights_differ() {
         let message = ended.expect_err("one differs");
         assert!(message.starts_with("the weights of process 2 differ from those of process 0"), "{message}");
     }
+
+    // The others get the checkpoint from the first, which alone has the run's folder.
+    let (runs, elsewhere) = (Runs::new(), Runs::new());
+    runs.start(Sum::of(2)).expect("it trains");
+    let resumed = three(Duration::from_secs(20), |processes| {
+        let folder = if processes.is_first() { runs.path() } else { elsewhere.path() };
+        let outcome = Runs::run_in(Sum::of(4), Start::Resume { folder, epoch: None, force: false }, processes);
+        outcome.map(|outcome| (outcome.epochs, outcome.task.weight, outcome.ends.first.loss)).expect("it resumes")
+    });
+    assert_eq!(resumed, [(4, 10.0, 0.0); 3]);
+    assert!(!elsewhere.path().exists());
+}
+
+#[test]
+fn what_is_resumed_is_a_run_or_a_checkpoint_of_the_same_command() {
+    let runs = Runs::new();
+    runs.start(Sum::of(3)).expect("it trains");
+    let resume = |part: &str, command: &str, force| {
+        Start::resume(Some(&runs.path().join(part)), command, force).map_err(|error| error.to_string())
+    };
+    let start = |epoch, force| Ok(Start::Resume { folder: runs.path(), epoch, force });
+    assert_eq!(Start::resume(Some(&runs.path()), COMMAND, false).expect("a run"), start(None, false).expect("a start"));
+    assert_eq!(resume("checkpoints/epoch-0002", COMMAND, true), start(Some(2), true));
+    for other in ["checkpoints", "checkpoints/epoch-0009", "samples/epoch-0002.png"] {
+        let message = resume(other, COMMAND, false).expect_err("no run");
+        assert!(message.contains("is neither a run's folder"), "{message}");
+    }
+    let message = resume("checkpoints/epoch-0002", "host train", false).expect_err("another command");
+    let resumed_by =
+        format!("resume it with `{COMMAND} --resume {}`", runs.path().join("checkpoints/epoch-0002").display());
+    assert!(message.contains("is a run of `host classifier train`") && message.ends_with(&resumed_by), "{message}");
+}
+
+#[test]
+fn a_lock_allows_its_own_plugins_alone() {
+    let runs = Runs::new();
+    let lock_of = |sha256: &str| {
+        let plugin = LockedPlugin {
+            name: "palette".to_owned(),
+            source: "palette.wasm".to_owned(),
+            sha256: sha256.to_owned(),
+            interface: "0.2.0".to_owned(),
+            ..LockedPlugin::default()
+        };
+        PluginsLock { plugins: vec![plugin], ..PluginsLock::default() }
+    };
+    let start = || Start::Locked {
+        start: Box::new(Start::New(runs.path())),
+        lock: lock_of("00"),
+        path: PathBuf::from("plugins.lock"),
+    };
+    let claim = start().claim(lock_of("00"), &Processes::default()).expect("its own");
+    assert_eq!(claim.folder(), runs.path());
+    for error in [start().check_locked(&lock_of("11")).err(), start().claim(lock_of("11"), &Processes::default()).err()]
+    {
+        let message = error.expect("another plugin").to_string();
+        assert!(message.starts_with("plugins.lock forbids this: "), "{message}");
+    }
+    assert!(Start::New(runs.path()).check_locked(&lock_of("11")).is_ok());
 }
 
 #[test]
