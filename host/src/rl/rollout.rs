@@ -74,7 +74,7 @@ pub fn rollout(
         latents: Tensor::cat(&latents, 1),
         log_probs: (!log_probs.is_empty()).then(|| Tensor::cat(&log_probs, 1)),
         calls,
-        shares: vec![0..prompts.len()],
+        shares: std::iter::once(0..prompts.len()).collect(),
     })
 }
 
