@@ -269,6 +269,10 @@ impl<N: Networks> Task for ImageTraining<N> {
         self.networks.warnings(trained, monitor, stage)
     }
 
+    fn counteract(&mut self) -> Option<String> {
+        None
+    }
+
     fn state(&self) -> Result<State> {
         let metadata = vec![
             ("data", self.data.digest().to_owned()),

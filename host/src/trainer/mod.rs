@@ -79,9 +79,7 @@ pub trait Task {
 
     /// Reacts to a monitor that found the model collapsed, unless the run stops then; returns a warning that says what
     /// changes.
-    fn counteract(&mut self) -> Option<String> {
-        None
-    }
+    fn counteract(&mut self) -> Option<String>;
 
     /// Returns the task's part of a checkpoint.
     fn state(&self) -> Result<State>;

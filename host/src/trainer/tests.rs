@@ -134,6 +134,10 @@ impl Task for Sum {
         vec![format!("epoch {epoch} monitored {} most diverse {best_diversity}", monitor.is_some())]
     }
 
+    fn counteract(&mut self) -> Option<String> {
+        Some("counteracted".to_owned())
+    }
+
     fn state(&self) -> Result<State> {
         let tensors = [("weight".to_owned(), Tensor::from(self.weight))].into();
         Ok(State { tensors, metadata: vec![("kind", "sum".to_owned())], files: vec![("note.txt", b"a note".to_vec())] })
@@ -346,13 +350,15 @@ fn a_collapse_ends_a_run_or_is_warned_of() {
     assert_eq!((outcome.epochs, outcome.collapsed, outcome.task.weight), (2, true, 3.0));
     assert_eq!(runs.names("checkpoints"), ["epoch-0002"]);
     assert_eq!(runs.text("best/sum.txt").as_deref(), Some("weight 1"));
-    assert_eq!(runs.records()[2].warnings[1], "epoch 2 monitored true most diverse 1");
+    assert_eq!(runs.records()[2].warnings, ["trained 2", "epoch 2 monitored true most diverse 1"]);
     let runs = Runs::new();
     let outcome = runs.start(task(false)).expect("it continues");
     assert_eq!((outcome.epochs, outcome.collapsed, outcome.task.weight), (4, false, 10.0));
     assert_eq!(runs.text("best/sum.txt").as_deref(), Some("weight 1"), "a collapsed model is never the best");
-    // A task that does not react adds no warning.
-    assert_eq!(runs.records()[2].warnings, ["trained 2", "epoch 2 monitored true most diverse 1"]);
+    // The task reacts to it, and not before; the model is kept as it was found.
+    assert_eq!(runs.records()[1].warnings.len(), 2);
+    assert_eq!(runs.records()[2].warnings, ["trained 2", "epoch 2 monitored true most diverse 1", "counteracted"]);
+    assert_eq!(runs.names("checkpoints"), ["epoch-0002", "epoch-0003", "epoch-0004"]);
 }
 
 #[test]

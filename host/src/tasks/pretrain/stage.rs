@@ -239,6 +239,10 @@ impl<M: Model> Task for Pretraining<M> {
         dropped.map(warning).into_iter().collect()
     }
 
+    fn counteract(&mut self) -> Option<String> {
+        None
+    }
+
     fn state(&self) -> Result<State> {
         let mut state = State::default();
         add_under(&mut state.tensors, "weights", self.tensors.iter().map(|(name, t)| (name, t.shallow_clone())));
