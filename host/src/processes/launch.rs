@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use tch::Tensor;
 use torch_ext::distributed::{Gloo, Store};
 
 use super::{Group, Processes, give_signs_of_life};
@@ -155,7 +156,9 @@ impl Processes {
     pub(super) fn connect(place: Place, timeout: Duration, mut children: Children) -> Result<Self> {
         let connected = (|| {
             let store = Store::connect(&place.host, place.port, place.serves, &place.prefix, timeout)?;
-            let gloo = Gloo::connect(&store, &place.host, place.rank, place.count, timeout)?;
+            let mut gloo = Gloo::connect(&store, &place.host, place.rank, place.count, timeout)?;
+            // Nobody goes on, and perhaps ends, while another process still connects.
+            gloo.gather(&Tensor::from_slice(&[0i64]))?;
             anyhow::Ok((Arc::new(store), gloo))
         })();
         let (store, gloo) = match connected {
