@@ -158,7 +158,7 @@ impl Processes {
             let store = Store::connect(&place.host, place.port, place.serves, &place.prefix, timeout)?;
             let mut gloo = Gloo::connect(&store, &place.host, place.rank, place.count, timeout)?;
             // Nobody goes on, and perhaps ends, while another process still connects.
-            gloo.gather(&Tensor::from_slice(&[0i64]))?;
+            let _ = gloo.gather(&Tensor::from_slice(&[0i64]))?;
             anyhow::Ok((Arc::new(store), gloo))
         })();
         let (store, gloo) = match connected {
