@@ -332,7 +332,7 @@ pub fn open_data(config: &GanConfig, context: &Context) -> Result<StyleImages> {
         seed: config.run.seed,
     };
     let open = || StyleImages::open(&source, &options, &cache, &context.progress, &context.interrupt);
-    // The first process on a machine fills the cache for the others.
+    // The first process fills the cache for those that share it.
     let data = context.processes.first_before_others(open)?;
     context.processes.compare("the images", data.digest())?;
     Ok(data)
