@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn contributions_to_the_vendi_score_are_its_derivatives() {
-        // More images than dimensions, and fewer; the kind is that of a small random matrix.
+        // More images than dimensions, and fewer.
         for (n, width) in [(7usize, 3usize), (3, 7)] {
             let embeddings = Array2::from_shape_fn((n, width), |(i, j)| ((i * 5 + j * 3) as f64).sin() + 0.2);
             let found = contributions_to_vendi(embeddings.view());

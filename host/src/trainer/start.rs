@@ -43,14 +43,17 @@ pub enum Start {
     OfFirst,
 }
 
+/// Returns the newest run of a command in a folder; one without its notes may be of any command.
+pub(super) fn newest_of(runs: &Path, command: &str) -> Option<PathBuf> {
+    RunDir::newest_under(runs, |info| info.command.is_empty() || info.command == command)
+}
+
 impl Start {
     /// Resolves `--resume` for a run of `command`; `target` is a run's folder, a checkpoint's folder, or none for the
     /// newest run.
     pub fn resume(target: Option<&Path>, command: &str, force: bool) -> Result<Self> {
         let Some(target) = target else {
-            let newest =
-                RunDir::newest_under(Path::new("runs"), |info| info.command.is_empty() || info.command == command);
-            let folder = newest.with_context(|| {
+            let folder = newest_of(Path::new("runs"), command).with_context(|| {
                 format!("there is no run of `{command}` under ./runs to resume: name its folder, --resume DIR")
             })?;
             return Ok(Self::Resume { folder, epoch: None, force });

@@ -1,7 +1,8 @@
 //! Tests of the loop with a task that only sums its epochs.
 
+use std::ffi::OsString;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::anyhow;
 use image::RgbImage;
@@ -16,7 +17,7 @@ use crate::optim::Diverged;
 use crate::processes::Processes;
 use crate::processes::tests::three;
 use crate::run::record::{ClassifierEpoch, ClassifierMonitor};
-use crate::run::{LockedPlugin, PluginsLock};
+use crate::run::{LockedPlugin, PluginsLock, RunDir, RunInfo};
 
 const COMMAND: &str = "host classifier train";
 
@@ -489,6 +490,26 @@ fn a_stopped_run_says_where_what_is_kept_and_how_to_resume() {
 }
 
 #[test]
+fn a_stopped_run_says_what_could_not_be_saved() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("run");
+    let run = RunDir::create(&path, "", &PluginsLock::default(), &RunInfo::default()).expect("a new folder");
+    let resume = |folder: &Path| (format!("host sum --resume {}", folder.display()), true);
+    let message = |saved: &str, cause: anyhow::Error| {
+        let error = stopped(&run, resume, (1, 3), Err(anyhow!("{saved}")), cause);
+        format!("{error:#}").replace(&path.display().to_string(), "[RUN]")
+    };
+    let rest = "stopped in epoch 1; 0 of 3 epochs are kept in [RUN]; resume with `host sum --resume [RUN]`";
+    let full = || anyhow!("the disk is full");
+    assert_eq!(message("the disk is full", full()), format!("the disk is full, so the last epoch is not kept; {rest}"));
+    assert_eq!(
+        message("the disk is full", anyhow!("a fault")),
+        format!("a fault; the last epoch is not kept: the disk is full; {rest}")
+    );
+    assert_eq!(message("the disk is full", Interrupted::default().into()), format!("the disk is full; {rest}"));
+}
+
+#[test]
 fn a_damaged_checkpoint_is_named_with_the_one_before_it() {
     let runs = Runs::new();
     runs.start(Sum { every: 1, ..Sum::of(3) }).expect("it trains");
@@ -550,6 +571,53 @@ fn a_run_is_named_by_its_folder_or_a_checkpoints() {
 }
 
 #[test]
+fn the_newest_run_of_the_same_command_is_resumed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let create = |name: &str, command: &str, age: u64| {
+        let info = RunInfo { command: command.to_owned(), ..RunInfo::default() };
+        drop(RunDir::create(&folder.path().join(name), "", &PluginsLock::default(), &info).expect("a new folder"));
+        let config = fs::File::open(folder.path().join(name).join("config.toml")).expect("it exists");
+        config.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("a time");
+    };
+    let newest =
+        |command: &str| start::newest_of(folder.path(), command).map(|run| run.file_name().map(OsString::from));
+    assert_eq!(newest(COMMAND), None);
+    create("own", COMMAND, 30);
+    create("other", "host train", 20);
+    let named = |name: &str| Some(Some(OsString::from(name)));
+    assert_eq!((newest(COMMAND), newest("host train"), newest("host can train")), (named("own"), named("other"), None));
+    // One without notes may be of any command.
+    create("unknown", "", 10);
+    assert_eq!((newest(COMMAND), newest("host can train")), (named("unknown"), named("unknown")));
+}
+
+#[test]
+fn a_start_has_the_pins_of_its_lock() {
+    let digest = "ab".repeat(32);
+    let plugin = LockedPlugin {
+        name: "palette".to_owned(),
+        source: "oci://registry.example/art/palette:1".to_owned(),
+        sha256: "00".to_owned(),
+        interface: "0.2.0".to_owned(),
+        reference: Some("oci://registry.example/art/palette:1".to_owned()),
+        manifest: Some(format!("sha256:{digest}")),
+        ..LockedPlugin::default()
+    };
+    let lock = PluginsLock { plugins: vec![plugin], ..PluginsLock::default() };
+    let runs = Runs::new();
+    drop(RunDir::create(&runs.path(), "", &lock, &RunInfo::default()).expect("a new folder"));
+    let pins = |start: &Start| {
+        let pins = start.pins(&Processes::default()).expect("its lock is read");
+        pins.into_iter().map(|(source, pin)| (source, pin.manifest, pin.is_own)).collect::<Vec<_>>()
+    };
+    let new = Start::New(runs.path());
+    assert_eq!(pins(&new), []);
+    let pinned = |is_own| vec![("oci://registry.example/art/palette:1".to_owned(), digest.clone(), is_own)];
+    assert_eq!(pins(&Start::Resume { folder: runs.path(), epoch: None, force: false }), pinned(true));
+    assert_eq!(pins(&Start::Locked { start: Box::new(new), lock, path: PathBuf::from("plugins.lock") }), pinned(false));
+}
+
+#[test]
 fn other_plugins_are_another_run_unless_the_user_insists() {
     let runs = Runs::new();
     runs.start(Sum::of(2)).expect("it trains");
@@ -564,6 +632,10 @@ fn other_plugins_are_another_run_unless_the_user_insists() {
     let start = |force| Start::Resume { folder: runs.path(), epoch: None, force };
     let error = format!("{:#}", start(false).claim(lock(), &Processes::default()).expect_err("another plugin"));
     assert!(error.starts_with("this would be another run (--force resumes it anyway): "), "{error}");
+    let own = start(false).claim(PluginsLock::default(), &Processes::default()).expect("its own plugins");
+    let refused = own.refuse(anyhow!("another model")).expect_err("nobody insists").to_string();
+    assert!(refused.contains("another run"), "{refused}");
+    drop(own);
     let claim = start(true).claim(lock(), &Processes::default()).expect("the user insists");
     assert_eq!(claim.checkpoint(), Some((2, &*runs.path().join("checkpoints/epoch-0002"))));
     assert_eq!(claim.folder(), runs.path());

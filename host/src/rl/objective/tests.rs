@@ -297,12 +297,12 @@ fn loss_gradient_and_statistics_match_trl() {
         for (number, (start, length)) in [([0, 0, 1], (40, n_rows - 40)), ([0, 0, 0], (0, 40))] {
             let rows = |tensor: &Tensor| tensor.detach().narrow(0, start, length);
             let ppo = ppo_loss(&rows(&log_prob), &rows(old_log_prob), &rows(advantages), clip_range);
-            let kl = Tensor::zeros([], (Kind::Float, device()));
+            let kl = Tensor::full([], 0.5 * length as f64, (Kind::Float, device()));
             totals.calls.push((number, sums(&ppo.sum, &ppo, &kl, clip_range)));
         }
         totals.grad_norms = vec![1.0, 2.0];
         let statistics = totals.statistics(&Processes::default()).expect("one process");
-        assert_eq!(statistics.grad_norm, 1.5);
+        assert_eq!((statistics.grad_norm, statistics.kl), (1.5, 0.5));
         let found = [("loss", statistics.loss), ("approx_kl", statistics.approx_kl)];
         for (part, found) in found.into_iter().chain([("clip_fraction", statistics.clip_fraction)]) {
             let theirs = theirs(part).double_value(&[]);
