@@ -4,8 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ambiguity_host::encoders::Encoders;
-use ambiguity_models::params::MemoryFormat;
-use ambiguity_models::pipeline::{Pipeline, images_u8};
+use ambiguity_models::pipeline::{LoadOptions, Pipeline, images_u8};
 use ambiguity_models::scheduler::{Ddim, LastStep};
 use anyhow::{Context as _, Result};
 use image::RgbImage;
@@ -157,7 +156,7 @@ fn lay_out(root: &Path, folder: &Path) {
 /// Generates a small image in two steps.
 fn run_pipeline(folder: &Path) -> bool {
     let cpu = Device::Cpu;
-    let read = Pipeline::load(&folder.join("diffusion"), cpu, Kind::Float, MemoryFormat::Contiguous);
+    let read = Pipeline::load(&folder.join("diffusion"), &LoadOptions::on(cpu));
     let Ok(pipeline) = read else { return false };
     let Ok(ddim) = Ddim::new(&pipeline.scheduler, 2) else { return false };
     let text = pipeline.encode_prompts(&["painting of a man"]).expect("a prompt");

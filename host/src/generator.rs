@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ambiguity_models::lora::Lora;
-use ambiguity_models::params::MemoryFormat;
-use ambiguity_models::pipeline::{Pipeline, images_u8};
+use ambiguity_models::pipeline::{LoadOptions, Pipeline, images_u8};
 use ambiguity_models::scheduler::{Ddim, LastStep};
 use ambiguity_models::vae::Vae;
 use anyhow::{Context as _, Result};
 use image::RgbImage;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Tensor, no_grad};
 
 use crate::data::images::rgb_images;
 use crate::interrupt::Interrupt;
@@ -30,12 +29,8 @@ pub struct Settings {
     pub lora: Option<PathBuf>,
     /// Scale of the LoRA's weight update.
     pub lora_scale: f64,
-    /// Type of the frozen weights.
-    pub dtype: Kind,
-    /// Memory format of the convolutions.
-    pub memory_format: MemoryFormat,
-    /// The device.
-    pub device: Device,
+    /// How its networks are loaded.
+    pub load: LoadOptions,
     /// The prompts; the first is the negative prompt of classifier-free guidance.
     pub prompts: Vec<String>,
     /// Number of DDIM steps.
@@ -64,7 +59,7 @@ pub struct Generator {
 impl Generator {
     /// Loads a model, its prompts' embeddings, and its LoRA if it has one.
     pub fn open(settings: &Settings) -> Result<Self> {
-        let pipeline = load_pipeline(&settings.model, settings.device, settings.dtype, settings.memory_format)?;
+        let pipeline = load_pipeline(&settings.model, &settings.load)?;
         let size = pipeline.latent_size(i64::from(settings.width), i64::from(settings.height));
         let [h, w] = size.context("width and height")?;
         let shape = [pipeline.unet.config().in_channels, h, w];

@@ -25,12 +25,35 @@ pub struct Pipeline {
     pub text_encoder: TextTransformer,
     /// The denoiser.
     pub unet: UNet,
-    /// The autoencoder, always in f32, since the published ones overflow in f16.
+    /// The autoencoder.
     pub vae: Vae,
     /// The noise schedule that the UNet was trained with.
     pub scheduler: SchedulerConfig,
     /// What the pipeline reads otherwise than its files say, in sentences.
     pub notes: Vec<String>,
+}
+
+/// How the networks of a pipeline are loaded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LoadOptions {
+    /// The device of all networks.
+    pub device: Device,
+    /// Type of UNet and text encoder.
+    pub kind: Kind,
+    /// Type of the VAE; the published ones overflow in f16.
+    pub vae_kind: Kind,
+    /// Whether the VAE decodes large images in tiles, see [`Vae::set_tiling`].
+    pub vae_tiling: bool,
+    /// Memory format of the convolutions of UNet and VAE.
+    pub format: MemoryFormat,
+}
+
+impl LoadOptions {
+    /// All networks in f32 on a device, in the contiguous format, without tiles.
+    pub fn on(device: Device) -> Self {
+        let kind = Kind::Float;
+        Self { device, kind, vae_kind: kind, vae_tiling: false, format: MemoryFormat::Contiguous }
+    }
 }
 
 /// The parts in model_index.json, with their supported classes.
@@ -42,9 +65,9 @@ const PARTS: [(&str, &[&str]); 4] = [
 ];
 
 impl Pipeline {
-    /// Reads a folder in diffusers' layout. UNet and text encoder have the type `kind`, the VAE is f32; `format` is
-    /// that of the convolutions of UNet and VAE. Every error names the file and the key or tensor.
-    pub fn load(dir: &Path, device: Device, kind: Kind, format: MemoryFormat) -> Result<Self> {
+    /// Reads a folder in diffusers' layout. Every error names the file and the key or tensor.
+    pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self> {
+        let LoadOptions { device, kind, vae_kind, vae_tiling, format } = *options;
         check_index(dir)?;
         let path = dir.join("scheduler/scheduler_config.json");
         let mut scheduler = SchedulerConfig::read(&path)?;
@@ -57,7 +80,8 @@ impl Pipeline {
         let text_encoder = TextTransformer::new(&params, &text_config)?;
         params.finish()?;
         let unet = UNet::load(&dir.join("unet"), device, kind, format)?;
-        let vae = Vae::load(&dir.join("vae"), device, Kind::Float, format)?;
+        let mut vae = Vae::load(&dir.join("vae"), device, vae_kind, format)?;
+        vae.set_tiling(vae_tiling);
         let pipeline = Self { tokenizer, text_encoder, unet, vae, scheduler, notes };
         pipeline.check_fit(dir, &text_config)?;
         Ok(pipeline)

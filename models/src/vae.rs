@@ -38,8 +38,7 @@ pub struct VaeConfig {
     pub sample_size: i64,
     /// Factor that latents are multiplied by for the UNet, so that their variance is about 1.
     pub scaling_factor: f64,
-    /// diffusers' hint that this network overflows in f16; it is read and written only, since the network always runs
-    /// in f32 here.
+    /// diffusers' hint that this network overflows in f16, which is the caller's to follow.
     pub force_upcast: bool,
     /// Whether a 1×1 convolution follows the encoder.
     pub use_quant_conv: bool,
@@ -150,10 +149,14 @@ impl VaeConfig {
     }
 }
 
+/// Part of a tile's side that it shares with the next one, as in diffusers.
+const TILE_OVERLAP: f64 = 0.25;
+
 /// The autoencoder: encoder and decoder.
 #[derive(Debug)]
 pub struct Vae {
     config: VaeConfig,
+    tiling: bool,
     encoder: Encoder,
     decoder: Decoder,
     quant_conv: Option<Conv2d>,
@@ -170,6 +173,7 @@ impl Vae {
         let pointwise = |name: &str, width: i64| Conv2d::new(&p.at(name), width, width, 1, 1, 0);
         Ok(Self {
             config: config.clone(),
+            tiling: false,
             encoder: Encoder::new(&p.at("encoder"), config)?,
             decoder: Decoder::new(&p.at("decoder"), config)?,
             quant_conv: config.use_quant_conv.then(|| pointwise("quant_conv", 2 * latent)).transpose()?,
@@ -184,6 +188,13 @@ impl Vae {
         let vae = Self::new(&params, &config)?;
         params.finish()?;
         Ok(vae)
+    }
+
+    /// Sets whether images larger than those of training ([`VaeConfig::sample_size`]) are decoded in tiles of that size, which
+    /// overlap by a quarter and are blended there. Memory no longer grows with the image, but tiles may differ in tone, since
+    /// each is normalized on its own. The arithmetic is that of diffusers' `enable_tiling`.
+    pub fn set_tiling(&mut self, on: bool) {
+        self.tiling = on;
     }
 
     /// Images [n, 3, h, w] in [-1, 1] to mean and log-variance of the latents, [n, latent_channels, h / downscale,
@@ -203,16 +214,60 @@ impl Vae {
     pub fn decode_latents(&self, latents: &Tensor, slice: i64) -> Tensor {
         let latents = latents.to_kind(Kind::Float) / self.config.scaling_factor;
         let images: Vec<Tensor> = latents.split(slice.max(1), 0).iter().map(|rows| self.decode(rows)).collect();
-        Tensor::cat(&images, 0)
+        Tensor::cat(&images, 0).to_kind(Kind::Float)
     }
 
-    /// Unscaled latents (already divided by `scaling_factor`) to images [n, 3, H, W] about in [-1, 1], not clamped.
+    /// Unscaled latents (already divided by `scaling_factor`) to images [n, 3, H, W] about in [-1, 1], not clamped, in the type
+    /// of the weights.
     pub fn decode(&self, latents: &Tensor) -> Tensor {
         let latents = latents.to_kind(self.kind());
-        match &self.post_quant_conv {
-            Some(post_quant_conv) => self.decoder.forward(&post_quant_conv.forward(&latents)),
-            None => self.decoder.forward(&latents),
+        let side = self.config.sample_size / self.config.downscale();
+        let (_, _, h, w) = latents.size4().expect("latents are [n, c, h, w]");
+        if self.tiling && side > 0 && (h > side || w > side) {
+            self.decode_tiles(&latents, side)
+        } else {
+            self.decode_whole(&latents)
         }
+    }
+
+    fn decode_whole(&self, latents: &Tensor) -> Tensor {
+        match &self.post_quant_conv {
+            Some(post_quant_conv) => self.decoder.forward(&post_quant_conv.forward(latents)),
+            None => self.decoder.forward(latents),
+        }
+    }
+
+    /// Decodes tiles of `side` × `side` latents. The first rows and columns of each pass over from its neighbors.
+    fn decode_tiles(&self, latents: &Tensor, side: i64) -> Tensor {
+        let (_, _, h, w) = latents.size4().expect("latents are [n, c, h, w]");
+        let stride = ((side as f64 * (1.0 - TILE_OVERLAP)) as usize).max(1);
+        let blended = (self.config.sample_size as f64 * TILE_OVERLAP) as i64;
+        let kept = self.config.sample_size - blended;
+        let tile = |top: i64, left: i64| {
+            self.decode_whole(&latents.narrow(2, top, side.min(h - top)).narrow(3, left, side.min(w - left)))
+        };
+        let mut above: Vec<Tensor> = Vec::new();
+        let mut rows = Vec::new();
+        for top in (0..h).step_by(stride) {
+            let mut row: Vec<Tensor> = Vec::new();
+            for (column, left) in (0..w).step_by(stride).enumerate() {
+                let tile = tile(top, left);
+                if let Some(above) = above.get(column) {
+                    pass_over(above, &tile, 2, blended);
+                }
+                if let Some(before) = row.last() {
+                    pass_over(before, &tile, 3, blended);
+                }
+                row.push(tile);
+            }
+            let cut = |tile: &Tensor| {
+                let (_, _, height, width) = tile.size4().expect("an image is [n, 3, H, W]");
+                tile.narrow(2, 0, kept.min(height)).narrow(3, 0, kept.min(width))
+            };
+            rows.push(Tensor::cat(&row.iter().map(cut).collect::<Vec<_>>(), 3));
+            above = row;
+        }
+        Tensor::cat(&rows, 2)
     }
 
     /// The configuration that it was built from.
@@ -229,6 +284,19 @@ impl Vae {
     pub fn device(&self) -> Device {
         self.decoder.conv_in.weight.device()
     }
+}
+
+/// Lets the first `length` rows or columns (axis 2 or 3) of `tile` pass over linearly from the last ones of `before`.
+fn pass_over(before: &Tensor, tile: &Tensor, axis: i64, length: i64) {
+    let (ends, starts) = (before.size()[axis as usize], tile.size()[axis as usize]);
+    let length = length.min(ends).min(starts);
+    let mut shape = [1; 4];
+    shape[axis as usize] = length;
+    let weight = Tensor::arange(length, (Kind::Float, tile.device())) / length as f64;
+    let weight = weight.view(shape).to_kind(tile.kind());
+    let mut start = tile.narrow(axis, 0, length);
+    let end = before.narrow(axis, ends - length, length);
+    start.copy_(&(end * (1.0 - &weight) + &start * weight));
 }
 
 fn resnet(p: &Params, n_in: i64, n_out: i64, config: &VaeConfig) -> Result<ResnetBlock> {

@@ -100,7 +100,12 @@ def make_vae():
     with torch.no_grad():
         posterior = vae.encode(images).latent_dist
         decoded = vae.decode(latents).sample
-    tensors = dict(images=images, latents=latents, mean=posterior.mean, logvar=posterior.logvar, decoded=decoded)
+        # Tiles of 16 x 16 latents, 12 apart.
+        large_latents = normal(5, 1, 4, 14, 31)
+        vae.enable_tiling()
+        tiled = vae.decode(large_latents).sample
+    tensors = dict(images=images, latents=latents, mean=posterior.mean, logvar=posterior.logvar, decoded=decoded,
+                   large_latents=large_latents, tiled=tiled)
     save_file({k: v.contiguous() for k, v in tensors.items()}, HERE / "diffusion_vae.safetensors", {"vae": config_json(vae)})
 
 

@@ -51,6 +51,30 @@ fn given_latents_and_noise_replace_the_seeds() {
     assert_eq!(a["log_probs"].size(), [3, 2]);
 }
 
+/// The latents do not depend on the VAE; its type and its tiles change the images a little.
+#[test]
+fn the_types_and_the_tiles_of_the_networks_are_the_users() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sample = |out: &str, extra: &[&str]| {
+        let mut arguments = vec!["sample", "--width=96", "--count=1", "--out", out];
+        arguments.extend(PROMPT);
+        arguments.extend(extra);
+        host_ok(folder.path(), &arguments);
+        let tensors = read_safetensors(&folder.path().join(out).join("sample.safetensors")).expect("readable");
+        ["latents", "images"].map(|name| tensors[name].shallow_clone())
+    };
+    let [latents, images] = sample("plain", &[]);
+    assert_eq!(images.size(), [1, 3, 64, 96]);
+    let distance = |a: &Tensor, b: &Tensor| (a - b).abs().mean(Kind::Float).double_value(&[]);
+    for (out, extra) in [("vae", "--vae-dtype=bf16"), ("tiles", "--vae-tiling")] {
+        let [same, other] = sample(out, &[extra]);
+        assert!(same.equal(&latents), "{extra}");
+        assert!((1e-5..0.05).contains(&distance(&other, &images)), "{extra}: {}", distance(&other, &images));
+    }
+    let [other, _] = sample("unet", &["--dtype=bf16"]);
+    assert!((1e-5..0.1).contains(&distance(&other, &latents)), "{}", distance(&other, &latents));
+}
+
 /// What a user needs to generate an image again is in its file, as other tools write it; all are on one sheet.
 #[test]
 fn images_say_where_they_are_from_and_are_on_a_sheet() {

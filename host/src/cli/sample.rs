@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ambiguity_models::params::{MemoryFormat, NamedTensors};
-use ambiguity_models::pipeline::images_u8;
+use ambiguity_models::params::NamedTensors;
+use ambiguity_models::pipeline::{LoadOptions, images_u8};
 use ambiguity_models::safetensors::{read_safetensors, write_safetensors};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
@@ -16,6 +16,7 @@ use tch::{Kind, Tensor};
 use super::completions::models;
 use super::numbers::within;
 use super::samples::{Sample, SheetArgs, is_shown, write_image, write_sheet};
+use crate::config::fine_tune::Dtype;
 use crate::context::Context;
 use crate::data::images::rgb_images;
 use crate::data::png::parameters;
@@ -81,6 +82,15 @@ pub struct SampleArgs {
     /// cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: String,
+    /// Type of UNet and text encoder
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    dtype: Dtype,
+    /// Type of the VAE; the published ones overflow in f16
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    vae_dtype: Dtype,
+    /// Decode images larger than the VAE's own size in tiles: less memory, slight seams
+    #[arg(long)]
+    vae_tiling: bool,
     /// A new folder for 0000.png …
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -103,13 +113,17 @@ impl SampleArgs {
         let (width, height) = (self.width.unwrap_or(size), self.height.unwrap_or(size));
         let mut prompts = vec![self.negative_prompt.clone()];
         prompts.extend(self.prompts.iter().cloned());
+        let load = LoadOptions {
+            kind: self.dtype.kind(),
+            vae_kind: self.vae_dtype.kind(),
+            vae_tiling: self.vae_tiling,
+            ..LoadOptions::on(device)
+        };
         let generator = Generator::open(&Settings {
             model: folder,
             lora: self.lora.clone(),
             lora_scale: self.lora_scale,
-            dtype: Kind::Float,
-            memory_format: MemoryFormat::Contiguous,
-            device,
+            load,
             prompts,
             steps: self.steps,
             eta: self.eta,

@@ -5,8 +5,10 @@ use std::fmt::{self, Display, Formatter};
 
 use ambiguity_models::lora::{LoraSpec, Targets};
 use ambiguity_models::params::MemoryFormat;
+use ambiguity_models::pipeline::LoadOptions;
 use anyhow::{Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
 
 use super::layers::{Layer, Presets};
 use super::{Checkpoint, Cuda, MAX_BATCH, MAX_PIXELS, MAX_STEPS, PluginLimits, RunConfig, counted, positive, within};
@@ -76,10 +78,27 @@ pub struct Model {
     pub dtype: Dtype,
     /// Memory format of the convolutions' weights and feature maps; affects speed and rounding only.
     pub memory_format: MemoryFormat,
+    /// Type of the VAE.
+    pub vae_dtype: Dtype,
+    /// Whether the VAE decodes large images in tiles.
+    pub vae_tiling: bool,
+}
+
+impl Model {
+    /// Returns how the networks are loaded on a device.
+    pub fn load_options(&self, device: Device) -> LoadOptions {
+        LoadOptions {
+            device,
+            kind: self.dtype.kind(),
+            vae_kind: self.vae_dtype.kind(),
+            vae_tiling: self.vae_tiling,
+            format: self.memory_format,
+        }
+    }
 }
 
 /// Floating-point types of frozen weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// IEEE single precision.
@@ -91,12 +110,20 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Returns the libtorch kind.
-    pub fn kind(self) -> tch::Kind {
+    /// Returns the number of bytes of a number.
+    pub fn bytes(self) -> u64 {
         match self {
-            Self::F32 => tch::Kind::Float,
-            Self::Bf16 => tch::Kind::BFloat16,
-            Self::F16 => tch::Kind::Half,
+            Self::F32 => 4,
+            Self::Bf16 | Self::F16 => 2,
+        }
+    }
+
+    /// Returns the libtorch kind.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::F32 => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
+            Self::F16 => Kind::Half,
         }
     }
 }
@@ -399,6 +426,10 @@ impl RunConfig for FineTuneConfig {
         ensure!(
             self.model.dtype != Dtype::F16,
             "model.dtype = \"f16\" is for sampling alone: small gradients are 0 in it; train in \"bf16\" or \"f32\""
+        );
+        ensure!(
+            self.model.vae_dtype != Dtype::F16,
+            "model.vae_dtype = \"f16\": the published autoencoders overflow in it; use \"bf16\" or \"f32\""
         );
         counted("sample.steps", sample.steps, MAX_STEPS)?;
         counted("sample.batch_size", sample.batch_size, MAX_BATCH)?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ambiguity_models::lora::LoraFile;
-use ambiguity_models::pipeline::Pipeline;
+use ambiguity_models::pipeline::{LoadOptions, Pipeline};
 use anyhow::{Context as _, Result, ensure};
 use sha2::{Digest as _, Sha256};
 
@@ -249,10 +249,13 @@ impl<'a> Generation<'a> {
         };
         let mut parts = vec![digest];
         parts.extend(lora.then(|| format!("{lora_meaning} {}", settings.lora_scale)));
-        let Settings { guidance, width, height, dtype, device, .. } = settings;
+        let Settings { guidance, width, height, load, .. } = settings;
+        let LoadOptions { device, kind, vae_kind, vae_tiling, .. } = load;
         // Each process has a GPU of its own.
         let device = if device.is_cuda() { "Cuda" } else { "Cpu" };
-        parts.push(format!("{steps} {eta} {guidance} {width} {height} {dtype:?} {device} {seed}"));
+        parts.push(format!(
+            "{steps} {eta} {guidance} {width} {height} {kind:?} {device} {seed} {vae_kind:?} {vae_tiling}"
+        ));
         parts.extend(settings.prompts.iter().cloned());
         let mut hash = Sha256::new();
         for part in &parts {

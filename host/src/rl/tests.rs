@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use ambiguity_models::lora::Lora;
-use ambiguity_models::params::MemoryFormat;
+use ambiguity_models::pipeline::LoadOptions;
 use ambiguity_models::scheduler::{Ddim, LastStep, SchedulerConfig};
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
@@ -57,8 +57,7 @@ impl World {
         let mut config = FineTuneConfig::resolve("tiny-art", &[]).expect("the preset");
         (config.train.shuffle, config.train.batch_size) = (Shuffle::Calls, N_SAMPLES);
         let folder = shipped_model().join("diffusion");
-        let mut pipeline =
-            load_pipeline(&folder, device(), Kind::Float, MemoryFormat::Contiguous).expect("the shipped model");
+        let mut pipeline = load_pipeline(&folder, &LoadOptions::on(device())).expect("the shipped model");
         let texts = ["", "painting of a woman"].map(str::to_owned);
         let prompts = PromptEmbeddings::encode(&pipeline, &texts).expect("embeddings");
         let lora = Lora::attach(&mut pipeline.unet, &config.lora.spec(), 0).expect("an adapter");

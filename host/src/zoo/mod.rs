@@ -12,12 +12,10 @@ pub mod weights;
 
 use std::path::{Path, PathBuf};
 
-use ambiguity_models::params::MemoryFormat;
-use ambiguity_models::pipeline::{Pipeline, check_index};
+use ambiguity_models::pipeline::{LoadOptions, Pipeline, check_index};
 use ambiguity_models::unet::UNetConfig;
 use ambiguity_models::vae::VaeConfig;
 use anyhow::{Context as _, Result, bail, ensure};
-use tch::{Device, Kind};
 
 use self::home::home;
 use self::hub::{Hub, Wanted, is_id};
@@ -54,8 +52,8 @@ fn is_weights(name: &str) -> bool {
 }
 
 /// Loads the pipeline of a folder, and warns of what it reads otherwise than the files say.
-pub fn load_pipeline(folder: &Path, device: Device, kind: Kind, format: MemoryFormat) -> Result<Pipeline> {
-    let pipeline = Pipeline::load(folder, device, kind, format)?;
+pub fn load_pipeline(folder: &Path, options: &LoadOptions) -> Result<Pipeline> {
+    let pipeline = Pipeline::load(folder, options)?;
     for note in &pipeline.notes {
         tracing::warn!("{note}");
     }

@@ -3,8 +3,7 @@ use std::path::PathBuf;
 use tch::no_grad;
 
 use super::*;
-use crate::params::MemoryFormat;
-use crate::pipeline::{Pipeline, images_u8};
+use crate::pipeline::{LoadOptions, Pipeline, images_u8};
 use crate::scheduler::{Ddim, LastStep};
 
 fn shipped_folder() -> PathBuf {
@@ -12,7 +11,7 @@ fn shipped_folder() -> PathBuf {
 }
 
 fn shipped() -> Pipeline {
-    Pipeline::load(&shipped_folder(), device(), Kind::Float, MemoryFormat::Contiguous).unwrap()
+    Pipeline::load(&shipped_folder(), &LoadOptions::on(device())).unwrap()
 }
 
 #[test]
@@ -68,8 +67,7 @@ fn parts_that_do_not_fit_are_refused_by_file_and_key() {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{file} has no {from}");
         std::fs::write(&path, text.replace(from, to)).unwrap();
-        let error =
-            Pipeline::load(folder.path(), device(), Kind::Float, MemoryFormat::Contiguous).unwrap_err().to_string();
+        let error = Pipeline::load(folder.path(), &LoadOptions::on(device())).unwrap_err().to_string();
         for part in expected {
             assert!(error.contains(part), "{file} {to}: {error}");
         }
@@ -87,7 +85,7 @@ fn parts_that_do_not_fit_are_refused_by_file_and_key() {
     check("vae/config.json", "\"layers_per_block\": 1", "\"layers_per_block\": 2", &["vae", "resnets", "missing"]);
     check("scheduler/scheduler_config.json", "\"thresholding\": false", "\"thresholding\": true", &["thresholding"]);
     std::fs::remove_file(folder.path().join("vae/diffusion_pytorch_model.safetensors")).unwrap();
-    let error = Pipeline::load(folder.path(), device(), Kind::Float, MemoryFormat::Contiguous).unwrap_err().to_string();
+    let error = Pipeline::load(folder.path(), &LoadOptions::on(device())).unwrap_err().to_string();
     assert!(error.contains("vae has no diffusion_pytorch_model.safetensors"), "{error}");
 }
 

@@ -28,6 +28,32 @@ fn matches_diffusers() {
 }
 
 #[test]
+fn tiles_are_blended_as_by_diffusers() {
+    let reference = Reference::read("diffusion_vae.safetensors");
+    let mut vae = vae(&reference, |name| name);
+    let latents = reference.tensor("large_latents");
+    let whole = vae.decode(latents);
+    vae.set_tiling(true);
+    assert_close("tiled", &vae.decode(latents), reference.tensor("tiled"), 1e-5);
+    assert!((whole - reference.tensor("tiled")).abs().max().double_value(&[]) > 1e-2, "tiles make a difference");
+    // An image of a tile's size is decoded as a whole.
+    let latents = reference.tensor("latents");
+    assert_close("decoded", &vae.decode(latents), reference.tensor("decoded"), 1e-5);
+}
+
+#[test]
+fn bf16_is_close_to_f32() {
+    let reference = Reference::read("diffusion_vae.safetensors");
+    let config = VaeConfig::read(&reference.config("vae")).unwrap();
+    let vae = Vae::new(&drawn(200, Kind::BFloat16, |p| Vae::new(p, &config).map(drop)), &config).unwrap();
+    let images = vae.decode_latents(&(reference.tensor("latents") * config.scaling_factor), 1);
+    assert_eq!(images.kind(), Kind::Float);
+    let wanted = reference.tensor("decoded");
+    let error = (images - wanted).square().mean(Kind::Float).sqrt() / wanted.std(true);
+    assert!((1e-5..0.03).contains(&error.double_value(&[])), "{error:?}");
+}
+
+#[test]
 fn reads_the_attention_names_of_the_published_files() {
     let reference = Reference::read("diffusion_vae.safetensors");
     let old = |name: String| {

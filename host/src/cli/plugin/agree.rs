@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use ambiguity_models::params::MemoryFormat;
+use ambiguity_models::pipeline::LoadOptions;
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde_json::json;
-use tch::{Device, Kind};
+use tch::Device;
 
 use crate::cli::completions::{models, plugins};
 use crate::cli::numbers::within;
@@ -189,9 +189,7 @@ fn generated(name: &str, count: usize, seed: u64, device: Device, work: &Path, c
         model: folder,
         lora: None,
         lora_scale: 1.0,
-        dtype: Kind::Float,
-        memory_format: MemoryFormat::Contiguous,
-        device,
+        load: LoadOptions::on(device),
         prompts: PromptSet::new(&config.prompts)?.all().to_vec(),
         steps: config.sample.steps,
         eta: config.sample.eta,

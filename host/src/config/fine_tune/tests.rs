@@ -102,6 +102,7 @@ fn mistakes_are_named_with_their_place() {
     assert!(message("[train\n").starts_with("run.toml: TOML parse error at line 1"));
     assert!(message("[model]\ndtype = \"f8\"\n").contains("f8"));
     assert!(message("[model]\ndtype = \"f16\"\n").starts_with("model.dtype = \"f16\" is for sampling alone"));
+    assert!(message("[model]\nvae_dtype = \"f16\"\n").contains("overflow"));
     assert!(message("[train]\nbatch_size = 7\n").contains("train.batch_size"));
     assert!(message("[sample]\neta = 0\n").contains("sample.eta is 0"));
     let calls = "[train]\nshuffle = \"calls\"\n";

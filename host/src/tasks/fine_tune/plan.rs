@@ -15,7 +15,6 @@ use torch_ext::{AdamW, AdamWConfig};
 
 use super::{DECODE_SLICE, LEARNING_RATE};
 use crate::config::FineTuneConfig;
-use crate::config::fine_tune::Dtype;
 use crate::interrupt::{Interrupt, keeping};
 use crate::memory;
 use crate::optim::StepGuard;
@@ -78,15 +77,10 @@ pub struct Measured {
 impl Plan {
     /// Counts from the configuration; reads only the model's configuration files.
     pub fn new(config: &FineTuneConfig, folder: &Path) -> Result<Self> {
-        let weight_bytes = match config.model.dtype {
-            Dtype::F32 => 4,
-            Dtype::Bf16 | Dtype::F16 => 2,
-        };
         let (mut frozen, mut trained) = (0, 0);
         for part in of_folder(folder, &config.lora.spec())? {
-            // The VAE is always f32.
-            let bytes = if part.name == "vae" { 4 } else { weight_bytes };
-            frozen += (part.parameters - part.trainable) as u64 * bytes;
+            let dtype = if part.name == "vae" { config.model.vae_dtype } else { config.model.dtype };
+            frozen += (part.parameters - part.trainable) as u64 * dtype.bytes();
             trained += part.trainable as u64 * 4 * 4;
         }
         let samples = config.sample.per_epoch();
@@ -135,7 +129,7 @@ pub fn measure(config: &FineTuneConfig, folder: &Path, interrupt: &Interrupt) ->
 fn try_parts(config: &FineTuneConfig, folder: &Path, interrupt: &Interrupt) -> Result<Measured> {
     let device = torch_ext::cuda::device(&config.run.device)?;
     config.cuda.apply(device)?;
-    let pipeline = load_pipeline(folder, device, config.model.dtype.kind(), config.model.memory_format)?;
+    let pipeline = load_pipeline(folder, &config.model.load_options(device))?;
     let [h, w] = pipeline.latent_size(i64::from(config.sample.width), i64::from(config.sample.height))?;
     let shape = [pipeline.unet.config().in_channels, h, w];
     let prompts = PromptEmbeddings::encode(&pipeline, &[String::new(), "painting of a woman".to_owned()])?;

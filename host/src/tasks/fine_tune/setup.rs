@@ -36,7 +36,7 @@ impl FineTune {
         let claim = start.claim(lock, processes)?;
         let folder = processes.first_before_others(|| model_folder(&config.model.path, context))?;
         Plan::new(&config, &folder)?.check_fits(device)?;
-        let pipeline = load_pipeline(&folder, device, config.model.dtype.kind(), config.model.memory_format)?;
+        let pipeline = load_pipeline(&folder, &config.model.load_options(device))?;
         let (width, height) = (i64::from(config.sample.width), i64::from(config.sample.height));
         let [h, w] = pipeline.latent_size(width, height).context("sample.width and sample.height")?;
         let latent_shape = [pipeline.unet.config().in_channels, h, w];
