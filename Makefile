@@ -31,7 +31,7 @@ python3:
 setup: python3 ## install libtorch and ONNX Runtime (174 MB) into .deps/, and Rust's wasm targets
 	@$(SETUP)
 
-setup-cuda: python3 ## also install libtorch's CUDA part and NVIDIA's libraries (2.3 GB)
+setup-cuda: python3 ## also install libtorch's CUDA part, NVIDIA's libraries and ONNX Runtime for CUDA (2.6 GB)
 	@$(SETUP) --cuda
 
 build: setup ## build the binary target/release/host
@@ -138,7 +138,8 @@ install: build ## install `host` under PREFIX (default ~/.local)
 	install -d "$(HOME_COPY)/target/release" "$(HOME_COPY)/models" "$(HOME_COPY)/plugins" "$(DESTDIR)$(PREFIX)/bin"
 	install -m 755 target/release/host "$(HOME_COPY)/target/release/host"
 	rm -rf "$(HOME_COPY)/.deps" "$(HOME_COPY)/models/weights"
-	for folder in libtorch onnxruntime; do \
+	for folder in libtorch onnxruntime onnxruntime-cuda; do \
+		[ -d ".deps/$$folder" ] || continue; \
 		install -d "$(HOME_COPY)/.deps/$$folder"; \
 		for part in lib licenses; do \
 			if [ -e ".deps/$$folder/$$part" ]; then cp -a ".deps/$$folder/$$part" "$(HOME_COPY)/.deps/$$folder/" || exit 1; fi; \

@@ -357,7 +357,8 @@ def finish_libtorch(folder):
 
 
 def finish_onnxruntime(folder):
-    (folder / "lib/libonnxruntime.so").symlink_to(f"libonnxruntime.so.{wheels.ONNXRUNTIME_VERSION}")
+    (library,) = (folder / "lib").glob("libonnxruntime.so.*")
+    (folder / "lib/libonnxruntime.so").symlink_to(library.name)
 
 
 # --- an existing libtorch --------------------------------------------------------------------------------------------
@@ -542,6 +543,8 @@ def main():
                 say("ONNX Runtime is pinned for Linux on x86-64 only; .onnx plugins will not load here")
             if arguments.cuda:
                 set_up_cuda()
+                install("onnxruntime-cuda", f"ONNX Runtime {wheels.ONNXRUNTIME_CUDA_VERSION} for CUDA",
+                        wheels.ONNXRUNTIME_CUDA, 315_000_000, finish_onnxruntime)
             set_up_targets()
     except SetupError as error:
         sys.exit(f"setup: error: {error}")

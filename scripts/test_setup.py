@@ -176,7 +176,7 @@ class SetupTest(unittest.TestCase):
                 setup.set_up_libtorch("", "")
 
     def test_the_pinned_spans_lie_within_their_files(self):
-        for wheel in (*wheels.LIBTORCH, *wheels.ONNXRUNTIME, *wheels.CUDA):
+        for wheel in (*wheels.LIBTORCH, *wheels.ONNXRUNTIME, *wheels.ONNXRUNTIME_CUDA, *wheels.CUDA):
             edges = [edge for span in wheel.spans for edge in (span.start, span.end)]
             self.assertEqual(edges, sorted(edges), wheel.file)
             self.assertEqual(edges[-1], wheel.size, "a zip's directory is at its end")

@@ -111,6 +111,25 @@ ONNXRUNTIME = (
     ),
 )
 
+# For ONNX plugins on a GPU: the newest build with CUDA. It finds NVIDIA's libraries among those that libtorch has loaded.
+ONNXRUNTIME_CUDA_VERSION = "1.31.1"
+ONNXRUNTIME_CUDA = (
+    Wheel(
+        "onnxruntime-gpu",
+        ONNXRUNTIME_CUDA_VERSION,
+        "onnxruntime_gpu-1.31.1-cp311-cp311-manylinux_2_28_x86_64.whl",
+        255560985,
+        (
+            Span(3461, 242551608, "5cc7bb11b519ed27d26faee4810ac78c770d07b7732d9e94e724668c740c48c9"),
+            Span(255509757, 255560985, "7d37324ff6995b1dcec2890cc1b84732c9704bc83bf97454104707dbea87a5fe"),
+        ),
+        (
+            (r"onnxruntime/capi/(libonnxruntime\.so\.[0-9.]+|libonnxruntime_providers_(?:cuda|shared)\.so)", r"lib/\1"),
+            (r"onnxruntime/(ThirdPartyNotices\.txt)", r"licenses/onnxruntime-gpu/\1"),
+        ),
+    ),
+)
+
 # What torch 2.11.0's metadata lists for CUDA on Linux, less the parts that libtorch_cuda neither links nor opens.
 CUDA = (
     Wheel(

@@ -40,7 +40,7 @@ pub(super) struct Model {
 impl Model {
     /// Loads a model onto a device.
     pub(super) fn load(bytes: &[u8], input: &str, output: &str, device: Device) -> Result<Self, Fault> {
-        let environment = environment()?;
+        let environment = environment(device)?;
         let failed =
             |error: ort::Error| Fault::Unusable(format!("ONNX Runtime cannot load it: {}", first_line(&error)));
         let mut builder = session_builder(&environment, device).map_err(failed)?;
@@ -117,7 +117,9 @@ fn session_builder(environment: &Environment, device: Device) -> ort::Result<ort
         .with_config_entry("session.load_model_format", "ONNX")?;
     let Device::Cuda(index) = device else { return Ok(builder) };
     if !CUDA::is_available()? {
-        tracing::warn!("this ONNX Runtime has no CUDA provider: the ONNX plugin runs on the CPU");
+        tracing::warn!(
+            "this ONNX Runtime has no CUDA provider, so that the ONNX plugin runs on the CPU: `make setup-cuda` brings one"
+        );
         return Ok(builder);
     }
     let index = i32::try_from(index).map_err(ort::Error::wrap)?;
@@ -142,14 +144,15 @@ fn within<T>(limit: Duration, expire: impl Fn() + Send, work: impl FnOnce() -> T
     })
 }
 
-/// Returns the process's only ONNX Runtime: the library allows no second one, not even after the first was dropped.
-fn environment() -> Result<Environment, Fault> {
+/// Returns the process's only ONNX Runtime, which is for the device of its first model: the library allows no second one, not even
+/// after the first was dropped.
+fn environment(device: Device) -> Result<Environment, Fault> {
     static LOADED: Mutex<Option<Environment>> = Mutex::new(None);
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(environment) = &*loaded {
         return Ok(environment.clone());
     }
-    let environment = load(&library()?)?;
+    let environment = load(&library(device)?)?;
     *loaded = Some(environment.clone());
     Ok(environment)
 }
@@ -170,13 +173,17 @@ fn load(library: &Path) -> Result<Environment, Fault> {
     Ok(environment)
 }
 
-/// Returns the library's file: the one that the environment names, otherwise the one that `make setup` installed.
-fn library() -> Result<PathBuf, Fault> {
+/// Returns the library's file: the one that the environment names, otherwise the one that `make setup` installed, or for a GPU
+/// `make setup-cuda`.
+fn library(device: Device) -> Result<PathBuf, Fault> {
     if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
-    let folder = dependencies().map(|dependencies| dependencies.join("onnxruntime/lib"));
-    folder.as_deref().and_then(library_in).ok_or_else(|| {
+    let dependencies = dependencies();
+    let folder = |name: &str| dependencies.as_ref().map(|dependencies| dependencies.join(name).join("lib"));
+    let for_gpu = folder("onnxruntime-cuda").filter(|_| device.is_cuda()).and_then(|folder| library_in(&folder));
+    let folder = folder("onnxruntime");
+    for_gpu.or_else(|| library_in(folder.as_deref()?)).ok_or_else(|| {
         let place =
             folder.map_or_else(|| "no .deps folder".to_owned(), |folder| format!("not in {}", folder.display()));
         Fault::Runtime(format!(
