@@ -39,11 +39,13 @@ impl Context {
         }
     }
 
-    /// Returns the device of a configuration: of `cuda`, this process's own GPU.
+    /// Returns the device of a configuration: of `cuda`, this process's own GPU, which is then connected with those of the others.
     ///
     /// # Errors
-    /// If there is no such device.
+    /// If there is no such device; as [`Processes::use_gpus`].
     pub fn device(&self, device: &str) -> Result<Device> {
-        Ok(torch_ext::cuda::device(&self.processes.device(device))?)
+        let device = torch_ext::cuda::device(&self.processes.device(device))?;
+        self.processes.use_gpus(device)?;
+        Ok(device)
     }
 }

@@ -15,6 +15,8 @@ fn main() {
         "profile.cpp",
         "profile.h",
         "distributed.cpp",
+        "nccl.cpp",
+        "nccl.h",
         "include",
         KERNELS,
     ];
@@ -62,6 +64,7 @@ fn main() {
         .define("NDEBUG", None)
         .file("src/shim.cpp")
         .file("src/distributed.cpp")
+        .file("src/nccl.cpp")
         .file("src/fused.cpp")
         .file("src/profile.cpp")
         .compile("torch_ext_shim");

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::numbers::within;
 use crate::context::Context;
-use crate::processes::{Place, Processes};
+use crate::processes::{Backend, Place, Processes};
 
 /// How processes work together.
 #[derive(Args, Clone, Debug)]
@@ -18,6 +18,9 @@ pub struct ProcessArgs {
     /// Seconds that a process waits for the others
     #[arg(long, value_name = "S", default_value_t = 600, value_parser = within(1u64..=86_400))]
     timeout: u64,
+    /// What carries tensors between GPUs; gloo: through the CPU [default: nccl where each process has a GPU of its own]
+    #[arg(long, value_name = "NAME")]
+    backend: Option<Backend>,
 }
 
 impl ProcessArgs {
@@ -34,13 +37,13 @@ impl ProcessArgs {
         let timeout = Duration::from_secs(self.timeout);
         match (place, self.starts()) {
             (None, None) => Ok(Processes::default()),
-            (None, Some(count)) => Processes::start(count, context.program.as_deref(), timeout),
+            (None, Some(count)) => Processes::start(count, context.program.as_deref(), timeout, self.backend),
             (Some(place), starts) => {
                 ensure!(
                     starts.is_none(),
                     "a launcher has started the processes (WORLD_SIZE is set): leave --nproc out"
                 );
-                Processes::join(place, timeout)
+                Processes::join(place, timeout, self.backend)
             }
         }
     }

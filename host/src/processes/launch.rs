@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use tch::Tensor;
-use torch_ext::distributed::{Gloo, Store};
+use torch_ext::distributed::{ProcessGroup, Store};
 
-use super::{Group, Processes, give_signs_of_life};
+use super::{Backend, Group, Processes, give_signs_of_life};
 
 /// The flag by which a command starts its processes itself.
 pub(super) const NPROC: &str = "--nproc";
@@ -122,15 +122,15 @@ impl Processes {
     ///
     /// # Errors
     /// If the others do not come.
-    pub fn join(place: Place, timeout: Duration) -> Result<Self> {
-        Self::connect(place, timeout, Children::default())
+    pub fn join(place: Place, timeout: Duration, backend: Option<Backend>) -> Result<Self> {
+        Self::connect(place, timeout, backend, Children::default())
     }
 
     /// Starts this program `count - 1` more times, as processes that work together with this one, which is the first.
     ///
     /// # Errors
     /// If a process cannot be started.
-    pub fn start(count: usize, program: Option<&Path>, timeout: Duration) -> Result<Self> {
+    pub fn start(count: usize, program: Option<&Path>, timeout: Duration, backend: Option<Backend>) -> Result<Self> {
         let program = program.context("this program's own file is not known, so that it cannot be started again")?;
         let store = Store::serve(0, timeout)?;
         let mut children = Children { processes: vec![], store: Some(store) };
@@ -150,18 +150,23 @@ impl Processes {
             children.processes.push((rank, child));
         }
         let place = Place { prefix: "/worker/attempt_0".to_owned(), ..Place::new(0, count, "127.0.0.1", port) };
-        Self::connect(place, timeout, children)
+        Self::connect(place, timeout, backend, children)
     }
 
-    pub(super) fn connect(place: Place, timeout: Duration, mut children: Children) -> Result<Self> {
+    pub(super) fn connect(
+        place: Place,
+        timeout: Duration,
+        backend: Option<Backend>,
+        mut children: Children,
+    ) -> Result<Self> {
         let connected = (|| {
             let store = Store::connect(&place.host, place.port, place.serves, &place.prefix, timeout)?;
-            let mut gloo = Gloo::connect(&store, &place.host, place.rank, place.count, timeout)?;
+            let mut connection = ProcessGroup::connect(&store, &place.host, place.rank, place.count, timeout)?;
             // Nobody goes on, and perhaps ends, while another process still connects.
-            let _ = gloo.gather(&Tensor::from_slice(&[0i64]))?;
-            anyhow::Ok((Arc::new(store), gloo))
+            let _ = connection.gather(&Tensor::from_slice(&[0i64]))?;
+            anyhow::Ok((Arc::new(store), connection))
         })();
-        let (store, gloo) = match connected {
+        let (store, connection) = match connected {
             Ok(connected) => connected,
             Err(error) => {
                 let ended = children.ended();
@@ -174,7 +179,8 @@ impl Processes {
         let children = Mutex::new(children);
         let _life = give_signs_of_life(place.rank, &store);
         let (exchanges, microseconds) = (AtomicU64::new(0), AtomicU64::new(0));
-        let group = Group { place, gloo: Mutex::new(gloo), store, timeout, _life, exchanges, microseconds, children };
+        let connection = Mutex::new(connection);
+        let group = Group { place, connection, backend, store, timeout, _life, exchanges, microseconds, children };
         Ok(Self(Some(Arc::new(group))))
     }
 }

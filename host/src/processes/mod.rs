@@ -12,6 +12,8 @@
 
 mod launch;
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -19,16 +21,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Error, Result, ensure};
+use anyhow::{Context as _, Error, Result, anyhow, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
-use torch_ext::distributed::{Gloo, Store};
+use torch_ext::distributed::{ProcessGroup, Store};
 
 use self::launch::Children;
 pub use self::launch::{Place, threads_of_each};
 use crate::interrupt::Interrupted;
-use crate::text::sentence;
+use crate::text::{counted, sentence};
 
 /// How long a process whose connection broke is given to leave its note.
 const NOTE_WAIT: Duration = Duration::from_secs(1);
@@ -38,6 +40,18 @@ const NOTE_PAUSE: Duration = Duration::from_millis(50);
 const LIFE_PERIOD: Duration = Duration::from_millis(500);
 const LIFE_WAIT: Duration = Duration::from_secs(3);
 
+/// How long NCCL may take to connect the GPUs, and for one operation, which begins when all processes are there.
+const NCCL_WAIT: Duration = Duration::from_secs(120);
+
+/// What carries sums and rows of tensors between GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Backend {
+    /// NCCL, directly.
+    Nccl,
+    /// Gloo, through the CPU.
+    Gloo,
+}
+
 /// The processes that work together, as one of them sees it; cheap to clone. By default there is one.
 #[derive(Clone, Debug, Default)]
 pub struct Processes(Option<Arc<Group>>);
@@ -45,7 +59,9 @@ pub struct Processes(Option<Arc<Group>>);
 #[derive(Debug)]
 struct Group {
     place: Place,
-    gloo: Mutex<Gloo>,
+    connection: Mutex<ProcessGroup>,
+    /// What the user wants to carry tensors between GPUs.
+    backend: Option<Backend>,
     store: Arc<Store>,
     timeout: Duration,
     /// Ends the thread that gives signs of life, when it is dropped.
@@ -129,10 +145,10 @@ impl Processes {
     pub fn gather<T: Serialize + DeserializeOwned>(&self, value: T) -> Result<Vec<T>> {
         let Some(group) = &self.0 else { return Ok(vec![value]) };
         let bytes = postcard::to_stdvec(&value)?;
-        group.exchange(|gloo| {
+        group.exchange(|connection| {
             let length = Tensor::from_slice(&[bytes.len() as i64]);
-            let lengths = Vec::<i64>::try_from(&gloo.gather(&length)?.view([-1]))?;
-            let all = gloo.gather(&padded(&bytes, lengths.iter().copied().max().unwrap_or(0)))?;
+            let lengths = Vec::<i64>::try_from(&connection.gather(&length)?.view([-1]))?;
+            let all = connection.gather(&padded(&bytes, lengths.iter().copied().max().unwrap_or(0)))?;
             decode_rows(&all, &lengths)
         })
     }
@@ -141,10 +157,10 @@ impl Processes {
     pub fn gather_to_first<T: Serialize + DeserializeOwned>(&self, value: T) -> Result<Option<Vec<T>>> {
         let Some(group) = &self.0 else { return Ok(Some(vec![value])) };
         let bytes = postcard::to_stdvec(&value)?;
-        group.exchange(|gloo| {
+        group.exchange(|connection| {
             let length = Tensor::from_slice(&[bytes.len() as i64]);
-            let lengths = Vec::<i64>::try_from(&gloo.gather(&length)?.view([-1]))?;
-            let all = gloo.gather_to_first(&padded(&bytes, lengths.iter().copied().max().unwrap_or(0)))?;
+            let lengths = Vec::<i64>::try_from(&connection.gather(&length)?.view([-1]))?;
+            let all = connection.gather_to_first(&padded(&bytes, lengths.iter().copied().max().unwrap_or(0)))?;
             all.map(|all| decode_rows(&all, &lengths)).transpose()
         })
     }
@@ -157,12 +173,12 @@ impl Processes {
         let Some(group) = &self.0 else { return make() };
         let made = self.is_first().then(make).transpose()?;
         let bytes = made.as_ref().map(postcard::to_stdvec).transpose()?.unwrap_or_default();
-        let received = group.exchange(|gloo| {
+        let received = group.exchange(|connection| {
             let mut length = Tensor::from_slice(&[bytes.len() as i64]);
-            gloo.broadcast(&mut length)?;
+            connection.broadcast(&mut length)?;
             let length = length.int64_value(&[0]);
             let mut all = padded(&bytes, length);
-            gloo.broadcast(&mut all)?;
+            connection.broadcast(&mut all)?;
             Ok(Vec::<u8>::try_from(&all.narrow(0, 0, length))?)
         })?;
         made.map_or_else(|| Ok(postcard::from_bytes(&received)?), Ok)
@@ -175,9 +191,8 @@ impl Processes {
     /// As [`Processes::gather`].
     pub fn exchange_rows(&self, rows: &Tensor, sent: &[usize], received: &[usize]) -> Result<Tensor> {
         let Some(group) = &self.0 else { return Ok(rows.shallow_clone()) };
-        let on_cpu = rows.to_device(Device::Cpu).contiguous();
-        let received = group.exchange(|gloo| Ok(gloo.exchange_rows(&on_cpu, sent, received)?))?;
-        Ok(received.to_device(rows.device()))
+        let rows = rows.contiguous();
+        group.exchange(|connection| Ok(connection.exchange_rows(&rows, sent, received)?))
     }
 
     /// Runs `action` in the first process and then in the others, so that what it downloads or caches is there for them.
@@ -208,17 +223,52 @@ impl Processes {
     /// As [`Processes::gather`].
     pub fn sum(&self, tensor: &mut Tensor) -> Result<()> {
         let Some(group) = &self.0 else { return Ok(()) };
-        let mut on_cpu = tensor.to_device(Device::Cpu).contiguous();
-        group.exchange(|gloo| Ok(gloo.sum(&mut on_cpu)?))?;
-        if tensor.device() != Device::Cpu || !tensor.is_contiguous() {
-            tensor.f_copy_(&on_cpu)?;
+        // The same tensor if it is contiguous.
+        let mut contiguous = tensor.contiguous();
+        group.exchange(|connection| Ok(connection.sum(&mut contiguous)?))?;
+        if !tensor.is_contiguous() {
+            tensor.f_copy_(&contiguous)?;
         }
         Ok(())
     }
 
+    /// Lets NCCL carry sums and rows if each process has a GPU of its own, of which this process's is `device`.
+    ///
+    /// # Errors
+    /// If NCCL does not connect the GPUs, or the user wants it and a process has no GPU of its own; as [`Processes::gather`].
+    pub fn use_gpus(&self, device: Device) -> Result<()> {
+        let Some(group) = &self.0 else { return Ok(()) };
+        let has_nccl = group.connection.lock().unwrap_or_else(PoisonError::into_inner).has_nccl();
+        if has_nccl || group.backend == Some(Backend::Gloo) {
+            return Ok(());
+        }
+        let gpu = match device {
+            Device::Cuda(index) => Some((machine(), torch_ext::cuda::bus_address(index)?)),
+            _ => None,
+        };
+        let gpus: BTreeSet<(String, String)> = self.gather(gpu)?.into_iter().flatten().collect();
+        if gpus.len() < self.count() {
+            ensure!(
+                group.backend.is_none(),
+                "--backend nccl: {} processes have {}, each needs one of its own",
+                self.count(),
+                counted(gpus.len() as u64, "GPU")
+            );
+            return Ok(());
+        }
+        let connected = group.exchange(|connection| {
+            let connected = connection.use_nccl(&group.store, device, group.timeout.min(NCCL_WAIT));
+            connected.map_err(|error| anyhow!("{error}; --backend gloo sends through the CPU instead"))
+        });
+        if connected.is_ok() {
+            tracing::debug!("NCCL connects {} GPUs", gpus.len());
+        }
+        connected
+    }
+
     /// Returns a handle of the group, for operations within [`Processes::together`]; none of a single process.
-    pub fn group(&self) -> Option<Gloo> {
-        self.0.as_ref().map(|group| group.gloo.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    pub fn group(&self) -> Option<ProcessGroup> {
+        self.0.as_ref().map(|group| group.connection.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// Runs work of which operations of [`Processes::group`] are a part.
@@ -282,7 +332,7 @@ impl Processes {
 
 impl Group {
     /// Runs operations that wait for all processes.
-    fn exchange<R>(&self, operations: impl FnOnce(&mut Gloo) -> Result<R>) -> Result<R> {
+    fn exchange<R>(&self, operations: impl FnOnce(&mut ProcessGroup) -> Result<R>) -> Result<R> {
         let clock = Instant::now();
         let done = self.together(operations);
         self.microseconds.fetch_add(clock.elapsed().as_micros() as u64, Ordering::SeqCst);
@@ -290,12 +340,12 @@ impl Group {
     }
 
     /// Runs work among which are operations that wait for all processes.
-    fn together<R>(&self, work: impl FnOnce(&mut Gloo) -> Result<R>) -> Result<R> {
+    fn together<R>(&self, work: impl FnOnce(&mut ProcessGroup) -> Result<R>) -> Result<R> {
         let at = self.exchanges.fetch_add(1, Ordering::SeqCst) + 1;
         let begun = self.store.set(&exchange_key(self.place.rank), &at.to_string());
         begun.map_err(|error| self.lost(at, &error.into()))?;
-        let mut gloo = self.gloo.lock().unwrap_or_else(PoisonError::into_inner);
-        work(&mut gloo).map_err(|error| if gloo.is_broken() { self.lost(at, &error) } else { error })
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&mut connection).map_err(|error| if connection.is_broken() { self.lost(at, &error) } else { error })
     }
 
     /// Returns the error of an exchange that another process broke: its own note, or what is known of it.
@@ -384,6 +434,11 @@ fn give_signs_of_life(rank: usize, store: &Arc<Store>) -> Sender<()> {
     sender
 }
 
+/// Returns what identifies this machine among those of a network: the kernel's number of this start of it.
+fn machine() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
 fn life_key(rank: usize) -> String {
     format!("life/{rank}")
 }
@@ -445,7 +500,7 @@ pub(crate) mod tests {
                 let work = &work;
                 scope.spawn(move || {
                     let place = Place::new(rank, 3, "127.0.0.1", port);
-                    work(Processes::connect(place, timeout, Children::default()).expect("all three come"))
+                    work(Processes::connect(place, timeout, None, Children::default()).expect("all three come"))
                 })
             });
             threads.map(|thread| thread.join().expect("it does not panic")).into()

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor, no_grad};
 use torch_ext::Generator as Randomness;
-use torch_ext::distributed::Gloo;
+use torch_ext::distributed::ProcessGroup;
 
 use crate::error::Result;
 
@@ -15,7 +15,7 @@ use crate::error::Result;
 pub struct Share {
     rows: Range<i64>,
     of: i64,
-    processes: Option<Gloo>,
+    processes: Option<ProcessGroup>,
 }
 
 impl Share {
@@ -28,7 +28,7 @@ impl Share {
     ///
     /// # Panics
     /// If there are no such rows.
-    pub fn of_processes(rows: Range<i64>, of: i64, processes: Gloo) -> Self {
+    pub fn of_processes(rows: Range<i64>, of: i64, processes: ProcessGroup) -> Self {
         assert!(rows.start < rows.end && rows.end <= of, "rows {rows:?} of {of}");
         Self { rows, of, processes: Some(processes) }
     }
@@ -109,7 +109,7 @@ impl Share {
     }
 }
 
-fn moments(x: &Tensor, weight: f64, processes: &Gloo) -> Result<(Tensor, Tensor, f64)> {
+fn moments(x: &Tensor, weight: f64, processes: &ProcessGroup) -> Result<(Tensor, Tensor, f64)> {
     let dims = [0i64, 2, 3].as_slice();
     let channels = x.size()[1];
     let own = (x.numel() as i64 / channels) as f64;

@@ -1,7 +1,7 @@
 use std::thread;
 use std::time::Duration;
 
-use torch_ext::distributed::{Gloo, Store};
+use torch_ext::distributed::{ProcessGroup, Store};
 use torch_ext::{AdamW, AdamWConfig};
 
 use super::*;
@@ -190,8 +190,8 @@ fn processes_that_share_a_batch_compute_what_one_does() {
             let (step, bounds) = (&step, &bounds);
             scope.spawn(move || {
                 let store = Store::connect("127.0.0.1", port, false, "", timeout).unwrap();
-                let gloo = Gloo::connect(&store, "127.0.0.1", rank, 3, timeout).unwrap();
-                step(&Share::of_processes(bounds[rank]..bounds[rank + 1], n, gloo))
+                let group = ProcessGroup::connect(&store, "127.0.0.1", rank, 3, timeout).unwrap();
+                step(&Share::of_processes(bounds[rank]..bounds[rank + 1], n, group))
             })
         };
         let processes = [0, 1, 2].map(process);

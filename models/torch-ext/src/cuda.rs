@@ -1,5 +1,6 @@
 //! CUDA at run time: one binary, which needs no CUDA library until a CUDA device is requested.
 
+use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -95,6 +96,25 @@ pub fn memory(index: usize) -> Result<(u64, u64)> {
     }
 }
 
+/// Returns the address of a CUDA device on its machine's PCI bus, such as `0000:3b:00.0`.
+pub fn bus_address(index: usize) -> Result<String> {
+    load()?;
+    type BusId = unsafe extern "C" fn(*mut c_char, i32, i32) -> i32;
+    let missing = |error: libloading::Error| Error::new(format!("cannot query the GPU's address: {error}"));
+    let mut text = [0u8; 32];
+    // SAFETY: libtorch_cuda is loaded, and with it the runtime, whose function has had this type since CUDA 4. It writes at most
+    // as many bytes as it is told, with a NUL.
+    let code = unsafe {
+        let library = Library::this();
+        let bus_id = library.get::<BusId>(b"cudaDeviceGetPCIBusId\0").map_err(missing)?;
+        bus_id(text.as_mut_ptr().cast(), text.len() as i32, i32::try_from(index).unwrap_or(-1))
+    };
+    match CStr::from_bytes_until_nul(&text) {
+        Ok(text) if code == 0 => Ok(text.to_string_lossy().into_owned()),
+        _ => Err(Error::new(format!("cannot query the GPU's address (CUDA error {code})"))),
+    }
+}
+
 /// Returns the largest number of bytes that libtorch has reserved on a CUDA device so far, for tensors and for reuse.
 pub fn peak_memory(index: usize) -> Result<u64> {
     load()?;
@@ -181,6 +201,7 @@ mod tests {
                 let (free, total) = memory(0).unwrap();
                 assert!(0 < free && free <= total);
                 synchronize(found);
+                assert!(bus_address(0).unwrap().contains(':') && bus_address(4096).is_err());
                 assert!(0 < peak_memory(0).unwrap() && peak_memory(0).unwrap() <= total);
             }
             Err(error) => {
@@ -188,7 +209,7 @@ mod tests {
                 assert!(text.contains("make setup-cuda") || text.contains("nvidia-smi"), "{text}");
                 assert!(!text.contains('\n'), "{text}");
                 assert_eq!(load().err(), load().err());
-                assert!(memory(0).is_err() && peak_memory(0).is_err());
+                assert!(memory(0).is_err() && peak_memory(0).is_err() && bus_address(0).is_err());
             }
         }
         assert_eq!(Tensor::ones([2], (Kind::Float, Device::Cpu)).sum(Kind::Float).double_value(&[]), 2.0);

@@ -1,8 +1,9 @@
 // Several processes that work together, by PyTorch's c10d: a key-value store over TCP, and Gloo's collectives on CPU tensors.
-// The functions follow the conventions of shim.cpp.
+// NCCL carries sums and rows between GPUs; Gloo still says who is there. The functions follow the conventions of shim.cpp.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/Logging.h>
 
 #include <atomic>
@@ -20,6 +21,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "guarded.h"
+#include "nccl.h"
 
 namespace {
 
@@ -29,49 +31,74 @@ struct Store {
   c10::intrusive_ptr<c10d::Store> store;
 };
 
-struct Gloo {
-  c10::intrusive_ptr<c10d::ProcessGroupGloo> group;
+struct Group {
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
   // Whether an operation failed, after which the processes are no longer in step.
   std::shared_ptr<std::atomic<bool>> broken;
+  // None unless each process has a GPU of its own.
+  std::shared_ptr<Nccl> nccl;
 
-  // Starts an operation and waits for it.
+  // Runs what all processes run together.
   template <typename F>
   void run(const F& operation) const {
     try {
-      operation(*group)->wait();
+      operation();
     } catch (...) {
       *broken = true;
       throw;
     }
   }
 
+  // Starts an operation of Gloo and waits for it.
+  template <typename F>
+  void run_gloo(const F& operation) const {
+    run([&] { operation(*gloo)->wait(); });
+  }
+
+  bool is_for_nccl(const at::Tensor& tensor) const {
+    return nccl != nullptr && tensor.device() == nccl->device();
+  }
+
+  // Waits for all processes: Gloo finds one that is gone at once, NCCL would wait for it until the timeout.
+  void wait_for_all() const {
+    std::vector<at::Tensor> nothing{at::zeros({1}, at::kByte)};
+    run_gloo([&](c10d::ProcessGroupGloo& gloo) { return gloo.allreduce(nothing); });
+  }
+
+  // Replaces a contiguous tensor by its sum over the processes.
   void sum(at::Tensor& tensor) const {
-    std::vector<at::Tensor> tensors{tensor};
-    run([&](c10d::ProcessGroupGloo& group) { return group.allreduce(tensors); });
+    if (is_for_nccl(tensor)) {
+      wait_for_all();
+      run([&] { nccl->sum(tensor); });
+      return;
+    }
+    std::vector<at::Tensor> tensors{tensor.cpu()};
+    run_gloo([&](c10d::ProcessGroupGloo& gloo) { return gloo.allreduce(tensors); });
+    if (!tensor.is_cpu()) tensor.copy_(tensors[0]);
   }
 };
 
 // What a node of autograd keeps of a group.
 struct Kept : torch::CustomClassHolder {
-  Gloo gloo;
-  explicit Kept(Gloo gloo) : gloo(std::move(gloo)) {}
+  Group group;
+  explicit Kept(Group group) : group(std::move(group)) {}
 };
 
 // The sum of a tensor over the processes. Each process has a loss of its own; the gradient is that of the sum of their losses,
 // so that it is the sum over the processes too, and has a gradient itself.
 struct SumOverProcesses : torch::autograd::Function<SumOverProcesses> {
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& tensor, const Gloo& gloo) {
-    context->saved_data["group"] = c10::IValue::make_capsule(c10::make_intrusive<Kept>(gloo));
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& tensor, const Group& group) {
+    context->saved_data["group"] = c10::IValue::make_capsule(c10::make_intrusive<Kept>(group));
     // A copy, which the operation replaces.
-    at::Tensor sum = tensor.detach().to(at::kCPU).contiguous().clone();
-    gloo.sum(sum);
-    return sum.to(tensor.device());
+    at::Tensor sum = tensor.detach().clone(at::MemoryFormat::Contiguous);
+    group.sum(sum);
+    return sum;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
     const auto kept = c10::static_intrusive_pointer_cast<Kept>(context->saved_data["group"].toCapsule());
-    return {SumOverProcesses::apply(gradients[0], kept->gloo), at::Tensor()};
+    return {SumOverProcesses::apply(gradients[0], kept->group), at::Tensor()};
   }
 };
 
@@ -120,7 +147,7 @@ char* ext_store_get(Store* store, const char* key, char** out) {
 }
 
 // Connects `size` processes, each of which calls this with its own rank.
-char* ext_gloo_new(Store* store, const char* host, int32_t rank, int32_t size, int64_t timeout_ms, Gloo** out) {
+char* ext_group_new(Store* store, const char* host, int32_t rank, int32_t size, int64_t timeout_ms, Group** out) {
   return guarded([&] {
     auto options = c10d::ProcessGroupGloo::Options::create(std::chrono::milliseconds(timeout_ms));
     const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
@@ -131,79 +158,100 @@ char* ext_gloo_new(Store* store, const char* host, int32_t rank, int32_t size, i
     } else {
       options->devices.push_back(c10d::ProcessGroupGloo::createDefaultDevice());
     }
-    auto group = c10::make_intrusive<c10d::ProcessGroupGloo>(store->store, rank, size, options);
-    *out = new Gloo{std::move(group), std::make_shared<std::atomic<bool>>(false)};
+    auto gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(store->store, rank, size, options);
+    *out = new Group{std::move(gloo), std::make_shared<std::atomic<bool>>(false), nullptr};
   });
 }
 
-void ext_gloo_free(Gloo* gloo) { delete gloo; }
+// Lets NCCL carry what is on a GPU, of which each process has its own. Every process calls this.
+char* ext_group_use_nccl(Group* group, Store* store, int8_t device, int64_t timeout_ms) {
+  return guarded([&] {
+    const at::Device gpu(device < 0 ? at::kCPU : at::kCUDA, device);
+    const std::chrono::milliseconds timeout(timeout_ms);
+    group->run([&] {
+      group->nccl =
+          std::make_shared<Nccl>(*store->store, group->gloo->getRank(), group->gloo->getSize(), gpu, timeout);
+    });
+  });
+}
 
-Gloo* ext_gloo_clone(const Gloo* gloo) { return new Gloo(*gloo); }
+bool ext_group_has_nccl(const Group* group) { return group->nccl != nullptr; }
 
-bool ext_gloo_is_broken(const Gloo* gloo) { return *gloo->broken; }
+void ext_group_free(Group* group) { delete group; }
+
+Group* ext_group_clone(const Group* group) { return new Group(*group); }
+
+bool ext_group_is_broken(const Group* group) { return *group->broken; }
 
 // Hands out the sum of a tensor over the processes, with its gradient.
-char* ext_gloo_differentiable_sum(const Gloo* gloo, const at::Tensor* tensor, at::Tensor** out) {
-  return guarded([&] { *out = new at::Tensor(SumOverProcesses::apply(*tensor, *gloo)); });
+char* ext_group_differentiable_sum(const Group* group, const at::Tensor* tensor, at::Tensor** out) {
+  return guarded([&] { *out = new at::Tensor(SumOverProcesses::apply(*tensor, *group)); });
 }
 
 // Replaces a tensor by its sum over the processes.
-char* ext_gloo_sum(Gloo* gloo, at::Tensor* tensor) {
-  return guarded([&] { gloo->sum(*tensor); });
+char* ext_group_sum(Group* group, at::Tensor* tensor) {
+  return guarded([&] { group->sum(*tensor); });
 }
 
 // Hands out the tensors of all processes, stacked by rank; they have one shape.
-char* ext_gloo_gather(Gloo* gloo, const at::Tensor* tensor, at::Tensor** out) {
+char* ext_group_gather(Group* group, const at::Tensor* tensor, at::Tensor** out) {
   return guarded([&] {
-    std::vector<int64_t> shape{gloo->group->getSize()};
+    std::vector<int64_t> shape{group->gloo->getSize()};
     shape.insert(shape.end(), tensor->sizes().begin(), tensor->sizes().end());
     at::Tensor gathered = at::empty(shape, tensor->options());
     std::vector<std::vector<at::Tensor>> outputs{gathered.unbind(0)};
     std::vector<at::Tensor> inputs{*tensor};
-    gloo->run([&](c10d::ProcessGroupGloo& group) { return group.allgather(outputs, inputs); });
+    group->run_gloo([&](c10d::ProcessGroupGloo& gloo) { return gloo.allgather(outputs, inputs); });
     *out = new at::Tensor(std::move(gathered));
   });
 }
 
-// As ext_gloo_gather, for the first process; the others get null.
-char* ext_gloo_gather_to_first(Gloo* gloo, const at::Tensor* tensor, at::Tensor** out) {
+// As ext_group_gather, for the first process; the others get null.
+char* ext_group_gather_to_first(Group* group, const at::Tensor* tensor, at::Tensor** out) {
   return guarded([&] {
     *out = nullptr;
     std::vector<at::Tensor> inputs{*tensor};
     std::vector<std::vector<at::Tensor>> outputs;
     at::Tensor gathered;
-    if (gloo->group->getRank() == 0) {
-      std::vector<int64_t> shape{gloo->group->getSize()};
+    if (group->gloo->getRank() == 0) {
+      std::vector<int64_t> shape{group->gloo->getSize()};
       shape.insert(shape.end(), tensor->sizes().begin(), tensor->sizes().end());
       gathered = at::empty(shape, tensor->options());
       outputs.push_back(gathered.unbind(0));
     }
-    gloo->run([&](c10d::ProcessGroupGloo& group) { return group.gather(outputs, inputs); });
+    group->run_gloo([&](c10d::ProcessGroupGloo& gloo) { return gloo.gather(outputs, inputs); });
     if (gathered.defined()) *out = new at::Tensor(std::move(gathered));
   });
 }
 
 // Hands out the rows [n, ...] that the processes send to this one, by rank, `received` of each. Of the rows of `tensor`, in order,
 // `sent` go to each of them.
-char* ext_gloo_exchange_rows(Gloo* gloo, const at::Tensor* tensor, const int64_t* sent, const int64_t* received,
+char* ext_group_exchange_rows(Group* group, const at::Tensor* tensor, const int64_t* sent, const int64_t* received,
                              at::Tensor** out) {
   return guarded([&] {
-    const int64_t count = gloo->group->getSize();
+    const int64_t count = group->gloo->getSize();
     std::vector<int64_t> to(sent, sent + count), from(received, received + count);
     std::vector<int64_t> shape = tensor->sizes().vec();
     shape[0] = std::accumulate(from.begin(), from.end(), int64_t{0});
-    at::Tensor rows = at::empty(shape, tensor->options());
-    at::Tensor input = *tensor;
-    gloo->run([&](c10d::ProcessGroupGloo& group) { return group.alltoall_base(rows, input, from, to); });
-    *out = new at::Tensor(std::move(rows));
+    if (group->is_for_nccl(*tensor)) {
+      at::Tensor rows = at::empty(shape, tensor->options());
+      group->wait_for_all();
+      group->run([&] { group->nccl->exchange_rows(*tensor, rows, to, from); });
+      *out = new at::Tensor(std::move(rows));
+      return;
+    }
+    at::Tensor input = tensor->cpu();
+    at::Tensor rows = at::empty(shape, input.options());
+    group->run_gloo([&](c10d::ProcessGroupGloo& gloo) { return gloo.alltoall_base(rows, input, from, to); });
+    *out = new at::Tensor(rows.to(tensor->device()));
   });
 }
 
 // Replaces a tensor by that of the first process.
-char* ext_gloo_broadcast(Gloo* gloo, at::Tensor* tensor) {
+char* ext_group_broadcast(Group* group, at::Tensor* tensor) {
   return guarded([&] {
     std::vector<at::Tensor> tensors{*tensor};
-    gloo->run([&](c10d::ProcessGroupGloo& group) { return group.broadcast(tensors); });
+    group->run_gloo([&](c10d::ProcessGroupGloo& gloo) { return gloo.broadcast(tensors); });
   });
 }
 

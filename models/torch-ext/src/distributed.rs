@@ -1,5 +1,6 @@
 //! Processes that work together, by PyTorch's c10d: a [`Store`] of keys and values over TCP, in which they find each other, and
-//! the collective operations of [`Gloo`] on CPU tensors. Every process of a group calls the same operations in the same order.
+//! the collective operations of a [`ProcessGroup`]: Gloo's on the CPU, and NCCL's between GPUs. Every process of a group calls the
+//! same operations in the same order.
 
 use std::ffi::CString;
 use std::ptr::null_mut;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use tch::{Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::ffi::{self, CGloo, CStore};
+use crate::ffi::{self, CGroup, CStore};
 
 /// A key-value store over TCP: one process serves it, the others are its clients.
 #[derive(Debug)]
@@ -86,26 +87,26 @@ impl Drop for Store {
     }
 }
 
-/// A group of processes whose operations Gloo carries out. A clone is the same group.
+/// A group of processes, which Gloo connects. A clone is the same group.
 #[derive(Debug)]
-pub struct Gloo {
-    group: *mut CGloo,
+pub struct ProcessGroup {
+    group: *mut CGroup,
     size: usize,
 }
 
 // SAFETY: c10d's groups are bound to no thread, and put operations into a queue under a lock.
-unsafe impl Send for Gloo {}
+unsafe impl Send for ProcessGroup {}
 // SAFETY: as above.
-unsafe impl Sync for Gloo {}
+unsafe impl Sync for ProcessGroup {}
 
-impl Clone for Gloo {
+impl Clone for ProcessGroup {
     fn clone(&self) -> Self {
         // SAFETY: the group is alive as long as `self`, and the clone owns what is returned.
-        Self { group: unsafe { ffi::ext_gloo_clone(self.group) }, size: self.size }
+        Self { group: unsafe { ffi::ext_group_clone(self.group) }, size: self.size }
     }
 }
 
-impl Gloo {
+impl ProcessGroup {
     /// Connects `size` processes through a store that `host` serves; each of them calls this with its own rank. An operation
     /// fails if another process is not there within the timeout.
     ///
@@ -117,57 +118,77 @@ impl Gloo {
         let (rank, n) = (count(rank)?, count(size)?);
         // SAFETY: store and host live during the call, and on success `group` is ours.
         unsafe {
-            ffi::check(ffi::ext_gloo_new(store.0, host.as_ptr(), rank, n, milliseconds(timeout), &mut group))?;
+            ffi::check(ffi::ext_group_new(store.0, host.as_ptr(), rank, n, milliseconds(timeout), &mut group))?;
         }
         Ok(Self { group, size })
     }
 
-    /// Replaces a contiguous CPU tensor by its sum over the processes.
+    /// Lets NCCL carry sums and rows of tensors on a GPU, which would go through the CPU otherwise. Every process calls this before
+    /// the group is cloned, each with a GPU of its own.
+    ///
+    /// # Errors
+    /// If NCCL is not loaded, does not find a way between the GPUs, or another process does not come within the timeout.
+    pub fn use_nccl(&mut self, store: &Store, device: Device, timeout: Duration) -> Result<()> {
+        let index = match device {
+            Device::Cuda(index) => i8::try_from(index).map_err(|_| Error::new(format!("there is no {device:?}")))?,
+            _ => -1,
+        };
+        // SAFETY: group and store live during the call.
+        unsafe { ffi::check(ffi::ext_group_use_nccl(self.group, store.0, index, milliseconds(timeout))) }
+    }
+
+    /// Whether NCCL carries what is on a GPU.
+    pub fn has_nccl(&self) -> bool {
+        // SAFETY: the group is alive as long as `self`.
+        unsafe { ffi::ext_group_has_nccl(self.group) }
+    }
+
+    /// Replaces a contiguous tensor by its sum over the processes.
     ///
     /// # Errors
     /// If another process is gone, or is not there within the timeout.
     pub fn sum(&mut self, tensor: &mut Tensor) -> Result<()> {
-        on_cpu(tensor)?;
+        contiguous(tensor)?;
         // SAFETY: the tensor lives during the call, which waits for the operation.
-        unsafe { ffi::check(ffi::ext_gloo_sum(self.group, tensor.as_mut_ptr())) }
+        unsafe { ffi::check(ffi::ext_group_sum(self.group, tensor.as_mut_ptr())) }
     }
 
     /// Returns the sum of a tensor over the processes, each of which has a loss of its own. The gradient is that of the sum of
     /// their losses, and can be differentiated again; a backward pass is an operation in which all processes take part.
     ///
     /// # Errors
-    /// As [`Gloo::sum`].
+    /// As [`ProcessGroup::sum`].
     pub fn differentiable_sum(&self, tensor: &Tensor) -> Result<Tensor> {
         // SAFETY: the tensor lives during the call.
-        ffi::tensor(|out| unsafe { ffi::ext_gloo_differentiable_sum(self.group, tensor.as_ptr(), out) })
+        ffi::tensor(|out| unsafe { ffi::ext_group_differentiable_sum(self.group, tensor.as_ptr(), out) })
     }
 
     /// Whether an operation has failed, after which the processes are no longer in step.
     pub fn is_broken(&self) -> bool {
         // SAFETY: the group is alive as long as `self`.
-        unsafe { ffi::ext_gloo_is_broken(self.group) }
+        unsafe { ffi::ext_group_is_broken(self.group) }
     }
 
     /// Returns the tensors of all processes, [processes, ...]; they have one shape.
     ///
     /// # Errors
-    /// As [`Gloo::sum`].
+    /// As [`ProcessGroup::sum`].
     pub fn gather(&mut self, tensor: &Tensor) -> Result<Tensor> {
         on_cpu(tensor)?;
         // SAFETY: the tensor lives during the call.
-        ffi::tensor(|out| unsafe { ffi::ext_gloo_gather(self.group, tensor.as_ptr(), out) })
+        ffi::tensor(|out| unsafe { ffi::ext_group_gather(self.group, tensor.as_ptr(), out) })
     }
 
-    /// As [`Gloo::gather`], in the first process alone; the others get none.
+    /// As [`ProcessGroup::gather`], in the first process alone; the others get none.
     ///
     /// # Errors
-    /// As [`Gloo::sum`].
+    /// As [`ProcessGroup::sum`].
     pub fn gather_to_first(&mut self, tensor: &Tensor) -> Result<Option<Tensor>> {
         on_cpu(tensor)?;
         let mut out = null_mut();
         // SAFETY: the tensor lives during the call; `out` is null or a tensor that we now own.
         unsafe {
-            ffi::check(ffi::ext_gloo_gather_to_first(self.group, tensor.as_ptr(), &mut out))?;
+            ffi::check(ffi::ext_group_gather_to_first(self.group, tensor.as_ptr(), &mut out))?;
             Ok((!out.is_null()).then(|| Tensor::from_ptr(out)))
         }
     }
@@ -176,9 +197,9 @@ impl Gloo {
     /// this one, by rank, `received[i]` of process i.
     ///
     /// # Errors
-    /// If the counts do not fit, and as [`Gloo::sum`].
+    /// If the counts do not fit, and as [`ProcessGroup::sum`].
     pub fn exchange_rows(&mut self, tensor: &Tensor, sent: &[usize], received: &[usize]) -> Result<Tensor> {
-        on_cpu(tensor)?;
+        contiguous(tensor)?;
         let n = tensor.size().first().copied().unwrap_or(0) as usize;
         if [sent.len(), received.len()] != [self.size; 2] || sent.iter().sum::<usize>() != n {
             return Err(Error::new(format!("{n} rows cannot be sent as {sent:?} to {} processes", self.size)));
@@ -187,18 +208,18 @@ impl Gloo {
         let (sent, received) = (counts(sent), counts(received));
         // SAFETY: the tensor and the counts, one per process, live during the call.
         ffi::tensor(|out| unsafe {
-            ffi::ext_gloo_exchange_rows(self.group, tensor.as_ptr(), sent.as_ptr(), received.as_ptr(), out)
+            ffi::ext_group_exchange_rows(self.group, tensor.as_ptr(), sent.as_ptr(), received.as_ptr(), out)
         })
     }
 
     /// Replaces a contiguous CPU tensor by that of the first process, which has the same shape.
     ///
     /// # Errors
-    /// As [`Gloo::sum`].
+    /// As [`ProcessGroup::sum`].
     pub fn broadcast(&mut self, tensor: &mut Tensor) -> Result<()> {
         on_cpu(tensor)?;
         // SAFETY: as in `sum`.
-        unsafe { ffi::check(ffi::ext_gloo_broadcast(self.group, tensor.as_mut_ptr())) }
+        unsafe { ffi::check(ffi::ext_group_broadcast(self.group, tensor.as_mut_ptr())) }
     }
 
     /// Returns the number of processes.
@@ -207,17 +228,24 @@ impl Gloo {
     }
 }
 
-impl Drop for Gloo {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         // SAFETY: `connect` or `clone` made this handle, and nobody else frees it.
-        unsafe { ffi::ext_gloo_free(self.group) }
+        unsafe { ffi::ext_group_free(self.group) }
+    }
+}
+
+fn contiguous(tensor: &Tensor) -> Result<()> {
+    match tensor.is_contiguous() {
+        true => Ok(()),
+        false => Err(Error::new("the processes exchange contiguous tensors")),
     }
 }
 
 fn on_cpu(tensor: &Tensor) -> Result<()> {
-    match tensor.device() == Device::Cpu && tensor.is_contiguous() {
-        true => Ok(()),
-        false => Err(Error::new("Gloo works on contiguous CPU tensors")),
+    match tensor.device() {
+        Device::Cpu => contiguous(tensor),
+        _ => Err(Error::new("Gloo works on CPU tensors")),
     }
 }
 
@@ -231,17 +259,20 @@ fn milliseconds(duration: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, PoisonError};
+    use std::process::Command;
+    use std::sync::{Mutex, Once, PoisonError};
     use std::thread;
 
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
     use tch::Kind;
 
     use super::*;
+    use crate::cuda;
 
     const TIMEOUT: Duration = Duration::from_secs(20);
 
     /// Runs `work` as each of three processes, here threads with a store and a group of their own.
-    fn three<R: Send>(timeout: Duration, work: impl Fn(usize, &Store, Gloo) -> R + Sync) -> Vec<R> {
+    fn three<R: Send>(timeout: Duration, work: impl Fn(usize, &Store, ProcessGroup) -> R + Sync) -> Vec<R> {
         // One group at a time: real processes have one each.
         static ALONE: Mutex<()> = Mutex::new(());
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -253,8 +284,8 @@ mod tests {
                 scope.spawn(move || {
                     let store =
                         Store::connect("127.0.0.1", port, false, "start-0", TIMEOUT).expect("the server is there");
-                    let gloo = Gloo::connect(&store, "127.0.0.1", rank, 3, timeout).expect("all three come");
-                    work(rank, &store, gloo)
+                    let group = ProcessGroup::connect(&store, "127.0.0.1", rank, 3, timeout).expect("all three come");
+                    work(rank, &store, group)
                 })
             };
             let processes = [0, 1, 2].map(process);
@@ -264,13 +295,13 @@ mod tests {
 
     #[test]
     fn three_processes_sum_gather_and_broadcast() {
-        let all = three(TIMEOUT, |rank, store, mut gloo| {
+        let all = three(TIMEOUT, |rank, store, mut group| {
             let mut sum = Tensor::from_slice(&[rank as f64, 0.5]);
-            gloo.sum(&mut sum).expect("all are there");
-            let gathered = gloo.gather(&Tensor::from_slice(&[rank as i64, -1])).expect("all are there");
-            let to_first = gloo.gather_to_first(&Tensor::from(rank as i64)).expect("all are there");
+            group.sum(&mut sum).expect("all are there");
+            let gathered = group.gather(&Tensor::from_slice(&[rank as i64, -1])).expect("all are there");
+            let to_first = group.gather_to_first(&Tensor::from(rank as i64)).expect("all are there");
             let mut from_first = Tensor::from_slice(&[7 + rank as i64]);
-            gloo.broadcast(&mut from_first).expect("all are there");
+            group.broadcast(&mut from_first).expect("all are there");
             store.set(&format!("at/{rank}"), "done").expect("the server is there");
             let numbers = |tensor: &Tensor| Vec::<i64>::try_from(&tensor.flatten(0, -1)).expect("integers");
             let sum = Vec::<f64>::try_from(&sum).expect("numbers");
@@ -289,22 +320,22 @@ mod tests {
         }
     }
 
+    /// The rows [rank, 0], [rank, 1], …
+    fn numbered_rows(rank: usize, n: i64) -> Tensor {
+        let options = (Kind::Int64, Device::Cpu);
+        Tensor::stack(&[Tensor::full([n], rank as i64, options), Tensor::arange(n, options)], 1)
+    }
+
     #[test]
     fn rows_are_sent_to_those_who_need_them() {
         // Process i has the rows [i, 0], [i, 1], … and sends as many to each as here; the second one sends nothing.
         let sent = [[1, 2, 0], [0, 0, 0], [2, 0, 1]];
-        let all = three(TIMEOUT, |rank, _, mut gloo| {
+        let all = three(TIMEOUT, |rank, _, mut group| {
             let n = sent[rank].iter().sum::<usize>() as i64;
-            let rows = Tensor::stack(
-                &[
-                    Tensor::full([n], rank as i64, (Kind::Int64, Device::Cpu)),
-                    Tensor::arange(n, (Kind::Int64, Device::Cpu)),
-                ],
-                1,
-            );
+            let rows = numbered_rows(rank, n);
             let received = [0, 1, 2].map(|from: usize| sent[from][rank]);
-            let rows = gloo.exchange_rows(&rows, &sent[rank], &received).expect("all are there");
-            assert!(gloo.exchange_rows(&rows, &[1, 2], &received).is_err() && !gloo.is_broken());
+            let rows = group.exchange_rows(&rows, &sent[rank], &received).expect("all are there");
+            assert!(group.exchange_rows(&rows, &[1, 2], &received).is_err() && !group.is_broken());
             Vec::<i64>::try_from(&rows.flatten(0, -1)).expect("integers")
         });
         assert_eq!(all, [vec![0, 0, 2, 0, 2, 1], vec![0, 1, 0, 2], vec![2, 2]]);
@@ -313,9 +344,9 @@ mod tests {
     #[test]
     fn a_sum_over_processes_has_first_and_second_derivatives() {
         // With s = Σ xᵢ over the processes and losses (i + 1) s², the sum of the losses is 6 s².
-        let all = three(TIMEOUT, |rank, _, gloo| {
+        let all = three(TIMEOUT, |rank, _, group| {
             let x = Tensor::from(rank as f64 + 0.5).set_requires_grad(true);
-            let sum = gloo.differentiable_sum(&x).expect("all are there");
+            let sum = group.differentiable_sum(&x).expect("all are there");
             let loss = sum.square() * (rank as f64 + 1.0);
             let first = Tensor::f_run_backward(&[loss], &[&x], true, true).expect("all are there").remove(0);
             // Now the loss of each process is the first derivative, 12 s.
@@ -327,17 +358,96 @@ mod tests {
 
     #[test]
     fn a_process_that_does_not_come_is_an_error() {
-        let all = three(Duration::from_millis(300), |rank, _, mut gloo| {
+        let all = three(Duration::from_millis(300), |rank, _, mut group| {
             if rank == 1 {
                 thread::sleep(Duration::from_secs(2));
                 return None;
             }
-            let text = gloo.sum(&mut Tensor::from(1.0)).expect_err("one is missing").to_string();
-            assert!(gloo.is_broken() && gloo.clone().is_broken());
+            let text = group.sum(&mut Tensor::from(1.0)).expect_err("one is missing").to_string();
+            assert!(group.is_broken() && group.clone().is_broken());
             Some(text)
         });
         assert_eq!(all.iter().flatten().count(), 2, "{all:?}");
         let store = Store::connect("127.0.0.1", 1, false, "", Duration::from_millis(200));
         assert!(store.is_err());
+    }
+
+    /// Loads NCCL's functions for threads and CPU memory, unless CUDA has brought the real ones.
+    fn load_functions_on_the_cpu() {
+        static LOADED: Once = Once::new();
+        LOADED.call_once(|| {
+            let folder = tempfile::tempdir().expect("a folder");
+            let library = folder.path().join("libnccl-on-the-cpu.so");
+            let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tests/nccl.cpp");
+            let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+            let mut command = Command::new(compiler);
+            command.args(["-std=c++17", "-shared", "-fPIC", source, "-o"]).arg(&library);
+            assert!(command.status().expect("a C++ compiler built this crate").success());
+            // SAFETY: the library has no initializers but those of its variables.
+            let loaded = unsafe { Library::open(Some(&library), RTLD_NOW | RTLD_GLOBAL) }.expect("a library");
+            // Its functions are in use until the end.
+            std::mem::forget(loaded);
+        });
+    }
+
+    #[test]
+    fn nccl_sums_and_sends_rows() {
+        if cuda::load().is_ok() {
+            eprintln!("skipped: CUDA has brought the real NCCL");
+            return;
+        }
+        load_functions_on_the_cpu();
+        let sent = [[1, 2, 0], [0, 0, 0], [2, 0, 1]];
+        let all = three(TIMEOUT, |rank, store, mut group| {
+            assert!(!group.has_nccl());
+            group.use_nccl(store, Device::Cpu, TIMEOUT).expect("all three come");
+            assert!(group.has_nccl() && group.clone().has_nccl());
+            let mut sum = Tensor::from_slice(&[rank as f64, 0.5]);
+            group.sum(&mut sum).expect("all are there");
+            let n = sent[rank].iter().sum::<usize>() as i64;
+            let received = [0, 1, 2].map(|from: usize| sent[from][rank]);
+            let rows = numbered_rows(rank, n);
+            let rows = group.exchange_rows(&rows, &sent[rank], &received).expect("all are there");
+            // The same operations of autograd.
+            let x = Tensor::from(rank as f64 + 0.5).set_requires_grad(true);
+            (group.differentiable_sum(&x).expect("all are there").square() * (rank as f64 + 1.0)).backward();
+            let numbers = Vec::<i64>::try_from(&rows.flatten(0, -1)).expect("integers");
+            (Vec::<f64>::try_from(&sum).expect("numbers"), numbers, x.grad().double_value(&[]))
+        });
+        let rows = [vec![0, 0, 2, 0, 2, 1], vec![0, 1, 0, 2], vec![2, 2]];
+        for (found, rows) in all.into_iter().zip(rows) {
+            assert_eq!(found, (vec![3.0, 1.5], rows, 54.0));
+        }
+    }
+
+    #[test]
+    fn an_operation_of_nccl_that_fails_breaks_the_group() {
+        if cuda::load().is_ok() {
+            eprintln!("skipped: CUDA has brought the real NCCL");
+            return;
+        }
+        load_functions_on_the_cpu();
+        let all = three(TIMEOUT, |_, store, mut group| {
+            group.use_nccl(store, Device::Cpu, TIMEOUT).expect("all three come");
+            let text = group.sum(&mut Tensor::from_slice(&[1i32])).expect_err("a process is gone").to_string();
+            (text, group.is_broken())
+        });
+        assert_eq!(all, [(); 3].map(|()| ("libtorch: NCCL: a sum failed: remote process exited".to_owned(), true)));
+    }
+
+    /// The real NCCL, with the one GPU that a test has.
+    #[test]
+    fn nccl_of_one_gpu_sums_and_sends_to_itself() {
+        let gpu = match cuda::device("cuda") {
+            Ok(gpu) => gpu,
+            Err(error) => return eprintln!("skipped: {error}"),
+        };
+        let store = Store::serve(0, TIMEOUT).expect("a free port");
+        let mut group = ProcessGroup::connect(&store, "127.0.0.1", 0, 1, TIMEOUT).expect("it is alone");
+        group.use_nccl(&store, gpu, TIMEOUT).expect("NCCL is there");
+        let x = Tensor::arange(6, (Kind::Float, gpu)).view([3, 2]);
+        let mut sum = x.copy();
+        group.sum(&mut sum).expect("it is alone");
+        assert_eq!((&sum, group.exchange_rows(&x, &[3], &[3]).expect("it is alone")), (&x, x.copy()));
     }
 }

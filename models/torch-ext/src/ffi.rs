@@ -24,7 +24,7 @@ pub(crate) struct CStore {
 }
 
 #[repr(C)]
-pub(crate) struct CGloo {
+pub(crate) struct CGroup {
     _opaque: [u8; 0],
 }
 
@@ -41,6 +41,7 @@ pub(crate) type Message = *mut c_char;
 unsafe extern "C" {
     fn ext_free_message(message: Message);
     pub(crate) fn ext_config(out: *mut Message) -> Message;
+    pub(crate) fn ext_grad_enabled() -> bool;
     pub(crate) fn ext_library_path(out: *mut Message) -> Message;
     pub(crate) fn ext_keep_memory();
     pub(crate) fn ext_group_norm_silu(
@@ -118,37 +119,39 @@ unsafe extern "C" {
     pub(crate) fn ext_store_port(store: *const CStore) -> u16;
     pub(crate) fn ext_store_set(store: *mut CStore, key: *const c_char, value: *const u8, length: usize) -> Message;
     pub(crate) fn ext_store_get(store: *mut CStore, key: *const c_char, out: *mut Message) -> Message;
-    pub(crate) fn ext_gloo_new(
+    pub(crate) fn ext_group_new(
         store: *mut CStore,
         host: *const c_char,
         rank: i32,
         size: i32,
         timeout_ms: i64,
-        out: *mut *mut CGloo,
+        out: *mut *mut CGroup,
     ) -> Message;
-    pub(crate) fn ext_gloo_free(gloo: *mut CGloo);
-    pub(crate) fn ext_gloo_exchange_rows(
-        gloo: *mut CGloo,
+    pub(crate) fn ext_group_use_nccl(group: *mut CGroup, store: *mut CStore, device: i8, timeout_ms: i64) -> Message;
+    pub(crate) fn ext_group_has_nccl(group: *const CGroup) -> bool;
+    pub(crate) fn ext_group_free(group: *mut CGroup);
+    pub(crate) fn ext_group_exchange_rows(
+        group: *mut CGroup,
         tensor: *const C_tensor,
         sent: *const i64,
         received: *const i64,
         out: *mut *mut C_tensor,
     ) -> Message;
-    pub(crate) fn ext_gloo_clone(gloo: *const CGloo) -> *mut CGloo;
-    pub(crate) fn ext_gloo_is_broken(gloo: *const CGloo) -> bool;
-    pub(crate) fn ext_gloo_differentiable_sum(
-        gloo: *const CGloo,
+    pub(crate) fn ext_group_clone(group: *const CGroup) -> *mut CGroup;
+    pub(crate) fn ext_group_is_broken(group: *const CGroup) -> bool;
+    pub(crate) fn ext_group_differentiable_sum(
+        group: *const CGroup,
         tensor: *const C_tensor,
         out: *mut *mut C_tensor,
     ) -> Message;
-    pub(crate) fn ext_gloo_sum(gloo: *mut CGloo, tensor: *mut C_tensor) -> Message;
-    pub(crate) fn ext_gloo_gather(gloo: *mut CGloo, tensor: *const C_tensor, out: *mut *mut C_tensor) -> Message;
-    pub(crate) fn ext_gloo_gather_to_first(
-        gloo: *mut CGloo,
+    pub(crate) fn ext_group_sum(group: *mut CGroup, tensor: *mut C_tensor) -> Message;
+    pub(crate) fn ext_group_gather(group: *mut CGroup, tensor: *const C_tensor, out: *mut *mut C_tensor) -> Message;
+    pub(crate) fn ext_group_gather_to_first(
+        group: *mut CGroup,
         tensor: *const C_tensor,
         out: *mut *mut C_tensor,
     ) -> Message;
-    pub(crate) fn ext_gloo_broadcast(gloo: *mut CGloo, tensor: *mut C_tensor) -> Message;
+    pub(crate) fn ext_group_broadcast(group: *mut CGroup, tensor: *mut C_tensor) -> Message;
     pub(crate) fn ext_profile_start(out: *mut *mut CProfile) -> Message;
     pub(crate) fn ext_profile_stop(profile: *mut CProfile, visit: Option<Visit>, data: *mut c_void) -> Message;
     pub(crate) fn ext_set_numerics(tf32: bool, benchmark: bool, deterministic: bool) -> Message;

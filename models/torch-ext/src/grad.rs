@@ -5,6 +5,12 @@ use tch::{Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::ffi;
 
+/// Whether operations of this thread build a graph for a backward pass, as they do outside of `tch::no_grad`.
+pub fn grad_enabled() -> bool {
+    // SAFETY: it reads a variable of the thread.
+    unsafe { ffi::ext_grad_enabled() }
+}
+
 /// Scales the gradients of `parameters` in place so that their joint 2-norm is at most `max_norm`, and returns the
 /// norm before scaling: a scalar on their device, without synchronization. As in `torch.nn.utils.clip_grad_norm_`, the
 /// scale is max_norm / (norm + 1e-6), at most 1. Parameters without a gradient are skipped; without any gradient the

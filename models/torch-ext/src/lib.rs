@@ -47,7 +47,7 @@ pub use error::{Error, Result};
 pub use fill::filled;
 pub use fused::{group_norm_silu, leaky_relu};
 pub use generator::Generator;
-pub use grad::{GradientSum, clip_grad_norm};
+pub use grad::{GradientSum, clip_grad_norm, grad_enabled};
 pub use memory_format::channels_last;
 pub use optim::{AdamW, AdamWConfig, lerp};
 pub use profile::{Operator, profiled};

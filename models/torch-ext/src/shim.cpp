@@ -69,6 +69,8 @@ char* ext_config(char** out) {
 }
 
 // The file of the libtorch_cpu that this process runs, or null if the dynamic linker does not know it.
+bool ext_grad_enabled() { return at::GradMode::is_enabled(); }
+
 char* ext_library_path(char** out) {
   return guarded([&] {
     Dl_info info;
@@ -148,6 +150,8 @@ char* ext_adamw_step(const at::Tensor* const* parameters, const at::Tensor* cons
     at::_foreach_add_(t, 1);
     at::_fused_adamw_(p, g, m, v, {}, t, learning_rate, beta1, beta2, weight_decay, epsilon, /*amsgrad=*/false,
                       /*maximize=*/false);
+    // Unlike other operations in place, this one does not count itself as a change of the parameters.
+    for (const at::Tensor& parameter : p) parameter.unsafeGetTensorImpl()->bump_version();
   });
 }
 
