@@ -1,6 +1,8 @@
 //! The layers of all networks; field names are those of the checkpoint.
 
-use tch::Tensor;
+use std::cell::RefCell;
+
+use tch::{Kind, Tensor};
 
 use crate::error::Result;
 use crate::params::{Init, Params};
@@ -27,6 +29,17 @@ pub struct Adapter {
     pub b: Tensor,
     /// alpha / rank, times the user's factor; 0 switches the adapter off.
     pub scale: f64,
+    /// What calls without gradients in another type use.
+    copies: RefCell<Option<Copies>>,
+}
+
+/// Copies of an adapter's factors in another type.
+#[derive(Debug)]
+struct Copies {
+    a: Tensor,
+    b: Tensor,
+    /// libtorch's counts of the changes of both factors when they were copied.
+    versions: [i64; 2],
 }
 
 impl Linear {
@@ -61,8 +74,11 @@ impl Linear {
         // In rows, so that the adapter's product is added in place to a tensor that is not a view.
         let mut size = x.size();
         let rows = x.reshape([-1, size[size.len() - 1]]);
-        let up = adapter.b.to_kind(x.kind()).tr();
-        let y = rows.linear(&self.weight, self.bias.as_ref()).addmm_(&adapter.down(&rows), &up);
+        let [a, b] = adapter.factors(x.kind());
+        let down = rows.linear(&a, None::<&Tensor>);
+        // The scale costs the least on this narrow product.
+        let down = if adapter.scale == 1.0 { down } else { down * adapter.scale };
+        let y = rows.linear(&self.weight, self.bias.as_ref()).addmm_(&down, &b.tr());
         if let Some(last) = size.last_mut() {
             *last = self.weight.size()[0];
         }
@@ -71,10 +87,24 @@ impl Linear {
 }
 
 impl Adapter {
-    /// [.., in] to [.., rank], times the scale, which costs the least on this narrow product.
-    fn down(&self, x: &Tensor) -> Tensor {
-        let down = x.linear(&self.a.to_kind(x.kind()), None::<&Tensor>);
-        if self.scale == 1.0 { down } else { down * self.scale }
+    /// An adapter with these factors, [rank, in] and [out, rank].
+    pub fn new(a: Tensor, b: Tensor, scale: f64) -> Self {
+        Self { a, b, scale, copies: RefCell::default() }
+    }
+
+    /// The factors in a type. The calls of a rollout, which have no gradients, share one copy.
+    fn factors(&self, kind: Kind) -> [Tensor; 2] {
+        let (a, b) = (&self.a, &self.b);
+        if kind == a.kind() || torch_ext::grad_enabled() {
+            return [a, b].map(|factor| factor.to_kind(kind));
+        }
+        let versions = [a, b].map(Tensor::internal_version);
+        let mut copies = self.copies.borrow_mut();
+        let copies = match copies.take().filter(|copies| copies.versions == versions && copies.a.kind() == kind) {
+            Some(valid) => copies.insert(valid),
+            None => copies.insert(Copies { a: a.to_kind(kind), b: b.to_kind(kind), versions }),
+        };
+        [&copies.a, &copies.b].map(Tensor::shallow_clone)
     }
 }
 

@@ -96,7 +96,7 @@ impl Lora {
         unet.linears_mut(&mut |linear| {
             if let Some(entry) = entries.iter().find(|entry| entry.module == linear.name) {
                 let (a, b) = (entry.a.shallow_clone(), entry.b.shallow_clone());
-                linear.adapter = Some(Adapter { a, b, scale: entry.scaling });
+                linear.adapter = Some(Adapter::new(a, b, entry.scaling));
             }
         });
         Ok(Self { entries, targets, factor: 1.0, originals: None })

@@ -98,16 +98,18 @@ fn a_wrong_flag_is_a_usage_error() {
 fn memory_that_runs_out() {
     let folder = tempfile::tempdir().expect("a folder");
     // The program has 2 GB; the latents of such an image are 256 MiB, and the UNet's first feature map 2 GiB.
-    let large = ["sample", "--model=tiny-art", "--prompt=x", "--width=16384", "--height=16384", "--out=images"];
-    let inner = command(folder.path(), &large);
-    let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -v 2000000 && exec \"$@\"", "sh"]).arg(inner.get_program()).args(inner.get_args());
-    limited.current_dir(folder.path()).env("AMBIGUITY_HOME", root());
-    let ran = ran(&limited.output().expect("a shell starts"));
-    let last = ran.stderr.lines().last().unwrap_or_default();
-    assert_eq!(ran.code, 1, "{}", ran.stderr);
-    assert!(last.starts_with("error: out of memory: ") && last.contains("--micro-batch"), "{}", ran.stderr);
-    assert!(!ran.stderr.contains("panicked") && !ran.stderr.contains("frame #"), "{}", ran.stderr);
+    let size = ["--width=16384", "--height=16384", "--out=images"];
+    for what in [&["sample", "--model=tiny-art", "--prompt=x"][..], &["eval", "--model=tiny-art", "--count=2"]] {
+        let inner = command(folder.path(), &[what, &size].concat());
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -v 2000000 && exec \"$@\"", "sh"]).arg(inner.get_program()).args(inner.get_args());
+        limited.current_dir(folder.path()).env("AMBIGUITY_HOME", root());
+        let ran = ran(&limited.output().expect("a shell starts"));
+        let last = ran.stderr.lines().last().unwrap_or_default();
+        assert_eq!(ran.code, 1, "{}", ran.stderr);
+        assert!(last.starts_with("error: out of memory: ") && last.contains("--micro-batch"), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("panicked") && !ran.stderr.contains("frame #"), "{}", ran.stderr);
+    }
 }
 
 /// A file's name may contain whatever a terminal executes, line feeds, marks of direction, and what is no UTF-8. Each is shown

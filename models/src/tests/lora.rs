@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 use tch::{Device, no_grad};
+use torch_ext::{AdamW, AdamWConfig, profiled};
 
 use super::*;
 use crate::lora::{LORA_FILE, Lora, LoraFile, LoraSpec, Targets};
@@ -80,6 +81,37 @@ fn bf16_stays_near_f32() {
     let reference = Reference::read("diffusion_lora.safetensors");
     let (unet, _) = loaded(&reference, Kind::BFloat16);
     assert_close("bf16", &forward(&unet, &reference), reference.tensor("out"), 2e-2);
+}
+
+/// Without gradients the factors are copied to bf16 once, and again after an optimizer step.
+#[test]
+fn calls_of_a_rollout_share_the_factors_in_bf16() {
+    let reference = Reference::read("diffusion_lora.safetensors");
+    let (mut unet, lora) = loaded(&reference, Kind::BFloat16);
+    let called = |unet: &UNet| {
+        let (out, operators) = profiled(|| no_grad(|| forward(unet, &reference))).unwrap();
+        let is_cast = |name: &str| name.starts_with("aten::to.dtype");
+        let casts = operators.iter().filter(|operator| is_cast(&operator.name));
+        (out, casts.map(|operator| operator.calls).sum::<u64>())
+    };
+    let n_factors = lora.parameters().len() as u64;
+    let ((first, casts), (second, fewer)) = (called(&unet), called(&unet));
+    assert_eq!((casts - fewer, &second), (n_factors, &first));
+
+    let config = AdamWConfig { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, weight_decay: 0.0, epsilon: 1e-8 };
+    let mut optimizer = AdamW::new(lora.parameters(), config).unwrap();
+    // A graph has casts of its own.
+    forward(&unet, &reference).sum(Kind::Float).backward();
+    optimizer.step().unwrap();
+    let (stepped, casts_again) = called(&unet);
+    assert_eq!(casts_again, casts);
+    assert_ne!(stepped, first);
+    // A new adapter with the same values has no copies.
+    let values = lora.parameters().into_iter().map(|(name, tensor)| (name, tensor.copy())).collect();
+    lora.detach(&mut unet);
+    let fresh = Lora::load(&mut unet, &reference_path("diffusers_lora.safetensors")).unwrap();
+    fresh.load_values(&values).unwrap();
+    assert_eq!(called(&unet).0, stepped);
 }
 
 /// The shipped UNet in bf16 with an adapter on every linear layer, against the same weights in f32: the gradient of all
