@@ -536,13 +536,15 @@ def main():
                 say("another setup is running here; waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             set_up_libtorch(arguments.libtorch, arguments.torch_python)
-            if platform.system() == "Linux" and platform.machine() == "x86_64":
+            is_pinned_platform = (platform.system(), platform.machine()) == ("Linux", "x86_64")
+            if is_pinned_platform:
                 install("onnxruntime", f"ONNX Runtime {wheels.ONNXRUNTIME_VERSION}", wheels.ONNXRUNTIME, 36_000_000,
                         finish_onnxruntime)
             else:
                 say("ONNX Runtime is pinned for Linux on x86-64 only; .onnx plugins will not load here")
             if arguments.cuda:
                 set_up_cuda()
+            if arguments.cuda and is_pinned_platform:
                 install("onnxruntime-cuda", f"ONNX Runtime {wheels.ONNXRUNTIME_CUDA_VERSION} for CUDA",
                         wheels.ONNXRUNTIME_CUDA, 315_000_000, finish_onnxruntime)
             set_up_targets()

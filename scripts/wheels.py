@@ -107,7 +107,7 @@ ONNXRUNTIME = (
         27773237,
         "5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d",
         (r"onnxruntime/capi/(libonnxruntime\.so\.[0-9.]+)", r"lib/\1"),
-        (r"onnxruntime/(ThirdPartyNotices\.txt)", r"licenses/onnxruntime/\1"),
+        (r"onnxruntime/(LICENSE|ThirdPartyNotices\.txt)", r"licenses/onnxruntime/\1"),
     ),
 )
 
@@ -120,12 +120,12 @@ ONNXRUNTIME_CUDA = (
         "onnxruntime_gpu-1.31.1-cp311-cp311-manylinux_2_28_x86_64.whl",
         255560985,
         (
-            Span(3461, 242551608, "5cc7bb11b519ed27d26faee4810ac78c770d07b7732d9e94e724668c740c48c9"),
+            Span(0, 242551608, "058a84a8837c6f0dc7b7af8b08f888d7a137e7a79c64545cddb7a5776de7ce37"),
             Span(255509757, 255560985, "7d37324ff6995b1dcec2890cc1b84732c9704bc83bf97454104707dbea87a5fe"),
         ),
         (
             (r"onnxruntime/capi/(libonnxruntime\.so\.[0-9.]+|libonnxruntime_providers_(?:cuda|shared)\.so)", r"lib/\1"),
-            (r"onnxruntime/(ThirdPartyNotices\.txt)", r"licenses/onnxruntime-gpu/\1"),
+            (r"onnxruntime/(LICENSE|ThirdPartyNotices\.txt)", r"licenses/onnxruntime-gpu/\1"),
         ),
     ),
 )

@@ -241,8 +241,9 @@ impl Vae {
     fn decode_tiles(&self, latents: &Tensor, side: i64) -> Tensor {
         let (_, _, h, w) = latents.size4().expect("latents are [n, c, h, w]");
         let stride = ((side as f64 * (1.0 - TILE_OVERLAP)) as usize).max(1);
-        let blended = (self.config.sample_size as f64 * TILE_OVERLAP) as i64;
-        let kept = self.config.sample_size - blended;
+        // In diffusers, three quarters of the tile in pixels: the same if its latents can be divided by four, else too many.
+        let kept = stride as i64 * self.config.downscale();
+        let blended = side * self.config.downscale() - kept;
         let tile = |top: i64, left: i64| {
             self.decode_whole(&latents.narrow(2, top, side.min(h - top)).narrow(3, left, side.min(w - left)))
         };

@@ -18,8 +18,8 @@ pub struct ProcessArgs {
     /// Seconds that a process waits for the others
     #[arg(long, value_name = "S", default_value_t = 600, value_parser = within(1u64..=86_400))]
     timeout: u64,
-    /// What carries tensors between GPUs; gloo: through the CPU [default: nccl where each process has a GPU of its own]
-    #[arg(long, value_name = "NAME")]
+    /// What carries tensors between GPUs: nccl, or gloo, through the CPU [default: nccl where each process has a GPU of its own]
+    #[arg(long, value_name = "NAME", hide_possible_values = true)]
     backend: Option<Backend>,
 }
 

@@ -82,11 +82,11 @@ pub struct SampleArgs {
     /// cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: String,
-    /// Type of UNet and text encoder
-    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    /// Type of UNet and text encoder: f32, bf16 or f16
+    #[arg(long, value_name = "TYPE", default_value = "f32", hide_possible_values = true)]
     dtype: Dtype,
-    /// Type of the VAE; the published ones overflow in f16
-    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    /// Type of the VAE: f32, bf16 or f16, in which the published ones overflow
+    #[arg(long, value_name = "TYPE", default_value = "f32", hide_possible_values = true)]
     vae_dtype: Dtype,
     /// Decode images larger than the VAE's own size in tiles: less memory, slight seams
     #[arg(long)]
@@ -144,6 +144,13 @@ impl SampleArgs {
         let trajectories = sampled.map_err(|error| keeping(error, "no image was written"))?;
         bar.finish();
         let images = generator.decode(&trajectories.last());
+        let is_finite = |tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1;
+        let culprit = if is_finite(&trajectories.last()) {
+            "VAE overflows: use another --vae-dtype"
+        } else {
+            "UNet overflows: use another --dtype"
+        };
+        ensure!(is_finite(&images), "some images are no numbers, since the {culprit}; no image was written");
         let plugins = self.lora.as_deref().map(trained_with).unwrap_or_default();
         let mut samples = vec![];
         for (i, image) in rgb_images(&images_u8(&images))?.into_iter().enumerate() {
@@ -206,6 +213,14 @@ impl SampleArgs {
             ("Eta", self.eta.to_string()),
         ];
         settings.extend(lora.iter().map(|lora| ("Lora", format!("{lora}: {}", self.lora_scale))));
+        let types = [("Type", self.dtype), ("VAE type", self.vae_dtype)];
+        settings.extend(
+            types
+                .into_iter()
+                .filter(|(_, dtype)| *dtype != Dtype::F32)
+                .map(|(name, dtype)| (name, format!("{dtype:?}").to_lowercase())),
+        );
+        settings.extend(self.vae_tiling.then(|| ("VAE tiling", "true".to_owned())));
         settings.push(("Version", version));
         let plugins = Some(plugins.to_owned()).filter(|plugins| !plugins.is_empty());
         let negative = Some(self.negative_prompt.clone()).filter(|prompt| !prompt.is_empty());

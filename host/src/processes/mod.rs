@@ -574,6 +574,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn nccl_needs_a_gpu_for_each_process() {
+        let all = three(Duration::from_secs(20), |processes| {
+            processes.use_gpus(Device::Cpu).expect("nobody asks for NCCL");
+            // The user asks for it.
+            let mut group = Arc::into_inner(processes.0.expect("three processes")).expect("nobody else has it");
+            group.backend = Some(Backend::Nccl);
+            Processes(Some(Arc::new(group))).use_gpus(Device::Cpu).expect_err("there is no GPU").to_string()
+        });
+        assert_eq!(
+            all,
+            [(); 3].map(|()| "--backend nccl: 3 processes have 0 GPUs, each needs one of its own".to_owned())
+        );
+    }
+
+    #[test]
     fn one_process_exchanges_with_itself() {
         let one = Processes::default();
         assert_eq!((one.rank(), one.count(), one.is_first(), one.share(5, 2)), (0, 1, true, 0..5));

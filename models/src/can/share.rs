@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 use torch_ext::Generator as Randomness;
 use torch_ext::distributed::ProcessGroup;
 
@@ -52,7 +52,7 @@ impl Share {
         let gradients: Vec<Tensor> = parameters.map(Tensor::grad).filter(Tensor::defined).collect();
         let flat: Vec<Tensor> = gradients.iter().map(|gradient| gradient.flatten(0, -1)).collect();
         // As one operation: each waits for all processes.
-        let mut sum = Tensor::f_cat(&flat, 0)?.f_to_device(Device::Cpu)?;
+        let mut sum = Tensor::f_cat(&flat, 0)?;
         processes.sum(&mut sum)?;
         let mut start = 0;
         for mut gradient in gradients {

@@ -31,45 +31,50 @@ struct Store {
   c10::intrusive_ptr<c10d::Store> store;
 };
 
+// Gloo sums as many bytes in the time in which it waits for all processes before an operation of NCCL.
+constexpr size_t kSmall = 64 << 10;
+
 struct Group {
   c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
   // Whether an operation failed, after which the processes are no longer in step.
   std::shared_ptr<std::atomic<bool>> broken;
+  // The network interface that the user or the store's address names, as NCCL takes it, or nothing.
+  std::string interface;
   // None unless each process has a GPU of its own.
   std::shared_ptr<Nccl> nccl;
 
-  // Runs what all processes run together.
+  // Starts an operation of Gloo and waits for it.
   template <typename F>
-  void run(const F& operation) const {
+  void run_gloo(const F& operation) const {
     try {
-      operation();
+      operation(*gloo)->wait();
     } catch (...) {
       *broken = true;
       throw;
     }
   }
 
-  // Starts an operation of Gloo and waits for it.
+  // Runs an operation of NCCL. What fails on this GPU alone is this process's own failure.
   template <typename F>
-  void run_gloo(const F& operation) const {
-    run([&] { operation(*gloo)->wait(); });
-  }
-
-  bool is_for_nccl(const at::Tensor& tensor) const {
-    return nccl != nullptr && tensor.device() == nccl->device();
-  }
-
-  // Waits for all processes: Gloo finds one that is gone at once, NCCL would wait for it until the timeout.
-  void wait_for_all() const {
+  void run_nccl(const F& operation) const {
+    // Gloo finds a process that is gone at once; NCCL would wait for it until the timeout.
+    if (nccl != nullptr) nccl->wait_for_gpu();
     std::vector<at::Tensor> nothing{at::zeros({1}, at::kByte)};
     run_gloo([&](c10d::ProcessGroupGloo& gloo) { return gloo.allreduce(nothing); });
+    try {
+      operation();
+    } catch (const NcclPeerError&) {
+      *broken = true;
+      throw;
+    }
   }
+
+  bool has_nccl_for(const at::Tensor& tensor) const { return nccl != nullptr && tensor.device() == nccl->device(); }
 
   // Replaces a contiguous tensor by its sum over the processes.
   void sum(at::Tensor& tensor) const {
-    if (is_for_nccl(tensor)) {
-      wait_for_all();
-      run([&] { nccl->sum(tensor); });
+    if (has_nccl_for(tensor) && tensor.nbytes() >= kSmall) {
+      run_nccl([&] { nccl->sum(tensor); });
       return;
     }
     std::vector<at::Tensor> tensors{tensor.cpu()};
@@ -150,16 +155,19 @@ char* ext_store_get(Store* store, const char* key, char** out) {
 char* ext_group_new(Store* store, const char* host, int32_t rank, int32_t size, int64_t timeout_ms, Group** out) {
   return guarded([&] {
     auto options = c10d::ProcessGroupGloo::Options::create(std::chrono::milliseconds(timeout_ms));
-    const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
-    if (interface != nullptr && *interface != '\0') {
-      options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForInterface(interface));
+    const char* named = std::getenv("GLOO_SOCKET_IFNAME");
+    std::string interface;
+    if (named != nullptr && *named != '\0') {
+      interface = std::string("=") + named;
+      options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForInterface(named));
     } else if (is_local(host)) {
+      interface = "=lo";
       options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
     } else {
       options->devices.push_back(c10d::ProcessGroupGloo::createDefaultDevice());
     }
     auto gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(store->store, rank, size, options);
-    *out = new Group{std::move(gloo), std::make_shared<std::atomic<bool>>(false), nullptr};
+    *out = new Group{std::move(gloo), std::make_shared<std::atomic<bool>>(false), std::move(interface), nullptr};
   });
 }
 
@@ -168,7 +176,9 @@ char* ext_group_use_nccl(Group* group, Store* store, int8_t device, int64_t time
   return guarded([&] {
     const at::Device gpu(device < 0 ? at::kCPU : at::kCUDA, device);
     const std::chrono::milliseconds timeout(timeout_ms);
-    group->run([&] {
+    // As for Gloo, unless the user names another one.
+    if (!group->interface.empty()) setenv("NCCL_SOCKET_IFNAME", group->interface.c_str(), 0);
+    group->run_nccl([&] {
       group->nccl =
           std::make_shared<Nccl>(*store->store, group->gloo->getRank(), group->gloo->getSize(), gpu, timeout);
     });
@@ -233,10 +243,9 @@ char* ext_group_exchange_rows(Group* group, const at::Tensor* tensor, const int6
     std::vector<int64_t> to(sent, sent + count), from(received, received + count);
     std::vector<int64_t> shape = tensor->sizes().vec();
     shape[0] = std::accumulate(from.begin(), from.end(), int64_t{0});
-    if (group->is_for_nccl(*tensor)) {
+    if (group->has_nccl_for(*tensor)) {
       at::Tensor rows = at::empty(shape, tensor->options());
-      group->wait_for_all();
-      group->run([&] { group->nccl->exchange_rows(*tensor, rows, to, from); });
+      group->run_nccl([&] { group->nccl->exchange_rows(*tensor, rows, to, from); });
       *out = new at::Tensor(std::move(rows));
       return;
     }

@@ -402,21 +402,26 @@ mod tests {
             assert!(!group.has_nccl());
             group.use_nccl(store, Device::Cpu, TIMEOUT).expect("all three come");
             assert!(group.has_nccl() && group.clone().has_nccl());
-            let mut sum = Tensor::from_slice(&[rank as f64, 0.5]);
-            group.sum(&mut sum).expect("all are there");
+            // Gloo sums what is small.
+            let sums = [2, 1 << 14].map(|n| {
+                let mut sum = Tensor::arange(n, (Kind::Double, Device::Cpu)) + rank as f64;
+                group.sum(&mut sum).expect("all are there");
+                (sum - Tensor::arange(n, (Kind::Double, Device::Cpu)) * 3.0 - 3.0).abs().max().double_value(&[])
+            });
             let n = sent[rank].iter().sum::<usize>() as i64;
             let received = [0, 1, 2].map(|from: usize| sent[from][rank]);
             let rows = numbered_rows(rank, n);
             let rows = group.exchange_rows(&rows, &sent[rank], &received).expect("all are there");
-            // The same operations of autograd.
-            let x = Tensor::from(rank as f64 + 0.5).set_requires_grad(true);
-            (group.differentiable_sum(&x).expect("all are there").square() * (rank as f64 + 1.0)).backward();
+            // The gradient is a sum too: with s = Σ x over the processes and losses (i + 1) s², that of 6 s².
+            let x = Tensor::full([1 << 14], rank as f64 + 0.5, (Kind::Double, Device::Cpu)).set_requires_grad(true);
+            let squares = group.differentiable_sum(&x).expect("all are there").square();
+            (squares * (rank as f64 + 1.0)).sum(Kind::Double).backward();
             let numbers = Vec::<i64>::try_from(&rows.flatten(0, -1)).expect("integers");
-            (Vec::<f64>::try_from(&sum).expect("numbers"), numbers, x.grad().double_value(&[]))
+            (sums, numbers, [x.grad().min(), x.grad().max()].map(|x| x.double_value(&[])))
         });
         let rows = [vec![0, 0, 2, 0, 2, 1], vec![0, 1, 0, 2], vec![2, 2]];
         for (found, rows) in all.into_iter().zip(rows) {
-            assert_eq!(found, (vec![3.0, 1.5], rows, 54.0));
+            assert_eq!(found, ([0.0; 2], rows, [54.0; 2]));
         }
     }
 
@@ -429,7 +434,8 @@ mod tests {
         load_functions_on_the_cpu();
         let all = three(TIMEOUT, |_, store, mut group| {
             group.use_nccl(store, Device::Cpu, TIMEOUT).expect("all three come");
-            let text = group.sum(&mut Tensor::from_slice(&[1i32])).expect_err("a process is gone").to_string();
+            let mut tensor = Tensor::ones([1 << 14], (Kind::Int, Device::Cpu));
+            let text = group.sum(&mut tensor).expect_err("a process is gone").to_string();
             (text, group.is_broken())
         });
         assert_eq!(all, [(); 3].map(|()| ("libtorch: NCCL: a sum failed: remote process exited".to_owned(), true)));

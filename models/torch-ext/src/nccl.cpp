@@ -2,25 +2,34 @@
 
 #include "nccl.h"
 
+#include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <c10/util/accumulate.h>
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <future>
+#include <memory>
 #include <thread>
+#include <utility>
 
 namespace {
 
 constexpr int kSuccess = 0;
+constexpr int kRemoteError = 6;
 constexpr int kInProgress = 7;
+constexpr int kByte = 1;
 constexpr int kSum = 0;
 // CUDA's default stream, on which all work of this program runs.
 constexpr void* kDefaultStream = nullptr;
 // A wait asks again at once for so long, and then with pauses.
 constexpr std::chrono::milliseconds kBusy{2};
 constexpr std::chrono::microseconds kPause{100};
+// How long a connection may take to close.
+constexpr std::chrono::milliseconds kAbort{5000};
 
 struct UniqueId {
   char bytes[128];
@@ -28,7 +37,7 @@ struct UniqueId {
 
 int type_of(const at::Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case at::kByte: return 1;
+    case at::kByte: return kByte;
     case at::kInt: return 2;
     case at::kLong: return 4;
     case at::kHalf: return 6;
@@ -43,6 +52,7 @@ int type_of(const at::Tensor& tensor) {
 
 struct NcclLibrary {
   const char* (*error_string)(int);
+  const char* (*last_error)(void*);
   int (*unique_id)(UniqueId*);
   int (*init)(void**, int, UniqueId, int);
   int (*abort)(void*);
@@ -56,6 +66,7 @@ struct NcclLibrary {
   NcclLibrary() {
     // libtorch_cuda, which is loaded with global symbols, needs NCCL.
     find(error_string, "ncclGetErrorString");
+    find(last_error, "ncclGetLastError");
     find(unique_id, "ncclGetUniqueId");
     find(init, "ncclCommInitRank");
     find(abort, "ncclCommAbort");
@@ -79,67 +90,132 @@ struct NcclLibrary {
   }
 };
 
+namespace {
+
+// Runs what may wait for other processes without end in a thread that may be left behind; whether it ended in time.
+template <typename F>
+bool ended_in_time(F work, std::chrono::milliseconds timeout) {
+  auto done = std::make_shared<std::promise<void>>();
+  auto future = done->get_future();
+  std::thread([done, work = std::move(work)]() mutable {
+    try {
+      work();
+      done->set_value();
+    } catch (...) {
+      done->set_exception(std::current_exception());
+    }
+  }).detach();
+  if (future.wait_for(timeout) != std::future_status::ready) return false;
+  future.get();
+  return true;
+}
+
+[[noreturn]] void did_not_end(const char* what, std::chrono::milliseconds timeout) {
+  throw NcclPeerError("NCCL: " + std::string(what) + " did not end within " +
+                      std::to_string(std::chrono::duration_cast<std::chrono::seconds>(timeout).count()) + " s");
+}
+
+}  // namespace
+
 Nccl::Nccl(c10d::Store& store, int rank, int size, at::Device device, std::chrono::milliseconds timeout)
     : library_(NcclLibrary::get()), device_(device), timeout_(timeout) {
+  constexpr const char* kWhat = "connecting the GPUs";
   UniqueId id{};
   if (rank == 0) {
-    check(library_.unique_id(&id), "an identifier");
+    check(library_.unique_id(&id), kWhat);
     store.set("nccl", std::vector<uint8_t>(id.bytes, id.bytes + sizeof(id.bytes)));
   } else {
+    store.wait({"nccl"}, timeout);
     const std::vector<uint8_t> bytes = store.get("nccl");
     TORCH_CHECK(bytes.size() == sizeof(id.bytes), "the store holds no identifier of NCCL");
     std::copy(bytes.begin(), bytes.end(), id.bytes);
   }
-  // It waits for all others without end, so it gets a thread that may be left behind.
-  auto connected = std::make_shared<std::promise<std::pair<int, void*>>>();
-  auto future = connected->get_future();
-  std::thread([connected, init = library_.init, id, rank, size, device] {
+  struct Connected {
     void* communicator = nullptr;
     int result = kSuccess;
-    try {
-      const c10::DeviceGuard guard(device);
-      result = init(&communicator, size, id, rank);
-      connected->set_value({result, communicator});
-    } catch (...) {
-      connected->set_exception(std::current_exception());
-    }
-  }).detach();
-  TORCH_CHECK(future.wait_for(timeout) == std::future_status::ready, "NCCL: connecting the GPUs timed out");
-  const auto [result, communicator] = future.get();
-  check(result, "connecting the GPUs");
-  communicator_ = communicator;
+  };
+  auto connected = std::make_shared<Connected>();
+  // All ways are connected here: later operations would wait for that in a call without a timeout. For sums a variable says so,
+  // and each process sends a byte to each.
+  setenv("NCCL_RUNTIME_CONNECT", "0", 0);
+  const at::Tensor bytes = at::zeros({2 * size}, at::TensorOptions().dtype(at::kByte).device(device));
+  wait_for_gpu();
+  const bool in_time = ended_in_time(
+      [connected, library = &library_, bytes, id, rank, size, device] {
+        const c10::DeviceGuard guard(device);
+        int result = library->init(&connected->communicator, size, id, rank);
+        const auto then = [&](int next) {
+          if (result == kSuccess) result = next;
+        };
+        char* data = static_cast<char*>(bytes.mutable_data_ptr());
+        if (result == kSuccess) {
+          void* communicator = connected->communicator;
+          result = library->group_start();
+          for (int peer = 0; peer < size; ++peer) {
+            then(library->send(data + peer, 1, kByte, peer, communicator, kDefaultStream));
+            then(library->receive(data + size + peer, 1, kByte, peer, communicator, kDefaultStream));
+          }
+          const int end = library->group_end();
+          then(end);
+        }
+        connected->result = result;
+      },
+      timeout);
+  if (!in_time) did_not_end(kWhat, timeout);
+  communicator_ = connected->communicator;
+  check(connected->result, kWhat);
+  wait(kWhat);
 }
 
-Nccl::~Nccl() {
-  if (communicator_ != nullptr) library_.abort(communicator_);
+Nccl::~Nccl() { abort(); }
+
+// NCCL may wait for the other processes in it, too.
+void Nccl::abort() {
+  if (communicator_ == nullptr) return;
+  ended_in_time([abort = library_.abort, communicator = communicator_] { abort(communicator); }, kAbort);
+  communicator_ = nullptr;
 }
 
 void Nccl::check(int result, const char* what) const {
-  TORCH_CHECK(result == kSuccess || result == kInProgress, "NCCL: ", what, " failed: ", library_.error_string(result));
+  if (result == kSuccess || result == kInProgress) return;
+  const char* detail = library_.last_error(communicator_);
+  std::string text = "NCCL: " + std::string(what) + " failed: " + library_.error_string(result);
+  if (detail != nullptr && *detail != '\0') text += " (" + std::string(detail) + ")";
+  if (result == kRemoteError) throw NcclPeerError(text);
+  TORCH_CHECK(false, text);
 }
 
-// Waits for what was launched. The timeout is that of a GPU whose process is gone in the middle of an operation.
+void Nccl::check_usable() const {
+  TORCH_CHECK(communicator_ != nullptr, "NCCL: the connection is closed");
+  const c10::Stream stream = c10::impl::VirtualGuardImpl(device_.type()).getStream(device_);
+  TORCH_CHECK(stream.id() == 0, "NCCL: the work before is on another stream than the default one");
+}
+
+void Nccl::wait_for_gpu() const {
+  const c10::impl::VirtualGuardImpl device(device_.type());
+  device.synchronizeStream(device.getStream(device_));
+}
+
+// Waits for an operation. The timeout is that of a GPU whose process is gone in the middle of it.
 void Nccl::wait(const char* what) {
   const c10::impl::VirtualGuardImpl device(device_.type());
   const c10::Stream stream = device.getStream(device_);
-  TORCH_CHECK(stream.id() == 0, "NCCL: the work before is on another stream than the default one");
   const auto begin = std::chrono::steady_clock::now();
   while (!device.queryStream(stream)) {
     int error = kSuccess;
     library_.async_error(communicator_, &error);
     const auto waited = std::chrono::steady_clock::now() - begin;
     if ((error != kSuccess && error != kInProgress) || waited > timeout_) {
-      library_.abort(communicator_);
-      communicator_ = nullptr;
+      abort();
       check(error, what);
-      TORCH_CHECK(false, "NCCL: ", what, " timed out");
+      did_not_end(what, timeout_);
     }
     if (waited > kBusy) std::this_thread::sleep_for(kPause);
   }
 }
 
 void Nccl::sum(at::Tensor& tensor) {
-  TORCH_CHECK(communicator_ != nullptr, "NCCL: the connection is broken");
+  check_usable();
   const c10::DeviceGuard guard(device_);
   void* data = tensor.mutable_data_ptr();
   check(library_.all_reduce(data, data, tensor.numel(), type_of(tensor), kSum, communicator_, kDefaultStream), "a sum");
@@ -148,21 +224,24 @@ void Nccl::sum(at::Tensor& tensor) {
 
 void Nccl::exchange_rows(const at::Tensor& rows, at::Tensor& into, const std::vector<int64_t>& sent,
                          const std::vector<int64_t>& received) {
-  TORCH_CHECK(communicator_ != nullptr, "NCCL: the connection is broken");
+  check_usable();
   const c10::DeviceGuard guard(device_);
   const int64_t width = c10::multiply_integers(rows.sizes().slice(1));
   const int type = type_of(rows);
   const char* from = static_cast<const char*>(rows.const_data_ptr());
   char* to = static_cast<char*>(into.mutable_data_ptr());
   const char* what = "an exchange of rows";
-  check(library_.group_start(), what);
+  int result = library_.group_start();
   for (size_t i = 0; i < sent.size(); ++i) {
+    const int peer = static_cast<int>(i);
     const int64_t out = sent[i] * width, in = received[i] * width;
-    if (out > 0) check(library_.send(from, out, type, static_cast<int>(i), communicator_, kDefaultStream), what);
-    if (in > 0) check(library_.receive(to, in, type, static_cast<int>(i), communicator_, kDefaultStream), what);
+    if (result == kSuccess && out > 0) result = library_.send(from, out, type, peer, communicator_, kDefaultStream);
+    if (result == kSuccess && in > 0) result = library_.receive(to, in, type, peer, communicator_, kDefaultStream);
     from += out * rows.element_size();
     to += in * into.element_size();
   }
-  check(library_.group_end(), what);
+  // A group is ended also if something in it failed.
+  const int end = library_.group_end();
+  check(result == kSuccess ? end : result, what);
   wait(what);
 }

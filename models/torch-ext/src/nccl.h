@@ -5,13 +5,18 @@
 
 #include <chrono>
 #include <cstdint>
-#include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
 struct NcclLibrary;
+
+// Another process is gone: NCCL noticed, or waited for it in vain.
+struct NcclPeerError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 // The GPUs of a group of processes, one of each. All processes call the same functions in the same order, and each function waits
 // until the GPU has done it.
@@ -25,6 +30,9 @@ class Nccl {
 
   at::Device device() const { return device_; }
 
+  // Waits until the GPU has done all that was launched on it.
+  void wait_for_gpu() const;
+
   // Replaces a contiguous tensor by its sum over the processes.
   void sum(at::Tensor& tensor);
 
@@ -33,8 +41,10 @@ class Nccl {
                      const std::vector<int64_t>& received);
 
  private:
+  void check_usable() const;
   void check(int result, const char* what) const;
   void wait(const char* what);
+  void abort();
 
   const NcclLibrary& library_;
   at::Device device_;

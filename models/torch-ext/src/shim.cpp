@@ -68,9 +68,9 @@ char* ext_config(char** out) {
   return guarded([&] { *out = copy_message(at::show_config()); });
 }
 
-// The file of the libtorch_cpu that this process runs, or null if the dynamic linker does not know it.
 bool ext_grad_enabled() { return at::GradMode::is_enabled(); }
 
+// The file of the libtorch_cpu that this process runs, or null if the dynamic linker does not know it.
 char* ext_library_path(char** out) {
   return guarded([&] {
     Dl_info info;

@@ -183,7 +183,9 @@ fn onnx_runtime(deps: Option<&Path>) -> Check {
         Some(library) => {
             let file = library.file_name().unwrap_or_default().to_string_lossy();
             let version = file.split_once(".so.").map_or("of an unknown version", |(_, version)| version);
-            Check::ok(name, format!("{version}, {}", library.display()))
+            let for_gpu = deps.is_some_and(|deps| deps.join("onnxruntime-cuda/lib").is_dir());
+            let also = if for_gpu { "; another one for GPUs" } else { "" };
+            Check::ok(name, format!("{version}, {}{also}", library.display()))
         }
         None => Check::warn(name, "not found; .onnx plugins cannot run", "`make setup`"),
     }

@@ -118,7 +118,8 @@ fn session_builder(environment: &Environment, device: Device) -> ort::Result<ort
     let Device::Cuda(index) = device else { return Ok(builder) };
     if !CUDA::is_available()? {
         tracing::warn!(
-            "this ONNX Runtime has no CUDA provider, so that the ONNX plugin runs on the CPU: `make setup-cuda` brings one"
+            "this ONNX Runtime has no CUDA provider, so that the ONNX plugin runs on the CPU: run `make setup-cuda` and \
+             leave {VARIABLE} unset, or name one that has it"
         );
         return Ok(builder);
     }

@@ -27,7 +27,7 @@ struct Sum {
   std::vector<double> total;
 };
 
-constexpr int kInt32 = 2, kInt64 = 4, kFloat64 = 8;
+constexpr int kByte = 1, kInt32 = 2, kInt64 = 4, kFloat64 = 8;
 
 std::mutex mutex;
 std::condition_variable changed;
@@ -36,13 +36,15 @@ std::map<std::pair<int, int>, std::deque<std::vector<char>>> messages;
 // What a group of sends and receives does at its end: NCCL demands no order of them.
 thread_local std::vector<std::function<void()>> sends, receives;
 
-size_t size_of(int type) { return type == kInt64 || type == kFloat64 ? 8 : 4; }
+size_t size_of(int type) { return type == kByte ? 1 : type == kInt64 || type == kFloat64 ? 8 : 4; }
 
 }  // namespace
 
 extern "C" {
 
 const char* ncclGetErrorString(int result) { return result == 5 ? "invalid usage" : "remote process exited"; }
+
+const char* ncclGetLastError(void*) { return ""; }
 
 int ncclGetUniqueId(UniqueId* id) {
   std::memset(id->bytes, 7, sizeof(id->bytes));
