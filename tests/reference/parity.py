@@ -66,7 +66,12 @@ def reference_tensors(folder):
             failures.append(file.name)
             print(f"FAIL  {file.name}: other tensors than the committed ones")
             continue
-        report(f"{file.name} recomputed, {len(fresh)} tensors", max(relative(fresh[k], committed[k]) for k in fresh), 1e-5)
+        # On another processor, a number between two bytes may be rounded to the other one.
+        is_bytes = lambda name: fresh[name].dtype == torch.uint8
+        report(f"{file.name} recomputed, {len(fresh)} tensors",
+               max((relative(fresh[k], committed[k]) for k in fresh if not is_bytes(k)), default=0.0), 1e-5)
+        for name in filter(is_bytes, fresh):
+            report(f"{file.name} recomputed, bytes of {name}", relative(fresh[name], committed[name]), 1e-3)
 
 
 def embeddings(host, folder):

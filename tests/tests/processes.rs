@@ -29,7 +29,7 @@ fn run(more: &[&'static str]) -> Vec<&'static str> {
     arguments.extend(["--set=sample.micro_batch=4", "--set=train.micro_batch=4", "--set=train.epochs=3"]);
     arguments.extend(["--set=monitor.count=8", "--held-out=palette", "--threads=1"]);
     // Computed from the embeddings of all processes' images.
-    arguments.push("--set=train.vendi_weight=0.5");
+    arguments.extend(["--set=train.vendi_weight=0.5", "--set=train.vendi_target=0.9"]);
     arguments.extend(more);
     arguments
 }
@@ -107,7 +107,7 @@ fn two_processes_make_the_run_of_one() {
     assert!(std::fs::read_to_string(path.join("two/run.toml")).expect("notes").contains("processes = 2"));
 
     // Diversity is a part of what is trained, and not of the reward.
-    host_ok(path, &run(&["--out=without", "--set=train.vendi_weight=0"]));
+    host_ok(path, &run(&["--out=without", "--set=train.vendi_weight=0", "--set=train.vendi_target=0"]));
     let line = |run: &str| metrics(&path.join(run)).swap_remove(1);
     assert_eq!(line("without")["reward_mean"], line("one")["reward_mean"]);
     assert_ne!(line("without")["loss"], line("one")["loss"]);

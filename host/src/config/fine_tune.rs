@@ -249,6 +249,9 @@ pub struct Train {
     /// Weight of the Vendi score beside the reward: the z-scores of the rewards gain this many times the z-scores of what each
     /// image adds to the logarithm of the Vendi score of the epoch's images, before advantages are computed.
     pub vendi_weight: f64,
+    /// The share of the first epoch's Vendi score at which this weight is as it is: it grows by a factor of e for each tenth that
+    /// an epoch is below it, and falls likewise above it. 0: the weight is the same in all epochs.
+    pub vendi_target: f64,
     /// Number of passes over the samples of an epoch.
     pub inner_epochs: usize,
     /// Maximum gradient norm.
@@ -466,6 +469,11 @@ impl RunConfig for FineTuneConfig {
         within("train.advantage_clip", train.advantage_clip, 1e-6, 1e6)?;
         within("train.diversity_weight", train.diversity_weight, 0.0, 1.0)?;
         within("train.vendi_weight", train.vendi_weight, 0.0, 100.0)?;
+        within("train.vendi_target", train.vendi_target, 0.0, 1.0)?;
+        ensure!(
+            train.vendi_target == 0.0 || train.vendi_weight > 0.0,
+            "train.vendi_target has no effect without train.vendi_weight"
+        );
         within("train.max_grad_norm", train.max_grad_norm, 1e-12, 1e6)?;
         within("train.timestep_fraction", train.timestep_fraction, 1e-6, 1.0)?;
         within("train.kl", train.kl, 0.0, 1e6)?;

@@ -31,6 +31,7 @@ fn odd_numbers_are_refused_by_key() {
         ("sample.guidance" | "prompts.null_probability" | "monitor.min_diversity" | "plugin.max_skipped", "0") => true,
         ("train.learning_rate" | "train.beta1" | "train.beta2" | "train.weight_decay", "0") => true,
         ("train.kl" | "train.ema" | "train.diversity_weight" | "train.vendi_weight", "0") => true,
+        ("train.vendi_target", "0") => true,
         _ => false,
     };
     let n_keys = refuses_odd_numbers(|layers| FineTuneConfig::resolve("tiny-art", layers), accepted);
@@ -102,6 +103,7 @@ fn mistakes_are_named_with_their_place() {
     assert!(message("[train\n").starts_with("run.toml: TOML parse error at line 1"));
     assert!(message("[model]\ndtype = \"f8\"\n").contains("f8"));
     assert!(message("[model]\ndtype = \"f16\"\n").starts_with("model.dtype = \"f16\" is for sampling alone"));
+    assert!(message("[train]\nvendi_target = 0.9\n").contains("no effect without train.vendi_weight"));
     assert!(message("[model]\nvae_dtype = \"f16\"\n").contains("overflow"));
     assert!(message("[train]\nbatch_size = 7\n").contains("train.batch_size"));
     assert!(message("[sample]\neta = 0\n").contains("sample.eta is 0"));

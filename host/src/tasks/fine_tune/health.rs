@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::COMPARED;
 use crate::config::fine_tune::{Dtype, OnCollapse};
-use crate::config::{FineTuneConfig, Shuffle};
+use crate::config::{FineTuneConfig, Shuffle, Train};
 use crate::rl::objective::UpdateStatistics;
 use crate::run::MAX_NAMED_STYLES;
 use crate::run::record::{FineTuneMonitor, StylesMonitor};
@@ -19,6 +19,9 @@ const MAX_RATIO_ERROR: f64 = 1e-5;
 const MAX_ROUNDING_SHARE: f64 = 0.5;
 /// Number of standard errors from which on a change is more than uncertainty.
 const MIN_STANDARD_ERRORS: f64 = 3.0;
+
+/// How fast the logarithm of the Vendi score's weight grows as its share falls below the target.
+const VENDI_SLOPE: f64 = 10.0;
 
 /// The monitor of the untrained model, with which later ones are compared.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -80,6 +83,14 @@ pub(super) fn styles_monitor(plugin: String, rows: &[Vec<f64>]) -> StylesMonitor
         coverage,
         first: probabilities.iter().take(COMPARED).map(|row| row.iter().copied().map(rounded).collect()).collect(),
         confusion: if is_small { (0..n_styles).map(of_style).collect() } else { vec![] },
+    }
+}
+
+/// Returns the weight of the Vendi score in an epoch whose samples have this share of the first epoch's score.
+pub(super) fn vendi_weight(train: &Train, share: f64) -> f64 {
+    match train.vendi_target {
+        0.0 => train.vendi_weight,
+        target => train.vendi_weight * (VENDI_SLOPE * (target - share)).exp(),
     }
 }
 
@@ -176,6 +187,19 @@ mod tests {
         narrow.train.shuffle = Shuffle::Calls;
         for config in [&narrow, &config] {
             assert!(!is_warned(config, below) && is_warned(config, above));
+        }
+    }
+
+    #[test]
+    fn the_vendi_weight_grows_as_the_score_falls_below_its_target() {
+        let config = FineTuneConfig::resolve("tiny-art", &[]).expect("the preset");
+        let mut train = Train { vendi_weight: 0.5, ..config.train };
+        let weights = |train: &Train| [1.1, 0.9, 0.8, 0.7].map(|share| vendi_weight(train, share));
+        assert_eq!(weights(&train), [0.5; 4]);
+        train.vendi_target = 0.9;
+        let e = std::f64::consts::E;
+        for (found, wanted) in weights(&train).into_iter().zip([0.5 / (e * e), 0.5, 0.5 * e, 0.5 * e * e]) {
+            assert!((found / wanted - 1.0).abs() < 1e-9, "{found} {wanted}");
         }
     }
 

@@ -29,7 +29,7 @@ use image::RgbImage;
 use tch::no_grad;
 use torch_ext::AdamW;
 
-use self::health::{First, counteracting_kl, styles_monitor};
+use self::health::{First, counteracting_kl, styles_monitor, vendi_weight};
 use self::meter::Meter;
 pub use self::plan::{Measured, Plan, measure};
 use crate::config::fine_tune::{KeepImages, OnCollapse};
@@ -91,6 +91,8 @@ pub struct FineTune {
     prompt_statistics: PromptStatistics,
     /// The monitor of the untrained model.
     first: Option<First>,
+    /// The Vendi score of the first epoch's samples.
+    first_vendi: Option<f64>,
     /// Number of monitors that found a collapse which the run counteracted.
     counteracted: u32,
     /// The meter of the device's energy.
@@ -268,6 +270,7 @@ impl Task for FineTune {
             ("model", self.model_digest.clone()),
             ("prompt_statistics", serde_json::to_string(&self.prompt_statistics)?),
             ("first", serde_json::to_string(&self.first)?),
+            ("first_vendi", serde_json::to_string(&self.first_vendi)?),
             ("counteracted", self.counteracted.to_string()),
             ("dropped_in_a_row", self.guard.dropped_in_a_row.to_string()),
         ];
@@ -296,6 +299,9 @@ impl Task for FineTune {
         }
         self.prompt_statistics = saved.json("prompt_statistics")?;
         self.first = saved.json("first")?;
+        if self.config.train.vendi_target > 0.0 {
+            self.first_vendi = saved.json("first_vendi").context("train.vendi_target")?;
+        }
         self.counteracted = saved.json("counteracted")?;
         self.apply_counteracting();
         self.guard.dropped_in_a_row = saved.json("dropped_in_a_row")?;
@@ -505,8 +511,15 @@ impl FineTune {
         let mut rewards = combine(&scores.plugins, train.reward_normalization);
         if train.vendi_weight > 0.0 {
             let added = contributions_to_vendi(scores.measured.rows(&self.embedding_column()).view());
+            let vendi = Summary::of(&added).mean.exp();
+            let first = *self.first_vendi.get_or_insert(vendi);
+            let weight = vendi_weight(train, vendi / first);
+            tracing::debug!(
+                "the samples' Vendi score is {vendi:.2}, {:.2} of the first epoch's: its weight is {weight:.2}",
+                vendi / first
+            );
             let reward = |name: &str, weight, rewards| PluginRewards { name: name.to_owned(), weight, rewards };
-            let both = [reward("reward", 1.0, rewards), reward("vendi", train.vendi_weight, added)];
+            let both = [reward("reward", 1.0, rewards), reward("vendi", weight, added)];
             rewards = combine(&both, RewardNormalization::Zscore);
         }
         let kept_prompts: Vec<usize> = scores.kept.iter().map(|&i| prompts[i]).collect();

@@ -89,6 +89,7 @@ impl FineTune {
             latent_shape,
             prompt_statistics: PromptStatistics::default(),
             first: None,
+            first_vendi: None,
             counteracted: 0,
             energy: Meter::new(device, context.threads),
             interrupt: context.interrupt.clone(),
