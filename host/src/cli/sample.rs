@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ambiguity_models::params::NamedTensors;
 use ambiguity_models::pipeline::{LoadOptions, images_u8};
 use ambiguity_models::safetensors::{read_safetensors, write_safetensors};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use image::RgbImage;
 use serde_json::json;
@@ -145,12 +145,11 @@ impl SampleArgs {
         bar.finish();
         let images = generator.decode(&trajectories.last());
         let is_finite = |tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1;
-        let culprit = if is_finite(&trajectories.last()) {
-            "VAE overflows: use another --vae-dtype"
-        } else {
-            "UNet overflows: use another --dtype"
-        };
-        ensure!(is_finite(&images), "some images are no numbers, since the {culprit}; no image was written");
+        if !is_finite(&images) {
+            let (network, key) =
+                if is_finite(&trajectories.last()) { ("VAE", "--vae-dtype") } else { ("UNet", "--dtype") };
+            bail!("the {network} overflows, so that images are no numbers: use another {key}; no image was written");
+        }
         let plugins = self.lora.as_deref().map(trained_with).unwrap_or_default();
         let mut samples = vec![];
         for (i, image) in rgb_images(&images_u8(&images))?.into_iter().enumerate() {

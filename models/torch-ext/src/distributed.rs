@@ -372,8 +372,12 @@ mod tests {
         assert!(store.is_err());
     }
 
-    /// Loads NCCL's functions for threads and CPU memory, unless CUDA has brought the real ones.
-    fn load_functions_on_the_cpu() {
+    /// Loads NCCL's functions for threads and CPU memory; not if CUDA has brought the real ones.
+    fn has_nccl_on_the_cpu() -> bool {
+        if cuda::load().is_ok() {
+            eprintln!("skipped: CUDA has brought the real NCCL");
+            return false;
+        }
         static LOADED: Once = Once::new();
         LOADED.call_once(|| {
             let folder = tempfile::tempdir().expect("a folder");
@@ -388,15 +392,14 @@ mod tests {
             // Its functions are in use until the end.
             std::mem::forget(loaded);
         });
+        true
     }
 
     #[test]
     fn nccl_sums_and_sends_rows() {
-        if cuda::load().is_ok() {
-            eprintln!("skipped: CUDA has brought the real NCCL");
+        if !has_nccl_on_the_cpu() {
             return;
         }
-        load_functions_on_the_cpu();
         let sent = [[1, 2, 0], [0, 0, 0], [2, 0, 1]];
         let all = three(TIMEOUT, |rank, store, mut group| {
             assert!(!group.has_nccl());
@@ -427,11 +430,9 @@ mod tests {
 
     #[test]
     fn an_operation_of_nccl_that_fails_breaks_the_group() {
-        if cuda::load().is_ok() {
-            eprintln!("skipped: CUDA has brought the real NCCL");
+        if !has_nccl_on_the_cpu() {
             return;
         }
-        load_functions_on_the_cpu();
         let all = three(TIMEOUT, |_, store, mut group| {
             group.use_nccl(store, Device::Cpu, TIMEOUT).expect("all three come");
             let mut tensor = Tensor::ones([1 << 14], (Kind::Int, Device::Cpu));
