@@ -31,7 +31,7 @@ struct Store {
   c10::intrusive_ptr<c10d::Store> store;
 };
 
-// Gloo sums as many bytes in the time in which it waits for all processes before an operation of NCCL.
+// What is smaller goes by Gloo, which has to wait for all processes before an operation of NCCL anyway.
 constexpr size_t kSmall = 64 << 10;
 
 struct Group {
